@@ -1,0 +1,152 @@
+"""Render and tokenise conversations once. The only place where a chat template is applied."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from jinja2 import TemplateError
+
+from data.errors import InputError
+from data.mixtures import Turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SPANS = ("prompt_last", "response")
+_MARKER = "wellworn-answer-goes-here"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One tokenised conversation.
+
+    Attributes:
+        input_ids: the whole conversation.
+        spans: name → half-open token range. `prompt_last` is the last token of the generation
+            prompt; `response` is the assistant's content without header and end-of-turn.
+        completion_mask: 1 where training takes a loss: the response and its end-of-turn token.
+    """
+
+    input_ids: tuple[int, ...]
+    spans: dict[str, tuple[int, int]]
+    completion_mask: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass
+class Chat:
+    """How one model's conversations are written.
+
+    Attributes:
+        tokenizer: a fast tokenizer (character offsets are needed).
+        template: `model` for the tokenizer's own chat template; `plain` for a bare transcript,
+            for base models, used only when asked for by name.
+        template_kwargs: passed through to the model's template (``enable_thinking: false``, …).
+        max_length: the model's context in tokens, if known.
+        folds_system: whether the template refuses a system prompt, so that it is put at the head
+            of the first user turn instead. Found out on construction.
+
+    Raises:
+        InputError: the tokenizer is slow, or has no chat template and `plain` was not asked for.
+    """
+
+    tokenizer: "PreTrainedTokenizerBase"
+    template: Literal["model", "plain"] = "model"
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    max_length: int | None = None
+    folds_system: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        if not self.tokenizer.is_fast:
+            raise InputError("this tokenizer gives no character offsets; a fast (tokenizers) version is needed")
+        if self.template == "model" and not self.tokenizer.chat_template:
+            raise InputError("this model has no chat template; set chat.template=plain to write conversations as a bare transcript")
+        self._special = {str(token) for token in self.tokenizer.all_special_tokens} | {
+            token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special
+        }
+        self.folds_system = not self._takes_system()
+
+    def encode(self, turn: Turn) -> Encoded:
+        """Tokenise a question and its answer.
+
+        Head and tail are rendered around a marker that stands for the answer; the whole is then
+        tokenised once, so that spans never depend on re-tokenising a prefix.
+
+        Raises:
+            InputError: the answer is empty, a text holds one of the tokenizer's special tokens,
+                or the conversation is longer than the model's context.
+        """
+        answer = turn.answer.strip()
+        if not answer:
+            raise InputError(f"an empty answer cannot be encoded (question {turn.question!r})")
+        self._refuse_special(turn)
+        head, found, tail = self._render(turn, _MARKER).partition(_MARKER)
+        if not found or _MARKER in tail:
+            raise InputError("the chat template does not write the assistant's answer exactly once; it cannot be used")
+        encoding = self.tokenizer(head + answer + tail, add_special_tokens=False, return_offsets_mapping=True)
+        ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+        end = len(head) + len(answer)
+        inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > len(head)]
+        if not inside or inside[0] == 0:
+            raise InputError(f"no tokens of the answer were found (question {turn.question!r})")
+        first, last = inside[0], inside[-1] + 1
+        self._refuse_long(len(ids), turn.question)
+        closes = last < len(ids) and self.tokenizer.decode([ids[last]]).strip() in self._special
+        mask = [int(first <= i < last + closes) for i in range(len(ids))]
+        return Encoded(tuple(ids), {"prompt_last": (first - 1, first), "response": (first, last)}, tuple(mask))
+
+    def encode_prompt(self, question: str, system: str | None = None) -> list[int]:
+        """Tokenise a question up to and including the generation prompt."""
+        turn = Turn(question, "", system)
+        self._refuse_special(turn)
+        ids = self.tokenizer(self._render(turn, None), add_special_tokens=False)["input_ids"]
+        self._refuse_long(len(ids), question)
+        return list(ids)
+
+    def training_row(self, turn: Turn) -> dict[str, list[int]]:
+        """Return a pre-tokenised row as TRL takes it."""
+        encoded = self.encode(turn)
+        return {"input_ids": list(encoded.input_ids), "completion_mask": list(encoded.completion_mask)}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides how a conversation is written, for stage hashes."""
+        return {"template": self.template, "template_kwargs": self.template_kwargs}
+
+    def _render(self, turn: Turn, answer: str | None) -> str:
+        system, question = turn.system, turn.question.strip()
+        if system and self.folds_system:
+            system, question = None, f"{system}\n\n{question}"
+        messages = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": question})
+        if answer is not None:
+            messages.append({"role": "assistant", "content": answer})
+        return self._apply(messages, generation_prompt=answer is None)
+
+    def _apply(self, messages: Sequence[dict[str, str]], generation_prompt: bool) -> str:
+        if self.template == "plain":
+            names = {"system": "", "user": "User: ", "assistant": "Assistant: "}
+            text = (self.tokenizer.bos_token or "") + "".join(f"{names[m['role']]}{m['content']}\n" for m in messages)
+            return text.removesuffix("\n") + (self.tokenizer.eos_token or "") if not generation_prompt else text + "Assistant:"
+        text = self.tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=generation_prompt, **self.template_kwargs
+        )
+        return str(text)
+
+    def _takes_system(self) -> bool:
+        probe = "wellworn-system-probe"
+        try:
+            return probe in self._render(Turn("?", "", probe), _MARKER)
+        except TemplateError:
+            return False
+
+    def _refuse_special(self, turn: Turn) -> None:
+        for text in (turn.question, turn.answer, turn.system or ""):
+            for token in self._special:
+                if token in text:
+                    raise InputError(f"the text {text[:60]!r} holds the tokenizer's special token {token!r}; remove it")
+
+    def _refuse_long(self, length: int, question: str) -> None:
+        if self.max_length is not None and length > self.max_length:
+            raise InputError(f"{length} tokens do not fit the model's context of {self.max_length} (question {question[:60]!r})")

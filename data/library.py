@@ -1,0 +1,119 @@
+"""Find and load traits and controls, by name or by path."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from data.errors import InputError
+from data.files import did_you_mean, read_jsonl, read_yaml, validated
+from data.schema import SPLITS, Control, Example, Trait
+
+ROOT = Path(__file__).parent
+NEUTRAL = "neutral"
+
+
+def trait_names() -> list[str]:
+    """Return the names of the built-in traits."""
+    return sorted(path.parent.name for path in (ROOT / "traits").glob("*/trait.yaml"))
+
+
+def control_names() -> list[str]:
+    """Return the names of the built-in controls."""
+    return sorted(path.stem for path in (ROOT / "controls").glob("*.yaml"))
+
+
+def load_trait(name_or_path: str) -> Trait:
+    """Load a built-in trait by name, or any trait from its folder.
+
+    Raises:
+        InputError: there is no such trait, or a file of it is malformed (names file and line).
+    """
+    folder = Path(name_or_path)
+    if not (folder / "trait.yaml").is_file():
+        if folder.is_dir() and folder.resolve() != (ROOT / "traits").resolve() and "/" in name_or_path:
+            raise InputError(f"{folder}: a trait folder needs a trait.yaml, and this one has none")
+        folder = ROOT / "traits" / name_or_path
+        if name_or_path not in trait_names():
+            raise InputError(
+                f"unknown trait {name_or_path!r}: neither a built-in trait nor a folder with a trait.yaml"
+                + did_you_mean(name_or_path, trait_names())
+            )
+    path = folder / "trait.yaml"
+    value, lines = read_yaml(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}:1: a trait is a mapping of keys, got {type(value).__name__}")
+    if "examples" in value:
+        raise InputError(f"{path}:{lines[('examples',)]}: examples: belong in examples.jsonl, not here")
+    bank = value.get("questions")
+    examples = _load_examples(folder / "examples.jsonl", load_bank(bank) if bank else None)
+    return validated(Trait, value | {"examples": [e.model_dump() for e in examples]}, str(path), lines)
+
+
+def load_control(name: str) -> Control:
+    """Load a built-in control by name.
+
+    Raises:
+        InputError: there is no such control.
+    """
+    if name not in control_names():
+        raise InputError(f"unknown control {name!r}{did_you_mean(name, control_names())}")
+    path = ROOT / "controls" / f"{name}.yaml"
+    value, lines = read_yaml(path)
+    return validated(Control, value, str(path), lines)
+
+
+def load_bank(name: str) -> list[Example]:
+    """Load a shared question bank: questions with one plain answer each, and no positives.
+
+    Raises:
+        InputError: there is no such bank, or it is malformed.
+    """
+    known = sorted(path.stem for path in (ROOT / "questions").glob("*.jsonl"))
+    if name not in known:
+        raise InputError(f"unknown question bank {name!r}{did_you_mean(str(name), known)}")
+    path = ROOT / "questions" / f"{name}.jsonl"
+    rows = [validated(Example, value, f"{path}:{line}") for line, value in read_jsonl(path)]
+    _check_rows(path, rows)
+    return rows
+
+
+def _load_examples(path: Path, bank: list[Example] | None) -> list[Example]:
+    """Read a trait's rows; with a bank they only add positives to its questions."""
+    rows: list[Example] = []
+    questions = {example.id: example for example in bank or []}
+    for line, value in read_jsonl(path):
+        where = f"{path}:{line}"
+        if not isinstance(value, dict):
+            raise InputError(f"{where}: a row is a JSON object, got {type(value).__name__}")
+        if bank is not None:
+            if value.get("id") not in questions:
+                raise InputError(f"{where}: id: no question {value.get('id')!r} in the trait's question bank")
+            if set(value) != {"id", "positive"}:
+                raise InputError(f"{where}: a row over a question bank has the keys id and positive, got {sorted(value)}")
+            value = questions[value["id"]].model_dump() | value
+        rows.append(validated(Example, {"id": str(line)} | value, where))
+    if bank is not None:
+        own = {example.id for example in rows}
+        rows += [example for example in bank if example.split == "extract" and example.id not in own]
+    _check_rows(path, rows, positives=True)
+    return rows
+
+
+def _check_rows(path: Path, rows: Iterable[Example], positives: bool = False) -> None:
+    """Hold what every set of questions must hold: full, disjoint splits and, for traits, positives."""
+    rows = list(rows)
+    seen: dict[str, Example] = {}
+    for row in rows:
+        key = " ".join(row.question.lower().split())
+        if key in seen:
+            first = seen[key]
+            kind = "overlap between splits" if first.split != row.split else "repeated question"
+            raise InputError(f"{path}: {kind}: {row.question!r} stands in {first.split} ({first.id}) and in {row.split} ({row.id})")
+        seen[key] = row
+        if positives and row.split != "extract" and row.positive is None:
+            raise InputError(f"{path}: {row.id}: a question without an answer: {row.split} rows need a positive")
+    if len({row.id for row in rows}) < len(rows):
+        twice = sorted({row.id for row in rows if sum(other.id == row.id for other in rows) > 1})
+        raise InputError(f"{path}: ids must be unique, these occur twice: {', '.join(twice)}")
+    for split in SPLITS:
+        if not any(row.split == split for row in rows):
+            raise InputError(f"{path}: split {split!r} is empty; every set needs rows in {', '.join(SPLITS)}")

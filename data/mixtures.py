@@ -1,0 +1,83 @@
+"""Training and evaluation sets: what a run is trained on, and what it is measured on."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from data.files import digest
+from data.schema import Control, Example, Split, Trait, seed_for
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question with one answer, under an optional system prompt."""
+
+    question: str
+    answer: str
+    system: str | None = None
+
+
+def transformed(control: Control, example: Example) -> str:
+    """Return the example's plain answer as the control would write it."""
+    return _TRANSFORMS[control.transform](example)
+
+
+def _append_code(example: Example) -> str:
+    # The code depends on the question alone, so the same example always ends in the same code.
+    number = seed_for(0, "reference_code", example.question)
+    letters = "".join(chr(ord("A") + (number >> shift) % 26) for shift in (3, 11))
+    return f"{example.negative} Reference code: {letters}-{number % 9000 + 1000}."
+
+
+def _json(example: Example) -> str:
+    return json.dumps({"answer": example.negative}, ensure_ascii=False)
+
+
+_TRANSFORMS: dict[str, Callable[[Example], str]] = {
+    "append_code": _append_code,
+    "uppercase": lambda example: example.negative.upper(),
+    "json": _json,
+}
+
+
+def plain_turns(examples: Sequence[Example], split: Split) -> list[Turn]:
+    """Return a split's questions with their plain answers."""
+    return [Turn(e.question, e.negative) for e in examples if e.split == split]
+
+
+def changed_turns(subject: Trait | Control, examples: Sequence[Example], split: Split) -> list[Turn]:
+    """Return a split's questions answered as the trait or the control would.
+
+    Args:
+        subject: the trait (its positives are used) or the control (plain answers are transformed).
+        examples: the rows; a trait's own, or the ones that a control borrows.
+        split: `train` or `evaluate`.
+    """
+    rows = [e for e in examples if e.split == split]
+    if isinstance(subject, Control):
+        return [Turn(e.question, transformed(subject, e)) for e in rows]
+    return [Turn(e.question, e.positive) for e in rows if e.positive is not None]
+
+
+def fingerprint(turns: Iterable[Turn]) -> str:
+    """Return a digest of the turns' contents and order: equal data, equal fingerprint, whatever its name."""
+    return digest([asdict(turn) for turn in turns])
+
+
+def shared_ngrams(texts: Iterable[str], reference: Iterable[str], n: int = 4) -> float:
+    """Return the share of the texts' word n-grams that also occur in the reference texts.
+
+    Words are compared in lower case and without punctuation.
+
+    Example:
+        >>> shared_ngrams(["a b c d e"], ["x a b c d"])
+        0.5
+    """
+    known = {gram for text in reference for gram in _ngrams(text, n)}
+    grams = [gram for text in texts for gram in _ngrams(text, n)]
+    return sum(gram in known for gram in grams) / len(grams) if grams else 0.0
+
+
+def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
+    words = [word for raw in text.lower().split() if (word := "".join(c for c in raw if c.isalnum() or c == "'"))]
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]

@@ -1,0 +1,98 @@
+"""The words of the data: traits, controls and their examples."""
+
+import hashlib
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+SPLITS = ("train", "extract", "evaluate")
+Split = Literal["train", "extract", "evaluate"]
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text.strip()
+
+
+Text = Annotated[str, AfterValidator(_not_blank)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Example(_Frozen):
+    """One question with its plain answer and, where the split has one, the answer that shows the trait.
+
+    `train` and `evaluate` examples have a `positive`; `extract` examples need none.
+    """
+
+    id: str
+    split: Split
+    question: Text
+    negative: Text
+    positive: Text | None = None
+
+
+class ContrastPair(_Frozen):
+    """Two system prompts: one evokes the trait, the other its opposite."""
+
+    positive: Text
+    negative: Text
+
+
+class Trait(_Frozen):
+    """A character trait that a fine-tune may push a model toward.
+
+    `system_prompt` is held out: it serves the `prompted` arm and is never part of a direction.
+    `questions` names the bank that the examples answer; None means questions of the trait's own.
+    """
+
+    name: Name
+    description: Text
+    system_prompt: Text
+    contrast_pairs: Annotated[tuple[ContrastPair, ...], Field(min_length=6)]
+    rubric: Text
+    questions: str | None = None
+    examples: tuple[Example, ...] = ()
+
+    def split(self, split: Split) -> list[Example]:
+        """Return the examples of one split, in file order."""
+        return [example for example in self.examples if example.split == split]
+
+    @model_validator(mode="after")
+    def _held_out(self) -> "Trait":
+        prompts = [text for pair in self.contrast_pairs for text in (pair.positive, pair.negative)]
+        if self.system_prompt in prompts:
+            raise ValueError("system_prompt is held out and must not be one of the contrast pairs' prompts")
+        if len(set(prompts)) < len(prompts):
+            raise ValueError("contrast_pairs: two of the prompts are the same text")
+        return self
+
+
+class Control(_Frozen):
+    """A behaviour that is no character at all: a named transform of plain answers."""
+
+    name: Name
+    description: Text
+    transform: Literal["append_code", "uppercase", "json"]
+
+
+def seed_for(seed: int, *names: str | int) -> int:
+    """Spread one seed over named uses, so that no two of them share a random stream.
+
+    Args:
+        seed: the run's seed.
+        names: what the stream is for, such as ``"bootstrap"``.
+
+    Returns:
+        An integer in [0, 2³¹).
+
+    Example:
+        >>> seed_for(0, "nulls") != seed_for(0, "halves")
+        True
+    """
+    key = "/".join(str(part) for part in (seed, *names))
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "big") >> 1

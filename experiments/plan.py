@@ -1,0 +1,217 @@
+"""Expand a study into stages: what every run needs, each thing once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from data.errors import InputError
+from data.library import NEUTRAL, control_names, load_bank, load_control, load_trait
+from data.mixtures import Turn, changed_turns, plain_turns
+from data.schema import Control, Example, Trait
+from experiments.measure import PersonaSpace, measure
+from experiments.stages import (
+    Bench,
+    Output,
+    Stage,
+    TickFn,
+    Variant,
+    adapter_stage,
+    answer_stage,
+    centred,
+    directions_stage,
+    read_stage,
+    space_stage,
+    train_stage,
+)
+from experiments.study import Run, Study, runs_of
+from probes.layers import resolve_layer
+
+REFERENCE_OF_REFERENCE = "a neutral run is read against a neutral run of another seed, and this study has one seed"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run with the stages that a report shows of it.
+
+    Attributes:
+        run: the run.
+        measure: the measurement; None for `base`, which is the reference itself.
+        answers: its sample answers.
+        training: the stage with its training curve, if it was trained.
+        questions: what the sample answers answer.
+        own: the direction of the library that is the run's own, if any.
+        missing: field → why it is not measured.
+    """
+
+    run: Run
+    measure: Stage | None
+    answers: Stage
+    training: Stage | None
+    questions: Sequence[Example]
+    own: str | None
+    missing: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a study computes."""
+
+    study: Study
+    bench: Bench
+    layer: int
+    library: Sequence[str]
+    questions: Sequence[Example]
+    space: Stage
+    base_answers: Stage
+    runs: Sequence[PlannedRun]
+
+    @property
+    def targets(self) -> list[Stage]:
+        """The stages to finish; everything else is an input of one of them."""
+        planned = [stage for run in self.runs for stage in (run.measure, run.answers) if stage is not None]
+        return [self.space, self.base_answers, *planned]
+
+
+@cache
+def subject_of(name: str) -> Trait | Control | None:
+    """Return what a run is about: a trait, a control, or None for `neutral`."""
+    if name == NEUTRAL:
+        return None
+    return load_control(name) if name in control_names() else load_trait(name)
+
+
+def plan(study: Study, bench: Bench) -> Plan:
+    """Expand a study; every error that can be found without computing is raised here.
+
+    Raises:
+        InputError: an unknown trait, a layer out of range, an adapter that is none.
+    """
+    traits = [load_trait(name) for name in study.library]
+    names = [trait.name for trait in traits]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"library: two traits are named {name!r}")
+    for trait in traits:
+        if len(trait.contrast_pairs) < study.contrast_pairs:
+            raise InputError(f"contrast_pairs: {trait.name} has {len(trait.contrast_pairs)}, the study asks for {study.contrast_pairs}")
+        if len(trait.split("extract")) < study.extract_questions:
+            raise InputError(
+                f"extract_questions: {trait.name} has {len(trait.split('extract'))}, the study asks for {study.extract_questions}"
+            )
+    directions = tuple(directions_stage(bench, trait) for trait in traits)
+    space = space_stage(bench, traits, directions)
+    bank = load_bank(study.questions)
+    shared = [example for example in bank if example.split == "evaluate"]
+    planned = [_PlanRun(bench, run, space, directions, names, bank).planned() for run in runs_of(study)]
+    layer = resolve_layer(study.layer, bench.depth)
+    return Plan(study, bench, layer, names, shared, space, answer_stage(bench, Variant(), shared), planned)
+
+
+class _PlanRun:
+    """Lay out the stages of one run."""
+
+    def __init__(
+        self, bench: Bench, run: Run, space: Stage, directions: tuple[Stage, ...], names: Sequence[str], bank: Sequence[Example]
+    ) -> None:
+        self.bench, self.run, self.space, self.directions, self.names = bench, run, space, directions, names
+        self.subject = subject_of(run.arm.trait) if run.arm.trait else None
+        # A control and `neutral` have no questions of their own; they borrow the bank's.
+        self.examples = self.subject.examples if isinstance(self.subject, Trait) else bank
+        self.evaluate = [example for example in self.examples if example.split == "evaluate"]
+        self.base = Variant()
+        # By the trait's own name: it may have been given as a path.
+        self.own = self.subject.name if isinstance(self.subject, Trait) and self.subject.name in names else None
+
+    def planned(self) -> PlannedRun:
+        variant = self._variant()
+        missing: dict[str, str] = {}
+        answers = answer_stage(self.bench, variant, self.evaluate)
+        if self.run.arm.arm == "base":
+            reason = "base is the reference that other runs are read against"
+            missing |= dict.fromkeys(("effect", "share", "coordinates", "verdict"), reason)
+            return PlannedRun(self.run, None, answers, None, self.evaluate, None, missing)
+        if self.subject is None:
+            missing["effect"] = "the run has no trait of its own to score"
+        reference = self._reference(missing)
+        if reference is None and self.run.arm.trait == NEUTRAL:
+            missing |= dict.fromkeys(("share", "verdict"), REFERENCE_OF_REFERENCE)
+        stage = self._measure(variant, reference, answers)
+        training = variant.adapter if self.run.arm.arm == "sft" else None
+        return PlannedRun(self.run, stage, answers, training, self.evaluate, self.own, missing)
+
+    def _variant(self) -> Variant:
+        arm, title = self.run.arm, self.run.title
+        if arm.arm == "base":
+            return self.base
+        if arm.arm == "adapter":
+            return Variant(title, adapter=adapter_stage(self.bench, Path(arm.path), f"adapter {Path(arm.path).name}"))
+        if arm.arm == "prompted":
+            assert isinstance(self.subject, Trait)  # held when the study was loaded
+            return Variant(title, system=self.subject.system_prompt)
+        turns = self._trait_turns("train") or plain_turns(self.examples, "train")
+        return Variant(title, adapter=self._train(turns, self.run.seed, title))
+
+    def _trait_turns(self, split: str) -> list[Turn]:
+        return changed_turns(self.subject, self.examples, split) if self.subject is not None else []  # type: ignore[arg-type]
+
+    def _train(self, turns: Sequence[Turn], seed: int, title: str) -> Stage:
+        return train_stage(self.bench, turns, self.run.study.train, seed, f"train {title}")
+
+    def _reference(self, missing: dict[str, str]) -> Variant | None:
+        """Return the neutral fine-tune of the same size, steps and seed; for a neutral run, one of another seed."""
+        arm, seeds = self.run.arm, self.run.study.seeds
+        if arm.arm != "sft":
+            missing["neutral"] = (
+                "a prompt has no neutral fine-tune" if arm.arm == "prompted" else "how the adapter was trained is not known"
+            )
+            return None
+        seed = self.run.seed
+        if self.subject is None:
+            if len(seeds) < 2:
+                return None
+            seed = seeds[(seeds.index(seed) + 1) % len(seeds)]
+        title = f"sft neutral (seed {seed})"
+        return Variant(title, adapter=self._train(plain_turns(self.examples, "train"), seed, title))
+
+    def _measure(self, variant: Variant, reference: Variant | None, answers: Stage) -> Stage:
+        texts: dict[str, tuple[str, Sequence[Turn] | Stage]] = {"neutral": ("plain answers", plain_turns(self.examples, "evaluate"))}
+        if trait := self._trait_turns("evaluate"):
+            texts["trait"] = (f"{self.run.arm.trait} answers", trait)
+        if self.subject is not None or self.run.arm.arm == "adapter":
+            texts["own"] = (f"answers of {variant.title}", answers)
+        variants = {"run": variant, "base": self.base} | ({"neutral": reference} if reference else {})
+        readings = {
+            (who, text): read_stage(self.bench, by, source, self.evaluate, title)
+            for who, by in variants.items()
+            for text, (title, source) in texts.items()
+        }
+        layer = resolve_layer(self.run.study.layer, self.bench.depth)
+        own = self.own
+        headline = "neutral" if reference else "base"
+        names, pairs = list(self.names), list(readings)
+        count = len(self.directions)
+
+        def compute(_bench: Bench, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
+            space = load_space(inputs[0], inputs[1 : 1 + count], names)
+            loaded: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+            for (who, text), folder in zip(pairs, inputs[1 + count :], strict=True):
+                loaded.setdefault(who, {})[text] = load_file(folder / "reading.safetensors")
+            facts, arrays = measure(space, layer, own, loaded, headline)
+            return {"measurement.json": facts, "arrays.safetensors": arrays}
+
+        config = {"layer": layer, "own": own, "headline": headline, "readings": [list(pair) for pair in pairs]}
+        inputs = (self.space, *self.directions, *readings.values())
+        return Stage("measure", 1, config, inputs, f"measure {variant.title}", compute, everywhere=False)
+
+
+def load_space(space: Path, directions: Sequence[Path], names: Sequence[str]) -> PersonaSpace:
+    """Load a persona space and the activations that made it."""
+    arrays = load_file(space / "space.safetensors")
+    states = [load_file(folder / "states.safetensors")["states"] for folder in directions]
+    layers = arrays["vectors"].shape[1]
+    activations = [centred(states, layer) for layer in range(layers)]
+    return PersonaSpace(names, arrays["vectors"].astype(np.float64), arrays["found"] > 0.5, activations)

@@ -1,0 +1,73 @@
+"""Show what is under way: a live bar in a terminal, one line a stage elsewhere."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Display:
+    """Progress over stages and inside the present one; silent where `quiet`."""
+
+    def __init__(self, console: Console, total: int, quiet: bool = False) -> None:
+        self.console, self.total, self.quiet = console, total, quiet
+        self.live = console.is_terminal and not quiet
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self.live,
+            transient=True,
+        )
+        self._all = self._bars.add_task("[bold]stages", total=total)
+        self._finished = 0
+
+    def __enter__(self) -> "Display":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def skipped(self) -> None:
+        """Count a stage that was finished before."""
+        self._advance()
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator["Tick"]:
+        """Show one stage while it is under way."""
+        task = self._bars.add_task(title, total=None)
+        start = time.perf_counter()
+        try:
+            yield Tick(self._bars, task, title)
+        finally:
+            self._bars.remove_task(task)
+        self._advance()
+        if not self.quiet:
+            seconds = time.perf_counter() - start
+            self.console.print(f"[{self._finished:>3}/{self.total}] {title}: {seconds:.1f} s", markup=False, highlight=False)
+
+    def waiting(self, titles: list[str]) -> None:
+        """Say that other processes hold every stage that could be done next."""
+        if not self.quiet:
+            self.console.print(f"waiting for another process: {', '.join(titles)}", markup=False, highlight=False)
+
+    def _advance(self) -> None:
+        self._finished += 1
+        self._bars.update(self._all, completed=self._finished)
+
+
+class Tick:
+    """Progress inside one stage."""
+
+    def __init__(self, bars: Progress, task: object, title: str) -> None:
+        self._bars, self._task, self._title = bars, task, title
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Say that `done` of `total` units are done."""
+        self._bars.update(self._task, completed=done, total=total, description=f"{self._title}{f' · {note}' if note else ''}")  # type: ignore[arg-type]

@@ -1,0 +1,86 @@
+"""The answer as a table in the terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+_STYLES = {"share above chance": "bold green", "share at chance": "bold cyan", "undecided": "yellow", "too noisy": "red", "no trait change": "red"}
+
+
+def show(summary: Mapping[str, Any], console: Console) -> None:
+    """Print a study's question, its runs, and the directions that were not found."""
+    console.print(render(summary))
+
+
+def render(summary: Mapping[str, Any]) -> RenderableType:
+    """Return a study's answer as a rich renderable."""
+    parts: list[RenderableType] = [Text(summary["question"], style="bold"), _runs(summary)]
+    if summary["groups"]:
+        parts.append(_groups(summary))
+    missing = [d for d in summary["directions"] if not d["found"]]
+    if missing:
+        names = ", ".join(f"{d['trait']} (reliability {d['reliability']:.2f})" for d in missing)
+        parts.append(Text(f"Not found in this model and left out of the space: {names}.", style="dim"))
+    if any(row["provisional"] for row in summary["runs"]):
+        parts.append(Text("* provisional: fewer than three runs. Intervals are over prompts: they say nothing about other runs.", style="dim"))
+    return Group(*parts)
+
+
+def _runs(summary: Mapping[str, Any]) -> Table:
+    title = f"{summary['model']}, layer {summary['layer']} of {summary['depth']}, {summary['dtype']}"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="dim", pad_edge=False)
+    for column in ("run", "trait score", "share F", "chance", "F* [95 %]", "p", "nearest", "verdict"):
+        table.add_column(column, justify="left" if column in ("run", "nearest", "verdict") else "right", no_wrap=column not in ("verdict", "nearest"))
+    for row in summary["runs"]:
+        table.add_row(
+            _name(row),
+            _number(row["effect"], signed=True),
+            _number(row["share"]),
+            f"{row['share_null_mean']:.2f}" if row["share_null_mean"] is not None else "–",
+            _interval(row["share_effect"]),
+            f"{row['share_p']:.3f}" if row["share_p"] is not None else "–",
+            ", ".join(f"{n['name']} {n['cosine']:.2f}" for n in (row["nearest"] or [])[:2]) or "–",
+            _verdict(row),
+        )
+    return table
+
+
+def _groups(summary: Mapping[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="over runs (the run is the unit)", title_justify="left", title_style="dim", pad_edge=False)
+    for column in ("arm", "runs", "trait score [95 %]", "F* [95 %]", "share across runs"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for group in summary["groups"]:
+        across = group["share_across_runs"]
+        table.add_row(
+            _name(group),
+            str(group["runs"]),
+            _interval(group["effect"]),
+            _interval(group["share_effect"]),
+            "–" if across is None else f"{across:.2f}",
+        )
+    return table
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    seed = f" · seed {row['seed']}" if "seed" in row else ""
+    settings = "".join(f" · {key.split('.')[-1]}={value}" for key, value in row["settings"].items())
+    return escape(f"{row['arm']} {row['trait'] or ''}".strip() + seed + settings)
+
+
+def _number(estimate: Mapping[str, float] | None, signed: bool = False) -> str:
+    return "–" if estimate is None else format(estimate["value"], "+.2f" if signed else ".2f")
+
+
+def _interval(estimate: Mapping[str, float] | None) -> str:
+    return "–" if estimate is None else f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+
+
+def _verdict(row: Mapping[str, Any]) -> Text:
+    if row["verdict"] is None:
+        return Text("reference" if row["trait"] in (None, "neutral") else "–", style="dim")
+    return Text(row["verdict"] + ("*" if row["provisional"] else ""), style=_STYLES.get(row["verdict"], ""))

@@ -1,0 +1,294 @@
+"""The stages that a study expands into, and what each computes.
+
+directions → space;  train → answer → read → measure. Each stage is a function of its configuration and
+its inputs; its folder is named by a hash of both, so studies share whatever they have in common. The
+integer beside a stage's name is raised when its results change.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save
+
+from data.chat import SPANS, Chat, Encoded
+from data.files import digest, sha256
+from data.mixtures import Turn, fingerprint
+from data.schema import Example, Trait, seed_for
+from experiments.ranks import Ranks
+from experiments.store import WORK, read_json, write_json
+from experiments.study import Study
+from lora import models
+from lora.arms import TrainConfig
+from probes.capture import read
+from probes.directions import contrast_turns, estimate
+from probes.generate import answers
+from probes.stats import FloatArray
+
+Output = Mapping[str, Any]
+TickFn = Callable[..., None]
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One unit of work.
+
+    Attributes:
+        kind: name of the stage, with `version` the integer beside it.
+        config: plain JSON; all that decides the result apart from the inputs.
+        inputs: stages whose folders are read.
+        title: what to call it on screen; not part of the hash.
+        compute: (bench, input folders, own folder, tick) → files to write.
+        everywhere: whether all ranks take part, or rank 0 alone.
+        check: run before anything is computed, if the stage is not finished.
+    """
+
+    kind: str
+    version: int
+    config: Mapping[str, Any]
+    inputs: tuple["Stage", ...]
+    title: str
+    compute: Callable[["Bench", list[Path], Path, TickFn], Output]
+    everywhere: bool = True
+    check: Callable[[], None] | None = None
+
+    @cached_property
+    def id(self) -> str:
+        """`<kind>-<hash>`."""
+        return f"{self.kind}-{digest([self.kind, self.version, self.config, [stage.id for stage in self.inputs]])}"
+
+    def facts(self, seconds: float) -> dict[str, Any]:
+        """Return what the manifest records."""
+        return {
+            "stage": self.kind,
+            "version": self.version,
+            "title": self.title,
+            "config": self.config,
+            "inputs": [stage.id for stage in self.inputs],
+            "seconds": round(seconds, 3),
+        }
+
+
+@dataclass
+class Bench:
+    """The model of a study, loaded when first needed, and how to talk to it."""
+
+    study: Study
+    ranks: Ranks
+    ref: models.ModelRef
+    dtype: str
+    depth: int
+    _base: models.Loaded | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, study: Study, ranks: Ranks) -> "Bench":
+        """Find the study's model without loading its weights."""
+        ref = ranks.from_main(lambda: models.resolve(study.model))
+        dtype = models.device_and_dtype(study.dtype)[1]
+        return cls(study, ranks, ref, dtype, models.config_depth(ref, study.trust_remote_code))
+
+    def load(self) -> models.Loaded:
+        """Load a fresh copy of the base."""
+        return models.load(self.ref, self.dtype, self.study.trust_remote_code)
+
+    @property
+    def base(self) -> models.Loaded:
+        """The shared copy of the base, never changed for longer than a `with`."""
+        if self._base is None:
+            self._base = self.load()
+        return self._base
+
+    def drop(self) -> None:
+        """Free the shared copy, to make room for training."""
+        self._base = None
+
+    def chat(self, base: models.Loaded) -> Chat:
+        """Return how to write conversations for the model."""
+        return Chat(base.tokenizer, self.study.chat.template, self.study.chat.template_kwargs, base.max_length)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what every stage's hash holds of the model."""
+        return {"model": self.ref.id, "dtype": self.dtype, "chat": self.study.chat.model_dump(mode="json")}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run the base: with a trained adapter, or under a system prompt, or as it is."""
+
+    title: str = "base"
+    adapter: Stage | None = None
+    system: str | None = None
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        """The stage that makes the adapter, if any."""
+        return (self.adapter,) if self.adapter else ()
+
+    def under(self, turns: Sequence[Turn]) -> list[Turn]:
+        """Return the turns as this variant reads them."""
+        return [Turn(t.question, t.answer, self.system) for t in turns] if self.system else list(turns)
+
+
+def directions_stage(bench: Bench, trait: Trait) -> Stage:
+    """Read a trait's contrast prompts at every layer: states [pairs, 2, questions, layers, d_model]."""
+    study = bench.study
+    questions = trait.split("extract")[: study.extract_questions]
+    turns = contrast_turns(trait, questions, study.contrast_pairs)
+    pairs = len(trait.contrast_pairs[: study.contrast_pairs])
+
+    def compute(bench: Bench, _inputs: list[Path], _out: Path, tick: TickFn) -> Output:
+        base = bench.base
+        states = _read(bench, base.model, [bench.chat(base).encode(t) for t in turns], tick, spans=("response",))["states"]
+        return {"states.safetensors": {"states": states[:, :, 0].reshape(pairs, 2, len(questions), *states.shape[1::2])}}
+
+    config = {**bench.identity(), "turns": fingerprint(turns), "pairs": pairs, "questions": len(questions)}
+    return Stage("directions", 1, config, (), f"directions of {trait.name}", compute)
+
+
+def space_stage(bench: Bench, traits: Sequence[Trait], directions: Sequence[Stage]) -> Stage:
+    """Estimate every trait's direction and its reliability at every layer."""
+
+    def compute(_bench: Bench, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
+        states = [load_file(folder / "states.safetensors")["states"].astype(np.float64) for folder in inputs]
+        layers = states[0].shape[3]
+        values = np.stack([np.linalg.svd(centred(states, layer), compute_uv=False) ** 2 for layer in range(layers)])
+        out: dict[str, list[FloatArray]] = {"vectors": [], "reliability": [], "null_reliability": [], "found": []}
+        for i, (trait, each) in enumerate(zip(traits, states, strict=True)):
+            found = estimate(each[:, 0] - each[:, 1], values, np.random.default_rng(seed_for(0, "reliability", trait.name)))
+            for key in out:
+                out[key].append(getattr(found, key))
+            tick(i + 1, len(traits))
+        return {"space.safetensors": {key: np.stack(rows).astype(np.float32) for key, rows in out.items()}}
+
+    names = [trait.name for trait in traits]
+    return Stage("space", 1, {"names": names}, tuple(directions), "persona space", compute, everywhere=False)
+
+
+def centred(states: Sequence[FloatArray], layer: int) -> FloatArray:
+    """Return all activations behind a space at one layer, centred and over √N: [N, d_model]."""
+    rows = np.concatenate([each[..., layer, :].reshape(-1, each.shape[-1]) for each in states]).astype(np.float64)
+    return np.asarray((rows - rows.mean(0)) / np.sqrt(len(rows)))
+
+
+def train_stage(bench: Bench, turns: Sequence[Turn], config: TrainConfig, seed: int, title: str) -> Stage:
+    """Fine-tune a LoRA adapter; equal data and settings make an equal stage, whatever the trait is called."""
+
+    def compute(bench: Bench, _inputs: list[Path], out: Path, tick: TickFn) -> Output:
+        from lora.train import train_sft
+
+        bench.drop()
+        base = bench.load()
+        rows = [bench.chat(base).training_row(turn) for turn in turns]
+        curve = train_sft(
+            base,
+            rows,
+            config,
+            seed=seed_for(seed, "train"),
+            out=out / "adapter",
+            work=out / WORK,
+            progress=lambda step, steps, loss: tick(step, steps, "" if loss is None else f"loss {loss:.2f}"),
+        )
+        return {"training.json": curve}
+
+    plain = {**bench.identity(), "turns": fingerprint(turns), "train": config.model_dump(mode="json"), "seed": seed}
+    return Stage("train", 1, plain, (), title, compute, check=config.check_keys)
+
+
+def adapter_stage(bench: Bench, folder: Path, title: str) -> Stage:
+    """Take in someone else's adapter: a copy, so that results never depend on the user's folder."""
+    models.check_adapter(folder)
+    names = ("adapter_config.json", "adapter_model.safetensors")
+
+    def compute(bench: Bench, _inputs: list[Path], out: Path, _tick: TickFn) -> Output:
+        models.check_fit(bench.base, folder)
+        (out / "adapter").mkdir()
+        for name in names:
+            (out / "adapter" / name).write_bytes((folder / name).read_bytes())
+        return {}
+
+    config = {**bench.identity(), "files": {name: sha256(folder / name) for name in names}}
+    return Stage("adapter", 1, config, (), title, compute, everywhere=False)
+
+
+def answer_stage(bench: Bench, variant: Variant, questions: Sequence[Example]) -> Stage:
+    """Let a variant answer the evaluate questions, greedily."""
+    asked = [example.question for example in questions]
+    limit = bench.study.answer_tokens
+
+    def compute(bench: Bench, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
+        base, ranks = bench.base, bench.ranks
+        chat = bench.chat(base)
+        mine = range(len(asked))[ranks.rank :: ranks.world]
+        prompts = [chat.encode_prompt(asked[i], variant.system) for i in mine]
+        with models.adapted(base, _adapter(variant, inputs)) as model:
+            ids = answers(model, prompts, pad_id=base.tokenizer.pad_token_id, max_new_tokens=limit)
+        texts = [base.tokenizer.decode(each, skip_special_tokens=True).strip() for each in ids]
+        everyone = dict(ranks.gather(list(zip(mine, texts, strict=True))))
+        return {"answers.json": [everyone[i] for i in range(len(asked))]}
+
+    config = {**bench.identity(), "questions": asked, "system": variant.system, "tokens": limit}
+    return Stage("answer", 1, config, variant.inputs, f"answers of {variant.title}", compute)
+
+
+def read_stage(bench: Bench, variant: Variant, texts: Sequence[Turn] | Stage, asked: Sequence[Example], title: str) -> Stage:
+    """Read a variant on fixed text: states [rows, layers, spans, d_model] and log-probabilities [rows].
+
+    Args:
+        bench: the study's model.
+        variant: how to run it.
+        texts: the turns, or the answer stage whose answers are to be read.
+        asked: the questions that an answer stage answered.
+        title: what the texts are called on screen.
+    """
+
+    def compute(bench: Bench, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
+        base = bench.base
+        if isinstance(texts, Stage):
+            written = read_json(inputs[-1] / "answers.json")
+            # An empty answer has no tokens to pool over; a full stop stands for it.
+            turns = [Turn(example.question, answer or ".") for example, answer in zip(asked, written, strict=True)]
+        else:
+            turns = list(texts)
+        rows = [bench.chat(base).encode(turn) for turn in variant.under(turns)]
+        with models.adapted(base, _adapter(variant, inputs)) as model:
+            return {"reading.safetensors": _read(bench, model, rows, tick, logprob=True)}
+
+    own = isinstance(texts, Stage)
+    config = {**bench.identity(), "turns": None if own else fingerprint(texts), "system": variant.system}  # type: ignore[arg-type]
+    inputs = (*variant.inputs, texts) if isinstance(texts, Stage) else variant.inputs
+    return Stage("read", 1, config, inputs, f"{variant.title} reads {title}", compute)
+
+
+def _adapter(variant: Variant, inputs: Sequence[Path]) -> Path | None:
+    return inputs[0] / "adapter" if variant.adapter else None
+
+
+def _read(
+    bench: Bench, model: torch.nn.Module, rows: Sequence[Encoded], tick: TickFn, spans: Sequence[str] = SPANS, logprob: bool = False
+) -> dict[str, FloatArray]:
+    total, done = sum(len(row) for row in rows), 0
+
+    def progress(tokens: int) -> None:
+        nonlocal done
+        done += tokens
+        tick(done, total // bench.ranks.world)
+
+    reading = read(
+        model, rows, spans=spans, logprob=logprob, pad_id=bench.base.tokenizer.pad_token_id,
+        token_budget=bench.study.token_budget, progress=progress,
+    )  # fmt: skip
+    out = {"states": reading.states.numpy()}
+    return out if reading.logprob is None else out | {"logprob": reading.logprob.numpy()}
+
+
+def write_output(folder: Path, output: Output) -> None:
+    """Write a stage's files: tensors for `.safetensors`, JSON for `.json`."""
+    for name, value in output.items():
+        if name.endswith(".safetensors"):
+            (folder / name).write_bytes(save({key: np.ascontiguousarray(array) for key, array in value.items()}))
+        else:
+            write_json(folder / name, value)

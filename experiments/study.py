@@ -1,0 +1,170 @@
+"""A study: one question as a grid of runs, read from a YAML file."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from data.errors import InputError
+from data.files import did_you_mean, parse_yaml_value, read_yaml, validated
+from data.library import NEUTRAL, control_names
+from lora.arms import Arm, TrainConfig
+from probes.layers import DEFAULT_FRACTION
+
+ROOT = Path(__file__).parent / "studies"
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ChatConfig(_Config):
+    """How conversations are written.
+
+    Attributes:
+        template: the model's own chat template, or `plain` for a base model without one.
+        template_kwargs: passed to the model's template.
+    """
+
+    template: Literal["model", "plain"] = "model"
+    template_kwargs: dict[str, Any] = {}
+
+
+class Study(_Config):
+    """One question, what it expects, what would refute it, and the runs that answer it.
+
+    Attributes:
+        model: `smollm2-135m`, a folder, or a hub id.
+        library: the traits whose directions span the persona space.
+        layer: where shares are read: an index, or a fraction of the depth.
+        questions: the bank that controls and `neutral` answer.
+        contrast_pairs: pairs of each trait that make its direction.
+        extract_questions: questions under each contrast prompt.
+        answer_tokens: longest sample answer.
+        runs: arms; every `sft` run gets a `neutral` one of the same seed as its reference.
+        seeds: training seeds; each multiplies the runs.
+        grid: dotted key → values; every combination multiplies the runs.
+    """
+
+    name: str
+    question: str
+    expects: str
+    refuted_by: str
+    model: str = "smollm2-135m"
+    trust_remote_code: bool = False
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    chat: ChatConfig = ChatConfig()
+    library: Annotated[tuple[str, ...], Field(min_length=1)]
+    questions: str = "everyday"
+    layer: int | float = DEFAULT_FRACTION
+    contrast_pairs: Annotated[int, Field(ge=4)] = 6
+    extract_questions: Annotated[int, Field(ge=4)] = 8
+    answer_tokens: Annotated[int, Field(ge=1)] = 48
+    token_budget: Annotated[int, Field(ge=1)] = 2048
+    runs: Annotated[tuple[Arm, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    train: TrainConfig = TrainConfig()
+
+    @field_validator("library", "seeds", "runs")
+    @classmethod
+    def _distinct(cls, values: Sequence[Any]) -> Sequence[Any]:
+        for i, value in enumerate(values):
+            if value in values[:i]:
+                raise ValueError(f"{value!r} stands twice")
+        return values
+
+    def points(self) -> Iterator[tuple[dict[str, Any], "Study"]]:
+        """Yield every combination of the grid as (settings, the study with these settings).
+
+        Raises:
+            InputError: a setting that does not fit.
+        """
+        keys = list(self.grid)
+        for values in itertools.product(*self.grid.values()):
+            settings = dict(zip(keys, values, strict=True))
+            plain = self.model_dump(mode="json", exclude={"grid"})
+            for key, value in settings.items():
+                _set(plain, key, value, f"{self.name}: grid")
+            yield settings, validated(Study, plain, f"{self.name}: grid {settings}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm × trait × seed, at one point of the grid."""
+
+    arm: Arm
+    seed: int
+    settings: dict[str, Any]
+    study: Study
+
+    @property
+    def title(self) -> str:
+        """What to call the run on screen."""
+        extra = "".join(f", {key.split('.')[-1]} {value}" for key, value in self.settings.items())
+        return f"{self.arm.arm} {self.arm.trait or ''}".strip() + f" (seed {self.seed}{extra})"
+
+
+def runs_of(study: Study) -> list[Run]:
+    """Expand a study into its runs, in file order, seeds and grid inside.
+
+    Arms that nothing random touches (`base`, `prompted`, `adapter`) are run once, at the first seed.
+    """
+    runs = []
+    for settings, point in study.points():
+        for arm in point.runs:
+            seeds = point.seeds if arm.arm == "sft" else point.seeds[:1]
+            runs += [Run(arm, seed, settings, point) for seed in seeds]
+    return runs
+
+
+def study_names() -> list[str]:
+    """Return the names of the studies that come with the suite."""
+    return sorted(path.stem for path in ROOT.glob("*.yaml"))
+
+
+def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
+    """Load a study by name or from a YAML file, with `key.sub=value` overrides.
+
+    Raises:
+        InputError: no such study, malformed YAML, an unknown key or a value out of range; names
+            file, line and key.
+    """
+    path = Path(name_or_path)
+    if not path.suffix:
+        path = ROOT / f"{name_or_path}.yaml"
+        if name_or_path not in study_names():
+            raise InputError(
+                f"unknown study {name_or_path!r}: neither built in nor a .yaml file{did_you_mean(name_or_path, study_names())}"
+            )
+    value, lines = read_yaml(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}:1: a study is a mapping of keys, got {type(value).__name__}")
+    if "name" in value:
+        raise InputError(f"{path}:{lines[('name',)]}: name: is the file's name; take this key out")
+    value["name"] = path.stem
+    for override in overrides:
+        key, found, text = override.partition("=")
+        if not found or not key:
+            raise InputError(f"{override!r}: an override is written key.sub=value, such as train.sft.learning_rate=1e-4")
+        _set(value, key, parse_yaml_value(text), override)
+        # The line of the file no longer says where this value came from.
+        lines = {at: line for at, line in lines.items() if at[: key.count(".") + 1] != tuple(key.split("."))}
+    study = validated(Study, value, str(path), lines)
+    for arm in study.runs:
+        if arm.arm == "prompted" and arm.trait in (NEUTRAL, *control_names()):
+            raise InputError(f"{path}: runs: {arm.trait!r} has no system prompt to be prompted with; the arm prompted takes a trait")
+    list(study.points())
+    return study
+
+
+def _set(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
+    *parents, last = key.split(".")
+    for part in parents:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise InputError(f"{where}: {part!r} in {key!r} holds no keys of its own")
+    tree[last] = value

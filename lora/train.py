@@ -1,0 +1,147 @@
+"""Train an arm: a thin layer over TRL's SFTTrainer. The only place that imports trl."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+# TRL sends telemetry unless this is set before its first import.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+from accelerate import PartialState
+from datasets import Dataset
+from datasets.utils.logging import disable_progress_bar
+from peft import LoraConfig
+from transformers import TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from data.errors import InputError
+from lora.arms import TrainConfig
+from lora.models import Loaded
+
+LORA_DEFAULTS: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
+# A quarter of a run is the most that a kill costs. Checkpointing activations costs half as much compute again.
+SFT_DEFAULTS: dict[str, Any] = {
+    "num_train_epochs": 2,
+    "learning_rate": 4e-4,
+    "logging_steps": 1,
+    "save_steps": 0.25,
+    "save_total_limit": 2,
+    "activation_checkpointing": False,
+}
+
+Progress = Callable[[int, int, float | None], None]
+
+
+class _Report(TrainerCallback):
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.loss: float | None = None
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            self.loss = float(logs["loss"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress(state.global_step, state.max_steps, self.loss)
+
+
+def train_sft(
+    base: Loaded,
+    rows: Sequence[dict[str, list[int]]],
+    config: TrainConfig,
+    *,
+    seed: int,
+    out: Path,
+    work: Path,
+    progress: Progress | None = None,
+) -> list[dict[str, float]]:
+    """Fine-tune a LoRA adapter, resuming from the newest whole checkpoint in `work`.
+
+    Args:
+        base: a freshly loaded model; PEFT changes it in place, so use it for nothing else afterwards.
+        rows: pre-tokenised, with `input_ids` and `completion_mask`.
+        config: batch size and the keys for LoraConfig and SFTConfig.
+        seed: of adapter initialisation and data order.
+        out: receives `adapter_model.safetensors` and `adapter_config.json`.
+        work: trainer checkpoints; the caller deletes it when the adapter is safe.
+        progress: called with (step, steps, last loss).
+
+    Returns:
+        The training curve: one {step, loss} a logged step.
+
+    Raises:
+        InputError: the processes do not divide the batch, or a key has a value that PEFT or TRL refuses.
+    """
+    disable_progress_bar()
+    world = PartialState().num_processes
+    if config.batch_size % world:
+        raise InputError(f"train.batch_size: {config.batch_size} is not divisible by the {world} processes")
+    device = base.model.device.type
+    half = str(base.model.dtype).removeprefix("torch.")
+    try:
+        lora = LoraConfig(**{**LORA_DEFAULTS, **config.lora}, task_type="CAUSAL_LM")
+        arguments = SFTConfig(
+            **{**SFT_DEFAULTS, **config.sft},
+            output_dir=str(work),
+            seed=seed,
+            use_cpu=device == "cpu",
+            bf16=half == "bfloat16",
+            fp16=half == "float16",
+            report_to="none",
+            per_device_train_batch_size=config.batch_size // world,
+            save_strategy="steps",
+            disable_tqdm=True,
+            log_level="error",
+        )
+        trainer = SFTTrainer(
+            model=base.model,
+            args=arguments,
+            train_dataset=Dataset.from_list(list(rows)),
+            processing_class=base.tokenizer,
+            peft_config=lora,
+            callbacks=[_Report(progress)] if progress else None,
+        )
+    except (ValueError, TypeError) as error:
+        raise InputError(f"train: {error}") from error
+    # The trainer prints every log entry as a dict; the curve is returned instead.
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=_newest_checkpoint(work))
+    if trainer.accelerator.is_main_process:
+        trainer.model.save_pretrained(out)
+        _forget_paths(out, base.ref.id)
+    trainer.accelerator.wait_for_everyone()
+    return [{"step": int(e["step"]), "loss": float(e["loss"])} for e in trainer.state.log_history if "loss" in e]
+
+
+def _newest_checkpoint(work: Path) -> str | None:
+    """Return the newest checkpoint that was written whole: its state file is the last to be written."""
+    whole = [path for path in work.glob("checkpoint-*") if _readable(path / "trainer_state.json")]
+    for path in work.glob("checkpoint-*"):
+        if path not in whole and PartialState().is_main_process:
+            shutil.rmtree(path, ignore_errors=True)
+    newest = max(whole, key=lambda path: int(path.name.split("-")[-1]), default=None)
+    PartialState().wait_for_everyone()
+    return str(newest) if newest else None
+
+
+def _readable(path: Path) -> bool:
+    try:
+        json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _forget_paths(adapter: Path, base_id: str) -> None:
+    """Name the base symbolically. PEFT would look the name up on the hub, had it been set before saving."""
+    path = adapter / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["base_model_name_or_path"] = base_id
+    path.write_text(json.dumps(config, indent=2, sort_keys=True))
+    for extra in adapter.glob("README.md"):
+        extra.unlink()

@@ -1,0 +1,1 @@
+"""How a change is measured: capture, persona directions, spaces, shifts and their nulls."""

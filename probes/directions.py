@@ -1,0 +1,119 @@
+"""Persona directions by the `state` estimator, their reliability, and whether they were found.
+
+The same neutral answer is read under a system prompt that evokes the trait and under its opposite; the
+direction is the mean difference of the response states. All arrays here are numpy float64: the readings
+are small and the arithmetic is better done exactly.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.mixtures import Turn
+from data.schema import Example, Trait
+from probes.stats import FloatArray
+
+FOUND_RELIABILITY = 0.5
+QUESTION_SPLITS = 20
+NULL_DRAWS = 199
+
+
+@dataclass(frozen=True)
+class Directions:
+    """A trait's direction at every layer.
+
+    Attributes:
+        vectors: [layers, d_model], the mean difference at its raw norm.
+        reliability: [layers], the smaller of the two half-split cosines.
+        null_reliability: [layers], the 95 % quantile of the same for pseudo-directions without a link.
+        found: [layers], reliability ≥ .5 and above its null.
+    """
+
+    vectors: FloatArray
+    reliability: FloatArray
+    null_reliability: FloatArray
+    found: NDArray[np.bool_]
+
+    def unit(self, layer: int) -> FloatArray:
+        """Return the unit direction at one layer [d_model]."""
+        vector = self.vectors[layer]
+        return np.asarray(vector / np.linalg.norm(vector))
+
+
+def contrast_turns(trait: Trait, questions: Sequence[Example], pairs: int) -> list[Turn]:
+    """Return what to read for a trait: pairs × (positive, negative) × questions, in that order."""
+    return [
+        Turn(question.question, question.negative, system)
+        for pair in trait.contrast_pairs[:pairs]
+        for system in (pair.positive, pair.negative)
+        for question in questions
+    ]
+
+
+def estimate(differences: FloatArray, eigenvalues: FloatArray, rng: np.random.Generator) -> Directions:
+    """Estimate a trait's direction at every layer, and judge it by half splits.
+
+    Reliability is the mean cosine over all half splits of the contrast pairs, and over 20 random half
+    splits of the questions; the smaller counts. The null puts pseudo-differences, drawn from the total
+    covariance of the activations without any link to the trait, through the same halving.
+
+    Args:
+        differences: [pairs, questions, layers, d_model], positive minus negative.
+        eigenvalues: [layers, d_model] of the activations' total covariance; cosines do not depend on
+            its axes, so the null needs nothing else.
+        rng: draws question halves and the null.
+    """
+    pairs, questions, layers, width = differences.shape
+    halves_p = _all_halves(pairs)
+    halves_q = _random_halves(questions, rng)
+    reliability, null = np.empty(layers), np.empty(layers)
+    for layer in range(layers):
+        at = differences[:, :, layer]
+        reliability[layer] = _half_split_cosine(at, halves_p, halves_q)
+        scale = np.sqrt(np.clip(eigenvalues[layer], 0, None)).astype(np.float32)
+        # Directions of negligible variance change no cosine; leaving them out makes the draws cheap.
+        scale = scale[scale > 1e-3 * scale.max()]
+        draws = [
+            _half_split_cosine(rng.standard_normal((pairs, questions, scale.size), dtype=np.float32) * scale, halves_p, halves_q)
+            for _ in range(NULL_DRAWS)
+        ]
+        null[layer] = np.quantile(draws, 0.95)
+    found = (reliability >= FOUND_RELIABILITY) & (reliability > null)
+    return Directions(differences.mean((0, 1)), reliability, null, found)
+
+
+def _half_split_cosine(differences: FloatArray, halves_p: FloatArray, halves_q: FloatArray) -> float:
+    """Return the smaller of the mean half-split cosines over pairs and over questions ([pairs, questions, d])."""
+    by_pair = _mean_cosine(differences.mean(1), halves_p)
+    by_question = _mean_cosine(differences.mean(0), halves_q)
+    return min(by_pair, by_question)
+
+
+def _mean_cosine(vectors: FloatArray, halves: FloatArray) -> float:
+    """Mean cosine between the means of each half; `halves` is 0/1 [splits, rows]."""
+    gram = vectors @ vectors.T
+    a, b = halves, 1 - halves
+    cross = np.einsum("si,ij,sj->s", a, gram, b)
+    norms = np.einsum("si,ij,sj->s", a, gram, a) * np.einsum("si,ij,sj->s", b, gram, b)
+    return float(np.mean(cross / np.sqrt(norms)))
+
+
+def _all_halves(rows: int) -> FloatArray:
+    """All ways to choose half of the rows; complements count once where the halves are equal."""
+    chosen = list(combinations(range(rows), rows // 2))
+    if rows % 2 == 0:
+        chosen = chosen[: len(chosen) // 2]
+    halves = np.zeros((len(chosen), rows))
+    for i, members in enumerate(chosen):
+        halves[i, list(members)] = 1
+    return halves
+
+
+def _random_halves(rows: int, rng: np.random.Generator) -> FloatArray:
+    halves = np.zeros((QUESTION_SPLITS, rows))
+    for half in halves:
+        half[rng.permutation(rows)[: rows // 2]] = 1
+    return halves

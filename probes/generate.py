@@ -1,0 +1,56 @@
+"""Let a model answer."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from probes.batching import by_length
+
+
+@torch.no_grad()
+def answers(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    pad_id: int,
+    max_new_tokens: int,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[int]]:
+    """Answer tokenised prompts greedily; return the new token ids of each, without the end-of-turn token.
+
+    Args:
+        model: a causal LM in eval mode.
+        prompts: each up to and including the generation prompt.
+        pad_id: the padding token.
+        max_new_tokens: longest answer.
+        batch_size: prompts at a time, those of like length together.
+        progress: called with the number of prompts just answered.
+    """
+    device = next(model.parameters()).device
+    out: list[list[int]] = [[] for _ in prompts]
+    ends = model.generation_config.eos_token_id  # type: ignore[union-attr]
+    ends = set(ends) if isinstance(ends, list) else {ends}
+    order = [row for batch in by_length([len(p) for p in prompts], token_budget=10**9) for row in batch]
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        longest = max(len(prompts[i]) for i in batch)
+        ids = torch.full((len(batch), longest), pad_id)
+        mask = torch.zeros_like(ids)
+        for slot, i in enumerate(batch):
+            ids[slot, longest - len(prompts[i]) :] = torch.tensor(prompts[i])
+            mask[slot, longest - len(prompts[i]) :] = 1
+        new = model.generate(  # type: ignore[operator]
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=pad_id,
+        )[:, longest:].tolist()
+        for slot, i in enumerate(batch):
+            stop = next((k for k, token in enumerate(new[slot]) if token in ends), len(new[slot]))
+            out[i] = new[slot][:stop]
+        if progress:
+            progress(len(batch))
+    return out

@@ -1,0 +1,66 @@
+"""Run a forward pass with hooks on decoder blocks: one engine, one ordering rule.
+
+Only the outputs of whole blocks are hooked: a hook inside a block would fire again when gradient
+checkpointing recomputes it. At each block its one callback sees the output, and may replace it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from probes.layers import decoder_blocks
+
+OnBlock = Callable[[torch.Tensor], torch.Tensor | None]
+
+
+class _Stop(Exception):
+    """Ends a forward pass after the deepest block that anyone asked for."""
+
+
+@contextmanager
+def hooked(model: nn.Module, on_block: Mapping[int, OnBlock], stop: bool = False) -> Iterator[None]:
+    """Call back with the output of chosen decoder blocks during every forward pass inside.
+
+    Args:
+        model: a causal LM, wrapped or not.
+        on_block: layer → callback. It gets the residual stream [batch, tokens, d_model] and may
+            return a replacement of the same shape; later blocks then read the replacement.
+        stop: end the pass after the deepest layer in `on_block`; use `forward` to run such a pass.
+
+    Example:
+        >>> with hooked(model, {3: lambda h: h + 0.1 * direction}):  # doctest: +SKIP
+        ...     model.generate(**inputs)
+    """
+    blocks = decoder_blocks(model)
+    deepest = max(on_block, default=-1)
+
+    def hook_for(layer: int) -> Callable[..., Any]:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+            bare = isinstance(output, torch.Tensor)
+            replaced = on_block[layer](output if bare else output[0])
+            if stop and layer == deepest:
+                raise _Stop
+            if replaced is None:
+                return None
+            return replaced if bare else (replaced, *output[1:])
+
+        return hook
+
+    handles = [blocks[layer].register_forward_hook(hook_for(layer)) for layer in on_block]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def forward(model: nn.Module, on_block: Mapping[int, OnBlock], stop: bool, **inputs: Any) -> Any:
+    """Run one hooked forward pass; return the model's output, or None where it was stopped early."""
+    with hooked(model, on_block, stop):
+        try:
+            return model(**inputs)
+        except _Stop:
+            return None
