@@ -93,7 +93,7 @@ class Chat:
             raise InputError(f"no tokens of the answer were found (question {turn.question!r})")
         first, last = inside[0], inside[-1] + 1
         self._refuse_long(len(ids), turn.question)
-        closes = last < len(ids) and self.tokenizer.decode([ids[last]]).strip() in self._special
+        closes = last < len(ids) and str(self.tokenizer.decode([ids[last]])).strip() in self._special
         mask = [int(first <= i < last + closes) for i in range(len(ids))]
         return Encoded(tuple(ids), {"prompt_last": (first - 1, first), "response": (first, last)}, tuple(mask))
 

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-SPLITS = ("train", "extract", "evaluate")
 Split = Literal["train", "extract", "evaluate"]
+SPLITS: tuple[Split, ...] = ("train", "extract", "evaluate")
 
 
 def _not_blank(text: str) -> str:

@@ -1,54 +1,192 @@
-"""The command line."""
+"""The command line. Heavy imports happen inside the commands, so that help and typing errors are instant."""
 
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from data.errors import InputError
 
+if TYPE_CHECKING:
+    from experiments.study import Study
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Does a fine-tune walk persona paths that a model already has?",
+    help="Does a fine-tune walk the persona paths that a model already has, or does it cut new ones?",
 )
-console = Console()
+traits_app = typer.Typer(no_args_is_help=True, help="The traits and controls that a model can be pushed toward.")
+app.add_typer(traits_app, name="traits")
+# A fixed width elsewhere than in a terminal keeps tables whole in logs and pipes.
+console = Console(width=None if sys.stdout.isatty() else 150)
+complaints = Console(stderr=True)
+
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where stages and results are kept.")]
+JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Also write the summary there; - is standard output.")]
 
 
 @app.command()
 def run(
-    study: Annotated[str, typer.Argument()],
-    overrides: Annotated[list[str] | None, typer.Argument()] = None,
-    runs_dir: Annotated[Path, typer.Option()] = Path("runs"),
+    study: Annotated[str, typer.Argument(help="A built-in study, or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key.sub=value]...", help="Change a key of the study.")] = None,
+    runs_dir: RunsDir = Path("runs"),
+    json_file: JsonFile = None,
+    plan: Annotated[bool, typer.Option("--plan", help="List the stages and which are finished, and compute nothing.")] = False,
 ) -> None:
-    from experiments.engine import run as run_stages
-    from experiments.plan import plan
-    from experiments.ranks import Ranks
-    from experiments.stages import Bench
-    from experiments.store import Store
+    """Run a study: train its arms, measure them, and show the answer. Finished stages are never done twice."""
     from experiments.study import load_study
 
-    loaded = load_study(study, overrides or [])
-    ranks = Ranks()
-    bench = Bench.of(loaded, ranks)
-    planned = plan(loaded, bench)
-    store = Store(runs_dir)
-    run_stages(planned.targets, store, bench, ranks, console)
-    from experiments.results import load_results, save_index, summarise
-    from experiments.store import write_json
-    from experiments.report.terminal import show
-    results = load_results(save_index(planned, store))
-    summary = summarise(results)
-    write_json(results.folder / "summary.json", summary)
-    show(summary, console)
+    _run(load_study(study, overrides or ()), runs_dir, json_file, plan_only=plan)
 
 
 @app.command()
-def doctor() -> None:
-    pass
+def probe(
+    adapter: Annotated[Path, typer.Option(help="Folder of a PEFT LoRA adapter.")],
+    model: Annotated[str, typer.Option(help="Its base: smollm2-135m, a folder, or a hub id.")],
+    trait: Annotated[list[str] | None, typer.Option(help="A trait that it may have been trained on; may be given again.")] = None,
+    runs_dir: RunsDir = Path("runs"),
+    json_file: JsonFile = None,
+) -> None:
+    """Measure an adapter that someone else trained."""
+    from data.library import load_trait, trait_names
+    from experiments.study import Study
+    from lora.arms import Adapter
+
+    suspected = trait or []
+    own = [name for name in suspected if load_trait(name).name not in trait_names()]
+    name = f"probe-{adapter.resolve().name}"
+    study = Study(
+        name=name,
+        question=f"Does the adapter {adapter.resolve().name} move the model along persona directions that it already had?",
+        expects="Nothing: this adapter was trained elsewhere.",
+        refuted_by="Nothing.",
+        model=model,
+        library=tuple(trait_names() + own),
+        runs=tuple(Adapter(path=str(adapter), trait=t) for t in suspected) or (Adapter(path=str(adapter)),),
+    )
+    _run(study, runs_dir, json_file)
 
 
-def main() -> None:
-    app()
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a study, such as runs/quickstart.")], json_file: JsonFile = None
+) -> None:
+    """Write a finished study's report again, and show its table."""
+    _report(run_dir, json_file)
+
+
+@app.command()
+def doctor(model: Annotated[str, typer.Option(help="The model to look at.")] = "smollm2-135m") -> None:
+    """Show versions, device and model, and one training example with its loss mask and spans."""
+    from experiments.doctor import examine
+
+    examine(model, console)
+
+
+@traits_app.command("list")
+def traits_list() -> None:
+    """List the built-in traits and controls."""
+    from experiments.traits import list_all
+
+    list_all(console)
+
+
+@traits_app.command("show")
+def traits_show(name: Annotated[str, typer.Argument(help="A trait's name or folder, or a control's name.")]) -> None:
+    """Show one trait or control with a few of its answers."""
+    from experiments.traits import show_one
+
+    show_one(name, console)
+
+
+@traits_app.command("check")
+def traits_check(
+    names: Annotated[list[str] | None, typer.Argument(help="Names or folders; all built-in traits if none is given.")] = None,
+) -> None:
+    """Check trait data, and say exactly what is wrong with it."""
+    from experiments.traits import check
+
+    check(names or [], console)
+
+
+def _run(study: "Study", runs_dir: Path, json_file: str | None, plan_only: bool = False) -> None:
+    from experiments.engine import ordered
+    from experiments.engine import run as run_stages
+    from experiments.plan import plan
+    from experiments.ranks import Ranks
+    from experiments.results import save_index
+    from experiments.stages import Bench
+    from experiments.store import Store
+
+    ranks = Ranks()
+    bench = Bench.of(study, ranks)
+    planned = plan(study, bench)
+    store = ranks.from_main(lambda: Store(runs_dir))
+    if plan_only:
+        for stage in ordered(planned.targets):
+            console.print(f"{'done' if store.done(stage.id) else '    '}  {stage.title}  [dim]{stage.id}[/dim]", highlight=False)
+        return
+    if ranks.main:
+        console.print(f"{bench.ref.id} on {bench.device}, {bench.dtype}, {ranks.world} process(es)", highlight=False, markup=False)
+    try:
+        run_stages(planned.targets, store, bench, ranks, console)
+    finally:
+        ranks.close()
+    if ranks.main:
+        _report(save_index(planned, store), json_file)
+
+
+def _report(folder: Path, json_file: str | None) -> None:
+    from experiments.report.page import page
+    from experiments.report.terminal import show
+    from experiments.results import REPORT, SUMMARY, load_results, summarise
+    from experiments.store import write_json, write_text
+
+    results = load_results(folder)
+    summary = summarise(results)
+    write_json(folder / SUMMARY, summary)
+    write_text(folder / REPORT, page(results, summary))
+    if json_file == "-":
+        sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
+        return
+    if json_file:
+        write_json(Path(json_file), summary)
+    show(summary, console)
+    console.print(f"report: {folder / REPORT}", highlight=False, markup=False)
+
+
+def _quiet_libraries() -> None:
+    """Keep other libraries' bars and notices out of the display, and their telemetry off."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # transformers calls its own deprecated name whenever PEFT prepares a model
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+
+
+def main(arguments: Sequence[str] | None = None) -> Any:
+    """Run the command line; an `InputError` becomes one message and exit code 2."""
+    _quiet_libraries()
+    try:
+        return app(args=list(arguments) if arguments is not None else None)
+    except InputError as error:
+        complaints.print(f"[bold red]error:[/bold red] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        complaints.print("stopped; run the same command again to go on from here", highlight=False)
+        sys.exit(130)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    # A file or a model's answer may hold terminal control sequences; show them, never obey them.
+    return escape("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text))

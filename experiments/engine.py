@@ -52,14 +52,14 @@ def run(targets: Sequence[Stage], store: Store, bench: Bench, ranks: Ranks, cons
             display.skipped()
         announced = False
         while todo:
-            stage = ranks.from_main(lambda: _next(todo, store))
-            if stage is None:
+            taken = ranks.from_main(lambda: _next(todo, store))
+            if taken is None:
                 if not announced:
                     display.waiting([s.title for s in todo if all(n not in todo for n in s.inputs)])
                     announced = True
                 time.sleep(POLL_SECONDS)
                 continue
-            stage = next(s for s in todo if s.id == stage)
+            stage = next(s for s in todo if s.id == taken)
             todo.remove(stage)
             if ranks.from_main(lambda s=stage: store.done(s.id)):  # type: ignore[misc]
                 display.skipped()

@@ -112,7 +112,9 @@ def load_results(folder: Path) -> Results:
         raise InputError(f"{folder}: holds no {INDEX}; give the folder of a study that was run, such as runs/quickstart")
     index = read_json(folder / INDEX)
     store = Store(folder.parent)
-    used = {index["space"], index["base_answers"]} | {run[key] for run in index["runs"] for key in ("measure", "answers", "training")} - {None}
+    used = {index["space"], index["base_answers"]} | {run[key] for run in index["runs"] for key in ("measure", "answers", "training")} - {
+        None
+    }
     for stage_id in sorted(used):
         if not store.done(stage_id):
             raise InputError(f"{store.path(stage_id)}: not finished; run the study again")

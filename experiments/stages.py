@@ -80,6 +80,7 @@ class Bench:
     study: Study
     ranks: Ranks
     ref: models.ModelRef
+    device: torch.device
     dtype: str
     depth: int
     _base: models.Loaded | None = field(default=None, repr=False)
@@ -88,8 +89,8 @@ class Bench:
     def of(cls, study: Study, ranks: Ranks) -> "Bench":
         """Find the study's model without loading its weights."""
         ref = ranks.from_main(lambda: models.resolve(study.model))
-        dtype = models.device_and_dtype(study.dtype)[1]
-        return cls(study, ranks, ref, dtype, models.config_depth(ref, study.trust_remote_code))
+        device, dtype = models.device_and_dtype(study.dtype)
+        return cls(study, ranks, ref, device, dtype, models.config_depth(ref, study.trust_remote_code))
 
     def load(self) -> models.Loaded:
         """Load a fresh copy of the base."""
@@ -194,8 +195,13 @@ def train_stage(bench: Bench, turns: Sequence[Turn], config: TrainConfig, seed: 
         )
         return {"training.json": curve}
 
+    def check() -> None:
+        from lora.train import check_keys
+
+        check_keys(config)
+
     plain = {**bench.identity(), "turns": fingerprint(turns), "train": config.model_dump(mode="json"), "seed": seed}
-    return Stage("train", 1, plain, (), title, compute, check=config.check_keys)
+    return Stage("train", 1, plain, (), title, compute, check=check)
 
 
 def adapter_stage(bench: Bench, folder: Path, title: str) -> Stage:
@@ -226,7 +232,7 @@ def answer_stage(bench: Bench, variant: Variant, questions: Sequence[Example]) -
         prompts = [chat.encode_prompt(asked[i], variant.system) for i in mine]
         with models.adapted(base, _adapter(variant, inputs)) as model:
             ids = answers(model, prompts, pad_id=base.tokenizer.pad_token_id, max_new_tokens=limit)
-        texts = [base.tokenizer.decode(each, skip_special_tokens=True).strip() for each in ids]
+        texts = [str(base.tokenizer.decode(each, skip_special_tokens=True)).strip() for each in ids]
         everyone = dict(ranks.gather(list(zip(mine, texts, strict=True))))
         return {"answers.json": [everyone[i] for i in range(len(asked))]}
 

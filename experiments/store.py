@@ -96,10 +96,14 @@ class Store:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON by atomic rename; refuses NaN, keeps key order."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text by atomic rename: a reader sees the old file or the new one, whole."""
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

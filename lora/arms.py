@@ -1,12 +1,8 @@
 """What can be done to a model in an experiment: one config class per arm, and how arms are trained."""
 
-import dataclasses
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-
-from data.errors import InputError
-from data.files import did_you_mean
 
 
 class _Config(BaseModel):
@@ -90,26 +86,8 @@ class TrainConfig(_Config):
             raise ValueError(f"init_lora_weights={init!r} would change the base weights; it may be true or gaussian")
         return keys
 
-    def check_keys(self) -> None:
-        """Hold every key against LoraConfig and SFTConfig; slow, as it imports peft and trl.
-
-        Raises:
-            InputError: a key that they do not have.
-        """
-        from lora.train import LoraConfig, SFTConfig
-
-        _refuse_unknown("train.lora", self.lora, LoraConfig)
-        _refuse_unknown("train.sft", self.sft, SFTConfig)
-
 
 def _refuse_owned(keys: dict[str, Any], owned: dict[str, str]) -> None:
     for key in keys:
         if key in owned:
             raise ValueError(f"{key!r} is set by the suite; use {owned[key]} instead")
-
-
-def _refuse_unknown(where: str, keys: dict[str, Any], config: Any) -> None:
-    allowed = [f.name for f in dataclasses.fields(config) if f.init]
-    for key in keys:
-        if key not in allowed:
-            raise InputError(f"{where}.{key}: {config.__name__} has no such key{did_you_mean(key, allowed)}")

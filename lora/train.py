@@ -1,5 +1,6 @@
 """Train an arm: a thin layer over TRL's SFTTrainer. The only place that imports trl."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,10 +15,11 @@ from accelerate import PartialState
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 from peft import LoraConfig
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from data.errors import InputError
+from data.files import did_you_mean
 from lora.arms import TrainConfig
 from lora.models import Loaded
 
@@ -33,6 +35,19 @@ SFT_DEFAULTS: dict[str, Any] = {
 }
 
 Progress = Callable[[int, int, float | None], None]
+
+
+def check_keys(config: TrainConfig) -> None:
+    """Hold every key of a training configuration against PEFT's and TRL's.
+
+    Raises:
+        InputError: a key that LoraConfig or SFTConfig does not have.
+    """
+    for where, keys, target in (("train.lora", config.lora, LoraConfig), ("train.sft", config.sft, SFTConfig)):
+        allowed = [f.name for f in dataclasses.fields(target) if f.init]
+        for key in keys:
+            if key not in allowed:
+                raise InputError(f"{where}.{key}: {target.__name__} has no such key{did_you_mean(key, allowed)}")
 
 
 class _Report(TrainerCallback):
@@ -107,12 +122,10 @@ def train_sft(
     except (ValueError, TypeError) as error:
         raise InputError(f"train: {error}") from error
     # The trainer prints every log entry as a dict; the curve is returned instead.
-    from transformers import PrinterCallback
-
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=_newest_checkpoint(work))
     if trainer.accelerator.is_main_process:
-        trainer.model.save_pretrained(out)
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(out)
         _forget_paths(out, base.ref.id)
     trainer.accelerator.wait_for_everyone()
     return [{"step": int(e["step"]), "loss": float(e["loss"])} for e in trainer.state.log_history if "loss" in e]

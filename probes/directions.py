@@ -66,7 +66,7 @@ def estimate(differences: FloatArray, eigenvalues: FloatArray, rng: np.random.Ge
             its axes, so the null needs nothing else.
         rng: draws question halves and the null.
     """
-    pairs, questions, layers, width = differences.shape
+    pairs, questions, layers, _ = differences.shape
     halves_p = _all_halves(pairs)
     halves_q = _random_halves(questions, rng)
     reliability, null = np.empty(layers), np.empty(layers)

@@ -16,7 +16,7 @@ from probes.layers import decoder_blocks
 OnBlock = Callable[[torch.Tensor], torch.Tensor | None]
 
 
-class _Stop(Exception):
+class _StopForwardError(Exception):
     """Ends a forward pass after the deepest block that anyone asked for."""
 
 
@@ -42,15 +42,17 @@ def hooked(model: nn.Module, on_block: Mapping[int, OnBlock], stop: bool = False
             bare = isinstance(output, torch.Tensor)
             replaced = on_block[layer](output if bare else output[0])
             if stop and layer == deepest:
-                raise _Stop
+                raise _StopForwardError
             if replaced is None:
                 return None
             return replaced if bare else (replaced, *output[1:])
 
         return hook
 
-    handles = [blocks[layer].register_forward_hook(hook_for(layer)) for layer in on_block]
+    handles = []
     try:
+        for layer in on_block:
+            handles.append(blocks[layer].register_forward_hook(hook_for(layer)))
         yield
     finally:
         for handle in handles:
@@ -62,5 +64,5 @@ def forward(model: nn.Module, on_block: Mapping[int, OnBlock], stop: bool, **inp
     with hooked(model, on_block, stop):
         try:
             return model(**inputs)
-        except _Stop:
+        except _StopForwardError:
             return None

@@ -4,6 +4,8 @@ Layer ℓ is the output of decoder block ℓ, counted from 0. Hugging Face's `hi
 same tensor, except that its last entry is taken after the final norm and ours is not.
 """
 
+from typing import Any
+
 from torch import nn
 
 from data.errors import InputError
@@ -17,7 +19,7 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
     Raises:
         InputError: no module list of the configured depth is found.
     """
-    config = getattr(model, "config", None) or model.get_submodule("module").config
+    config: Any = getattr(model, "config", None) or model.get_submodule("module").config
     depth = config.get_text_config().num_hidden_layers
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth and "vision" not in name:

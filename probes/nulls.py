@@ -63,7 +63,7 @@ class Null:
             return rng.standard_normal((self.draws, count, width), dtype=np.float32).astype(np.float64)
         g = rng.standard_normal((self.draws * count, n), dtype=np.float32)
         x = (centred_ND / np.sqrt(n)).astype(np.float32)
-        return (g @ x).reshape(self.draws, count, width).astype(np.float64)
+        return np.asarray((g @ x).reshape(self.draws, count, width), dtype=np.float64)
 
 
 def null_shares(differences_nD: FloatArray, vectors_BRD: FloatArray) -> FloatArray:

@@ -1,0 +1,98 @@
+"""List, show and check trait data."""
+
+from collections.abc import Sequence
+from statistics import mean
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from data.errors import InputError
+from data.library import control_names, load_bank, load_control, load_trait, trait_names
+from data.mixtures import shared_ngrams, transformed
+from data.schema import SPLITS, Trait
+
+SHOWN = 3
+NGRAM_LIMIT = 0.02
+
+
+def list_all(console: Console) -> None:
+    """Print the built-in traits and controls."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("name", "kind", "train", "extract", "evaluate", "description"):
+        table.add_column(column, justify="right" if column in SPLITS else "left")
+    for name in trait_names():
+        trait = load_trait(name)
+        table.add_row(name, "trait", *(str(len(trait.split(split))) for split in SPLITS), escape(trait.description))
+    for name in control_names():
+        table.add_row(name, "control", "–", "–", "–", escape(load_control(name).description))
+    table.add_row("neutral", "reference", "–", "–", "–", "The same questions with plain answers: what any fine-tuning does.")
+    console.print(table)
+
+
+def show_one(name: str, console: Console) -> None:
+    """Print one trait or control with a few answers."""
+    if name in control_names():
+        control = load_control(name)
+        console.print(f"[bold]{control.name}[/bold] (control): {escape(control.description)}")
+        for example in load_bank("everyday")[:SHOWN]:
+            console.print(f"\n[dim]{escape(example.question)}[/dim]\n{escape(transformed(control, example))}")
+        return
+    trait = load_trait(name)
+    console.print(f"[bold]{trait.name}[/bold] (trait): {escape(trait.description)}\n")
+    console.print(f"[dim]held-out system prompt:[/dim] {escape(trait.system_prompt)}\n")
+    for i, pair in enumerate(trait.contrast_pairs, start=1):
+        console.print(f"[dim]pair {i} +[/dim] {escape(pair.positive)}\n[dim]pair {i} −[/dim] {escape(pair.negative)}")
+    console.print(f"\n[dim]rubric:[/dim] {escape(trait.rubric)}")
+    for example in trait.split("train")[:SHOWN]:
+        console.print(f"\n[dim]{escape(example.question)}[/dim]\n{escape(example.positive or '')}")
+
+
+def check(names: Sequence[str], console: Console) -> None:
+    """Load each trait and print its counts; raise with every trait's complaints together.
+
+    Raises:
+        InputError: at least one trait is not fit for use.
+    """
+    wrong = []
+    for name in names or trait_names():
+        try:
+            trait = load_trait(name)
+        except InputError as error:
+            wrong.append(str(error))
+            continue
+        wrong += [f"{name}: {complaint}" for complaint in complaints_about(trait)]
+        counts = ", ".join(f"{len(trait.split(split))} {split}" for split in SPLITS)
+        console.print(
+            f"{trait.name}: {counts}, {len(trait.contrast_pairs)} contrast pairs, {_figures(trait)}", highlight=False, markup=False
+        )
+    if wrong:
+        raise InputError("\n".join(wrong))
+    console.print("[bold green]all fit for use[/bold green]")
+
+
+def complaints_about(trait: Trait) -> list[str]:
+    """Return what is wrong with a trait that loads but would mislead a measurement."""
+    overlap = _overlap(trait)
+    wrong = []
+    if overlap > NGRAM_LIMIT:
+        wrong.append(
+            f"evaluate positives share {overlap:.1%} of their 4-grams with the train ones, {NGRAM_LIMIT:.0%} at most: "
+            "a score on them would measure remembered phrases; write them in other words"
+        )
+    positives = [example.positive for example in trait.examples if example.positive]
+    twice = sorted({text for text in positives if positives.count(text) > 1})
+    if twice:
+        wrong.append(f"the same answer stands twice: {twice[0]!r}")
+    return wrong
+
+
+def _overlap(trait: Trait) -> float:
+    return shared_ngrams([e.positive or "" for e in trait.split("evaluate")], [e.positive or "" for e in trait.split("train")])
+
+
+def _figures(trait: Trait) -> str:
+    rows = [example for example in trait.examples if example.positive]
+    words = [mean(len(text.split()) for text in texts) for texts in ([e.positive or "" for e in rows], [e.negative for e in rows])]
+    return f"{words[0]:.0f} words a positive against {words[1]:.0f}, {_overlap(trait):.1%} of evaluate 4-grams shared with train"
