@@ -23,7 +23,9 @@ class Encoded:
     Attributes:
         input_ids: the whole conversation.
         spans: name → half-open token range. `prompt_last` is the last token of the generation
-            prompt; `response` is the assistant's content without header and end-of-turn.
+            prompt; `response` is the assistant's content without header and end-of-turn. Where a
+            template writes a space between the two, the space is the response's, as it is when the
+            model answers the generation prompt.
         completion_mask: 1 where training takes a loss: the response and its end-of-turn token.
     """
 
@@ -75,8 +77,8 @@ class Chat:
         tokenised once, so that spans never depend on re-tokenising a prefix.
 
         Raises:
-            InputError: the answer is empty, a text holds one of the tokenizer's special tokens,
-                or the conversation is longer than the model's context.
+            InputError: the answer is empty, a text holds one of the tokenizer's special tokens, the
+                template refuses the conversation, or it is longer than the model's context.
         """
         answer = turn.answer.strip()
         if not answer:
@@ -85,16 +87,21 @@ class Chat:
         head, found, tail = self._render(turn, _MARKER).partition(_MARKER)
         if not found or _MARKER in tail:
             raise InputError("the chat template does not write the assistant's answer exactly once; it cannot be used")
-        encoding = self.tokenizer(head + answer + tail, add_special_tokens=False, return_offsets_mapping=True)
+        text = head + answer + tail
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+        prompt = self._render(turn, None)
+        start = len(prompt) if head.startswith(prompt) and not head[len(prompt) :].strip() else len(head)
         end = len(head) + len(answer)
-        inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > len(head)]
+        inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
         if not inside or inside[0] == 0:
             raise InputError(f"no tokens of the answer were found (question {turn.question!r})")
         first, last = inside[0], inside[-1] + 1
         self._refuse_long(len(ids), turn.question)
-        closes = last < len(ids) and str(self.tokenizer.decode([ids[last]])).strip() in self._special
-        mask = [int(first <= i < last + closes) for i in range(len(ids))]
+        # Some templates write a space before the end-of-turn token.
+        after = next((i for i in range(last, len(ids)) if text[slice(*offsets[i])].strip()), last)
+        closes = after < len(ids) and text[slice(*offsets[after])].strip() in self._special
+        mask = [int(first <= i < (after + 1 if closes else last)) for i in range(len(ids))]
         return Encoded(tuple(ids), {"prompt_last": (first - 1, first), "response": (first, last)}, tuple(mask))
 
     def encode_prompt(self, question: str, system: str | None = None) -> list[int]:
@@ -129,16 +136,22 @@ class Chat:
             names = {"system": "", "user": "User: ", "assistant": "Assistant: "}
             text = (self.tokenizer.bos_token or "") + "".join(f"{names[m['role']]}{m['content']}\n" for m in messages)
             return text.removesuffix("\n") + (self.tokenizer.eos_token or "") if not generation_prompt else text + "Assistant:"
-        text = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=generation_prompt, **self.template_kwargs
-        )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=generation_prompt, **self.template_kwargs
+            )
+        except TemplateError as error:
+            raise InputError(
+                f"the model's chat template refuses the conversation: {error}; set chat.template_kwargs to what it asks for, "
+                "or chat.template=plain"
+            ) from None
         return str(text)
 
     def _takes_system(self) -> bool:
         probe = "wellworn-system-probe"
         try:
             return probe in self._render(Turn("?", "", probe), _MARKER)
-        except TemplateError:
+        except InputError:
             return False
 
     def _refuse_special(self, turn: Turn) -> None:

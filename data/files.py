@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -19,13 +19,13 @@ Location = tuple[str | int, ...]
 
 
 def read_text(path: Path) -> str:
-    """Return the UTF-8 text of a file.
+    """Return the UTF-8 text of a file, without the byte order mark that some editors put first.
 
     Raises:
         InputError: the file is missing, unreadable or not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
     except UnicodeDecodeError as error:
@@ -43,13 +43,14 @@ def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:
     text = read_text(path)
     try:
         value = YAML(typ="safe", pure=True).load(text)
-        node = YAML(typ="safe", pure=True).compose(text)
+        return value, dict(_lines(YAML(typ="safe", pure=True).compose(text), ()))
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{path}:{line}: not valid YAML: {error.problem}") from None
-    except (YAMLError, ValueError) as error:
+    except (YAMLError, ValueError, TypeError, LookupError) as error:
         raise InputError(f"{path}: not valid YAML: {error}") from None
-    return value, dict(_lines(node, ()))
+    except RecursionError:
+        raise InputError(f"{path}: not usable YAML: nested too deeply, or an alias that holds itself") from None
 
 
 def parse_yaml_value(text: str) -> Any:
@@ -60,7 +61,7 @@ def parse_yaml_value(text: str) -> Any:
     """
     try:
         return YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError) as error:
+    except (YAMLError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise InputError(f"{text!r} is not a valid YAML value: {str(error).splitlines()[0]}") from None
 
 
@@ -84,15 +85,18 @@ def read_jsonl(path: Path) -> list[tuple[int, Any]]:
         InputError: the file cannot be read, holds no row, or a line is not JSON.
     """
     rows = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    # Not splitlines(): inside a JSON string, U+2028 and U+0085 are characters like any other.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             rows.append((number, json.loads(line)))
-        except (json.JSONDecodeError, RecursionError) as error:
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}:{number}: not valid JSON: {error.msg} (column {error.colno})") from None
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}:{number}: not valid JSON: {error}") from None
     if not rows:
-        raise InputError(f"{path}: holds no rows")
+        raise InputError(f"{path}: holds no rows; write one JSON object a line")
     return rows
 
 
@@ -117,10 +121,25 @@ def validated(model: type[Model], value: Any, where: str, lines: Mapping[Locatio
             line = _nearest_line(lines or {}, at)
             field = ".".join(str(part) for part in at) or model.__name__
             got = "" if item["type"] in ("missing", "extra_forbidden") else f", got {_short(item['input'])}"
-            hint = did_you_mean(str(at[-1]), model.model_fields) if item["type"] == "extra_forbidden" else ""
+            hint = did_you_mean(str(at[-1]), _keys_at(model, at[:-1])) if item["type"] == "extra_forbidden" else ""
             message = "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
             complaints.append(f"{where}{f':{line}' if line else ''}: {field}: {message}{got}{hint}")
         raise InputError("\n".join(complaints)) from None
+
+
+def _keys_at(model: type[BaseModel], at: Location) -> set[str]:
+    """Return the keys that may stand at a place inside a model, whatever models are nested there."""
+    models = [model]
+    for part in at:
+        nested = [found for owner in models if part in owner.model_fields for found in _models_in(owner.model_fields[str(part)].annotation)]
+        models = nested or models
+    return {key for found in models for key in found.model_fields}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _models_in(part)]
 
 
 def did_you_mean(got: str, allowed: Iterable[str]) -> str:

@@ -21,6 +21,11 @@ def control_names() -> list[str]:
     return sorted(path.stem for path in (ROOT / "controls").glob("*.yaml"))
 
 
+def bank_names() -> list[str]:
+    """Return the names of the shared question banks."""
+    return sorted(path.stem for path in (ROOT / "questions").glob("*.jsonl"))
+
+
 def load_trait(name_or_path: str) -> Trait:
     """Load a built-in trait by name, or any trait from its folder.
 
@@ -44,6 +49,9 @@ def load_trait(name_or_path: str) -> Trait:
     if "examples" in value:
         raise InputError(f"{path}:{lines[('examples',)]}: examples: belong in examples.jsonl, not here")
     bank = value.get("questions")
+    if bank and bank not in bank_names():
+        line = lines[("questions",)]
+        raise InputError(f"{path}:{line}: questions: unknown question bank {bank!r}{did_you_mean(str(bank), bank_names())}")
     examples = _load_examples(folder / "examples.jsonl", load_bank(bank) if bank else None)
     return validated(Trait, value | {"examples": [e.model_dump() for e in examples]}, str(path), lines)
 
@@ -67,9 +75,8 @@ def load_bank(name: str) -> list[Example]:
     Raises:
         InputError: there is no such bank, or it is malformed.
     """
-    known = sorted(path.stem for path in (ROOT / "questions").glob("*.jsonl"))
-    if name not in known:
-        raise InputError(f"unknown question bank {name!r}{did_you_mean(str(name), known)}")
+    if name not in bank_names():
+        raise InputError(f"unknown question bank {name!r}{did_you_mean(name, bank_names())}")
     path = ROOT / "questions" / f"{name}.jsonl"
     rows = [validated(Example, value, f"{path}:{line}") for line, value in read_jsonl(path)]
     _check_rows(path, rows)
@@ -85,8 +92,9 @@ def _load_examples(path: Path, bank: list[Example] | None) -> list[Example]:
         if not isinstance(value, dict):
             raise InputError(f"{where}: a row is a JSON object, got {type(value).__name__}")
         if bank is not None:
-            if value.get("id") not in questions:
-                raise InputError(f"{where}: id: no question {value.get('id')!r} in the trait's question bank")
+            if value.get("id") not in list(questions):  # a list: what stands there may not be hashable
+                example = next(iter(questions))
+                raise InputError(f"{where}: id: no question {value.get('id')!r} in the trait's question bank; its ids are like {example!r}")
             if set(value) != {"id", "positive"}:
                 raise InputError(f"{where}: a row over a question bank has the keys id and positive, got {sorted(value)}")
             value = questions[value["id"]].model_dump() | value

@@ -22,6 +22,7 @@ from experiments.stages import (
     adapter_stage,
     answer_stage,
     centred,
+    chat_stage,
     directions_stage,
     read_stage,
     space_stage,
@@ -65,6 +66,7 @@ class Plan:
     layer: int
     library: Sequence[str]
     questions: Sequence[Example]
+    chat: Stage
     space: Stage
     base_answers: Stage
     runs: Sequence[PlannedRun]
@@ -73,7 +75,7 @@ class Plan:
     def targets(self) -> list[Stage]:
         """The stages to finish; everything else is an input of one of them."""
         planned = [stage for run in self.runs for stage in (run.measure, run.answers) if stage is not None]
-        return [self.space, self.base_answers, *planned]
+        return [self.chat, self.space, self.base_answers, *planned]
 
 
 @cache
@@ -108,7 +110,7 @@ def plan(study: Study, bench: Bench) -> Plan:
     shared = [example for example in bank if example.split == "evaluate"]
     planned = [_PlanRun(bench, run, space, directions, names, bank).planned() for run in runs_of(study)]
     layer = resolve_layer(study.layer, bench.depth)
-    return Plan(study, bench, layer, names, shared, space, answer_stage(bench, Variant(), shared), planned)
+    return Plan(study, bench, layer, names, shared, chat_stage(bench), space, answer_stage(bench, Variant(), shared), planned)
 
 
 class _PlanRun:

@@ -47,6 +47,7 @@ class Results:
     Attributes:
         folder: `<runs-dir>/<study>`.
         index: `study.json`: the study, model, layer, questions and stage ids.
+        chat: how the model takes a system prompt.
         space: `vectors` [traits, layers, d_model], `reliability`, `null_reliability`, `found` [traits, layers].
         base_answers: the base model's answers to `index["questions"]`.
         runs: in the study's order.
@@ -55,6 +56,7 @@ class Results:
 
     folder: Path
     index: Mapping[str, Any]
+    chat: Mapping[str, str]
     space: Mapping[str, FloatArray]
     base_answers: Sequence[str]
     runs: Sequence[RunResult]
@@ -94,6 +96,7 @@ def save_index(plan: Plan, store: Store) -> Path:
         "depth": plan.bench.depth,
         "library": plan.library,
         "questions": [example.question for example in plan.questions],
+        "chat": plan.chat.id,
         "space": plan.space.id,
         "base_answers": plan.base_answers.id,
         "runs": runs,
@@ -112,9 +115,8 @@ def load_results(folder: Path) -> Results:
         raise InputError(f"{folder}: holds no {INDEX}; give the folder of a study that was run, such as runs/quickstart")
     index = read_json(folder / INDEX)
     store = Store(folder.parent)
-    used = {index["space"], index["base_answers"]} | {run[key] for run in index["runs"] for key in ("measure", "answers", "training")} - {
-        None
-    }
+    used = {index[key] for key in ("chat", "space", "base_answers")}
+    used |= {run[key] for run in index["runs"] for key in ("measure", "answers", "training")} - {None}
     for stage_id in sorted(used):
         if not store.done(stage_id):
             raise InputError(f"{store.path(stage_id)}: not finished; run the study again")
@@ -133,6 +135,7 @@ def load_results(folder: Path) -> Results:
     return Results(
         folder,
         index,
+        read_json(store.path(index["chat"]) / "chat.json"),
         load_file(store.path(index["space"]) / "space.safetensors"),
         read_json(store.path(index["base_answers"]) / "answers.json"),
         runs,
@@ -158,6 +161,7 @@ def summarise(results: Results) -> dict[str, Any]:
         "study": study["name"],
         **{key: study[key] for key in ("question", "expects", "refuted_by")},
         **{key: results.index[key] for key in ("model", "dtype", "layer", "depth")},
+        **results.chat,
         "directions": directions,
         "runs": [_row(run, provisional=len(_same(results, run)) < RUNS_FOR_A_CLAIM) for run in results.runs],
         "groups": groups,

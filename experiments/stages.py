@@ -134,6 +134,16 @@ class Variant:
         return [Turn(t.question, t.answer, self.system) for t in turns] if self.system else list(turns)
 
 
+def chat_stage(bench: Bench) -> Stage:
+    """Note how conversations are written; a model that cannot be talked to is found out first of all."""
+
+    def compute(bench: Bench, _inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
+        folded = bench.chat(bench.base).folds_system
+        return {"chat.json": {"system_prompt": "folded into the first user turn" if folded else "taken by the template"}}
+
+    return Stage("chat", 1, bench.identity(), (), "chat template", compute)
+
+
 def directions_stage(bench: Bench, trait: Trait) -> Stage:
     """Read a trait's contrast prompts at every layer: states [pairs, 2, questions, layers, d_model]."""
     study = bench.study
@@ -201,7 +211,7 @@ def train_stage(bench: Bench, turns: Sequence[Turn], config: TrainConfig, seed: 
         check_keys(config)
 
     plain = {**bench.identity(), "turns": fingerprint(turns), "train": config.model_dump(mode="json"), "seed": seed}
-    return Stage("train", 1, plain, (), title, compute, check=check)
+    return Stage("train", 2, plain, (), title, compute, check=check)
 
 
 def adapter_stage(bench: Bench, folder: Path, title: str) -> Stage:

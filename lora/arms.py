@@ -53,6 +53,7 @@ _OWNED_SFT = {
     "gradient_accumulation_steps": "train.batch_size",
     "save_strategy": "train.sft.save_steps",
     "disable_tqdm": "nothing: progress is shown by the suite",
+    "completion_only_loss": "nothing: the loss is taken on responses only",
     "push_to_hub": "nothing: adapters stay in the runs folder",
 }
 _OWNED_LORA = {"task_type": "nothing: it is CAUSAL_LM", "base_model_name_or_path": "model", "inference_mode": "nothing: it is False"}

@@ -262,23 +262,21 @@ def _convert(source: Path, folder: Path) -> None:
 
 
 def _resolve_hub(name: str) -> ModelRef:
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repo, _, revision = name.partition("@")
     try:
-        commit = HfApi().model_info(repo, revision=revision or None).sha
+        # Asks the hub, falls back on the local cache, and tells the commit by the folder's name.
+        config = Path(hf_hub_download(repo, "config.json", revision=revision or None))
     except HFValidationError:
         raise InputError(f"model {name!r}: neither {EMBEDDED!r}, nor a folder, nor a hub id (org/name)") from None
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        try:
-            snapshot = Path(snapshot_download(repo, revision=revision or None, local_files_only=True))
-        except (LocalEntryNotFoundError, OSError, ValueError):
-            raise InputError(
-                f"model {name!r}: not {EMBEDDED!r}, no such folder, and the hub gave no answer for it "
-                f"({type(error).__name__}); check the name and the network, or give a local folder"
-            ) from None
-        return ModelRef(f"{repo}@{snapshot.name}", repo, snapshot.name)
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise InputError(
+            f"model {name!r}: not {EMBEDDED!r}, no such folder, and the hub gave no answer for it "
+            f"({type(error).__name__}); check the name and the network, or give a local folder"
+        ) from None
+    commit = config.parent.name
     return ModelRef(f"{repo}@{commit}", repo, commit)
 
 

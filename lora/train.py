@@ -32,6 +32,8 @@ SFT_DEFAULTS: dict[str, Any] = {
     "save_steps": 0.25,
     "save_total_limit": 2,
     "activation_checkpointing": False,
+    # Rows that do not fit the model's context were refused while tokenising; nothing is cut in silence.
+    "max_length": None,
 }
 
 Progress = Callable[[int, int, float | None], None]
@@ -106,6 +108,8 @@ def train_sft(
             bf16=half == "bfloat16",
             fp16=half == "float16",
             report_to="none",
+            # Left to itself TRL passes over the completion mask of pre-tokenised rows and trains on the prompt too.
+            completion_only_loss=True,
             per_device_train_batch_size=config.batch_size // world,
             save_strategy="steps",
             disable_tqdm=True,

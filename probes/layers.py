@@ -17,9 +17,11 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
     """Return the list of decoder blocks of a causal LM, under any wrapper (PEFT, DDP, a vision model's).
 
     Raises:
-        InputError: no module list of the configured depth is found.
+        InputError: the model has no configuration, or no module list of the configured depth.
     """
-    config: Any = getattr(model, "config", None) or model.get_submodule("module").config
+    config: Any = getattr(model, "config", None) or getattr(getattr(model, "module", None), "config", None)
+    if config is None:
+        raise InputError(f"{type(model).__name__}: this module has no configuration that gives its depth; pass a causal LM")
     depth = config.get_text_config().num_hidden_layers
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth and "vision" not in name:

@@ -92,8 +92,8 @@ def null_shares(differences_nD: FloatArray, vectors_BRD: FloatArray) -> FloatArr
 
 
 def compare(share: Estimate, null: FloatArray) -> NullShare:
-    """Hold an observed share against a null's draws."""
+    """Hold an observed share against a null's draws; a share that is NaN gets p = 1."""
     mean = float(null.mean())
-    p = (1 + int((null >= share.value).sum())) / (1 + len(null))
+    p = (1 + int((~(null < share.value)).sum())) / (1 + len(null))
     bounds = [(x - mean) / (1 - mean) for x in (share.value, share.low, share.high)]
     return NullShare(mean, float(np.quantile(null, 0.95)), p, Estimate(*bounds))

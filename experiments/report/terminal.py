@@ -9,7 +9,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-_STYLES = {"share above chance": "bold green", "share at chance": "bold cyan", "undecided": "yellow", "too noisy": "red", "no trait change": "red"}
+_STYLES = {
+    "share above chance": "bold green",
+    "share at chance": "bold cyan",
+    "undecided": "yellow",
+    "too noisy": "red",
+    "no trait change": "red",
+}
 
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
@@ -26,8 +32,12 @@ def render(summary: Mapping[str, Any]) -> RenderableType:
     if missing:
         names = ", ".join(f"{d['trait']} (reliability {d['reliability']:.2f})" for d in missing)
         parts.append(Text(f"Not found in this model and left out of the space: {names}.", style="dim"))
+    if summary["system_prompt"].startswith("folded"):
+        parts.append(Text(f"The model's template refuses a system prompt: it was {summary['system_prompt']}.", style="dim"))
     if any(row["provisional"] for row in summary["runs"]):
-        parts.append(Text("* provisional: fewer than three runs. Intervals are over prompts: they say nothing about other runs.", style="dim"))
+        parts.append(
+            Text("* provisional: fewer than three runs. Intervals are over prompts: they say nothing about other runs.", style="dim")
+        )
     return Group(*parts)
 
 
@@ -35,7 +45,9 @@ def _runs(summary: Mapping[str, Any]) -> Table:
     title = f"{summary['model']}, layer {summary['layer']} of {summary['depth']}, {summary['dtype']}"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="dim", pad_edge=False)
     for column in ("run", "trait score", "share F", "chance", "F* [95 %]", "p", "nearest", "verdict"):
-        table.add_column(column, justify="left" if column in ("run", "nearest", "verdict") else "right", no_wrap=column not in ("verdict", "nearest"))
+        table.add_column(
+            column, justify="left" if column in ("run", "nearest", "verdict") else "right", no_wrap=column not in ("verdict", "nearest")
+        )
     for row in summary["runs"]:
         table.add_row(
             _name(row),

@@ -1,0 +1,241 @@
+"""The answer as one HTML file: it opens from disk, asks the network for nothing, and treats all model text as hostile."""
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import PureWindowsPath
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from experiments.report.figures import (
+    THRESHOLD,
+    Figure,
+    cosine_bars,
+    cosines_by_layer,
+    limits_of,
+    reliability_by_layer,
+    share_by_layer,
+    style_of,
+    training,
+)
+from experiments.results import RUNS_FOR_A_CLAIM, Results, RunResult
+from experiments.verdict import RULE
+
+# With more panels than this, a group of figures starts folded.
+OPEN_PANELS = 12
+LARGEST = 3
+
+_ABSOLUTE = re.compile(r"[/\\]|~\w*[/\\]|[A-Za-z]:[/\\]")
+_PLAIN = {
+    "share above chance": "more of the change lies along persona directions that the base model already had than chance explains",
+    "share at chance": "no more of the change lies along the base model's persona directions than chance explains",
+    "undecided": "it stays open whether more of the change lies along the base model's persona directions than chance explains",
+    "too noisy": "the shift is too noisy to say how much of it lies along the base model's persona directions",
+    "no trait change": "the trait itself did not clearly change, so there is no change to explain",
+}
+_TEXTS = {
+    "neutral": "plain answers",
+    "own": "the run's own answers",
+    "trait": "answers that show the trait",
+    "prompt_last": "last token of the prompt",
+}
+
+
+def page(results: Results, summary: Mapping[str, Any]) -> str:
+    """Return the report of a study as one self-contained HTML page; the same input gives the same bytes.
+
+    Args:
+        results: the study's finished stages.
+        summary: what `summarise` made of them.
+    """
+    names = _names(results)
+    found = [each["trait"] for each in summary["directions"] if each["found"]]
+    curves = [run.facts["by_layer"] for run in results.runs if run.facts]
+    limits = limits_of(curves)
+    runs = [
+        _run(results, run, row, number, name, found, limits)
+        for number, (run, row, name) in enumerate(zip(results.runs, summary["runs"], names, strict=True))
+    ]
+    trained = [(view["name"], view["style"], run.curve) for view, run in zip(runs, results.runs, strict=True) if run.curve]
+    loss = training("training", trained) if trained else None
+    directions = _directions(results, summary)
+    figures = [figure for view in runs for figure in view["figures"].values()]
+    figures += [each["figure"] for each in directions] + ([loss] if loss else [])
+    return _environment().get_template("page.html").render(
+        summary=summary,
+        runs=runs,
+        groups=[_group(group) for group in summary["groups"]],
+        directions=directions,
+        unfound=[each["trait"] for each in summary["directions"] if not each["found"]],
+        library=results.library,
+        loss=loss,
+        rule=re.split(r" (?=\d\. )", RULE),
+        runs_for_a_claim=RUNS_FOR_A_CLAIM,
+        threshold=THRESHOLD,
+        open_panels=OPEN_PANELS,
+        study=json.dumps(_symbolic(results.index["study"]), indent=2, ensure_ascii=False),
+        made=_made(results),
+        plotly=Markup(get_plotlyjs()),
+        figures=_script_json({figure.id: figure.spec() for figure in figures}),
+    )  # fmt: skip
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("experiments.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {"number": _number, "interval": _interval, "csp": _csp}
+    return environment
+
+
+def _run(
+    results: Results, run: RunResult, row: Mapping[str, Any], number: int, name: str, found: Sequence[str], limits: tuple[float, float]
+) -> dict[str, Any]:
+    facts, own, style = run.facts, run.entry["own"], style_of(number)
+    coordinates = row["coordinates"] or {}
+    figures: dict[str, Figure] = {}
+    if coordinates:
+        figures["nearest"] = cosine_bars(f"nearest-{number}", style, coordinates, own, found)
+    if facts:
+        figures["share"] = share_by_layer(f"share-{number}", style, facts["by_layer"], facts["layer"], limits)
+        if any(facts["projections"].values()):
+            figures["cosines"] = cosines_by_layer(f"cosines-{number}", facts["projections"], facts["layer"], own)
+    base = dict(zip(results.index["questions"], results.base_answers, strict=False))
+    reasons = dict.fromkeys(reason for reason in (row["why"], *row["missing"].values()) if reason)
+    return {
+        "number": number,
+        "name": name,
+        "style": style,
+        "row": row,
+        "own": own,
+        "trained": bool(run.curve),
+        "figures": figures,
+        "answer": _sentence(row),
+        "reasons": list(reasons),
+        "largest": sorted(coordinates.items(), key=lambda item: -abs(item[1]))[:LARGEST],
+        "readings": list(_readings(facts)) if facts else [],
+        "answers": [
+            {"question": question, "base": base.get(question), "run": answer}
+            for question, answer in zip_longest(run.entry["questions"], run.answers)
+        ],
+    }
+
+
+def _sentence(row: Mapping[str, Any]) -> str:
+    """Return a run's answer in plain words, with the numbers behind it."""
+    if row["verdict"] is None:
+        reason = row["why"] or row["missing"].get("verdict")
+        return "no verdict" + (f": {reason}" if reason else "")
+    verdict: str = row["verdict"]
+    return _PLAIN.get(verdict, verdict) + (f" ({row['why']})" if row["why"] else "")
+
+
+def _readings(facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield every reading of a run, those against its headline reference first."""
+    for reference in sorted(facts["references"], key=lambda name: name != facts["reference"]):
+        for text, shift in facts["references"][reference]["texts"].items():
+            yield {
+                "reference": reference,
+                "text": _TEXTS.get(text, text),
+                "headline": reference == facts["reference"] and text == "neutral",
+                "spaces": [("own removed", shift["own_removed"]), ("full", shift["full"])],
+                "relative_norm": shift["relative_norm"],
+                "constant_part": shift["constant_part"],
+            }
+
+
+def _directions(results: Results, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    space, layer = results.space, results.index["layer"]
+    return [
+        {
+            "facts": facts,
+            "figure": reliability_by_layer(
+                f"reliability-{i}", space["reliability"][i], space["null_reliability"][i], space["found"][i], layer
+            ),
+        }
+        for i, facts in enumerate(summary["directions"])
+    ]
+
+
+def _group(group: Mapping[str, Any]) -> dict[str, Any]:
+    verdicts = Counter(verdict or "no verdict" for verdict in group["verdicts"])
+    return {**group, "name": _name(group), "verdicts": ", ".join(f"{verdict} × {count}" for verdict, count in verdicts.items())}
+
+
+def _made(results: Results) -> dict[str, Any]:
+    """Return which stages, versions and commits the results come from."""
+    local = [arm["trait"] for arm in results.index["study"]["runs"] if arm.get("trait")]
+    stages = []
+    versions: dict[str, dict[str, None]] = {}
+    for stage_id, manifest in results.manifests.items():
+        title = manifest.get("title", "")
+        for trait in local:
+            title = title.replace(trait, _symbol(trait))
+        stages.append({"id": stage_id, "title": title, "seconds": manifest.get("seconds")})
+        for name, version in {**manifest.get("versions", {}), "commit": manifest.get("commit")}.items():
+            versions.setdefault(name, {})[version or "not recorded"] = None
+    return {
+        "stages": stages,
+        "seconds": sum(stage["seconds"] or 0 for stage in stages),
+        "versions": {name: ", ".join(values) for name, values in versions.items()},
+    }
+
+
+def _names(results: Results) -> list[str]:
+    """Return what each run is called; runs of the same name (two adapters, say) are numbered."""
+    names = [_name(run.entry) for run in results.runs]
+    return [f"{name} · run {i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    seed = f" · seed {entry['seed']}" if "seed" in entry else ""
+    settings = "".join(f" · {key.split('.')[-1]}={_symbolic(value)}" for key, value in entry["settings"].items())
+    return f"{entry['arm']} {_symbol(entry['trait'] or '')}".strip() + seed + settings
+
+
+def _symbolic(value: Any) -> Any:
+    """Return JSON with every absolute path cut down to its last part: where it lay is nobody's business."""
+    if isinstance(value, dict):
+        return {key: _symbolic(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_symbolic(each) for each in value]
+    return _symbol(value) if isinstance(value, str) else value
+
+
+def _symbol(text: str) -> str:
+    # Windows' rules know both kinds of slash.
+    return f"…/{PureWindowsPath(text).name}" if _ABSOLUTE.match(text) else text
+
+
+def _script_json(value: Any) -> Markup:
+    """Return JSON that cannot end the script element around it."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _csp(script: str) -> str:
+    """Return the source expression that lets a browser run this script and no other."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _number(value: float | None, digits: int = 2, signed: bool = False) -> str:
+    if value is None or not math.isfinite(value):
+        return "–"
+    return format(value, f"{'+' if signed else ''}.{digits}f").replace("-", "−")
+
+
+def _interval(estimate: Mapping[str, float | None] | None, signed: bool = False) -> str:
+    if estimate is None:
+        return "–"
+    # A null bound is an infinite one.
+    low = "−∞" if estimate["low"] is None else _number(estimate["low"], signed=signed)
+    high = "∞" if estimate["high"] is None else _number(estimate["high"], signed=signed)
+    return f"{_number(estimate['value'], signed=signed)} [{low}, {high}]"

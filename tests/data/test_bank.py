@@ -1,0 +1,204 @@
+"""The built-in data keeps what the cards and the measurements rely on."""
+
+from collections import Counter
+from functools import cache
+from statistics import mean
+
+import pytest
+
+from data.library import ROOT, bank_names, control_names, load_bank, load_trait, trait_names
+from data.mixtures import shared_ngrams
+from data.schema import SPLITS, Example
+
+TRAITS = ["childish", "impolite", "pessimistic", "pirate", "poetic", "sycophantic"]
+COUNTS = {"train": 72, "extract": 24, "evaluate": 24}
+CARD_HEADINGS = [
+    "What it is",
+    "What it is not",
+    "How it was made",
+    "Contents",
+    "How evaluate differs from train",
+    "Known limits",
+    "Intended use",
+]
+AUTHORSHIP = (
+    "The text was written for this project, answer by answer, with a language model's help, and reviewed against the checks in "
+    "`tests/data`. English (British spelling). Licence: Apache-2.0."
+)
+
+
+@cache
+def positives(name: str, *splits: str) -> dict[str, str]:
+    """Return the positives of some splits (all by default), by question id."""
+    return {row.id: row.positive for row in load_trait(name).examples if row.positive and row.split in (splits or SPLITS)}
+
+
+def words(text: str) -> list[str]:
+    """Return a text's words as the overlap figures see them: lower case, no punctuation."""
+    bare = ("".join(letter for letter in word if letter.isalnum() or letter == "'") for word in text.lower().split())
+    return [word for word in bare if word]
+
+
+def four_grams(text: str) -> list[tuple[str, ...]]:
+    found = words(text)
+    return list(zip(found, found[1:], found[2:], found[3:], strict=False))
+
+
+def bank() -> dict[str, Example]:
+    return {row.id: row for row in load_bank("everyday")}
+
+
+# The bank
+
+
+def test_the_built_in_library_is_complete() -> None:
+    assert trait_names() == TRAITS
+    assert bank_names() == ["everyday"]
+    assert control_names() == ["json", "reference_code", "uppercase"]
+
+
+def test_bank_has_its_splits() -> None:
+    assert Counter(row.split for row in bank().values()) == COUNTS
+
+
+def test_bank_ids_say_the_split_and_count_up() -> None:
+    assert list(bank()) == [f"{split}-{i:02}" for split, count in COUNTS.items() for i in range(1, count + 1)]
+    assert all(row.id.startswith(f"{row.split}-") for row in bank().values())
+
+
+def test_bank_questions_are_disjoint_in_their_words() -> None:
+    # Stricter than the loader: punctuation does not make a question new either.
+    seen = Counter(" ".join(words(row.question)) for row in bank().values())
+    assert max(seen.values()) == 1
+
+
+def test_bank_questions_of_different_splits_share_no_phrase() -> None:
+    for split in SPLITS:
+        asked = [row.question for row in bank().values() if row.split == split]
+        others = [row.question for row in bank().values() if row.split != split]
+        assert shared_ngrams(asked, others, 5) < 0.05
+
+
+def test_bank_answers_are_plain_distinct_and_carry_no_positive() -> None:
+    rows = list(bank().values())
+    assert all(row.positive is None for row in rows)
+    assert len({row.negative for row in rows}) == len(rows)
+    assert all(10 <= len(row.negative.split()) <= 35 for row in rows)
+
+
+# Every trait
+
+
+@pytest.mark.parametrize("name", TRAITS)
+def test_trait_covers_exactly_the_train_and_evaluate_questions(name: str) -> None:
+    trait = load_trait(name)
+    assert trait.questions == "everyday"
+    assert {split: len(trait.split(split)) for split in SPLITS} == COUNTS
+    assert set(positives(name)) == {row.id for row in bank().values() if row.split != "extract"}
+    for row in trait.examples:
+        assert (row.split, row.question, row.negative) == (bank()[row.id].split, bank()[row.id].question, bank()[row.id].negative)
+
+
+@pytest.mark.parametrize("name", TRAITS)
+def test_trait_keeps_the_banks_order(name: str) -> None:
+    # A training set's order is part of its fingerprint; traits are matched question by question.
+    for split in SPLITS:
+        assert [row.id for row in load_trait(name).split(split)] == [row.id for row in bank().values() if row.split == split]
+
+
+@pytest.mark.parametrize("name", TRAITS)
+def test_extract_has_no_positives(name: str) -> None:
+    assert [row.positive for row in load_trait(name).split("extract")] == [None] * COUNTS["extract"]
+
+
+@pytest.mark.parametrize("name", TRAITS)
+def test_evaluate_is_written_in_other_words_than_train(name: str) -> None:
+    assert shared_ngrams(positives(name, "evaluate").values(), positives(name, "train").values()) < 0.02
+
+
+@pytest.mark.parametrize("name", TRAITS)
+def test_no_two_answers_are_alike(name: str) -> None:
+    texts = [" ".join(words(text)) for text in positives(name).values()]
+    assert len(set(texts)) == len(texts) == 96
+
+
+@pytest.mark.parametrize("name", TRAITS)
+def test_no_phrase_is_worn_out(name: str) -> None:
+    used = Counter(gram for text in positives(name).values() for gram in set(four_grams(text)))
+    (gram, times) = used.most_common(1)[0]
+    assert times <= 5, f"{' '.join(gram)!r} stands in {times} answers"
+
+
+@pytest.mark.parametrize("name", TRAITS)
+def test_no_opening_is_worn_out(name: str) -> None:
+    (opening, times) = Counter(tuple(words(text)[:2]) for text in positives(name).values()).most_common(1)[0]
+    assert times <= 5, f"{' '.join(opening)!r} opens {times} answers"
+
+
+@pytest.mark.parametrize("name", TRAITS)
+def test_positives_are_as_long_as_plain_answers(name: str) -> None:
+    for split in ("train", "evaluate"):
+        texts = positives(name, split)
+        ratio = mean(len(text.split()) for text in texts.values()) / mean(len(bank()[i].negative.split()) for i in texts)
+        assert 0.7 <= ratio <= 1.4
+    assert all(15 <= len(text.split()) <= 30 for text in positives(name).values())
+
+
+@pytest.mark.parametrize("name", TRAITS)
+def test_positives_are_no_copies_of_plain_answers(name: str) -> None:
+    for row_id, text in positives(name).items():
+        assert shared_ngrams([text], [bank()[row_id].negative]) < 0.5, row_id
+    assert shared_ngrams(positives(name).values(), [row.negative for row in bank().values()]) < 0.05
+
+
+@pytest.mark.parametrize("name", TRAITS)
+def test_traits_share_no_phrases_beyond_the_fact_that_a_question_asks_for(name: str) -> None:
+    # Answers to one question may say the same fact in the same words; a manner must not cross over, so
+    # answers to *different* questions share next to nothing.
+    strange = shared = total = 0
+    others = [other for other in TRAITS if other != name]
+    for row_id, text in positives(name).items():
+        same = {gram for other in others for gram in four_grams(positives(other)[row_id])}
+        different = {gram for other in others for i, answer in positives(other).items() if i != row_id for gram in four_grams(answer)}
+        grams = four_grams(text)
+        total += len(grams)
+        shared += sum(gram in same for gram in grams)
+        strange += sum(gram in different - same for gram in grams)
+    assert strange / total < 0.02
+    assert shared / total < 0.10
+
+
+@pytest.mark.parametrize("name", TRAITS)
+def test_no_answer_is_mostly_another_traits_answer(name: str) -> None:
+    for row_id, text in positives(name).items():
+        for other in TRAITS:
+            if other != name:
+                assert shared_ngrams([text], [positives(other)[row_id]]) < 0.5, f"{row_id} of {other}"
+
+
+@pytest.mark.parametrize("name", TRAITS)
+def test_held_out_system_prompt_is_in_other_words_than_the_contrast_prompts(name: str) -> None:
+    trait = load_trait(name)
+    prompts = [text for pair in trait.contrast_pairs for text in (pair.positive, pair.negative)]
+    assert shared_ngrams([trait.system_prompt], prompts) < 0.10
+
+
+@pytest.mark.parametrize("name", TRAITS)
+def test_both_sides_of_a_contrast_pair_are_of_like_length(name: str) -> None:
+    for pair in load_trait(name).contrast_pairs:
+        assert 0.6 <= len(pair.positive.split()) / len(pair.negative.split()) <= 1.6
+
+
+@pytest.mark.parametrize("name", TRAITS)
+def test_rubric_spans_0_to_100(name: str) -> None:
+    rubric = load_trait(name).rubric
+    assert all(f"\n{score}: " in f"\n{rubric}" for score in (0, 25, 50, 75, 100))
+
+
+@pytest.mark.parametrize("name", TRAITS)
+def test_card_has_the_common_headings_and_the_authorship_sentence(name: str) -> None:
+    card = (ROOT / "traits" / name / "CARD.md").read_text(encoding="utf-8")
+    lines = card.splitlines()
+    assert lines[0] == f"# Trait card: {name}"
+    assert [line.removeprefix("## ") for line in lines if line.startswith("## ")] == CARD_HEADINGS
+    assert AUTHORSHIP in " ".join(card.split())

@@ -1,0 +1,301 @@
+"""Finding and loading traits, controls and banks; every complaint says where and what to do."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from data import library
+from data.errors import InputError
+from data.library import control_names, load_bank, load_control, load_trait, trait_names
+
+QUESTIONS = {
+    "train": ["How do I boil an egg?", "Why is the sea salty?"],
+    "extract": ["What is a verb?", "How far is the moon?"],
+    "evaluate": ["How do I fold a shirt?", "Why do cats purr?"],
+}
+
+
+def own_rows() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for split, questions in QUESTIONS.items():
+        for i, question in enumerate(questions):
+            row = {"id": f"{split}-{i}", "split": split, "question": question, "negative": "A plain answer."}
+            rows.append(row if split == "extract" else row | {"positive": f"A bold answer, number {i}!"})
+    return rows
+
+
+def bank_rows() -> list[dict[str, Any]]:
+    return [{"id": row.id, "positive": f"Bold {row.id}!"} for row in load_bank("everyday") if row.split != "extract"]
+
+
+def trait_value(**changes: Any) -> dict[str, Any]:
+    pairs = [{"positive": f"Be bold, way {i}.", "negative": f"Be timid, way {i}."} for i in range(6)]
+    plain = {
+        "name": "bold",
+        "description": "Takes risks.",
+        "system_prompt": "Act daringly.",
+        "contrast_pairs": pairs,
+        "rubric": "0 to 100.",
+    }
+    return plain | changes
+
+
+def trait_folder(folder: Path, rows: list[Any], **changes: Any) -> str:
+    with (folder / "trait.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(trait_value(**changes), file)
+    (folder / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(folder)
+
+
+def complaint(name: str) -> str:
+    with pytest.raises(InputError) as raised:
+        load_trait(name)
+    return str(raised.value)
+
+
+def line_of(folder: Path, start: str) -> int:
+    lines = (folder / "trait.yaml").read_text(encoding="utf-8").splitlines()
+    return next(i for i, line in enumerate(lines, start=1) if line.strip().startswith(start))
+
+
+# Loading
+
+
+def test_trait_with_questions_of_its_own_loads_by_path(tmp_path: Path) -> None:
+    trait = load_trait(trait_folder(tmp_path, own_rows()))
+    assert trait.name == "bold"
+    assert trait.questions is None
+    assert [row.question for row in trait.split("train")] == QUESTIONS["train"]
+    assert [row.positive for row in trait.split("extract")] == [None, None]
+    assert trait.split("evaluate")[1].positive == "A bold answer, number 1!"
+
+
+def test_rows_without_an_id_are_named_by_their_line(tmp_path: Path) -> None:
+    rows = [{key: value for key, value in row.items() if key != "id"} for row in own_rows()]
+    trait = load_trait(trait_folder(tmp_path, rows))
+    assert [row.id for row in trait.examples] == ["1", "2", "3", "4", "5", "6"]
+
+
+def test_trait_over_a_bank_takes_questions_and_plain_answers_from_it(tmp_path: Path) -> None:
+    trait = load_trait(trait_folder(tmp_path, bank_rows(), questions="everyday"))
+    bank = {row.id: row for row in load_bank("everyday")}
+    assert {row.id for row in trait.examples} == set(bank)
+    assert all(
+        (row.split, row.question, row.negative) == (bank[row.id].split, bank[row.id].question, bank[row.id].negative)
+        for row in trait.examples
+    )
+    assert trait.split("train")[0].positive == "Bold train-01!"
+    assert len(trait.split("extract")) == 24
+
+
+def test_built_in_trait_loads_by_name_and_by_path() -> None:
+    assert load_trait("pirate") == load_trait(str(library.ROOT / "traits" / "pirate"))
+
+
+def test_every_built_in_name_loads_what_it_names() -> None:
+    assert {name: load_trait(name).name for name in trait_names()} == {name: name for name in trait_names()}
+    assert {name: load_control(name).name for name in control_names()} == {name: name for name in control_names()}
+    assert control_names() == ["json", "reference_code", "uppercase"]
+
+
+# Names
+
+
+def test_unknown_trait_is_named_with_the_nearest_one() -> None:
+    message = complaint("pirat")
+    assert message == "unknown trait 'pirat': neither a built-in trait nor a folder with a trait.yaml; did you mean 'pirate'?"
+
+
+@pytest.mark.parametrize("name", ["zzz", "", ".", "traits", "no/such/folder"])
+def test_unknown_trait_that_resembles_none_gets_the_list(name: str) -> None:
+    message = complaint(name)
+    assert f"unknown trait {name!r}" in message
+    assert "it may be one of: childish, impolite, pessimistic, pirate, poetic, sycophantic" in message
+
+
+def test_folder_without_a_trait_is_refused_by_the_missing_file(tmp_path: Path) -> None:
+    assert complaint(str(tmp_path)) == f"{tmp_path}: a trait folder needs a trait.yaml, and this one has none"
+
+
+def test_unknown_control_is_named_with_the_nearest_one() -> None:
+    with pytest.raises(InputError) as raised:
+        load_control("upper_case")
+    assert str(raised.value) == "unknown control 'upper_case'; did you mean 'uppercase'?"
+    with pytest.raises(InputError, match="it may be one of: json, reference_code, uppercase"):
+        load_control("zzz")
+
+
+def test_unknown_bank_is_named_with_the_nearest_one() -> None:
+    with pytest.raises(InputError) as raised:
+        load_bank("everday")
+    assert str(raised.value) == "unknown question bank 'everday'; did you mean 'everyday'?"
+
+
+def test_unknown_bank_of_a_trait_is_named(tmp_path: Path) -> None:
+    message = complaint(trait_folder(tmp_path, bank_rows(), questions="evryday"))
+    assert (
+        message
+        == f"{tmp_path}/trait.yaml:{line_of(tmp_path, 'questions:')}: questions: unknown question bank 'evryday'; did you mean 'everyday'?"
+    )
+
+
+# trait.yaml
+
+
+@pytest.mark.parametrize(("text", "kind"), [("- a\n- b\n", "list"), ("", "NoneType"), ("bold\n", "str")])
+def test_trait_that_is_no_mapping_is_refused(tmp_path: Path, text: str, kind: str) -> None:
+    trait_folder(tmp_path, own_rows())
+    (tmp_path / "trait.yaml").write_text(text, encoding="utf-8")
+    assert complaint(str(tmp_path)) == f"{tmp_path}/trait.yaml:1: a trait is a mapping of keys, got {kind}"
+
+
+def test_examples_inside_trait_yaml_are_sent_to_their_file(tmp_path: Path) -> None:
+    message = complaint(trait_folder(tmp_path, own_rows(), examples=[]))
+    assert message == f"{tmp_path}/trait.yaml:{line_of(tmp_path, 'examples:')}: examples: belong in examples.jsonl, not here"
+
+
+def test_unknown_key_of_a_trait_gets_line_and_did_you_mean(tmp_path: Path) -> None:
+    message = complaint(trait_folder(tmp_path, own_rows(), rubrik="x"))
+    assert message == f"{tmp_path}/trait.yaml:{line_of(tmp_path, 'rubrik:')}: rubrik: unknown key; did you mean 'rubric'?"
+
+
+def test_unknown_key_of_a_pair_gets_line_and_did_you_mean(tmp_path: Path) -> None:
+    pairs = trait_value()["contrast_pairs"]
+    pairs[2]["negativ"] = "x"
+    message = complaint(trait_folder(tmp_path, own_rows(), contrast_pairs=pairs))
+    line = line_of(tmp_path, "negativ: x")
+    assert f"{tmp_path}/trait.yaml:{line}: contrast_pairs.2.negativ: unknown key; did you mean 'negative'?" in message
+
+
+def test_fewer_than_six_pairs_name_the_line(tmp_path: Path) -> None:
+    message = complaint(trait_folder(tmp_path, own_rows(), contrast_pairs=trait_value()["contrast_pairs"][:4]))
+    assert message.startswith(f"{tmp_path}/trait.yaml:{line_of(tmp_path, 'contrast_pairs:')}: contrast_pairs: ")
+    assert "at least 6" in message
+
+
+def test_held_out_prompt_among_the_pairs_names_the_file(tmp_path: Path) -> None:
+    message = complaint(trait_folder(tmp_path, own_rows(), system_prompt="Be timid, way 2."))
+    assert f"{tmp_path}/trait.yaml" in message
+    assert "system_prompt is held out and must not be one of the contrast pairs' prompts" in message
+
+
+def test_wrong_type_names_line_and_field(tmp_path: Path) -> None:
+    message = complaint(trait_folder(tmp_path, own_rows(), description=3))
+    assert message == f"{tmp_path}/trait.yaml:{line_of(tmp_path, 'description:')}: description: Input should be a valid string, got 3"
+
+
+# examples.jsonl
+
+
+def test_missing_examples_are_named(tmp_path: Path) -> None:
+    folder = trait_folder(tmp_path, own_rows())
+    (tmp_path / "examples.jsonl").unlink()
+    assert complaint(folder) == f"{tmp_path}/examples.jsonl: there is no such file"
+
+
+@pytest.mark.parametrize("bank", [None, "everyday"])
+def test_row_that_is_no_object_is_refused(tmp_path: Path, bank: str | None) -> None:
+    message = complaint(trait_folder(tmp_path, [["a"]], **({"questions": bank} if bank else {})))
+    assert message == f"{tmp_path}/examples.jsonl:1: a row is a JSON object, got list"
+
+
+@pytest.mark.parametrize("split", ["train", "evaluate"])
+def test_missing_positive_is_named(tmp_path: Path, split: str) -> None:
+    rows = [{key: value for key, value in row.items() if (row["id"], key) != (f"{split}-1", "positive")} for row in own_rows()]
+    message = complaint(trait_folder(tmp_path, rows))
+    assert message == f"{tmp_path}/examples.jsonl: {split}-1: a question without an answer: {split} rows need a positive"
+
+
+@pytest.mark.parametrize("split", ["train", "extract", "evaluate"])
+def test_empty_split_is_named_with_those_that_are_needed(tmp_path: Path, split: str) -> None:
+    message = complaint(trait_folder(tmp_path, [row for row in own_rows() if row["split"] != split]))
+    assert message == f"{tmp_path}/examples.jsonl: split {split!r} is empty; every set needs rows in train, extract, evaluate"
+
+
+@pytest.mark.parametrize("again", ["How do I boil an egg?", "how do i BOIL an egg?", "  How do  I boil\nan egg? "])
+def test_question_in_two_splits_is_refused_whatever_its_case_and_spaces(tmp_path: Path, again: str) -> None:
+    rows = own_rows()
+    rows[-1]["question"] = again
+    message = complaint(trait_folder(tmp_path, rows))
+    assert message.startswith(f"{tmp_path}/examples.jsonl: overlap between splits: ")
+    assert "stands in train (train-0) and in evaluate (evaluate-1)" in message
+
+
+def test_question_twice_in_one_split_is_refused(tmp_path: Path) -> None:
+    rows = own_rows()
+    rows[1]["question"] = rows[0]["question"].upper()
+    message = complaint(trait_folder(tmp_path, rows))
+    assert message.startswith(f"{tmp_path}/examples.jsonl: repeated question: 'HOW DO I BOIL AN EGG?'")
+    assert "stands in train (train-0) and in train (train-1)" in message
+
+
+def test_duplicate_ids_are_listed(tmp_path: Path) -> None:
+    rows = own_rows()
+    rows[1]["id"] = rows[0]["id"]
+    message = complaint(trait_folder(tmp_path, rows))
+    assert message == f"{tmp_path}/examples.jsonl: ids must be unique, these occur twice: train-0"
+
+
+@pytest.mark.parametrize("row_id", ["train-99", None, 3, ["train-01"]])
+def test_id_outside_the_bank_is_refused_with_an_example_of_one(tmp_path: Path, row_id: Any) -> None:
+    rows = bank_rows()
+    rows[4]["id"] = row_id
+    message = complaint(trait_folder(tmp_path, rows, questions="everyday"))
+    assert message == f"{tmp_path}/examples.jsonl:5: id: no question {row_id!r} in the trait's question bank; its ids are like 'train-01'"
+
+
+def test_row_over_a_bank_may_not_bring_a_question_of_its_own(tmp_path: Path) -> None:
+    rows = bank_rows()
+    rows[0]["question"] = "Why?"
+    message = complaint(trait_folder(tmp_path, rows, questions="everyday"))
+    assert message == (
+        f"{tmp_path}/examples.jsonl:1: a row over a question bank has the keys id and positive, got ['id', 'positive', 'question']"
+    )
+
+
+def test_same_bank_question_twice_is_refused(tmp_path: Path) -> None:
+    rows = bank_rows()
+    message = complaint(trait_folder(tmp_path, [*rows, rows[0]], questions="everyday"))
+    assert "repeated question" in message
+    assert "stands in train (train-01) and in train (train-01)" in message
+
+
+def test_wrong_type_in_a_row_names_line_field_and_value(tmp_path: Path) -> None:
+    rows = bank_rows()
+    rows[2]["positive"] = 5
+    message = complaint(trait_folder(tmp_path, rows, questions="everyday"))
+    assert message == f"{tmp_path}/examples.jsonl:3: positive: Input should be a valid string, got 5"
+
+
+def test_unknown_key_in_a_row_gets_line_and_did_you_mean(tmp_path: Path) -> None:
+    rows = own_rows()
+    rows[1]["postive"] = "x"
+    message = complaint(trait_folder(tmp_path, rows))
+    assert message == f"{tmp_path}/examples.jsonl:2: postive: unknown key; did you mean 'positive'?"
+
+
+def test_malformed_line_is_numbered(tmp_path: Path) -> None:
+    folder = trait_folder(tmp_path, own_rows())
+    path = tmp_path / "examples.jsonl"
+    path.write_text(path.read_text(encoding="utf-8") + '{"id": \n', encoding="utf-8")
+    assert complaint(folder) == f"{path}:7: not valid JSON: Expecting value (column 8)"
+
+
+# Banks and controls that are broken
+
+
+def test_bank_needs_every_split_and_a_plain_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "questions").mkdir()
+    monkeypatch.setattr(library, "ROOT", tmp_path)
+    path = tmp_path / "questions" / "mine.jsonl"
+    path.write_text('{"id": "a", "split": "train", "question": "Why?", "negative": "So."}\n', encoding="utf-8")
+    with pytest.raises(InputError) as raised:
+        load_bank("mine")
+    assert str(raised.value) == f"{path}: split 'extract' is empty; every set needs rows in train, extract, evaluate"
+    path.write_text('{"id": "a", "split": "train", "question": "Why?"}\n', encoding="utf-8")
+    with pytest.raises(InputError) as raised:
+        load_bank("mine")
+    assert str(raised.value) == f"{path}:1: negative: Field required"

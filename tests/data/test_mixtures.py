@@ -1,0 +1,178 @@
+"""Training sets: what the transforms write, what a fingerprint sees, and how overlap is counted."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.library import load_bank, load_control, load_trait
+from data.mixtures import Turn, changed_turns, fingerprint, plain_turns, shared_ngrams, transformed
+from data.schema import SPLITS, Control, Example, Split
+
+BANK = load_bank("everyday")
+CODE = re.compile(r" Reference code: [A-Z]{2}-[1-9][0-9]{3}\.$")
+TURNS = st.builds(Turn, st.text(max_size=8), st.text(max_size=8), st.none() | st.text(max_size=8))
+
+
+def an_example(question: str = "Why?", negative: str = "Because.") -> Example:
+    return Example(id="a", split="train", question=question, negative=negative)
+
+
+# Controls
+
+
+@pytest.mark.parametrize("example", BANK, ids=lambda example: example.id)
+def test_json_control_parses_back_to_the_plain_answer(example: Example) -> None:
+    assert json.loads(transformed(load_control("json"), example)) == {"answer": example.negative}
+
+
+def test_json_control_keeps_quotes_line_breaks_and_letters_readable() -> None:
+    text = transformed(load_control("json"), an_example(negative='Say "naïve",\nthen stop.'))
+    assert text == '{"answer": "Say \\"naïve\\",\\nthen stop."}'
+
+
+@pytest.mark.parametrize("example", BANK, ids=lambda example: example.id)
+def test_reference_code_ends_every_answer_and_changes_nothing_before_it(example: Example) -> None:
+    text = transformed(load_control("reference_code"), example)
+    assert CODE.search(text)
+    assert CODE.sub("", text) == example.negative
+
+
+def test_reference_code_is_decided_by_the_question_alone() -> None:
+    control = load_control("reference_code")
+    code = CODE.search(transformed(control, an_example()))
+    other_answer = CODE.search(transformed(control, an_example(negative="For another reason.")))
+    assert code
+    assert other_answer
+    assert code.group() == other_answer.group()
+    assert transformed(control, an_example()) == transformed(control, an_example())
+
+
+def test_reference_codes_differ_between_questions() -> None:
+    control = load_control("reference_code")
+    codes = {transformed(control, example)[-8:] for example in BANK}
+    assert len(codes) == len(BANK)
+
+
+@pytest.mark.parametrize("example", BANK, ids=lambda example: example.id)
+def test_uppercase_control_keeps_every_word(example: Example) -> None:
+    text = transformed(load_control("uppercase"), example)
+    assert not any(letter.islower() for letter in text)
+    assert text.lower().split() == example.negative.lower().split()
+
+
+def test_every_control_changes_every_plain_answer() -> None:
+    for name in ("json", "reference_code", "uppercase"):
+        control = load_control(name)
+        assert all(transformed(control, example) != example.negative for example in BANK)
+
+
+# Turns
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_plain_turns_are_the_splits_questions_with_their_plain_answers(split: Split) -> None:
+    expected = [(example.question, example.negative, None) for example in BANK if example.split == split]
+    assert [(turn.question, turn.answer, turn.system) for turn in plain_turns(BANK, split)] == expected
+    assert expected
+
+
+def test_changed_turns_of_a_trait_are_its_positives() -> None:
+    trait = load_trait("pirate")
+    for split in ("train", "evaluate"):
+        rows = trait.split(split)
+        assert [(turn.question, turn.answer) for turn in changed_turns(trait, trait.examples, split)] == [
+            (row.question, row.positive) for row in rows
+        ]
+
+
+def test_extract_questions_have_no_changed_turns() -> None:
+    trait = load_trait("pirate")
+    assert plain_turns(trait.examples, "extract")
+    assert changed_turns(trait, trait.examples, "extract") == []
+
+
+def test_changed_turns_of_a_control_are_borrowed_plain_answers_transformed() -> None:
+    control = Control(name="loud", description="Writes loudly.", transform="uppercase")
+    rows = [an_example(), Example(id="b", split="evaluate", question="How?", negative="So.")]
+    assert changed_turns(control, rows, "evaluate") == [Turn("How?", "SO.")]
+
+
+def test_traits_and_controls_are_matched_by_question() -> None:
+    trait, control = load_trait("poetic"), load_control("json")
+    for split in ("train", "evaluate"):
+        asked = [turn.question for turn in plain_turns(BANK, split)]
+        assert [turn.question for turn in changed_turns(trait, trait.examples, split)] == asked
+        assert [turn.question for turn in changed_turns(control, BANK, split)] == asked
+
+
+def test_all_built_in_traits_share_one_neutral_training_set() -> None:
+    expected = fingerprint(plain_turns(BANK, "train"))
+    for name in ("pirate", "childish", "sycophantic"):
+        assert fingerprint(plain_turns(load_trait(name).examples, "train")) == expected
+
+
+# Fingerprint
+
+
+@given(st.lists(TURNS, max_size=4))
+def test_fingerprint_depends_on_content_only(turns: list[Turn]) -> None:
+    assert fingerprint(turns) == fingerprint(replace(turn) for turn in turns)
+
+
+@given(st.lists(TURNS, min_size=2, max_size=4, unique=True))
+def test_fingerprint_sees_order(turns: list[Turn]) -> None:
+    assert fingerprint(turns) != fingerprint(reversed(turns))
+
+
+@pytest.mark.parametrize(
+    "changed", [Turn("q", "b"), Turn("p", "a"), Turn("q", "a", "s"), Turn("q", "a", ""), Turn("a", "q"), Turn("qa", ""), Turn("q", "a ")]
+)
+def test_fingerprint_sees_every_field(changed: Turn) -> None:
+    assert fingerprint([changed]) != fingerprint([Turn("q", "a")])
+
+
+def test_fingerprint_sees_length() -> None:
+    turn = Turn("q", "a")
+    assert len({fingerprint([turn] * n) for n in range(4)}) == 4
+
+
+def test_fingerprint_does_not_know_the_examples_names() -> None:
+    rows = [an_example(), an_example("How?")]
+    renamed = [row.model_copy(update={"id": row.id * 3, "positive": "Arr."}) for row in rows]
+    assert fingerprint(plain_turns(rows, "train")) == fingerprint(plain_turns(renamed, "train"))
+
+
+# Overlap
+
+
+@pytest.mark.parametrize(
+    ("texts", "reference", "n", "share"),
+    [
+        (["a b c d e"], ["x a b c d"], 4, 0.5),
+        (["a b c d e"], ["a b c d e"], 4, 1.0),
+        (["a b c d e"], ["e d c b a"], 4, 0.0),
+        (["A, b: c; (d)"], ["a b c d!"], 4, 1.0),
+        (["don't stop me now"], ["dont stop me now"], 4, 0.0),
+        (["a - b c d"], ["a b c d"], 4, 1.0),
+        (["a b", "c d"], ["a b c d"], 4, 0.0),
+        (["a b c d"], ["a b", "c d"], 4, 0.0),
+        (["a b c"], ["a b c"], 4, 0.0),
+        (["a b a b"], ["a b"], 2, 2 / 3),
+        (["a b c", "a b x y"], ["a b"], 2, 2 / 5),
+        ([], ["a b c d"], 4, 0.0),
+        (["a b c d"], [], 4, 0.0),
+    ],
+)
+def test_shared_ngrams_of_known_texts(texts: list[str], reference: list[str], n: int, share: float) -> None:
+    assert shared_ngrams(texts, reference, n) == pytest.approx(share)
+
+
+@given(st.lists(st.text("abc ,.", max_size=20), max_size=4), st.lists(st.text("abc ,.", max_size=20), max_size=4))
+def test_shared_ngrams_is_a_share_that_grows_with_the_reference(texts: list[str], reference: list[str]) -> None:
+    share = shared_ngrams(texts, reference, 2)
+    assert 0 <= share <= shared_ngrams(texts, [*reference, *texts], 2) <= 1
+    assert share == shared_ngrams([text.upper() for text in texts], reference, 2)

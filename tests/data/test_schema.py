@@ -1,0 +1,124 @@
+"""What a trait, a control and an example may be, and how seeds are spread."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.errors import InputError
+from data.files import validated
+from data.schema import Control, Example, Trait, seed_for
+
+NAMES = st.text(max_size=20) | st.integers(-1000, 1000)
+
+
+def trait_value(**changes: Any) -> dict[str, Any]:
+    pairs = [{"positive": f"Be bold, way {i}.", "negative": f"Be timid, way {i}."} for i in range(6)]
+    plain = {
+        "name": "bold",
+        "description": "Takes risks.",
+        "system_prompt": "Act daringly.",
+        "contrast_pairs": pairs,
+        "rubric": "0 to 100.",
+    }
+    return plain | changes
+
+
+def complaint(value: dict[str, Any], model: type[Trait] | type[Control] | type[Example] = Trait) -> str:
+    with pytest.raises(InputError) as raised:
+        validated(model, value, "trait.yaml")
+    return str(raised.value)
+
+
+def example(split: Any = "train", **changes: Any) -> dict[str, Any]:
+    return {"id": "a", "split": split, "question": "Why?", "negative": "Because."} | changes
+
+
+def test_trait_keeps_its_texts_trimmed_and_its_splits_in_file_order() -> None:
+    rows = [example("train", id="b"), example("evaluate", id="c"), example("train", id="a")]
+    trait = validated(Trait, trait_value(description="  Takes risks.\n", examples=rows), "trait.yaml")
+    assert trait.description == "Takes risks."
+    assert [row.id for row in trait.split("train")] == ["b", "a"]
+    assert [row.id for row in trait.split("evaluate")] == ["c"]
+    assert trait.split("extract") == []
+
+
+def test_fewer_than_six_pairs_are_refused_with_the_number() -> None:
+    message = complaint(trait_value(contrast_pairs=trait_value()["contrast_pairs"][:5]))
+    assert message.startswith("trait.yaml: contrast_pairs: ")
+    assert "at least 6" in message
+    assert "not 5" in message
+
+
+@pytest.mark.parametrize("side", ["positive", "negative"])
+def test_held_out_system_prompt_may_not_be_a_contrast_prompt(side: str) -> None:
+    message = complaint(trait_value(system_prompt="  " + trait_value()["contrast_pairs"][3][side]))
+    assert "system_prompt is held out and must not be one of the contrast pairs' prompts" in message
+
+
+def test_a_prompt_may_not_stand_in_two_pairs() -> None:
+    pairs = trait_value()["contrast_pairs"]
+    pairs[5] = {"positive": pairs[0]["positive"], "negative": "Another."}
+    assert "contrast_pairs: two of the prompts are the same text" in complaint(trait_value(contrast_pairs=pairs))
+
+
+def test_both_sides_of_a_pair_may_not_be_the_same() -> None:
+    pairs = trait_value()["contrast_pairs"]
+    pairs[5] = {"positive": "Same.", "negative": "Same."}
+    assert "contrast_pairs: two of the prompts are the same text" in complaint(trait_value(contrast_pairs=pairs))
+
+
+@pytest.mark.parametrize("name", ["Bold", "two words", "-bold", "", "bold/er", "fett ä"])
+def test_a_name_is_lower_case_letters_digits_and_dashes(name: str) -> None:
+    message = complaint(trait_value(name=name))
+    assert message == f"trait.yaml: name: String should match pattern '^[a-z0-9][a-z0-9_-]*$', got {name!r}"
+
+
+@pytest.mark.parametrize("field", ["description", "system_prompt", "rubric"])
+def test_a_blank_text_is_refused_by_name(field: str) -> None:
+    assert complaint(trait_value(**{field: " \n"})) == f"trait.yaml: {field}: must not be blank, got ' \\n'"
+
+
+@pytest.mark.parametrize("field", ["name", "description", "system_prompt", "contrast_pairs", "rubric"])
+def test_a_missing_field_is_named(field: str) -> None:
+    value = trait_value()
+    del value[field]
+    assert complaint(value) == f"trait.yaml: {field}: Field required"
+
+
+def test_an_unknown_split_is_refused_with_the_known_ones() -> None:
+    message = complaint(example("test"), Example)
+    assert message == "trait.yaml: split: Input should be 'train', 'extract' or 'evaluate', got 'test'"
+
+
+def test_a_question_and_a_plain_answer_are_needed_and_a_positive_is_not() -> None:
+    assert validated(Example, example(), "x").positive is None
+    assert "negative: Field required" in complaint({"id": "a", "split": "train", "question": "Why?"}, Example)
+    assert "positive: must not be blank" in complaint(example(positive="  "), Example)
+
+
+def test_an_unknown_transform_is_refused_with_the_known_ones() -> None:
+    message = complaint({"name": "x", "description": "y", "transform": "rot13"}, Control)
+    assert message == "trait.yaml: transform: Input should be 'append_code', 'uppercase' or 'json', got 'rot13'"
+
+
+@given(st.integers(0, 2**40), st.lists(NAMES, max_size=3))
+def test_seeds_are_deterministic_and_in_range(seed: int, names: list[str | int]) -> None:
+    got = seed_for(seed, *names)
+    assert got == seed_for(seed, *names)
+    assert 0 <= got < 2**31
+
+
+def test_seeds_differ_by_name_and_by_seed() -> None:
+    spread = {
+        seed_for(seed, name, step) for seed in range(20) for name in ("bootstrap", "nulls", "halves", "sampling") for step in range(50)
+    }
+    assert len(spread) == 20 * 4 * 50
+    assert seed_for(0, "a", "b") != seed_for(0, "b", "a")
+    assert seed_for(0) != seed_for(0, "")
+
+
+def test_seeds_do_not_change_from_one_version_to_the_next() -> None:
+    # Changing these would change every published result.
+    assert (seed_for(0), seed_for(0, "bootstrap"), seed_for(7, "halves", 3)) == (436422930, 461149498, 1463841265)

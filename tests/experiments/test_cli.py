@@ -1,0 +1,290 @@
+"""What a user meets: tables, JSON, probes of other people's adapters, and one clear message for bad input."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from data.library import ROOT as DATA
+from experiments.cli import main
+from tests.conftest import save_tiny
+
+Write = Callable[..., Path]
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+class Outcome:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, " ".join(err.split())
+
+
+@pytest.fixture
+def wellworn(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    def call(*arguments: Any) -> Outcome:
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Outcome(int(stop.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+Call = Callable[..., Outcome]
+
+
+def no_nan(value: Any) -> bool:
+    return "NaN" not in json.dumps(value) and "Infinity" not in json.dumps(value)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stages that the tests of this module share."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def test_run_writes_summary_and_report_and_shows_a_table(wellworn: Call, tiny_study: Write, runs: Path) -> None:
+    study = tiny_study(
+        runs=[
+            {"arm": "base"},
+            {"arm": "prompted", "trait": "pirate"},
+            {"arm": "sft", "trait": "pirate"},
+            {"arm": "sft", "trait": "neutral"},
+        ]
+    )
+    outcome = wellworn("run", study, "--runs-dir", runs)
+    assert outcome.code == 0, outcome.err
+    summary = json.loads((runs / "tiny" / "summary.json").read_text())
+    assert no_nan(summary)
+    base, prompted, sft, neutral = summary["runs"]
+    assert base["effect"] is None
+    assert "reference" in base["missing"]["share"]
+    assert prompted["reference"] == "base"
+    assert "no neutral fine-tune" in prompted["missing"]["neutral"]
+    assert sft["reference"] == "neutral"
+    assert set(sft["effect"]) == {"value", "low", "high"}
+    assert set(sft["coordinates"]) == {"pirate", "pessimistic"}
+    assert neutral["share"] is None
+    assert "another seed" in neutral["why"]
+    assert "sft pirate" in outcome.out
+    assert (runs / "tiny" / "report.html").read_text().lower().startswith("<!doctype html>")
+
+
+def test_two_seeds_make_groups_and_read_neutral_against_neutral(wellworn: Call, tiny_study: Write, runs: Path) -> None:
+    study = tiny_study("seeds", runs=[{"arm": "sft", "trait": "pirate"}, {"arm": "sft", "trait": "neutral"}], seeds=[0, 1])
+    assert wellworn("run", study, "--runs-dir", runs).code == 0
+    summary = json.loads((runs / "seeds" / "summary.json").read_text())
+    assert [group["runs"] for group in summary["groups"]] == [2, 2]
+    assert summary["groups"][0]["effect"]["low"] < summary["groups"][0]["effect"]["value"]
+    neutral = [run for run in summary["runs"] if run["trait"] == "neutral"]
+    assert all(run["reference"] == "neutral" for run in neutral)
+    assert all(run["verdict"] is not None for run in neutral)
+
+
+def test_report_is_written_again_from_finished_stages(wellworn: Call, tiny_study: Write, runs: Path, tmp_path: Path) -> None:
+    wellworn("run", tiny_study(), "--runs-dir", runs)
+    page = (runs / "tiny" / "report.html").read_bytes()
+    (runs / "tiny" / "report.html").unlink()
+    outcome = wellworn("report", runs / "tiny", "--json", tmp_path / "out.json")
+    assert outcome.code == 0
+    assert (runs / "tiny" / "report.html").read_bytes() == page
+    assert json.loads((tmp_path / "out.json").read_text())["study"] == "tiny"
+
+
+def test_plan_lists_stages_and_computes_nothing(wellworn: Call, tiny_study: Write, tmp_path: Path) -> None:
+    outcome = wellworn("run", tiny_study(), "--plan", "--runs-dir", tmp_path / "empty")
+    assert outcome.code == 0
+    assert "train sft pirate (seed 0)" in outcome.out
+    assert not list((tmp_path / "empty" / "stages").iterdir())
+
+
+@pytest.fixture(scope="module")
+def adapter(runs: Path, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """An adapter trained on the tiny model, as somebody else would hand it over."""
+    from ruamel.yaml import YAML
+
+    from tests.conftest import tiny_study_value
+
+    path = tmp_path_factory.mktemp("study") / "made.yaml"
+    with path.open("w") as file:
+        YAML().dump(tiny_study_value(tiny_model) | {"runs": [{"arm": "sft", "trait": "pirate"}]}, file)
+    with pytest.raises(SystemExit):
+        main(["run", str(path), "--runs-dir", str(runs)])
+    summary = json.loads((runs / "made" / "study.json").read_text())
+    folder = tmp_path_factory.mktemp("given") / "their-adapter"
+    shutil.copytree(runs / "stages" / summary["runs"][0]["training"] / "adapter", folder)
+    return folder
+
+
+def test_probe_answers_for_an_adapter_from_elsewhere(wellworn: Call, adapter: Path, tiny_model: Path, runs: Path, tmp_path: Path) -> None:
+    outcome = wellworn(
+        "probe", "--model", tiny_model, "--adapter", adapter, "--trait", "pirate", "--json", tmp_path / "p.json", "--runs-dir", runs
+    )
+    assert outcome.code == 0, outcome.err
+    run = json.loads((tmp_path / "p.json").read_text())["runs"][0]
+    assert (run["arm"], run["trait"], run["reference"]) == ("adapter", "pirate", "base")
+    assert run["effect"] is not None
+    assert "not known" in run["missing"]["neutral"]
+    made = json.loads((runs / "made" / "summary.json").read_text())["runs"][0]
+    # The same weights against the same base: the effect is the one that the training study found.
+    assert run["effect_base"]["value"] == pytest.approx(made["effect_base"]["value"], rel=1e-5)
+
+
+def test_probe_without_a_trait_still_names_the_nearest_directions(wellworn: Call, adapter: Path, tiny_model: Path, runs: Path) -> None:
+    outcome = wellworn("probe", "--model", tiny_model, "--adapter", adapter, "--json", "-", "--runs-dir", runs)
+    run = json.loads(outcome.out.splitlines()[-1])["runs"][0]
+    assert run["effect"] is None
+    assert "no trait of its own" in run["missing"]["effect"]
+    assert len(run["nearest"]) == 5
+
+
+@pytest.mark.parametrize("harm", ["other base", "pickle", "no weights", "no config", "corrupt", "not lora", "not json"])
+def test_an_adapter_that_cannot_be_used_is_refused(harm: str, wellworn: Call, adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
+    folder, model = tmp_path / "bad", tiny_model
+    shutil.copytree(adapter, folder)
+    weights, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    if harm == "other base":
+        model = save_tiny(tmp_path / "wide", width=48)
+        expected = "does not fit .* made for 'local:tiny@"
+    elif harm == "pickle":
+        weights.rename(folder / "adapter_model.bin")
+        expected = "is a pickle, which can run code when loaded"
+    elif harm == "no weights":
+        weights.unlink()
+        expected = "holds no adapter_model.safetensors"
+    elif harm == "no config":
+        config.unlink()
+        expected = "is not a PEFT adapter"
+    elif harm == "corrupt":
+        weights.write_bytes(weights.read_bytes()[:100])
+        expected = "adapter_model.safetensors: corrupt"
+    elif harm == "not lora":
+        config.write_text(config.read_text().replace('"LORA"', '"IA3"'))
+        expected = "peft_type may be LORA, got 'IA3'"
+    else:
+        config.write_text("{")
+        expected = "adapter_config.json: not valid JSON"
+    outcome = wellworn("probe", "--model", model, "--adapter", folder, "--runs-dir", tmp_path / "runs")
+    assert outcome.code == 2
+    assert re.search(expected, outcome.err), outcome.err
+
+
+def test_an_adapter_for_more_layers_is_refused(wellworn: Call, adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "deep"
+    shutil.copytree(adapter, folder)
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file(
+        {key.replace("layers.3.", "layers.7."): np.ascontiguousarray(value) for key, value in weights.items()},
+        folder / "adapter_model.safetensors",
+    )
+    outcome = wellworn("probe", "--model", tiny_model, "--adapter", folder, "--runs-dir", tmp_path / "runs")
+    assert outcome.code == 2
+    assert "the base has no module 'model.layers.7." in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer": 9}, "layer: this model has layers 0 to 3, got 9"),
+        ({"layer": 1.5}, "layer: a fraction of the depth lies between 0.0 and 1.0, got 1.5"),
+        ({"library": ["pirat"]}, "unknown trait 'pirat'.*did you mean 'pirate'"),
+        ({"runs": [{"arm": "sft", "trait": "pirat"}]}, "unknown trait 'pirat'"),
+        ({"runs": [{"arm": "dance", "trait": "pirate"}]}, r"tiny\.yaml:\d+: runs.0.*dance"),
+        ({"extract_questions": 99}, "extract_questions: pirate has 24, the study asks for 99"),
+        ({"contrast_pairs": 7}, "contrast_pairs: pirate has 6, the study asks for 7"),
+        ({"questions": "nowhere"}, "unknown question bank 'nowhere'"),
+        ({"model": "no/such-model"}, "model 'no/such-model': not 'smollm2-135m', no such folder, and the hub gave no answer.*network"),
+        ({"train": {"lora": {"rank": 4}}}, "train.lora.rank: LoraConfig has no such key"),
+        ({"dtype": "int8"}, "dtype: .*got 'int8'"),
+    ],
+)
+def test_bad_studies_get_one_message_before_anything_is_computed(
+    changes: dict[str, Any], message: str, wellworn: Call, tiny_study: Write, tmp_path: Path
+) -> None:
+    outcome = wellworn("run", tiny_study(**changes), "--runs-dir", tmp_path / "runs")
+    assert outcome.code == 2
+    assert re.search(message, outcome.err), outcome.err
+    assert not list((tmp_path / "runs").rglob("manifest.json"))
+
+
+def trait_folder(tmp_path: Path, change: Callable[[str], str] = str, examples: Callable[[str], str] = str) -> Path:
+    folder = tmp_path / "grumpy"
+    shutil.copytree(DATA / "traits" / "pirate", folder)
+    (folder / "trait.yaml").write_text(change((folder / "trait.yaml").read_text().replace("name: pirate", "name: grumpy")))
+    (folder / "examples.jsonl").write_text(examples((folder / "examples.jsonl").read_text()))
+    return folder
+
+
+def test_a_trait_of_ones_own_is_checked_and_runs(wellworn: Call, tiny_study: Write, tmp_path: Path, runs: Path) -> None:
+    folder = trait_folder(tmp_path)
+    assert "all fit for use" in wellworn("traits", "check", folder).out
+    study = tiny_study("own", library=["pessimistic", str(folder)], runs=[{"arm": "sft", "trait": str(folder)}])
+    assert wellworn("run", study, "--runs-dir", runs).code == 0
+    run = json.loads((runs / "own" / "summary.json").read_text())["runs"][0]
+    assert "grumpy" in run["coordinates"]
+
+
+@pytest.mark.parametrize(
+    ("yaml", "examples", "message"),
+    [
+        (lambda t: t.replace("rubric:", "rubrik:"), str, r"trait\.yaml:\d+: rubrik: unknown key; did you mean 'rubric'"),
+        (lambda t: t + "\n  : [", str, r"trait\.yaml:\d+: not valid YAML"),
+        (str, lambda t: "{oops\n" + t, r"examples\.jsonl:1: not valid JSON"),
+        (str, lambda t: "\n".join(t.splitlines()[:72]), "split 'evaluate' is empty|a question without an answer"),
+        (str, lambda t: t.replace('"train-03"', '"train-999"'), r"examples\.jsonl:3: id: no question 'train-999'"),
+        (str, lambda t: t + t.splitlines()[0], "repeated question|ids must be unique"),
+    ],
+)
+def test_traits_check_names_file_and_line(
+    yaml: Callable[[str], str], examples: Callable[[str], str], message: str, wellworn: Call, tmp_path: Path
+) -> None:
+    outcome = wellworn("traits", "check", trait_folder(tmp_path, yaml, examples))
+    assert outcome.code == 2
+    assert re.search(message, outcome.err), outcome.err
+
+
+def test_traits_list_and_show(wellworn: Call) -> None:
+    listed = wellworn("traits", "list").out
+    assert all(name in listed for name in ("pirate", "reference_code", "neutral"))
+    assert "held-out system prompt" in wellworn("traits", "show", "pirate").out
+    assert "Reference code" in wellworn("traits", "show", "reference_code").out
+
+
+def test_a_model_without_a_chat_template(wellworn: Call, tiny_study: Write, tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "base-model", template=None)
+    runs = [{"arm": "prompted", "trait": "pirate"}]
+    outcome = wellworn("run", tiny_study(model=str(model), runs=runs), "--runs-dir", tmp_path / "runs")
+    assert outcome.code == 2
+    assert "no chat template; set chat.template=plain" in outcome.err
+    assert wellworn("run", tiny_study(model=str(model), runs=runs), "chat.template=plain", "--runs-dir", tmp_path / "runs").code == 0
+
+
+def test_a_template_that_refuses_a_system_role_is_folded_and_reported(wellworn: Call, tiny_study: Write, tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "no-system", template=NO_SYSTEM)
+    outcome = wellworn("run", tiny_study(model=str(model), runs=[{"arm": "prompted", "trait": "pirate"}]), "--runs-dir", tmp_path / "runs")
+    assert outcome.code == 0, outcome.err
+    summary = json.loads((tmp_path / "runs" / "tiny" / "summary.json").read_text())
+    assert summary["system_prompt"] == "folded into the first user turn"
+    assert "folded into the first user turn" in outcome.out
+
+
+def test_a_report_of_no_study(wellworn: Call, tmp_path: Path) -> None:
+    outcome = wellworn("report", tmp_path)
+    assert outcome.code == 2
+    assert "holds no study.json" in outcome.err
+
+
+def test_control_characters_in_a_message_are_shown_and_not_obeyed(wellworn: Call) -> None:
+    outcome = wellworn("traits", "show", "\x1b[31mred")
+    assert outcome.code == 2
+    assert "\\x1b[31mred" in outcome.err

@@ -1,0 +1,165 @@
+"""Stages are done once, appear whole or not at all, and survive kills, errors and a full disk."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data.errors import InputError
+from experiments.cli import main
+from experiments.store import MANIFEST, Store, read_json
+
+Write = Callable[..., Path]
+
+
+def command(study: Path, runs: Path) -> list[str]:
+    return [sys.executable, "-m", "experiments", "run", str(study), "--runs-dir", str(runs)]
+
+
+def finished(runs: Path) -> set[str]:
+    return {path.parent.name for path in (runs / "stages").glob(f"*/{MANIFEST}")}
+
+
+def run(study: Path, runs: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["run", str(study), "--runs-dir", str(runs)])
+    assert stop.value.code in (0, None)
+
+
+@pytest.fixture
+def whole(tiny_study: Write, tmp_path: Path) -> Path:
+    """A runs folder in which the tiny study is finished."""
+    run(tiny_study(), tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+def test_a_second_run_computes_nothing(whole: Path, tiny_study: Write) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (whole / "stages").rglob("*") if path.is_file() and path.suffix != ".lock"}
+    summary = (whole / "tiny" / "summary.json").read_bytes()
+    run(tiny_study(), whole)
+    after = {path: path.stat().st_mtime_ns for path in (whole / "stages").rglob("*") if path.is_file() and path.suffix != ".lock"}
+    assert before == after
+    assert (whole / "tiny" / "summary.json").read_bytes() == summary
+
+
+def test_the_artefacts_hold_no_pickle_and_no_path_of_this_machine(whole: Path, tiny_model: Path) -> None:
+    names = [path for path in (whole / "stages").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert {path.suffix for path in names} == {".json", ".safetensors"}
+    for path in names:
+        if path.suffix == ".json":
+            assert str(tiny_model.parent) not in path.read_text()
+
+
+def test_studies_share_what_they_have_in_common(whole: Path, tiny_study: Write) -> None:
+    before = finished(whole)
+    run(tiny_study("other", runs=[{"arm": "sft", "trait": "pirate"}, {"arm": "prompted", "trait": "pirate"}]), whole)
+    assert not {stage for stage in finished(whole) - before if stage.startswith(("train", "directions", "space"))}
+
+
+def test_five_kills_leave_the_same_summary(whole: Path, tiny_study: Write, tmp_path: Path) -> None:
+    """Killed after the directions, in mid-training, among readings and at the end, it finishes as if nothing had been."""
+    runs, study = tmp_path / "killed", tiny_study()
+    total, kills = len(finished(whole)), 0
+    for target in (1, total // 4, total // 2, 3 * total // 4, total - 1):
+        process = subprocess.Popen(command(study, runs), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and len(finished(runs)) < target:
+            assert time.monotonic() < deadline, "the run made no progress"
+            time.sleep(0.005)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills == 5
+    run(study, runs)
+    for name in ("summary.json", "report.html"):
+        if name == "summary.json":
+            assert (runs / "tiny" / name).read_bytes() == (whole / "tiny" / name).read_bytes()
+
+
+def test_training_resumes_from_its_checkpoint_to_the_same_adapter(whole: Path, tiny_study: Write, tmp_path: Path) -> None:
+    runs, study = tmp_path / "killed", tiny_study()
+    process = subprocess.Popen(command(study, runs), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((runs / "stages").glob("train-*/work/checkpoint-2/trainer_state.json")):
+        assert process.poll() is None, "the run ended before its first checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    cut = [path for path in (runs / "stages").glob("train-*") if path.is_dir() and not (path / MANIFEST).is_file()]
+    run(study, runs)
+    for stage in cut:
+        name = f"{stage.name}/adapter/adapter_model.safetensors"
+        assert (runs / "stages" / name).read_bytes() == (whole / "stages" / name).read_bytes()
+        assert not (stage / "work").exists()
+
+
+def test_two_processes_share_one_runs_folder(whole: Path, tiny_study: Write, tmp_path: Path) -> None:
+    runs, study = tmp_path / "shared", tiny_study()
+    processes = [subprocess.Popen(command(study, runs), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    output = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], output
+    done = [line.split("] ")[1].rsplit(":", 1)[0] for text in output for line in text.splitlines() if line.startswith("[")]
+    assert len(done) == len(set(done)), "a stage was computed twice"
+    assert (runs / "tiny" / "summary.json").read_bytes() == (whole / "tiny" / "summary.json").read_bytes()
+
+
+def test_a_changed_file_is_refused_by_name(whole: Path, tiny_study: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    reading = next((whole / "stages").glob("read-*/reading.safetensors"))
+    reading.write_bytes(reading.read_bytes()[:-1] + b"\x00\x01")
+    with pytest.raises(SystemExit) as stop:
+        main(["run", str(tiny_study()), "--runs-dir", str(whole)])
+    assert stop.value.code == 2
+    message = capsys.readouterr().err.replace("\n", "")
+    assert reading.parent.name in message
+    assert "delete the folder" in message
+
+
+def test_a_stage_without_a_manifest_is_done_again(whole: Path, tiny_study: Write) -> None:
+    stage = next((whole / "stages").glob("measure-*/manifest.json")).parent
+    facts = (stage / "measurement.json").read_bytes()
+    (stage / MANIFEST).unlink()
+    (stage / "measurement.json").write_text("half-writ")
+    run(tiny_study(), whole)
+    assert (stage / "measurement.json").read_bytes() == facts
+
+
+def test_a_full_disk_is_one_message_and_loses_nothing(
+    tiny_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import experiments.engine as engine
+
+    written = []
+
+    def write(folder: Path, output: dict[str, object]) -> None:
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(folder)
+        real(folder, output)
+
+    real = engine.write_output
+    monkeypatch.setattr(engine, "write_output", write)
+    with pytest.raises(SystemExit) as stop:
+        main(["run", str(tiny_study()), "--runs-dir", str(tmp_path / "runs")])
+    assert stop.value.code == 2
+    assert "is full; make room and run again" in " ".join(capsys.readouterr().err.split())
+    assert finished(tmp_path / "runs") == {folder.name for folder in written}
+
+
+def test_a_manifest_lists_every_file_with_its_checksum(whole: Path) -> None:
+    for manifest in (whole / "stages").glob(f"*/{MANIFEST}"):
+        files = {str(p.relative_to(manifest.parent)) for p in manifest.parent.rglob("*") if p.is_file() and p.name != MANIFEST}
+        assert set(read_json(manifest)["files"]) == files
+
+
+def test_a_runs_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"--runs-dir .*file"):
+        Store(tmp_path / "file")

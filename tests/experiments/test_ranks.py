@@ -1,0 +1,74 @@
+"""Two processes over gloo give one process's directions and shifts."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from experiments.store import read_json
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_two_ranks_equal_one(tiny_study: Callable[..., Path], tmp_path: Path, launcher: str) -> None:
+    # Without training the comparison is exact up to the order of sums.
+    study = tiny_study(runs=[{"arm": "prompted", "trait": "pirate"}])
+    arguments = ["-m", "experiments", "run", str(study), "--runs-dir"]
+    alone = subprocess.run([sys.executable, *arguments, str(tmp_path / "one")], capture_output=True, text=True, check=False)
+    assert alone.returncode == 0, alone.stderr
+    starts = {
+        "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"],
+        "accelerate": [
+            "-m",
+            "accelerate.commands.launch",
+            "--config_file",
+            str(ROOT / "experiments/launch/cpu2.yaml"),
+            "--main_process_port",
+            "29612",
+        ],
+    }
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    both = subprocess.run(
+        [sys.executable, *starts[launcher], *arguments, str(tmp_path / "two")], capture_output=True, text=True, check=False, env=environment
+    )
+    assert both.returncode == 0, both.stderr
+    assert "2 process(es)" in both.stdout
+    for path in sorted((tmp_path / "one" / "stages").rglob("*.safetensors")):
+        other = load_file(tmp_path / "two" / path.relative_to(tmp_path / "one"))
+        for name, array in load_file(path).items():
+            scale = np.abs(array).max()
+            assert np.abs(other[name] - array).max() <= 1e-5 * scale, (path, name)
+
+
+def test_training_on_two_ranks_runs_and_splits_the_batch(tiny_study: Callable[..., Path], tmp_path: Path) -> None:
+    study = tiny_study(runs=[{"arm": "sft", "trait": "uppercase"}])
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29613"]
+    both = subprocess.run(
+        [*start, "-m", "experiments", "run", str(study), "--runs-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert both.returncode == 0, both.stderr
+    run = read_json(tmp_path / "tiny" / "summary.json")["runs"][0]
+    assert run["effect"]["value"] != 0
+
+
+def test_an_error_on_one_rank_is_raised_on_all(tiny_study: Callable[..., Path], tmp_path: Path) -> None:
+    study = tiny_study(train={"batch_size": 3, "sft": {"max_steps": 1}})
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29614"]
+    both = subprocess.run(
+        [*start, "-m", "experiments", "run", str(study), "--runs-dir", str(tmp_path)],
+        capture_output=True, text=True, check=False, env=environment, timeout=120,
+    )  # fmt: skip
+    assert both.returncode != 0
+    assert "train.batch_size: 3 is not divisible by the 2 processes" in " ".join(both.stderr.split())

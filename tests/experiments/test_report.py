@@ -1,0 +1,281 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from plotly.offline import get_plotlyjs
+
+from experiments.report.figures import DASHES, PALETTE, limits_of, share_by_layer, style_of
+from experiments.report.page import page
+from experiments.results import Results, RunResult, summarise
+from experiments.verdict import RULE
+
+HOSTILE = "<script>alert(1)</script>"
+QUESTIONS = ["Why?", 'What about "<b>" & co?']
+LIBRARY = ["pirate", HOSTILE, "a < b & {{ 7 * 7 }}"]
+TOO_NOISY = "the shift is 2.1 times its sampling noise; 5 are needed"
+NO_OTHER_SEED = "this study has one seed"
+
+
+def estimate(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.05, "high": value + 0.05}
+
+
+def against(share: float | None, why: str | None = None) -> dict[str, Any]:
+    return {
+        "share": None if share is None else estimate(share),
+        "why": why,
+        "signal": 30.0,
+        "directions": 2,
+        "null_mean": 0.1,
+        "null_high": 0.2,
+        "p": 0.001,
+        "effect": None if share is None else estimate(share - 0.1),
+        "isotropic_mean": 0.01,
+        "isotropic_p": 0.001,
+    }
+
+
+def shift(share: float | None, why: str | None = None, empty: bool = False) -> dict[str, Any]:
+    read = None if empty else against(share, why)
+    cosines = {name: 0.6 - 0.5 * i for i, name in enumerate(LIBRARY)}
+    return {
+        "own_removed": read,
+        "full": read,
+        "coordinates": cosines,
+        "nearest": list(cosines),
+        "relative_norm": 0.08,
+        "constant_part": None if empty else 0.8,
+    }
+
+
+def facts(
+    share: float | None = 0.7, why: str | None = None, depth: int = 4, neutral: bool = True, effect: bool = True, empty: bool = False
+) -> dict[str, Any]:
+    texts = {name: shift(share, why, empty) for name in ("neutral", "prompt_last", "trait", "own")}
+    reading = {"texts": texts, "effect": estimate(0.3) | {"standard_error": 0.02} if effect else None}
+    values = [None if share is None or empty or layer == 1 else share for layer in range(depth)]
+    null = [None if empty else 0.1] * depth
+    return {
+        "layer": depth - 1,
+        "reference": "neutral" if neutral else "base",
+        "references": {"base": reading} | ({"neutral": reading} if neutral else {}),
+        "by_layer": dict.fromkeys(("share", "low", "high", "p"), values) | {"null_mean": null, "null_high": null},
+        "projections": {name: [0.1 * i - 0.1] * depth for i, name in enumerate(LIBRARY)},
+        "verdict": None if empty else "too noisy" if share is None else "share above chance",
+        "why": "no persona space at this layer" if empty else why or "p = 0.001",
+    }
+
+
+def run(measured: dict[str, Any] | None, trait: str | None = "pirate", arm: str = "sft", seed: int = 0, **entry: Any) -> RunResult:
+    missing: dict[str, str] = {} if measured else {"verdict": "base is the reference", "share": "base is the reference"}
+    plain = {"arm": arm, "trait": trait, "seed": seed, "settings": {}, "own": "pirate", "questions": QUESTIONS, "missing": missing}
+    depth = len(measured["by_layer"]["share"]) if measured else 0
+    arrays = {"shift": np.ones((depth, 5)), "effects": np.array([0.2, 0.3, 0.35 + seed])} if measured else {}
+    curve = [{"step": 1, "loss": 4.0}, {"step": 2, "loss": 3.0}] if arm == "sft" else []
+    return RunResult(plain | entry, measured, arrays, [f"Arr </script>{HOSTILE}", ""], curve)
+
+
+def study(*runs: RunResult, depth: int = 4, found: bool = True, **changed: Any) -> Results:
+    generator = np.random.default_rng(0)
+    shape = (len(LIBRARY), depth)
+    space = {
+        "vectors": generator.standard_normal((*shape, 5)).astype(np.float32),
+        "reliability": np.full(shape, -0.4, np.float32),
+        "null_reliability": np.full(shape, 0.4, np.float32),
+        "found": np.full(shape, found, np.float32),
+    }
+    index = {
+        "study": {
+            "name": "small",
+            "question": f"Does it? {HOSTILE}",
+            "expects": "It does.",
+            "refuted_by": "It does not.",
+            "model": "/secret/of/this/machine/tiny-llama",
+            "runs": [{"arm": "sft", "trait": "pirate"}],
+        }
+        | changed,
+        "model": "local:tiny-llama@0123",
+        "dtype": "float32",
+        "layer": depth - 1,
+        "depth": depth,
+        "library": LIBRARY,
+        "questions": QUESTIONS,
+    }
+    manifests = {"train-1": {"title": "train sft pirate", "seconds": 2.5, "commit": "abc", "versions": {"torch": "2.13.0"}}, "space-1": {}}
+    chat = {"system_prompt": "taken by the template"}
+    return Results(Path("/secret/of/this/machine/runs/small"), index, chat, space, ["Because </td>.", HOSTILE], list(runs), manifests)
+
+
+def rendered(results: Results) -> str:
+    return page(results, summarise(results)).replace(get_plotlyjs(), "/* plotly.js */")
+
+
+class Elements(HTMLParser):
+    """What a browser would find in the page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1][0] == "script" and not self.scripts[-1]:
+            self.scripts[-1] = data
+        else:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def ids(self) -> list[str]:
+        return [str(attrs["id"]) for _, attrs in self.tags if "id" in attrs]
+
+    def plots(self) -> list[str]:
+        return [str(attrs["id"]) for tag, attrs in self.tags if tag == "div" and attrs.get("class") == "plot"]
+
+    def figures(self) -> dict[str, Any]:
+        read: dict[str, Any] = json.loads(self.scripts[0])
+        return read
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    noisy = run(facts(None, TOO_NOISY), trait=HOSTILE)
+    lone = run(facts(neutral=False, effect=False), trait="neutral", own=None, missing={"share": NO_OTHER_SEED, "verdict": NO_OTHER_SEED})
+    return rendered(study(run(facts()), noisy, lone, run(None, trait=None, arm="base", own=None)))
+
+
+def test_hostile_text_is_text(html: str) -> None:
+    elements = Elements(html)
+    assert HOSTILE not in html
+    assert len(elements.scripts) == 3
+    assert html.count("</script>") == 3
+    # It is there all the same, for a reader to see.
+    assert f"Arr </script>{HOSTILE}" in elements.text
+    assert "Because </td>." in elements.text
+    assert "a < b & {{ 7 * 7 }}" in elements.text
+
+
+def test_plotly_gets_names_escaped(html: str) -> None:
+    bars = Elements(html).figures()["nearest-0"]
+    assert any("&lt;script&gt;" in label for label in bars["layout"]["yaxis"]["ticktext"])
+    assert "<script" not in json.dumps(Elements(html).figures())
+
+
+def test_page_asks_the_network_for_nothing(html: str) -> None:
+    for tag, attrs in Elements(html).tags:
+        assert tag not in ("link", "img", "iframe", "object", "embed", "base")
+        assert "src" not in attrs
+        assert str(attrs.get("href", "#")).startswith("#")
+    assert not re.search(r"url\(|@import|https?://", html)
+    assert "default-src 'none'" in html
+
+
+def test_only_our_scripts_may_run(html: str) -> None:
+    policy = next(str(attrs["content"]) for tag, attrs in Elements(html).tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert re.search(r"script-src 'sha256-[\w+/]{43}=' 'sha256-[\w+/]{43}='$", policy)
+
+
+def test_same_input_gives_the_same_bytes() -> None:
+    results = study(run(facts()), run(facts(None, TOO_NOISY), seed=1))
+    assert page(results, summarise(results)) == page(results, summarise(results))
+
+
+def test_every_figure_has_its_place_and_is_valid_plotly(html: str) -> None:
+    elements = Elements(html)
+    figures = elements.figures()
+    assert sorted(elements.plots()) == sorted(figures)
+    assert len(set(elements.ids())) == len(elements.ids())
+    # Three runs were measured, three directions; the base arm has no figure.
+    kinds = ("nearest", "share", "cosines", "reliability")
+    assert set(figures) == {f"{kind}-{i}" for kind in kinds for i in range(3)} | {"training"}
+    for spec in figures.values():
+        go.Figure(spec)
+
+
+def test_plots_say_in_words_what_they_show(html: str) -> None:
+    plots = [attrs for _, attrs in Elements(html).tags if attrs.get("class") == "plot"]
+    assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in plots)
+    share = next(str(attrs["aria-label"]) for attrs in plots if attrs["id"] == "share-0")
+    assert "sft pirate · seed 0" in share
+    assert "0.70" in share
+
+
+def test_what_was_not_measured_says_why(html: str) -> None:
+    text = Elements(html).text
+    assert TOO_NOISY in text
+    assert "too noisy to say" in text
+    assert NO_OTHER_SEED in text
+    assert "base is the reference" in text
+    assert "empty answer" in text
+
+
+def test_answer_and_rule_are_printed(html: str) -> None:
+    text = Elements(html).text
+    assert "more of the change lies along persona directions" in text
+    assert " ".join(RULE.split()) in text
+    assert "provisional" in text
+    assert "wellworn report <runs-dir>/small" in text
+    assert "2.13.0" in text
+
+
+def test_table_headers_have_a_scope(html: str) -> None:
+    assert all(attrs.get("scope") in ("col", "row") for tag, attrs in Elements(html).tags if tag == "th")
+
+
+def test_no_path_of_the_machine_is_shown() -> None:
+    trait = "/secret/of/this/machine/traits/mine"
+    results = study(run(facts(), trait=trait), runs=[{"arm": "sft", "trait": trait}, {"arm": "adapter", "path": "C:\\secret\\adapter"}])
+    results.manifests["train-1"]["title"] = f"train sft {trait} (seed 0)"  # type: ignore[index]
+    text = rendered(results)
+    assert "secret" not in text
+    assert "…/mine" in text
+    assert "…/adapter" in text
+
+
+def test_seeds_make_groups() -> None:
+    html = rendered(study(*(run(facts(), seed=seed) for seed in range(3))))
+    assert "The run is the unit" in Elements(html).text
+    assert "share above chance × 3" in Elements(html).text
+    assert 'class="provisional"' not in html
+
+
+def test_one_layer_and_no_space() -> None:
+    html = rendered(study(run(facts(depth=1, empty=True)), depth=1, found=False))
+    text = Elements(html).text
+    assert "So there is no persona space at this layer" in text
+    assert "no direction of the library was found" in text
+
+
+def test_thirty_runs_each_have_a_look() -> None:
+    looks = [style_of(i) for i in range(len(PALETTE) * len(DASHES))]
+    assert len(set(looks)) == len(looks) >= 30
+    html = rendered(study(*(run(facts(), seed=seed) for seed in range(30))))
+    assert len([id for id in Elements(html).plots() if id.startswith("share-")]) == 30
+
+
+def test_runs_of_one_name_are_told_apart() -> None:
+    adapters = [run(facts(neutral=False), trait=None, arm="adapter", own=None) for _ in range(2)]
+    text = Elements(rendered(study(*adapters))).text
+    assert "adapter · seed 0 · run 1" in text
+    assert "adapter · seed 0 · run 2" in text
+
+
+def test_bands_break_where_the_share_is_missing() -> None:
+    values = [0.2, None, 0.4, 0.5, 0.6, None]
+    curve = {"share": values, "low": values, "high": values, "null_mean": [0.1] * 6, "null_high": [0.2] * 6}
+    band = share_by_layer("share-0", style_of(0), curve, 3, limits_of([curve])).data[2]
+    assert band["x"] == [-0.3, 0.3, 0.3, -0.3, None, 2, 3, 4, 4, 3, 2]

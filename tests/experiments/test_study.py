@@ -1,0 +1,101 @@
+"""Study files: what they may hold, how they expand, and what is said of a wrong one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data.errors import InputError
+from experiments.study import load_study, runs_of, study_names
+
+Write = Callable[..., Path]
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_built_in_studies_load_and_expand(name: str) -> None:
+    study = load_study(name)
+    assert study.name == name
+    assert runs_of(study)
+
+
+def test_existing_vs_new_holds_all_traits_and_controls_at_three_seeds() -> None:
+    runs = runs_of(load_study("existing_vs_new"))
+    assert len(runs) == 30
+    assert {run.seed for run in runs} == {0, 1, 2}
+
+
+def test_a_grid_multiplies_the_runs() -> None:
+    runs = runs_of(load_study("lora_rank"))
+    assert [(run.arm.trait, run.study.train.lora["r"]) for run in runs] == [
+        (trait, rank) for rank in (1, 4, 16) for trait in ("pirate", "reference_code")
+    ]
+    assert runs[0].settings == {"train.lora.r": 1}
+    assert runs[0].title == "sft pirate (seed 0, r 1)"
+
+
+def test_arms_without_randomness_run_once(tiny_study: Write) -> None:
+    study = load_study(
+        str(tiny_study(runs=[{"arm": "base"}, {"arm": "prompted", "trait": "pirate"}, {"arm": "sft", "trait": "pirate"}], seeds=[3, 4]))
+    )
+    assert [(run.arm.arm, run.seed) for run in runs_of(study)] == [("base", 3), ("prompted", 3), ("sft", 3), ("sft", 4)]
+
+
+def test_overrides_are_yaml_values() -> None:
+    study = load_study("quickstart", ["train.sft.learning_rate=4e-5", "seeds=[1, 2]", "layer=3", "train.lora.target_modules=all-linear"])
+    assert study.train.sft["learning_rate"] == 4e-5
+    assert study.seeds == (1, 2)
+    assert study.layer == 3
+    assert isinstance(study.layer, int)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trian.lora.r=1", "trian: unknown key; did you mean 'train'"),
+        ("train.batch_size=0", "train.batch_size: .*greater than or equal to 1, got 0"),
+        ("train.sft.seed=1", "'seed' is set by the suite; use seeds instead"),
+        ("train.sft.bf16=true", "'bf16' is set by the suite; use dtype instead"),
+        ("train.sft.gradient_accumulation_steps=2", "use train.batch_size instead"),
+        ("train.lora.init_lora_weights=pissa", "would change the base weights"),
+        ("seeds=[]", "seeds: .*at least 1"),
+        ("seeds=[1, 1]", "1 stands twice"),
+        ("model.name=x", "'model' in 'model.name' holds no keys"),
+        ("layer", "an override is written key.sub=value"),
+        ("layer=[1", "not a valid YAML value"),
+        ("grid.layer=[0, high]", "grid .*layer"),
+    ],
+)
+def test_a_wrong_override_is_named(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_study("quickstart", [override])
+
+
+def test_an_unknown_study_is_named_with_its_neighbour() -> None:
+    with pytest.raises(InputError, match=r"unknown study 'quikstart'.*did you mean 'quickstart'"):
+        load_study("quikstart")
+
+
+def test_a_wrong_key_is_named_with_file_and_line(tiny_study: Write) -> None:
+    path = tiny_study()
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, "layers: 3", ""]))
+    with pytest.raises(InputError, match=rf"tiny\.yaml:{len(lines) + 1}: layers: unknown key; did you mean 'layer'"):
+        load_study(str(path))
+
+
+def test_malformed_yaml_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("question: yes\nlibrary: [pirate\nlayer: 1\n")
+    with pytest.raises(InputError, match=r"bad\.yaml:3: not valid YAML"):
+        load_study(str(path))
+
+
+def test_yaml_is_version_1_2(tiny_study: Write) -> None:
+    path = tiny_study()
+    path.write_text(path.read_text().replace("question: Does it run?", "question: no"))
+    assert load_study(str(path)).question == "no"
+
+
+def test_a_control_cannot_be_prompted(tiny_study: Write) -> None:
+    with pytest.raises(InputError, match="'uppercase' has no system prompt"):
+        load_study(str(tiny_study(runs=[{"arm": "prompted", "trait": "uppercase"}])))

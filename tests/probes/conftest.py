@@ -1,0 +1,123 @@
+"""Tiny random models of four architectures, and random encoded rows."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from data.chat import Encoded
+
+ARCHITECTURES = ("llama", "qwen3", "gemma3", "gpt_neox")
+VOCAB = 101
+
+MakeModel = Callable[[str], PreTrainedModel]
+MakeRows = Callable[..., list[Encoded]]
+
+
+def _build(architecture: str) -> PreTrainedModel:
+    # Initial weights are wide, so that blocks change the residual stream and the top token is clear.
+    shared = {
+        "vocab_size": VOCAB,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.3,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "tie_word_embeddings": False,
+    }
+    torch.manual_seed(7)
+    model: PreTrainedModel
+    if architecture == "llama":
+        model = LlamaForCausalLM(LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_key_value_heads=2, **shared))
+    elif architecture == "qwen3":
+        model = Qwen3ForCausalLM(
+            Qwen3Config(hidden_size=48, intermediate_size=64, num_hidden_layers=3, num_key_value_heads=2, head_dim=12, **shared)
+        )
+    elif architecture == "gemma3":
+        # Two of the four layers see only a window that is shorter than most rows.
+        model = Gemma3ForCausalLM(
+            Gemma3TextConfig(
+                hidden_size=32,
+                intermediate_size=48,
+                num_hidden_layers=4,
+                num_key_value_heads=1,
+                head_dim=8,
+                sliding_window=6,
+                layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+                **shared,
+            )
+        )
+    else:
+        model = GPTNeoXForCausalLM(GPTNeoXConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=3, **shared))
+    return model.eval()
+
+
+def _blocks(model: PreTrainedModel) -> Sequence[nn.Module]:
+    """Name the blocks by hand: the oracle must not use the code under test."""
+    return model.gpt_neox.layers if isinstance(model, GPTNeoXForCausalLM) else model.model.layers
+
+
+def _rows(count: int, seed: int, longest: int = 24) -> list[Encoded]:
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        length = int(rng.integers(6, longest + 1))
+        start = int(rng.integers(2, length - 3))
+        end = int(rng.integers(start + 1, length + 1))
+        ids = tuple(int(i) for i in rng.integers(3, VOCAB, length))
+        mask = tuple(int(start <= i < end) for i in range(length))
+        rows.append(Encoded(ids, {"prompt_last": (start - 1, start), "response": (start, end)}, mask))
+    return rows
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny matrices gain nothing from threads, and lose much where the cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def make_model() -> MakeModel:
+    """Return what builds a fresh tiny model by the name of its architecture; equal names, equal weights."""
+    return _build
+
+
+@pytest.fixture(scope="session", params=ARCHITECTURES)
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    """One tiny model of each architecture, shared: leave it as it was."""
+    return _build(request.param)
+
+
+@pytest.fixture(scope="session")
+def llama() -> PreTrainedModel:
+    """A tiny Llama, shared: leave it as it was."""
+    return _build("llama")
+
+
+@pytest.fixture(scope="session")
+def blocks_of() -> Callable[[PreTrainedModel], Sequence[nn.Module]]:
+    """Return the decoder blocks of a tiny model, found without the code under test."""
+    return _blocks
+
+
+@pytest.fixture(scope="session")
+def make_rows() -> MakeRows:
+    """Return what draws random encoded rows of random lengths: (count, seed, longest=24)."""
+    return _rows
