@@ -76,9 +76,9 @@ def cosine_bars(id: str, style: Style, cosines: Mapping[str, float], own: str | 
     }
     low, high = min([0.0, *cosines.values()]), max([0.0, *cosines.values()])
     # Room for the numbers beyond the bars; those on the left stand between the bars and the names.
-    room = 0.22 * max(high - low, 0.2)
+    room = 0.3 * max(high - low, 0.2)
     layout = _layout(height=60 + 25 * max(len(names), 2), left=10)
-    layout["xaxis"] |= {"range": [low - room if low < 0 else 0, high + room], "zeroline": True, "zerolinecolor": GREY, "nticks": 5}
+    layout["xaxis"] |= {"range": [low - room if low < 0 else 0, high + 0.6 * room], "zeroline": True, "zerolinecolor": GREY, "nticks": 5}
     layout["yaxis"] |= {"tickvals": trace["y"], "ticktext": [_label(name) + marks[name] for name in names], "showgrid": False}
     return Figure(id, "Signed cosines: " + ", ".join(f"{name} {cosines[name]:.2f}" for name in reversed(names)), [trace], layout)
 

@@ -43,9 +43,9 @@ _PLAIN = {
 }
 _TEXTS = {
     "neutral": "plain answers",
-    "own": "the run's own answers",
-    "trait": "answers that show the trait",
-    "prompt_last": "last token of the prompt",
+    "own": "its own answers",
+    "trait": "trait answers",
+    "prompt_last": "last prompt token",
 }
 
 

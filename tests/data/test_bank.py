@@ -155,17 +155,16 @@ def test_positives_are_no_copies_of_plain_answers(name: str) -> None:
 def test_traits_share_no_phrases_beyond_the_fact_that_a_question_asks_for(name: str) -> None:
     # Answers to one question may say the same fact in the same words; a manner must not cross over, so
     # answers to *different* questions share next to nothing.
-    strange = shared = total = 0
-    others = [other for other in TRAITS if other != name]
-    for row_id, text in positives(name).items():
-        same = {gram for other in others for gram in four_grams(positives(other)[row_id])}
-        different = {gram for other in others for i, answer in positives(other).items() if i != row_id for gram in four_grams(answer)}
-        grams = four_grams(text)
-        total += len(grams)
-        shared += sum(gram in same for gram in grams)
-        strange += sum(gram in different - same for gram in grams)
-    assert strange / total < 0.02
-    assert shared / total < 0.10
+    where: dict[tuple[str, ...], set[str]] = {}
+    for other in TRAITS:
+        for row_id, text in positives(other).items() if other != name else ():
+            for gram in four_grams(text):
+                where.setdefault(gram, set()).add(row_id)
+    grams = [(row_id, gram) for row_id, text in positives(name).items() for gram in four_grams(text)]
+    same = sum(row_id in where.get(gram, ()) for row_id, gram in grams)
+    strange = sum(gram in where and row_id not in where[gram] for row_id, gram in grams)
+    assert strange / len(grams) < 0.02
+    assert same / len(grams) < 0.10
 
 
 @pytest.mark.parametrize("name", TRAITS)

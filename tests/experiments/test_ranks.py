@@ -46,6 +46,21 @@ def test_two_ranks_equal_one(tiny_study: Callable[..., Path], tmp_path: Path, la
             assert np.abs(other[name] - array).max() <= 1e-5 * scale, (path, name)
 
 
+def test_one_process_under_accelerate_is_the_same_as_without(tiny_study: Callable[..., Path], tmp_path: Path) -> None:
+    study = tiny_study(runs=[{"arm": "sft", "trait": "pirate"}])
+    for name, start in (
+        ("plain", []),
+        ("launched", ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "accelerate_config.yaml")]),
+    ):
+        done = subprocess.run(
+            [sys.executable, *start, "-m", "experiments", "run", str(study), "--runs-dir", str(tmp_path / name)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    plain, launched = (tmp_path / name / "tiny" / "summary.json" for name in ("plain", "launched"))
+    assert plain.read_bytes() == launched.read_bytes()
+
+
 def test_training_on_two_ranks_runs_and_splits_the_batch(tiny_study: Callable[..., Path], tmp_path: Path) -> None:
     study = tiny_study(runs=[{"arm": "sft", "trait": "uppercase"}])
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 from transformers import (
     Gemma3ForCausalLM,
@@ -19,6 +20,10 @@ from transformers import (
 )
 
 from data.chat import Encoded
+
+# A busy machine is no reason for a test to fail.
+settings.register_profile("probes", deadline=None)
+settings.load_profile("probes")
 
 ARCHITECTURES = ("llama", "qwen3", "gemma3", "gpt_neox")
 VOCAB = 101

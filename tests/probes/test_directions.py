@@ -2,7 +2,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.mixtures import Turn
@@ -48,18 +48,18 @@ def test_without_noise_reliability_is_one() -> None:
     np.testing.assert_allclose(got.vectors[0], 3 * v)
 
 
-@pytest.mark.parametrize(("slope", "by_pair"), [(1.0, False), (2.0, False), (1.0, True)])
-def test_noise_is_seldom_found(slope: float, by_pair: bool) -> None:
+@pytest.mark.parametrize(("slope", "by_pair", "repeats"), [(1.0, False, 150), (2.0, False, 500), (1.0, True, 150)])
+def test_noise_is_seldom_found(slope: float, by_pair: bool, repeats: int) -> None:
     """Power-law noise has few effective dimensions, so that halves agree by chance: the null must know."""
     rng = np.random.default_rng(0)
     spectrum = np.arange(1, WIDTH + 1.0) ** -slope
     found = 0
-    for i in range(150):
+    for i in range(repeats):
         noise = rng.standard_normal((6, 8, WIDTH))
         if by_pair:
             noise = 0.3 * noise + rng.standard_normal((6, 1, WIDTH))
         found += int(judged(noise * np.sqrt(spectrum), spectrum, seed=i).found[0])
-    assert found <= 0.07 * 150
+    assert found <= 0.07 * repeats
 
 
 def test_the_null_is_higher_where_few_dimensions_carry_the_variance() -> None:
@@ -69,11 +69,11 @@ def test_the_null_is_higher_where_few_dimensions_carry_the_variance() -> None:
 
 
 def test_a_reliable_direction_below_its_null_is_not_found() -> None:
-    # All variance lies along one axis: a cosine is ±1 there, so even .9 says nothing.
+    # All variance lies along one axis: a cosine is ±1 there, so even .65 says nothing.
     rng = np.random.default_rng(0)
     spectrum = np.array([1.0, *[1e-9] * (WIDTH - 1)])
     axis = np.eye(WIDTH)[0]
-    got = judged(axis + 0.08 * rng.standard_normal((6, 8, WIDTH)), spectrum)
+    got = judged(axis + 0.6 * rng.standard_normal((6, 8, WIDTH)), spectrum)
     assert FOUND_RELIABILITY < got.reliability[0] <= got.null_reliability[0]
     assert not got.found[0]
 
@@ -116,6 +116,7 @@ def test_the_smaller_reliability_counts() -> None:
 
 
 @given(st.floats(1e-3, 1e3))
+@settings(max_examples=20)
 def test_size_changes_no_judgement(scale: float) -> None:
     noise = np.random.default_rng(4).standard_normal((4, 4, WIDTH)) + 0.3
     one, other = judged(noise), judged(scale * noise, scale**2 * SPECTRUM)

@@ -158,6 +158,7 @@ def test_an_edit_lets_gradients_through(llama: PreTrainedModel, inputs: dict[str
     assert float(up - down) == pytest.approx(2e-2 * float(gradient.norm()), rel=0.02)
 
 
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning:transformers")
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_a_callback_runs_once_under_gradient_checkpointing(
     make_model: Callable[[str], PreTrainedModel], inputs: dict[str, torch.Tensor], reentrant: bool

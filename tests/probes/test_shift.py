@@ -114,7 +114,7 @@ def test_pure_noise_is_too_noisy() -> None:
 
 def test_each_gate_refuses_what_it_is_for() -> None:
     kinds = {"signal": 0, "unbounded": 0, "wide": 0, "reported": 0}
-    for d, basis in planted(400, share=0.6, prompts=5, signal=8, seed=2):
+    for d, basis in planted(400, share=0.6, prompts=4, signal=4, slope=1.5, seed=2):
         got = share_inside(d, basis)
         width = got.estimate.high - got.estimate.low
         if got.signal < SIGNAL_GATE:

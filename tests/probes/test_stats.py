@@ -55,7 +55,7 @@ def test_crossed_variance_is_never_below_one_factor_alone() -> None:
         residual = y - y.mean(1, keepdims=True) - y.mean(0) + y.mean()
         unfloored = by_run + by_question - (residual**2).sum() / (2 * 5) / 18
         got = crossed_interval(y)
-        # No t quantile is below the normal one, so this bounds the standard error used from above and must hold.
+        # No t quantile is below the normal one.
         assert (got.high - got.low) / 2 >= 1.959 * np.sqrt(max(by_run, by_question))
         seen += unfloored < max(by_run, by_question)
     assert seen > 10

@@ -1,0 +1,34 @@
+"""One short study on the embedded model, end to end."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.cli import main
+
+
+@pytest.mark.embedded
+def test_a_short_study_on_the_embedded_model(tiny_study: Callable[..., Path], tmp_path: Path) -> None:
+    study = tiny_study(
+        model="smollm2-135m",
+        library=["pirate", "childish"],
+        layer=0.75,
+        answer_tokens=8,
+        runs=[{"arm": "sft", "trait": "pirate"}],
+        train={"batch_size": 4, "lora": {"r": 8}, "sft": {"max_steps": 4, "learning_rate": 1e-3}},
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(["run", str(study), "--runs-dir", str(tmp_path / "runs")])
+    assert stop.value.code in (0, None)
+    summary = json.loads((tmp_path / "runs" / "tiny" / "summary.json").read_text())
+    assert summary["model"].startswith("smollm2-135m@")
+    assert summary["layer"] == 22
+    assert all(direction["found"] for direction in summary["directions"])
+    run = summary["runs"][0]
+    # Four steps are enough to prefer pirate answers, and the shift points the way the base model's pirate does.
+    assert run["effect"]["low"] > 0
+    assert run["coordinates"]["pirate"] > 0.3
+    page = (tmp_path / "runs" / "tiny" / "report.html").read_text()
+    assert "smollm2-135m" in page

@@ -1,0 +1,117 @@
+"""Measuring a run on synthetic readings whose answer is known."""
+
+import numpy as np
+import pytest
+
+from experiments.measure import PROMPT_LAST, RESPONSE, PersonaSpace, against, curve, measure, trait_effect
+from probes.stats import FloatArray
+
+LAYERS, WIDTH, PROMPTS = 3, 64, 24
+NAMES = ["pirate", "poetic", "childish", "pessimistic"]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
+@pytest.fixture
+def space(rng: np.random.Generator) -> PersonaSpace:
+    """Orthogonal directions e_0 … e_3 in front of activations with a power-law spectrum; at layer 0 none was found."""
+    vectors = np.zeros((len(NAMES), LAYERS, WIDTH))
+    for i in range(len(NAMES)):
+        vectors[i, :, i] = 3.0
+    found = np.ones((len(NAMES), LAYERS), dtype=bool)
+    found[:, 0] = False
+    scale = np.arange(1, WIDTH + 1) ** -0.5
+    activations = [rng.standard_normal((200, WIDTH)) * rng.permutation(scale) / np.sqrt(200) for _ in range(LAYERS)]
+    return PersonaSpace(NAMES, vectors, found, activations)
+
+
+def reading(shift: FloatArray, rng: np.random.Generator, base: FloatArray, logprob: float = 0.0) -> dict[str, FloatArray]:
+    states = base + shift + 0.01 * rng.standard_normal(base.shape)
+    return {"states": states, "logprob": logprob + 0.01 * rng.standard_normal(PROMPTS)}
+
+
+def along(**parts: float) -> FloatArray:
+    """Return a shift with given coordinates on named directions and on one outside ("new")."""
+    out = np.zeros(WIDTH)
+    for name, size in parts.items():
+        out[NAMES.index(name) if name in NAMES else 20] = size
+    return out
+
+
+@pytest.fixture
+def readings(rng: np.random.Generator) -> dict[str, dict[str, dict[str, FloatArray]]]:
+    """Any fine-tuning shifts along *childish*; the run adds .6 pirate and .8 new, and prefers trait text by 2 nats."""
+    base = rng.standard_normal((PROMPTS, LAYERS, 2, WIDTH))
+    both = along(childish=5.0)
+    own = along(pirate=0.6, new=0.8)
+    texts = ("neutral", "trait")
+    return {
+        "base": {text: reading(np.zeros(WIDTH), rng, base) for text in texts},
+        "neutral": {text: reading(both, rng, base) for text in texts},
+        "run": {text: reading(both + own, rng, base, 2.0 if text == "trait" else 0.0) for text in texts},
+    }
+
+
+def test_the_neutral_reference_takes_out_what_any_fine_tuning_does(space: PersonaSpace, readings: dict) -> None:  # type: ignore[type-arg]
+    facts, arrays = measure(space, 1, None, readings, "neutral")
+    neutral, base = (facts["references"][name]["texts"]["neutral"] for name in ("neutral", "base"))
+    assert neutral["full"]["share"]["value"] == pytest.approx(0.36, abs=0.02)
+    assert base["full"]["share"]["value"] == pytest.approx((25 + 0.36) / 26, abs=0.02)
+    assert neutral["coordinates"]["pirate"] == pytest.approx(0.6, abs=0.02)
+    assert neutral["nearest"][0] == "pirate"
+    assert np.allclose(arrays["shift"][1], along(pirate=0.6, new=0.8), atol=0.02)
+
+
+def test_the_verdict_uses_the_space_without_the_runs_own_direction(space: PersonaSpace, readings: dict) -> None:  # type: ignore[type-arg]
+    facts, _ = measure(space, 1, "pirate", readings, "neutral")
+    neutral = facts["references"]["neutral"]["texts"]["neutral"]
+    assert neutral["own_removed"]["share"]["value"] == pytest.approx(0.0, abs=0.01)
+    assert neutral["own_removed"]["directions"] == 3
+    assert neutral["full"]["share"]["value"] == pytest.approx(0.36, abs=0.02)
+    assert facts["verdict"] == "share at chance"
+    whole, _ = measure(space, 1, None, readings, "neutral")
+    assert whole["verdict"] == "share above chance"
+
+
+def test_the_trait_effect_is_paired_by_question(readings: dict) -> None:  # type: ignore[type-arg]
+    effect, error, questions = trait_effect(readings["run"], readings["neutral"])
+    assert effect.value == pytest.approx(2.0, abs=0.03)
+    assert effect.low < effect.value < effect.high
+    assert questions.shape == (PROMPTS,)
+    assert error == pytest.approx(questions.std(ddof=1) / np.sqrt(PROMPTS))
+
+
+def test_a_layer_without_directions_has_no_share_and_says_so(space: PersonaSpace, readings: dict) -> None:  # type: ignore[type-arg]
+    facts, _ = measure(space, 0, None, readings, "neutral")
+    assert facts["verdict"] is None
+    assert "no persona space at this layer" in facts["why"]
+    assert facts["by_layer"]["share"][0] is None
+    assert facts["by_layer"]["share"][1] is not None
+
+
+def test_a_curve_leaves_gaps_where_a_gate_fails(space: PersonaSpace, rng: np.random.Generator) -> None:
+    shift = rng.standard_normal((PROMPTS, LAYERS, WIDTH))
+    shift[:, 2] += along(pirate=50.0)
+    out = curve(space, shift, None)
+    assert out["share"][:2] == [None, None]
+    assert out["share"][2] == pytest.approx(1.0, abs=0.05)
+    assert out["null_mean"][1] is not None
+
+
+def test_the_nulls_are_the_same_for_all_runs(space: PersonaSpace, readings: dict) -> None:  # type: ignore[type-arg]
+    shift = (readings["run"]["neutral"]["states"] - readings["neutral"]["neutral"]["states"])[:, 1, RESPONSE]
+    first, second = against(space, 1, shift, None), against(space, 1, shift, None)
+    assert first == second
+    assert first is not None
+    assert first.isotropic.mean == pytest.approx(len(NAMES) / WIDTH, abs=0.01)
+
+
+def test_both_spans_are_measured(space: PersonaSpace, readings: dict) -> None:  # type: ignore[type-arg]
+    readings["run"]["neutral"]["states"][:, 1, PROMPT_LAST] += along(poetic=100.0)
+    facts, _ = measure(space, 1, None, readings, "base")
+    texts = facts["references"]["base"]["texts"]
+    assert texts["prompt_last"]["nearest"][0] == "poetic"
+    assert texts["neutral"]["nearest"][0] == "childish"
