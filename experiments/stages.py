@@ -176,7 +176,7 @@ def space_stage(bench: Bench, traits: Sequence[Trait], directions: Sequence[Stag
         return {"space.safetensors": {key: np.stack(rows).astype(np.float32) for key, rows in out.items()}}
 
     names = [trait.name for trait in traits]
-    return Stage("space", 1, {"names": names}, tuple(directions), "persona space", compute, everywhere=False)
+    return Stage("space", 2, {"names": names}, tuple(directions), "persona space", compute, everywhere=False)
 
 
 def centred(states: Sequence[FloatArray], layer: int) -> FloatArray:

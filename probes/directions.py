@@ -18,7 +18,7 @@ from probes.stats import FloatArray
 
 FOUND_RELIABILITY = 0.5
 QUESTION_SPLITS = 20
-NULL_DRAWS = 199
+NULL_DRAWS = 999
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,9 @@ def estimate(differences: FloatArray, eigenvalues: FloatArray, rng: np.random.Ge
     """Estimate a trait's direction at every layer, and judge it by half splits.
 
     Reliability is the mean cosine over all half splits of the contrast pairs, and over 20 random half
-    splits of the questions; the smaller counts. The null puts pseudo-differences, drawn from the total
-    covariance of the activations without any link to the trait, through the same halving.
+    splits of the questions; the smaller counts. The null draws one pseudo-difference a pair from the total
+    covariance of the activations, without any link to the trait, and halves the pairs. It is the same for all
+    questions of its pair, as a chance effect of wording is; drawing anew for each question would be too lenient.
 
     Args:
         differences: [pairs, questions, layers, d_model], positive minus negative.
@@ -76,11 +77,8 @@ def estimate(differences: FloatArray, eigenvalues: FloatArray, rng: np.random.Ge
         scale = np.sqrt(np.clip(eigenvalues[layer], 0, None)).astype(np.float32)
         # Directions of negligible variance change no cosine; leaving them out makes the draws cheap.
         scale = scale[scale > 1e-3 * scale.max()]
-        draws = [
-            _half_split_cosine(rng.standard_normal((pairs, questions, scale.size), dtype=np.float32) * scale, halves_p, halves_q)
-            for _ in range(NULL_DRAWS)
-        ]
-        null[layer] = np.quantile(draws, 0.95)
+        draws = rng.standard_normal((NULL_DRAWS, pairs, scale.size), dtype=np.float32) * scale
+        null[layer] = np.quantile([_mean_cosine(draw, halves_p) for draw in draws], 0.95)
     found = (reliability >= FOUND_RELIABILITY) & (reliability > null)
     return Directions(differences.mean((0, 1)), reliability, null, found)
 

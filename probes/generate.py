@@ -46,6 +46,8 @@ def answers(
             attention_mask=mask.to(device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
+            # A model's own generation settings may hold a penalty; greedy means greedy.
+            repetition_penalty=1.0,
             pad_token_id=pad_id,
         )[:, longest:].tolist()
         for slot, i in enumerate(batch):

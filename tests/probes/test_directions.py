@@ -48,7 +48,7 @@ def test_without_noise_reliability_is_one() -> None:
     np.testing.assert_allclose(got.vectors[0], 3 * v)
 
 
-@pytest.mark.parametrize(("slope", "by_pair", "repeats"), [(1.0, False, 150), (2.0, False, 500), (1.0, True, 150)])
+@pytest.mark.parametrize(("slope", "by_pair", "repeats"), [(1.0, False, 150), (2.0, False, 500), (1.0, True, 150), (2.0, True, 500), (3.0, True, 500)])
 def test_noise_is_seldom_found(slope: float, by_pair: bool, repeats: int) -> None:
     """Power-law noise has few effective dimensions, so that halves agree by chance: the null must know."""
     rng = np.random.default_rng(0)
@@ -65,7 +65,7 @@ def test_noise_is_seldom_found(slope: float, by_pair: bool, repeats: int) -> Non
 def test_the_null_is_higher_where_few_dimensions_carry_the_variance() -> None:
     noise = np.random.default_rng(0).standard_normal((6, 8, WIDTH))
     flat, steep = (judged(noise, np.arange(1, WIDTH + 1.0) ** -slope).null_reliability[0] for slope in (0, 3))
-    assert flat < 0.2 < FOUND_RELIABILITY < steep
+    assert flat < 0.25 < FOUND_RELIABILITY < steep
 
 
 def test_a_reliable_direction_below_its_null_is_not_found() -> None:
