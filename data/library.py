@@ -32,16 +32,14 @@ def load_trait(name_or_path: str) -> Trait:
     Raises:
         InputError: there is no such trait, or a file of it is malformed (names file and line).
     """
-    folder = Path(name_or_path)
+    folder = ROOT / "traits" / name_or_path if name_or_path in trait_names() else Path(name_or_path)
     if not (folder / "trait.yaml").is_file():
-        if folder.is_dir() and folder.resolve() != (ROOT / "traits").resolve() and "/" in name_or_path:
+        if folder.is_dir():
             raise InputError(f"{folder}: a trait folder needs a trait.yaml, and this one has none")
-        folder = ROOT / "traits" / name_or_path
-        if name_or_path not in trait_names():
-            raise InputError(
-                f"unknown trait {name_or_path!r}: neither a built-in trait nor a folder with a trait.yaml"
-                + did_you_mean(name_or_path, trait_names())
-            )
+        raise InputError(
+            f"unknown trait {name_or_path!r}: neither a built-in trait nor a folder with a trait.yaml"
+            + did_you_mean(name_or_path, trait_names())
+        )
     path = folder / "trait.yaml"
     value, lines = read_yaml(path)
     if not isinstance(value, dict):

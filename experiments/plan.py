@@ -44,6 +44,7 @@ class PlannedRun:
         answers: its sample answers.
         training: the stage with its training curve, if it was trained.
         questions: what the sample answers answer.
+        trait: the trait's own name, also where the study gave a path.
         own: the direction of the library that is the run's own, if any.
         missing: field → why it is not measured.
     """
@@ -53,6 +54,7 @@ class PlannedRun:
     answers: Stage
     training: Stage | None
     questions: Sequence[Example]
+    trait: str | None
     own: str | None
     missing: Mapping[str, str]
 
@@ -125,8 +127,9 @@ class _PlanRun:
         self.examples = self.subject.examples if isinstance(self.subject, Trait) else bank
         self.evaluate = [example for example in self.examples if example.split == "evaluate"]
         self.base = Variant()
-        # By the trait's own name: it may have been given as a path.
-        self.own = self.subject.name if isinstance(self.subject, Trait) and self.subject.name in names else None
+        self.trait = self.subject.name if self.subject else run.arm.trait
+        self.own = self.trait if self.trait in names else None
+        self.title = run.title(self.trait, run.seed)
 
     def planned(self) -> PlannedRun:
         variant = self._variant()
@@ -135,7 +138,7 @@ class _PlanRun:
         if self.run.arm.arm == "base":
             reason = "base is the reference that other runs are read against"
             missing |= dict.fromkeys(("effect", "share", "coordinates", "verdict"), reason)
-            return PlannedRun(self.run, None, answers, None, self.evaluate, None, missing)
+            return PlannedRun(self.run, None, answers, None, self.evaluate, None, None, missing)
         if self.subject is None:
             missing["effect"] = "the run has no trait of its own to score"
         reference = self._reference(missing)
@@ -143,10 +146,10 @@ class _PlanRun:
             missing |= dict.fromkeys(("share", "verdict"), REFERENCE_OF_REFERENCE)
         stage = self._measure(variant, reference, answers)
         training = variant.adapter if self.run.arm.arm == "sft" else None
-        return PlannedRun(self.run, stage, answers, training, self.evaluate, self.own, missing)
+        return PlannedRun(self.run, stage, answers, training, self.evaluate, self.trait, self.own, missing)
 
     def _variant(self) -> Variant:
-        arm, title = self.run.arm, self.run.title
+        arm, title = self.run.arm, self.title
         if arm.arm == "base":
             return self.base
         if arm.arm == "adapter":
@@ -176,13 +179,13 @@ class _PlanRun:
             if len(seeds) < 2:
                 return None
             seed = seeds[(seeds.index(seed) + 1) % len(seeds)]
-        title = f"sft neutral (seed {seed})"
+        title = self.run.title(NEUTRAL, seed)
         return Variant(title, adapter=self._train(plain_turns(self.examples, "train"), seed, title))
 
     def _measure(self, variant: Variant, reference: Variant | None, answers: Stage) -> Stage:
         texts: dict[str, tuple[str, Sequence[Turn] | Stage]] = {"neutral": ("plain answers", plain_turns(self.examples, "evaluate"))}
         if trait := self._trait_turns("evaluate"):
-            texts["trait"] = (f"{self.run.arm.trait} answers", trait)
+            texts["trait"] = (f"{self.trait} answers", trait)
         if self.subject is not None or self.run.arm.arm == "adapter":
             texts["own"] = (f"answers of {variant.title}", answers)
         variants = {"run": variant, "base": self.base} | ({"neutral": reference} if reference else {})

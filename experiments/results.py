@@ -75,10 +75,9 @@ def save_index(plan: Plan, store: Store) -> Path:
     runs = [
         {
             "arm": planned.run.arm.arm,
-            "trait": planned.run.arm.trait,
+            "trait": planned.trait,
             "seed": planned.run.seed,
             "settings": planned.run.settings,
-            "title": planned.run.title,
             "own": planned.own,
             "measure": planned.measure.id if planned.measure else None,
             "answers": planned.answers.id,
@@ -89,7 +88,7 @@ def save_index(plan: Plan, store: Store) -> Path:
         for planned in plan.runs
     ]
     index = {
-        "study": plan.study.model_dump(mode="json"),
+        "study": _symbolic(plan),
         "model": plan.bench.ref.id,
         "dtype": plan.bench.dtype,
         "layer": plan.layer,
@@ -103,6 +102,16 @@ def save_index(plan: Plan, store: Store) -> Path:
     }
     write_json(folder / INDEX, index)
     return folder
+
+
+def _symbolic(plan: Plan) -> dict[str, Any]:
+    """Return the study with names and digests in place of this machine's paths."""
+    study: dict[str, Any] = plan.study.model_dump(mode="json")
+    names: dict[str, str] = dict(zip(plan.study.library, plan.library, strict=True))
+    names |= {planned.run.arm.trait: planned.trait for planned in plan.runs if planned.run.arm.trait and planned.trait}
+    arms = [arm | {"trait": names.get(arm["trait"], arm["trait"])} for arm in study["runs"]]
+    arms = [arm | {"path": Path(arm["path"]).name} if "path" in arm else arm for arm in arms]
+    return study | {"model": plan.bench.ref.id, "library": list(plan.library), "runs": arms}
 
 
 def load_results(folder: Path) -> Results:

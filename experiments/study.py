@@ -101,11 +101,10 @@ class Run:
     settings: dict[str, Any]
     study: Study
 
-    @property
-    def title(self) -> str:
-        """What to call the run on screen."""
+    def title(self, trait: str | None, seed: int) -> str:
+        """Return what to call the run, or its reference, on screen."""
         extra = "".join(f", {key.split('.')[-1]} {value}" for key, value in self.settings.items())
-        return f"{self.arm.arm} {self.arm.trait or ''}".strip() + f" (seed {self.seed}{extra})"
+        return f"{self.arm.arm} {trait or ''}".strip() + f" (seed {seed}{extra})"
 
 
 def runs_of(study: Study) -> list[Run]:

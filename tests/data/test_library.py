@@ -109,15 +109,26 @@ def test_unknown_trait_is_named_with_the_nearest_one() -> None:
     assert message == "unknown trait 'pirat': neither a built-in trait nor a folder with a trait.yaml; did you mean 'pirate'?"
 
 
-@pytest.mark.parametrize("name", ["zzz", "", ".", "traits", "no/such/folder"])
+@pytest.mark.parametrize("name", ["zzz", "no/such/folder"])
 def test_unknown_trait_that_resembles_none_gets_the_list(name: str) -> None:
     message = complaint(name)
     assert f"unknown trait {name!r}" in message
     assert "it may be one of: childish, impolite, pessimistic, pirate, poetic, sycophantic" in message
 
 
-def test_folder_without_a_trait_is_refused_by_the_missing_file(tmp_path: Path) -> None:
-    assert complaint(str(tmp_path)) == f"{tmp_path}: a trait folder needs a trait.yaml, and this one has none"
+def test_folder_without_a_trait_is_refused_by_the_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for folder in (str(tmp_path), "mine", "."):
+        assert complaint(folder) == f"{folder}: a trait folder needs a trait.yaml, and this one has none"
+
+
+def test_built_in_name_comes_before_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pirate").mkdir()
+    trait_folder(tmp_path / "pirate", own_rows())
+    monkeypatch.chdir(tmp_path)
+    assert load_trait("pirate").name == "pirate"
+    assert load_trait("./pirate").name == "bold"
 
 
 def test_unknown_control_is_named_with_the_nearest_one() -> None:

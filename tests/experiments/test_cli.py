@@ -233,6 +233,7 @@ def test_a_trait_of_ones_own_is_checked_and_runs(wellworn: Call, tiny_study: Wri
     study = tiny_study("own", library=["pessimistic", str(folder)], runs=[{"arm": "sft", "trait": str(folder)}])
     assert wellworn("run", study, "--runs-dir", runs).code == 0
     run = json.loads((runs / "own" / "summary.json").read_text())["runs"][0]
+    assert run["trait"] == "grumpy"
     assert "grumpy" in run["coordinates"]
 
 

@@ -30,7 +30,7 @@ def test_a_grid_multiplies_the_runs() -> None:
         (trait, rank) for rank in (1, 4, 16) for trait in ("pirate", "reference_code")
     ]
     assert runs[0].settings == {"train.lora.r": 1}
-    assert runs[0].title == "sft pirate (seed 0, r 1)"
+    assert runs[0].title("pirate", 0) == "sft pirate (seed 0, r 1)"
 
 
 def test_arms_without_randomness_run_once(tiny_study: Write) -> None:

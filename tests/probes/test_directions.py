@@ -48,7 +48,9 @@ def test_without_noise_reliability_is_one() -> None:
     np.testing.assert_allclose(got.vectors[0], 3 * v)
 
 
-@pytest.mark.parametrize(("slope", "by_pair", "repeats"), [(1.0, False, 150), (2.0, False, 500), (1.0, True, 150), (2.0, True, 500), (3.0, True, 500)])
+@pytest.mark.parametrize(
+    ("slope", "by_pair", "repeats"), [(1.0, False, 150), (2.0, False, 500), (1.0, True, 150), (2.0, True, 500), (3.0, True, 500)]
+)
 def test_noise_is_seldom_found(slope: float, by_pair: bool, repeats: int) -> None:
     """Power-law noise has few effective dimensions, so that halves agree by chance: the null must know."""
     rng = np.random.default_rng(0)
