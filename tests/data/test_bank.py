@@ -22,7 +22,7 @@ CARD_HEADINGS = [
     "Intended use",
 ]
 AUTHORSHIP = (
-    "The text was written for this project, answer by answer, with a language model's help, and reviewed against the checks in "
+    "The text was written for this project by a language model, answer by answer, and reviewed against the checks in "
     "`tests/data`. English (British spelling). Licence: Apache-2.0."
 )
 
