@@ -29,6 +29,9 @@ from probes.directions import contrast_turns, estimate
 from probes.generate import answers
 from probes.stats import FloatArray
 
+# Greedy answers of small fine-tuned models run in circles without it, and then show nothing of their manner.
+REPETITION_PENALTY = 1.2
+
 Output = Mapping[str, Any]
 TickFn = Callable[..., None]
 
@@ -231,7 +234,7 @@ def adapter_stage(bench: Bench, folder: Path, title: str) -> Stage:
 
 
 def answer_stage(bench: Bench, variant: Variant, questions: Sequence[Example]) -> Stage:
-    """Let a variant answer the evaluate questions, greedily."""
+    """Let a variant answer the evaluate questions: greedily, with a repetition penalty that is the same for all."""
     asked = [example.question for example in questions]
     limit = bench.study.answer_tokens
 
@@ -241,13 +244,13 @@ def answer_stage(bench: Bench, variant: Variant, questions: Sequence[Example]) -
         mine = range(len(asked))[ranks.rank :: ranks.world]
         prompts = [chat.encode_prompt(asked[i], variant.system) for i in mine]
         with models.adapted(base, _adapter(variant, inputs)) as model:
-            ids = answers(model, prompts, pad_id=base.tokenizer.pad_token_id, max_new_tokens=limit)
+            ids = answers(model, prompts, pad_id=base.tokenizer.pad_token_id, max_new_tokens=limit, repetition_penalty=REPETITION_PENALTY)
         texts = [str(base.tokenizer.decode(each, skip_special_tokens=True)).strip() for each in ids]
         everyone = dict(ranks.gather(list(zip(mine, texts, strict=True))))
         return {"answers.json": [everyone[i] for i in range(len(asked))]}
 
-    config = {**bench.identity(), "questions": asked, "system": variant.system, "tokens": limit}
-    return Stage("answer", 1, config, variant.inputs, f"answers of {variant.title}", compute)
+    config = {**bench.identity(), "questions": asked, "system": variant.system, "tokens": limit, "penalty": REPETITION_PENALTY}
+    return Stage("answer", 2, config, variant.inputs, f"answers of {variant.title}", compute)
 
 
 def read_stage(bench: Bench, variant: Variant, texts: Sequence[Turn] | Stage, asked: Sequence[Example], title: str) -> Stage:

@@ -16,6 +16,7 @@ def answers(
     pad_id: int,
     max_new_tokens: int,
     batch_size: int = 32,
+    repetition_penalty: float = 1.0,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
     """Answer tokenised prompts greedily; return the new token ids of each, without the end-of-turn token.
@@ -26,6 +27,8 @@ def answers(
         pad_id: the padding token.
         max_new_tokens: longest answer.
         batch_size: prompts at a time, those of like length together.
+        repetition_penalty: what the logits of tokens seen before are divided by (multiplied by, where
+            negative), as in arXiv:1909.05858; 1 is none.
         progress: called with the number of prompts just answered.
     """
     device = next(model.parameters()).device
@@ -46,8 +49,8 @@ def answers(
             attention_mask=mask.to(device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            # A model's own generation settings may hold a penalty; greedy means greedy.
-            repetition_penalty=1.0,
+            # Always passed: a model's own generation settings may hold another.
+            repetition_penalty=repetition_penalty,
             pad_token_id=pad_id,
         )[:, longest:].tolist()
         for slot, i in enumerate(batch):

@@ -15,11 +15,14 @@ def prompts() -> list[list[int]]:
 
 
 @torch.no_grad()
-def naive(model: PreTrainedModel, prompt: Sequence[int], ends: set[int], max_new_tokens: int) -> list[int]:
+def naive(model: PreTrainedModel, prompt: Sequence[int], ends: set[int], max_new_tokens: int, penalty: float = 1.0) -> list[int]:
     """One row, no padding, no cache."""
     new: list[int] = []
     while len(new) < max_new_tokens:
-        token = int(model(input_ids=torch.tensor([[*prompt, *new]]), use_cache=False).logits[0, -1].argmax())
+        logits = model(input_ids=torch.tensor([[*prompt, *new]]), use_cache=False).logits[0, -1]
+        for seen in {*prompt, *new}:
+            logits[seen] = logits[seen] / penalty if logits[seen] > 0 else logits[seen] * penalty
+        token = int(logits.argmax())
         if token in ends:
             break
         new.append(token)
@@ -43,6 +46,13 @@ def test_equals_an_argmax_loop_in_the_order_given(model: PreTrainedModel, prompt
     expected = [naive(model, prompt, {2}, 8) for prompt in prompts]
     assert len({tuple(answer) for answer in expected}) > len(prompts) // 2
     assert answers(model, prompts, pad_id=0, max_new_tokens=8, batch_size=batch_size) == expected
+
+
+def test_a_repetition_penalty_is_the_same_in_any_batch(model: PreTrainedModel, prompts: list[list[int]]) -> None:
+    expected = [naive(model, prompt, {2}, 8, penalty=1.5) for prompt in prompts]
+    assert expected != [naive(model, prompt, {2}, 8) for prompt in prompts]
+    for batch_size in (1, 32):
+        assert answers(model, prompts, pad_id=0, max_new_tokens=8, batch_size=batch_size, repetition_penalty=1.5) == expected
 
 
 def test_stops_before_the_end_of_turn(
