@@ -117,10 +117,6 @@ class Chat:
         encoded = self.encode(turn)
         return {"input_ids": list(encoded.input_ids), "completion_mask": list(encoded.completion_mask)}
 
-    def identity(self) -> dict[str, Any]:
-        """Return what decides how a conversation is written, for stage hashes."""
-        return {"template": self.template, "template_kwargs": self.template_kwargs}
-
     def _render(self, turn: Turn, answer: str | None) -> str:
         system, question = turn.system, turn.question.strip()
         if system and self.folds_system:

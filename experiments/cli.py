@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from data.errors import InputError
 
@@ -55,23 +56,22 @@ def probe(
     json_file: JsonFile = None,
 ) -> None:
     """Measure an adapter that someone else trained."""
-    from data.library import load_trait, trait_names
+    from data.files import validated
+    from data.library import control_names, load_trait, trait_names
     from experiments.study import Study
-    from lora.arms import Adapter
 
     suspected = trait or []
-    own = [name for name in suspected if load_trait(name).name not in trait_names()]
-    name = f"probe-{adapter.resolve().name}"
-    study = Study(
-        name=name,
-        question=f"Does the adapter {adapter.resolve().name} move the model along persona directions that it already had?",
-        expects="Nothing: this adapter was trained elsewhere.",
-        refuted_by="Nothing.",
-        model=model,
-        library=tuple(trait_names() + own),
-        runs=tuple(Adapter(path=str(adapter), trait=t) for t in suspected) or (Adapter(path=str(adapter)),),
-    )
-    _run(study, runs_dir, json_file)
+    own = [name for name in suspected if name not in control_names() and load_trait(name).name not in trait_names()]
+    study = {
+        "name": f"probe-{adapter.resolve().name}",
+        "question": f"Does the adapter {adapter.resolve().name} move the model along persona directions that it already had?",
+        "expects": "Nothing: this adapter was trained elsewhere.",
+        "refuted_by": "Nothing.",
+        "model": model,
+        "library": trait_names() + own,
+        "runs": [{"arm": "adapter", "path": str(adapter), "trait": name} for name in (suspected or (None,))],
+    }
+    _run(validated(Study, study, "probe"), runs_dir, json_file)
 
 
 @app.command()
@@ -125,18 +125,24 @@ def _run(study: "Study", runs_dir: Path, json_file: str | None, plan_only: bool 
     from experiments.stages import Bench
     from experiments.store import Store
 
+    show = _screen(json_file)
     ranks = Ranks()
     bench = Bench.of(study, ranks)
     planned = plan(study, bench)
-    store = ranks.from_main(lambda: Store(runs_dir))
+    store = ranks.from_main(lambda: Store(runs_dir, create=not plan_only))
     if plan_only:
         for stage in ordered(planned.targets):
-            console.print(f"{'done' if store.done(stage.id) else '    '}  {stage.title}  [dim]{stage.id}[/dim]", highlight=False)
+            done = store.done(stage.id)
+            if stage.check is not None and not done:
+                stage.check()
+            if ranks.main:
+                show.print(f"{'done' if done else '    '}  {escape(stage.title)}  [dim]{stage.id}[/dim]", highlight=False)
+        ranks.close()
         return
     if ranks.main:
-        console.print(f"{bench.ref.id} on {bench.device}, {bench.dtype}, {ranks.world} process(es)", highlight=False, markup=False)
+        show.print(f"{bench.ref.id} on {bench.device}, {bench.dtype}, {ranks.world} process(es)", highlight=False, markup=False)
     try:
-        run_stages(planned.targets, store, bench, ranks, console)
+        run_stages(planned.targets, store, bench, ranks, show)
     finally:
         ranks.close()
     if ranks.main:
@@ -145,7 +151,7 @@ def _run(study: "Study", runs_dir: Path, json_file: str | None, plan_only: bool 
 
 def _report(folder: Path, json_file: str | None) -> None:
     from experiments.report.page import page
-    from experiments.report.terminal import show
+    from experiments.report.terminal import show as show_table
     from experiments.results import REPORT, SUMMARY, load_results, summarise
     from experiments.store import write_json, write_text
 
@@ -155,11 +161,22 @@ def _report(folder: Path, json_file: str | None) -> None:
     write_text(folder / REPORT, page(results, summary))
     if json_file == "-":
         sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
-        return
-    if json_file:
+    elif json_file:
         write_json(Path(json_file), summary)
-    show(summary, console)
-    console.print(f"report: {folder / REPORT}", highlight=False, markup=False)
+    show = _screen(json_file)
+    show_table(summary, show)
+    show.print(f"report: {folder / REPORT}", highlight=False, markup=False)
+
+
+def _screen(json_file: str | None) -> Console:
+    """Return where to show things: standard output, unless that is where the JSON goes.
+
+    Raises:
+        InputError: the folder of the JSON file does not exist; found out before anything is computed.
+    """
+    if json_file not in (None, "-") and not Path(str(json_file)).parent.is_dir():
+        raise InputError(f"--json {json_file}: there is no folder {Path(str(json_file)).parent}")
+    return complaints if json_file == "-" else console
 
 
 def _quiet_libraries() -> None:
@@ -180,13 +197,15 @@ def main(arguments: Sequence[str] | None = None) -> Any:
     except InputError as error:
         complaints.print(f"[bold red]error:[/bold red] {_escaped(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
+    except OSError as error:
+        # Whatever the file system refuses, the user alone can mend.
+        complaints.print(f"[bold red]error:[/bold red] {_escaped(str(error))}; finished stages are kept", highlight=False, soft_wrap=True)
+        sys.exit(2)
     except KeyboardInterrupt:
         complaints.print("stopped; run the same command again to go on from here", highlight=False)
         sys.exit(130)
 
 
 def _escaped(text: str) -> str:
-    from rich.markup import escape
-
     # A file or a model's answer may hold terminal control sequences; show them, never obey them.
     return escape("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text))

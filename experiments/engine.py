@@ -55,19 +55,22 @@ def run(targets: Sequence[Stage], store: Store, bench: Bench, ranks: Ranks, cons
             taken = ranks.from_main(lambda: _next(todo, store))
             if taken is None:
                 if not announced:
-                    display.waiting([s.title for s in todo if all(n not in todo for n in s.inputs)])
+                    waiting = {s.id for s in todo}
+                    display.waiting([s.title for s in todo if not any(n.id in waiting for n in s.inputs)])
                     announced = True
                 time.sleep(POLL_SECONDS)
                 continue
             stage = next(s for s in todo if s.id == taken)
             todo.remove(stage)
-            if ranks.from_main(lambda s=stage: store.done(s.id)):  # type: ignore[misc]
-                display.skipped()
-            else:
-                with display.stage(stage.title) as tick:
-                    _compute(stage, store, bench, ranks, tick)
-            if ranks.main:
-                store.release(stage.id)
+            try:
+                if ranks.from_main(lambda s=stage: store.done(s.id)):  # type: ignore[misc]
+                    display.skipped()
+                else:
+                    with display.stage(stage.title) as tick:
+                        _compute(stage, store, bench, ranks, tick)
+            finally:
+                if ranks.main:
+                    store.release(stage.id)
 
 
 def _next(todo: Sequence[Stage], store: Store) -> str | None:
@@ -81,20 +84,22 @@ def _next(todo: Sequence[Stage], store: Store) -> str | None:
 
 def _compute(stage: Stage, store: Store, bench: Bench, ranks: Ranks, tick: Tick) -> None:
     start = time.perf_counter()
-    folder = ranks.from_main(lambda: store.begin(stage.id))
     error: Exception | None = None
     try:
+        folder = ranks.from_main(lambda: store.begin(stage.id))
         if stage.everywhere or ranks.main:
             inputs = [store.path(needed.id) for needed in stage.inputs]
             output = stage.compute(bench, inputs, folder, tick)
             if ranks.main:
                 write_output(folder, output)
+                store.publish(stage.id, stage.facts(time.perf_counter() - start))
     except Exception as caught:
         error = _explained(caught, store.root)
-    if error is not None and ranks.main:
-        store.release(stage.id)
+        if ranks.world > 1 and not isinstance(error, InputError):
+            # The other ranks may be inside a collective of their own: gathering errors would wait for them
+            # until the time-out. Ending this process makes the launcher end them.
+            raise error from caught
     ranks.together(error)
-    ranks.from_main(lambda: store.publish(stage.id, stage.facts(time.perf_counter() - start)))
 
 
 def _explained(error: Exception, root: Path) -> Exception:

@@ -17,10 +17,16 @@ from experiments.verdict import verdict
 from probes.nulls import Null, NullShare, compare, null_shares
 from probes.shift import Share, debiased_norms, share_inside
 from probes.space import span
-from probes.stats import Estimate, FloatArray, mean_interval
+from probes.stats import Estimate, FloatArray, finite, mean_interval
 
 PROMPT_LAST, RESPONSE = (SPANS.index(name) for name in ("prompt_last", "response"))
 Reading = Mapping[str, FloatArray]
+
+
+def centred(states: Sequence[FloatArray], layer: int) -> FloatArray:
+    """Return the activations of several traits at one layer, centred together: [N, d_model]."""
+    rows = np.concatenate([each[..., layer, :].reshape(-1, each.shape[-1]) for each in states]).astype(np.float64)
+    return np.asarray(rows - rows.mean(0))
 
 
 @dataclass(frozen=True)
@@ -31,20 +37,26 @@ class PersonaSpace:
         names: of the traits [T].
         vectors: [T, layers, d_model].
         found: [T, layers].
-        activations: [layers][N, d_model], centred and over √N; the covariance behind N1.
+        states: [T][…, layers, d_model], the activations that each trait's direction was made of.
     """
 
     names: Sequence[str]
     vectors: FloatArray
     found: NDArray[np.bool_]
-    activations: Sequence[FloatArray]
+    states: Sequence[FloatArray]
 
     def members(self, layer: int, without: str | None = None) -> list[int]:
         """Return which traits span the space at a layer: those found there, less the run's own."""
         return [i for i, name in enumerate(self.names) if self.found[i, layer] and name != without]
 
+    def activations(self, layer: int, members: Sequence[int]) -> FloatArray:
+        """Return the centred activations [N, d_model] of the traits that span a space: the covariance behind N1."""
+        return centred([self.states[i] for i in members], layer)
+
     def cosines(self, layer: int, vector: FloatArray) -> dict[str, float]:
-        """Return the signed cosine of a vector with every direction of the library at a layer."""
+        """Return the signed cosine of a vector with every direction of the library at a layer; none for a zero vector."""
+        if not np.any(vector):
+            return {}
         at = self.vectors[:, layer]
         cosines = at @ vector / np.linalg.norm(at, axis=1) / np.linalg.norm(vector)
         return {name: float(c) for name, c in zip(self.names, cosines, strict=True)}
@@ -64,13 +76,13 @@ class Against:
         return {
             "share": self.share.estimate.to_json() if self.share.why is None else None,
             "why": self.share.why,
-            "signal": self.share.signal,
+            "signal": finite(self.share.signal),
             "directions": self.directions,
-            "null_mean": self.null.mean,
-            "null_high": self.null.high,
+            "null_mean": finite(self.null.mean),
+            "null_high": finite(self.null.high),
             "p": self.null.p,
             "effect": self.null.effect.to_json() if self.share.why is None else None,
-            "isotropic_mean": self.isotropic.mean,
+            "isotropic_mean": finite(self.isotropic.mean),
             "isotropic_p": self.isotropic.p,
         }
 
@@ -83,7 +95,7 @@ def against(space: PersonaSpace, layer: int, differences_nD: FloatArray, without
     share = share_inside(differences_nD, span(space.vectors[members, layer]))
     nulls = []
     for isotropic in (False, True):
-        draws = Null(seed_for(0, "nulls"), isotropic=isotropic).vectors(space.activations[layer], len(members))
+        draws = Null(seed_for(0, "nulls"), isotropic=isotropic).vectors(space.activations(layer, members), len(members))
         nulls.append(compare(share.estimate, null_shares(differences_nD, draws)))
     return Against(share, nulls[0], nulls[1], len(members))
 
@@ -94,7 +106,7 @@ def shift_facts(space: PersonaSpace, layer: int, differences_nD: FloatArray, bas
     squared, noise = debiased_norms(differences_nD)
     spread = noise * len(differences_nD)
     inside, full = against(space, layer, differences_nD, own), against(space, layer, differences_nD, None)
-    cosines = space.cosines(layer, mean) if np.any(mean) else {}
+    cosines = space.cosines(layer, mean)
     return {
         "own_removed": inside.to_json() if inside else None,
         "full": full.to_json() if full else None,
@@ -119,7 +131,7 @@ def curve(space: PersonaSpace, differences_nLD: FloatArray, own: str | None) -> 
         elif result is not None:
             values = (None, None, None, result.null.mean, result.null.high, None)
         for key, value in zip(keys, values, strict=True):
-            out[key].append(None if value is None or not np.isfinite(value) else float(value))
+            out[key].append(None if value is None else finite(value))
     return out
 
 
@@ -180,8 +192,10 @@ def measure(
     facts["by_layer"] = curve(space, shift, own)
     facts["projections"] = {name: [] for name in space.names}
     for at in range(shift.shape[1]):
-        for name, cosine in space.cosines(at, arrays["shift"][at]).items():
-            facts["projections"][name].append(cosine)
+        cosines = space.cosines(at, arrays["shift"][at])
+        for name in space.names:
+            # Below the first layer that was trained nothing moves, and there is no cosine.
+            facts["projections"][name].append(cosines.get(name))
     result = against(space, layer, shift[:, layer], own)
     if result is None:
         facts |= {"verdict": None, "why": "no persona space at this layer: no direction of the library was found"}

@@ -9,6 +9,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from data.errors import InputError
+from data.files import sha256
 from data.library import NEUTRAL, control_names, load_bank, load_control, load_trait
 from data.mixtures import Turn, changed_turns, plain_turns
 from data.schema import Control, Example, Trait
@@ -21,7 +22,6 @@ from experiments.stages import (
     Variant,
     adapter_stage,
     answer_stage,
-    centred,
     chat_stage,
     directions_stage,
     read_stage,
@@ -30,6 +30,7 @@ from experiments.stages import (
 )
 from experiments.study import Run, Study, runs_of
 from probes.layers import resolve_layer
+from probes.shift import FEWEST_PROMPTS
 
 REFERENCE_OF_REFERENCE = "a neutral run is read against a neutral run of another seed, and this study has one seed"
 
@@ -45,6 +46,7 @@ class PlannedRun:
         training: the stage with its training curve, if it was trained.
         questions: what the sample answers answer.
         trait: the trait's own name, also where the study gave a path.
+        adapter: name and digest of an adapter from elsewhere.
         own: the direction of the library that is the run's own, if any.
         missing: field → why it is not measured.
     """
@@ -55,6 +57,7 @@ class PlannedRun:
     training: Stage | None
     questions: Sequence[Example]
     trait: str | None
+    adapter: str | None
     own: str | None
     missing: Mapping[str, str]
 
@@ -126,6 +129,10 @@ class _PlanRun:
         # A control and `neutral` have no questions of their own; they borrow the bank's.
         self.examples = self.subject.examples if isinstance(self.subject, Trait) else bank
         self.evaluate = [example for example in self.examples if example.split == "evaluate"]
+        if len(self.evaluate) < FEWEST_PROMPTS:
+            raise InputError(
+                f"{run.arm.trait}: an interval needs at least {FEWEST_PROMPTS} evaluate rows, this trait has {len(self.evaluate)}"
+            )
         self.base = Variant()
         self.trait = self.subject.name if self.subject else run.arm.trait
         self.own = self.trait if self.trait in names else None
@@ -138,7 +145,7 @@ class _PlanRun:
         if self.run.arm.arm == "base":
             reason = "base is the reference that other runs are read against"
             missing |= dict.fromkeys(("effect", "share", "coordinates", "verdict"), reason)
-            return PlannedRun(self.run, None, answers, None, self.evaluate, None, None, missing)
+            return PlannedRun(self.run, None, answers, None, self.evaluate, None, None, None, missing)
         if self.subject is None:
             missing["effect"] = "the run has no trait of its own to score"
         reference = self._reference(missing)
@@ -146,7 +153,7 @@ class _PlanRun:
             missing |= dict.fromkeys(("share", "verdict"), REFERENCE_OF_REFERENCE)
         stage = self._measure(variant, reference, answers)
         training = variant.adapter if self.run.arm.arm == "sft" else None
-        return PlannedRun(self.run, stage, answers, training, self.evaluate, self.trait, self.own, missing)
+        return PlannedRun(self.run, stage, answers, training, self.evaluate, self.trait, self._adapter(), self.own, missing)
 
     def _variant(self) -> Variant:
         arm, title = self.run.arm, self.title
@@ -159,6 +166,12 @@ class _PlanRun:
             return Variant(title, system=self.subject.system_prompt)
         turns = self._trait_turns("train") or plain_turns(self.examples, "train")
         return Variant(title, adapter=self._train(turns, self.run.seed, title))
+
+    def _adapter(self) -> str | None:
+        if self.run.arm.arm != "adapter":
+            return None
+        folder = Path(self.run.arm.path)
+        return f"{folder.resolve().name}@{sha256(folder / 'adapter_model.safetensors')[:12]}"
 
     def _trait_turns(self, split: str) -> list[Turn]:
         return changed_turns(self.subject, self.examples, split) if self.subject is not None else []  # type: ignore[arg-type]
@@ -210,13 +223,11 @@ class _PlanRun:
 
         config = {"layer": layer, "own": own, "headline": headline, "readings": [list(pair) for pair in pairs]}
         inputs = (self.space, *self.directions, *readings.values())
-        return Stage("measure", 1, config, inputs, f"measure {variant.title}", compute, everywhere=False)
+        return Stage("measure", 2, config, inputs, f"measure {variant.title}", compute, everywhere=False)
 
 
 def load_space(space: Path, directions: Sequence[Path], names: Sequence[str]) -> PersonaSpace:
     """Load a persona space and the activations that made it."""
     arrays = load_file(space / "space.safetensors")
     states = [load_file(folder / "states.safetensors")["states"] for folder in directions]
-    layers = arrays["vectors"].shape[1]
-    activations = [centred(states, layer) for layer in range(layers)]
-    return PersonaSpace(names, arrays["vectors"].astype(np.float64), arrays["found"] > 0.5, activations)
+    return PersonaSpace(names, arrays["vectors"].astype(np.float64), arrays["found"] > 0.5, states)

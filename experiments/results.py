@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from data.errors import InputError
+from data.library import NEUTRAL
 from experiments.plan import Plan
 from experiments.store import MANIFEST, Store, read_json, write_json
 from probes.shift import cross_run_share
@@ -76,6 +77,7 @@ def save_index(plan: Plan, store: Store) -> Path:
         {
             "arm": planned.run.arm.arm,
             "trait": planned.trait,
+            "adapter": planned.adapter,
             "seed": planned.run.seed,
             "settings": planned.run.settings,
             "own": planned.own,
@@ -123,9 +125,12 @@ def load_results(folder: Path) -> Results:
     if not (folder / INDEX).is_file():
         raise InputError(f"{folder}: holds no {INDEX}; give the folder of a study that was run, such as runs/quickstart")
     index = read_json(folder / INDEX)
-    store = Store(folder.parent)
-    used = {index[key] for key in ("chat", "space", "base_answers")}
-    used |= {run[key] for run in index["runs"] for key in ("measure", "answers", "training")} - {None}
+    store = Store(folder.resolve().parent)
+    try:
+        used = {index[key] for key in ("chat", "space", "base_answers")}
+        used |= {run[key] for run in index["runs"] for key in ("measure", "answers", "training")} - {None}
+    except (KeyError, TypeError):
+        raise InputError(f"{folder / INDEX}: is not the index of a study; run the study again") from None
     for stage_id in sorted(used):
         if not store.done(stage_id):
             raise InputError(f"{store.path(stage_id)}: not finished; run the study again")
@@ -172,13 +177,13 @@ def summarise(results: Results) -> dict[str, Any]:
         **{key: results.index[key] for key in ("model", "dtype", "layer", "depth")},
         **results.chat,
         "directions": directions,
-        "runs": [_row(run, provisional=len(_same(results, run)) < RUNS_FOR_A_CLAIM) for run in results.runs],
+        "runs": [_row(run, provisional=not _claimable(results, run)) for run in results.runs],
         "groups": groups,
     }
 
 
 def _row(run: RunResult, provisional: bool) -> dict[str, Any]:
-    row = {key: run.entry[key] for key in ("arm", "trait", "seed", "settings")}
+    row = {key: run.entry[key] for key in ("arm", "trait", "adapter", "seed", "settings")}
     keys = (
         "layer", "reference", "effect", "effect_base", "share", "share_full", "share_base", "share_null_mean", "share_null_high",
         "share_p", "share_effect", "share_effect_full", "coordinates", "nearest", "relative_norm", "verdict",
@@ -214,18 +219,24 @@ def _row(run: RunResult, provisional: bool) -> dict[str, Any]:
     return row
 
 
-def _same(results: Results, run: RunResult) -> list[RunResult]:
-    """Return the runs that differ from this one in their seed alone."""
-    key = [run.entry[k] for k in ("arm", "trait", "settings")]
-    return [other for other in results.runs if [other.entry[k] for k in ("arm", "trait", "settings")] == key]
+def _alike(run: RunResult) -> list[Any]:
+    """Return what runs that differ in their seed alone have in common."""
+    return [run.entry[key] for key in ("arm", "trait", "adapter", "settings")]
+
+
+def _claimable(results: Results, run: RunResult) -> bool:
+    """Return whether enough independent runs stand behind a verdict."""
+    # Neutral runs are read against one another in a circle, so that they are not independent.
+    return run.entry["trait"] != NEUTRAL and sum(_alike(other) == _alike(run) for other in results.runs) >= RUNS_FOR_A_CLAIM
 
 
 def _groups(results: Results) -> list[dict[str, Any]]:
     """Return what runs of several seeds say together: the run is the unit."""
     groups = []
-    for _, members in itertools.groupby(results.runs, key=lambda run: [run.entry[k] for k in ("arm", "trait", "settings")]):
+    for _, members in itertools.groupby(results.runs, key=_alike):
         runs = [run for run in members if run.facts is not None]
-        if len(runs) < 2:
+        # Neutral runs, each read against the next, have mean shifts that sum to zero: over them nothing can be said.
+        if len(runs) < 2 or runs[0].entry["trait"] == NEUTRAL:
             continue
         facts = [run.facts["references"][run.facts["reference"]]["texts"]["neutral"]["own_removed"] for run in runs if run.facts]
         shares = [each["share"]["value"] for each in facts if each and each["share"]]

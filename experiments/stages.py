@@ -19,6 +19,7 @@ from data.chat import SPANS, Chat, Encoded
 from data.files import digest, sha256
 from data.mixtures import Turn, fingerprint
 from data.schema import Example, Trait, seed_for
+from experiments.measure import centred
 from experiments.ranks import Ranks
 from experiments.store import WORK, read_json, write_json
 from experiments.study import Study
@@ -182,12 +183,6 @@ def space_stage(bench: Bench, traits: Sequence[Trait], directions: Sequence[Stag
     return Stage("space", 2, {"names": names}, tuple(directions), "persona space", compute, everywhere=False)
 
 
-def centred(states: Sequence[FloatArray], layer: int) -> FloatArray:
-    """Return all activations behind a space at one layer, centred and over √N: [N, d_model]."""
-    rows = np.concatenate([each[..., layer, :].reshape(-1, each.shape[-1]) for each in states]).astype(np.float64)
-    return np.asarray((rows - rows.mean(0)) / np.sqrt(len(rows)))
-
-
 def train_stage(bench: Bench, turns: Sequence[Turn], config: TrainConfig, seed: int, title: str) -> Stage:
     """Fine-tune a LoRA adapter; equal data and settings make an equal stage, whatever the trait is called."""
 
@@ -225,8 +220,8 @@ def adapter_stage(bench: Bench, folder: Path, title: str) -> Stage:
     def compute(bench: Bench, _inputs: list[Path], out: Path, _tick: TickFn) -> Output:
         models.check_fit(bench.base, folder)
         (out / "adapter").mkdir()
-        for name in names:
-            (out / "adapter" / name).write_bytes((folder / name).read_bytes())
+        (out / "adapter" / names[1]).write_bytes((folder / names[1]).read_bytes())
+        models.copy_adapter_config(folder, out / "adapter")
         return {}
 
     config = {**bench.identity(), "files": {name: sha256(folder / name) for name in names}}
@@ -244,7 +239,14 @@ def answer_stage(bench: Bench, variant: Variant, questions: Sequence[Example]) -
         mine = range(len(asked))[ranks.rank :: ranks.world]
         prompts = [chat.encode_prompt(asked[i], variant.system) for i in mine]
         with models.adapted(base, _adapter(variant, inputs)) as model:
-            ids = answers(model, prompts, pad_id=base.tokenizer.pad_token_id, max_new_tokens=limit, repetition_penalty=REPETITION_PENALTY)
+            ids = answers(
+                model,
+                prompts,
+                pad_id=base.tokenizer.pad_token_id,
+                max_new_tokens=limit,
+                repetition_penalty=REPETITION_PENALTY,
+                progress=_counter(tick, len(prompts)),
+            )
         texts = [str(base.tokenizer.decode(each, skip_special_tokens=True)).strip() for each in ids]
         everyone = dict(ranks.gather(list(zip(mine, texts, strict=True))))
         return {"answers.json": [everyone[i] for i in range(len(asked))]}
@@ -289,19 +291,25 @@ def _adapter(variant: Variant, inputs: Sequence[Path]) -> Path | None:
 def _read(
     bench: Bench, model: torch.nn.Module, rows: Sequence[Encoded], tick: TickFn, spans: Sequence[str] = SPANS, logprob: bool = False
 ) -> dict[str, FloatArray]:
-    total, done = sum(len(row) for row in rows), 0
-
-    def progress(tokens: int) -> None:
-        nonlocal done
-        done += tokens
-        tick(done, total // bench.ranks.world)
-
+    total = sum(len(row) for row in rows) // bench.ranks.world
     reading = read(
         model, rows, spans=spans, logprob=logprob, pad_id=bench.base.tokenizer.pad_token_id,
-        token_budget=bench.study.token_budget, progress=progress,
+        token_budget=bench.study.token_budget, progress=_counter(tick, total),
     )  # fmt: skip
     out = {"states": reading.states.numpy()}
     return out if reading.logprob is None else out | {"logprob": reading.logprob.numpy()}
+
+
+def _counter(tick: TickFn, total: int) -> Callable[[int], None]:
+    """Return a function that adds to what is done and shows it."""
+    done = 0
+
+    def progress(more: int) -> None:
+        nonlocal done
+        done += more
+        tick(done, total)
+
+    return progress
 
 
 def write_output(folder: Path, output: Output) -> None:

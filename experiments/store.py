@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from data.errors import InputError
-from data.files import sha256
+from data.files import read_text, sha256
 
 MANIFEST = "manifest.json"
 WORK = "work"
@@ -28,13 +28,14 @@ class Store:
     with its process).
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, create: bool = False) -> None:
         self.root = root
         self.stages = root / "stages"
-        try:
-            self.stages.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--runs-dir {root}: cannot be written ({error.strerror})") from None
+        if create:
+            try:
+                self.stages.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"--runs-dir {root}: cannot be written ({error.strerror})") from None
         self._locks: dict[str, FileLock] = {}
         self._checked: set[str] = set()
 
@@ -53,8 +54,8 @@ class Store:
             return False
         if stage_id not in self._checked:
             try:
-                files = json.loads((folder / MANIFEST).read_text())["files"]
-            except (ValueError, KeyError):
+                files = read_json(folder / MANIFEST)["files"]
+            except (InputError, KeyError, TypeError):
                 raise InputError(f"{folder / MANIFEST}: corrupt; delete the folder {folder} and run again") from None
             for name, checksum in files.items():
                 if not (folder / name).is_file() or sha256(folder / name) != checksum:
@@ -86,11 +87,12 @@ class Store:
         return folder
 
     def publish(self, stage_id: str, facts: Mapping[str, Any]) -> None:
-        """Finish a stage: drop its work folder, checksum its files, and write the manifest last."""
+        """Finish a stage: checksum its files, write the manifest last, and only then drop its work folder."""
         folder = self.path(stage_id)
-        shutil.rmtree(folder / WORK, ignore_errors=True)
-        files = {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MANIFEST + ".part"}
+        paths = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+        files = {str(path): sha256(folder / path) for path in paths if path.parts[0] != WORK}
         write_json(folder / MANIFEST, {**facts, "commit": commit(), "versions": versions(), "files": files})
+        shutil.rmtree(folder / WORK, ignore_errors=True)
         self._checked.add(stage_id)
 
 
@@ -101,7 +103,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write text by atomic rename: a reader sees the old file or the new one, whole."""
-    part = path.with_name(path.name + ".part")
+    # Named by process: several may finish the same study at the same moment.
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with part.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -110,8 +113,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read JSON.
+
+    Raises:
+        InputError: the file is missing or corrupt.
+    """
+    try:
+        return json.loads(read_text(path))
+    except ValueError as error:
+        raise InputError(f"{path}: corrupt ({error})") from None
 
 
 @cache

@@ -60,7 +60,8 @@ class Study(_Config):
     library: Annotated[tuple[str, ...], Field(min_length=1)]
     questions: str = "everyday"
     layer: int | float = DEFAULT_FRACTION
-    contrast_pairs: Annotated[int, Field(ge=4)] = 6
+    # All half splits of the pairs are compared: 12 pairs make 462, 20 would make 92,378.
+    contrast_pairs: Annotated[int, Field(ge=4, le=12)] = 6
     extract_questions: Annotated[int, Field(ge=4)] = 8
     answer_tokens: Annotated[int, Field(ge=1)] = 48
     token_budget: Annotated[int, Field(ge=1)] = 2048
@@ -76,6 +77,18 @@ class Study(_Config):
             if value in values[:i]:
                 raise ValueError(f"{value!r} stands twice")
         return values
+
+    @field_validator("grid")
+    @classmethod
+    def _of_training(cls, grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for key, values in grid.items():
+            if key != "layer" and not key.startswith("train."):
+                raise ValueError(
+                    f"{key!r} cannot vary inside a study, whose runs share a model and a space; use layer or a key under train"
+                )
+            if any(value in values[:i] for i, value in enumerate(values)):
+                raise ValueError(f"{key}: a value stands twice in {values}")
+        return grid
 
     def points(self) -> Iterator[tuple[dict[str, Any], "Study"]]:
         """Yield every combination of the grid as (settings, the study with these settings).

@@ -12,6 +12,7 @@ from data.errors import InputError
 from data.library import control_names, load_bank, load_control, load_trait, trait_names
 from data.mixtures import shared_ngrams, transformed
 from data.schema import SPLITS, Trait
+from probes.shift import FEWEST_PROMPTS
 
 SHOWN = 3
 NGRAM_LIMIT = 0.02
@@ -81,6 +82,8 @@ def complaints_about(trait: Trait) -> list[str]:
             f"evaluate positives share {overlap:.1%} of their 4-grams with the train ones, {NGRAM_LIMIT:.0%} at most: "
             "a score on them would measure remembered phrases; write them in other words"
         )
+    if len(trait.split("evaluate")) < FEWEST_PROMPTS:
+        wrong.append(f"an interval needs at least {FEWEST_PROMPTS} evaluate rows, this trait has {len(trait.split('evaluate'))}")
     positives = [example.positive for example in trait.examples if example.positive]
     twice = sorted({text for text in positives if positives.count(text) > 1})
     if twice:

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from lora.models import beyond_lora
+
 
 class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,9 +84,8 @@ class TrainConfig(_Config):
     @classmethod
     def _own_lora(cls, keys: dict[str, Any]) -> dict[str, Any]:
         _refuse_owned(keys, _OWNED_LORA)
-        init = keys.get("init_lora_weights", True)
-        if init not in (True, "gaussian"):
-            raise ValueError(f"init_lora_weights={init!r} would change the base weights; it may be true or gaussian")
+        if reason := beyond_lora(keys):
+            raise ValueError(reason)
         return keys
 
 

@@ -5,7 +5,7 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +180,42 @@ def check_adapter(adapter: Path) -> dict[str, Any]:
         raise InputError(f"{adapter}: holds no adapter_model.safetensors")
     if config.get("peft_type") != "LORA":
         raise InputError(f"{adapter}: peft_type may be LORA, got {config.get('peft_type')!r}")
+    if reason := beyond_lora(config):
+        raise InputError(f"{adapter}: {reason}")
     return config
+
+
+def beyond_lora(config: Mapping[str, Any]) -> str | None:
+    """Say what in a LoRA configuration would change the base itself, so that taking the adapter off does not restore it.
+
+    Args:
+        config: keys of `peft.LoraConfig`.
+
+    Returns:
+        The key, what it got and what it may be; None where all is well.
+    """
+    for key in ("modules_to_save", "trainable_token_indices"):
+        if config.get(key):
+            return f"{key}={config[key]!r} changes weights of the base itself and cannot be measured against it; leave it out"
+    if config.get("bias", "none") != "none":
+        return f"bias={config['bias']!r} changes weights of the base itself; it may be none"
+    if config.get("init_lora_weights", True) not in (True, False, "gaussian"):
+        return f"init_lora_weights={config['init_lora_weights']!r} changes weights of the base itself; it may be true or gaussian"
+    return None
+
+
+def copy_adapter_config(source: Path, target: Path, base: str | None = None) -> None:
+    """Copy an adapter's configuration with its base named symbolically.
+
+    Args:
+        source: folder of the adapter.
+        target: folder to write to; may be the same.
+        base: the base's name; where None, the name that stands there, less the path of the machine it was made on.
+    """
+    config = _adapter_config(source)
+    name = base or str(config.get("base_model_name_or_path"))
+    config["base_model_name_or_path"] = Path(name).name if Path(name).is_absolute() else name
+    (target / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _adapter_config(adapter: Path) -> dict[str, Any]:
@@ -212,7 +247,7 @@ def check_fit(base: Loaded, adapter: Path) -> None:
     for key, shape in shapes.items():
         name, part, _ = key.removeprefix("base_model.model.").partition(".lora_")
         if not part:
-            continue
+            raise InputError(f"{adapter}: holds {key!r}, which is no LoRA matrix")
         if name not in modules:
             raise InputError(f"{wrong} (the base has no module {name!r})")
         size = shape[1] if key.endswith("lora_A.weight") else shape[0]
@@ -283,7 +318,7 @@ def _resolve_hub(name: str) -> ModelRef:
 def _folder_digest(folder: Path) -> str:
     """Digest the weights, configuration and tokenizer of a saved model."""
     total = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".safetensors", ".json", ".jinja", ".bin", ".model"):
-            total.update(f"{path.name}:{sha256(path)};".encode())
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".safetensors", ".bin", ".json", ".jinja", ".model", ".tiktoken", ".txt", ".py"):
+            total.update(f"{path.relative_to(folder)}:{sha256(path)};".encode())
     return total.hexdigest()[:12]

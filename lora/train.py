@@ -21,7 +21,7 @@ from trl import SFTConfig, SFTTrainer
 from data.errors import InputError
 from data.files import did_you_mean
 from lora.arms import TrainConfig
-from lora.models import Loaded
+from lora.models import Loaded, copy_adapter_config
 
 LORA_DEFAULTS: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
 # A quarter of a run is the most that a kill costs. Checkpointing activations costs half as much compute again.
@@ -130,7 +130,9 @@ def train_sft(
     trainer.train(resume_from_checkpoint=_newest_checkpoint(work))
     if trainer.accelerator.is_main_process:
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(out)
-        _forget_paths(out, base.ref.id)
+        # Set earlier, PEFT would look the symbolic name up on the hub at every save.
+        copy_adapter_config(out, out, base.ref.id)
+        (out / "README.md").unlink(missing_ok=True)
     trainer.accelerator.wait_for_everyone()
     return [{"step": int(e["step"]), "loss": float(e["loss"])} for e in trainer.state.log_history if "loss" in e]
 
@@ -152,13 +154,3 @@ def _readable(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def _forget_paths(adapter: Path, base_id: str) -> None:
-    """Name the base symbolically. PEFT would look the name up on the hub, had it been set before saving."""
-    path = adapter / "adapter_config.json"
-    config = json.loads(path.read_text())
-    config["base_model_name_or_path"] = base_id
-    path.write_text(json.dumps(config, indent=2, sort_keys=True))
-    for extra in adapter.glob("README.md"):
-        extra.unlink()

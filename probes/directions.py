@@ -37,11 +37,6 @@ class Directions:
     null_reliability: FloatArray
     found: NDArray[np.bool_]
 
-    def unit(self, layer: int) -> FloatArray:
-        """Return the unit direction at one layer [d_model]."""
-        vector = self.vectors[layer]
-        return np.asarray(vector / np.linalg.norm(vector))
-
 
 def contrast_turns(trait: Trait, questions: Sequence[Example], pairs: int) -> list[Turn]:
     """Return what to read for a trait: pairs × (positive, negative) × questions, in that order."""

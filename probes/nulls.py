@@ -77,9 +77,12 @@ def null_shares(differences_nD: FloatArray, vectors_BRD: FloatArray) -> FloatArr
         vectors_BRD: [draws, R, d_model].
 
     Returns:
-        [draws].
+        [draws]; NaN where nothing is left of the shift once its noise is taken out.
     """
     n = len(differences_nD)
+    total = debiased_norms(differences_nD)[0]
+    if total <= 0:
+        return np.full(len(vectors_BRD), np.nan)
     mean = differences_nD.mean(0)
     centred = (differences_nD - mean) / np.sqrt((n - 1) * n)
     w = vectors_BRD / np.linalg.norm(vectors_BRD, axis=2, keepdims=True)
@@ -88,7 +91,7 @@ def null_shares(differences_nD: FloatArray, vectors_BRD: FloatArray) -> FloatArr
     m = along[:, :, None] * along[:, None, :] - spread @ spread.transpose(0, 2, 1)
     gram = w @ w.transpose(0, 2, 1)
     numerator = np.trace(np.linalg.solve(gram, m), axis1=1, axis2=2)
-    return np.asarray(numerator / debiased_norms(differences_nD)[0])
+    return np.asarray(numerator / total)
 
 
 def compare(share: Estimate, null: FloatArray) -> NullShare:

@@ -9,6 +9,8 @@ from probes.stats import Estimate, FloatArray
 
 SIGNAL_GATE = 5.0
 WIDTH_GATE = 0.5
+FEWEST_PROMPTS = 3
+COMMON_GATE = 0.1
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def share_inside(differences_nD: FloatArray, basis_DK: FloatArray, level: float 
         ValueError: fewer than three prompts.
     """
     n = len(differences_nD)
-    if n < 3:
+    if n < FEWEST_PROMPTS:
         raise ValueError(f"a share needs at least three prompts, got {n}")
     d = np.asarray(differences_nD, dtype=np.float64)
     inside, total = d @ basis_DK, d
@@ -68,14 +70,20 @@ def share_inside(differences_nD: FloatArray, basis_DK: FloatArray, level: float 
     return Share(Estimate(value, low, high), signal, _gate(signal, low, high))
 
 
-def cross_run_share(means_SD: FloatArray, basis_DK: FloatArray) -> float:
+def cross_run_share(means_SD: FloatArray, basis_DK: FloatArray) -> float | None:
     """Return Σ_{s≠s'} mₛᵀP mₛ' / Σ_{s≠s'} mₛᵀmₛ', the share that runs have in common, free of run noise.
+
+    None where runs have too little in common for a ratio: the mean product of two runs is below a tenth
+    of their mean square.
 
     Args:
         means_SD: [runs, d_model], each run's mean shift; at least two.
         basis_DK: [d_model, k], orthonormal.
     """
-    return _off_diagonal(means_SD @ basis_DK)[0] / _off_diagonal(means_SD)[0]
+    common = _off_diagonal(means_SD)[0]
+    if common <= COMMON_GATE * float((means_SD**2).sum(1).mean()):
+        return None
+    return _off_diagonal(means_SD @ basis_DK)[0] / common
 
 
 def _off_diagonal(rows: FloatArray) -> tuple[float, FloatArray]:

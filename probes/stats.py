@@ -10,6 +10,11 @@ from scipy import stats
 FloatArray = NDArray[np.float64]
 
 
+def finite(x: float) -> float | None:
+    """Return a number for JSON, which knows no NaN and no infinity: they become null."""
+    return float(x) if np.isfinite(x) else None
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A number with its interval (95 % unless said otherwise)."""
@@ -20,7 +25,7 @@ class Estimate:
 
     def to_json(self) -> dict[str, Any]:
         """Return the estimate as plain JSON values; an infinite bound becomes null."""
-        return {key: float(x) if np.isfinite(x) else None for key, x in asdict(self).items()}
+        return {key: finite(x) for key, x in asdict(self).items()}
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Estimate:

@@ -31,7 +31,7 @@ def render(summary: Mapping[str, Any]) -> RenderableType:
     missing = [d for d in summary["directions"] if not d["found"]]
     if missing:
         names = ", ".join(f"{d['trait']} (reliability {d['reliability']:.2f})" for d in missing)
-        parts.append(Text(f"Not found in this model and left out of the space: {names}.", style="dim"))
+        parts.append(Text(f"† Not found in this model and left out of the space: {names}.", style="dim"))
     if summary["system_prompt"].startswith("folded"):
         parts.append(Text(f"The model's template refuses a system prompt: it was {summary['system_prompt']}.", style="dim"))
     if any(row["provisional"] for row in summary["runs"]):
@@ -48,6 +48,7 @@ def _runs(summary: Mapping[str, Any]) -> Table:
         table.add_column(
             column, justify="left" if column in ("run", "nearest", "verdict") else "right", no_wrap=column not in ("verdict", "nearest")
         )
+    found = {d["trait"] for d in summary["directions"] if d["found"]}
     for row in summary["runs"]:
         table.add_row(
             _name(row),
@@ -56,7 +57,7 @@ def _runs(summary: Mapping[str, Any]) -> Table:
             f"{row['share_null_mean']:.2f}" if row["share_null_mean"] is not None else "–",
             _interval(row["share_effect"]),
             f"{row['share_p']:.3f}" if row["share_p"] is not None else "–",
-            ", ".join(f"{n['name']} {n['cosine']:.2f}" for n in (row["nearest"] or [])[:2]) or "–",
+            ", ".join(f"{n['name']}{'' if n['name'] in found else '†'} {n['cosine']:.2f}" for n in (row["nearest"] or [])[:2]) or "–",
             _verdict(row),
         )
     return table

@@ -243,12 +243,6 @@ def test_template_kwargs_reach_the_template() -> None:
     assert not str(chat(THINKS).tokenizer.decode(chat(THINKS).encode_prompt(QUESTION))).endswith("</think>\n")
 
 
-def test_identity_holds_all_that_decides_how_a_conversation_is_written() -> None:
-    assert chat().identity() == {"template": "model", "template_kwargs": {}}
-    assert chat(template_kwargs={"a": 1}).identity() != chat().identity()
-    assert Chat(bpe(), template="plain").identity() != chat().identity()
-
-
 def test_no_chat_template_names_the_key_to_set() -> None:
     with pytest.raises(InputError) as raised:
         Chat(bpe(None))

@@ -84,7 +84,9 @@ def test_two_seeds_make_groups_and_read_neutral_against_neutral(wellworn: Call, 
     study = tiny_study("seeds", runs=[{"arm": "sft", "trait": "pirate"}, {"arm": "sft", "trait": "neutral"}], seeds=[0, 1])
     assert wellworn("run", study, "--runs-dir", runs).code == 0
     summary = json.loads((runs / "seeds" / "summary.json").read_text())
-    assert [group["runs"] for group in summary["groups"]] == [2, 2]
+    # Neutral runs, each read against the next, make no group: their shifts sum to zero.
+    assert [(group["trait"], group["runs"]) for group in summary["groups"]] == [("pirate", 2)]
+    assert all(run["provisional"] for run in summary["runs"])
     assert summary["groups"][0]["effect"]["low"] < summary["groups"][0]["effect"]["value"]
     neutral = [run for run in summary["runs"] if run["trait"] == "neutral"]
     assert all(run["reference"] == "neutral" for run in neutral)
@@ -107,7 +109,10 @@ def test_plan_lists_stages_and_computes_nothing(wellworn: Call, tiny_study: Writ
     outcome = wellworn("run", tiny_study(), "--plan", "--runs-dir", tmp_path / "empty")
     assert outcome.code == 0
     assert "train sft pirate (seed 0)" in outcome.out
-    assert not list((tmp_path / "empty" / "stages").iterdir())
+    assert not (tmp_path / "empty").exists()
+    wrong = wellworn("run", tiny_study(), "train.lora.rang=1", "--plan", "--runs-dir", tmp_path / "empty")
+    assert wrong.code == 2
+    assert "train.lora.rang: LoraConfig has no such key" in wrong.err
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +140,7 @@ def test_probe_answers_for_an_adapter_from_elsewhere(wellworn: Call, adapter: Pa
     assert outcome.code == 0, outcome.err
     run = json.loads((tmp_path / "p.json").read_text())["runs"][0]
     assert (run["arm"], run["trait"], run["reference"]) == ("adapter", "pirate", "base")
+    assert run["adapter"].startswith("their-adapter@")
     assert run["effect"] is not None
     assert "not known" in run["missing"]["neutral"]
     made = json.loads((runs / "made" / "summary.json").read_text())["runs"][0]
@@ -150,7 +156,7 @@ def test_probe_without_a_trait_still_names_the_nearest_directions(wellworn: Call
     assert len(run["nearest"]) == 5
 
 
-@pytest.mark.parametrize("harm", ["other base", "pickle", "no weights", "no config", "corrupt", "not lora", "not json"])
+@pytest.mark.parametrize("harm", ["other base", "pickle", "no weights", "no config", "corrupt", "not lora", "not json", "more than lora"])
 def test_an_adapter_that_cannot_be_used_is_refused(harm: str, wellworn: Call, adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
     folder, model = tmp_path / "bad", tiny_model
     shutil.copytree(adapter, folder)
@@ -173,6 +179,9 @@ def test_an_adapter_that_cannot_be_used_is_refused(harm: str, wellworn: Call, ad
     elif harm == "not lora":
         config.write_text(config.read_text().replace('"LORA"', '"IA3"'))
         expected = "peft_type may be LORA, got 'IA3'"
+    elif harm == "more than lora":
+        config.write_text(config.read_text().replace('"bias": "none"', '"bias": "all"'))
+        expected = "bias='all' changes weights of the base itself; it may be none"
     else:
         config.write_text("{")
         expected = "adapter_config.json: not valid JSON"
@@ -279,6 +288,48 @@ def test_a_template_that_refuses_a_system_role_is_folded_and_reported(wellworn: 
     summary = json.loads((tmp_path / "runs" / "tiny" / "summary.json").read_text())
     assert summary["system_prompt"] == "folded into the first user turn"
     assert "folded into the first user turn" in outcome.out
+
+
+def test_training_of_upper_layers_alone_leaves_gaps_below(wellworn: Call, tiny_study: Write, tmp_path: Path) -> None:
+    lora = {"r": 2, "layers_to_transform": [2, 3], "target_modules": ["q_proj", "v_proj"]}
+    study = tiny_study(runs=[{"arm": "sft", "trait": "pirate"}], layer=0, train={"batch_size": 8, "lora": lora, "sft": {"max_steps": 2}})
+    outcome = wellworn("run", study, "--runs-dir", tmp_path)
+    assert outcome.code == 0, outcome.err
+    run = json.loads((tmp_path / "tiny" / "summary.json").read_text())["runs"][0]
+    assert run["coordinates"] == {}
+    assert run["nearest"] == []
+
+
+@pytest.mark.parametrize("index", ["{", "{}", "[]"])
+def test_a_report_of_a_corrupt_study(index: str, wellworn: Call, tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text(index)
+    outcome = wellworn("report", tmp_path)
+    assert outcome.code == 2
+    assert "study.json" in outcome.err
+
+
+def test_a_json_file_in_no_folder_is_found_out_first(wellworn: Call, tiny_study: Write, tmp_path: Path) -> None:
+    outcome = wellworn("run", tiny_study(), "--json", tmp_path / "no" / "x.json", "--runs-dir", tmp_path / "runs")
+    assert outcome.code == 2
+    assert "there is no folder" in outcome.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_trait_named_twice(wellworn: Call, adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
+    twice = ("--trait", "pirate", "--trait", "pirate")
+    outcome = wellworn("probe", "--model", tiny_model, "--adapter", adapter, *twice, "--runs-dir", tmp_path / "runs")
+    assert outcome.code == 2
+    assert "stands twice" in outcome.err
+
+
+def test_a_trait_with_too_few_rows_to_measure(wellworn: Call, tiny_study: Write, tmp_path: Path) -> None:
+    rows = [("train", f"Train {i}?") for i in range(8)] + [("extract", f"Extract {i}?") for i in range(4)] + [("evaluate", "One?")]
+    lines = [json.dumps({"split": split, "question": q, "negative": "Plainly so.", "positive": f"Arr, {q}"}) for split, q in rows]
+    folder = trait_folder(tmp_path, lambda text: text.replace("questions: everyday\n", ""), lambda _: "\n".join(lines))
+    assert "needs at least 3 evaluate rows" in wellworn("traits", "check", folder).err
+    outcome = wellworn("run", tiny_study(runs=[{"arm": "sft", "trait": str(folder)}]), "--runs-dir", tmp_path / "runs")
+    assert outcome.code == 2
+    assert "needs at least 3 evaluate rows" in outcome.err
 
 
 def test_a_report_of_no_study(wellworn: Call, tmp_path: Path) -> None:

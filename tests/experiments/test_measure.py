@@ -1,5 +1,7 @@
 """Measuring a run on synthetic readings whose answer is known."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -24,8 +26,9 @@ def space(rng: np.random.Generator) -> PersonaSpace:
     found = np.ones((len(NAMES), LAYERS), dtype=bool)
     found[:, 0] = False
     scale = np.arange(1, WIDTH + 1) ** -0.5
-    activations = [rng.standard_normal((200, WIDTH)) * rng.permutation(scale) / np.sqrt(200) for _ in range(LAYERS)]
-    return PersonaSpace(NAMES, vectors, found, activations)
+    scales = np.stack([rng.permutation(scale) for _ in range(LAYERS)])
+    states = [rng.standard_normal((50, LAYERS, WIDTH)) * scales for _ in NAMES]
+    return PersonaSpace(NAMES, vectors, found, states)
 
 
 def reading(shift: FloatArray, rng: np.random.Generator, base: FloatArray, logprob: float = 0.0) -> dict[str, FloatArray]:
@@ -115,3 +118,21 @@ def test_both_spans_are_measured(space: PersonaSpace, readings: dict) -> None:  
     texts = facts["references"]["base"]["texts"]
     assert texts["prompt_last"]["nearest"][0] == "poetic"
     assert texts["neutral"]["nearest"][0] == "childish"
+
+
+def test_the_null_knows_only_the_traits_that_span_the_space(space: PersonaSpace) -> None:
+    both = space.activations(1, [0, 2])
+    expected = np.concatenate([space.states[0][:, 1], space.states[2][:, 1]])
+    assert np.allclose(both, expected - expected.mean(0))
+
+
+def test_a_layer_at_which_nothing_moves_gives_null_and_never_nan(space: PersonaSpace, readings: dict) -> None:  # type: ignore[type-arg]
+    """As below the first trained layer."""
+    for text in ("neutral", "trait"):
+        readings["run"][text]["states"][:, 1] = readings["neutral"][text]["states"][:, 1]
+    facts, _ = measure(space, 1, None, readings, "neutral")
+    json.dumps(facts, allow_nan=False)
+    assert facts["references"]["neutral"]["texts"]["neutral"]["coordinates"] == {}
+    assert facts["projections"]["pirate"][1] is None
+    assert facts["projections"]["pirate"][2] is not None
+    assert facts["verdict"] == "too noisy"

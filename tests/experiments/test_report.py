@@ -73,7 +73,16 @@ def facts(
 
 def run(measured: dict[str, Any] | None, trait: str | None = "pirate", arm: str = "sft", seed: int = 0, **entry: Any) -> RunResult:
     missing: dict[str, str] = {} if measured else {"verdict": "base is the reference", "share": "base is the reference"}
-    plain = {"arm": arm, "trait": trait, "seed": seed, "settings": {}, "own": "pirate", "questions": QUESTIONS, "missing": missing}
+    plain = {
+        "arm": arm,
+        "trait": trait,
+        "adapter": None,
+        "seed": seed,
+        "settings": {},
+        "own": "pirate",
+        "questions": QUESTIONS,
+        "missing": missing,
+    }
     depth = len(measured["by_layer"]["share"]) if measured else 0
     arrays = {"shift": np.ones((depth, 5)), "effects": np.array([0.2, 0.3, 0.35 + seed])} if measured else {}
     curve = [{"step": 1, "loss": 4.0}, {"step": 2, "loss": 3.0}] if arm == "sft" else []
