@@ -9,6 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from data.library import NEUTRAL
+
 _STYLES = {
     "share above chance": "bold green",
     "share at chance": "bold cyan",
@@ -28,6 +30,9 @@ def render(summary: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [Text(summary["question"], style="bold"), _runs(summary)]
     if summary["groups"]:
         parts.append(_groups(summary))
+    for row in summary["runs"]:
+        if row["verdict"] is None and not _is_reference(row):
+            parts.append(Text(f"{_name(row)}: no verdict: {row['why']}", style="dim"))
     missing = [d for d in summary["directions"] if not d["found"]]
     if missing:
         names = ", ".join(f"{d['trait']} (reliability {d['reliability']:.2f})" for d in missing)
@@ -93,7 +98,11 @@ def _interval(estimate: Mapping[str, float] | None) -> str:
     return "–" if estimate is None else f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
 
 
+def _is_reference(row: Mapping[str, Any]) -> bool:
+    return bool(row["arm"] == "base" or row["trait"] == NEUTRAL)
+
+
 def _verdict(row: Mapping[str, Any]) -> Text:
     if row["verdict"] is None:
-        return Text("reference" if row["trait"] in (None, "neutral") else "–", style="dim")
+        return Text("reference" if _is_reference(row) else "–", style="dim")
     return Text(row["verdict"] + ("*" if row["provisional"] else ""), style=_STYLES.get(row["verdict"], ""))

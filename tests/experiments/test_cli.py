@@ -298,6 +298,7 @@ def test_training_of_upper_layers_alone_leaves_gaps_below(wellworn: Call, tiny_s
     run = json.loads((tmp_path / "tiny" / "summary.json").read_text())["runs"][0]
     assert run["coordinates"] == {}
     assert run["nearest"] == []
+    assert f"sft pirate · seed 0: no verdict: {run['why']}" in " ".join(outcome.out.split())
 
 
 @pytest.mark.parametrize("index", ["{", "{}", "[]"])
