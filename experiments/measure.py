@@ -93,11 +93,16 @@ def against(space: PersonaSpace, layer: int, differences_nD: FloatArray, without
     if not members:
         return None
     share = share_inside(differences_nD, span(space.vectors[members, layer]))
-    nulls = []
-    for isotropic in (False, True):
-        draws = Null(seed_for(0, "nulls"), isotropic=isotropic).vectors(space.activations(layer, members), len(members))
-        nulls.append(compare(share.estimate, null_shares(differences_nD, draws)))
-    return Against(share, nulls[0], nulls[1], len(members))
+    null, isotropic = (held_against(space, layer, members, differences_nD, share, isotropic) for isotropic in (False, True))
+    return Against(share, null, isotropic, len(members))
+
+
+def held_against(
+    space: PersonaSpace, layer: int, members: Sequence[int], differences_nD: FloatArray, share: Share, isotropic: bool = False
+) -> NullShare:
+    """Hold a share against N1, or against N0 where `isotropic`; all runs and layers share one set of draws."""
+    draws = Null(seed_for(0, "nulls"), isotropic=isotropic).vectors(space.activations(layer, members), len(members))
+    return compare(share.estimate, null_shares(differences_nD, draws))
 
 
 def shift_facts(space: PersonaSpace, layer: int, differences_nD: FloatArray, base_nD: FloatArray, own: str | None) -> dict[str, Any]:
@@ -123,13 +128,15 @@ def curve(space: PersonaSpace, differences_nLD: FloatArray, own: str | None) -> 
     keys = ("share", "low", "high", "null_mean", "null_high", "p")
     out: dict[str, list[float | None]] = {key: [] for key in keys}
     for layer in range(differences_nLD.shape[1]):
-        result = against(space, layer, differences_nLD[:, layer], own)
+        members, shift = space.members(layer, own), differences_nLD[:, layer]
         values: tuple[float | None, ...] = (None,) * len(keys)
-        if result is not None and result.share.why is None:
-            e, null = result.share.estimate, result.null
+        if members:
+            # N0 is printed at the headline layer only, so it is not drawn here.
+            share = share_inside(shift, span(space.vectors[members, layer]))
+            e, null = share.estimate, held_against(space, layer, members, shift, share)
             values = (e.value, e.low, e.high, null.mean, null.high, null.p)
-        elif result is not None:
-            values = (None, None, None, result.null.mean, result.null.high, None)
+            if share.why is not None:
+                values = (None, None, None, null.mean, null.high, None)
         for key, value in zip(keys, values, strict=True):
             out[key].append(None if value is None else finite(value))
     return out
