@@ -12,7 +12,7 @@ from data.mixtures import Turn
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SPANS = ("prompt_last", "response")
+SPANS = ("prompt", "prompt_last", "response")
 _MARKER = "wellworn-answer-goes-here"
 
 
@@ -22,10 +22,10 @@ class Encoded:
 
     Attributes:
         input_ids: the whole conversation.
-        spans: name → half-open token range. `prompt_last` is the last token of the generation
-            prompt; `response` is the assistant's content without header and end-of-turn. Where a
-            template writes a space between the two, the space is the response's, as it is when the
-            model answers the generation prompt.
+        spans: name → half-open token range. `prompt` is all that comes before the response, and
+            `prompt_last` its last token, the end of the generation prompt; `response` is the assistant's
+            content without header and end-of-turn. Where a template writes a space between the two, the
+            space is the response's, as it is when the model answers the generation prompt.
         completion_mask: 1 where training takes a loss: the response and its end-of-turn token.
     """
 
@@ -102,7 +102,7 @@ class Chat:
         after = next((i for i in range(last, len(ids)) if text[slice(*offsets[i])].strip()), last)
         closes = after < len(ids) and text[slice(*offsets[after])].strip() in self._special
         mask = [int(first <= i < (after + 1 if closes else last)) for i in range(len(ids))]
-        return Encoded(tuple(ids), {"prompt_last": (first - 1, first), "response": (first, last)}, tuple(mask))
+        return Encoded(tuple(ids), {"prompt": (0, first), "prompt_last": (first - 1, first), "response": (first, last)}, tuple(mask))
 
     def encode_prompt(self, question: str, system: str | None = None) -> list[int]:
         """Tokenise a question up to and including the generation prompt."""

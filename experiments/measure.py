@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
-from data.chat import SPANS
 from data.schema import seed_for
 from experiments.verdict import verdict
 from probes.nulls import Null, NullShare, compare, null_shares
@@ -19,7 +18,9 @@ from probes.shift import Share, debiased_norms, share_inside
 from probes.space import span
 from probes.stats import Estimate, FloatArray, finite, mean_interval
 
-PROMPT_LAST, RESPONSE = (SPANS.index(name) for name in ("prompt_last", "response"))
+# What a run is read at, in the order of the stored readings.
+SPANS_READ = ("prompt_last", "response")
+PROMPT_LAST, RESPONSE = range(2)
 Reading = Mapping[str, FloatArray]
 
 

@@ -5,6 +5,7 @@ its inputs; its folder is named by a hash of both, so studies share whatever the
 integer beside a stage's name is raised when its results change.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,17 +16,17 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save
 
-from data.chat import SPANS, Chat, Encoded
+from data.chat import Chat, Encoded
 from data.files import digest, sha256
 from data.mixtures import Turn, fingerprint
 from data.schema import Example, Trait, seed_for
-from experiments.measure import centred
+from experiments.measure import SPANS_READ, centred
 from experiments.ranks import Ranks
 from experiments.store import WORK, read_json, write_json
 from experiments.study import Study
 from lora import models
 from lora.arms import TrainConfig
-from probes.capture import read
+from probes.capture import Spec, read
 from probes.directions import contrast_turns, estimate
 from probes.generate import answers
 from probes.stats import FloatArray
@@ -155,13 +156,13 @@ def directions_stage(bench: Bench, trait: Trait) -> Stage:
     turns = contrast_turns(trait, questions, study.contrast_pairs)
     pairs = len(trait.contrast_pairs[: study.contrast_pairs])
 
-    def compute(bench: Bench, _inputs: list[Path], _out: Path, tick: TickFn) -> Output:
+    def compute(bench: Bench, _inputs: list[Path], out: Path, tick: TickFn) -> Output:
         base = bench.base
-        states = _read(bench, base.model, [bench.chat(base).encode(t) for t in turns], tick, spans=("response",))["states"]
+        states = _read(bench, base.model, [bench.chat(base).encode(t) for t in turns], out, tick, spans=("response",))["states"]
         return {"states.safetensors": {"states": states[:, :, 0].reshape(pairs, 2, len(questions), *states.shape[1::2])}}
 
     config = {**bench.identity(), "turns": fingerprint(turns), "pairs": pairs, "questions": len(questions)}
-    return Stage("directions", 1, config, (), f"directions of {trait.name}", compute)
+    return Stage("directions", 2, config, (), f"directions of {trait.name}", compute)
 
 
 def space_stage(bench: Bench, traits: Sequence[Trait], directions: Sequence[Stage]) -> Stage:
@@ -245,7 +246,7 @@ def answer_stage(bench: Bench, variant: Variant, questions: Sequence[Example]) -
                 pad_id=base.tokenizer.pad_token_id,
                 max_new_tokens=limit,
                 repetition_penalty=REPETITION_PENALTY,
-                progress=_counter(tick, len(prompts)),
+                progress=_counter(tick, len(prompts), "answers"),
             )
         texts = [str(base.tokenizer.decode(each, skip_special_tokens=True)).strip() for each in ids]
         everyone = dict(ranks.gather(list(zip(mine, texts, strict=True))))
@@ -266,7 +267,7 @@ def read_stage(bench: Bench, variant: Variant, texts: Sequence[Turn] | Stage, as
         title: what the texts are called on screen.
     """
 
-    def compute(bench: Bench, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
+    def compute(bench: Bench, inputs: list[Path], out: Path, tick: TickFn) -> Output:
         base = bench.base
         if isinstance(texts, Stage):
             written = read_json(inputs[-1] / "answers.json")
@@ -276,12 +277,12 @@ def read_stage(bench: Bench, variant: Variant, texts: Sequence[Turn] | Stage, as
             turns = list(texts)
         rows = [bench.chat(base).encode(turn) for turn in variant.under(turns)]
         with models.adapted(base, _adapter(variant, inputs)) as model:
-            return {"reading.safetensors": _read(bench, model, rows, tick, logprob=True)}
+            return {"reading.safetensors": _read(bench, model, rows, out, tick, SPANS_READ, logprob=True)}
 
     own = isinstance(texts, Stage)
     config = {**bench.identity(), "turns": None if own else fingerprint(texts), "system": variant.system}  # type: ignore[arg-type]
     inputs = (*variant.inputs, texts) if isinstance(texts, Stage) else variant.inputs
-    return Stage("read", 1, config, inputs, f"{variant.title} reads {title}", compute)
+    return Stage("read", 2, config, inputs, f"{variant.title} reads {title}", compute)
 
 
 def _adapter(variant: Variant, inputs: Sequence[Path]) -> Path | None:
@@ -289,25 +290,28 @@ def _adapter(variant: Variant, inputs: Sequence[Path]) -> Path | None:
 
 
 def _read(
-    bench: Bench, model: torch.nn.Module, rows: Sequence[Encoded], tick: TickFn, spans: Sequence[str] = SPANS, logprob: bool = False
+    bench: Bench, model: torch.nn.Module, rows: Sequence[Encoded], out: Path, tick: TickFn, spans: Sequence[str], logprob: bool = False
 ) -> dict[str, FloatArray]:
-    total = sum(len(row) for row in rows) // bench.ranks.world
-    reading = read(
-        model, rows, spans=spans, logprob=logprob, pad_id=bench.base.tokenizer.pad_token_id,
-        token_budget=bench.study.token_budget, progress=_counter(tick, total),
-    )  # fmt: skip
-    out = {"states": reading.states.numpy()}
-    return out if reading.logprob is None else out | {"logprob": reading.logprob.numpy()}
+    spec = Spec(
+        spans=spans,
+        logprob=logprob,
+        pad_id=bench.base.tokenizer.pad_token_id,
+        token_budget=bench.study.token_budget,
+        progress=_counter(tick, sum(len(row) for row in rows) // bench.ranks.world, "tokens"),
+    )
+    reading = read(model, rows, spec, work=out / WORK / "reading")
+    found = {"states": reading.states.numpy()}
+    return found if reading.logprob is None else found | {"logprob": reading.logprob.numpy()}
 
 
-def _counter(tick: TickFn, total: int) -> Callable[[int], None]:
-    """Return a function that adds to what is done and shows it."""
-    done = 0
+def _counter(tick: TickFn, total: int, unit: str) -> Callable[[int], None]:
+    """Return a function that adds to what is done and shows it, with its rate."""
+    done, start = 0, time.perf_counter()
 
     def progress(more: int) -> None:
         nonlocal done
         done += more
-        tick(done, total)
+        tick(done, total, f"{done / (time.perf_counter() - start):,.0f} {unit}/s")
 
     return progress
 

@@ -1,17 +1,30 @@
-"""Read a model on fixed text: pooled activations and, if wanted, the text's log-probability."""
+"""Read a model on fixed text: pooled activations and, if wanted, the text's log-probability.
 
-from collections.abc import Callable, Sequence
+One pass serves all layers and spans. Rows that begin alike share the pass over their beginning, variants
+share the blocks below the first that any of them changes, and nothing above the deepest layer is computed.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+from torch.nn.parallel import DistributedDataParallel
 
 from data.chat import SPANS, Encoded
 from data.errors import InputError
-from probes.batching import by_length, collate
-from probes.hooks import forward
-from probes.layers import depth
+from data.files import digest
+from probes.batching import Chunk, plan
+from probes.layers import depth, text_config, unwrapped
+from probes.moments import Moments, MomentSums
+from probes.passes import Part, Passes
+from probes.prefix import PrefixCache
+from probes.shards import Shards
+from probes.variants import Variant
 
 DEFAULT_TOKEN_BUDGET = 2048
 Progress = Callable[[int], None]
@@ -30,119 +43,217 @@ class Reading:
     logprob: torch.Tensor | None
 
 
-@torch.no_grad()
-def read(
-    model: nn.Module,
-    rows: Sequence[Encoded],
-    *,
-    layers: Sequence[int] | None = None,
-    spans: Sequence[str] = SPANS,
-    logprob: bool = False,
-    pad_id: int = 0,
-    token_budget: int = DEFAULT_TOKEN_BUDGET,
-    side: str = "right",
-    progress: Progress | None = None,
-) -> Reading:
-    """Run rows through a model once and pool each span at each layer.
+@dataclass(frozen=True)
+class Spec:
+    """What to read, and how.
 
-    Pooling happens inside the block hooks, in float32, into one buffer per batch that is copied back
-    once. Without `logprob` nothing above the deepest layer is computed. Under `torch.distributed`
-    each rank reads its share of the rows and every rank returns all of them.
-
-    Args:
-        model: a causal LM in eval mode.
-        rows: encoded conversations.
+    Attributes:
         layers: block indices; all where None.
         spans: names in `Encoded.spans`.
         logprob: also score the response tokens.
         pad_id: any valid token id.
-        token_budget: tokens per batch, padding included.
+        token_budget: tokens of one forward pass, padding included.
         side: padding side; changes no result.
+        share_prefixes: read what rows have in common at their beginning once.
         progress: called with the number of tokens just read.
+    """
+
+    layers: Sequence[int] | None = None
+    spans: Sequence[str] = SPANS
+    logprob: bool = False
+    pad_id: int = 0
+    token_budget: int = DEFAULT_TOKEN_BUDGET
+    side: str = "right"
+    share_prefixes: bool = True
+    progress: Progress | None = None
+
+
+def read(model: nn.Module, rows: Sequence[Encoded], spec: Spec = Spec(), *, work: Path | None = None) -> Reading:
+    """Read rows with the model as it is.
+
+    Under `torch.distributed` each rank reads its share of the rows and every rank returns all of them.
+
+    Args:
+        model: a causal LM in eval mode, wrapped or not.
+        rows: encoded conversations.
+        spec: what to read.
+        work: a folder where finished rows are kept, so that an interrupted reading goes on where it stopped.
 
     Raises:
-        InputError: a layer out of range, no rows, or a state that is not finite (names row and layer).
+        InputError: as `stream`.
+
+    Example:
+        >>> read(model, rows, Spec(layers=[22], spans=["response"])).states  # doctest: +SKIP
     """
-    if not rows:
-        raise InputError("there are no rows to read")
-    model_depth = depth(model)
-    layers = list(range(model_depth)) if layers is None else list(layers)
-    for layer in layers:
-        if not 0 <= layer < model_depth:
-            raise InputError(f"layer: this model has layers 0 to {model_depth - 1}, got {layer}")
-    device = next(model.parameters()).device
-    width = model.get_input_embeddings().embedding_dim  # type: ignore[operator]
-    states = torch.zeros(len(rows), len(layers), len(spans), width)
-    scores = torch.zeros(len(rows))
-    batches = by_length([len(row) for row in rows], token_budget)
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    for batch in batches[rank::world]:
-        members = [rows[i] for i in batch]
-        inputs = collate(members, pad_id, device, side)
-        pooled, score = _read_batch(model, members, inputs, layers, spans, logprob, side)
-        states[batch] = pooled.cpu()
-        if score is not None:
-            scores[batch] = score.cpu()
-        if progress:
-            progress(sum(len(row) for row in members))
-    if world > 1:
-        # Ranks hold disjoint rows and zeros elsewhere, so one sum puts all rows on all ranks.
-        states, scores = (_summed(tensor, device) for tensor in (states, scores))
-    _refuse_nonfinite(states, layers)
-    return Reading(states, scores if logprob else None)
+    return _collected(model, rows, None, spec, work)[0]
 
 
-def _read_batch(
+def read_variants(
     model: nn.Module,
     rows: Sequence[Encoded],
-    inputs: dict[str, torch.Tensor],
-    layers: Sequence[int],
-    spans: Sequence[str],
-    logprob: bool,
-    side: str,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    tokens = inputs["input_ids"].shape[1]
-    device = inputs["input_ids"].device
-    shift = [tokens - len(row) if side == "left" else 0 for row in rows]
-    weights_BST = torch.zeros(len(rows), len(spans), tokens)
+    variants: Sequence[Variant],
+    spec: Spec = Spec(),
+    *,
+    work: Path | None = None,
+) -> list[Reading]:
+    """Read rows with each of several variants; what they share is computed once.
+
+    Args and errors as `read`; `variants` may name any adapter that the model holds.
+    """
+    return _collected(model, rows, variants, spec, work)
+
+
+def read_moments(model: nn.Module, rows: Sequence[Encoded], spec: Spec = Spec()) -> Moments:
+    """Return the mean and the covariance of the tokens in each span at each layer, without storing activations.
+
+    Args and errors as `read`; every rank returns the moments of all rows.
+    """
+    sums = MomentSums(len(_layers(model, spec)), len(spec.spans), _width(model), _device(model))
+    deque(stream(model, rows, None, spec, moments=sums), maxlen=0)
+    return sums.result()
+
+
+def _collected(
+    model: nn.Module, rows: Sequence[Encoded], variants: Sequence[Variant] | None, spec: Spec, work: Path | None
+) -> list[Reading]:
+    layers = _layers(model, spec)
+    count = 1 if variants is None else len(variants)
+    shards = Shards(work, _identity(rows, layers, spec, count)) if work else None
+    states = torch.zeros(count, len(rows), len(layers), len(spec.spans), _width(model))
+    scores = torch.zeros(count, len(rows))
+    for part in stream(model, rows, variants, spec, shards=shards):
+        states[part.variant, part.rows] = part.states
+        if part.logprob is not None:
+            scores[part.variant, part.rows] = part.logprob
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        # Ranks hold disjoint rows and zeros elsewhere, so one sum puts all rows on all ranks.
+        both = torch.cat([states.flatten(), scores.flatten()]).to(_device(model))
+        dist.all_reduce(both)
+        states, scores = both[: states.numel()].cpu().view_as(states), both[states.numel() :].cpu().view_as(scores)
+    return [Reading(states[v], scores[v] if spec.logprob else None) for v in range(count)]
+
+
+def stream(
+    model: nn.Module,
+    rows: Sequence[Encoded],
+    variants: Sequence[Variant] | None = None,
+    spec: Spec = Spec(),
+    *,
+    shards: Shards | None = None,
+    moments: MomentSums | None = None,
+) -> Iterator[Part]:
+    """Read rows batch by batch, so that memory does not grow with their number.
+
+    Pooling happens inside the block hooks, in float32, into one buffer a batch, which is copied back once while
+    the next batch is under way. Under `torch.distributed` each rank yields its own share of the rows. While
+    parts are being yielded the model may be switched to one of the variants.
+
+    Args:
+        model: a causal LM in eval mode, wrapped or not (PEFT, accelerate, FSDP).
+        rows: encoded conversations.
+        variants: ways to run it; the model as it is where None.
+        spec: what to read.
+        shards: where finished parts are kept, and taken from.
+        moments: also adds up the tokens of every span; needs a single variant and no shards.
+
+    Raises:
+        InputError: no rows or variants, a row that does not fit the model, a layer out of range, or a state
+            that is not finite (names row and layer). Parts yielded before stand.
+    """
+    layers = _layers(model, spec)
+    _check_rows(model, rows, spec)
+    if variants is not None and not variants:
+        raise InputError("variants: there is none to read with")
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    sharded = any(isinstance(module, (FSDPModule, FullyShardedDataParallel)) for module in model.modules())
+    # In a model whose weights are sharded every pass is a joint one, so ranks must make equal passes.
+    cached = PrefixCache.supports(text_config(model)) and not sharded
+    sharing = spec.share_prefixes and spec.side == "right" and cached
+    limits = [row.spans["response"][0] - 1 for row in rows] if sharing else None
+    chunks = plan([row.input_ids for row in rows], limits, spec.token_budget, world)
+    passes = Passes(
+        # DDP's own forward synchronises buffers between ranks, which make different numbers of passes.
+        model.module if isinstance(model, DistributedDataParallel) else model, rows, layers=layers, spans=spec.spans,
+        variants=variants, logprob=spec.logprob, pad_id=spec.pad_id, side=spec.side, cached=cached, stop=not sharded, moments=moments,
+    )  # fmt: skip
+    try:
+        for chunk in chunks[rank]:
+            done = shards.parts(chunk.rows, len(passes.shared)) if shards and not sharded else None
+            for part in done if done is not None else passes.parts(chunk):
+                _refuse_nonfinite(part, layers)
+                if shards and done is None:
+                    shards.keep(part)
+                yield part
+                if spec.progress:
+                    spec.progress(sum(len(rows[i]) for i in part.rows))
+            if shards:
+                shards.save()
+    except BaseException:
+        if shards:
+            shards.save(now=True)
+        raise
+    if sharded:
+        counts = [sum(len(chunk.batches) for chunk in part) for part in chunks]
+        any_batch = next(batch for part in chunks for chunk in part for batch in chunk.batches)
+        for _ in range(max(counts) - counts[rank]):
+            deque(passes.parts(Chunk([any_batch])), maxlen=0)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _width(model: nn.Module) -> int:
+    return int(unwrapped(model).get_input_embeddings().embedding_dim)
+
+
+def _layers(model: nn.Module, spec: Spec) -> list[int]:
+    total = depth(model)
+    layers = list(range(total)) if spec.layers is None else list(spec.layers)
+    if not layers:
+        raise InputError("layers: there is none to read")
+    for layer in layers:
+        if not 0 <= layer < total:
+            raise InputError(f"layer: this model has layers 0 to {total - 1}, got {layer}")
+        if layers.count(layer) > 1:
+            raise InputError(f"layers: {layer} is given more than once")
+    return layers
+
+
+def _check_rows(model: nn.Module, rows: Sequence[Encoded], spec: Spec) -> None:
+    """Refuse what the model cannot read before anything is computed."""
+    if not rows:
+        raise InputError("there are no rows to read")
+    context = getattr(text_config(model), "max_position_embeddings", None)
+    vocabulary = unwrapped(model).get_input_embeddings().num_embeddings
     for i, row in enumerate(rows):
-        for j, span in enumerate(spans):
+        if context is not None and len(row) > context:
+            raise InputError(f"row {i}: {len(row)} tokens do not fit the model's context of {context}")
+        if not 0 <= min(row.input_ids, default=-1) <= max(row.input_ids, default=-1) < vocabulary:
+            bad = next((token for token in row.input_ids if not 0 <= token < vocabulary), None)
+            what = "is empty" if bad is None else f"holds token {bad}, and the model's vocabulary is 0 to {vocabulary - 1}"
+            raise InputError(f"row {i}: {what}")
+        for span in (*spec.spans, "response"):
+            if span not in row.spans:
+                raise InputError(f"row {i}: has no span {span!r}; it has {', '.join(row.spans)}")
             start, end = row.spans[span]
-            weights_BST[i, j, start + shift[i] : end + shift[i]] = 1 / (end - start)
-    weights_BST = weights_BST.to(device)
-    pooled: list[torch.Tensor] = [torch.empty(0)] * len(layers)
-
-    def pool(slot: int) -> Callable[[torch.Tensor], None]:
-        def on_block(h_BTD: torch.Tensor) -> None:
-            pooled[slot] = torch.bmm(weights_BST, h_BTD.float())
-
-        return on_block
-
-    on_block = {layer: pool(slot) for slot, layer in enumerate(layers)}
-    if not logprob:
-        forward(model, on_block, stop=True, use_cache=False, **inputs)
-        return torch.stack(pooled, dim=1), None
-    # The head is computed only at the positions that predict a response token of some row.
-    answers = [(start + s, end + s) for (start, end), s in zip((r.spans["response"] for r in rows), shift, strict=True)]
-    first, last = min(a for a, _ in answers), max(b for _, b in answers)
-    keep = torch.arange(first - 1, last - 1, device=device)
-    logits_BKV = forward(model, on_block, stop=False, use_cache=False, logits_to_keep=keep, **inputs).logits
-    targets_BK = inputs["input_ids"][:, first:last]
-    logp_BK = -nn.functional.cross_entropy(logits_BKV.float().transpose(1, 2), targets_BK, reduction="none")
-    inside_BK = torch.zeros(len(rows), last - first)
-    for i, (start, end) in enumerate(answers):
-        inside_BK[i, start - first : end - first] = 1 / (end - start)
-    return torch.stack(pooled, dim=1), (logp_BK * inside_BK.to(device)).sum(1)
+            if not 0 <= start < end <= len(row):
+                raise InputError(f"row {i}: the span {span!r} is empty or out of range: {start} to {end} of {len(row)} tokens")
+        if row.spans["response"][0] == 0:
+            raise InputError(f"row {i}: the response has no prompt before it")
 
 
-def _summed(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    moved = tensor.to(device)
-    dist.all_reduce(moved)
-    return moved.cpu()
+def _refuse_nonfinite(part: Part, layers: Sequence[int]) -> None:
+    bad = (~torch.isfinite(part.states)).any(-1).any(-1)
+    if part.logprob is not None:
+        bad = torch.cat([bad, ~torch.isfinite(part.logprob)[:, None]], dim=1)
+    if bad.any():
+        # Several rows of a batch may be bad; name the first, in the order of the caller.
+        slot = min((row, int(bad[b].nonzero()[0])) for b, row in enumerate(part.rows) if bad[b].any())
+        where = f"the hidden state at layer {layers[slot[1]]}" if slot[1] < len(layers) else "the log-probability"
+        raise InputError(f"row {slot[0]}: {where} is not finite; try a wider dtype (float32)")
 
 
-def _refuse_nonfinite(states: torch.Tensor, layers: Sequence[int]) -> None:
-    bad = (~torch.isfinite(states)).any(-1).any(-1).nonzero()
-    if len(bad):
-        row, slot = bad[0].tolist()
-        raise InputError(f"row {row}: the hidden state at layer {layers[slot]} is not finite; try a wider dtype (float32)")
+def _identity(rows: Sequence[Encoded], layers: Sequence[int], spec: Spec, variants: int) -> str:
+    what = [[list(row.input_ids), row.spans] for row in rows]
+    return digest([what, list(layers), list(spec.spans), spec.logprob, spec.token_budget, spec.side, spec.share_prefixes, variants])

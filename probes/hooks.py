@@ -4,7 +4,7 @@ Only the outputs of whole blocks are hooked: a hook inside a block would fire ag
 checkpointing recomputes it. At each block its one callback sees the output, and may replace it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,3 +66,53 @@ def forward(model: nn.Module, on_block: Mapping[int, OnBlock], stop: bool, **inp
             return model(**inputs)
         except _StopForwardError:
             return None
+
+
+@contextmanager
+def recorded(model: nn.Module, layers: Sequence[int]) -> Iterator[dict[int, Any]]:
+    """Keep what chosen blocks return in the last pass inside: layer → output, as `resumed` takes it."""
+    kept: dict[int, Any] = {}
+    blocks = decoder_blocks(model)
+
+    def hook_for(layer: int) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            kept[layer] = output
+
+        return hook
+
+    handles = [blocks[layer].register_forward_hook(hook_for(layer)) for layer in layers]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def resumed(model: nn.Module, layer: int, output: Any) -> Iterator[None]:
+    """Let every pass inside go on from a recorded one: block `layer` returns `output`, and no block up to it computes.
+
+    The blocks stay in their list, so whatever a model decides by a block's position holds as before.
+
+    Args:
+        model: a causal LM, wrapped or not.
+        layer: the block whose output is known.
+        output: what it returned for the same inputs, from `recorded`.
+    """
+    blocks = [decoder_blocks(model)[i] for i in range(layer + 1)]
+    forwards = [block.__dict__.get("forward") for block in blocks]
+
+    def known(*_args: Any, **_kwargs: Any) -> Any:
+        return output
+
+    try:
+        for block in blocks:
+            # Every lower block may return the same: the next one does not look at it.
+            block.forward = known
+        yield
+    finally:
+        for block, before in zip(blocks, forwards, strict=True):
+            if before is None:
+                del block.forward
+            else:
+                block.forward = before

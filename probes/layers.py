@@ -6,6 +6,7 @@ same tensor, except that its last entry is taken after the final norm and ours i
 
 from typing import Any
 
+from accelerate.utils import extract_model_from_parallel
 from torch import nn
 
 from data.errors import InputError
@@ -13,16 +14,30 @@ from data.errors import InputError
 DEFAULT_FRACTION = 0.75
 
 
+def unwrapped(model: nn.Module) -> Any:
+    """Return the causal LM inside what a launcher put around it (DDP, FSDP, a compiled module); PEFT's wrapper stays."""
+    return extract_model_from_parallel(model, keep_torch_compile=False)
+
+
+def text_config(model: nn.Module) -> Any:
+    """Return the configuration of a model's text part.
+
+    Raises:
+        InputError: the model has none.
+    """
+    config = getattr(unwrapped(model), "config", None)
+    if config is None:
+        raise InputError(f"{type(model).__name__}: this module has no configuration that gives its depth; pass a causal LM")
+    return config.get_text_config()
+
+
 def decoder_blocks(model: nn.Module) -> nn.ModuleList:
-    """Return the list of decoder blocks of a causal LM, under any wrapper (PEFT, DDP, a vision model's).
+    """Return the list of decoder blocks of a causal LM, under any wrapper (PEFT, DDP, FSDP, a vision model's).
 
     Raises:
         InputError: the model has no configuration, or no module list of the configured depth.
     """
-    config: Any = getattr(model, "config", None) or getattr(getattr(model, "module", None), "config", None)
-    if config is None:
-        raise InputError(f"{type(model).__name__}: this module has no configuration that gives its depth; pass a causal LM")
-    depth = config.get_text_config().num_hidden_layers
+    depth = text_config(model).num_hidden_layers
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth and "vision" not in name:
             return module

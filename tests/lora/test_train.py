@@ -13,7 +13,7 @@ from data.mixtures import Turn
 from lora.arms import TrainConfig
 from lora.models import adapted, load, resolve
 from lora.train import check_keys, train_sft
-from probes.capture import read
+from probes.capture import Spec, read
 
 TURNS = [Turn(f"Question {i}?", "yes yes yes yes") for i in range(16)]
 
@@ -31,9 +31,9 @@ def test_it_learns_the_answers(tiny_model: Path, tmp_path: Path) -> None:
     assert curve[-1]["loss"] < 0.7 * curve[0]["loss"]
     base = load(resolve(str(tiny_model)))
     rows = [Chat(base.tokenizer).encode(turn) for turn in TURNS]
-    before = read(base.model, rows, logprob=True).logprob
+    before = read(base.model, rows, Spec(logprob=True)).logprob
     with adapted(base, tmp_path / "adapter") as model:
-        after = read(model, rows, logprob=True).logprob
+        after = read(model, rows, Spec(logprob=True)).logprob
     assert before is not None
     assert after is not None
     assert bool((after > before + 1).all())

@@ -85,7 +85,7 @@ def _rows(count: int, seed: int, longest: int = 24) -> list[Encoded]:
         end = int(rng.integers(start + 1, length + 1))
         ids = tuple(int(i) for i in rng.integers(3, VOCAB, length))
         mask = tuple(int(start <= i < end) for i in range(length))
-        rows.append(Encoded(ids, {"prompt_last": (start - 1, start), "response": (start, end)}, mask))
+        rows.append(Encoded(ids, {"prompt": (0, start), "prompt_last": (start - 1, start), "response": (start, end)}, mask))
     return rows
 
 

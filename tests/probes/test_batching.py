@@ -1,13 +1,10 @@
-from collections.abc import Callable
-
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.chat import Encoded
 from data.errors import InputError
-from probes.batching import by_length, collate
+from probes.batching import by_length
+from probes.inputs import padded
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=40)
 
@@ -42,10 +39,6 @@ def test_no_rows_no_batches() -> None:
     assert by_length([], token_budget=10) == []
 
 
-def _row(*ids: int) -> Encoded:
-    return Encoded(ids, {"prompt_last": (0, 1), "response": (1, len(ids))}, (0,) * len(ids))
-
-
 @pytest.mark.parametrize(
     ("side", "ids", "mask"),
     [
@@ -53,26 +46,11 @@ def _row(*ids: int) -> Encoded:
         ("left", [[5, 6, 7, 8], [0, 0, 9, 4]], [[1, 1, 1, 1], [0, 0, 1, 1]]),
     ],
 )
-def test_collate_pads_on_either_side(side: str, ids: list[list[int]], mask: list[list[int]]) -> None:
-    inputs = collate([_row(5, 6, 7, 8), _row(9, 4)], pad_id=0, device=torch.device("cpu"), side=side)
-    assert inputs["input_ids"].tolist() == ids
-    assert inputs["attention_mask"].tolist() == mask
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_positions_count_real_tokens_only(side: str, make_rows: Callable[..., list[Encoded]]) -> None:
-    rows = make_rows(7, seed=3)
-    inputs = collate(rows, pad_id=99, device=torch.device("cpu"), side=side)
-    assert set(inputs) == {"input_ids", "attention_mask", "position_ids"}
-    assert inputs["input_ids"].shape == (7, max(len(row) for row in rows))
-    for i, row in enumerate(rows):
-        real = inputs["attention_mask"][i].bool()
-        assert inputs["input_ids"][i][real].tolist() == list(row.input_ids)
-        assert (inputs["input_ids"][i][~real] == 99).all()
-        assert inputs["position_ids"][i][real].tolist() == list(range(len(row)))
-    assert int(inputs["position_ids"].min()) == 0
+def test_pads_on_either_side(side: str, ids: list[list[int]], mask: list[list[int]]) -> None:
+    got = padded([(5, 6, 7, 8), (9, 4)], pad_id=0, side=side)
+    assert [tensor.tolist() for tensor in got] == [ids, mask]
 
 
 def test_another_side_is_refused() -> None:
     with pytest.raises(InputError, match="'left' or 'right', got 'both'"):
-        collate([_row(1, 2)], pad_id=0, device=torch.device("cpu"), side="both")
+        padded([(1, 2)], pad_id=0, side="both")

@@ -1,6 +1,7 @@
 from collections.abc import Callable, Sequence
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
@@ -26,13 +27,9 @@ def test_finds_the_blocks_under_peft(architecture: str, make_model: Callable[[st
     assert decoder_blocks(wrapped) is blocks_of(model)
 
 
-def test_finds_the_blocks_under_a_wrapper_that_has_no_config(llama: PreTrainedModel, blocks_of: BlocksOf) -> None:
-    class Wrapper(nn.Module):
-        def __init__(self, module: nn.Module) -> None:
-            super().__init__()
-            self.module = module
-
-    assert decoder_blocks(Wrapper(llama)) is blocks_of(llama)
+def test_finds_the_blocks_under_a_launchers_wrapper(llama: PreTrainedModel, blocks_of: BlocksOf) -> None:
+    for wrapped in (nn.DataParallel(llama), torch.compile(llama)):
+        assert decoder_blocks(wrapped) is blocks_of(llama)
 
 
 def test_a_vision_tower_of_equal_depth_is_passed_over() -> None:

@@ -1,0 +1,58 @@
+"""Keys and values of prefixes that many rows share."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+
+class PrefixCache(DynamicCache):
+    """Keys and values of some prefixes, which rows that begin with them read without adding to them.
+
+    A pass inside `filled` adds one entry a prefix. Every other pass leaves the cache as it was: `rows`
+    [batch] says which prefix each row of the batch goes on from, and what a row adds lives as long as its
+    block's attention does. A cache that was never filled holds nothing; it only spares the model its
+    search for packed sequences, which would wait for the device.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config=config)
+        self.rows: torch.Tensor | None = None
+        self._filling = False
+
+    @staticmethod
+    def supports(config: Any) -> bool:
+        """Whether the model keeps plain keys and values, in full or in a sliding window, in every block."""
+        layers = DynamicCache(config=config).layers
+        return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+    @contextmanager
+    def filled(self) -> Iterator[None]:
+        """Let the pass inside add to the cache."""
+        self._filling = True
+        try:
+            yield
+        finally:
+            self._filling = False
+
+    def below(self, other: "PrefixCache", layer: int) -> None:
+        """Take over the entries of blocks 0…`layer` from a cache of the same prefixes; the tensors are shared."""
+        self.layers[: layer + 1] = other.layers[: layer + 1]
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the keys and values that a block's attention is to see."""
+        if self._filling:
+            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        layer: Any = self.layers[layer_idx]
+        if not layer.is_initialized:
+            return key_states, value_states
+        seen = copy.copy(layer)
+        seen.keys, seen.values = layer.keys[self.rows], layer.values[self.rows]
+        keys, values = seen.update(key_states, value_states)
+        return keys, values

@@ -1,0 +1,75 @@
+"""Ways to run the same weights: with one of several adapters, or with edits of the residual stream."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from data.errors import InputError
+from probes.hooks import OnBlock
+from probes.layers import decoder_blocks, unwrapped
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run a model.
+
+    Attributes:
+        adapter: name of a loaded PEFT adapter; None switches all adapters off.
+        edits: layer → what to do with that block's output [batch, tokens, d_model].
+    """
+
+    adapter: str | None = None
+    edits: Mapping[int, OnBlock] = field(default_factory=dict)
+
+
+@contextmanager
+def applied(model: nn.Module, variant: Variant) -> Iterator[None]:
+    """Switch to a variant's adapter for a while; edits are the reader's.
+
+    Raises:
+        InputError: the model holds no adapter of that name.
+    """
+    inner = unwrapped(model)
+    if not isinstance(inner, PeftModel):
+        if variant.adapter is not None:
+            raise InputError(f"adapter {variant.adapter!r}: the model holds no adapters")
+        yield
+        return
+    if variant.adapter is None:
+        with inner.disable_adapter():
+            yield
+        return
+    if variant.adapter not in inner.peft_config:
+        raise InputError(f"adapter {variant.adapter!r}: the model holds {', '.join(inner.peft_config)}")
+    before = inner.active_adapter
+    tuner: Any = inner.base_model
+    tuner.set_adapter(variant.adapter, inference_mode=True)
+    try:
+        yield
+    finally:
+        tuner.set_adapter(before, inference_mode=True)
+
+
+def first_changed_layer(model: nn.Module, variant: Variant) -> int:
+    """Return the lowest layer whose output the variant can change; the model's depth if there is none.
+
+    An adapter on the output embedding changes log-probabilities alone; one elsewhere outside the blocks, every layer.
+    """
+    blocks = decoder_blocks(model)
+    changed = [len(blocks), *variant.edits]
+    if variant.adapter is not None:
+        inside = {id(module): layer for layer, block in enumerate(blocks) for module in block.modules()}
+        head = unwrapped(model).get_output_embeddings()
+        for module in model.modules():
+            if isinstance(module, BaseTunerLayer) and module is not head and _has(module, variant.adapter):
+                changed.append(inside.get(id(module), 0))
+    return min(changed)
+
+
+def _has(module: BaseTunerLayer, adapter: str) -> bool:
+    return any(adapter in getattr(module, name) for name in module.adapter_layer_names)
