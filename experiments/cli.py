@@ -90,6 +90,23 @@ def doctor(model: Annotated[str, typer.Option(help="The model to look at.")] = "
     examine(model, console)
 
 
+@app.command()
+def bench(
+    kind: Annotated[str, typer.Argument(help="capture or shift.")],
+    model: Annotated[str, typer.Option(help="smollm2-135m, a folder, or a hub id.")] = "smollm2-135m",
+    rows: Annotated[int, typer.Option(help="Rollouts to read.")] = 96,
+    repeats: Annotated[int, typer.Option(help="Timed rounds, at least 5.")] = 5,
+    peers: Annotated[bool, typer.Option("--peers", help="Also run repeng and steering-vectors, in environments of their own.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures there.")] = None,
+) -> None:
+    """Measure the suite's hot loops against a bare forward pass, a plain loop and other libraries."""
+    from experiments.bench.run import bench as run_bench
+
+    if json_file is not None and not json_file.parent.is_dir():
+        raise InputError(f"--json {json_file}: there is no folder {json_file.parent}")
+    run_bench(kind, model, rows, repeats, peers, json_file, console)
+
+
 @traits_app.command("list")
 def traits_list() -> None:
     """List the built-in traits and controls."""

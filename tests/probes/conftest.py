@@ -1,6 +1,7 @@
 """Tiny random models of four architectures, and random encoded rows."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 from data.chat import Encoded
+from probes import batching
 
 # A busy machine is no reason for a test to fail.
 settings.register_profile("probes", deadline=None)
@@ -30,9 +32,10 @@ VOCAB = 101
 
 MakeModel = Callable[[str], PreTrainedModel]
 MakeRows = Callable[..., list[Encoded]]
+Tokens = Callable[[nn.Module], AbstractContextManager[list[int]]]
 
 
-def _build(architecture: str) -> PreTrainedModel:
+def build(architecture: str) -> PreTrainedModel:
     # Initial weights are wide, so that blocks change the residual stream and the top token is clear.
     shared = {
         "vocab_size": VOCAB,
@@ -76,7 +79,7 @@ def _blocks(model: PreTrainedModel) -> Sequence[nn.Module]:
     return model.gpt_neox.layers if isinstance(model, GPTNeoXForCausalLM) else model.model.layers
 
 
-def _rows(count: int, seed: int, longest: int = 24) -> list[Encoded]:
+def random_rows(count: int, seed: int, longest: int = 24) -> list[Encoded]:
     rng = np.random.default_rng(seed)
     rows = []
     for _ in range(count):
@@ -87,6 +90,38 @@ def _rows(count: int, seed: int, longest: int = 24) -> list[Encoded]:
         mask = tuple(int(start <= i < end) for i in range(length))
         rows.append(Encoded(ids, {"prompt": (0, start), "prompt_last": (start - 1, start), "response": (start, end)}, mask))
     return rows
+
+
+def _families(prompts: int, answers: int, seed: int, system: int = 0, shortest: int = 3, longest: int = 16) -> list[Encoded]:
+    rng = np.random.default_rng(seed)
+
+    def draw(count: int) -> tuple[int, ...]:
+        return tuple(int(i) for i in rng.integers(3, VOCAB - 1, count))
+
+    head, rows = draw(system), []
+    for _ in range(prompts):
+        prompt = head + draw(int(rng.integers(shortest, longest + 1)))
+        for _ in range(answers):
+            answer, tail = draw(int(rng.integers(1, 10))), draw(int(rng.integers(0, 3)))
+            start, end = len(prompt), len(prompt) + len(answer)
+            spans = {"prompt": (0, start), "prompt_last": (start - 1, start), "response": (start, end)}
+            rows.append(Encoded(prompt + answer + tail, spans, (0,) * start + (1,) * len(answer) + (0,) * len(tail)))
+    return [rows[i] for i in rng.permutation(len(rows))]
+
+
+@contextmanager
+def _tokens_through(block: nn.Module) -> Iterator[list[int]]:
+    passes: list[int] = []
+
+    def count(_module: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]) -> None:
+        h = args[0] if args else kwargs["hidden_states"]
+        passes.append(h.shape[0] * h.shape[1])
+
+    handle = block.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield passes
+    finally:
+        handle.remove()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,19 +136,19 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def make_model() -> MakeModel:
     """Return what builds a fresh tiny model by the name of its architecture; equal names, equal weights."""
-    return _build
+    return build
 
 
 @pytest.fixture(scope="session", params=ARCHITECTURES)
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     """One tiny model of each architecture, shared: leave it as it was."""
-    return _build(request.param)
+    return build(request.param)
 
 
 @pytest.fixture(scope="session")
 def llama() -> PreTrainedModel:
     """A tiny Llama, shared: leave it as it was."""
-    return _build("llama")
+    return build("llama")
 
 
 @pytest.fixture(scope="session")
@@ -125,4 +160,26 @@ def blocks_of() -> Callable[[PreTrainedModel], Sequence[nn.Module]]:
 @pytest.fixture(scope="session")
 def make_rows() -> MakeRows:
     """Return what draws random encoded rows of random lengths: (count, seed, longest=24)."""
-    return _rows
+    return random_rows
+
+
+@pytest.fixture(scope="session")
+def make_families() -> MakeRows:
+    """Return what draws rows that begin alike, in random order.
+
+    (prompts, answers, seed, system=0, shortest=3, longest=16): several answers to each of several prompts, whose
+    lengths lie between the last two, after `system` tokens that all prompts have in common. Token 100 is never drawn.
+    """
+    return _families
+
+
+@pytest.fixture(scope="session")
+def tokens_through() -> Tokens:
+    """Return what counts the tokens of each pass through a block, padding included."""
+    return _tokens_through
+
+
+@pytest.fixture
+def share_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Share prefixes however little it saves: rows of tests are short."""
+    monkeypatch.setattr(batching, "LEAST_SAVED_TOKENS", 1)

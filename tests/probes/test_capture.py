@@ -1,18 +1,28 @@
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from data.chat import SPANS, Encoded
 from data.errors import InputError
-from probes.capture import Spec, read
+from probes.batching import by_length, plan
+from probes.capture import Spec, read, read_variants
+from probes.inputs import padded
+from probes.passes import Passes, _Mail
+from probes.variants import Variant
 
 VOCAB = 101
 BlocksOf = Callable[[PreTrainedModel], Sequence[nn.Module]]
 MakeRows = Callable[..., list[Encoded]]
+Tokens = Callable[[nn.Module], AbstractContextManager[list[int]]]
 
 
 def relative_error(got: torch.Tensor, truth: torch.Tensor) -> float:
@@ -176,3 +186,178 @@ def test_ranks_share_the_rows(llama: PreTrainedModel, make_rows: MakeRows, monke
     assert not ((parts[0].states != 0) & (parts[1].states != 0)).any()
     assert min(tokens) > 0.8 * max(tokens)
     assert sum(tokens) == sum(len(row) for row in rows)
+
+
+def with_span(row: Encoded, name: str, where: tuple[int, int]) -> Encoded:
+    return replace(row, spans=row.spans | {name: where})
+
+
+def long_row(length: int) -> Encoded:
+    return Encoded((5,) * length, {"prompt": (0, 4), "prompt_last": (3, 4), "response": (4, length)}, (0,) * length)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _: long_row(129), "row 3: 129 tokens do not fit the model's context of 128"),
+        (lambda row: replace(row, input_ids=(*row.input_ids[:-1], VOCAB)), f"row 3: holds token {VOCAB}, and .* 0 to {VOCAB - 1}"),
+        (lambda row: replace(row, input_ids=(-1, *row.input_ids[1:])), "row 3: holds token -1"),
+        (lambda row: replace(row, input_ids=()), "row 3: is empty"),
+        (lambda row: with_span(row, "response", (4, 4)), "row 3: the span 'response' is empty"),
+        (lambda row: with_span(row, "prompt_last", (2, 1)), "row 3: the span 'prompt_last' is empty"),
+        (lambda row: with_span(row, "response", (3, len(row) + 1)), "row 3: the span 'response' is empty or out of range"),
+        (lambda row: with_span(row, "prompt", (-1, 2)), "row 3: the span 'prompt' is empty or out of range"),
+        (lambda row: with_span(row, "response", (0, 3)), "row 3: the response has no prompt before it"),
+        (lambda row: replace(row, spans={"response": row.spans["response"]}), "row 3: has no span 'prompt'; it has response"),
+        (lambda row: replace(row, spans={k: v for k, v in row.spans.items() if k != "response"}), "row 3: has no span 'response'"),
+    ],
+    ids=[
+        "too long",
+        "token too large",
+        "token too small",
+        "empty",
+        "empty response",
+        "span turned round",
+        "span too long",
+        "span before the row",
+        "no prompt",
+        "missing span",
+        "missing response",
+    ],
+)
+def test_a_row_that_does_not_fit_is_named_and_nothing_computed(
+    llama: PreTrainedModel, make_rows: MakeRows, tokens_through: Tokens, change: Callable[[Encoded], Encoded], message: str
+) -> None:
+    rows = make_rows(5, seed=4)
+    rows[3] = change(rows[3])
+    with tokens_through(llama.model.layers[0]) as ran, pytest.raises(InputError, match=message):
+        read(llama, rows, Spec(token_budget=30))
+    assert not ran
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (Spec(layers=[1, 0, 1]), "layers: 1 is given more than once"),
+        (Spec(layers=[]), "layers: there is none to read"),
+        (Spec(side="middle"), "padding side: may be 'left' or 'right', got 'middle'"),
+        (Spec(spans=["response", "thought"]), "row 0: has no span 'thought'"),
+    ],
+    ids=["repeated layer", "no layers", "side", "span"],
+)
+def test_a_spec_that_makes_no_sense_is_refused(
+    llama: PreTrainedModel, make_rows: MakeRows, tokens_through: Tokens, spec: Spec, message: str
+) -> None:
+    with tokens_through(llama.model.layers[0]) as ran, pytest.raises(InputError, match=message):
+        read(llama, make_rows(5, seed=4), spec)
+    assert not ran
+
+
+def test_a_row_as_long_as_the_context_is_read(llama: PreTrainedModel) -> None:
+    assert torch.isfinite(read(llama, [long_row(128)]).states).all()
+
+
+class _Waits(TorchFunctionMode):
+    """Notes calls that wait for the device, or copy from it."""
+
+    NAMES = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__")
+
+    def __init__(self, seen: list[str]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in self.NAMES:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def waits_in_passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    seen: list[str] = []
+
+    def watched(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Passes, *args: Any) -> Any:
+            with _Waits(seen):
+                return plain(self, *args)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("_read", "_read_prefixes"):
+            patch.setattr(Passes, name, watched(getattr(Passes, name)))
+        yield seen
+
+
+@pytest.mark.usefixtures("share_all")
+@pytest.mark.parametrize("logprob", [True, False], ids=["logprob", "states"])
+def test_one_copy_back_a_batch_and_no_waiting_in_a_pass(
+    model: PreTrainedModel, make_families: MakeRows, make_rows: MakeRows, monkeypatch: pytest.MonkeyPatch, logprob: bool
+) -> None:
+    # Prefixes of one length: for others Hugging Face's mask code looks at the padding itself.
+    rows = [*make_families(prompts=1, answers=12, seed=5), *make_rows(9, seed=5)]
+    spec = Spec(token_budget=60, logprob=logprob)
+    (chunks,) = plan([row.input_ids for row in rows], [row.spans["response"][0] - 1 for row in rows], spec.token_budget)
+    batches = sum(len(chunk.batches) for chunk in chunks)
+    assert batches > 4
+    assert chunks[0].prefixes
+    sent: list[int] = []
+    send = _Mail.send
+    monkeypatch.setattr(_Mail, "send", lambda self, result: (sent.append(result.numel()), send(self, result)))
+    with waits_in_passes(monkeypatch) as seen:
+        states = read(model, rows, spec).states
+    assert not seen
+    assert len(sent) == batches
+    assert sum(sent) == states.numel() + logprob * len(rows)
+    sent.clear()
+    with waits_in_passes(monkeypatch) as seen:
+        read_variants(model, rows, [Variant(), Variant(edits={1: lambda h: h / float(h.abs().max())})], spec)
+    assert len(sent) == 2 * batches
+    # What does wait is seen.
+    assert seen == ["__float__"] * (batches + sum(bool(chunk.prefixes) for chunk in chunks))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.filterwarnings("default")
+def test_a_gpu_is_waited_for_no_more_than_by_a_bare_pass(make_model: Callable[[str], PreTrainedModel], make_rows: MakeRows) -> None:
+    model, rows = make_model("llama").cuda(), make_rows(24, seed=5)
+    batches = by_length([len(row) for row in rows], 60)
+    assert len(batches) > 4
+
+    def bare() -> None:
+        with torch.no_grad():
+            for batch in batches:
+                ids, _ = padded([rows[i].input_ids for i in batch], 0)
+                model.model(input_ids=ids.to("cuda", non_blocking=True), use_cache=False)
+
+    def waits(run: Callable[[], object]) -> int:
+        run()
+        torch.cuda.synchronize()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                run()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(warning.message) for warning in caught)
+
+    assert waits(lambda: torch.ones(1, device="cuda").item()) == 1
+    for logprob in (False, True):
+        spec = Spec(token_budget=60, logprob=logprob, share_prefixes=False)
+        assert waits(lambda spec=spec: read(model, rows, spec)) <= waits(bare)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.usefixtures("share_all")
+def test_a_gpu_reads_what_a_cpu_reads(make_model: Callable[[str], PreTrainedModel], make_families: MakeRows) -> None:
+    rows = make_families(prompts=5, answers=4, seed=5)
+    spec = Spec(token_budget=60, logprob=True)
+    here = read(make_model("gemma3"), rows, spec)
+    there = read(make_model("gemma3").cuda(), rows, spec)
+    assert there.states.device.type == "cpu"
+    assert relative_error(there.states, here.states) <= 1e-4
+    torch.testing.assert_close(there.logprob, here.logprob, rtol=1e-4, atol=1e-4)

@@ -1,14 +1,15 @@
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 import torch
 from torch import nn
 from transformers import LlamaConfig, PreTrainedModel
 
-from probes.hooks import forward, hooked
+from probes.hooks import forward, hooked, recorded, resumed
 
 BlocksOf = Callable[[PreTrainedModel], Sequence[nn.Module]]
+Tokens = Callable[[nn.Module], AbstractContextManager[list[int]]]
 
 
 @pytest.fixture
@@ -174,3 +175,67 @@ def test_a_callback_runs_once_under_gradient_checkpointing(
         gradients.append(model.model.layers[0].mlp.up_proj.weight.grad)
     assert len(calls) == 2
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_resumed_pass_equals_the_full_one(
+    model: PreTrainedModel, blocks_of: BlocksOf, inputs: dict[str, torch.Tensor], tokens_through: Tokens
+) -> None:
+    blocks = blocks_of(model)
+    with recorded(model, range(len(blocks))) as outputs:
+        truth = model(**inputs, use_cache=False).logits
+    assert sorted(outputs) == list(range(len(blocks)))
+    for layer in range(len(blocks)):
+        after: dict[int, torch.Tensor] = {}
+        readers = {k: (lambda h, k=k, after=after: after.update({k: h.clone()})) for k in range(layer, len(blocks))}
+        with tokens_through(blocks[layer].mlp) as below, resumed(model, layer, outputs[layer]):
+            resumed_logits = forward(model, readers, stop=False, **inputs, use_cache=False).logits
+        assert not below
+        assert torch.equal(resumed_logits, truth)
+        assert all(torch.equal(after[k], outputs[k]) for k in readers)
+        assert not any("forward" in block.__dict__ for block in blocks)
+    assert torch.equal(model(**inputs, use_cache=False).logits, truth)
+
+
+@torch.no_grad()
+def test_a_resumed_pass_goes_on_from_what_it_is_given(model: PreTrainedModel, blocks_of: BlocksOf, inputs: dict[str, torch.Tensor]) -> None:
+    with recorded(model, [1]) as outputs:
+        model(**inputs, use_cache=False)
+    assert list(outputs) == [1]
+    with resumed(model, 1, outputs[1] * 0.5):
+        resumed_logits = model(**inputs, use_cache=False).logits
+    with rewritten(blocks_of(model)[1], lambda h: h * 0.5):
+        assert torch.equal(resumed_logits, model(**inputs, use_cache=False).logits)
+
+
+@torch.no_grad()
+def test_the_last_pass_is_what_is_recorded(llama: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> None:
+    with recorded(llama, [2]) as outputs:
+        llama(input_ids=inputs["input_ids"] + 0)
+        llama(input_ids=inputs["input_ids"][:1])
+    assert outputs[2].shape == (1, 11, 32)
+    assert hooks_left(llama) == 0
+
+
+def test_blocks_compute_again_after_an_error(model: PreTrainedModel, blocks_of: BlocksOf) -> None:
+    blocks, hooks = blocks_of(model), hooks_left(model)
+
+    def fail() -> None:
+        assert ["forward" in block.__dict__ for block in blocks[:3]] == [True, True, False]
+        raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"), resumed(model, 1, torch.zeros(1)):
+        fail()
+    assert not any("forward" in block.__dict__ for block in blocks)
+    with pytest.raises(RuntimeError, match="inside"), recorded(model, [0, 1]):
+        raise RuntimeError("inside")
+    assert hooks_left(model) == hooks
+
+
+def test_a_forward_that_someone_else_put_there_comes_back(llama: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> None:
+    block = llama.model.layers[0]
+    with rewritten(block, lambda h: h), torch.no_grad():
+        theirs = block.forward
+        with resumed(llama, 0, torch.zeros(2, 11, 32)):
+            llama(**inputs)
+        assert block.forward is theirs

@@ -1,0 +1,76 @@
+"""Peak memory beyond the weights, of one piece of work in a fresh process.
+
+python -m experiments.bench.memory WORK MODEL ROWS SHORTEST LONGEST LAYERS
+"""
+
+import gc
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from data.chat import SPANS
+from data.errors import InputError
+
+WORKS = ("floor", "capture")
+
+
+def measure(work: str, model: str, rows: int, shortest: int, longest: int, layers: int) -> int:
+    """Return the peak in bytes of `floor` or `capture` (states summed as they come), measured in a process of its own.
+
+    Raises:
+        InputError: the process failed.
+    """
+    arguments = [work, model, str(rows), str(shortest), str(longest), str(layers)]
+    done = subprocess.run([sys.executable, "-m", "experiments.bench.memory", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"memory of {work}: {done.stderr.strip().splitlines()[-1]}")
+    return int(json.loads(done.stdout.splitlines()[-1])["bytes"])
+
+
+def _peak(reset: bool = False) -> int:
+    """Return the peak so far: of the device where there is one, else of this process's resident memory."""
+    if torch.cuda.is_available():
+        if reset:
+            torch.cuda.reset_peak_memory_stats()
+        return int(torch.cuda.max_memory_allocated())
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
+
+
+def _main() -> None:
+    from experiments.bench.rivals import floor
+    from experiments.bench.workload import chat_of, rollouts
+    from lora.models import load, resolve
+    from probes.capture import Spec, stream
+    from probes.layers import depth
+
+    work, name, *numbers = sys.argv[1:]
+    count, shortest, longest, layers = map(int, numbers)
+    base = load(resolve(name), "float32")
+    rows = rollouts(chat_of(base), count, shortest, longest)
+    total = depth(base.model)
+    spec = Spec(layers=range(total - layers, total), pad_id=base.tokenizer.pad_token_id)
+
+    def run(some: int) -> None:
+        if work == "floor":
+            floor(base.model, rows[:some], spec.token_budget, spec.pad_id)
+            return
+        sums = torch.zeros(layers, len(SPANS), base.model.config.get_text_config().hidden_size)
+        for part in stream(base.model, rows[:some], None, spec):
+            sums += part.states.sum(0)
+
+    # Libraries allocate for themselves when first used, and that is no part of the work.
+    run(2)
+    gc.collect()
+    before = _peak(reset=True)
+    run(count)
+    sys.stdout.write(json.dumps({"bytes": _peak() - before}) + "\n")
+
+
+if __name__ == "__main__":
+    _main()

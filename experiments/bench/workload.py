@@ -1,0 +1,80 @@
+"""What the benchmarks read: conversations of the suite's own library."""
+
+import random
+from collections.abc import Sequence
+from itertools import cycle
+
+from data.chat import Chat, Encoded
+from data.errors import InputError
+from data.library import bank_names, control_names, load_bank, load_control, load_trait, trait_names
+from data.mixtures import Turn, changed_turns, plain_turns
+from data.schema import SPLITS
+from lora.models import Loaded
+from probes.directions import contrast_turns
+
+
+def chat_of(base: Loaded) -> Chat:
+    """Return how to write conversations for a model."""
+    return Chat(base.tokenizer, max_length=base.max_length)
+
+
+def every_answer() -> list[Turn]:
+    """Return all answers to the bank's questions: plain, of every trait, and of every control."""
+    bank = load_bank(bank_names()[0])
+    turns: list[Turn] = []
+    for split in SPLITS:
+        turns += plain_turns(bank, split)
+        for name in control_names():
+            turns += changed_turns(load_control(name), bank, split)
+        for name in trait_names():
+            if split != "extract":
+                turns += changed_turns(load_trait(name), load_trait(name).examples, split)
+    return turns
+
+
+def rollouts(chat: Chat, count: int, shortest: int, longest: int, seed: int = 0) -> list[Encoded]:
+    """Return conversations of `shortest` to `longest` tokens, drawn without replacement.
+
+    Short conversations are joined, answer to answer, where the library has none that are long enough.
+
+    Raises:
+        InputError: the library has too few.
+    """
+    turns = every_answer()
+    rng = random.Random(seed)
+    rng.shuffle(turns)
+    spare = cycle(turns)
+    rows: list[Encoded] = []
+    for turn in turns:
+        # Lengths are spread over the whole range, not only where single answers lie.
+        wanted = rng.randint(shortest, longest)
+        row = chat.encode(turn)
+        while len(row) < min(wanted, longest - 60):
+            turn = Turn(turn.question, f"{turn.answer}\n\n{next(spare).answer}", turn.system)
+            row = chat.encode(turn)
+        if shortest <= len(row) <= longest:
+            rows.append(row)
+        if len(rows) == count:
+            return rows
+    raise InputError(f"rows: the library gives {len(rows)} conversations of {shortest} to {longest} tokens, {count} were asked for")
+
+
+def answers_to_one_prompt(chat: Chat, prompts: int, answers: int = 10) -> list[Encoded]:
+    """Return `answers` different answers to each of some questions."""
+    by_question: dict[str, list[Turn]] = {}
+    for turn in every_answer():
+        by_question.setdefault(turn.question, []).append(turn)
+    whole = [turns[:answers] for turns in by_question.values() if len(turns) >= answers][:prompts]
+    return [chat.encode(turn) for turns in whole for turn in turns]
+
+
+def contrasts(chat: Chat, trait: str, pairs: int, questions: int) -> list[Encoded]:
+    """Return what a trait's direction is made of: pairs × (positive, negative) × questions."""
+    subject = load_trait(trait)
+    return [chat.encode(turn) for turn in contrast_turns(subject, subject.split("extract")[:questions], pairs)]
+
+
+def facts(rows: Sequence[Encoded]) -> dict[str, object]:
+    """Return what there is to know about some rows."""
+    lengths = sorted(len(row) for row in rows)
+    return {"rows": len(rows), "tokens": sum(lengths), "shortest": lengths[0], "median": lengths[len(lengths) // 2], "longest": lengths[-1]}

@@ -1,0 +1,60 @@
+"""Started on two ranks by test_distributed.py: every way to wrap a model, against the plain model on one rank."""
+
+import json
+import sys
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from probes.capture import Spec, read, read_moments
+from tests.probes.conftest import build, random_rows
+
+SPECS = {"all": Spec(token_budget=40), "scored": Spec(token_budget=40, logprob=True), "lower": Spec(token_budget=40, layers=[1])}
+
+
+def wrapped(kind: str) -> torch.nn.Module:
+    model = build("llama")
+    if kind == "ddp":
+        return DistributedDataParallel(model)
+    if kind == "fsdp":
+        return FullyShardedDataParallel(model, device_id=torch.device("cpu"))
+    if kind == "fsdp2":
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        for block in model.model.layers:
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    return model
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rows = random_rows(11, seed=3)
+    alone = {name: read(build("llama"), rows, spec) for name, spec in SPECS.items()}
+    moments = read_moments(build("llama"), rows, SPECS["lower"])
+    dist.init_process_group("gloo")
+    errors = {}
+    for kind in ("plain", "ddp", "fsdp", "fsdp2"):
+        model = wrapped(kind)
+        for name, spec in SPECS.items():
+            # One row leaves the second rank with nothing of its own to read.
+            for some in (rows, rows[:1]):
+                reading, truth = read(model, some, spec), alone[name].states[: len(some)]
+                errors[f"{kind} {name} {len(some)}"] = float(((reading.states - truth).norm(dim=-1) / truth.norm(dim=-1)).max())
+                if reading.logprob is not None:
+                    errors[f"{kind} {name} {len(some)} log-probability"] = float(
+                        (reading.logprob - alone[name].logprob[: len(some)]).abs().max()
+                    )
+        covariance = read_moments(model, rows, SPECS["lower"]).covariance
+        errors[f"{kind} covariance"] = float((covariance - moments.covariance).norm() / moments.covariance.norm())
+    everyone: list[object] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, errors)
+    dist.destroy_process_group()
+    if everyone[0] is not None and errors:
+        sys.stdout.write(json.dumps(everyone) + "\n")
+
+
+if __name__ == "__main__":
+    main()
