@@ -1,6 +1,7 @@
 """The command line. Heavy imports happen inside the commands, so that help and typing errors are instant."""
 
 import json
+import logging
 import os
 import sys
 import warnings
@@ -202,6 +203,8 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # It speaks of kernels that could be downloaded, whenever PEFT imports it.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # transformers calls its own deprecated name whenever PEFT prepares a model
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 CHUNK_BATCHES = 8
 # A pass over prefixes that saves fewer tokens than this costs more than it saves (experiments/bench/README.md).
 LEAST_SAVED_TOKENS = 128
+# The part of the token budget that the prefixes of a chunk may take.
+PREFIX_PART = 4
 # Rows of one prefix may be dealt to several ranks, in pieces of this part of a rank's share.
 PIECES_PER_RANK = 8
 
@@ -197,7 +199,9 @@ def _chunks(groups: Sequence[Group], rows: Sequence[Tokens], token_budget: int) 
             continue
         for part in _cut(length, members, rows, room):
             size = sum(len(rows[i]) - length for i in part)
-            full = used + size > room or (len(gathered) + 1) * max(longest, length) > token_budget
+            # Keys and values of the prefixes take about as much memory as a pass over as many tokens does, so
+            # prefixes and any one batch share the budget.
+            full = used + size > room or (len(gathered) + 1) * max(longest, length) > token_budget // PREFIX_PART
             if gathered and full:
                 close()
                 used = longest = 0
@@ -226,7 +230,8 @@ def _cut(length: int, members: Sequence[int], rows: Sequence[Tokens], room: int)
 def _sharing(groups: Sequence[Group], rows: Sequence[Tokens], token_budget: int) -> Chunk:
     members = [i for _, part in groups for i in part]
     lengths = {i: length for length, part in groups for i in part}
-    batches = by_length([len(rows[i]) - lengths[i] for i in members], token_budget)
+    left = token_budget - len(groups) * max(length for length, _ in groups)
+    batches = by_length([len(rows[i]) - lengths[i] for i in members], left)
     return Chunk(
         batches=[[members[k] for k in batch] for batch in batches],
         prefix_length=lengths,

@@ -4,6 +4,7 @@ Only the outputs of whole blocks are hooked: a hook inside a block would fire ag
 checkpointing recomputes it. At each block its one callback sees the output, and may replace it.
 """
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -64,7 +65,9 @@ def forward(model: nn.Module, on_block: Mapping[int, OnBlock], stop: bool, **inp
     with hooked(model, on_block, stop):
         try:
             return model(**inputs)
-        except _StopForwardError:
+        except _StopForwardError as stopped:
+            # The frames that the pass was in would keep its tensors until the garbage collector comes by.
+            traceback.clear_frames(stopped.__traceback__)
             return None
 
 

@@ -102,9 +102,11 @@ class Passes:
                 if self.variants is not None:
                     stack.enter_context(applied(self.model, self.variants[v]))
                 cache, sums = self._read_prefixes(v, prefixes, base)
+                # On a device the next batch is under way while the last one's result comes.
+                late = 1 if self.device.type == "cuda" else 0
                 for k, batch in enumerate(batches):
                     mail.send(self._read(v, batch, cache, sums, base.batches[k]))
-                    yield from (self._part(v, batches[j], host, first) for j, host in mail.arrived(but=1))
+                    yield from (self._part(v, batches[j], host, first) for j, host in mail.arrived(but=late))
                 yield from (self._part(v, batches[j], host, first) for j, host in mail.arrived(but=0))
 
     def _part(self, v: int, batch: BatchInputs, host: torch.Tensor, first: list[Part]) -> Part:

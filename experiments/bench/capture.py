@@ -56,6 +56,7 @@ def memory(model: str, tick: Tick) -> list[dict[str, Any]]:
     works = [
         ("floor", "floor", 48, 40, 100, 30),
         ("capture", "capture", 48, 40, 100, 30),
+        ("floor, 4 × prompts", "floor", 192, 40, 100, 30),
         ("capture, 4 × prompts", "capture", 192, 40, 100, 30),
         ("capture, half the layers", "capture", 48, 40, 100, 15),
         ("floor, 2.5 × length", "floor", 48, 100, 250, 30),
@@ -78,7 +79,7 @@ def _every_layer(base: Loaded, rows: list[Encoded], pad: int, repeats: int, tick
         Contender(f"capture, layers ≤ {upper}", lambda: read(base.model, rows, replace(spec, layers=below)).states, lambda _: None),
         Contender("capture, torch's own products", _plainly(lambda: read(base.model, rows, spec).states), _all_but_last),
         Contender(
-            "capture, nor shared prefixes",
+            "… and no shared prefixes",
             _plainly(lambda: read(base.model, rows, replace(spec, share_prefixes=False)).states),
             _all_but_last,
         ),

@@ -5,6 +5,7 @@ python -m experiments.bench.memory WORK MODEL ROWS SHORTEST LONGEST LAYERS
 
 import gc
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,10 @@ def measure(work: str, model: str, rows: int, shortest: int, longest: int, layer
         InputError: the process failed.
     """
     arguments = [work, model, str(rows), str(shortest), str(longest), str(layers)]
-    done = subprocess.run([sys.executable, "-m", "experiments.bench.memory", *arguments], capture_output=True, text=True, check=False)
+    # The C library keeps what was freed in its own good time; given back at once, the peak is what the work needs.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+    command = [sys.executable, "-m", "experiments.bench.memory", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise InputError(f"memory of {work}: {done.stderr.strip().splitlines()[-1]}")
     return int(json.loads(done.stdout.splitlines()[-1])["bytes"])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data.errors import InputError
 from probes import batching
-from probes.batching import Chunk, by_length, plan, shared_prefixes
+from probes.batching import PREFIX_PART, Chunk, by_length, plan, shared_prefixes
 from probes.inputs import padded
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=40)
@@ -126,9 +126,11 @@ def fits(chunk: Chunk, rows: Sequence[Row], budget: int) -> bool:
     def suffix(row: int) -> int:
         return len(rows[row]) - chunk.prefix_length.get(row, 0)
 
-    batches = all(len(batch) == 1 or len(batch) * max(map(suffix, batch)) <= budget for batch in chunk.batches)
     prefixes = [chunk.prefix_length[row] for row in chunk.prefixes]
-    return batches and (len(prefixes) <= 1 or len(prefixes) * max(prefixes) <= budget)
+    held = len(prefixes) * max(prefixes, default=0)
+    # Prefixes take a part of the budget, and any one batch what is left of it.
+    batches = all(len(batch) == 1 or len(batch) * max(map(suffix, batch)) <= budget - held for batch in chunk.batches)
+    return batches and (len(prefixes) <= 1 or held <= budget // PREFIX_PART)
 
 
 @settings(max_examples=60)

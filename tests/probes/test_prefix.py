@@ -16,9 +16,9 @@ BlocksOf = Callable[[PreTrainedModel], Sequence[nn.Module]]
 MakeRows = Callable[..., list[Encoded]]
 Tokens = Callable[[nn.Module], AbstractContextManager[list[int]]]
 
-BUDGET = 60
+BUDGET = 120
 FAMILIES = {
-    "one prompt": {"prompts": 1, "answers": 14},
+    "one prompt": {"prompts": 1, "answers": 40},
     "prompts of different lengths": {"prompts": 5, "answers": 4},
     "prompts longer than the window": {"prompts": 3, "answers": 5, "shortest": 14, "longest": 22},
     "a prompt shorter than the window": {"prompts": 3, "answers": 6, "shortest": 2, "longest": 5},

@@ -34,7 +34,7 @@ def short_chunks(monkeypatch: pytest.MonkeyPatch, share_all: None) -> None:
 
 @pytest.fixture
 def rows(make_families: MakeRows, make_rows: MakeRows) -> list[Encoded]:
-    return [*make_families(prompts=6, answers=4, seed=8), *make_rows(8, seed=2)]
+    return [*make_families(prompts=12, answers=6, seed=8), *make_rows(8, seed=2)]
 
 
 def planned(rows: list[Encoded], share: bool = True) -> list[Chunk]:
@@ -69,6 +69,7 @@ def test_an_interrupted_reading_goes_on_where_it_stopped(
     spec, chunks = replace(SPEC, logprob=logprob), planned(rows)
     assert len(chunks) > 3
     assert chunks[0].prefixes
+    assert len(chunks[2].batches) > 1
 
     def reading(work: Path | None, spec: Spec) -> list[Reading]:
         return [read(llama, rows, spec, work=work)] if variants is None else read_variants(llama, rows, variants, spec, work=work)
