@@ -32,10 +32,11 @@ def with_steering_vectors(model: Any, tokenizer: Any, strings: list[str], layers
 
     pairs = list(zip(strings[::2], strings[1::2], strict=True))
     positive, negative = extract_activations(model, tokenizer, pairs, layers=layers, batch_size=BATCH)
-    out = np.empty((len(strings), len(layers), positive[layers[0]][0].shape[-1]), dtype=np.float32)
+    width = positive[layers[0]][0].shape[-1]
+    out = np.empty((len(strings), len(layers), width), dtype=np.float32)
     for slot, layer in enumerate(layers):
-        out[::2, slot] = torch.stack(list(positive[layer])).float().cpu().numpy()
-        out[1::2, slot] = torch.stack(list(negative[layer])).float().cpu().numpy()
+        out[::2, slot] = torch.cat([batch.reshape(-1, width) for batch in positive[layer]]).float().cpu().numpy()
+        out[1::2, slot] = torch.cat([batch.reshape(-1, width) for batch in negative[layer]]).float().cpu().numpy()
     return out
 
 

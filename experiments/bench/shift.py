@@ -25,7 +25,7 @@ MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 SPAN = "response"
 
 
-def cases(base: Loaded, count: int, repeats: int, tick: Callable[[str], None]) -> Iterator[Case]:
+def cases(base: Loaded, count: int, repeats: int, tick: Callable[[str], None], lengths: tuple[int, int] = (40, 100)) -> Iterator[Case]:
     """Run the shift benchmark with one adapter and with eight, on the upper half of the layers.
 
     Args:
@@ -33,8 +33,9 @@ def cases(base: Loaded, count: int, repeats: int, tick: Callable[[str], None]) -
         count: rollouts.
         repeats: timed rounds.
         tick: called with what runs next.
+        lengths: tokens of the shortest and of the longest rollout.
     """
-    rows = rollouts(chat_of(base), count, 40, 100)
+    rows = rollouts(chat_of(base), count, *lengths)
     lower = depth(base.model) // 2
     with tempfile.TemporaryDirectory() as folder:
         paths = _adapters(base, Path(folder), 8, lower)
