@@ -46,7 +46,7 @@ def cases(base: Loaded, count: int, repeats: int, with_peers: bool, tick: Tick, 
             workers = stack.enter_context(peers(base, torch.__version__.split("+")[0], console))
             others = [_peer_contender(base, worker, rows, folder / f"{worker.name}.npy") for worker in workers]
         yield _every_layer(base, rows, pad, repeats, tick, others)
-    yield _long(base, rollouts(chat, count, 64, 256), pad, repeats, tick)
+    yield _long(base, rollouts(chat, count // 2, 64, 256), pad, repeats, tick)
     yield _shared(base, answers_to_one_prompt(chat, max(1, count // 10)), pad, repeats, tick)
     yield from _bfloat16(base, contrasts(chat, "pirate", 4, max(1, count // 8)), pad, repeats, tick)
 
@@ -77,14 +77,8 @@ def _every_layer(base: Loaded, rows: list[Encoded], pad: int, repeats: int, tick
     contenders = [
         Contender("capture", lambda: read(base.model, rows, spec).states, _all_but_last),
         Contender(f"capture, layers ≤ {upper}", lambda: read(base.model, rows, replace(spec, layers=below)).states, lambda _: None),
-        Contender("capture, torch's own products", _plainly(lambda: read(base.model, rows, spec).states), _all_but_last),
-        Contender(
-            "… and no shared prefixes",
-            _plainly(lambda: read(base.model, rows, replace(spec, share_prefixes=False)).states),
-            _all_but_last,
-        ),
+        Contender("capture, bare", _plainly(lambda: read(base.model, rows, replace(spec, share_prefixes=False)).states), _all_but_last),
         Contender("floor", lambda: floor(base.model, rows, spec.token_budget, pad), lambda _: None),
-        Contender(f"floor, layers ≤ {upper}", lambda: floor(base.model, rows, spec.token_budget, pad, upper + 1), lambda _: None),
         Contender("loop", lambda: one_at_a_time(base.model, rows, range(total), SPANS), _all_but_last),
         *others,
     ]
