@@ -5,13 +5,18 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: quickstart test check dev clean
+.PHONY: quickstart test test-quantized check dev clean
 
 quickstart: $(STAMP)  ## three fine-tunes, measured: about 8 minutes on two CPU cores
 	$(BIN)/wellworn run quickstart
 
 test: $(STAMP)  ## all tests but the slow statistics
 	$(BIN)/python -m pytest -m "not slow"
+
+# Apart from the rest, since PEFT imports bitsandbytes wherever it is installed, which takes seconds.
+test-quantized: $(STAMP)  ## weights of 4 bits; installs the extra
+	$(BIN)/python -m pip install $(PIP_FLAGS) -q -c constraints.txt -e ".[quantized]"
+	$(BIN)/python -m pytest tests/lora/test_models.py -k four_bits
 
 check: $(STAMP)  ## style, types, layering
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

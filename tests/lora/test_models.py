@@ -150,6 +150,7 @@ def test_the_embedded_model_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_weights_of_four_bits_are_read_and_adapted_like_others(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra `quantized` is not installed; make test-quantized installs it")
     # The quantiser packs blocks of 64 weights.
     source = save_tiny(tmp_path / "wide", width=128)
     base, adapter = load(resolve(str(source)), "nf4"), save_adapter(source, tmp_path)
