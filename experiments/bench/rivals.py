@@ -1,10 +1,9 @@
 """What the suite is measured against, in the same process and on the same ids."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from data.chat import Encoded
 from probes.batching import by_length
@@ -74,9 +73,3 @@ def per_row_adapters(
         for handle in handles:
             handle.remove()
     return out
-
-
-def bytes_of(tensors: Mapping[str, torch.Tensor] | nn.Module) -> int:
-    """Return the size of a model's parameters in bytes."""
-    parameters = tensors.parameters() if isinstance(tensors, nn.Module) else tensors.values()
-    return sum(p.numel() * p.element_size() for p in parameters)
