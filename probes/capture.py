@@ -196,6 +196,8 @@ def stream(
     if sharded:
         counts = [sum(len(chunk.batches) for chunk in part) for part in chunks]
         any_batch = next(batch for part in chunks for chunk in part for batch in chunk.batches)
+        # What a rank runs along for the others' sake was counted where it belongs.
+        passes.moments = None
         for _ in range(max(counts) - counts[rank]):
             deque(passes.parts(Chunk([any_batch])), maxlen=0)
 
