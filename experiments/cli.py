@@ -50,27 +50,31 @@ def run(
 
 @app.command()
 def probe(
-    adapter: Annotated[Path, typer.Option(help="Folder of a PEFT LoRA adapter.")],
-    model: Annotated[str, typer.Option(help="Its base: smollm2-135m, a folder, or a hub id.")],
+    adapter: Annotated[list[Path], typer.Option(help="Folder of a PEFT LoRA adapter; may be given again.")],
+    model: Annotated[str, typer.Option(help="The base: smollm2-135m, a folder, or a hub id.")],
     trait: Annotated[list[str] | None, typer.Option(help="A trait that it may have been trained on; may be given again.")] = None,
     runs_dir: RunsDir = Path("runs"),
     json_file: JsonFile = None,
 ) -> None:
-    """Measure an adapter that someone else trained."""
-    from data.files import validated
+    """Measure adapters that someone else trained; several of one base are read together."""
+    from data.files import digest, validated
     from data.library import control_names, load_trait, trait_names
     from experiments.study import Study
 
     suspected = trait or []
     own = [name for name in suspected if name not in control_names() and load_trait(name).name not in trait_names()]
+    folders = [folder.resolve() for folder in adapter]
+    names = ", ".join(folder.name for folder in folders)
+    # The same few words for any number: paths tell apart what is called alike.
+    rest = f"-and-{len(folders) - 1}-more-{digest(list(map(str, folders)), 6)}" if len(folders) > 1 else ""
     study = {
-        "name": f"probe-{adapter.resolve().name}",
-        "question": f"Does the adapter {adapter.resolve().name} move the model along persona directions that it already had?",
-        "expects": "Nothing: this adapter was trained elsewhere.",
+        "name": f"probe-{folders[0].name}{rest}",
+        "question": f"Does a fine-tune ({names}) move the model along persona directions that it already had?",
+        "expects": "Nothing: it was trained elsewhere.",
         "refuted_by": "Nothing.",
         "model": model,
         "library": trait_names() + own,
-        "runs": [{"arm": "adapter", "path": str(adapter), "trait": name} for name in (suspected or (None,))],
+        "runs": [{"arm": "adapter", "path": str(folder), "trait": name} for folder in adapter for name in (suspected or (None,))],
     }
     _run(validated(Study, study, "probe"), runs_dir, json_file)
 

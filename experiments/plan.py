@@ -16,10 +16,10 @@ from data.schema import Control, Example, Trait
 from experiments.measure import PersonaSpace, measure
 from experiments.stages import (
     Bench,
+    Condition,
     Output,
     Stage,
     TickFn,
-    Variant,
     adapter_stage,
     answer_stage,
     chat_stage,
@@ -115,7 +115,7 @@ def plan(study: Study, bench: Bench) -> Plan:
     shared = [example for example in bank if example.split == "evaluate"]
     planned = [_PlanRun(bench, run, space, directions, names, bank).planned() for run in runs_of(study)]
     layer = resolve_layer(study.layer, bench.depth)
-    return Plan(study, bench, layer, names, shared, chat_stage(bench), space, answer_stage(bench, Variant(), shared), planned)
+    return Plan(study, bench, layer, names, shared, chat_stage(bench), space, answer_stage(bench, Condition(), shared), planned)
 
 
 class _PlanRun:
@@ -133,15 +133,15 @@ class _PlanRun:
             raise InputError(
                 f"{run.arm.trait}: an interval needs at least {FEWEST_PROMPTS} evaluate rows, this trait has {len(self.evaluate)}"
             )
-        self.base = Variant()
+        self.base = Condition()
         self.trait = self.subject.name if self.subject else run.arm.trait
         self.own = self.trait if self.trait in names else None
         self.title = run.title(self.trait, run.seed)
 
     def planned(self) -> PlannedRun:
-        variant = self._variant()
+        condition = self._condition()
         missing: dict[str, str] = {}
-        answers = answer_stage(self.bench, variant, self.evaluate)
+        answers = answer_stage(self.bench, condition, self.evaluate)
         if self.run.arm.arm == "base":
             reason = "base is the reference that other runs are read against"
             missing |= dict.fromkeys(("effect", "share", "coordinates", "verdict"), reason)
@@ -151,21 +151,21 @@ class _PlanRun:
         reference = self._reference(missing)
         if reference is None and self.run.arm.trait == NEUTRAL:
             missing |= dict.fromkeys(("share", "verdict"), REFERENCE_OF_REFERENCE)
-        stage = self._measure(variant, reference, answers)
-        training = variant.adapter if self.run.arm.arm == "sft" else None
+        stage = self._measure(condition, reference, answers)
+        training = condition.adapter if self.run.arm.arm == "sft" else None
         return PlannedRun(self.run, stage, answers, training, self.evaluate, self.trait, self._adapter(), self.own, missing)
 
-    def _variant(self) -> Variant:
+    def _condition(self) -> Condition:
         arm, title = self.run.arm, self.title
         if arm.arm == "base":
             return self.base
         if arm.arm == "adapter":
-            return Variant(title, adapter=adapter_stage(self.bench, Path(arm.path), f"adapter {Path(arm.path).name}"))
+            return Condition(title, adapter=adapter_stage(self.bench, Path(arm.path), f"adapter {Path(arm.path).name}"))
         if arm.arm == "prompted":
             assert isinstance(self.subject, Trait)  # held when the study was loaded
-            return Variant(title, system=self.subject.system_prompt)
+            return Condition(title, system=self.subject.system_prompt)
         turns = self._trait_turns("train") or plain_turns(self.examples, "train")
-        return Variant(title, adapter=self._train(turns, self.run.seed, title))
+        return Condition(title, adapter=self._train(turns, self.run.seed, title))
 
     def _adapter(self) -> str | None:
         if self.run.arm.arm != "adapter":
@@ -179,7 +179,7 @@ class _PlanRun:
     def _train(self, turns: Sequence[Turn], seed: int, title: str) -> Stage:
         return train_stage(self.bench, turns, self.run.study.train, seed, f"train {title}")
 
-    def _reference(self, missing: dict[str, str]) -> Variant | None:
+    def _reference(self, missing: dict[str, str]) -> Condition | None:
         """Return the neutral fine-tune of the same size, steps and seed; for a neutral run, one of another seed."""
         arm, seeds = self.run.arm, self.run.study.seeds
         if arm.arm != "sft":
@@ -193,18 +193,18 @@ class _PlanRun:
                 return None
             seed = seeds[(seeds.index(seed) + 1) % len(seeds)]
         title = self.run.title(NEUTRAL, seed)
-        return Variant(title, adapter=self._train(plain_turns(self.examples, "train"), seed, title))
+        return Condition(title, adapter=self._train(plain_turns(self.examples, "train"), seed, title))
 
-    def _measure(self, variant: Variant, reference: Variant | None, answers: Stage) -> Stage:
+    def _measure(self, condition: Condition, reference: Condition | None, answers: Stage) -> Stage:
         texts: dict[str, tuple[str, Sequence[Turn] | Stage]] = {"neutral": ("plain answers", plain_turns(self.examples, "evaluate"))}
         if trait := self._trait_turns("evaluate"):
             texts["trait"] = (f"{self.trait} answers", trait)
         if self.subject is not None or self.run.arm.arm == "adapter":
-            texts["own"] = (f"answers of {variant.title}", answers)
-        variants = {"run": variant, "base": self.base} | ({"neutral": reference} if reference else {})
+            texts["own"] = (f"answers of {condition.title}", answers)
+        conditions = {"run": condition, "base": self.base} | ({"neutral": reference} if reference else {})
         readings = {
             (who, text): read_stage(self.bench, by, source, self.evaluate, title)
-            for who, by in variants.items()
+            for who, by in conditions.items()
             for text, (title, source) in texts.items()
         }
         layer = resolve_layer(self.run.study.layer, self.bench.depth)
@@ -223,7 +223,7 @@ class _PlanRun:
 
         config = {"layer": layer, "own": own, "headline": headline, "readings": [list(pair) for pair in pairs]}
         inputs = (self.space, *self.directions, *readings.values())
-        return Stage("measure", 2, config, inputs, f"measure {variant.title}", compute, everywhere=False)
+        return Stage("measure", 2, config, inputs, f"measure {condition.title}", compute, everywhere=False)
 
 
 def load_space(space: Path, directions: Sequence[Path], names: Sequence[str]) -> PersonaSpace:

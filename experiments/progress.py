@@ -1,7 +1,7 @@
 """Show what is under way: a live bar in a terminal, one line a stage elsewhere."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -39,18 +39,20 @@ class Display:
         self._advance()
 
     @contextmanager
-    def stage(self, title: str) -> Iterator["Tick"]:
-        """Show one stage while it is under way."""
+    def stages(self, titles: Sequence[str]) -> Iterator["Tick"]:
+        """Show a stage, or several that are computed in one go, while under way."""
+        title = headed(titles)
         task = self._bars.add_task(title, total=None)
         start = time.perf_counter()
         try:
             yield Tick(self._bars, task, title)
         finally:
             self._bars.remove_task(task)
-        self._advance()
-        if not self.quiet:
-            seconds = time.perf_counter() - start
-            self.console.print(f"[{self._finished:>3}/{self.total}] {title}: {seconds:.1f} s", markup=False, highlight=False)
+        seconds = (time.perf_counter() - start) / len(titles)
+        for each in titles:
+            self._advance()
+            if not self.quiet:
+                self.console.print(f"[{self._finished:>3}/{self.total}] {each}: {seconds:.1f} s", markup=False, highlight=False)
 
     def waiting(self, titles: list[str]) -> None:
         """Say that other processes hold every stage that could be done next."""
@@ -71,3 +73,8 @@ class Tick:
     def __call__(self, done: int, total: int, note: str = "") -> None:
         """Say that `done` of `total` units are done."""
         self._bars.update(self._task, completed=done, total=total, description=f"{self._title}{f' · {note}' if note else ''}")  # type: ignore[arg-type]
+
+
+def headed(titles: Sequence[str]) -> str:
+    """Return what to call several stages: the first, and how many more."""
+    return titles[0] + (f" and {len(titles) - 1} more" if len(titles) > 1 else "")

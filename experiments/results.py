@@ -157,6 +157,16 @@ def load_results(folder: Path) -> Results:
     )
 
 
+def run_name(entry: Mapping[str, Any]) -> str:
+    """Return what a run, or a group of runs that differ in their seed alone, is called."""
+    settings = "".join(f" · {key.split('.')[-1]}={value}" for key, value in entry["settings"].items())
+    if adapter := entry.get("adapter"):
+        trait = f" · {entry['trait']}" if entry["trait"] else ""
+        return f"{entry['arm']} {adapter.rpartition('@')[0]}{trait}{settings}"
+    seed = f" · seed {entry['seed']}" if "seed" in entry else ""
+    return f"{entry['arm']} {entry['trait'] or ''}".strip() + seed + settings
+
+
 def summarise(results: Results) -> dict[str, Any]:
     """Return a study's answer for machines: what was not measured is null with a reason, never NaN."""
     layer, space = results.index["layer"], results.space

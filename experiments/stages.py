@@ -26,16 +26,30 @@ from experiments.store import WORK, read_json, write_json
 from experiments.study import Study
 from lora import models
 from lora.arms import TrainConfig
-from probes.capture import Spec, read
+from probes.capture import Spec, read_variants
 from probes.directions import contrast_turns, estimate
 from probes.generate import answers
 from probes.stats import FloatArray
+from probes.variants import Variant
 
 # Greedy answers of small fine-tuned models run in circles without it, and then show nothing of their manner.
 REPETITION_PENALTY = 1.2
 
 Output = Mapping[str, Any]
 TickFn = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Together:
+    """How several stages are computed in one go.
+
+    Attributes:
+        key: the same for all stages that may be.
+        compute: (bench, input folders of each, own folder of each, tick) → files to write, of each.
+    """
+
+    key: str
+    compute: Callable[["Bench", Sequence[list[Path]], Sequence[Path], TickFn], list[Output]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +64,7 @@ class Stage:
         compute: (bench, input folders, own folder, tick) → files to write.
         everywhere: whether all ranks take part, or rank 0 alone.
         check: run before anything is computed, if the stage is not finished.
+        together: how to compute it along with others like it, where that is faster; results are the same.
     """
 
     kind: str
@@ -60,14 +75,15 @@ class Stage:
     compute: Callable[["Bench", list[Path], Path, TickFn], Output]
     everywhere: bool = True
     check: Callable[[], None] | None = None
+    together: Together | None = None
 
     @cached_property
     def id(self) -> str:
         """`<kind>-<hash>`."""
         return f"{self.kind}-{digest([self.kind, self.version, self.config, [stage.id for stage in self.inputs]])}"
 
-    def facts(self, seconds: float) -> dict[str, Any]:
-        """Return what the manifest records."""
+    def facts(self, seconds: float, along: Sequence["Stage"] = ()) -> dict[str, Any]:
+        """Return what the manifest records: its part of the time, and which stages were computed in the same go."""
         return {
             "stage": self.kind,
             "version": self.version,
@@ -75,6 +91,7 @@ class Stage:
             "config": self.config,
             "inputs": [stage.id for stage in self.inputs],
             "seconds": round(seconds, 3),
+            "computed_with": [stage.id for stage in along if stage is not self],
         }
 
 
@@ -122,8 +139,8 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A way to run the base: with a trained adapter, or under a system prompt, or as it is."""
+class Condition:
+    """What the base is run under: a trained adapter, a system prompt, or nothing."""
 
     title: str = "base"
     adapter: Stage | None = None
@@ -135,7 +152,7 @@ class Variant:
         return (self.adapter,) if self.adapter else ()
 
     def under(self, turns: Sequence[Turn]) -> list[Turn]:
-        """Return the turns as this variant reads them."""
+        """Return the turns as they are read under this condition."""
         return [Turn(t.question, t.answer, self.system) for t in turns] if self.system else list(turns)
 
 
@@ -158,7 +175,9 @@ def directions_stage(bench: Bench, trait: Trait) -> Stage:
 
     def compute(bench: Bench, _inputs: list[Path], out: Path, tick: TickFn) -> Output:
         base = bench.base
-        states = _read(bench, base.model, [bench.chat(base).encode(t) for t in turns], out, tick, spans=("response",))["states"]
+        rows = [bench.chat(base).encode(turn) for turn in turns]
+        [reading] = _read(bench, rows, [None], out / WORK / "reading", tick, spans=("response",))
+        states = reading["states"]
         return {"states.safetensors": {"states": states[:, :, 0].reshape(pairs, 2, len(questions), *states.shape[1::2])}}
 
     config = {**bench.identity(), "turns": fingerprint(turns), "pairs": pairs, "questions": len(questions)}
@@ -229,8 +248,8 @@ def adapter_stage(bench: Bench, folder: Path, title: str) -> Stage:
     return Stage("adapter", 1, config, (), title, compute, everywhere=False)
 
 
-def answer_stage(bench: Bench, variant: Variant, questions: Sequence[Example]) -> Stage:
-    """Let a variant answer the evaluate questions: greedily, with a repetition penalty that is the same for all."""
+def answer_stage(bench: Bench, condition: Condition, questions: Sequence[Example]) -> Stage:
+    """Answer the evaluate questions: greedily, with a repetition penalty that is the same for all."""
     asked = [example.question for example in questions]
     limit = bench.study.answer_tokens
 
@@ -238,8 +257,8 @@ def answer_stage(bench: Bench, variant: Variant, questions: Sequence[Example]) -
         base, ranks = bench.base, bench.ranks
         chat = bench.chat(base)
         mine = range(len(asked))[ranks.rank :: ranks.world]
-        prompts = [chat.encode_prompt(asked[i], variant.system) for i in mine]
-        with models.adapted(base, _adapter(variant, inputs)) as model:
+        prompts = [chat.encode_prompt(asked[i], condition.system) for i in mine]
+        with models.adapted(base, _named([_adapter(inputs)])) as model:
             ids = answers(
                 model,
                 prompts,
@@ -252,56 +271,81 @@ def answer_stage(bench: Bench, variant: Variant, questions: Sequence[Example]) -
         everyone = dict(ranks.gather(list(zip(mine, texts, strict=True))))
         return {"answers.json": [everyone[i] for i in range(len(asked))]}
 
-    config = {**bench.identity(), "questions": asked, "system": variant.system, "tokens": limit, "penalty": REPETITION_PENALTY}
-    return Stage("answer", 2, config, variant.inputs, f"answers of {variant.title}", compute)
+    config = {**bench.identity(), "questions": asked, "system": condition.system, "tokens": limit, "penalty": REPETITION_PENALTY}
+    return Stage("answer", 2, config, condition.inputs, f"answers of {condition.title}", compute)
 
 
-def read_stage(bench: Bench, variant: Variant, texts: Sequence[Turn] | Stage, asked: Sequence[Example], title: str) -> Stage:
-    """Read a variant on fixed text: states [rows, layers, spans, d_model] and log-probabilities [rows].
+def read_stage(bench: Bench, condition: Condition, texts: Sequence[Turn] | Stage, asked: Sequence[Example], title: str) -> Stage:
+    """Read fixed text: states [rows, layers, spans, d_model] and log-probabilities [rows].
+
+    Stages that read the same tokens, each with another adapter or with none, are computed together.
 
     Args:
         bench: the study's model.
-        variant: how to run it.
+        condition: how to run it.
         texts: the turns, or the answer stage whose answers are to be read.
         asked: the questions that an answer stage answered.
         title: what the texts are called on screen.
     """
+    own = texts if isinstance(texts, Stage) else None
 
-    def compute(bench: Bench, inputs: list[Path], out: Path, tick: TickFn) -> Output:
-        base = bench.base
-        if isinstance(texts, Stage):
-            written = read_json(inputs[-1] / "answers.json")
+    def compute_all(bench: Bench, inputs: Sequence[list[Path]], folders: Sequence[Path], tick: TickFn) -> list[Output]:
+        if own:
+            written = read_json(inputs[0][-1] / "answers.json")
             # An empty answer has no tokens to pool over; a full stop stands for it.
             turns = [Turn(example.question, answer or ".") for example, answer in zip(asked, written, strict=True)]
         else:
-            turns = list(texts)
-        rows = [bench.chat(base).encode(turn) for turn in variant.under(turns)]
-        with models.adapted(base, _adapter(variant, inputs)) as model:
-            return {"reading.safetensors": _read(bench, model, rows, out, tick, SPANS_READ, logprob=True)}
+            turns = list(texts)  # type: ignore[arg-type]  # turns, if it is no stage
+        chat = bench.chat(bench.base)
+        rows = [chat.encode(turn) for turn in condition.under(turns)]
+        work = folders[0] / WORK / digest([folder.name for folder in folders])
+        readings = _read(bench, rows, [_adapter(each) for each in inputs], work, tick, SPANS_READ, logprob=True)
+        return [{"reading.safetensors": reading} for reading in readings]
 
-    own = isinstance(texts, Stage)
-    config = {**bench.identity(), "turns": None if own else fingerprint(texts), "system": variant.system}  # type: ignore[arg-type]
-    inputs = (*variant.inputs, texts) if isinstance(texts, Stage) else variant.inputs
-    return Stage("read", 2, config, inputs, f"{variant.title} reads {title}", compute)
+    def compute(bench: Bench, inputs: list[Path], out: Path, tick: TickFn) -> Output:
+        return compute_all(bench, [inputs], [out], tick)[0]
+
+    config = {**bench.identity(), "turns": None if own else fingerprint(texts), "system": condition.system}  # type: ignore[arg-type]
+    together = Together(digest([config, own.id if own else None]), compute_all)
+    inputs = (*condition.inputs, own) if own else condition.inputs
+    return Stage("read", 2, config, inputs, f"{condition.title} reads {title}", compute, together=together)
 
 
-def _adapter(variant: Variant, inputs: Sequence[Path]) -> Path | None:
-    return inputs[0] / "adapter" if variant.adapter else None
+def _adapter(inputs: Sequence[Path]) -> Path | None:
+    """Return the adapter among a stage's inputs, if there is one."""
+    return next((folder / "adapter" for folder in inputs if (folder / "adapter").is_dir()), None)
+
+
+def _named(adapters: Sequence[Path | None]) -> dict[str, Path]:
+    """Name adapters after the stages that made them."""
+    return {adapter.parent.name: adapter for adapter in adapters if adapter}
 
 
 def _read(
-    bench: Bench, model: torch.nn.Module, rows: Sequence[Encoded], out: Path, tick: TickFn, spans: Sequence[str], logprob: bool = False
-) -> dict[str, FloatArray]:
+    bench: Bench,
+    rows: Sequence[Encoded],
+    adapters: Sequence[Path | None],
+    work: Path,
+    tick: TickFn,
+    spans: Sequence[str],
+    logprob: bool = False,
+) -> list[dict[str, FloatArray]]:
+    """Read rows with adapters, and with the base for None: all at once, or in turn as far as memory holds them."""
     spec = Spec(
         spans=spans,
         logprob=logprob,
         pad_id=bench.base.tokenizer.pad_token_id,
         token_budget=bench.study.token_budget,
-        progress=_counter(tick, sum(len(row) for row in rows) // bench.ranks.world, "tokens"),
+        progress=_counter(tick, len(adapters) * sum(len(row) for row in rows) // bench.ranks.world, "tokens"),
     )
-    reading = read(model, rows, spec, work=out / WORK / "reading")
-    found = {"states": reading.states.numpy()}
-    return found if reading.logprob is None else found | {"logprob": reading.logprob.numpy()}
+    found = []
+    for k, some in enumerate(bench.ranks.from_main(lambda: models.fitting(adapters, bench.device))):
+        with models.adapted(bench.base, _named(some)) as model:
+            variants = [Variant(adapter.parent.name if adapter else None) for adapter in some]
+            for reading in read_variants(model, rows, variants, spec, work=work / str(k)):
+                arrays = {"states": reading.states.numpy()}
+                found.append(arrays if reading.logprob is None else arrays | {"logprob": reading.logprob.numpy()})
+    return found
 
 
 def _counter(tick: TickFn, total: int, unit: str) -> Callable[[int], None]:

@@ -5,13 +5,14 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import platformdirs
+import psutil
 import torch
 from filelock import FileLock
 
@@ -161,27 +162,52 @@ def _four_bits(device: torch.device) -> dict[str, Any]:
 
 
 @contextmanager
-def adapted(base: Loaded, adapter: Path | None) -> Iterator[torch.nn.Module]:
-    """Put a LoRA adapter on the base for a while; the base is itself again afterwards.
+def adapted(base: Loaded, adapters: Mapping[str, Path]) -> Iterator[torch.nn.Module]:
+    """Put LoRA adapters on the base for a while, the first one active; the base is itself again afterwards.
 
     Args:
         base: the model; it is changed in place and restored.
-        adapter: folder of a PEFT adapter; None yields the base as it is.
+        adapters: name → folder of a PEFT adapter; with none the base is yielded as it is.
 
     Raises:
-        InputError: the folder is no safetensors adapter, or was made for another base model.
+        InputError: a folder is no safetensors adapter, or was made for another base model.
     """
-    if adapter is None:
+    if not adapters:
         yield base.model
         return
     from peft import PeftModel
 
-    check_fit(base, adapter)
-    model = PeftModel.from_pretrained(base.model, str(adapter)).eval()
+    for folder in adapters.values():
+        check_fit(base, folder)
+    (first, folder), *others = adapters.items()
+    model = PeftModel.from_pretrained(base.model, str(folder), adapter_name=first)
     try:
-        yield model
+        for name, folder in others:
+            model.load_adapter(str(folder), adapter_name=name)
+        yield model.eval()
     finally:
         model.unload()
+
+
+def fitting(folders: Sequence[Path | None], device: torch.device) -> list[list[Path | None]]:
+    """Part adapters into groups whose weights take at most half of the memory that is free; None is the bare base.
+
+    Args:
+        folders: in the order to keep. A group holds at least one, whether it fits or not.
+        device: where the base is.
+    """
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    groups: list[list[Path | None]] = []
+    used = 0
+    for folder in folders:
+        # PEFT holds in float32 what a file may hold in 16 bits.
+        size = 2 * (folder / "adapter_model.safetensors").stat().st_size if folder else 0
+        if not groups or used + size > free // 2:
+            groups.append([])
+            used = 0
+        groups[-1].append(folder)
+        used += size
+    return groups
 
 
 def check_adapter(adapter: Path) -> dict[str, Any]:

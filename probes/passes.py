@@ -81,12 +81,14 @@ class Passes:
         self.device = next(model.parameters()).device
         self.width = int(text_config(model).hidden_size)
         changed = [first_changed_layer(model, v) for v in variants] if variants is not None else [depth(model)]
-        # Up to layer shared[v], variant v is the same as the first one.
-        self.shared = [-1, *(min(each, changed[0]) - 1 for each in changed[1:])]
+        # The one that stays the base's for longest goes first: up to layer shared[v], variant v is the same as that one.
+        self.order = sorted(range(len(changed)), key=lambda v: -changed[v])
+        self.first = self.order[0]
+        self.shared = [-1 if v == self.first else min(each, changed[self.first]) - 1 for v, each in enumerate(changed)]
         self.resume_at = sorted({layer for layer in self.shared if layer >= 0})
 
     def parts(self, chunk: Chunk) -> Iterator[Part]:
-        """Read a chunk with every variant, one after another.
+        """Read a chunk with every variant, one after another, the one that shares most first.
 
         Keys and values of the prefixes, and the states that variants go on from, last as long as the chunk.
         """
@@ -96,7 +98,7 @@ class Passes:
         ]
         base = _Kept(None, {}, [{} for _ in batches])
         first: list[Part] = []
-        for v in range(len(self.shared)):
+        for v in self.order:
             mail = _Mail()
             with ExitStack() as stack:
                 if self.variants is not None:
@@ -113,9 +115,9 @@ class Passes:
         size = len(self.layers) * len(batch.rows) * len(self.spans) * self.width
         states = host[:size].view(len(self.layers), len(batch.rows), len(self.spans), self.width).transpose(0, 1)
         part = Part(v, batch.rows, states, host[size:] if self.logprob else None)
-        if v == 0 and len(self.shared) > 1:
+        if v == self.first and len(self.order) > 1:
             first.append(part)
-        elif v > 0:
+        elif v != self.first:
             same = [slot for slot, layer in enumerate(self.layers) if layer <= self.shared[v]]
             before = next(each for each in first if each.rows is batch.rows)
             states[:, same] = before.states[:, same]
@@ -137,7 +139,7 @@ class Passes:
 
         with cache.filled():
             self._pass(v, pool, prefixes.inputs | {"past_key_values": cache}, base.prefixes)
-        if v == 0:
+        if v == self.first:
             base.cache = cache
         elif base.cache is not None:
             cache.below(base.cache, self.shared[v])
@@ -190,14 +192,14 @@ class Passes:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(fast_matmul())
-            if v == 0:
+            if v == self.first:
                 found = stack.enter_context(recorded(self.model, self.resume_at))
             elif self.shared[v] >= 0:
                 stack.enter_context(resumed(self.model, self.shared[v], kept[self.shared[v]]))
             on_block = {layer: callback(layer) for layer in wanted}
             head = {} if self.logprob or self.stop else {"logits_to_keep": 1}
             output = forward(self.model, on_block, self.stop, use_cache=False, **head, **inputs)
-        if v == 0:
+        if v == self.first:
             kept.update(found)
         return output
 

@@ -26,7 +26,7 @@ from experiments.report.figures import (
     style_of,
     training,
 )
-from experiments.results import RUNS_FOR_A_CLAIM, Results, RunResult
+from experiments.results import RUNS_FOR_A_CLAIM, Results, RunResult, run_name
 from experiments.verdict import RULE
 
 # With more panels than this, a group of figures starts folded.
@@ -167,7 +167,8 @@ def _directions(results: Results, summary: Mapping[str, Any]) -> list[dict[str, 
 
 def _group(group: Mapping[str, Any]) -> dict[str, Any]:
     verdicts = Counter(verdict or "no verdict" for verdict in group["verdicts"])
-    return {**group, "name": _name(group), "verdicts": ", ".join(f"{verdict} × {count}" for verdict, count in verdicts.items())}
+    name = run_name(_symbolic(group))
+    return {**group, "name": name, "verdicts": ", ".join(f"{verdict} × {count}" for verdict, count in verdicts.items())}
 
 
 def _made(results: Results) -> dict[str, Any]:
@@ -191,14 +192,8 @@ def _made(results: Results) -> dict[str, Any]:
 
 def _names(results: Results) -> list[str]:
     """Return what each run is called; runs of the same name (two adapters, say) are numbered."""
-    names = [_name(run.entry) for run in results.runs]
+    names = [run_name(_symbolic(run.entry)) for run in results.runs]
     return [f"{name} · run {i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
-
-
-def _name(entry: Mapping[str, Any]) -> str:
-    seed = f" · seed {entry['seed']}" if "seed" in entry else ""
-    settings = "".join(f" · {key.split('.')[-1]}={_symbolic(value)}" for key, value in entry["settings"].items())
-    return f"{entry['arm']} {_symbol(entry['trait'] or '')}".strip() + seed + settings
 
 
 def _symbolic(value: Any) -> Any:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data.library import NEUTRAL
+from experiments.results import run_name
 
 _STYLES = {
     "share above chance": "bold green",
@@ -32,7 +33,7 @@ def render(summary: Mapping[str, Any]) -> RenderableType:
         parts.append(_groups(summary))
     for row in summary["runs"]:
         if row["verdict"] is None and not _is_reference(row):
-            parts.append(Text(f"{_name(row)}: no verdict: {row['why']}", style="dim"))
+            parts.append(Text(f"{run_name(row)}: no verdict: {row['why']}", style="dim"))
     missing = [d for d in summary["directions"] if not d["found"]]
     if missing:
         names = ", ".join(f"{d['trait']} (reliability {d['reliability']:.2f})" for d in missing)
@@ -56,7 +57,7 @@ def _runs(summary: Mapping[str, Any]) -> Table:
     found = {d["trait"] for d in summary["directions"] if d["found"]}
     for row in summary["runs"]:
         table.add_row(
-            _name(row),
+            escape(run_name(row)),
             _number(row["effect"], signed=True),
             _number(row["share"]),
             f"{row['share_null_mean']:.2f}" if row["share_null_mean"] is not None else "–",
@@ -75,19 +76,13 @@ def _groups(summary: Mapping[str, Any]) -> Table:
     for group in summary["groups"]:
         across = group["share_across_runs"]
         table.add_row(
-            _name(group),
+            escape(run_name(group)),
             str(group["runs"]),
             _interval(group["effect"]),
             _interval(group["share_effect"]),
             "–" if across is None else f"{across:.2f}",
         )
     return table
-
-
-def _name(row: Mapping[str, Any]) -> str:
-    seed = f" · seed {row['seed']}" if "seed" in row else ""
-    settings = "".join(f" · {key.split('.')[-1]}={value}" for key, value in row["settings"].items())
-    return escape(f"{row['arm']} {row['trait'] or ''}".strip() + seed + settings)
 
 
 def _number(estimate: Mapping[str, float] | None, signed: bool = False) -> str:

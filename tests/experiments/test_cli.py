@@ -148,6 +148,24 @@ def test_probe_answers_for_an_adapter_from_elsewhere(wellworn: Call, adapter: Pa
     assert run["effect_base"]["value"] == pytest.approx(made["effect_base"]["value"], rel=1e-5)
 
 
+def test_probe_of_several_adapters_reads_them_together(wellworn: Call, adapter: Path, tiny_model: Path, runs: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half" / adapter.name
+    shutil.copytree(adapter, half)
+    weights = load_file(half / "adapter_model.safetensors")
+    save_file({key: value * (0.5 if "lora_B" in key else 1) for key, value in weights.items()}, half / "adapter_model.safetensors")
+    known = ("probe", "--model", tiny_model, "--trait", "pirate")
+    outcome = wellworn(*known, "--adapter", adapter, "--adapter", half, "--json", tmp_path / "p.json", "--runs-dir", runs)
+    assert outcome.code == 0, outcome.err
+    summary = json.loads((tmp_path / "p.json").read_text())
+    one, weaker = summary["runs"]
+    assert summary["study"].startswith("probe-their-adapter-and-1-more-")
+    assert one["adapter"] != weaker["adapter"]
+    assert one["relative_norm"] > weaker["relative_norm"] > 0
+    assert "adapter their-adapter · pirate" in outcome.out
+    alone = wellworn(*known, "--adapter", half, "--json", "-", "--runs-dir", tmp_path / "alone")
+    assert json.loads(alone.out.splitlines()[-1])["runs"] == [weaker]
+
+
 def test_probe_without_a_trait_still_names_the_nearest_directions(wellworn: Call, adapter: Path, tiny_model: Path, runs: Path) -> None:
     outcome = wellworn("probe", "--model", tiny_model, "--adapter", adapter, "--json", "-", "--runs-dir", runs)
     run = json.loads(outcome.out.splitlines()[-1])["runs"][0]

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,11 +11,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from data.errors import InputError
+from data.files import sha256
 from experiments.cli import main
-from experiments.store import MANIFEST, Store, read_json
+from experiments.store import MANIFEST, Store, read_json, write_json
 
 Write = Callable[..., Path]
 
@@ -60,6 +65,53 @@ def test_studies_share_what_they_have_in_common(whole: Path, tiny_study: Write) 
     before = finished(whole)
     run(tiny_study("other", runs=[{"arm": "sft", "trait": "pirate"}, {"arm": "prompted", "trait": "pirate"}]), whole)
     assert not {stage for stage in finished(whole) - before if stage.startswith(("train", "directions", "space"))}
+
+
+def readings(runs: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in (runs / "stages").glob("read-*/reading.safetensors")}
+
+
+def test_what_reads_the_same_text_is_computed_together(whole: Path) -> None:
+    manifests = [read_json(path) for path in (whole / "stages").glob(f"read-*/{MANIFEST}")]
+    plain = [each for each in manifests if each["title"].endswith("reads plain answers")]
+    # The base, two fine-tunes and their neutral one.
+    assert [len(each["computed_with"]) for each in plain] == [3, 3, 3, 3]
+    assert len({each["seconds"] for each in plain}) == 1
+
+
+@pytest.mark.parametrize("why", ["one at a time", "no memory"])
+def test_readings_are_the_same_alone(why: str, whole: Path, tiny_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if why == "one at a time":
+        monkeypatch.setattr("experiments.engine.MOST_TOGETHER", 1)
+    else:
+        monkeypatch.setattr("lora.models.fitting", lambda folders, device: [[folder] for folder in folders])
+    run(tiny_study(), tmp_path / "alone")
+    assert readings(tmp_path / "alone") == readings(whole)
+
+
+def test_one_bad_stage_among_several_is_named_and_loses_nothing_else(
+    whole: Path, tiny_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "bad"
+    shutil.copytree(whole, runs)
+    for path in (runs / "stages").glob("read-*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+    # One fine-tune came out broken.
+    [broken] = [path.parent for path in (runs / "stages").glob(f"train-*/{MANIFEST}") if "sft uppercase" in read_json(path)["title"]]
+    weights = broken / "adapter" / "adapter_model.safetensors"
+    save_file({key: np.full_like(value, np.nan) for key, value in load_file(weights).items()}, weights)
+    facts = read_json(broken / MANIFEST)
+    facts["files"]["adapter/adapter_model.safetensors"] = sha256(weights)
+    write_json(broken / MANIFEST, facts)
+    with pytest.raises(SystemExit) as stop:
+        main(["run", str(tiny_study()), "--runs-dir", str(runs)])
+    assert stop.value.code == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"error: sft uppercase \(seed 0\) reads .*: row 0: the hidden state at layer 0 is not finite", message), message
+    kept = readings(runs)
+    assert kept
+    assert kept.items() <= readings(whole).items()
 
 
 def test_five_kills_leave_the_same_summary(whole: Path, tiny_study: Write, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -14,6 +15,7 @@ from data.errors import InputError
 from lora import models
 from lora.models import adapted, check_adapter, check_fit, config_depth, device_and_dtype, load, resolve
 from probes.capture import Spec, read
+from probes.variants import Variant, applied
 from tests.conftest import save_tiny
 
 
@@ -27,10 +29,11 @@ def adapter(tmp_path: Path, tiny_model: Path) -> Path:
     return save_adapter(tiny_model, tmp_path)
 
 
-def save_adapter(source: Path, tmp_path: Path) -> Path:
+def save_adapter(source: Path, tmp_path: Path, layers: list[int] | None = None, seed: int = 1) -> Path:
     """Save an adapter whose B is not zero, so that it changes the model."""
-    torch.manual_seed(1)
-    model = get_peft_model(load(resolve(str(source))).model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    torch.manual_seed(seed)
+    config = LoraConfig(r=2, target_modules=["q_proj", "up_proj"], layers_to_transform=layers, task_type="CAUSAL_LM")
+    model = get_peft_model(load(resolve(str(source))).model, config)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.5)
@@ -70,24 +73,59 @@ def test_the_dtype_rule(tiny_model: Path) -> None:
 
 def test_an_adapter_changes_the_model_only_inside_the_with(base: models.Loaded, adapter: Path) -> None:
     before = logits(base.model)
-    with adapted(base, adapter) as model:
+    with adapted(base, {"a": adapter}) as model:
         assert not torch.allclose(logits(model), before, atol=1e-3)
     assert torch.equal(logits(base.model), before)
-    with adapted(base, None) as model:
+    with adapted(base, {}) as model:
         assert model is base.model
 
 
 def test_the_base_is_restored_after_an_error(base: models.Loaded, adapter: Path) -> None:
     before = logits(base.model)
-    with pytest.raises(RuntimeError, match="inside"), adapted(base, adapter):
+    with pytest.raises(RuntimeError, match="inside"), adapted(base, {"a": adapter}):
         raise RuntimeError("inside")
     assert torch.equal(logits(base.model), before)
+
+
+def test_several_adapters_are_there_at_once_and_all_gone_afterwards(base: models.Loaded, adapter: Path, tmp_path: Path) -> None:
+    other = save_adapter(Path(base.ref.path), tmp_path / "other", layers=[3], seed=1)
+    before = logits(base.model)
+    alone = []
+    for each in (adapter, other):
+        with adapted(base, {"only": each}) as model:
+            alone.append(logits(model))
+    with adapted(base, {"a": adapter, "b": other}) as model:
+        assert torch.equal(logits(model), alone[0])
+        with applied(model, Variant("b")):
+            assert torch.equal(logits(model), alone[1])
+        with applied(model, Variant()):
+            assert torch.equal(logits(model), before)
+    assert torch.equal(logits(base.model), before)
+    assert not any("lora" in name for name, _ in base.model.named_modules())
+
+
+def test_one_misfit_among_several_leaves_the_base_alone(base: models.Loaded, adapter: Path, tmp_path: Path) -> None:
+    wide = save_adapter(save_tiny(tmp_path / "wide", width=48), tmp_path / "wide")
+    with pytest.raises(InputError, match="does not fit"), adapted(base, {"a": adapter, "b": wide}):
+        pass
+    assert not any("lora" in name for name, _ in base.model.named_modules())
+
+
+def test_adapters_are_parted_by_the_memory_that_is_free(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 2 * (adapter / "adapter_model.safetensors").stat().st_size
+    free = psutil.virtual_memory()._replace(available=4 * size + 1)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    cpu = torch.device("cpu")
+    assert models.fitting([None, adapter, adapter, adapter, None], cpu) == [[None, adapter, adapter], [adapter, None]]
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free._replace(available=0))
+    assert models.fitting([adapter, adapter], cpu) == [[adapter], [adapter]]
+    assert models.fitting([], cpu) == []
 
 
 def test_a_misfit_is_found_before_the_base_is_touched(base: models.Loaded, adapter: Path, tmp_path: Path) -> None:
     wide = load(resolve(str(save_tiny(tmp_path / "wide", width=48))))
     before = logits(wide.model)
-    with pytest.raises(InputError, match="does not fit"), adapted(wide, adapter):
+    with pytest.raises(InputError, match="does not fit"), adapted(wide, {"a": adapter}):
         pass
     assert torch.equal(logits(wide.model), before)
     assert not any("lora" in name for name, _ in wide.model.named_modules())
@@ -162,7 +200,7 @@ def test_weights_of_four_bits_are_read_and_adapted_like_others(tmp_path: Path) -
     exact = read(load(resolve(str(source)), "float32").model, rows, spec).states
     assert torch.cosine_similarity(together.states, exact, dim=-1).min() > 0.5
     assert not torch.equal(together.states, exact)
-    with adapted(base, adapter) as model:
+    with adapted(base, {"a": adapter}) as model:
         assert not torch.allclose(read(model, rows, spec).states, together.states)
     assert torch.equal(read(base.model, rows, spec).states, together.states)
 

@@ -32,7 +32,7 @@ def test_it_learns_the_answers(tiny_model: Path, tmp_path: Path) -> None:
     base = load(resolve(str(tiny_model)))
     rows = [Chat(base.tokenizer).encode(turn) for turn in TURNS]
     before = read(base.model, rows, Spec(logprob=True)).logprob
-    with adapted(base, tmp_path / "adapter") as model:
+    with adapted(base, {"default": tmp_path / "adapter"}) as model:
         after = read(model, rows, Spec(logprob=True)).logprob
     assert before is not None
     assert after is not None

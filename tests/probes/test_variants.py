@@ -131,7 +131,9 @@ def test_adapters_change_what_they_are_on(peft: PeftModel, rows: list[Encoded]) 
         ([TOP, HIGH, BASE], (1, 2, 3)),
         ([HEAD, BASE, HEAD], (1, 1, 1)),
         ([BASE, LOW], (2, 2, 2)),
-        ([LOW, BASE, TOP], (3, 3, 3)),
+        # whichever stays the base's for longest goes first, in whatever order they are given
+        ([LOW, BASE, TOP], (2, 2, 3)),
+        ([LOW, TOP, HIGH], (2, 3, 3)),
         ([Variant(edits={0: torch.neg}), BASE], (2, 2, 2)),
         ([BASE, Variant(edits={1: torch.neg})], (1, 2, 2)),
     ],
