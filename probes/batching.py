@@ -5,6 +5,7 @@ times. In a causal model what comes later cannot change what came before, so suc
 computing once.
 """
 
+import bisect
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -47,13 +48,14 @@ class Chunk:
         return [row for batch in self.batches for row in batch]
 
 
-def by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Group row indices into batches of like length, longest first.
+def by_length(lengths: Sequence[int], token_budget: int, per_row: int = 0) -> list[list[int]]:
+    """Group row indices into batches of like length, longest first: as few as the budget allows, and then as small as that allows.
 
     Args:
         lengths: tokens of each row.
         token_budget: a batch's rows times its longest row stays within this; a single longer row
             is a batch of its own.
+        per_row: what a row takes of the budget besides its tokens.
 
     Returns:
         Lists of row indices; together they hold every row once.
@@ -62,16 +64,26 @@ def by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
         >>> by_length([3, 9, 4], token_budget=10)
         [[1], [2, 0]]
     """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    sizes = [length + per_row for length in lengths]
+    fewest = len(_filled(order, sizes, token_budget))
+    # A larger budget never makes more batches, so the least that makes no more is found by halving.
+    budgets = range(token_budget + 1)
+    least = bisect.bisect_left(budgets, True, key=lambda budget: len(_filled(order, sizes, budget)) <= fewest)
+    return _filled(order, sizes, least)
+
+
+def _filled(order: Sequence[int], sizes: Sequence[int], token_budget: int) -> list[list[int]]:
     batches: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= token_budget:
+    for row in order:
+        if batches and (len(batches[-1]) + 1) * sizes[batches[-1][0]] <= token_budget:
             batches[-1].append(row)
         else:
             batches.append([row])
     return batches
 
 
-def plan(rows: Sequence[Tokens], limits: Sequence[int] | None, token_budget: int, world: int = 1) -> list[list[Chunk]]:
+def plan(rows: Sequence[Tokens], limits: Sequence[int] | None, token_budget: int, world: int = 1, per_row: int = 0) -> list[list[Chunk]]:
     """Lay out who reads what, and in which order.
 
     Args:
@@ -80,12 +92,13 @@ def plan(rows: Sequence[Tokens], limits: Sequence[int] | None, token_budget: int
             prefixes are not to be shared.
         token_budget: tokens of one forward pass, padding included.
         world: number of ranks.
+        per_row: what a row takes of the budget besides its tokens.
 
     Returns:
         The chunks of each rank. Together they hold every row once, and every rank has about as many tokens.
     """
     groups = shared_prefixes(rows, limits) if limits is not None else [(0, list(range(len(rows))))]
-    return [_chunks(part, rows, token_budget) for part in _dealt(groups, rows, world)]
+    return [_chunks(part, rows, token_budget, per_row) for part in _dealt(groups, rows, world)]
 
 
 def shared_prefixes(rows: Sequence[Tokens], limits: Sequence[int]) -> list[tuple[int, list[int]]]:
@@ -177,7 +190,7 @@ def _dealt(groups: Sequence[Group], rows: Sequence[Tokens], world: int) -> list[
     return parts
 
 
-def _chunks(groups: Sequence[Group], rows: Sequence[Tokens], token_budget: int) -> list[Chunk]:
+def _chunks(groups: Sequence[Group], rows: Sequence[Tokens], token_budget: int, per_row: int) -> list[Chunk]:
     room = CHUNK_BATCHES * token_budget
     plain = [i for length, members in groups if length == 0 for i in members]
     chunks: list[Chunk] = []
@@ -185,7 +198,7 @@ def _chunks(groups: Sequence[Group], rows: Sequence[Tokens], token_budget: int) 
 
     def close() -> None:
         if saved(gathered) >= LEAST_SAVED_TOKENS:
-            chunks.append(_sharing(gathered, rows, token_budget))
+            chunks.append(_sharing(gathered, rows, token_budget, per_row))
         else:
             plain.extend(i for _, members in gathered for i in members)
         gathered.clear()
@@ -199,8 +212,6 @@ def _chunks(groups: Sequence[Group], rows: Sequence[Tokens], token_budget: int) 
             continue
         for part in _cut(length, members, rows, room):
             size = sum(len(rows[i]) - length for i in part)
-            # Keys and values of the prefixes take about as much memory as a pass over as many tokens does, so
-            # prefixes and any one batch share the budget.
             full = used + size > room or (len(gathered) + 1) * max(longest, length) > token_budget // PREFIX_PART
             if gathered and full:
                 close()
@@ -208,7 +219,7 @@ def _chunks(groups: Sequence[Group], rows: Sequence[Tokens], token_budget: int) 
             gathered.append((length, part))
             used, longest = used + size, max(longest, length)
     close()
-    batches = by_length([len(rows[i]) for i in plain], token_budget)
+    batches = by_length([len(rows[i]) for i in plain], token_budget, per_row)
     named = [[plain[k] for k in batch] for batch in batches]
     return chunks + [Chunk(named[k : k + CHUNK_BATCHES]) for k in range(0, len(named), CHUNK_BATCHES)]
 
@@ -227,11 +238,14 @@ def _cut(length: int, members: Sequence[int], rows: Sequence[Tokens], room: int)
         yield part
 
 
-def _sharing(groups: Sequence[Group], rows: Sequence[Tokens], token_budget: int) -> Chunk:
+def _sharing(groups: Sequence[Group], rows: Sequence[Tokens], token_budget: int, per_row: int) -> Chunk:
     members = [i for _, part in groups for i in part]
     lengths = {i: length for length, part in groups for i in part}
-    left = token_budget - len(groups) * max(length for length, _ in groups)
-    batches = by_length([len(rows[i]) - lengths[i] for i in members], left)
+    # Keys and values of a prefix take up to twice the memory that a pass over as many tokens takes.
+    longest = max(lengths.values())
+    left = max(token_budget - 2 * len(groups) * longest, token_budget // 2)
+    # Of its prefix each row has a copy of its own, of one layer at a time.
+    batches = by_length([len(rows[i]) - lengths[i] for i in members], left, per_row + longest // 4)
     return Chunk(
         batches=[[members[k] for k in batch] for batch in batches],
         prefix_length=lengths,

@@ -126,6 +126,7 @@ def _collected(
         states[part.variant, part.rows] = part.states
         if part.logprob is not None:
             scores[part.variant, part.rows] = part.logprob
+        del part
     if dist.is_initialized() and dist.get_world_size() > 1:
         # Ranks hold disjoint rows and zeros elsewhere, so one sum puts all rows on all ranks.
         both = torch.cat([states.flatten(), scores.flatten()]).to(_device(model))
@@ -166,16 +167,13 @@ def stream(
     if variants is not None and not variants:
         raise InputError("variants: there is none to read with")
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    sharded = any(isinstance(module, (FSDPModule, FullyShardedDataParallel)) for module in model.modules())
-    # In a model whose weights are sharded every pass is a joint one, so ranks must make equal passes.
-    cached = PrefixCache.supports(text_config(model)) and not sharded
-    sharing = spec.share_prefixes and spec.side == "right" and cached
-    limits = [row.spans["response"][0] - 1 for row in rows] if sharing else None
-    chunks = plan([row.input_ids for row in rows], limits, spec.token_budget, world)
+    sharded = _sharded(model)
+    chunks = laid_out(model, rows, spec, world)
     passes = Passes(
         # DDP's own forward synchronises buffers between ranks, which make different numbers of passes.
         model.module if isinstance(model, DistributedDataParallel) else model, rows, layers=layers, spans=spec.spans,
-        variants=variants, logprob=spec.logprob, pad_id=spec.pad_id, side=spec.side, cached=cached, stop=not sharded, moments=moments,
+        variants=variants, logprob=spec.logprob, pad_id=spec.pad_id, side=spec.side, cached=_cached(model), stop=not sharded,
+        moments=moments,
     )  # fmt: skip
     try:
         for chunk in chunks[rank]:
@@ -187,6 +185,8 @@ def stream(
                 yield part
                 if spec.progress:
                     spec.progress(sum(len(rows[i]) for i in part.rows))
+                # Nobody but the caller is to hold a part while the next one is computed.
+                del part
             if shards:
                 shards.save()
     except BaseException:
@@ -200,6 +200,24 @@ def stream(
         passes.moments = None
         for _ in range(max(counts) - counts[rank]):
             deque(passes.parts(Chunk([any_batch])), maxlen=0)
+
+
+def laid_out(model: nn.Module, rows: Sequence[Encoded], spec: Spec, world: int = 1) -> list[list[Chunk]]:
+    """Return which rows are read together, in which order and by which rank: chunks of each rank."""
+    sharing = spec.share_prefixes and spec.side == "right" and _cached(model)
+    limits = [row.spans["response"][0] - 1 for row in rows] if sharing else None
+    # Pooled states are float32, [layers, spans, d_model] a row; a pass takes some twelve numbers of d_model a token.
+    per_row = 4 * len(_layers(model, spec)) * len(spec.spans) // (12 * next(model.parameters()).element_size())
+    return plan([row.input_ids for row in rows], limits, spec.token_budget, world, per_row)
+
+
+def _sharded(model: nn.Module) -> bool:
+    return any(isinstance(module, (FSDPModule, FullyShardedDataParallel)) for module in model.modules())
+
+
+def _cached(model: nn.Module) -> bool:
+    # In a model whose weights are sharded every pass is a joint one, so ranks must make equal passes.
+    return PrefixCache.supports(text_config(model)) and not _sharded(model)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -5,6 +5,7 @@ back to AVX2. oneDNN, which torch holds as well, takes AVX-512 on all of them, a
 """
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -13,6 +14,12 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+# oneDNN and torch's layer around it keep code and buffers of the last 1,024 shapes each, and almost every batch has a
+# shape of its own: after 800 batches that is more than a pass itself takes. Making them anew costs nothing that shows.
+# Read when the first product is computed, hence set here; whoever sets them outside has the last word.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
 
 _plain = ContextVar("plain", default=False)
 

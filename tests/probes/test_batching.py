@@ -26,19 +26,27 @@ def test_every_row_is_in_one_batch(lengths: list[int], budget: int) -> None:
     assert all(batches)
 
 
-@given(LENGTHS, st.integers(1, 200))
-def test_the_budget_counts_padding(lengths: list[int], budget: int) -> None:
-    for batch in by_length(lengths, budget):
-        assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= budget
+@given(LENGTHS, st.integers(1, 200), st.integers(0, 20))
+def test_the_budget_counts_padding(lengths: list[int], budget: int, per_row: int) -> None:
+    for batch in by_length(lengths, budget, per_row):
+        assert len(batch) == 1 or len(batch) * (max(lengths[row] for row in batch) + per_row) <= budget
 
 
-@given(LENGTHS, st.integers(1, 200))
-def test_batches_hold_rows_of_like_length_and_are_full(lengths: list[int], budget: int) -> None:
-    batches = by_length(lengths, budget)
+@given(LENGTHS, st.integers(1, 200), st.integers(0, 20))
+def test_batches_hold_rows_of_like_length_and_are_as_few_and_as_small_as_can_be(lengths: list[int], budget: int, per_row: int) -> None:
+    batches = by_length(lengths, budget, per_row)
     flat = [lengths[row] for batch in batches for row in batch]
     assert flat == sorted(lengths, reverse=True)
-    for batch in batches[:-1]:
-        assert (len(batch) + 1) * lengths[batch[0]] > budget
+    # Whoever fills each batch to the brim needs as many.
+    fewest, room = 0, 0
+    for length in flat:
+        if room < 1:
+            fewest, room = fewest + 1, max(budget // (length + per_row), 1)
+        room -= 1
+    assert len(batches) == fewest
+    sizes = [len(batch) * (lengths[batch[0]] + per_row) for batch in batches if len(batch) > 1]
+    if sizes:
+        assert len(by_length(lengths, max(sizes) - 1, per_row)) > fewest
 
 
 def test_a_row_longer_than_the_budget_is_alone() -> None:
@@ -129,7 +137,9 @@ def fits(chunk: Chunk, rows: Sequence[Row], budget: int) -> bool:
     prefixes = [chunk.prefix_length[row] for row in chunk.prefixes]
     held = len(prefixes) * max(prefixes, default=0)
     # Prefixes take a part of the budget, and any one batch what is left of it.
-    batches = all(len(batch) == 1 or len(batch) * max(map(suffix, batch)) <= budget - held for batch in chunk.batches)
+    left = max(budget - 2 * held, budget // 2)
+    per_row = max(prefixes, default=0) // 4
+    batches = all(len(batch) == 1 or len(batch) * (max(map(suffix, batch)) + per_row) <= left for batch in chunk.batches)
     return batches and (len(prefixes) <= 1 or held <= budget // PREFIX_PART)
 
 

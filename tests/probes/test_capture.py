@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from data.chat import SPANS, Encoded
 from data.errors import InputError
-from probes.batching import by_length, plan
-from probes.capture import Spec, read, read_variants
+from probes.batching import by_length
+from probes.capture import Spec, laid_out, read, read_variants
 from probes.inputs import padded
 from probes.passes import Passes, _Mail
 from probes.variants import Variant
@@ -298,7 +298,7 @@ def test_one_copy_back_a_batch_and_no_waiting_in_a_pass(
     # Prefixes of one length: for others Hugging Face's mask code looks at the padding itself.
     rows = [*make_families(prompts=1, answers=12, seed=5), *make_rows(9, seed=5)]
     spec = Spec(token_budget=60, logprob=logprob)
-    (chunks,) = plan([row.input_ids for row in rows], [row.spans["response"][0] - 1 for row in rows], spec.token_budget)
+    (chunks,) = laid_out(model, rows, spec)
     batches = sum(len(chunk.batches) for chunk in chunks)
     assert batches > 4
     assert chunks[0].prefixes

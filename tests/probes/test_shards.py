@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from data.chat import Encoded
 from data.errors import InputError
 from probes import batching, shards
-from probes.batching import Chunk, plan
-from probes.capture import Reading, Spec, read, read_variants
+from probes.batching import Chunk
+from probes.capture import Reading, Spec, laid_out, read, read_variants
 from probes.passes import Part
 from probes.shards import Shards
 from probes.variants import Variant
@@ -37,9 +37,8 @@ def rows(make_families: MakeRows, make_rows: MakeRows) -> list[Encoded]:
     return [*make_families(prompts=12, answers=6, seed=8), *make_rows(8, seed=2)]
 
 
-def planned(rows: list[Encoded], share: bool = True) -> list[Chunk]:
-    limits = [row.spans["response"][0] - 1 for row in rows] if share else None
-    (chunks,) = plan([row.input_ids for row in rows], limits, SPEC.token_budget)
+def planned(model: PreTrainedModel, rows: list[Encoded]) -> list[Chunk]:
+    (chunks,) = laid_out(model, rows, SPEC)
     return chunks
 
 
@@ -66,7 +65,7 @@ def stop_after(parts: int) -> Callable[[int], None]:
 def test_an_interrupted_reading_goes_on_where_it_stopped(
     llama: PreTrainedModel, rows: list[Encoded], tokens_through: Tokens, tmp_path: Path, logprob: bool, variants: tuple[Variant, ...] | None
 ) -> None:
-    spec, chunks = replace(SPEC, logprob=logprob), planned(rows)
+    spec, chunks = replace(SPEC, logprob=logprob), planned(llama, rows)
     assert len(chunks) > 3
     assert chunks[0].prefixes
     assert len(chunks[2].batches) > 1
@@ -95,7 +94,7 @@ def test_parts_wait_until_saving_is_due_or_the_reading_fails(
     llama: PreTrainedModel, rows: list[Encoded], tokens_through: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "SAVE_SECONDS", 1e9)
-    chunks = planned(rows)
+    chunks = planned(llama, rows)
     batches = sum(len(chunk.batches) for chunk in chunks[:2])
     seen: list[int] = []
 
@@ -194,7 +193,8 @@ def test_rows_before_one_that_is_not_finite_are_kept(
 ) -> None:
     # Token 100 stands in one row alone.
     rows = [replace(row, input_ids=tuple(min(token, 99) for token in row.input_ids)) for row in rows]
-    model, chunks = make_model("llama"), planned(rows)
+    model = make_model("llama")
+    chunks = planned(model, rows)
     bad = chunks[-2].rows[-1]
     with tokens_through(model.model.layers[0]) as whole:
         read(model, rows, SPEC)
