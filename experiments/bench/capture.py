@@ -53,14 +53,15 @@ def cases(base: Loaded, count: int, repeats: int, with_peers: bool, tick: Tick, 
 
 def memory(model: str, tick: Tick) -> list[dict[str, Any]]:
     """Return the peak memory beyond the weights of the floor and of capture, as the work grows."""
+    # Fewer rollouts would make two or three batches, and the peak would depend on how they divide.
     works = [
-        ("floor", "floor", 48, 40, 100, 30),
-        ("capture", "capture", 48, 40, 100, 30),
-        ("floor, 4 × prompts", "floor", 192, 40, 100, 30),
-        ("capture, 4 × prompts", "capture", 192, 40, 100, 30),
-        ("capture, half the layers", "capture", 48, 40, 100, 15),
-        ("floor, 2.5 × length", "floor", 48, 100, 250, 30),
-        ("capture, 2.5 × length", "capture", 48, 100, 250, 30),
+        ("floor", "floor", 96, 40, 100, 30),
+        ("capture", "capture", 96, 40, 100, 30),
+        ("floor, 4 × prompts", "floor", 384, 40, 100, 30),
+        ("capture, 4 × prompts", "capture", 384, 40, 100, 30),
+        ("capture, half the layers", "capture", 96, 40, 100, 15),
+        ("floor, 2.5 × length", "floor", 96, 100, 250, 30),
+        ("capture, 2.5 × length", "capture", 96, 100, 250, 30),
     ]
     rows = []
     for title, work, *numbers in works:
