@@ -108,7 +108,7 @@ def test_one_bad_stage_among_several_is_named_and_loses_nothing_else(
         main(["run", str(tiny_study()), "--runs-dir", str(runs)])
     assert stop.value.code == 2
     message = " ".join(capsys.readouterr().err.split())
-    assert re.search(r"error: sft uppercase \(seed 0\) reads .*: row 0: the hidden state at layer 0 is not finite", message), message
+    assert re.search(r"error: sft uppercase \(seed 0\) reads .*: row \d+: the hidden state at layer 0 is not finite", message), message
     kept = readings(runs)
     assert kept
     assert kept.items() <= readings(whole).items()
