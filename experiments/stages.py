@@ -176,7 +176,7 @@ def directions_stage(bench: Bench, trait: Trait) -> Stage:
     def compute(bench: Bench, _inputs: list[Path], out: Path, tick: TickFn) -> Output:
         base = bench.base
         rows = [bench.chat(base).encode(turn) for turn in turns]
-        [reading] = _read(bench, rows, [None], out / WORK / "reading", tick, spans=("response",))
+        [reading] = _read(bench, rows, [None], out, tick, spans=("response",))
         states = reading["states"]
         return {"states.safetensors": {"states": states[:, :, 0].reshape(pairs, 2, len(questions), *states.shape[1::2])}}
 
@@ -298,8 +298,7 @@ def read_stage(bench: Bench, condition: Condition, texts: Sequence[Turn] | Stage
             turns = list(texts)  # type: ignore[arg-type]  # turns, if it is no stage
         chat = bench.chat(bench.base)
         rows = [chat.encode(turn) for turn in condition.under(turns)]
-        work = folders[0] / WORK / digest([folder.name for folder in folders])
-        readings = _read(bench, rows, [_adapter(each) for each in inputs], work, tick, SPANS_READ, logprob=True)
+        readings = _read(bench, rows, [_adapter(each) for each in inputs], folders[0], tick, SPANS_READ, logprob=True)
         return [{"reading.safetensors": reading} for reading in readings]
 
     def compute(bench: Bench, inputs: list[Path], out: Path, tick: TickFn) -> Output:
@@ -325,7 +324,7 @@ def _read(
     bench: Bench,
     rows: Sequence[Encoded],
     adapters: Sequence[Path | None],
-    work: Path,
+    out: Path,
     tick: TickFn,
     spans: Sequence[str],
     logprob: bool = False,
@@ -339,10 +338,12 @@ def _read(
         progress=_counter(tick, len(adapters) * sum(len(row) for row in rows) // bench.ranks.world, "tokens"),
     )
     found = []
-    for k, some in enumerate(bench.ranks.from_main(lambda: models.fitting(adapters, bench.device))):
+    for some in bench.ranks.from_main(lambda: models.fitting(adapters, bench.device)):
         with models.adapted(bench.base, _named(some)) as model:
             variants = [Variant(adapter.parent.name if adapter else None) for adapter in some]
-            for reading in read_variants(model, rows, variants, spec, work=work / str(k)):
+            # After a kill others may be ready, or less memory free: what was read is of use to the same group alone.
+            work = out / WORK / digest([variant.adapter for variant in variants])
+            for reading in read_variants(model, rows, variants, spec, work=work):
                 arrays = {"states": reading.states.numpy()}
                 found.append(arrays if reading.logprob is None else arrays | {"logprob": reading.logprob.numpy()})
     return found

@@ -19,6 +19,7 @@ from data.errors import InputError
 from data.files import sha256
 from experiments.cli import main
 from experiments.store import MANIFEST, Store, read_json, write_json
+from probes.passes import Part
 
 Write = Callable[..., Path]
 
@@ -87,6 +88,26 @@ def test_readings_are_the_same_alone(why: str, whole: Path, tiny_study: Write, t
         monkeypatch.setattr("lora.models.fitting", lambda folders, device: [[folder] for folder in folders])
     run(tiny_study(), tmp_path / "alone")
     assert readings(tmp_path / "alone") == readings(whole)
+
+
+def test_a_joint_reading_that_was_cut_goes_on_in_other_groups(
+    whole: Path, tiny_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "cut"
+
+    def cut(part: Part, _layers: object) -> None:
+        if part.variant == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("probes.capture._refuse_nonfinite", cut)
+        with pytest.raises(SystemExit) as stop:
+            main(["run", str(tiny_study()), "--runs-dir", str(runs)])
+    assert stop.value.code == 130
+    assert list((runs / "stages").glob("read-*/work/*/*.safetensors"))
+    monkeypatch.setattr("lora.models.fitting", lambda folders, device: [list(folders[:2]), list(folders[2:])])
+    run(tiny_study(), runs)
+    assert readings(runs) == readings(whole)
 
 
 def test_one_bad_stage_among_several_is_named_and_loses_nothing_else(
