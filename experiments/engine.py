@@ -104,8 +104,11 @@ def _compute_all(stages: Sequence[Stage], store: Store, bench: Bench, ranks: Ran
     except InputError:
         if len(stages) == 1 or ranks.from_main(lambda: _full(store.root)):
             raise
+        # Some may have been published before the error.
+        done = ranks.from_main(lambda: [stage.id for stage in stages if store.done(stage.id)])
         for stage in stages:
-            _compute([stage], store, bench, ranks, display)
+            if stage.id not in done:
+                _compute([stage], store, bench, ranks, display)
 
 
 def _compute(stages: Sequence[Stage], store: Store, bench: Bench, ranks: Ranks, display: Display) -> None:

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from data.errors import InputError
 from data.files import sha256
 from experiments.cli import main
-from experiments.store import MANIFEST, Store, read_json, write_json
+from experiments.store import MANIFEST, WORK, Store, read_json, write_json
 from probes.passes import Part
 
 Write = Callable[..., Path]
@@ -104,7 +104,7 @@ def test_a_joint_reading_that_was_cut_goes_on_in_other_groups(
         with pytest.raises(SystemExit) as stop:
             main(["run", str(tiny_study()), "--runs-dir", str(runs)])
     assert stop.value.code == 130
-    assert list((runs / "stages").glob("read-*/work/*/*.safetensors"))
+    assert list((runs / "stages").glob(f"read-*/{WORK}/*/*.safetensors"))
     monkeypatch.setattr("lora.models.fitting", lambda folders, device: [list(folders[:2]), list(folders[2:])])
     run(tiny_study(), runs)
     assert readings(runs) == readings(whole)
