@@ -163,11 +163,11 @@ def stream(
             that is not finite (names row and layer). Parts yielded before stand.
     """
     layers = _layers(model, spec)
-    _check_rows(model, rows, spec)
+    check_rows(model, rows, (*spec.spans, "response"))
     if variants is not None and not variants:
         raise InputError("variants: there is none to read with")
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    sharded = _sharded(model)
+    sharded = is_sharded(model)
     chunks = laid_out(model, rows, spec, world)
     passes = Passes(
         # DDP's own forward synchronises buffers between ranks, which make different numbers of passes.
@@ -211,13 +211,13 @@ def laid_out(model: nn.Module, rows: Sequence[Encoded], spec: Spec, world: int =
     return plan([row.input_ids for row in rows], limits, spec.token_budget, world, per_row)
 
 
-def _sharded(model: nn.Module) -> bool:
+def is_sharded(model: nn.Module) -> bool:
+    """Whether weights are spread over ranks, so that every pass is a joint one and ranks must make equal passes."""
     return any(isinstance(module, (FSDPModule, FullyShardedDataParallel)) for module in model.modules())
 
 
 def _cached(model: nn.Module) -> bool:
-    # In a model whose weights are sharded every pass is a joint one, so ranks must make equal passes.
-    return PrefixCache.supports(text_config(model)) and not _sharded(model)
+    return PrefixCache.supports(text_config(model)) and not is_sharded(model)
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -241,8 +241,8 @@ def _layers(model: nn.Module, spec: Spec) -> list[int]:
     return layers
 
 
-def _check_rows(model: nn.Module, rows: Sequence[Encoded], spec: Spec) -> None:
-    """Refuse what the model cannot read before anything is computed."""
+def check_rows(model: nn.Module, rows: Sequence[Encoded], spans: Sequence[str]) -> None:
+    """Refuse what the model cannot read before anything is computed: rows too long or empty, tokens unknown, spans missing."""
     if not rows:
         raise InputError("there are no rows to read")
     context = getattr(text_config(model), "max_position_embeddings", None)
@@ -254,7 +254,7 @@ def _check_rows(model: nn.Module, rows: Sequence[Encoded], spec: Spec) -> None:
             bad = next((token for token in row.input_ids if not 0 <= token < vocabulary), None)
             what = "is empty" if bad is None else f"holds token {bad}, and the model's vocabulary is 0 to {vocabulary - 1}"
             raise InputError(f"row {i}: {what}")
-        for span in (*spec.spans, "response"):
+        for span in spans:
             if span not in row.spans:
                 raise InputError(f"row {i}: has no span {span!r}; it has {', '.join(row.spans)}")
             start, end = row.spans[span]

@@ -5,7 +5,7 @@ Shapes as in `inputs.py`, and D d_model, V vocabulary.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +16,12 @@ from data.chat import Encoded
 from probes.batching import Chunk
 from probes.hooks import OnBlock, forward, recorded, resumed
 from probes.inputs import BatchInputs, PrefixInputs, batch_inputs, prefix_inputs
-from probes.layers import depth, text_config, unwrapped
+from probes.layers import depth, text_config
+from probes.logprob import head_at, mean_logprob
 from probes.matmul import fast_matmul
 from probes.moments import MomentSums
 from probes.prefix import PrefixCache
 from probes.variants import Variant, applied, first_changed_layer
-
-# Logits of this many positions at a time are turned into log-probabilities.
-LOGIT_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -166,10 +164,10 @@ class Passes:
         if cache is not None:
             inputs["past_key_values"] = cache
             cache.rows = batch.prefix_B
-        with self._head_at(batch.scored):
+        with head_at(self.model, batch.scored) if self.logprob else nullcontext():
             output = self._pass(v, pool, inputs, kept)
         if self.logprob:
-            flat[states.numel() :] = _mean_logprob(output.logits[0], batch)
+            flat[states.numel() :] = mean_logprob(output.logits[0], batch)
         return flat
 
     def _pass(self, v: int, pool: Callable[[int, torch.Tensor], None], inputs: dict[str, Any], kept: dict[int, Any]) -> Any:
@@ -202,19 +200,6 @@ class Passes:
         if v == self.first:
             kept.update(found)
         return output
-
-    @contextmanager
-    def _head_at(self, scored: tuple[torch.Tensor, torch.Tensor]) -> Iterator[None]:
-        """Let the head see the scored positions alone, of all rows in one: logits become [1, N, vocabulary]."""
-        if not self.logprob:
-            yield
-            return
-        head = unwrapped(self.model).get_output_embeddings()
-        handle = head.register_forward_pre_hook(lambda _module, args: (args[0][scored][None], *args[1:]))
-        try:
-            yield
-        finally:
-            handle.remove()
 
 
 @dataclass
@@ -252,13 +237,3 @@ class _Mail:
             if event is not None:
                 event.synchronize()
             yield number, host
-
-
-def _mean_logprob(logits_NV: torch.Tensor, batch: BatchInputs) -> torch.Tensor:
-    """Return the mean log-probability of each row's response tokens [B]."""
-    pieces = []
-    for logits, targets in zip(logits_NV.split(LOGIT_ROWS), batch.targets_N.split(LOGIT_ROWS), strict=True):
-        logits = logits.float()
-        pieces.append(logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1))
-    means = torch.zeros(len(batch.rows), device=logits_NV.device)
-    return means.index_add_(0, batch.scored[0], torch.cat(pieces) * batch.shares_N)

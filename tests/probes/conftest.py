@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import (
     Gemma3ForCausalLM,
@@ -32,6 +33,7 @@ VOCAB = 101
 
 MakeModel = Callable[[str], PreTrainedModel]
 MakeRows = Callable[..., list[Encoded]]
+MakeTuned = Callable[[str], PeftModel]
 Tokens = Callable[[nn.Module], AbstractContextManager[list[int]]]
 
 
@@ -72,6 +74,24 @@ def build(architecture: str) -> PreTrainedModel:
     else:
         model = GPTNeoXForCausalLM(GPTNeoXConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=3, **shared))
     return model.eval()
+
+
+def _tuned(model: PreTrainedModel) -> PeftModel:
+    """Put four adapters on a model: from block 0, from block 1, on the last block, and on the output embedding."""
+    neox = model.config.model_type == "gpt_neox"
+    attention = ["query_key_value", "dense"] if neox else ["q_proj", "k_proj", "v_proj", "o_proj"]
+    linear = [*attention, *(["dense_h_to_4h", "dense_4h_to_h"] if neox else ["gate_proj", "up_proj", "down_proj"])]
+    head = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
+    last = model.config.num_hidden_layers - 1
+    peft = get_peft_model(model, LoraConfig(r=2, target_modules=linear, layers_to_transform=[0, 2]), adapter_name="low")
+    peft.add_adapter("high", LoraConfig(r=3, target_modules=linear, layers_to_transform=[1, last]))
+    peft.add_adapter("top", LoraConfig(r=2, target_modules=attention, layers_to_transform=[last]))
+    peft.add_adapter("head", LoraConfig(r=2, target_modules=[head]))
+    generator = torch.Generator().manual_seed(5)
+    for name, weight in peft.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(weight, std=0.3, generator=generator)
+    return peft.eval()
 
 
 def _blocks(model: PreTrainedModel) -> Sequence[nn.Module]:
@@ -137,6 +157,12 @@ def one_thread() -> Iterator[None]:
 def make_model() -> MakeModel:
     """Return what builds a fresh tiny model by the name of its architecture; equal names, equal weights."""
     return build
+
+
+@pytest.fixture(scope="session")
+def make_tuned() -> MakeTuned:
+    """Return what builds a tiny model with the adapters `low`, `high`, `top` and `head` by the name of its architecture."""
+    return lambda architecture: _tuned(build(architecture))
 
 
 @pytest.fixture(scope="session", params=ARCHITECTURES)

@@ -17,6 +17,7 @@ from probes.variants import Variant, applied, first_changed_layer
 BlocksOf = Callable[[PreTrainedModel], Sequence[nn.Module]]
 MakeModel = Callable[[str], PreTrainedModel]
 MakeRows = Callable[..., list[Encoded]]
+MakeTuned = Callable[[str], PeftModel]
 
 ARCHITECTURES = ("llama", "qwen3", "gemma3", "gpt_neox")
 BASE, LOW, HIGH, TOP, HEAD = (Variant(name) for name in (None, "low", "high", "top", "head"))
@@ -27,32 +28,14 @@ def relative_error(got: torch.Tensor, truth: torch.Tensor) -> float:
     return float(((got - truth).norm(dim=-1) / truth.norm(dim=-1)).max())
 
 
-def tuned(model: PreTrainedModel) -> PeftModel:
-    """Put four adapters on a model: from block 0, from block 1, on the last block, and on the output embedding."""
-    neox = model.config.model_type == "gpt_neox"
-    attention = ["query_key_value", "dense"] if neox else ["q_proj", "k_proj", "v_proj", "o_proj"]
-    linear = [*attention, *(["dense_h_to_4h", "dense_4h_to_h"] if neox else ["gate_proj", "up_proj", "down_proj"])]
-    head = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
-    last = model.config.num_hidden_layers - 1
-    peft = get_peft_model(model, LoraConfig(r=2, target_modules=linear, layers_to_transform=[0, 2]), adapter_name="low")
-    peft.add_adapter("high", LoraConfig(r=3, target_modules=linear, layers_to_transform=[1, last]))
-    peft.add_adapter("top", LoraConfig(r=2, target_modules=attention, layers_to_transform=[last]))
-    peft.add_adapter("head", LoraConfig(r=2, target_modules=[head]))
-    generator = torch.Generator().manual_seed(5)
-    for name, weight in peft.named_parameters():
-        if "lora_B" in name:
-            nn.init.normal_(weight, std=0.3, generator=generator)
-    return peft.eval()
-
-
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def peft(request: pytest.FixtureRequest, make_model: MakeModel) -> PeftModel:
-    return tuned(make_model(request.param))
+def peft(request: pytest.FixtureRequest, make_tuned: MakeTuned) -> PeftModel:
+    return make_tuned(request.param)
 
 
 @pytest.fixture(scope="module")
-def tuned_llama(make_model: MakeModel) -> PeftModel:
-    return tuned(make_model("llama"))
+def tuned_llama(make_tuned: MakeTuned) -> PeftModel:
+    return make_tuned("llama")
 
 
 @pytest.fixture(scope="module")
@@ -197,8 +180,8 @@ def test_a_model_without_adapters_takes_edits(model: PreTrainedModel, rows: list
 @pytest.mark.parametrize(
     ("active", "enabled", "trained"), [("low", True, True), ("top", True, False), ("top", False, True), ("low", False, False)]
 )
-def test_the_model_is_left_as_it_was(make_model: MakeModel, rows: list[Encoded], active: str, enabled: bool, trained: bool) -> None:
-    peft, rows = tuned(make_model("llama")), rows[:4]
+def test_the_model_is_left_as_it_was(make_tuned: MakeTuned, rows: list[Encoded], active: str, enabled: bool, trained: bool) -> None:
+    peft, rows = make_tuned("llama"), rows[:4]
     truth = {variant.adapter: apart(peft, rows, variant, SPEC) for variant in (BASE, LOW, TOP)}
     peft.set_adapter(active, inference_mode=not trained)
     if not enabled:
@@ -219,8 +202,8 @@ def test_the_model_is_left_as_it_was(make_model: MakeModel, rows: list[Encoded],
         agree(read(peft, rows, SPEC), now)
 
 
-def test_several_active_adapters_come_back(make_model: MakeModel, rows: list[Encoded]) -> None:
-    peft = tuned(make_model("llama"))
+def test_several_active_adapters_come_back(make_tuned: MakeTuned, rows: list[Encoded]) -> None:
+    peft = make_tuned("llama")
     peft.base_model.set_adapter(["low", "top"])
     both = read(peft, rows, SPEC)
     read_variants(peft, rows, [BASE, HIGH], SPEC)
@@ -228,8 +211,8 @@ def test_several_active_adapters_come_back(make_model: MakeModel, rows: list[Enc
     agree(read(peft, rows, SPEC), both)
 
 
-def test_the_model_is_left_as_it_was_after_an_error(make_model: MakeModel) -> None:
-    peft = tuned(make_model("llama"))
+def test_the_model_is_left_as_it_was_after_an_error(make_tuned: MakeTuned) -> None:
+    peft = make_tuned("llama")
     peft.set_adapter("top")
 
     def fail(variant: Variant) -> None:

@@ -1,0 +1,212 @@
+"""Arms against full forwards written by hand: one text at a time, plain hooks, no block skipped."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import nn
+
+from data.chat import Encoded
+from data.errors import InputError
+from probes.patching import Arm, Run, Swap, Texts, moved_norms, patched_logprobs
+from probes.variants import Variant
+
+MakeRows = Callable[..., list[Encoded]]
+MakeTuned = Callable[[str], PeftModel]
+Tokens = Callable[..., object]
+ARCHITECTURES = ("llama", "qwen3", "gemma3", "gpt_neox")
+BASE, LOW, HIGH = Variant(), Variant("low"), Variant("high")
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def peft(request: pytest.FixtureRequest, make_tuned: MakeTuned) -> PeftModel:
+    return make_tuned(request.param)
+
+
+@pytest.fixture(scope="module")
+def tuned_llama(make_tuned: MakeTuned) -> PeftModel:
+    return make_tuned("llama")
+
+
+@pytest.fixture(scope="module")
+def rows(make_rows: MakeRows) -> list[Encoded]:
+    return make_rows(5, seed=4)
+
+
+def basis(model: nn.Module, k: int = 3, seed: int = 0) -> torch.Tensor:
+    width = model.config.hidden_size
+    return torch.linalg.qr(torch.randn(width, k, generator=torch.Generator().manual_seed(seed)))[0]
+
+
+def by_hand(
+    peft: PeftModel, blocks: Sequence[nn.Module], pair: tuple[Encoded, Encoded], names: tuple[str | None, str | None], arm: Arm, only: bool
+) -> float:
+    """Score one text in one arm, from the definition."""
+
+    def run(side: int, hooks: Mapping[int, Callable[..., torch.Tensor | None]]) -> torch.Tensor:
+        handles = [blocks[layer].register_forward_hook(hook) for layer, hook in hooks.items()]
+        ids = torch.tensor([pair[side].input_ids])
+        try:
+            with torch.no_grad():
+                if names[side] is None:
+                    with peft.disable_adapter():
+                        return peft(input_ids=ids).logits[0]
+                peft.set_adapter(names[side])
+                return peft(input_ids=ids).logits[0]
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    reader, other = arm.reader, 1 - arm.reader
+    theirs: dict[int, torch.Tensor] = {}
+
+    def keep(layer: int) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: object, h: torch.Tensor) -> None:
+            theirs[layer] = h.clone()
+
+        return hook
+
+    def swap(layer: int) -> Callable[..., torch.Tensor]:
+        def hook(_module: nn.Module, _args: object, h: torch.Tensor) -> torch.Tensor:
+            h = h.clone()
+            mine = slice(*pair[reader].spans["response"]) if only else slice(None)
+            yours = slice(*pair[other].spans["response"]) if only else slice(None)
+            change = theirs[layer][:, yours] - h[:, mine]
+            what = arm.swaps[layer]
+            if what.basis_DK is not None:
+                projector = what.basis_DK @ what.basis_DK.T
+                change = change @ ((torch.eye(len(projector)) - projector) if what.outside else projector)
+            h[:, mine] += what.scale * change
+            return h
+
+        return hook
+
+    run(other, {layer: keep(layer) for layer in arm.swaps})
+    logprobs = run(reader, {layer: swap(layer) for layer in arm.swaps}).log_softmax(-1)
+    start, end = pair[reader].spans["response"]
+    return float(torch.stack([logprobs[t - 1, pair[reader].input_ids[t]] for t in range(start, end)]).mean())
+
+
+def all_arms(peft: PeftModel) -> list[Arm]:
+    u, v = basis(peft), basis(peft, k=2, seed=1)
+    swaps: list[dict[int, Swap]] = [
+        {},
+        {1: Swap(u)},
+        {1: Swap(u, outside=True)},
+        {1: Swap()},
+        {1: Swap(u, scale=0.5)},
+        {0: Swap(v)},
+        {0: Swap(u), 1: Swap(v), 2: Swap(outside=True, basis_DK=u)},
+        {1: Swap(v), 2: Swap()},
+    ]
+    return [Arm(reader, each) for reader in (0, 1) for each in swaps]
+
+
+@pytest.mark.parametrize("names", [(None, "low"), ("high", "low")])
+def test_every_arm_equals_a_full_forward(
+    peft: PeftModel, rows: list[Encoded], names: tuple[str | None, str | None], blocks_of: Callable[..., Sequence[nn.Module]]
+) -> None:
+    arms = all_arms(peft)
+    between = (Variant(names[0]), Variant(names[1]))
+    got = patched_logprobs(peft, Texts.same(rows), between, arms, Run(token_budget=90))
+    blocks = blocks_of(peft.get_base_model())
+    truth = torch.tensor([[by_hand(peft, blocks, (row, row), names, arm, only=False) for row in rows] for arm in arms])
+    torch.testing.assert_close(got, truth, rtol=1e-5, atol=1e-5)
+    # The arms differ, or equality would say nothing.
+    assert all((got[i] - got[j]).abs().max() > 1e-3 for i in range(8) for j in range(i))
+
+
+def test_prompts_may_differ_where_the_response_alone_is_swapped(
+    peft: PeftModel, rows: list[Encoded], blocks_of: Callable[..., Sequence[nn.Module]]
+) -> None:
+    # The second model reads a longer prompt: the in-context twin of a fine-tune.
+    system = (5, 9, 11, 7)
+    prompted = [
+        replace(row, input_ids=system + row.input_ids, spans={name: (a + 4, b + 4) for name, (a, b) in row.spans.items()}) for row in rows
+    ]
+    arms = all_arms(peft)
+    texts = Texts((rows, prompted), response_only=True)
+    got = patched_logprobs(peft, texts, (BASE, BASE), arms, Run(token_budget=90))
+    blocks = blocks_of(peft.get_base_model())
+    pairs = list(zip(rows, prompted, strict=True))
+    truth = torch.tensor([[by_hand(peft, blocks, pair, (None, None), arm, only=True) for pair in pairs] for arm in arms])
+    torch.testing.assert_close(got, truth, rtol=1e-5, atol=1e-5)
+    with pytest.raises(InputError, match="row 0: prompts differ"):
+        patched_logprobs(peft, replace(texts, response_only=False), (BASE, BASE), arms)
+    other = [replace(row, input_ids=tuple((i + 1) % 100 for i in row.input_ids)) for row in rows]
+    with pytest.raises(InputError, match="row 0: the two models are to read the same answer"):
+        patched_logprobs(peft, Texts((rows, other), response_only=True), (BASE, BASE), arms)
+
+
+def test_batches_and_order_change_nothing(tuned_llama: PeftModel, rows: list[Encoded]) -> None:
+    arms = all_arms(tuned_llama)
+    whole = patched_logprobs(tuned_llama, Texts.same(rows), (BASE, LOW), arms, Run(token_budget=5000))
+    for budget in (1, 40, 200):
+        torch.testing.assert_close(
+            patched_logprobs(tuned_llama, Texts.same(rows), (BASE, LOW), arms, Run(token_budget=budget)), whole, rtol=1e-5, atol=1e-5
+        )
+    backwards = patched_logprobs(tuned_llama, Texts.same(rows[::-1]), (BASE, LOW), arms[::-1], Run(token_budget=100))
+    torch.testing.assert_close(backwards.flip(0, 1), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_setting_everything_everywhere_turns_one_model_into_the_other(peft: PeftModel, rows: list[Encoded]) -> None:
+    layers = range(peft.config.num_hidden_layers)
+    everywhere = {layer: Swap() for layer in layers}
+    got = patched_logprobs(peft, Texts.same(rows), (BASE, LOW), [Arm(0), Arm(1), Arm(0, everywhere), Arm(1, everywhere)])
+    torch.testing.assert_close(got[2], got[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got[3], got[0], rtol=1e-5, atol=1e-5)
+    # The two parts of the space together are the whole.
+    u = basis(peft)
+    both = [Arm(0, {layer: Swap(u, outside=outside) for layer in layers}) for outside in (False, True)]
+    parts = patched_logprobs(peft, Texts.same(rows), (BASE, LOW), both)
+    assert (parts[0] - parts[1]).abs().max() > 1e-3
+
+
+def test_at_the_last_block_the_whole_state_is_all_there_is(peft: PeftModel, rows: list[Encoded]) -> None:
+    last = peft.config.num_hidden_layers - 1
+    got = patched_logprobs(peft, Texts.same(rows), (BASE, LOW), [Arm(1), Arm(0, {last: Swap()})])
+    torch.testing.assert_close(got[1], got[0], rtol=1e-5, atol=1e-5)
+
+
+def test_only_the_blocks_above_run_again(tuned_llama: PeftModel, rows: list[Encoded], tokens_through: Tokens) -> None:
+    blocks = tuned_llama.get_base_model().model.layers
+    arms = [Arm(reader, {1: Swap(basis(tuned_llama, seed=seed))}) for reader in (0, 1) for seed in range(4)]
+    seen = {}
+    for layer in (0, 1, 2, 3):
+        with tokens_through(blocks[layer].mlp) as passes:  # type: ignore[attr-defined]
+            patched_logprobs(tuned_llama, Texts.same(rows), (BASE, LOW), arms, Run(token_budget=10_000))
+        seen[layer] = sum(passes)
+    assert seen[2] == seen[3] == 4 * seen[0]
+    assert "forward" not in blocks[0].__dict__
+
+
+def test_moved_norms(tuned_llama: PeftModel, rows: list[Encoded]) -> None:
+    u = basis(tuned_llama)
+    norms = moved_norms(tuned_llama, Texts.same(rows), (BASE, LOW), 1, [Swap(), Swap(u), Swap(u, outside=True), Swap(u, scale=2)])
+    assert float(norms[0]) > 0
+    torch.testing.assert_close(norms[1] + norms[2], norms[0])
+    torch.testing.assert_close(norms[3], 4 * norms[1])
+    truth = 0.0
+    for row in rows:
+        ids = torch.tensor([row.input_ids])
+        with torch.no_grad():
+            with tuned_llama.disable_adapter():
+                h0 = tuned_llama(input_ids=ids, output_hidden_states=True).hidden_states[2]
+            tuned_llama.set_adapter("low")
+            h1 = tuned_llama(input_ids=ids, output_hidden_states=True).hidden_states[2]
+        truth += float(((h1 - h0).double() ** 2).sum())
+    assert float(norms[0]) == pytest.approx(truth, rel=1e-4)
+
+
+def test_refuses_what_cannot_be_run(tuned_llama: PeftModel, rows: list[Encoded]) -> None:
+    with pytest.raises(InputError, match="layers 0 to 3, got 4"):
+        patched_logprobs(tuned_llama, Texts.same(rows), (BASE, LOW), [Arm(0, {4: Swap()})])
+    with pytest.raises(InputError, match="no rows"):
+        patched_logprobs(tuned_llama, Texts.same([]), (BASE, LOW), [Arm(0)])
+    with pytest.raises(InputError, match="'nobody'"):
+        patched_logprobs(tuned_llama, Texts.same(rows), (BASE, Variant("nobody")), [Arm(0)])
+    broken = basis(tuned_llama) * float("nan")
+    with pytest.raises(InputError, match="row 0: the log-probability in arm 1 is not finite"):
+        patched_logprobs(tuned_llama, Texts.same(rows), (BASE, LOW), [Arm(0), Arm(0, {1: Swap(broken)})])
