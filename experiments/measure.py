@@ -5,10 +5,12 @@ Arithmetic on finished readings; no model is touched here.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 from scipy import stats as scipy_stats
 
 from data.schema import seed_for
@@ -61,6 +63,13 @@ class PersonaSpace:
         at = self.vectors[:, layer]
         cosines = at @ vector / np.linalg.norm(at, axis=1) / np.linalg.norm(vector)
         return {name: float(c) for name, c in zip(self.names, cosines, strict=True)}
+
+
+def load_space(space: Path, directions: Sequence[Path], names: Sequence[str]) -> PersonaSpace:
+    """Load a persona space and the activations that made it from the folders of their stages."""
+    arrays = load_file(space / "space.safetensors")
+    states = [load_file(folder / "states.safetensors")["states"] for folder in directions]
+    return PersonaSpace(names, arrays["vectors"].astype(np.float64), arrays["found"] > 0.5, states)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from data.files import sha256
 from data.library import NEUTRAL, control_names, load_bank, load_control, load_trait
 from data.mixtures import Turn, changed_turns, plain_turns
 from data.schema import Control, Example, Trait
-from experiments.measure import PersonaSpace, measure
+from experiments.measure import load_space, measure
 from experiments.stages import (
     Bench,
     Condition,
@@ -224,10 +224,3 @@ class _PlanRun:
         config = {"layer": layer, "own": own, "headline": headline, "readings": [list(pair) for pair in pairs]}
         inputs = (self.space, *self.directions, *readings.values())
         return Stage("measure", 2, config, inputs, f"measure {condition.title}", compute, everywhere=False)
-
-
-def load_space(space: Path, directions: Sequence[Path], names: Sequence[str]) -> PersonaSpace:
-    """Load a persona space and the activations that made it."""
-    arrays = load_file(space / "space.safetensors")
-    states = [load_file(folder / "states.safetensors")["states"] for folder in directions]
-    return PersonaSpace(names, arrays["vectors"].astype(np.float64), arrays["found"] > 0.5, states)

@@ -258,14 +258,14 @@ def answer_stage(bench: Bench, condition: Condition, questions: Sequence[Example
         chat = bench.chat(base)
         mine = range(len(asked))[ranks.rank :: ranks.world]
         prompts = [chat.encode_prompt(asked[i], condition.system) for i in mine]
-        with models.adapted(base, _named([_adapter(inputs)])) as model:
+        with models.adapted(base, named([adapter_of(inputs)])) as model:
             ids = answers(
                 model,
                 prompts,
                 pad_id=base.tokenizer.pad_token_id,
                 max_new_tokens=limit,
                 repetition_penalty=REPETITION_PENALTY,
-                progress=_counter(tick, len(prompts), "answers"),
+                progress=counter(tick, len(prompts), "answers"),
             )
         texts = [str(base.tokenizer.decode(each, skip_special_tokens=True)).strip() for each in ids]
         everyone = dict(ranks.gather(list(zip(mine, texts, strict=True))))
@@ -298,7 +298,7 @@ def read_stage(bench: Bench, condition: Condition, texts: Sequence[Turn] | Stage
             turns = list(texts)  # type: ignore[arg-type]  # turns, if it is no stage
         chat = bench.chat(bench.base)
         rows = [chat.encode(turn) for turn in condition.under(turns)]
-        readings = _read(bench, rows, [_adapter(each) for each in inputs], folders[0], tick, SPANS_READ, logprob=True)
+        readings = _read(bench, rows, [adapter_of(each) for each in inputs], folders[0], tick, SPANS_READ, logprob=True)
         return [{"reading.safetensors": reading} for reading in readings]
 
     def compute(bench: Bench, inputs: list[Path], out: Path, tick: TickFn) -> Output:
@@ -310,12 +310,12 @@ def read_stage(bench: Bench, condition: Condition, texts: Sequence[Turn] | Stage
     return Stage("read", 2, config, inputs, f"{condition.title} reads {title}", compute, together=together)
 
 
-def _adapter(inputs: Sequence[Path]) -> Path | None:
+def adapter_of(inputs: Sequence[Path]) -> Path | None:
     """Return the adapter among a stage's inputs, if there is one."""
     return next((folder / "adapter" for folder in inputs if (folder / "adapter").is_dir()), None)
 
 
-def _named(adapters: Sequence[Path | None]) -> dict[str, Path]:
+def named(adapters: Sequence[Path | None]) -> dict[str, Path]:
     """Name adapters after the stages that made them."""
     return {adapter.parent.name: adapter for adapter in adapters if adapter}
 
@@ -335,11 +335,11 @@ def _read(
         logprob=logprob,
         pad_id=bench.base.tokenizer.pad_token_id,
         token_budget=bench.study.token_budget,
-        progress=_counter(tick, len(adapters) * sum(len(row) for row in rows) // bench.ranks.world, "tokens"),
+        progress=counter(tick, len(adapters) * sum(len(row) for row in rows) // bench.ranks.world, "tokens"),
     )
     found = []
     for some in bench.ranks.from_main(lambda: models.fitting(adapters, bench.device)):
-        with models.adapted(bench.base, _named(some)) as model:
+        with models.adapted(bench.base, named(some)) as model:
             variants = [Variant(adapter.parent.name if adapter else None) for adapter in some]
             # After a kill others may be ready, or less memory free: what was read is of use to the same group alone.
             work = out / WORK / digest([variant.adapter for variant in variants])
@@ -349,7 +349,7 @@ def _read(
     return found
 
 
-def _counter(tick: TickFn, total: int, unit: str) -> Callable[[int], None]:
+def counter(tick: TickFn, total: int, unit: str) -> Callable[[int], None]:
     """Return a function that adds to what is done and shows it, with its rate."""
     done, start = 0, time.perf_counter()
 

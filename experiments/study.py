@@ -33,6 +33,26 @@ class ChatConfig(_Config):
     template_kwargs: dict[str, Any] = {}
 
 
+class MediateConfig(_Config):
+    """How it is measured through which part of the state behaviour changes.
+
+    Attributes:
+        draws: of the null N1: 20 estimate what chance mediates, 199 or more also give a p.
+        doses: scales of the persona part of the change; 0 and 1 are always run.
+        surface: training answers that are scored as training-like text, beside the held-out ones.
+        layers: further layers, as `layer` is given; the headline's is always among them.
+        references: `headline` reads against the neutral fine-tune (the base where there is none), `both` against each.
+        everywhere: also set the persona part at all layers at once.
+    """
+
+    draws: Annotated[int, Field(ge=0)] = 20
+    doses: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 1.5, 2.0)
+    surface: Annotated[int, Field(ge=0)] = 24
+    layers: tuple[int | float, ...] = ()
+    references: Literal["headline", "both"] = "both"
+    everywhere: bool = True
+
+
 class Study(_Config):
     """One question, what it expects, what would refute it, and the runs that answer it.
 
@@ -46,6 +66,7 @@ class Study(_Config):
         answer_tokens: longest sample answer.
         runs: arms; every `sft` run gets a `neutral` one of the same seed as its reference.
         seeds: training seeds; each multiplies the runs.
+        mediate: which arms are run; null leaves mediation out, and with it every verdict about causes.
         grid: dotted key → values; every combination multiplies the runs.
     """
 
@@ -69,6 +90,7 @@ class Study(_Config):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     train: TrainConfig = TrainConfig()
+    mediate: MediateConfig | None = MediateConfig()
 
     @field_validator("library", "seeds", "runs")
     @classmethod

@@ -7,7 +7,9 @@ same tensor, except that its last entry is taken after the final norm and ours i
 from typing import Any
 
 from accelerate.utils import extract_model_from_parallel
+from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedModel
 
 from data.errors import InputError
 
@@ -16,6 +18,9 @@ DEFAULT_FRACTION = 0.75
 
 def unwrapped(model: nn.Module) -> Any:
     """Return the causal LM inside what a launcher put around it (DDP, FSDP, a compiled module); PEFT's wrapper stays."""
+    # Accelerate walks over all modules to find out; a pass asks several times.
+    if isinstance(model, PreTrainedModel | PeftModel) and "_orig_mod" not in model.__dict__:
+        return model
     return extract_model_from_parallel(model, keep_torch_compile=False)
 
 

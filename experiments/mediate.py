@@ -1,0 +1,187 @@
+"""The stage `mediate`: run one run's patched arms, and turn them into outcomes.
+
+What is stored is the log-probability of every text in every arm; shares of the effect are made of it when the run is measured.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+
+from data.mixtures import Turn, fingerprint
+from data.schema import seed_for
+from experiments.measure import PersonaSpace, load_space
+from experiments.stages import Bench, Condition, Output, Stage, TickFn, adapter_of, counter, named
+from experiments.store import read_json
+from experiments.study import MediateConfig
+from lora import models
+from probes.mediation import INSIDE, OUTSIDE, WHOLE, Outcomes, Swapped
+from probes.nulls import Null
+from probes.patching import Arm, Run, Swap, Texts, moved_norms, patched_logprobs
+from probes.space import span
+from probes.stats import FloatArray
+from probes.variants import Variant
+
+EVERYWHERE, FULL, OWN = "everywhere", "full", "own"
+DRAW, MATCHED, DOSE = "draw", "matched", "dose"
+BEFORE, AFTER = "before", "after"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one mediation analysis asks.
+
+    Attributes:
+        title: on screen.
+        run: M1.
+        reference: M0.
+        changed: the answers y⁺ that show the trait.
+        plain: y⁻, answer by answer to the same questions.
+        layer: where states are swapped.
+        own: the run's trait, whose direction is left out of the space.
+        response_only: swap the response's tokens alone, as a system prompt's change has to be.
+        everywhere: also set all layers at once.
+    """
+
+    title: str
+    run: Condition
+    reference: Condition
+    changed: Sequence[Turn]
+    plain: Sequence[Turn]
+    layer: int
+    own: str | None
+    response_only: bool = False
+    everywhere: bool = False
+
+
+def mediate_stage(
+    bench: Bench, question: Question, config: MediateConfig, space: Stage, directions: Sequence[Stage], names: Sequence[str]
+) -> Stage:
+    """Run the arms of one question: log-probabilities [arms, 2, questions] of y⁺ and y⁻, and the arms' names."""
+    conditions = (question.reference, question.run)
+    turns = [*question.changed, *question.plain]
+
+    def compute(bench: Bench, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
+        library = load_space(inputs[0], inputs[1 : 1 + len(directions)], names)
+        adapters = []
+        rest = inputs[1 + len(directions) :]
+        for condition in conditions:
+            adapters.append(adapter_of(rest[: len(condition.inputs)]))
+            rest = rest[len(condition.inputs) :]
+        chat = bench.chat(bench.base)
+        rows = [[chat.encode(turn) for turn in condition.under(turns)] for condition in conditions]
+        texts = Texts((rows[0], rows[1]), question.response_only)
+        pad, budget = bench.base.tokenizer.pad_token_id, bench.study.token_budget
+        with models.adapted(bench.base, named(adapters)) as model:
+            between = tuple(Variant(adapter.parent.name if adapter else None) for adapter in adapters)
+            parts = _parts(library, question, config)
+            norms = moved_norms(model, texts, (between[0], between[1]), question.layer, list(parts.at_layer.values()), Run(pad, budget))
+            arms = parts.arms(dict(zip(parts.at_layer, norms.tolist(), strict=True)), config)
+            tokens = len(arms) * sum(len(row) for row in rows[0]) // bench.ranks.world
+            run = Run(pad, budget, counter(tick, tokens, "tokens"))
+            scores = patched_logprobs(model, texts, (between[0], between[1]), list(arms.values()), run)
+        shaped = scores.numpy().reshape(len(arms), 2, len(question.changed))
+        return {"outcomes.safetensors": {"logprob": shaped}, "arms.json": {"arms": list(arms), "moved": _shares_moved(parts, norms)}}
+
+    facts = {
+        **bench.identity(),
+        "changed": fingerprint(question.changed),
+        "plain": fingerprint(question.plain),
+        "layer": question.layer,
+        "own": question.own,
+        "systems": [condition.system for condition in conditions],
+        "adapters": [len(condition.inputs) for condition in conditions],
+        "response_only": question.response_only,
+        "everywhere": question.everywhere,
+        "draws": config.draws,
+        "doses": list(config.doses),
+    }
+    inputs = (space, *directions, *question.reference.inputs, *question.run.inputs)
+    return Stage("mediate", 1, facts, inputs, question.title, compute)
+
+
+def load_outcomes(folder: Path) -> tuple[list[str], FloatArray]:
+    """Return the names of the arms and Y of each, [arms, questions]."""
+    logprob = load_file(folder / "outcomes.safetensors")["logprob"].astype(np.float64)
+    return read_json(folder / "arms.json")["arms"], logprob[:, 0] - logprob[:, 1]
+
+
+def outcomes_of(names: Sequence[str], scores: FloatArray) -> Outcomes:
+    """Sort outcomes by what was swapped.
+
+    Args:
+        names: of the arms.
+        scores: [arms, questions], or [arms, runs, questions].
+    """
+    y = dict(zip(names, scores, strict=True))
+
+    def swapped(part: str) -> Swapped:
+        return Swapped(y[f"{part}.into"], y[f"{part}.out"])
+
+    def numbered(kind: str) -> tuple[Swapped, ...]:
+        return tuple(swapped(f"{kind}{i}") for i in range(sum(name.startswith(kind) for name in names) // 2))
+
+    parts = [part for part in (INSIDE, OUTSIDE, WHOLE, FULL, OWN, EVERYWHERE) if f"{part}.into" in y]
+    doses = {float(name.removeprefix(DOSE)): y[name] for name in names if name.startswith(DOSE)}
+    return Outcomes(y[BEFORE], y[AFTER], {part: swapped(part) for part in parts}, numbered(DRAW), numbered(MATCHED), doses)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The parts of the state that are swapped: at the layer by name, and at all layers at once."""
+
+    layer: int
+    at_layer: Mapping[str, Swap]
+    everywhere: Mapping[int, Swap]
+
+    def arms(self, norms: Mapping[str, float], config: MediateConfig) -> dict[str, Arm]:
+        """Name all arms; a draw is matched to P by what both move, Σ‖P(h1 − h0)‖²."""
+        arms = {BEFORE: Arm(0), AFTER: Arm(1)}
+
+        def both(name: str, swaps: Mapping[int, Swap]) -> None:
+            arms[f"{name}.into"], arms[f"{name}.out"] = Arm(0, swaps), Arm(1, swaps)
+
+        for name, swap in self.at_layer.items():
+            both(name, {self.layer: swap})
+            if name.startswith(DRAW) and norms[name] > 0:
+                scale = float(np.sqrt(norms[INSIDE] / norms[name]))
+                both(name.replace(DRAW, MATCHED), {self.layer: Swap(swap.basis_DK, scale=scale)})
+        inside = self.at_layer[INSIDE]
+        for dose in config.doses:
+            arms[f"{DOSE}{dose}"] = Arm(0, {self.layer: Swap(inside.basis_DK, scale=dose)})
+        if self.everywhere:
+            both(EVERYWHERE, self.everywhere)
+        return arms
+
+
+def _parts(library: PersonaSpace, question: Question, config: MediateConfig) -> _Parts:
+    layer, members = question.layer, library.members(question.layer, question.own)
+
+    def basis(vectors_RD: FloatArray) -> torch.Tensor:
+        return torch.from_numpy(span(vectors_RD)).float()
+
+    inside = basis(library.vectors[members, layer])
+    parts = {INSIDE: Swap(inside), OUTSIDE: Swap(inside, outside=True), WHOLE: Swap()}
+    if question.own is not None:
+        everyone, own = library.members(layer), [list(library.names).index(question.own)]
+        if everyone != members:
+            parts[FULL] = Swap(basis(library.vectors[everyone, layer]))
+        parts[OWN] = Swap(basis(library.vectors[own, layer]))
+    null = Null(seed_for(0, "nulls"), draws=config.draws)
+    for i, vectors in enumerate(null.vectors(library.activations(layer, members), len(members)) if config.draws else ()):
+        parts[f"{DRAW}{i}"] = Swap(basis(vectors))
+    everywhere = {}
+    if question.everywhere:
+        for at in range(library.vectors.shape[1]):
+            if there := library.members(at, question.own):
+                everywhere[at] = Swap(basis(library.vectors[there, at]))
+    return _Parts(layer, parts, everywhere)
+
+
+def _shares_moved(parts: _Parts, norms: torch.Tensor) -> dict[str, float]:
+    """Return which share of Σ‖h1 − h0‖² each part makes up."""
+    moved = dict(zip(parts.at_layer, norms.tolist(), strict=True))
+    return {name: value / moved[WHOLE] for name, value in moved.items() if moved[WHOLE] > 0}
