@@ -3,14 +3,18 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special
 
-from probes.stats import Estimate, FloatArray
+from probes.directions import FOUND_RELIABILITY
+from probes.stats import Estimate, FloatArray, fieller
 
 SIGNAL_GATE = 5.0
 WIDTH_GATE = 0.5
 FEWEST_PROMPTS = 3
 COMMON_GATE = 0.1
+
+# Shares at equal steps of the angle between the shift and the space, where the interval's ends are looked for.
+SHARES = np.sin(np.linspace(0, np.pi / 2, 101)) ** 2
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Share:
     """The share F of a shift inside a space.
 
     Attributes:
-        estimate: F with its jackknife-Fieller interval; bounds are infinite where the set is unbounded.
+        estimate: F with its interval; bounds are infinite where the set is unbounded.
         signal: ‖m‖² over trΣ̂/n.
         why: the gate that failed, or None where F may be reported.
     """
@@ -26,6 +30,36 @@ class Share:
     estimate: Estimate
     signal: float
     why: str | None
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """The cosine of a shift with one direction, both freed of their noise.
+
+    Attributes:
+        squared: cos², unclipped: noise may carry it a little below 0 or above 1. None where it is refused.
+        value: its root with the sign of the shift along the direction; zero where cos² is below zero.
+        why: what is too noisy, or None.
+    """
+
+    squared: float | None
+    value: float | None
+    why: str | None
+
+
+@dataclass(frozen=True)
+class Products:
+    """All that a share needs of the differences: products of their parts inside (first) and outside the space.
+
+    Attributes:
+        squares: [2, prompts], ‖dᵢ‖².
+        along: [2, prompts], dᵢ · Σⱼ dⱼ.
+        spread: [2, 2], estimates of tr(AΣBΣ) with A and B the projections inside and outside; see `spread`.
+    """
+
+    squares: FloatArray
+    along: FloatArray
+    spread: FloatArray
 
 
 def debiased_norms(differences_nD: FloatArray) -> tuple[float, float]:
@@ -39,10 +73,6 @@ def debiased_norms(differences_nD: FloatArray) -> tuple[float, float]:
 def share_inside(differences_nD: FloatArray, basis_DK: FloatArray, level: float = 0.95) -> Share:
     """Return the share of the mean shift that lies inside a space, with sampling noise removed.
 
-    F = N/D with N = Σ_{i≠j} dᵢᵀP dⱼ / n(n−1) and D = Σ_{i≠j} dᵢᵀdⱼ / n(n−1). The plain ratio ‖Pm‖²/‖m‖² is
-    biased, because noise adds to both sums. The interval is Fieller's, with leave-one-prompt-out
-    (co)variances of N and D: {f : (N − fD)² ≤ t²(v_NN − 2f·v_ND + f²·v_DD)}, unclipped.
-
     Args:
         differences_nD: [prompts, d_model], one paired difference a prompt.
         basis_DK: [d_model, k], orthonormal.
@@ -55,19 +85,57 @@ def share_inside(differences_nD: FloatArray, basis_DK: FloatArray, level: float 
     if n < FEWEST_PROMPTS:
         raise ValueError(f"a share needs at least three prompts, got {n}")
     d = np.asarray(differences_nD, dtype=np.float64)
-    inside, total = d @ basis_DK, d
-    num, num_out = _off_diagonal(inside)
-    den, den_out = _off_diagonal(total)
-    jack = (n - 1) / n
-    v_nn = jack * float(((num_out - num_out.mean()) ** 2).sum())
-    v_dd = jack * float(((den_out - den_out.mean()) ** 2).sum())
-    v_nd = jack * float(((num_out - num_out.mean()) * (den_out - den_out.mean())).sum())
-    t2 = float(stats.t.ppf(0.5 + level / 2, n - 1)) ** 2
-    low, high = _fieller(num, den, v_nn, v_nd, v_dd, t2)
-    value = num / den if den > 0 else float("nan")
-    debiased, noise = debiased_norms(d)
-    signal = (debiased + noise) / noise if noise > 0 else float("inf")
-    return Share(Estimate(value, low, high), signal, _gate(signal, low, high))
+    inside = d @ basis_DK
+    parts = (inside, d - inside @ basis_DK.T)
+    squares = np.stack([(part**2).sum(1) for part in parts])
+    along = np.stack([part @ part.sum(0) for part in parts])
+    centred = [part - part.mean(0) for part in parts]
+    return share_of(Products(squares, along, spread(np.stack([part @ part.T for part in centred]))), level)
+
+
+def share_of(products: Products, level: float = 0.95) -> Share:
+    """Return the share from products of the differences alone.
+
+    F = N/D with N = Σ_{i≠j} dᵢᵀP dⱼ / n(n−1) and D = Σ_{i≠j} dᵢᵀdⱼ / n(n−1). The plain ratio ‖Pm‖²/‖m‖² is
+    biased, because noise adds to both sums. The interval is the score interval {f : (N − fD)² ≤ t²·V(f)}, unclipped.
+    N − fD is a U-statistic with the kernel xᵀAy, A = P − fI, so that by Hoeffding's decomposition its variance is
+    4μᵀAΣAμ/n + 2tr(AΣAΣ)/n(n−1). It is taken where the hypothesis holds, as Wilson's interval does for a
+    proportion: for a μ of squared norm D and share f along the observed parts of m, p̂ inside and q̂ outside, which
+    makes the first term 4D·f(1−f)/n · Var((1−f)^½ dᵢ·p̂ − f^½ dᵢ·q̂). A variance at m itself, as the jackknife's, is small
+    where a small share is underestimated: such intervals are the shortest, miss most, and are what a gate on width prefers.
+
+    Args:
+        products: of at least three differences.
+        level: coverage.
+    """
+    n = products.squares.shape[1]
+    inside, outside = _off_diagonal(products.squares, products.along)
+    total = float(inside + outside)
+    noise = (float(products.squares.sum()) / n - total) / n
+    signal = (total + noise) / noise if noise > 0 else float("inf")
+    if total <= 0:
+        return Share(Estimate(float("nan"), -np.inf, np.inf), signal, _gate(signal, -np.inf, np.inf))
+    norms = np.sqrt(np.maximum(products.along.sum(1), 0)) / n
+    scores = np.divide(products.along, n * norms[:, None], out=np.zeros_like(products.along), where=norms[:, None] > 0)
+    t2 = float(special.stdtrit(n - 1, 0.5 + level / 2)) ** 2
+    low, high = _score_set(float(inside), total, 4 * total / n * np.cov(scores), 2 / (n * (n - 1)) * products.spread, t2)
+    return Share(Estimate(float(inside) / total, low, high), signal, _gate(signal, low, high))
+
+
+def spread(gram_Pnn: FloatArray) -> FloatArray:
+    """Return estimates of tr(AΣBΣ) for projections A and B, unbiased for normal data (Bai & Saranadasa 1996).
+
+    Args:
+        gram_Pnn: [..., projections, n, n], products of the centred rows of each projection.
+
+    Returns:
+        [..., projections, projections].
+    """
+    n = gram_Pnn.shape[-1]
+    traces = np.trace(gram_Pnn, axis1=-2, axis2=-1)
+    flat = gram_Pnn.reshape(*gram_Pnn.shape[:-2], n * n)
+    pairs = flat @ flat.swapaxes(-1, -2) - traces[..., :, None] * traces[..., None, :] / (n - 1)
+    return np.asarray(pairs / ((n + 1) * (n - 2)))
 
 
 def cross_run_share(means_SD: FloatArray, basis_DK: FloatArray) -> float | None:
@@ -80,32 +148,76 @@ def cross_run_share(means_SD: FloatArray, basis_DK: FloatArray) -> float | None:
         means_SD: [runs, d_model], each run's mean shift; at least two.
         basis_DK: [d_model, k], orthonormal.
     """
-    common = _off_diagonal(means_SD)[0]
-    if common <= COMMON_GATE * float((means_SD**2).sum(1).mean()):
+    inside, total = (float(_off_diagonal((x**2).sum(1), x @ x.sum(0))) for x in (means_SD @ basis_DK, means_SD))
+    if total <= COMMON_GATE * float((means_SD**2).sum(1).mean()):
         return None
-    return _off_diagonal(means_SD @ basis_DK)[0] / common
+    return inside / total
 
 
-def _off_diagonal(rows: FloatArray) -> tuple[float, FloatArray]:
-    """Return Σ_{i≠j} rᵢ·rⱼ / n(n−1), and the same with each row left out in turn (empty below three rows)."""
-    n = len(rows)
-    total = rows.sum(0)
-    squares = (rows**2).sum(1)
-    along = rows @ total
-    whole = float(total @ total - squares.sum())
-    # Leaving out row i removes 2·rᵢ·(total − rᵢ) from the sum over ordered pairs.
-    out = whole - 2 * (along - squares)
-    return whole / (n * (n - 1)), out / ((n - 1) * (n - 2)) if n > 2 else np.empty(0)
+def disattenuated_cosine(differences_nD: FloatArray, half_a_D: FloatArray, half_b_D: FloatArray) -> Cosine:
+    """Return the cosine between the mean shift and a direction that is known by two independent halves.
+
+    cos² = [(m·v_A)(m·v_B) − v_AᵀΣ̂v_B/n] / [(v_A·v_B)(‖m‖² − trΣ̂/n)]: the halves' errors are independent, so that
+    products of one with the other are free of them (Spearman 1904); the terms in Σ̂ take out the noise that m has in common
+    with itself. For single directions only: for a subspace no such product exists.
+
+    Args:
+        differences_nD: [prompts, d_model], one paired difference a prompt.
+        half_a_D: [d_model], the direction from one half of the contrast pairs and questions.
+        half_b_D: [d_model], from the other half.
+
+    Returns:
+        Refused, with the reason, where a factor of the denominator is not clearly positive: ‖m‖² below 5·trΣ̂/n (the gate
+        of a share), or halves whose cosine is below .5 (that of a direction which was found).
+
+    Raises:
+        ValueError: fewer than three prompts.
+    """
+    n = len(differences_nD)
+    if n < FEWEST_PROMPTS:
+        raise ValueError(f"a cosine needs at least three prompts, got {n}")
+    debiased, noise = debiased_norms(differences_nD)
+    if debiased + noise < SIGNAL_GATE * noise or debiased <= 0:
+        signal = (debiased + noise) / noise if noise > 0 else 0.0
+        return Cosine(None, None, f"too noisy: ‖m‖² is {signal:.1f} times its sampling noise, {SIGNAL_GATE:g} are needed")
+    agreement = float(half_a_D @ half_b_D)
+    lengths = float(np.linalg.norm(half_a_D) * np.linalg.norm(half_b_D))
+    if agreement < FOUND_RELIABILITY * lengths or lengths == 0:
+        cosine = f"the cosine of its halves is {agreement / lengths:.2f}" if lengths else "a half of it is zero"
+        return Cosine(None, None, f"the direction is too noisy: {cosine}, {FOUND_RELIABILITY:g} is needed")
+    along_a, along_b = differences_nD @ half_a_D, differences_nD @ half_b_D
+    squared = float(_off_diagonal(along_a * along_b, along_a * along_b.sum())) / agreement / debiased
+    return Cosine(squared, float(np.copysign(max(squared, 0.0) ** 0.5, along_a.sum() + along_b.sum())), None)
 
 
-def _fieller(num: float, den: float, v_nn: float, v_nd: float, v_dd: float, t2: float) -> tuple[float, float]:
-    a = den**2 - t2 * v_dd
-    b = num * den - t2 * v_nd
-    c = num**2 - t2 * v_nn
-    if a <= 0 or den <= 0:
-        return -np.inf, np.inf
-    root = float(np.sqrt(max(b**2 - a * c, 0.0)))
-    return (b - root) / a, (b + root) / a
+def _off_diagonal(squares: FloatArray, along: FloatArray) -> FloatArray:
+    """Return Σ_{i≠j} rᵢ·rⱼ / n(n−1) from ‖rᵢ‖² and rᵢ·Σⱼrⱼ, over the last axis."""
+    n = squares.shape[-1]
+    return np.asarray((along - squares).sum(-1) / (n * (n - 1)))
+
+
+def _score_set(inside: float, total: float, linear_22: FloatArray, quadratic_22: FloatArray, t2: float) -> tuple[float, float]:
+    """Return the ends of {f : (N − fD)² ≤ t²(f(1−f)·uᵀLu + wᵀQw)}, u = ((1−f)^½, −f^½), w = (1−f, −f).
+
+    Beyond [0, 1] the first term is zero, since no shift has such a share. Where the set has gaps, its ends are the outermost.
+    """
+    (q_pp, q_pq), (_, q_qq) = quadratic_22.tolist()
+    low, high = fieller(inside, total, q_pp, q_pp + q_pq, q_pp + 2 * q_pq + q_qq, t2)
+    (l_pp, l_pq), (_, l_qq) = linear_22.tolist()
+
+    def excess(f: FloatArray) -> FloatArray:
+        product = f * (1 - f)
+        linear = product * ((1 - f) * l_pp - 2 * product**0.5 * l_pq + f * l_qq)
+        quadratic = (1 - f) ** 2 * q_pp - 2 * product * q_pq + f**2 * q_qq
+        return np.asarray((inside - f * total) ** 2 - t2 * (linear + quadratic))
+
+    grid = np.sort(np.append(SHARES, np.clip(inside / total, 0, 1)))
+    held = np.flatnonzero(excess(grid) <= 0)
+    if held.size:
+        first, last = held[0], held[-1]
+        low = min(low, grid[0] if first == 0 else optimize.brentq(excess, grid[first - 1], grid[first]))
+        high = max(high, grid[-1] if last == len(grid) - 1 else optimize.brentq(excess, grid[last], grid[last + 1]))
+    return float(low), float(high)
 
 
 def _gate(signal: float, low: float, high: float) -> str | None:

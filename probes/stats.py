@@ -1,4 +1,4 @@
-"""Intervals. What scipy has is taken from scipy."""
+"""Intervals: of means, ratios and proportions. What scipy has is taken from scipy."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -50,6 +50,21 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
+def proportion_bound(count: int, total: int, level: float = 0.95) -> float:
+    """Return the one-sided upper bound of Clopper and Pearson (1934) for a proportion seen as `count` of `total`.
+
+    Raises:
+        ValueError: no trials, or a count that is not within them.
+
+    Example:
+        >>> proportion_bound(0, 59) < 0.05 < proportion_bound(0, 58)
+        True
+    """
+    if not 0 <= count <= total or total < 1:
+        raise ValueError(f"a proportion needs 0 ≤ count ≤ total and total ≥ 1, got {count} of {total}")
+    return float(stats.binomtest(count, total, alternative="less").proportion_ci(level, method="exact").high)
+
+
 def crossed_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
     """Return the mean over runs × questions, both of them samples, with an interval for new runs and questions.
 
@@ -66,16 +81,99 @@ def crossed_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
         ValueError: fewer than two runs or two questions.
     """
     y = np.asarray(values, dtype=np.float64)
-    if y.ndim != 2 or min(y.shape) < 2:
-        raise ValueError(f"needs at least two runs and two questions, got shape {y.shape}")
-    runs, questions = y.shape
-    grand, rows, cols = y.mean(), y.mean(1), y.mean(0)
-    residual = y - rows[:, None] - cols[None, :] + grand
-    # Variances of the grand mean through each factor; the residual is counted in both and taken off once.
-    by_run, by_question = rows.var(ddof=1) / runs, cols.var(ddof=1) / questions
-    by_residual = (residual**2).sum() / ((runs - 1) * (questions - 1)) / (runs * questions)
+    grand = float(y.mean())
+    by_run, by_question, by_residual = (float(term[0, 0]) for term in _crossed_terms(y[None]))
     variance = max(by_run + by_question - by_residual, by_run, by_question)
-    parts = by_run**2 / (runs - 1) + by_question**2 / (questions - 1) + by_residual**2 / ((runs - 1) * (questions - 1))
-    df = variance**2 / parts if parts > 0 else np.inf
+    df = _satterthwaite(variance, by_run, by_question, by_residual, y.shape)
     half = float(stats.t.ppf(0.5 + level / 2, df)) * float(np.sqrt(variance))
-    return Estimate(float(grand), float(grand) - half, float(grand) + half)
+    return Estimate(grand, grand - half, grand + half)
+
+
+def ratio_interval(numerator: ArrayLike, denominator: ArrayLike, level: float = 0.95, offset_variance: float = 0.0) -> Estimate:
+    """Return the ratio of two paired means with Fieller's interval {f : (N − fD)² ≤ t²·V(f)}.
+
+    Of one run, V(f) is the variance of the mean of n − f·d over questions, and t has Q − 1 degrees of freedom. Over
+    runs × questions it is that of `crossed_interval`. Its three candidates, the sum and the two floors, are each a
+    quadratic form in f, so that the set is the union of three Fieller sets; where that has a gap, its ends are the
+    outermost. The degrees of freedom are Satterthwaite's at the point estimate.
+
+    Args:
+        numerator: [questions] or [runs, questions].
+        denominator: the same shape, paired. Its mean may have either sign.
+        level: coverage.
+        offset_variance: variance of an estimate that was subtracted from all of both, and so adds
+            (1 − f)² times itself to V(f).
+
+    Returns:
+        The ratio; both bounds are infinite where the denominator is not told from zero.
+
+    Raises:
+        ValueError: shapes that differ or have another number of axes, fewer than two questions (or, of several runs, two
+            runs), or means that are not finite or make no ratio.
+    """
+    if np.shape(numerator) != np.shape(denominator) or np.ndim(numerator) not in (1, 2):
+        raise ValueError(f"needs two arrays [questions] or [runs, questions], got shapes {np.shape(numerator)} and {np.shape(denominator)}")
+    pair = np.array([numerator, denominator], dtype=np.float64)
+    num, den = (float(x.mean()) for x in pair)
+    if den == 0 or not np.isfinite(num + den):
+        raise ValueError(f"a ratio needs finite means and a denominator that is not zero, got {num:g} over {den:g}")
+    if pair.ndim == 2:
+        questions = pair.shape[1]
+        if questions < 2:
+            raise ValueError(f"an interval needs at least two questions, got {questions}")
+        forms = [np.cov(pair) / questions]
+        df = questions - 1.0
+    else:
+        by_run, by_question, by_residual = _crossed_terms(pair)
+        forms = [by_run + by_question - by_residual, by_run, by_question]
+        at = np.array([1, -num / den])
+        run, question, residual, *candidates = (float(at @ form @ at) for form in (by_run, by_question, by_residual, *forms))
+        variance = max(candidates) + offset_variance * (1 - num / den) ** 2
+        df = _satterthwaite(variance, run, question, residual, pair.shape[1:])
+    t2 = float(stats.t.ppf(0.5 + level / 2, df)) ** 2
+    ends = []
+    for form in forms:
+        (v_nn, v_nd), (_, v_dd) = (form + offset_variance).tolist()
+        ends.append(fieller(num, den, v_nn, v_nd, v_dd, t2))
+    return Estimate(num / den, min(low for low, _ in ends), max(high for _, high in ends))
+
+
+def fieller(num: float, den: float, v_nn: float, v_nd: float, v_dd: float, t2: float) -> tuple[float, float]:
+    """Return the ends of Fieller's set {f : (N − fD)² ≤ t²(v_NN − 2f·v_ND + f²·v_DD)}.
+
+    Where D is not told from zero the set has no end, and both bounds are infinite.
+
+    Args:
+        num: N.
+        den: D, of either sign.
+        v_nn: variance of N.
+        v_nd: covariance.
+        v_dd: variance of D.
+        t2: the squared quantile.
+    """
+    a, b, c = den**2 - t2 * v_dd, num * den - t2 * v_nd, num**2 - t2 * v_nn
+    if a <= 0:
+        return -np.inf, np.inf
+    square = b**2 - a * c
+    # Below zero without noise, by rounding, or where a difference of variances is negative at N/D.
+    if square <= 0:
+        return num / den, num / den
+    root = float(np.sqrt(square))
+    return (b - root) / a, (b + root) / a
+
+
+def _crossed_terms(values_KRQ: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the K × K (co)variances of grand means through runs and through questions, and the residual's counted in both."""
+    if values_KRQ.ndim != 3 or min(values_KRQ.shape[1:]) < 2:
+        raise ValueError(f"needs at least two runs and two questions, got shape {values_KRQ.shape[1:]}")
+    kinds, runs, questions = values_KRQ.shape
+    rows, cols = values_KRQ.mean(2), values_KRQ.mean(1)
+    residual = (values_KRQ - rows[:, :, None] - cols[:, None, :] + rows.mean(1)[:, None, None]).reshape(kinds, -1)
+    by_residual = residual @ residual.T / ((runs - 1) * (questions - 1)) / (runs * questions)
+    return np.atleast_2d(np.cov(rows)) / runs, np.atleast_2d(np.cov(cols)) / questions, by_residual
+
+
+def _satterthwaite(variance: float, by_run: float, by_question: float, by_residual: float, shape: tuple[int, ...]) -> float:
+    runs, questions = shape
+    parts = by_run**2 / (runs - 1) + by_question**2 / (questions - 1) + by_residual**2 / ((runs - 1) * (questions - 1))
+    return variance**2 / parts if parts > 0 else np.inf

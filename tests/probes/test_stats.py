@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from probes.stats import Estimate, crossed_interval, mean_interval
+from probes.stats import Estimate, FloatArray, crossed_interval, fieller, mean_interval, proportion_bound, ratio_interval
 
 VALUES = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30)
 
@@ -105,3 +105,124 @@ def test_crossed_interval_treats_runs_and_questions_alike() -> None:
 def test_crossed_interval_needs_two_of_each(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="two runs and two questions, got shape"):
         crossed_interval(np.zeros(shape))
+
+
+@pytest.mark.parametrize("total", [1, 7, 59])
+def test_the_proportion_bound_is_exact(total: int) -> None:
+    """Clopper and Pearson's: above the truth in at least 95 % of samples, whatever the truth is."""
+    bounds = np.array([proportion_bound(count, total) for count in range(total + 1)])
+    for truth in np.linspace(0.001, 0.999, 200):
+        assert stats.binom.pmf(np.flatnonzero(bounds >= truth), total, truth).sum() >= 0.95
+    assert bounds[-1] == 1
+    # At a count's own bound, so few or fewer are seen in exactly 5 % of samples.
+    np.testing.assert_allclose(stats.binom.cdf(np.arange(total), total, bounds[:-1]), 0.05)
+
+
+def test_five_percent_can_be_claimed_from_59_clean_runs_on() -> None:
+    assert proportion_bound(0, 59) <= 0.05 < proportion_bound(0, 58)
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 0), (3, 2), (-1, 5)])
+def test_a_proportion_is_of_something(count: int, total: int) -> None:
+    with pytest.raises(ValueError, match=f"got {count} of {total}"):
+        proportion_bound(count, total)
+
+
+MEANS = st.floats(-5, 5)
+
+
+@given(MEANS, MEANS, st.floats(0.01, 2), st.floats(0.01, 2), st.floats(-0.99, 0.99))
+def test_fiellers_ends_solve_its_equation(num: float, den: float, sd_n: float, sd_d: float, correlation: float) -> None:
+    v_nn, v_nd, v_dd, t2 = sd_n**2, correlation * sd_n * sd_d, sd_d**2, 4.0
+    low, high = fieller(num, den, v_nn, v_nd, v_dd, t2)
+    assert np.isfinite(low) == np.isfinite(high) == (den**2 > t2 * v_dd)
+    if np.isfinite(low):
+        assert low <= num / den <= high
+        for f in (low, high):
+            size = (abs(num) + abs(f * den)) ** 2 + t2 * (sd_n + abs(f) * sd_d) ** 2
+            assert abs((num - f * den) ** 2 - t2 * (v_nn - 2 * f * v_nd + f**2 * v_dd)) <= 1e-6 * size
+
+
+def crossed(rng: np.random.Generator, runs: int, questions: int, mean: float) -> FloatArray:
+    noise = rng.standard_normal((runs, 1)) + rng.standard_normal(questions) + rng.standard_normal((runs, questions))
+    return np.asarray(mean + 0.5 * noise)
+
+
+@pytest.mark.parametrize("offset_variance", [0.0, 0.05])
+def test_the_ratio_of_one_run_is_fiellers(offset_variance: float) -> None:
+    rng = np.random.default_rng(0)
+    d = 2 + 0.5 * rng.standard_normal(24)
+    n = 0.3 * d + 0.2 * rng.standard_normal(24)
+    got = ratio_interval(n, d, offset_variance=offset_variance)
+    t2 = stats.t.ppf(0.975, 23) ** 2
+    assert got.value == pytest.approx(n.mean() / d.mean())
+    for f in (got.low, got.high):
+        variance = (n - f * d).var(ddof=1) / 24 + offset_variance * (1 - f) ** 2
+        assert (n - f * d).mean() ** 2 == pytest.approx(t2 * variance)
+
+
+@pytest.mark.parametrize("offset_variance", [0.0, 0.05])
+@pytest.mark.parametrize("seed", range(8))
+def test_the_crossed_ratio_is_the_set_of_ratios_that_the_crossed_variance_allows(seed: int, offset_variance: float) -> None:
+    rng = np.random.default_rng(seed)
+    n, d = crossed(rng, 3, 6, 1.0), crossed(rng, 3, 6, 6.0)
+    got = ratio_interval(n, d, offset_variance=offset_variance)
+
+    def terms(f: float) -> tuple[float, float, float]:
+        y = n - f * d
+        rows, cols = y.mean(1), y.mean(0)
+        residual = y - rows[:, None] - cols + y.mean()
+        return rows.var(ddof=1) / 3, cols.var(ddof=1) / 6, (residual**2).sum() / 10 / 18
+
+    def variance(f: float) -> float:
+        run, question, residual = terms(f)
+        return max(run + question - residual, run, question) + offset_variance * (1 - f) ** 2
+
+    run, question, residual = terms(got.value)
+    df = variance(got.value) ** 2 / (run**2 / 2 + question**2 / 5 + residual**2 / 10)
+    t2 = stats.t.ppf(0.975, df) ** 2
+    held = [f for f in np.linspace(-5, 5, 20_001) if (n - f * d).mean() ** 2 <= t2 * variance(f)]
+    np.testing.assert_allclose([got.low, got.high], [min(held), max(held)], atol=1e-3)
+
+
+def test_a_crossed_ratio_to_a_constant_is_the_crossed_mean() -> None:
+    y = crossed(np.random.default_rng(1), 4, 9, 1.0)
+    mean, ratio = crossed_interval(y), ratio_interval(y, np.full(y.shape, 2.0))
+    np.testing.assert_allclose([2 * ratio.value, 2 * ratio.low, 2 * ratio.high], [mean.value, mean.low, mean.high])
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.01, 100), st.floats(0.01, 100).flatmap(lambda x: st.sampled_from([x, -x])))
+def test_a_ratio_scales_with_both(seed: int, numerator: float, denominator: float) -> None:
+    rng = np.random.default_rng(seed)
+    n, d = crossed(rng, 3, 8, 1.0), crossed(rng, 3, 8, 9.0)
+    one, other = ratio_interval(n, d), ratio_interval(numerator * n, denominator * d)
+    expected = [numerator / denominator * x for x in (one.value, one.low, one.high)]
+    np.testing.assert_allclose([other.value, *sorted([other.low, other.high])], [expected[0], *sorted(expected[1:])], rtol=1e-6)
+
+
+def test_a_ratio_to_nothing_has_no_bounds() -> None:
+    rng = np.random.default_rng(0)
+    got = ratio_interval(crossed(rng, 3, 8, 1.0), crossed(rng, 3, 8, 0.1))
+    assert (got.low, got.high) == (-np.inf, np.inf)
+
+
+def test_an_exact_ratio_has_no_width() -> None:
+    d = crossed(np.random.default_rng(0), 3, 8, 9.0)
+    got = ratio_interval(0.25 * d, d)
+    np.testing.assert_allclose([got.value, got.low, got.high], 0.25)
+
+
+@pytest.mark.parametrize(
+    ("numerator", "denominator", "message"),
+    [
+        (np.ones(3), np.ones(4), r"got shapes \(3,\) and \(4,\)"),
+        (np.ones((2, 2, 2)), np.ones((2, 2, 2)), r"got shapes \(2, 2, 2\)"),
+        (np.ones(1), np.ones(1), "at least two questions, got 1"),
+        (np.ones((1, 5)), np.ones((1, 5)), r"two runs and two questions, got shape \(1, 5\)"),
+        (np.ones(4), np.zeros(4), "got 1 over 0"),
+        (np.array([1.0, np.nan]), np.ones(2), "got nan over 1"),
+    ],
+)
+def test_a_ratio_says_what_it_needs(numerator: FloatArray, denominator: FloatArray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ratio_interval(numerator, denominator)

@@ -1,0 +1,89 @@
+"""Correlations over data sets: rank correlation with families as the unit, and two correlations that share a variable."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from probes.stats import Estimate, FloatArray
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A test that two correlations are equal: standard normal z, and its two-sided p."""
+
+    z: float
+    p: float
+
+
+def rank_correlation(
+    x: ArrayLike, y: ArrayLike, families: Sequence[Hashable], rng: np.random.Generator, draws: int = 2000, level: float = 0.95
+) -> Estimate:
+    """Return Spearman's correlation with a percentile bootstrap interval that resamples families.
+
+    Data sets of one family (the same trait at several doses, say) are no independent evidence, so a family is drawn
+    with all of its data sets or not at all. A draw in which all x or all y tie has no correlation and is drawn again.
+
+    Args:
+        x: [n].
+        y: [n], paired.
+        families: [n], the family of each pair.
+        rng: draws families.
+        draws: bootstrap replicates.
+        level: coverage.
+
+    Raises:
+        ValueError: lengths that differ, values that are not finite or all tie, or fewer than three families.
+    """
+    pair = np.array([x, y], dtype=np.float64)
+    names = list(dict.fromkeys(families))
+    if pair.ndim != 2 or pair.shape[1] != len(families):
+        raise ValueError(f"x, y and families are paired, got shapes {np.shape(x)}, {np.shape(y)} and {len(families)} families")
+    if len(names) < 3:
+        raise ValueError(f"a bootstrap over families needs at least three of them, got {len(names)}")
+    if not np.isfinite(pair).all() or _ties(pair):
+        raise ValueError("a rank correlation needs finite values that do not all tie")
+    members = [np.flatnonzero([family == name for family in families]) for name in names]
+    replicates: list[float] = []
+    while len(replicates) < draws:
+        drawn = pair[:, np.concatenate([members[i] for i in rng.integers(len(names), size=len(names))])]
+        if not _ties(drawn):
+            replicates.append(_spearman(drawn))
+    low, high = np.quantile(replicates, [0.5 - level / 2, 0.5 + level / 2])
+    return Estimate(_spearman(pair), float(low), float(high))
+
+
+def compare_dependent(r_jk: float, r_jh: float, r_kh: float, n: int) -> Difference:
+    """Test whether a variable j correlates as much with k as with h, all three measured on the same n units.
+
+    Fisher's z of both, with their covariance at the average of the two correlations: Z̄₁* of Steiger (1980,
+    Psychological Bulletin 87, 245–251, equations 3, 10 and 14).
+
+    Args:
+        r_jk: one of the two correlations compared.
+        r_jh: the other.
+        r_kh: the correlation of the two variables that are not shared.
+        n: units, at least four.
+
+    Raises:
+        ValueError: fewer than four units, or correlations that no three variables can have.
+    """
+    if n < 4:
+        raise ValueError(f"Fisher's z needs at least four units, got {n}")
+    determinant = 1 - r_jk**2 - r_jh**2 - r_kh**2 + 2 * r_jk * r_jh * r_kh
+    if max(abs(r_jk), abs(r_jh), abs(r_kh)) >= 1 or determinant < 0:
+        raise ValueError(f"no three variables correlate by {r_jk}, {r_jh} and {r_kh} (each must lie between -1 and 1)")
+    pooled = ((r_jk + r_jh) / 2) ** 2
+    covariance = (r_kh * (1 - 2 * pooled) - pooled * (1 - 2 * pooled - r_kh**2) / 2) / (1 - pooled) ** 2
+    z = float((np.arctanh(r_jk) - np.arctanh(r_jh)) * np.sqrt((n - 3) / (2 - 2 * covariance)))
+    return Difference(z, float(2 * stats.norm.sf(abs(z))))
+
+
+def _ties(pair_2n: FloatArray) -> bool:
+    return bool((np.ptp(pair_2n, axis=1) == 0).any())
+
+
+def _spearman(pair_2n: FloatArray) -> float:
+    return float(np.corrcoef(stats.rankdata(pair_2n, axis=1))[0, 1])
