@@ -4,7 +4,8 @@ Arithmetic on finished readings; no model is touched here.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from scipy import stats as scipy_stats
 
 from data.schema import seed_for
 from experiments.verdict import verdict
-from probes.nulls import Null, NullShare, compare, null_shares
+from probes.nulls import Null, NullShare, NullSpaces, compare, joint_shares
 from probes.shift import Share, debiased_norms, share_inside
-from probes.space import span
+from probes.space import Members, span
 from probes.stats import Estimate, FloatArray, finite, mean_interval
 
 # What a run is read at, in the order of the stored readings.
@@ -32,9 +33,9 @@ def centred(states: Sequence[FloatArray], layer: int) -> FloatArray:
     return np.asarray(rows - rows.mean(0))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PersonaSpace:
-    """The directions of a library at every layer, and the activations that made them.
+    """The directions of a library at every layer, the activations that made them, and the null spaces drawn from these.
 
     Attributes:
         names: of the traits [T].
@@ -47,6 +48,7 @@ class PersonaSpace:
     vectors: FloatArray
     found: NDArray[np.bool_]
     states: Sequence[FloatArray]
+    _drawn: dict[tuple[bool, tuple[int, ...]], NullSpaces] = field(default_factory=dict, init=False, repr=False)
 
     def members(self, layer: int, without: str | None = None) -> list[int]:
         """Return which traits span the space at a layer: those found there, less the run's own."""
@@ -55,6 +57,23 @@ class PersonaSpace:
     def activations(self, layer: int, members: Sequence[int]) -> FloatArray:
         """Return the centred activations [N, d_model] of the traits that span a space: the covariance behind N1."""
         return centred([self.states[i] for i in members], layer)
+
+    def basis(self, layer: int, members: Sequence[int]) -> FloatArray:
+        """Return the basis [d_model, k] of the space that some traits span."""
+        return span(self.vectors[members, layer])
+
+    def null_spaces(self, layer: int, members: Sequence[int], isotropic: bool = False) -> NullSpaces:
+        """Return the spaces of N1, or N0 where `isotropic`, of the space that some traits span.
+
+        All runs and layers share one set of draws, and spaces once drawn are kept: every text and every run is held against them.
+        """
+        k = self.basis(layer, members).shape[1]
+        # N0 knows nothing of the activations but their width.
+        key = (len(members), k) if isotropic else (layer, k, *members)
+        if (isotropic, key) not in self._drawn:
+            null = Null(seed_for(0, "nulls"), isotropic=isotropic)
+            self._drawn[isotropic, key] = null.spaces(self.activations(layer, members), Members(len(members)), k)
+        return self._drawn[isotropic, key]
 
     def cosines(self, layer: int, vector: FloatArray) -> dict[str, float]:
         """Return the signed cosine of a vector with every direction of the library at a layer; none for a zero vector."""
@@ -65,7 +84,9 @@ class PersonaSpace:
         return {name: float(c) for name, c in zip(self.names, cosines, strict=True)}
 
 
-def load_space(space: Path, directions: Sequence[Path], names: Sequence[str]) -> PersonaSpace:
+# Kept for the next run, which is held against the same null spaces.
+@lru_cache(maxsize=1)
+def load_space(space: Path, directions: tuple[Path, ...], names: tuple[str, ...]) -> PersonaSpace:
     """Load a persona space and the activations that made it from the folders of their stages."""
     arrays = load_file(space / "space.safetensors")
     states = [load_file(folder / "states.safetensors")["states"] for folder in directions]
@@ -74,26 +95,27 @@ def load_space(space: Path, directions: Sequence[Path], names: Sequence[str]) ->
 
 @dataclass(frozen=True)
 class Against:
-    """A share held against N1 (and, for comparison, against N0)."""
+    """A share held against N1 (and, for comparison, against N0); where nothing moves there is no null share."""
 
     share: Share
-    null: NullShare
-    isotropic: NullShare
+    null: NullShare | None
+    isotropic: NullShare | None
     directions: int
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
+        n1, n0 = self.null, self.isotropic
         return {
             "share": self.share.estimate.to_json() if self.share.why is None else None,
             "why": self.share.why,
             "signal": finite(self.share.signal),
             "directions": self.directions,
-            "null_mean": finite(self.null.mean),
-            "null_high": finite(self.null.high),
-            "p": self.null.p,
-            "effect": self.null.effect.to_json() if self.share.why is None else None,
-            "isotropic_mean": finite(self.isotropic.mean),
-            "isotropic_p": self.isotropic.p,
+            "null_mean": n1 and n1.mean,
+            "null_high": n1 and n1.high,
+            "p": n1 and n1.p,
+            "effect": n1.effect.to_json() if n1 and self.share.why is None else None,
+            "isotropic_mean": n0 and n0.mean,
+            "isotropic_p": n0 and n0.p,
         }
 
 
@@ -102,17 +124,16 @@ def against(space: PersonaSpace, layer: int, differences_nD: FloatArray, without
     members = space.members(layer, without)
     if not members:
         return None
-    share = share_inside(differences_nD, span(space.vectors[members, layer]))
-    null, isotropic = (held_against(space, layer, members, differences_nD, share, isotropic) for isotropic in (False, True))
+    share = share_inside(differences_nD, space.basis(layer, members))
+    if not moves(differences_nD):
+        return Against(share, None, None, len(members))
+    null, isotropic = (compare(share.estimate, space.null_spaces(layer, members, n0).shares(differences_nD)) for n0 in (False, True))
     return Against(share, null, isotropic, len(members))
 
 
-def held_against(
-    space: PersonaSpace, layer: int, members: Sequence[int], differences_nD: FloatArray, share: Share, isotropic: bool = False
-) -> NullShare:
-    """Hold a share against N1, or against N0 where `isotropic`; all runs and layers share one set of draws."""
-    draws = Null(seed_for(0, "nulls"), isotropic=isotropic).vectors(space.activations(layer, members), len(members))
-    return compare(share.estimate, null_shares(differences_nD, draws))
+def moves(differences_nD: FloatArray) -> bool:
+    """Return whether anything is left of a shift once its noise is taken out: without that there is no null share."""
+    return debiased_norms(differences_nD)[0] > 0
 
 
 def shift_facts(space: PersonaSpace, layer: int, differences_nD: FloatArray, base_nD: FloatArray, own: str | None) -> dict[str, Any]:
@@ -136,20 +157,29 @@ def shift_facts(space: PersonaSpace, layer: int, differences_nD: FloatArray, bas
 def curve(space: PersonaSpace, differences_nLD: FloatArray, own: str | None) -> dict[str, list[float | None]]:
     """Return share, interval, N1's mean and 95 % quantile, and p at every layer; null where there is none."""
     keys = ("share", "low", "high", "null_mean", "null_high", "p")
-    out: dict[str, list[float | None]] = {key: [] for key in keys}
-    for layer in range(differences_nLD.shape[1]):
-        members, shift = space.members(layer, own), differences_nLD[:, layer]
-        values: tuple[float | None, ...] = (None,) * len(keys)
-        if members:
-            # N0 is printed at the headline layer only, so it is not drawn here.
-            share = share_inside(shift, span(space.vectors[members, layer]))
-            e, null = share.estimate, held_against(space, layer, members, shift, share)
-            values = (e.value, e.low, e.high, null.mean, null.high, null.p)
-            if share.why is not None:
-                values = (None, None, None, null.mean, null.high, None)
-        for key, value in zip(keys, values, strict=True):
-            out[key].append(None if value is None else finite(value))
+    depth = differences_nLD.shape[1]
+    out: dict[str, list[float | None]] = {key: [None] * depth for key in keys}
+    layers, null_BL = null_curve(space, differences_nLD, own)
+    for layer, null_B in zip(layers, null_BL.T, strict=True):
+        share = share_inside(differences_nLD[:, layer], space.basis(layer, space.members(layer, own)))
+        null = compare(share.estimate, null_B)
+        out["null_mean"][layer], out["null_high"][layer] = null.mean, null.high
+        if share.why is None:
+            e = share.estimate
+            out["share"][layer], out["low"][layer], out["high"][layer], out["p"][layer] = e.value, e.low, e.high, null.p
     return out
+
+
+def null_curve(space: PersonaSpace, differences_nLD: FloatArray, own: str | None) -> tuple[list[int], FloatArray]:
+    """Return the layers that have a space and a shift, and N1's shares there, draw by draw: [draws, layers].
+
+    N0 is printed at the headline layer only, so it is not drawn here.
+    """
+    layers = [at for at in range(differences_nLD.shape[1]) if space.members(at, own) and moves(differences_nLD[:, at])]
+    if not layers:
+        return [], np.empty((0, 0))
+    spaces = [space.null_spaces(at, space.members(at, own)) for at in layers]
+    return layers, joint_shares(spaces, differences_nLD[:, layers])
 
 
 def trait_effect(changed: Mapping[str, Reading], reference: Mapping[str, Reading]) -> tuple[Estimate, float, FloatArray]:

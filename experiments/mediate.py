@@ -12,16 +12,13 @@ import torch
 from safetensors.numpy import load_file
 
 from data.mixtures import Turn, fingerprint
-from data.schema import seed_for
 from experiments.measure import PersonaSpace, load_space
 from experiments.stages import Bench, Condition, Output, Stage, TickFn, adapter_of, counter, named
 from experiments.store import read_json
 from experiments.study import MediateConfig
 from lora import models
 from probes.mediation import INSIDE, OUTSIDE, WHOLE, Outcomes, Swapped
-from probes.nulls import Null
 from probes.patching import Arm, Run, Swap, Texts, moved_norms, patched_logprobs
-from probes.space import span
 from probes.stats import FloatArray
 from probes.variants import Variant
 
@@ -65,7 +62,7 @@ def mediate_stage(
     turns = [*question.changed, *question.plain]
 
     def compute(bench: Bench, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
-        library = load_space(inputs[0], inputs[1 : 1 + len(directions)], names)
+        library = load_space(inputs[0], tuple(inputs[1 : 1 + len(directions)]), tuple(names))
         adapters = []
         rest = inputs[1 + len(directions) :]
         for condition in conditions:
@@ -160,24 +157,20 @@ class _Parts:
 def _parts(library: PersonaSpace, question: Question, config: MediateConfig) -> _Parts:
     layer, members = question.layer, library.members(question.layer, question.own)
 
-    def basis(vectors_RD: FloatArray) -> torch.Tensor:
-        return torch.from_numpy(span(vectors_RD)).float()
+    def basis(at: int, members: Sequence[int]) -> torch.Tensor:
+        return torch.from_numpy(library.basis(at, members)).float()
 
-    inside = basis(library.vectors[members, layer])
+    inside = basis(layer, members)
     parts = {INSIDE: Swap(inside), OUTSIDE: Swap(inside, outside=True), WHOLE: Swap()}
     if question.own is not None:
-        everyone, own = library.members(layer), [list(library.names).index(question.own)]
-        if everyone != members:
-            parts[FULL] = Swap(basis(library.vectors[everyone, layer]))
-        parts[OWN] = Swap(basis(library.vectors[own, layer]))
-    null = Null(seed_for(0, "nulls"), draws=config.draws)
-    for i, vectors in enumerate(null.vectors(library.activations(layer, members), len(members)) if config.draws else ()):
-        parts[f"{DRAW}{i}"] = Swap(basis(vectors))
-    everywhere = {}
-    if question.everywhere:
-        for at in range(library.vectors.shape[1]):
-            if there := library.members(at, question.own):
-                everywhere[at] = Swap(basis(library.vectors[there, at]))
+        if (everyone := library.members(layer)) != members:
+            parts[FULL] = Swap(basis(layer, everyone))
+        parts[OWN] = Swap(basis(layer, [list(library.names).index(question.own)]))
+    if config.draws:
+        for i, draw in enumerate(library.null_spaces(layer, members).bases(config.draws)):
+            parts[f"{DRAW}{i}"] = Swap(torch.from_numpy(draw).float())
+    there = {at: library.members(at, question.own) for at in range(library.vectors.shape[1])} if question.everywhere else {}
+    everywhere = {at: Swap(basis(at, some)) for at, some in there.items() if some}
     return _Parts(layer, parts, everywhere)
 
 

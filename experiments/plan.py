@@ -214,7 +214,7 @@ class _PlanRun:
         count = len(self.directions)
 
         def compute(_bench: Bench, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
-            space = load_space(inputs[0], inputs[1 : 1 + count], names)
+            space = load_space(inputs[0], tuple(inputs[1 : 1 + count]), tuple(names))
             loaded: dict[str, dict[str, dict[str, np.ndarray]]] = {}
             for (who, text), folder in zip(pairs, inputs[1 + count :], strict=True):
                 loaded.setdefault(who, {})[text] = load_file(folder / "reading.safetensors")
@@ -223,4 +223,4 @@ class _PlanRun:
 
         config = {"layer": layer, "own": own, "headline": headline, "readings": [list(pair) for pair in pairs]}
         inputs = (self.space, *self.directions, *readings.values())
-        return Stage("measure", 2, config, inputs, f"measure {condition.title}", compute, everywhere=False)
+        return Stage("measure", 3, config, inputs, f"measure {condition.title}", compute, everywhere=False)

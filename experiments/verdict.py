@@ -27,14 +27,14 @@ class Verdict:
     why: str
 
 
-def verdict(effect: Estimate | None, standard_error: float, share: Share, null: NullShare) -> Verdict:
+def verdict(effect: Estimate | None, standard_error: float, share: Share, null: NullShare | None) -> Verdict:
     """Judge one run from its trait effect and its share against N1.
 
     Args:
         effect: change of the trait score; None where the run has no trait of its own.
         standard_error: of the paired per-question differences behind `effect`.
         share: F, with the gate that failed if any.
-        null: F against N1.
+        null: F against N1; None where nothing moves, which fails a gate.
     """
     if effect is not None and abs(effect.value) < MIN_STANDARD_ERRORS * standard_error:
         return Verdict(
@@ -42,6 +42,7 @@ def verdict(effect: Estimate | None, standard_error: float, share: Share, null: 
         )
     if share.why is not None:
         return Verdict("too noisy", share.why)
+    assert null is not None
     star = null.effect
     numbers = f"p = {null.p:.3f}, F* = {star.value:.2f} [{star.low:.2f}, {star.high:.2f}]"
     if null.p <= P_LEVEL and star.low >= EFFECT_SIZE:

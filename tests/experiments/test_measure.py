@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.measure import PROMPT_LAST, RESPONSE, PersonaSpace, against, curve, measure, trait_effect
+from experiments.measure import PROMPT_LAST, RESPONSE, PersonaSpace, against, curve, measure, null_curve, trait_effect
 from probes.stats import FloatArray
 
 LAYERS, WIDTH, PROMPTS = 3, 64, 24
@@ -112,6 +112,29 @@ def test_the_nulls_are_the_same_for_all_runs(space: PersonaSpace, readings: dict
     assert first.isotropic.mean == pytest.approx(len(NAMES) / WIDTH, abs=0.01)
 
 
+def test_null_spaces_are_drawn_once_for_all_texts_and_runs(space: PersonaSpace, rng: np.random.Generator) -> None:
+    for run in range(3):
+        shift = rng.standard_normal((PROMPTS, LAYERS, WIDTH)) + 5 * along(**{NAMES[run]: 1.0, "new": 1.0})
+        curve(space, shift, None)
+        against(space, 1, shift[:, 1], None)
+        against(space, 2, shift[:, 2], None)
+    # N1 at the two layers that have a space, and N0, which is the same at both.
+    assert len(space._drawn) == 3
+    against(space, 1, shift[:, 1], "pirate")
+    assert len(space._drawn) == 5
+
+
+def test_null_shares_are_joint_over_the_layers_that_have_any(space: PersonaSpace, rng: np.random.Generator) -> None:
+    shift = rng.standard_normal((PROMPTS, LAYERS, WIDTH)) + along(pirate=5.0)
+    layers, shares = null_curve(space, shift, None)
+    assert layers == [1, 2]
+    assert shares.shape == (999, 2)
+    assert curve(space, shift, None)["null_mean"][1:] == pytest.approx(shares.mean(0))
+    shift[:, 1] = 0
+    assert null_curve(space, shift, None)[0] == [2]
+    assert null_curve(space, shift * 0, None)[0] == []
+
+
 def test_both_spans_are_measured(space: PersonaSpace, readings: dict) -> None:  # type: ignore[type-arg]
     readings["run"]["neutral"]["states"][:, 1, PROMPT_LAST] += along(poetic=100.0)
     facts, _ = measure(space, 1, None, readings, "base")
@@ -132,7 +155,12 @@ def test_a_layer_at_which_nothing_moves_gives_null_and_never_nan(space: PersonaS
         readings["run"][text]["states"][:, 1] = readings["neutral"][text]["states"][:, 1]
     facts, _ = measure(space, 1, None, readings, "neutral")
     json.dumps(facts, allow_nan=False)
-    assert facts["references"]["neutral"]["texts"]["neutral"]["coordinates"] == {}
+    neutral = facts["references"]["neutral"]["texts"]["neutral"]
+    assert neutral["coordinates"] == {}
+    assert neutral["full"]["why"].startswith("too noisy")
+    assert [neutral["full"][key] for key in ("share", "null_mean", "null_high", "p", "effect", "isotropic_mean", "isotropic_p")] == [
+        None
+    ] * 7
     assert facts["projections"]["pirate"][1] is None
     assert facts["projections"]["pirate"][2] is not None
     assert facts["verdict"] == "too noisy"

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probes.nulls import Null, compare, null_shares
+from probes.nulls import Null, compare, joint_shares, null_shares, rank_among
 from probes.shift import share_inside
-from probes.space import span
+from probes.space import Members, persona_space, span
 from probes.stats import Estimate, FloatArray
 
 WIDTH, ROWS = 32, 120
@@ -127,3 +127,112 @@ def test_the_smallest_p_counts_the_observed_share() -> None:
 def test_a_share_that_does_not_exist_beats_no_draw() -> None:
     nan = float("nan")
     assert compare(Estimate(nan, -np.inf, np.inf), np.linspace(0, 0.5, 199)).p == 1
+
+
+def a_shift(rng: np.random.Generator, activations: FloatArray) -> FloatArray:
+    return like(rng, activations, 1) + 0.3 * like(rng, activations, 12)
+
+
+def test_null_spaces_are_made_as_the_real_space_is(activations: FloatArray) -> None:
+    """Pseudo-traits, pseudo-roles and a pseudo-default, each put through the function for real spaces."""
+    shift = a_shift(np.random.default_rng(0), activations)
+    null, members = Null(4, draws=6), Members(2, 15, default=True)
+    spaces = null.spaces(activations, members, 5)
+    bases = [persona_space(draw[:2], draw[2:17], draw[17], 5) for draw in null.vectors(activations, 18)]
+    np.testing.assert_allclose(spaces.bases(4) @ spaces.bases(4).swapaxes(1, 2), [b @ b.T for b in bases[:4]], atol=1e-5)
+    np.testing.assert_allclose(spaces.shares(shift), [share_inside(shift, basis).estimate.value for basis in bases], atol=1e-5)
+    np.testing.assert_allclose(null_shares(shift, null.vectors(activations, 18), members, 5), spaces.shares(shift), atol=1e-5)
+
+
+@pytest.mark.parametrize("isotropic", [False, True])
+def test_spaces_of_all_traits_give_the_shares_of_the_vectors(activations: FloatArray, isotropic: bool) -> None:
+    shift = a_shift(np.random.default_rng(1), activations)
+    null = Null(2, draws=50, isotropic=isotropic)
+    got = null.spaces(activations, Members(6), 6).shares(shift)
+    np.testing.assert_allclose(got, null_shares(shift, null.vectors(activations, 6)), atol=1e-5)
+
+
+def test_shares_stay_exact_where_few_directions_hold_almost_all_variance() -> None:
+    """Eight of the ten directions are a thousandth of the first two, and still count in full."""
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((200, 10)) * np.array([1e3, 1e3] + 8 * [1.0])
+    shift = rng.standard_normal(10) + 0.1 * rng.standard_normal((12, 10))
+    null = Null(0, draws=40)
+    truth = [share_inside(shift, span(draw)).estimate.value for draw in null.vectors(x, 8)]
+    np.testing.assert_allclose(null.spaces(x, Members(8), 8).shares(shift), truth, atol=1e-3)
+
+
+def test_layers_share_their_draws(activations: FloatArray) -> None:
+    """At two layers that are alike but for a rotation, a shift rotated likewise has the same null shares, draw by draw."""
+    rng = np.random.default_rng(3)
+    turn = np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0]
+    shift = a_shift(rng, activations)
+    null = Null(5, draws=30)
+    spaces = [null.spaces(x, Members(4), 4) for x in (activations, activations @ turn)]
+    joint = joint_shares(spaces, np.stack([shift, shift @ turn], axis=1))
+    assert joint.shape == (30, 2)
+    np.testing.assert_allclose(joint[:, 0], joint[:, 1], atol=1e-5)
+    assert joint[:, 0].std() > 0.01
+
+
+def test_a_null_that_cannot_be_drawn_says_why(activations: FloatArray) -> None:
+    null = Null(0, draws=5)
+    with pytest.raises(ValueError, match="6 centred activations hold 5 directions at most, too few for k = 6"):
+        null.spaces(activations[:6] - activations[:6].mean(0), Members(8), 6)
+    with pytest.raises(ValueError, match="do not vary"):
+        null.spaces(np.zeros((20, WIDTH)), Members(2), 2)
+    flat = np.random.default_rng(0).standard_normal((50, 3)) @ activations[:3]
+    with pytest.raises(ValueError, match="5 vectors hold 3 directions"):
+        null.spaces(flat, Members(5), 5)
+
+
+def test_no_null_share_where_nothing_moves(activations: FloatArray) -> None:
+    spaces = Null(0, draws=5).spaces(activations, Members(2), 2)
+    for still in (np.zeros((8, WIDTH)), np.vstack([activations[:4], -activations[:4]])):
+        with pytest.raises(ValueError, match="nothing is left of the shift"):
+            spaces.shares(still)
+        with pytest.raises(ValueError, match="nothing is left of the shift"):
+            null_shares(still, np.ones((3, 1, WIDTH)))
+
+
+def test_half_differences_have_the_noise_of_the_mean_and_no_signal() -> None:
+    rng = np.random.default_rng(9)
+    states = [100.0 * (i + 1) + rng.standard_normal((prompts, 4, 50)) for i, prompts in enumerate((4, 6, 7))]
+    draws = Null(1, draws=500).half_differences(states)
+    assert draws.shape == (500, 3, 50)
+    # The variance of a mean over prompts × questions; halves of 7 are 3 and 4, which adds 2 %.
+    expected = np.array([1 / 16, 1 / 24, 1 / 28])
+    np.testing.assert_allclose((draws**2).mean((0, 2)), expected, rtol=0.3)
+    assert np.array_equal(draws, Null(1, draws=500).half_differences(states))
+    with pytest.raises(ValueError, match="at least two prompts a persona, got 1"):
+        Null(1).half_differences([states[0], states[1][:1]])
+
+
+def test_every_split_of_the_prompts_can_come_up() -> None:
+    draws = Null(1, draws=200).half_differences([np.eye(4)[:, None]])
+    assert len(np.unique(draws[:, 0].round(6), axis=0)) == 6
+    np.testing.assert_allclose(np.abs(draws), 0.25)
+
+
+def test_other_personas_make_spaces_of_the_same_size(activations: FloatArray) -> None:
+    subsets = Null(1, draws=300).subsets(9, 4)
+    assert subsets.shape == (300, 4)
+    assert all(len(set(subset)) == 4 for subset in subsets)
+    counts = np.bincount(subsets.ravel(), minlength=9)
+    assert counts.min() > 0.75 * counts.mean()
+    library = np.random.default_rng(0).standard_normal((9, WIDTH))
+    shift = a_shift(np.random.default_rng(1), activations)
+    got = null_shares(shift, library[subsets[:5]], k=3)
+    assert got[2] == pytest.approx(share_inside(shift, persona_space(library[subsets[2]], k=3)).estimate.value)
+    with pytest.raises(ValueError, match="library of more than 9, got 9"):
+        Null(1).subsets(9, 9)
+
+
+def test_a_rank_counts_ties_against_the_observed_and_has_no_smaller_p_than_it_may() -> None:
+    first = rank_among(0.7, [0.1, 0.2, 0.3])
+    assert (first.at_least, first.others, first.rank, first.p) == (0, 3, 1, 0.25)
+    tied = rank_among(0.2, [0.1, 0.2, 0.3])
+    assert (tied.at_least, tied.rank, tied.p) == (2, 3, 0.75)
+    for observed, others in ((0.5, []), (float("nan"), [0.1]), (0.5, [0.1, float("nan")])):
+        with pytest.raises(ValueError, match="finite numbers and at least one other"):
+            rank_among(observed, others)
