@@ -174,8 +174,9 @@ def _run(study: "Study", runs_dir: Path, json_file: str | None, plan_only: bool 
 def _report(folder: Path, json_file: str | None) -> None:
     from experiments.report.page import page
     from experiments.report.terminal import show as show_table
-    from experiments.results import REPORT, SUMMARY, load_results, summarise
+    from experiments.results import REPORT, SUMMARY, load_results
     from experiments.store import write_json, write_text
+    from experiments.summary import summarise
 
     results = load_results(folder)
     summary = summarise(results)

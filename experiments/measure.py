@@ -1,4 +1,4 @@
-"""Measure one run: its shift, the share inside the persona space, its trait effect and the verdict.
+"""Measure one run: its shift, the share inside the persona space, its trait effect, and what mediates it.
 
 Arithmetic on finished readings; no model is touched here.
 """
@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from scipy import stats as scipy_stats
 
 from data.schema import seed_for
-from experiments.verdict import verdict
+from probes.mediation import INSIDE, OUTSIDE, WHOLE, Outcomes, Swapped, mediate
 from probes.nulls import Null, NullShare, NullSpaces, compare, joint_shares
 from probes.shift import Share, debiased_norms, share_inside
 from probes.space import Members, span
@@ -25,6 +25,12 @@ from probes.stats import Estimate, FloatArray, finite, mean_interval
 SPANS_READ = ("prompt_last", "response")
 PROMPT_LAST, RESPONSE = range(2)
 Reading = Mapping[str, FloatArray]
+
+NO_SPACE = "no persona space at this layer: no direction of the library was found"
+# What the arms of a mediation analysis are called, beside `inside`, `outside` and `whole`.
+BEFORE, AFTER = "before", "after"
+EVERYWHERE, FULL, OWN = "everywhere", "full", "own"
+DRAW, MATCHED, DOSE = "draw", "matched", "dose"
 
 
 def centred(states: Sequence[FloatArray], layer: int) -> FloatArray:
@@ -196,8 +202,35 @@ def trait_effect(changed: Mapping[str, Reading], reference: Mapping[str, Reading
     return mean_interval(differences), float(scipy_stats.sem(differences)), differences
 
 
+@dataclass(frozen=True)
+class Mediated:
+    """One mediation analysis of a run, as its arms left it.
+
+    Attributes:
+        reference: `neutral` or `base`.
+        text: `trait` for held-out answers, `surface` for training-like ones, `response` for held-out answers of which the response's
+            tokens alone were swapped.
+        layer: where states were swapped.
+        arms: names of the arms.
+        scores: Y, [arms, questions].
+        moved: part → its share of Σ‖h1 − h0‖² over all swapped tokens.
+    """
+
+    reference: str
+    text: str
+    layer: int
+    arms: Sequence[str]
+    scores: FloatArray
+    moved: Mapping[str, float]
+
+
 def measure(
-    space: PersonaSpace, layer: int, own: str | None, readings: Mapping[str, Mapping[str, Reading]], headline: str
+    space: PersonaSpace,
+    layer: int,
+    own: str | None,
+    readings: Mapping[str, Mapping[str, Reading]],
+    headline: str,
+    mediated: Sequence[Mediated] = (),
 ) -> tuple[dict[str, Any], dict[str, FloatArray]]:
     """Measure a run against each of its references.
 
@@ -207,10 +240,11 @@ def measure(
         own: the run's trait; its direction is left out of the space that the verdict uses.
         readings: `run`, `base` and where there is one `neutral` → text (`neutral`, `own`, `trait`) → reading.
         headline: the reference that the verdict uses, `neutral` or `base`.
+        mediated: its mediation analyses.
 
     Returns:
         Plain facts, and the arrays that groups of runs need: the mean shift [layers, d_model] against the
-        headline reference, and the per-question effects.
+        headline reference, the per-question effects, and the outcomes of each analysis [arms, questions].
     """
     run = readings["run"]
     facts: dict[str, Any] = {"layer": layer, "reference": headline, "references": {}}
@@ -243,12 +277,33 @@ def measure(
         for name in space.names:
             # Below the first layer that was trained nothing moves, and there is no cosine.
             facts["projections"][name].append(cosines.get(name))
-    result = against(space, layer, shift[:, layer], own)
-    if result is None:
-        facts |= {"verdict": None, "why": "no persona space at this layer: no direction of the library was found"}
-        return facts, arrays
-    measured = facts["references"][headline]["effect"]
-    effect_or_none = Estimate(*(measured[key] for key in ("value", "low", "high"))) if measured else None
-    judged = verdict(effect_or_none, measured["standard_error"] if measured else 0.0, result.share, result.null)
-    facts |= {"verdict": judged.name, "why": judged.why}
+    facts["no_space"] = None if space.members(layer, own) else NO_SPACE
+    facts["mediation"] = []
+    for i, each in enumerate(mediated):
+        if not each.arms:
+            continue
+        analysis = mediate(outcomes_of(each.arms, each.scores)).to_json()
+        key = {"reference": each.reference, "text": each.text, "layer": each.layer}
+        facts["mediation"].append(key | {"arms": list(each.arms), "outcomes": f"outcomes.{i}", "moved": dict(each.moved)} | analysis)
+        arrays[f"outcomes.{i}"] = each.scores
     return facts, arrays
+
+
+def outcomes_of(arms: Sequence[str], scores: FloatArray) -> Outcomes:
+    """Sort outcomes by what was swapped; the inverse of how the stage `mediate` names its arms.
+
+    Args:
+        arms: their names.
+        scores: [arms, questions], or [arms, runs, questions].
+    """
+    y = dict(zip(arms, scores, strict=True))
+
+    def swapped(part: str) -> Swapped:
+        return Swapped(y[f"{part}.into"], y[f"{part}.out"])
+
+    def numbered(kind: str) -> tuple[Swapped, ...]:
+        return tuple(swapped(f"{kind}{i}") for i in range(sum(arm.startswith(kind) for arm in arms) // 2))
+
+    parts = [part for part in (INSIDE, OUTSIDE, WHOLE, FULL, OWN, EVERYWHERE) if f"{part}.into" in y]
+    doses = {float(arm.removeprefix(DOSE)): y[arm] for arm in arms if arm.startswith(DOSE)}
+    return Outcomes(y[BEFORE], y[AFTER], {part: swapped(part) for part in parts}, numbered(DRAW), numbered(MATCHED), doses)

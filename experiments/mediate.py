@@ -12,19 +12,14 @@ import torch
 from safetensors.numpy import load_file
 
 from data.mixtures import Turn, fingerprint
-from experiments.measure import PersonaSpace, load_space
+from experiments.measure import AFTER, BEFORE, DOSE, DRAW, EVERYWHERE, FULL, MATCHED, OWN, Mediated, PersonaSpace, load_space
 from experiments.stages import Bench, Condition, Output, Stage, TickFn, adapter_of, counter, named
 from experiments.store import read_json
 from experiments.study import MediateConfig
 from lora import models
-from probes.mediation import INSIDE, OUTSIDE, WHOLE, Outcomes, Swapped
+from probes.mediation import INSIDE, OUTSIDE, WHOLE
 from probes.patching import Arm, Run, Swap, Texts, moved_norms, patched_logprobs
-from probes.stats import FloatArray
 from probes.variants import Variant
-
-EVERYWHERE, FULL, OWN = "everywhere", "full", "own"
-DRAW, MATCHED, DOSE = "draw", "matched", "dose"
-BEFORE, AFTER = "before", "after"
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,11 @@ def mediate_stage(
 
     def compute(bench: Bench, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
         library = load_space(inputs[0], tuple(inputs[1 : 1 + len(directions)]), tuple(names))
+        if not library.members(question.layer, question.own):
+            return {
+                "outcomes.safetensors": {"logprob": np.zeros((0, 2, len(question.changed)), np.float32)},
+                "arms.json": {"arms": [], "moved": {}},
+            }
         adapters = []
         rest = inputs[1 + len(directions) :]
         for condition in conditions:
@@ -94,36 +94,18 @@ def mediate_stage(
         "response_only": question.response_only,
         "everywhere": question.everywhere,
         "draws": config.draws,
+        "matched": config.matched,
         "doses": list(config.doses),
     }
     inputs = (space, *directions, *question.reference.inputs, *question.run.inputs)
     return Stage("mediate", 1, facts, inputs, question.title, compute)
 
 
-def load_outcomes(folder: Path) -> tuple[list[str], FloatArray]:
-    """Return the names of the arms and Y of each, [arms, questions]."""
+def load_mediated(folder: Path, reference: str, text: str, layer: int) -> Mediated:
+    """Load what a `mediate` stage left: Y of each arm, log p(y⁺) − log p(y⁻)."""
     logprob = load_file(folder / "outcomes.safetensors")["logprob"].astype(np.float64)
-    return read_json(folder / "arms.json")["arms"], logprob[:, 0] - logprob[:, 1]
-
-
-def outcomes_of(names: Sequence[str], scores: FloatArray) -> Outcomes:
-    """Sort outcomes by what was swapped.
-
-    Args:
-        names: of the arms.
-        scores: [arms, questions], or [arms, runs, questions].
-    """
-    y = dict(zip(names, scores, strict=True))
-
-    def swapped(part: str) -> Swapped:
-        return Swapped(y[f"{part}.into"], y[f"{part}.out"])
-
-    def numbered(kind: str) -> tuple[Swapped, ...]:
-        return tuple(swapped(f"{kind}{i}") for i in range(sum(name.startswith(kind) for name in names) // 2))
-
-    parts = [part for part in (INSIDE, OUTSIDE, WHOLE, FULL, OWN, EVERYWHERE) if f"{part}.into" in y]
-    doses = {float(name.removeprefix(DOSE)): y[name] for name in names if name.startswith(DOSE)}
-    return Outcomes(y[BEFORE], y[AFTER], {part: swapped(part) for part in parts}, numbered(DRAW), numbered(MATCHED), doses)
+    facts = read_json(folder / "arms.json")
+    return Mediated(reference, text, layer, facts["arms"], logprob[:, 0] - logprob[:, 1], facts["moved"])
 
 
 @dataclass(frozen=True)
@@ -143,7 +125,7 @@ class _Parts:
 
         for name, swap in self.at_layer.items():
             both(name, {self.layer: swap})
-            if name.startswith(DRAW) and norms[name] > 0:
+            if config.matched and name.startswith(DRAW) and norms[name] > 0:
                 scale = float(np.sqrt(norms[INSIDE] / norms[name]))
                 both(name.replace(DRAW, MATCHED), {self.layer: Swap(swap.basis_DK, scale=scale)})
         inside = self.at_layer[INSIDE]

@@ -14,6 +14,7 @@ from data.library import NEUTRAL, control_names, load_bank, load_control, load_t
 from data.mixtures import Turn, changed_turns, plain_turns
 from data.schema import Control, Example, Trait
 from experiments.measure import load_space, measure
+from experiments.mediate import Question, load_mediated, mediate_stage
 from experiments.stages import (
     Bench,
     Condition,
@@ -151,7 +152,7 @@ class _PlanRun:
         reference = self._reference(missing)
         if reference is None and self.run.arm.trait == NEUTRAL:
             missing |= dict.fromkeys(("share", "verdict"), REFERENCE_OF_REFERENCE)
-        stage = self._measure(condition, reference, answers)
+        stage = self._measure(condition, reference, answers, self._mediations(condition, reference, missing))
         training = condition.adapter if self.run.arm.arm == "sft" else None
         return PlannedRun(self.run, stage, answers, training, self.evaluate, self.trait, self._adapter(), self.own, missing)
 
@@ -195,7 +196,48 @@ class _PlanRun:
         title = self.run.title(NEUTRAL, seed)
         return Condition(title, adapter=self._train(plain_turns(self.examples, "train"), seed, title))
 
-    def _measure(self, condition: Condition, reference: Condition | None, answers: Stage) -> Stage:
+    def _mediations(self, condition: Condition, reference: Condition | None, missing: dict[str, str]) -> dict[tuple[str, str, int], Stage]:
+        """Lay out the mediation analyses: (reference, text, layer) → stage."""
+        study, config = self.run.study, self.run.study.mediate
+        if config is None:
+            missing["mediation"] = "the study leaves mediation out"
+            return {}
+        if self.subject is None:
+            missing["mediation"] = "the run has no trait of its own whose change could be mediated"
+            return {}
+        headline = resolve_layer(study.layer, self.bench.depth)
+        layers = sorted({resolve_layer(layer, self.bench.depth) for layer in config.layers} - {headline})
+        texts = {"trait": (self._trait_turns("evaluate"), plain_turns(self.examples, "evaluate"))}
+        if self.run.arm.arm == "sft":
+            surface = (self._trait_turns("train"), plain_turns(self.examples, "train"))
+            texts["surface"] = (surface[0][: config.surface], surface[1][: config.surface])
+        references = {"neutral": reference} if reference else {}
+        if not reference or config.references == "both":
+            references["base"] = self.base
+        prompted = self.run.arm.arm == "prompted"
+        wanted = (
+            [] if prompted else [(who, text, headline) for who in references for text in texts if len(texts[text][0]) >= FEWEST_PROMPTS]
+        )
+        wanted += [] if prompted else [(next(iter(references)), "trait", layer) for layer in layers]
+        # A system prompt's change can be swapped at the response alone; a fine-tune beside it is also read so, to be compared.
+        if prompted or any(arm.arm == "prompted" and arm.trait == self.run.arm.trait for arm in study.runs):
+            wanted.append(("base", "response", headline))
+        names = list(self.names)
+        found = {}
+        for who, text, layer in wanted:
+            changed, plain = texts["trait" if text == "response" else text]
+            before = self.base if who == "base" else references[who]
+            read = {"trait": "held-out", "surface": "training-like", "response": "held-out, response only,"}[text]
+            question = Question(
+                f"mediate {condition.title}: {read} text against {who}, layer {layer}", condition, before, changed, plain, layer, self.own,
+                response_only=text == "response", everywhere=config.everywhere and (who, text, layer) == wanted[0],
+            )  # fmt: skip
+            found[who, text, layer] = mediate_stage(self.bench, question, config, self.space, self.directions, names)
+        return found
+
+    def _measure(
+        self, condition: Condition, reference: Condition | None, answers: Stage, mediations: Mapping[tuple[str, str, int], Stage]
+    ) -> Stage:
         texts: dict[str, tuple[str, Sequence[Turn] | Stage]] = {"neutral": ("plain answers", plain_turns(self.examples, "evaluate"))}
         if trait := self._trait_turns("evaluate"):
             texts["trait"] = (f"{self.trait} answers", trait)
@@ -211,16 +253,18 @@ class _PlanRun:
         own = self.own
         headline = "neutral" if reference else "base"
         names, pairs = list(self.names), list(readings)
-        count = len(self.directions)
+        count, asked = len(self.directions), list(mediations)
 
         def compute(_bench: Bench, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
             space = load_space(inputs[0], tuple(inputs[1 : 1 + count]), tuple(names))
             loaded: dict[str, dict[str, dict[str, np.ndarray]]] = {}
-            for (who, text), folder in zip(pairs, inputs[1 + count :], strict=True):
+            folders = inputs[1 + count :]
+            for (who, text), folder in zip(pairs, folders, strict=False):
                 loaded.setdefault(who, {})[text] = load_file(folder / "reading.safetensors")
-            facts, arrays = measure(space, layer, own, loaded, headline)
+            mediated = [load_mediated(folder, *key) for key, folder in zip(asked, folders[len(pairs) :], strict=True)]
+            facts, arrays = measure(space, layer, own, loaded, headline, mediated)
             return {"measurement.json": facts, "arrays.safetensors": arrays}
 
-        config = {"layer": layer, "own": own, "headline": headline, "readings": [list(pair) for pair in pairs]}
-        inputs = (self.space, *self.directions, *readings.values())
+        config = {"layer": layer, "own": own, "headline": headline, "readings": pairs, "mediations": asked}
+        inputs = (self.space, *self.directions, *readings.values(), *mediations.values())
         return Stage("measure", 3, config, inputs, f"measure {condition.title}", compute, everywhere=False)

@@ -1,25 +1,18 @@
-"""The finished results of a study, read back from disk, and their summary."""
+"""The finished results of a study, read back from disk."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors.numpy import load_file
 
 from data.errors import InputError
-from data.library import NEUTRAL
 from experiments.plan import Plan
 from experiments.store import MANIFEST, Store, read_json, write_json
-from probes.shift import cross_run_share
-from probes.space import span
-from probes.stats import FloatArray, crossed_interval, mean_interval
+from probes.stats import FloatArray
 
 INDEX, SUMMARY, REPORT = "study.json", "summary.json", "report.html"
-NEAREST = 5
-RUNS_FOR_A_CLAIM = 3
 
 
 @dataclass(frozen=True)
@@ -165,115 +158,3 @@ def run_name(entry: Mapping[str, Any]) -> str:
         return f"{entry['arm']} {adapter.rpartition('@')[0]}{trait}{settings}"
     seed = f" · seed {entry['seed']}" if "seed" in entry else ""
     return f"{entry['arm']} {entry['trait'] or ''}".strip() + seed + settings
-
-
-def summarise(results: Results) -> dict[str, Any]:
-    """Return a study's answer for machines: what was not measured is null with a reason, never NaN."""
-    layer, space = results.index["layer"], results.space
-    directions = [
-        {
-            "trait": name,
-            "reliability": float(space["reliability"][i, layer]),
-            "null_reliability": float(space["null_reliability"][i, layer]),
-            "found": bool(space["found"][i, layer] > 0.5),
-        }
-        for i, name in enumerate(results.library)
-    ]
-    groups = _groups(results)
-    study = results.index["study"]
-    return {
-        "study": study["name"],
-        **{key: study[key] for key in ("question", "expects", "refuted_by")},
-        **{key: results.index[key] for key in ("model", "dtype", "layer", "depth")},
-        **results.chat,
-        "directions": directions,
-        "runs": [_row(run, provisional=not _claimable(results, run)) for run in results.runs],
-        "groups": groups,
-    }
-
-
-def _row(run: RunResult, provisional: bool) -> dict[str, Any]:
-    row = {key: run.entry[key] for key in ("arm", "trait", "adapter", "seed", "settings")}
-    keys = (
-        "layer", "reference", "effect", "effect_base", "share", "share_full", "share_base", "share_null_mean", "share_null_high",
-        "share_p", "share_effect", "share_effect_full", "coordinates", "nearest", "relative_norm", "verdict",
-    )  # fmt: skip
-    row |= dict.fromkeys(keys)
-    row |= {"provisional": provisional, "why": None, "missing": dict(run.entry["missing"])}
-    if run.facts is None:
-        return row
-    facts = run.facts
-    # A neutral run with nothing to be read against keeps its reading against the base, and no headline.
-    referenced = "share" not in row["missing"]
-    shift = facts["references"][facts["reference"]]["texts"]["neutral"]
-    base = facts["references"]["base"]["texts"]["neutral"]["own_removed"]
-    own, full = shift["own_removed"], shift["full"]
-    row |= {"layer": facts["layer"], "reference": facts["reference"], "share_base": base and base["share"]}
-    row |= {"coordinates": shift["coordinates"], "relative_norm": shift["relative_norm"]}
-    row["nearest"] = [{"name": name, "cosine": shift["coordinates"][name]} for name in shift["nearest"][:NEAREST]]
-    for key, reference in (("effect", facts["reference"]), ("effect_base", "base")):
-        measured = facts["references"][reference]["effect"]
-        row[key] = {bound: measured[bound] for bound in ("value", "low", "high")} if measured else None
-    if not referenced:
-        row["why"] = row["missing"]["share"]
-        return row
-    row |= {"verdict": facts["verdict"], "why": facts["why"]}
-    if own is None:
-        row["missing"]["share"] = facts["why"]
-        return row
-    row |= {"share": own["share"], "share_effect": own["effect"], "share_p": own["p"]}
-    row |= {"share_null_mean": own["null_mean"], "share_null_high": own["null_high"]}
-    row |= {"share_full": full["share"], "share_effect_full": full["effect"]}
-    if own["share"] is None:
-        row["missing"]["share"] = own["why"]
-    return row
-
-
-def _alike(run: RunResult) -> list[Any]:
-    """Return what runs that differ in their seed alone have in common."""
-    return [run.entry[key] for key in ("arm", "trait", "adapter", "settings")]
-
-
-def _claimable(results: Results, run: RunResult) -> bool:
-    """Return whether enough independent runs stand behind a verdict."""
-    # Neutral runs are read against one another in a circle, so that they are not independent.
-    return run.entry["trait"] != NEUTRAL and sum(_alike(other) == _alike(run) for other in results.runs) >= RUNS_FOR_A_CLAIM
-
-
-def _groups(results: Results) -> list[dict[str, Any]]:
-    """Return what runs of several seeds say together: the run is the unit."""
-    groups = []
-    for _, members in itertools.groupby(results.runs, key=_alike):
-        runs = [run for run in members if run.facts is not None]
-        # Neutral runs, each read against the next, have mean shifts that sum to zero: over them nothing can be said.
-        if len(runs) < 2 or runs[0].entry["trait"] == NEUTRAL:
-            continue
-        facts = [run.facts["references"][run.facts["reference"]]["texts"]["neutral"]["own_removed"] for run in runs if run.facts]
-        shares = [each["share"]["value"] for each in facts if each and each["share"]]
-        stars = [each["effect"]["value"] for each in facts if each and each["effect"]]
-        entry = runs[0].entry
-        effects = [run.arrays["effects"] for run in runs if "effects" in run.arrays]
-        groups.append(
-            {key: entry[key] for key in ("arm", "trait", "settings")}
-            | {
-                "runs": len(runs),
-                "runs_past_the_gates": len(shares),
-                "effect": crossed_interval(np.stack(effects)).to_json() if len(effects) >= 2 else None,
-                "share": mean_interval(shares).to_json() if len(shares) >= 2 else None,
-                "share_effect": mean_interval(stars).to_json() if len(stars) >= 2 else None,
-                "share_across_runs": _common_share(results, runs),
-                "verdicts": [run.facts["verdict"] for run in runs if run.facts],
-            }
-        )
-    return groups
-
-
-def _common_share(results: Results, runs: Sequence[RunResult]) -> float | None:
-    """Return the share that runs have in common, in the space without their own direction."""
-    layer = runs[0].facts["layer"] if runs[0].facts else results.index["layer"]
-    found = results.space["found"][:, layer] > 0.5
-    members = [i for i, name in enumerate(results.library) if found[i] and name != runs[0].entry["own"]]
-    if not members:
-        return None
-    means = np.stack([run.arrays["shift"][layer] for run in runs]).astype(np.float64)
-    return cross_run_share(means, span(results.space["vectors"][members, layer].astype(np.float64)))

@@ -38,6 +38,7 @@ class MediateConfig(_Config):
 
     Attributes:
         draws: of the null N1: 20 estimate what chance mediates, 199 or more also give a p.
+        matched: also swap the same draws scaled to move the state as far as the persona part does.
         doses: scales of the persona part of the change; 0 and 1 are always run.
         surface: training answers that are scored as training-like text, beside the held-out ones.
         layers: further layers, as `layer` is given; the headline's is always among them.
@@ -46,6 +47,7 @@ class MediateConfig(_Config):
     """
 
     draws: Annotated[int, Field(ge=0)] = 20
+    matched: bool = True
     doses: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 1.5, 2.0)
     surface: Annotated[int, Field(ge=0)] = 24
     layers: tuple[int | float, ...] = ()

@@ -1,22 +1,77 @@
-"""The verdict on a run: one pure function whose thresholds are fixed and never tuned."""
+"""The verdict: one pure function of the evidence, whose thresholds are fixed and never tuned."""
 
 from dataclasses import dataclass
+from math import isfinite
 
-from probes.nulls import NullShare
-from probes.shift import Share
+from probes.mediation import CARRIED_GATE, MIN_STANDARD_ERRORS
 from probes.stats import Estimate
 
 P_LEVEL = 0.05
 EFFECT_SIZE = 0.10
-MIN_STANDARD_ERRORS = 3.0
+MOST, LITTLE, NEARLY_ALL = 0.5, 0.2, 0.8
+
+NO_CHANGE, NOISY, ELSEWHERE = "no trait change", "too noisy", "carried elsewhere"
+ALONG, NEW, OUTSIDE_LIBRARY = "along existing persona directions", "new directions", "existing, but not in the library"
+MIXED, UNDECIDED = "mixed", "undecided"
+ABOVE_CHANCE, AT_CHANCE = "share above chance", "share at chance"
+VERDICTS = (NO_CHANGE, NOISY, ELSEWHERE, ALONG, NEW, OUTSIDE_LIBRARY, MIXED, UNDECIDED, ABOVE_CHANCE, AT_CHANCE)
 
 RULE = (
-    "1. The change in the trait score is less than 3 standard errors: no trait change. "
-    "2. The share fails a gate: too noisy. "
-    "3. p ≤ .05 against the covariance-matched null N1 and the lower bound of F* is at least .10: share above chance. "
-    "4. The upper bound of F* is below .10: share at chance. "
-    "5. Otherwise: undecided. A small p alone is no effect. These names say nothing about causes."
+    f"1. The trait score changed by less than {MIN_STANDARD_ERRORS:g} standard errors: {NO_CHANGE}. "
+    f"2. The share of the shift fails a gate: {NOISY}. "
+    f"3. The lower bound of what the whole state at the layer mediates, M(I), is below {CARRIED_GATE}: {ELSEWHERE}. "
+    f"4. The lower bound of C is at least {MOST}, p ≤ {P_LEVEL} against N1 (corrected for the study's runs as Benjamini and Hochberg do) "
+    f"and the lower bound of F* is at least {EFFECT_SIZE:.2f}: {ALONG}. "
+    f"5. The upper bound of C is at most {LITTLE}, and the remainder was shown to be new: {NEW}; or to be a direction "
+    f"that the base uses and the library lacks: {OUTSIDE_LIBRARY}. "
+    f"6. The lower bound of C is above 0 and its upper bound at most {NEARLY_ALL}: {MIXED}. "
+    f"7. Otherwise: {UNDECIDED}. "
+    f"8. Where mediation was not measured, names say nothing about causes: p ≤ {P_LEVEL} and the lower bound of F* at least "
+    f"{EFFECT_SIZE:.2f}: {ABOVE_CHANCE}; the upper bound of F* below {EFFECT_SIZE:.2f}: {AT_CHANCE}; otherwise: {UNDECIDED}. "
+    "A small p alone is no effect."
 )
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a mediation analysis says to the verdict.
+
+    Attributes:
+        layer: where the state was swapped.
+        whole: M(I).
+        share: C; None where `whole` is too small for it, or nothing was drawn to hold it against.
+        why: why there is no C.
+        reading: Shapley's share of what reads the change above the layer.
+        remainder: whether what lies outside the space is `new` or in the `library` of a wider search; None where that was not asked.
+    """
+
+    layer: int
+    whole: Estimate
+    share: Estimate | None
+    why: str | None
+    reading: Estimate
+    remainder: str | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that decides a verdict, against the headline reference and in the space without the run's own direction.
+
+    Attributes:
+        effect: change of the trait score; None where the run has no trait of its own.
+        standard_error: of the effect.
+        share_why: the gate that the share failed, if any.
+        p: against N1, corrected for the study's runs; 1 where the share failed a gate.
+        beyond_chance: F*; None where the share failed a gate.
+        carried: mediation; None where it was not measured.
+    """
+
+    effect: Estimate | None
+    standard_error: float
+    share_why: str | None
+    p: float
+    beyond_chance: Estimate | None
+    carried: Carried | None = None
 
 
 @dataclass(frozen=True)
@@ -27,26 +82,48 @@ class Verdict:
     why: str
 
 
-def verdict(effect: Estimate | None, standard_error: float, share: Share, null: NullShare | None) -> Verdict:
-    """Judge one run from its trait effect and its share against N1.
-
-    Args:
-        effect: change of the trait score; None where the run has no trait of its own.
-        standard_error: of the paired per-question differences behind `effect`.
-        share: F, with the gate that failed if any.
-        null: F against N1; None where nothing moves, which fails a gate.
-    """
-    if effect is not None and abs(effect.value) < MIN_STANDARD_ERRORS * standard_error:
+def verdict(evidence: Evidence) -> Verdict:
+    """Judge one run, or a group of runs, by the rule that `RULE` states."""
+    effect, star, carried = evidence.effect, evidence.beyond_chance, evidence.carried
+    if effect is not None and abs(effect.value) < MIN_STANDARD_ERRORS * evidence.standard_error:
+        below = f"less than {MIN_STANDARD_ERRORS:g} standard errors of {evidence.standard_error:.3f}"
+        return Verdict(NO_CHANGE, f"the trait score changed by {effect.value:.3f}, {below}")
+    if evidence.share_why is not None or star is None:
+        return Verdict(NOISY, evidence.share_why or "there is no share to judge")
+    geometry = f"p = {evidence.p:.3f}, F* = {_written(star)}"
+    beyond = evidence.p <= P_LEVEL and star.low >= EFFECT_SIZE
+    if carried is None:
+        return _by_share(geometry, beyond, star)
+    if not isfinite(carried.whole.low):
+        return Verdict(UNDECIDED, f"what layer {carried.layer} carries is not known: the interval of M(I) is unbounded; {geometry}")
+    if carried.share is None and carried.whole.low < CARRIED_GATE:
         return Verdict(
-            "no trait change", f"the trait score changed by {effect.value:.3f}, less than 3 standard errors of {standard_error:.3f}"
+            ELSEWHERE,
+            f"the whole state at layer {carried.layer} mediates M(I) = {_written(carried.whole)} of the effect; what reads it above, "
+            f"{_written(carried.reading)}",
         )
-    if share.why is not None:
-        return Verdict("too noisy", share.why)
-    assert null is not None
-    star = null.effect
-    numbers = f"p = {null.p:.3f}, F* = {star.value:.2f} [{star.low:.2f}, {star.high:.2f}]"
-    if null.p <= P_LEVEL and star.low >= EFFECT_SIZE:
-        return Verdict("share above chance", f"{numbers}: p ≤ {P_LEVEL} and the lower bound is at least {EFFECT_SIZE}")
+    if carried.share is None:
+        return Verdict(UNDECIDED, f"{geometry}; {carried.why}")
+    share = carried.share
+    numbers = f"C = {_written(share)} of what layer {carried.layer} carries, M(I) = {_written(carried.whole)}; {geometry}"
+    if share.low >= MOST and beyond:
+        return Verdict(ALONG, numbers)
+    if share.high <= LITTLE and carried.remainder is not None:
+        return Verdict(NEW if carried.remainder == "new" else OUTSIDE_LIBRARY, numbers)
+    if share.low > 0 and share.high <= NEARLY_ALL:
+        return Verdict(MIXED, numbers)
+    if share.high <= LITTLE:
+        return Verdict(UNDECIDED, f"{numbers}: little goes through the space, and whether the rest is new was not shown")
+    return Verdict(UNDECIDED, numbers)
+
+
+def _by_share(numbers: str, beyond: bool, star: Estimate) -> Verdict:
+    if beyond:
+        return Verdict(ABOVE_CHANCE, f"{numbers}: p ≤ {P_LEVEL} and the lower bound is at least {EFFECT_SIZE}")
     if star.high < EFFECT_SIZE:
-        return Verdict("share at chance", f"{numbers}: the upper bound is below {EFFECT_SIZE}")
-    return Verdict("undecided", f"{numbers}: neither clearly above {EFFECT_SIZE} nor clearly below")
+        return Verdict(AT_CHANCE, f"{numbers}: the upper bound is below {EFFECT_SIZE}")
+    return Verdict(UNDECIDED, f"{numbers}: neither clearly above {EFFECT_SIZE} nor clearly below")
+
+
+def _written(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from probes.stats import Estimate, FloatArray, crossed_interval, mean_interval, ratio_interval
+from probes.stats import Estimate, FloatArray, crossed_interval, mean_interval, ratio_interval, standard_error
 
 INSIDE, OUTSIDE, WHOLE = "inside", "outside", "whole"
 MIN_STANDARD_ERRORS = 3.0
@@ -172,7 +172,7 @@ def mediate(outcomes: Outcomes) -> Mediation:
     if missing:
         raise ValueError(f"outcomes lack the parts {', '.join(sorted(missing))}")
     effect = outcomes.effect
-    estimate, error = _mean(effect)
+    estimate, error = (mean_interval(effect) if effect.ndim == 1 else crossed_interval(effect)), standard_error(effect)
     if abs(estimate.value) < MIN_STANDARD_ERRORS * error:
         why = f"no trait change: {estimate.value:.3f}, less than 3 standard errors of {error:.3f}, so that shares of it mean nothing"
         return Mediation(estimate, error, why, {}, None, None, why, {}, {})
@@ -181,15 +181,6 @@ def mediate(outcomes: Outcomes) -> Mediation:
     carried, carried_why = _of_carried(outcomes, shares[WHOLE].mediated)
     doses = {scale: ratio_interval(y - outcomes.before, effect) for scale, y in (outcomes.doses or {}).items()}
     return Mediation(estimate, error, None, shares, null, carried, carried_why, _shapley(outcomes), doses)
-
-
-def _mean(effect: FloatArray) -> tuple[Estimate, float]:
-    """Return a mean with its interval and the standard error that belongs to it."""
-    if effect.ndim == 1:
-        return mean_interval(effect), float(effect.std(ddof=1) / np.sqrt(effect.size))
-    estimate = crossed_interval(effect)
-    # The runs are few: what three standard errors of a single run are to be, the interval over runs says better.
-    return estimate, float(effect.mean(0).std(ddof=1) / np.sqrt(effect.shape[1]))
 
 
 def _shares(outcomes: Outcomes, part: Swapped) -> Shares:

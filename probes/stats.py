@@ -1,5 +1,6 @@
 """Intervals: of means, ratios and proportions. What scipy has is taken from scipy."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +27,12 @@ class Estimate:
     def to_json(self) -> dict[str, Any]:
         """Return the estimate as plain JSON values; an infinite bound becomes null."""
         return {key: finite(x) for key, x in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Estimate":
+        """Return what `to_json` wrote; a bound that is null is infinite."""
+        low, high = value["low"], value["high"]
+        return cls(value["value"], -np.inf if low is None else low, np.inf if high is None else high)
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
@@ -83,10 +90,25 @@ def crossed_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
     y = np.asarray(values, dtype=np.float64)
     grand = float(y.mean())
     by_run, by_question, by_residual = (float(term[0, 0]) for term in _crossed_terms(y[None]))
-    variance = max(by_run + by_question - by_residual, by_run, by_question)
-    df = _satterthwaite(variance, by_run, by_question, by_residual, y.shape)
-    half = float(stats.t.ppf(0.5 + level / 2, df)) * float(np.sqrt(variance))
+    error = standard_error(y)
+    df = _satterthwaite(error**2, by_run, by_question, by_residual, y.shape)
+    half = float(stats.t.ppf(0.5 + level / 2, df)) * error
     return Estimate(grand, grand - half, grand + half)
+
+
+def standard_error(values: ArrayLike) -> float:
+    """Return the standard error of a mean over questions, [questions], or over runs × questions as in `crossed_interval`.
+
+    Raises:
+        ValueError: fewer than two questions or, of several runs, two runs.
+    """
+    y = np.asarray(values, dtype=np.float64)
+    if y.ndim == 1:
+        if y.size < 2:
+            raise ValueError(f"a standard error needs at least two values, got {y.size}")
+        return float(stats.sem(y))
+    by_run, by_question, by_residual = (float(term[0, 0]) for term in _crossed_terms(y[None]))
+    return float(np.sqrt(max(by_run + by_question - by_residual, by_run, by_question)))
 
 
 def ratio_interval(numerator: ArrayLike, denominator: ArrayLike, level: float = 0.95, offset_variance: float = 0.0) -> Estimate:

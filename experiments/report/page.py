@@ -26,7 +26,8 @@ from experiments.report.figures import (
     style_of,
     training,
 )
-from experiments.results import RUNS_FOR_A_CLAIM, Results, RunResult, run_name
+from experiments.results import Results, RunResult, run_name
+from experiments.summary import RUNS_FOR_A_CLAIM
 from experiments.verdict import RULE
 
 # With more panels than this, a group of figures starts folded.

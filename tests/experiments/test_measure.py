@@ -68,15 +68,13 @@ def test_the_neutral_reference_takes_out_what_any_fine_tuning_does(space: Person
     assert np.allclose(arrays["shift"][1], along(pirate=0.6, new=0.8), atol=0.02)
 
 
-def test_the_verdict_uses_the_space_without_the_runs_own_direction(space: PersonaSpace, readings: dict) -> None:  # type: ignore[type-arg]
+def test_a_run_is_also_held_against_the_space_without_the_runs_own_direction(space: PersonaSpace, readings: dict) -> None:  # type: ignore[type-arg]
     facts, _ = measure(space, 1, "pirate", readings, "neutral")
     neutral = facts["references"]["neutral"]["texts"]["neutral"]
     assert neutral["own_removed"]["share"]["value"] == pytest.approx(0.0, abs=0.01)
     assert neutral["own_removed"]["directions"] == 3
     assert neutral["full"]["share"]["value"] == pytest.approx(0.36, abs=0.02)
-    assert facts["verdict"] == "share at chance"
-    whole, _ = measure(space, 1, None, readings, "neutral")
-    assert whole["verdict"] == "share above chance"
+    assert neutral["own_removed"]["effect"]["high"] < 0.1
 
 
 def test_the_trait_effect_is_paired_by_question(readings: dict) -> None:  # type: ignore[type-arg]
@@ -89,8 +87,8 @@ def test_the_trait_effect_is_paired_by_question(readings: dict) -> None:  # type
 
 def test_a_layer_without_directions_has_no_share_and_says_so(space: PersonaSpace, readings: dict) -> None:  # type: ignore[type-arg]
     facts, _ = measure(space, 0, None, readings, "neutral")
-    assert facts["verdict"] is None
-    assert "no persona space at this layer" in facts["why"]
+    assert "no persona space at this layer" in facts["no_space"]
+    assert measure(space, 1, None, readings, "neutral")[0]["no_space"] is None
     assert facts["by_layer"]["share"][0] is None
     assert facts["by_layer"]["share"][1] is not None
 

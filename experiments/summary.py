@@ -1,0 +1,262 @@
+"""What a study found: the numbers of every run, what runs say together, and the verdicts."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data.library import NEUTRAL
+from experiments.measure import outcomes_of
+from experiments.results import Results, RunResult
+from experiments.verdict import Carried, Evidence, Verdict, verdict
+from probes.corrections import benjamini_hochberg
+from probes.mediation import INSIDE, OUTSIDE, WHOLE, mediate
+from probes.shift import cross_run_share
+from probes.space import span
+from probes.stats import Estimate, crossed_interval, mean_interval, standard_error
+
+NEAREST = 5
+RUNS_FOR_A_CLAIM = 3
+MEDIATION_KEYS = (
+    "sufficiency", "necessity", "mediated", "carried", "mediated_of_carried", "null_mean", "null_matched", "complement", "shapley",
+)  # fmt: skip
+
+
+def summarise(results: Results) -> dict[str, Any]:
+    """Return a study's answer for machines: what was not measured is null with a reason, never NaN."""
+    layer, space = results.index["layer"], results.space
+    directions = [
+        {
+            "trait": name,
+            "reliability": float(space["reliability"][i, layer]),
+            "null_reliability": float(space["null_reliability"][i, layer]),
+            "found": bool(space["found"][i, layer] > 0.5),
+        }
+        for i, name in enumerate(results.library)
+    ]
+    adjusted = _adjusted(results.runs)
+    judged = [_judged(run, p) for run, p in zip(results.runs, adjusted, strict=True)]
+    rows = [
+        _row(run, p, each, provisional=not _claimable(results, run)) for run, p, each in zip(results.runs, adjusted, judged, strict=True)
+    ]
+    study = results.index["study"]
+    return {
+        "study": study["name"],
+        **{key: study[key] for key in ("question", "expects", "refuted_by")},
+        **{key: results.index[key] for key in ("model", "dtype", "layer", "depth")},
+        **results.chat,
+        "directions": directions,
+        "runs": rows,
+        "groups": _groups(results, adjusted, judged),
+    }
+
+
+def _own_removed(run: RunResult) -> Mapping[str, Any] | None:
+    """Return a run's headline reading: plain answers, against its headline reference, without its own direction."""
+    if run.facts is None or "share" in run.entry["missing"]:
+        return None
+    found: Mapping[str, Any] | None = run.facts["references"][run.facts["reference"]]["texts"]["neutral"]["own_removed"]
+    return found
+
+
+def _adjusted(runs: Sequence[RunResult]) -> list[float | None]:
+    """Return every run's p against N1, corrected for all runs of the study."""
+    readings = [_own_removed(run) for run in runs]
+    return benjamini_hochberg([reading["p"] if reading and reading["share"] else None for reading in readings])
+
+
+def _analysis(run: RunResult, text: str) -> Mapping[str, Any] | None:
+    """Return a run's mediation analysis of a text at the headline layer, against its headline reference."""
+    facts = run.facts
+    if facts is None:
+        return None
+    where = {"reference": "base" if text == "response" else facts["reference"], "text": text, "layer": facts["layer"]}
+    return next((each for each in facts["mediation"] if where.items() <= each.items()), None)
+
+
+def _headline(run: RunResult) -> Mapping[str, Any] | None:
+    """Return the mediation analysis that the verdict uses: of all tokens, or of the response's where the prompt is the change."""
+    return _analysis(run, "trait") or _analysis(run, "response")
+
+
+def _judged(run: RunResult, p: float | None) -> Verdict | None:
+    """Return a run's verdict; None where there is nothing to judge."""
+    reading = _own_removed(run)
+    if run.facts is None or reading is None:
+        return None
+    effect = run.facts["references"][run.facts["reference"]]["effect"]
+    analysis = _headline(run)
+    return verdict(
+        Evidence(
+            effect=Estimate.from_json(effect) if effect else None,
+            standard_error=effect["standard_error"] if effect else 0.0,
+            share_why=reading["why"],
+            p=1.0 if p is None else p,
+            beyond_chance=Estimate.from_json(reading["effect"]) if reading["effect"] else None,
+            carried=_carried(analysis) if analysis else None,
+        )
+    )
+
+
+def _carried(analysis: Mapping[str, Any]) -> Carried | None:
+    """Return what a mediation analysis says to the verdict; None where it found no effect to share out."""
+    if analysis["why"] is not None:
+        return None
+    share = analysis["mediated_of_carried"]
+    return Carried(
+        layer=analysis["layer"],
+        whole=Estimate.from_json(analysis["shares"][WHOLE]["mediated"]),
+        share=Estimate.from_json(share) if share else None,
+        why=analysis["carried_why"],
+        reading=Estimate.from_json(analysis["shapley"]["reading"]),
+    )
+
+
+def _shares(analysis: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the numbers of a mediation analysis under the names that a summary gives them."""
+    if analysis is None or analysis["why"] is not None:
+        keys = (
+            "sufficiency",
+            "necessity",
+            "mediated",
+            "carried",
+            "mediated_of_carried",
+            "null_mean",
+            "null_matched",
+            "complement",
+            "shapley",
+        )
+        return dict.fromkeys(keys)
+    shares, null = analysis["shares"], analysis["null"]
+    return {
+        **{key: shares[INSIDE][key] for key in ("sufficiency", "necessity", "mediated")},
+        "carried": shares[WHOLE]["mediated"],
+        "mediated_of_carried": analysis["mediated_of_carried"],
+        "null_mean": null and null["mediated"],
+        "null_matched": null and null["matched"],
+        "complement": shares[OUTSIDE]["mediated"],
+        "shapley": analysis["shapley"],
+    }
+
+
+def _row(run: RunResult, p: float | None, judged: Verdict | None, provisional: bool) -> dict[str, Any]:
+    row = {key: run.entry[key] for key in ("arm", "trait", "adapter", "seed", "settings")}
+    keys = (
+        "layer", "reference", "effect", "effect_base", "share", "share_full", "share_base", "share_null_mean", "share_null_high",
+        "share_p", "share_p_adjusted", "share_effect", "share_effect_full", "coordinates", "nearest", "relative_norm", "verdict",
+    )  # fmt: skip
+    row |= dict.fromkeys(keys)
+    row |= _shares(_headline(run)) | {text: _shares(_analysis(run, text)) for text in ("surface", "response")}
+    row |= {"provisional": provisional, "why": None, "missing": dict(run.entry["missing"])}
+    if run.facts is None:
+        return row
+    facts = run.facts
+    # A neutral run with nothing to be read against keeps its reading against the base, and no headline.
+    referenced = "share" not in row["missing"]
+    shift = facts["references"][facts["reference"]]["texts"]["neutral"]
+    base = facts["references"]["base"]["texts"]["neutral"]["own_removed"]
+    own, full = shift["own_removed"], shift["full"]
+    row |= {"layer": facts["layer"], "reference": facts["reference"], "share_base": base and base["share"]}
+    row |= {"coordinates": shift["coordinates"], "relative_norm": shift["relative_norm"]}
+    row["nearest"] = [{"name": name, "cosine": shift["coordinates"][name]} for name in shift["nearest"][:NEAREST]]
+    for key, reference in (("effect", facts["reference"]), ("effect_base", "base")):
+        measured = facts["references"][reference]["effect"]
+        row[key] = {bound: measured[bound] for bound in ("value", "low", "high")} if measured else None
+    if not referenced:
+        row["why"] = row["missing"]["share"]
+        return row
+    if own is None or judged is None:
+        row["why"] = row["missing"]["share"] = facts["no_space"]
+        return row
+    row |= {"verdict": judged.name, "why": judged.why}
+    row |= {"share": own["share"], "share_effect": own["effect"], "share_p": own["p"], "share_p_adjusted": p}
+    row |= {"share_null_mean": own["null_mean"], "share_null_high": own["null_high"]}
+    row |= {"share_full": full["share"], "share_effect_full": full["effect"]}
+    if own["share"] is None:
+        row["missing"]["share"] = own["why"]
+    analysis = _headline(run)
+    if analysis and (analysis["why"] or analysis["carried_why"]):
+        row["missing"]["mediated_of_carried"] = analysis["why"] or analysis["carried_why"]
+    return row
+
+
+def _alike(run: RunResult) -> list[Any]:
+    """Return what runs that differ in their seed alone have in common."""
+    return [run.entry[key] for key in ("arm", "trait", "adapter", "settings")]
+
+
+def _claimable(results: Results, run: RunResult) -> bool:
+    """Return whether enough independent runs stand behind a verdict."""
+    # Neutral runs are read against one another in a circle, so that they are not independent.
+    return run.entry["trait"] != NEUTRAL and sum(_alike(other) == _alike(run) for other in results.runs) >= RUNS_FOR_A_CLAIM
+
+
+def _groups(results: Results, adjusted: Sequence[float | None], judged: Sequence[Verdict | None]) -> list[dict[str, Any]]:
+    """Return what runs of several seeds say together: the run is the unit."""
+    groups = []
+    numbered = list(enumerate(results.runs))
+    for _, members in itertools.groupby(numbered, key=lambda each: _alike(each[1])):
+        some = [(i, run) for i, run in members if run.facts is not None]
+        runs = [run for _, run in some]
+        # Neutral runs, each read against the next, have mean shifts that sum to zero: over them nothing can be said.
+        if len(runs) < 2 or runs[0].entry["trait"] == NEUTRAL:
+            continue
+        facts = [_own_removed(run) for run in runs]
+        shares = [each["share"]["value"] for each in facts if each and each["share"]]
+        stars = [each["effect"]["value"] for each in facts if each and each["effect"]]
+        entry = runs[0].entry
+        effects = [run.arrays["effects"] for run in runs if "effects" in run.arrays]
+        effect = np.stack(effects) if len(effects) >= 2 else None
+        star = mean_interval(stars) if len(stars) >= 2 else None
+        analysis = _joint(runs, "trait") or _joint(runs, "response")
+        together = verdict(
+            Evidence(
+                effect=None if effect is None else crossed_interval(effect),
+                standard_error=0.0 if effect is None else standard_error(effect),
+                share_why=None if star else f"too noisy: {len(stars)} of {len(runs)} runs pass the gates of the share",
+                # All runs must reject: the largest of their corrected p.
+                p=max(1.0 if (p := adjusted[i]) is None else p for i, _ in some),
+                beyond_chance=star,
+                carried=_carried(analysis) if analysis else None,
+            )
+        )
+        groups.append(
+            {key: entry[key] for key in ("arm", "trait", "settings")}
+            | {
+                "runs": len(runs),
+                "runs_past_the_gates": len(shares),
+                "effect": None if effect is None else crossed_interval(effect).to_json(),
+                "share": mean_interval(shares).to_json() if len(shares) >= 2 else None,
+                "share_effect": star.to_json() if star else None,
+                "share_across_runs": _common_share(results, runs),
+                **_shares(analysis),
+                **{text: _shares(_joint(runs, text)) for text in ("surface", "response")},
+                "verdict": together.name,
+                "why": together.why,
+                "provisional": len(runs) < RUNS_FOR_A_CLAIM,
+                "verdicts": [each.name if (each := judged[i]) else None for i, _ in some],
+            }
+        )
+    return groups
+
+
+def _joint(runs: Sequence[RunResult], text: str) -> Mapping[str, Any] | None:
+    """Return one mediation analysis of several runs that answered the same questions, with intervals over runs × questions."""
+    each = [_analysis(run, text) for run in runs]
+    arms = [analysis["arms"] for analysis in each if analysis]
+    if len(arms) < len(runs) or any(some != arms[0] for some in arms):
+        return None
+    scores = np.stack([run.arrays[analysis["outcomes"]] for run, analysis in zip(runs, each, strict=True) if analysis], axis=1)
+    return {"layer": runs[0].facts["layer"] if runs[0].facts else None, **mediate(outcomes_of(arms[0], scores)).to_json()}
+
+
+def _common_share(results: Results, runs: Sequence[RunResult]) -> float | None:
+    """Return the share that runs have in common, in the space without their own direction."""
+    layer = runs[0].facts["layer"] if runs[0].facts else results.index["layer"]
+    found = results.space["found"][:, layer] > 0.5
+    members = [i for i, name in enumerate(results.library) if found[i] and name != runs[0].entry["own"]]
+    if not members:
+        return None
+    means = np.stack([run.arrays["shift"][layer] for run in runs]).astype(np.float64)
+    return cross_run_share(means, span(results.space["vectors"][members, layer].astype(np.float64)))
