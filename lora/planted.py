@@ -1,25 +1,21 @@
-"""Changes whose answer is known: planted in activations, or made of random weights.
+"""Planted changes: shifts of activations whose share inside the persona space is known.
 
 A measurement is trusted once it has found what was put there. A plant is a shift of which the share α lies along a
 persona direction u and the rest along a direction w outside the persona space, with a real run's size and a real run's
-noise. The control beside it is a LoRA with random weights, which changes a model as much as a real run does.
+noise.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
-from peft.helpers import rescale_adapter_scale
-from safetensors.torch import load_file, save_file
-from scipy import optimize, stats
+from scipy import stats
 from torch import nn
 
 from data.chat import Encoded
 from data.errors import InputError
-from lora.models import Loaded, adapted, copy_adapter_config
 from probes.capture import Spec, read_variants
 from probes.hooks import OnBlock
 from probes.shift import Share, share_inside
@@ -113,26 +109,30 @@ class Trial:
     Attributes:
         alpha: α.
         target: the share of the noiseless plant in a space that was made of other questions and contrast pairs.
+        held: its share in the very space that it is looked for in.
         found: F̂, its interval and its gate.
     """
 
     alpha: float
     target: float
+    held: float
     found: Share
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How well the share of plants was found.
+    """How well the share of plants was found; None where no draw counts.
 
     Attributes:
         alpha: α.
         gated: only plants that passed the gate count.
         draws: how many count. Without the gate, those whose share cannot be computed (nothing is left of them once
             their noise is taken out) are not among them.
-        error: mean |F̂ − target|; None where no draw counts.
-        bias: mean of F̂ − target; likewise.
-        coverage: how many of the intervals hold the target; likewise.
+        error: mean |F̂ − target|.
+        bias: mean of F̂ − target.
+        bias_of_space: the part of it that is not the estimate's: mean of held − target, what the two spaces differ by.
+        coverage: how many of the intervals hold the target.
+        coverage_held: how many hold what the space itself has of the plant.
     """
 
     alpha: float
@@ -140,7 +140,9 @@ class Accuracy:
     draws: int
     error: float | None
     bias: float | None
+    bias_of_space: float | None
     coverage: float | None
+    coverage_held: float | None
 
 
 def calibrate(ground: Ground, other_DK: FloatArray, alphas: Sequence[float], draws: int, rng: np.random.Generator) -> list[Trial]:
@@ -164,8 +166,8 @@ def calibrate(ground: Ground, other_DK: FloatArray, alphas: Sequence[float], dra
     for alpha in alphas:
         for _ in range(draws):
             b_D, shifts_nD = ground.planted(alpha, rng)
-            target = float(np.sum((b_D @ other_DK) ** 2) / (b_D @ b_D))
-            trials.append(Trial(alpha, target, share_inside(shifts_nD, ground.basis_DK)))
+            target, held = (float(np.sum((b_D @ basis_DK) ** 2) / (b_D @ b_D)) for basis_DK in (other_DK, ground.basis_DK))
+            trials.append(Trial(alpha, target, held, share_inside(shifts_nD, ground.basis_DK)))
     return trials
 
 
@@ -175,11 +177,15 @@ def accuracy(trials: Sequence[Trial]) -> list[Accuracy]:
     for alpha in dict.fromkeys(trial.alpha for trial in trials):
         for gated in (False, True):
             some = [t for t in trials if t.alpha == alpha and (t.found.why is None or not gated) and np.isfinite(t.found.estimate.value)]
-            errors = np.array([t.found.estimate.value - t.target for t in some])
-            covered = [t.found.estimate.low <= t.target <= t.found.estimate.high for t in some]
-            facts = (float(np.abs(errors).mean()), float(errors.mean()), float(np.mean(covered))) if some else (None, None, None)
-            out.append(Accuracy(alpha, gated, len(some), *facts))
+            means: list[float | None] = [fmean(column) for column in zip(*map(_misses, some), strict=True)] or [None] * 5
+            out.append(Accuracy(alpha, gated, len(some), *means))
     return out
+
+
+def _misses(trial: Trial) -> tuple[float, ...]:
+    e = trial.found.estimate
+    miss = e.value - trial.target
+    return abs(miss), miss, trial.held - trial.target, e.low <= trial.target <= e.high, e.low <= trial.held <= e.high
 
 
 @dataclass(frozen=True)
@@ -281,67 +287,6 @@ def later_curve(
         )
     scaled = [(f - zero) / (one - zero) for f in raw]
     return LaterCurve(alphas, raw, (zero, one), scaled, float(stats.spearmanr(alphas, raw).statistic))
-
-
-def random_lora(base: Loaded, like: Path, rows: Sequence[Encoded], layer: int, out: Path, seed: int, span: str = "response") -> float:
-    """Write a LoRA with random weights that shifts states as far as a real one does: what any change of that size does.
-
-    Each A and B is Gaussian, with the Frobenius norm of the real adapter's matrix of that name; then all B are scaled
-    together, until the mean shift of the given text has the norm of the real adapter's.
-
-    Args:
-        base: the model.
-        like: folder of the real adapter.
-        rows: the text, one a prompt.
-        layer: where shifts are taken.
-        out: a folder, which receives `adapter_model.safetensors` and `adapter_config.json`.
-        seed: of the weights.
-        span: over which states are averaged.
-
-    Returns:
-        The norm of the mean shift, within 1 % of the real adapter's.
-
-    Raises:
-        InputError: as `lora.models.adapted`; the real adapter holds something else than LoRA matrices, or shifts
-            nothing; no scale gives its norm.
-    """
-    spec = Spec(layers=[layer], spans=[span])
-
-    def norms(model: nn.Module, name: str) -> float:
-        before, after = (reading.states.double() for reading in read_variants(model, rows, [Variant(), Variant(name)], spec))
-        return float((after - before).mean(0).norm())
-
-    with adapted(base, {"real": like}) as model:
-        wanted = norms(model, "real")
-    weights = load_file(like / "adapter_model.safetensors")
-    if other := [key for key in weights if ".lora_A." not in key and ".lora_B." not in key]:
-        raise InputError(f"{like}: a random LoRA is made of A and B alone; this adapter also holds {other[0]!r}")
-    if wanted == 0:
-        raise InputError(f"{like}: this adapter shifts nothing at layer {layer}, so that there is no norm to match")
-    generator = torch.Generator().manual_seed(seed)
-    for key in sorted(weights):
-        drawn = torch.randn(weights[key].shape, generator=generator)
-        weights[key] = (drawn * weights[key].float().norm() / drawn.norm()).to(weights[key].dtype)
-    out.mkdir(parents=True, exist_ok=True)
-    copy_adapter_config(like, out)
-    save_file(weights, out / "adapter_model.safetensors")
-
-    with adapted(base, {"random": out}) as model:
-
-        def beyond(log_scale: float) -> float:
-            with rescale_adapter_scale(model, math.exp(log_scale)):
-                return math.log(norms(model, "random") / wanted)
-
-        # The shift grows about in proportion to the scale, so that in logarithms a secant is almost there at once.
-        found = optimize.root_scalar(beyond, x0=0.0, x1=-beyond(0.0), xtol=1e-3, maxiter=20)
-        off = beyond(found.root)
-    if abs(off) > 0.01:
-        raise InputError(f"{like}: no scale was found at which random weights shift layer {layer} by {wanted:.3g}")
-    for key in weights:
-        if ".lora_B." in key:
-            weights[key] = (weights[key].float() * math.exp(found.root)).to(weights[key].dtype)
-    save_file(weights, out / "adapter_model.safetensors")
-    return wanted * math.exp(off)
 
 
 def _adding(plant_D: FloatArray) -> OnBlock:
