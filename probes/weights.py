@@ -6,9 +6,10 @@ only the inputs that the base gives the layer. Adapted layers that do not write 
 gates) act on the stream by way of the two that do, and are not counted here.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -225,20 +226,17 @@ def _refuse_other_ways(model: nn.Module, at: Sequence[Writer], row: Encoded) -> 
     passed: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     written: dict[int, list[torch.Tensor]] = {writer.layer: [] for writer in at}
 
-    def keeps(layer: int) -> Callable[..., None]:
-        def hook(_block: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor], output: Any) -> None:
-            passed[layer] = args[0] if args else kwargs["hidden_states"], output if isinstance(output, torch.Tensor) else output[0]
+    def keep(layer: int, _block: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor], output: Any) -> None:
+        passed[layer] = args[0] if args else kwargs["hidden_states"], output if isinstance(output, torch.Tensor) else output[0]
 
-        return hook
-
-    def adds(layer: int) -> Callable[..., None]:
-        return lambda _module, _args, output: written[layer].append(output.double())
+    def add(layer: int, _module: nn.Module, _args: Any, output: torch.Tensor) -> None:
+        written[layer].append(output.double())
 
     with ExitStack() as stack:
         for layer in written:
-            stack.callback(blocks[layer].register_forward_hook(keeps(layer), with_kwargs=True).remove)
+            stack.callback(blocks[layer].register_forward_hook(partial(keep, layer), with_kwargs=True).remove)
         for writer in at:
-            stack.callback(writer.module.register_forward_hook(adds(writer.layer)).remove)
+            stack.callback(writer.module.register_forward_hook(partial(add, writer.layer)).remove)
         model(input_ids=torch.tensor([row.input_ids], device=next(model.parameters()).device), use_cache=False)
     for layer, (before, after) in passed.items():
         total = torch.stack(written[layer]).sum(0)
@@ -260,18 +258,15 @@ def _inner_moments(
     deepest = max(writer.layer for some in wanted.values() for writer in some)
     counted_BT = torch.empty(0)
 
-    def adds(key: tuple[str, int, str], A: nn.Linear) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-        def hook(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            x_NI = args[0][counted_BT.to(args[0].device)]
-            inner_NR = nn.functional.linear(x_NI.float(), A.weight.float()).double()
-            sums[key] = sums.get(key, 0) + inner_NR.T @ inner_NR
-
-        return hook
+    def add(key: tuple[str, int, str], A: nn.Linear, _module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        x_NI = args[0][counted_BT.to(args[0].device)]
+        inner_NR = nn.functional.linear(x_NI.float(), A.weight.float()).double()
+        sums[key] = sums.get(key, 0) + inner_NR.T @ inner_NR
 
     with ExitStack() as stack:
         for adapter, some in wanted.items():
             for writer in some:
-                hook = adds((adapter, writer.layer, writer.name), writer.module.lora_A[adapter])
+                hook = partial(add, (adapter, writer.layer, writer.name), writer.module.lora_A[adapter])
                 stack.callback(writer.module.register_forward_pre_hook(hook).remove)
         for members in by_length([len(row) for row in rows], token_budget):
             # Padding is on the right, where no real token looks: any token will do, and no mask is needed.
