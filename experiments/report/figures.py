@@ -66,7 +66,7 @@ def cosine_bars(id: str, style: Style, cosines: Mapping[str, float], own: str | 
     trace = {
         "type": "bar",
         "orientation": "h",
-        "x": [_round(cosines[name]) for name in names],
+        "x": [rounded(cosines[name]) for name in names],
         "y": list(range(len(names))),
         "text": [f"{cosines[name]:.2f}".replace("-", "−") for name in names],
         "textposition": "outside",
@@ -77,7 +77,7 @@ def cosine_bars(id: str, style: Style, cosines: Mapping[str, float], own: str | 
     low, high = min([0.0, *cosines.values()]), max([0.0, *cosines.values()])
     # Room for the numbers beyond the bars; those on the left stand between the bars and the names.
     room = 0.3 * max(high - low, 0.2)
-    layout = _layout(height=60 + 25 * max(len(names), 2), left=10)
+    layout = layout_of(height=60 + 25 * max(len(names), 2), left=10)
     layout["xaxis"] |= {"range": [low - room if low < 0 else 0, high + 0.6 * room], "zeroline": True, "zerolinecolor": GREY, "nticks": 5}
     layout["yaxis"] |= {"tickvals": trace["y"], "ticktext": [_label(name) + marks[name] for name in names], "showgrid": False}
     return Figure(id, "Signed cosines: " + ", ".join(f"{name} {cosines[name]:.2f}" for name in reversed(names)), [trace], layout)
@@ -92,10 +92,10 @@ def share_by_layer(id: str, style: Style, curve: Mapping[str, Numbers], layer: i
         _band(curve["low"], curve["high"], style.colour, "95 % interval", opacity=0.3),
         _line(at, curve["share"], "share F", style.colour, "solid", markers=True),
     ]
-    layout = _layout(height=245, x="layer", y="share F")
+    layout = layout_of(height=245, x="layer", y="share F")
     layout["yaxis"] |= {"range": list(limits)}
     layout["xaxis"] |= _layer_axis(len(at))
-    layout["shapes"] = [_vertical(layer)]
+    layout["shapes"] = [vertical(layer)]
     alt = f"Share F at layer {layer}: {_words(curve['share'], layer)}; N1 mean {_words(curve['null_mean'], layer)}"
     return Figure(id, alt, data, layout)
 
@@ -114,7 +114,7 @@ def cosines_by_layer(id: str, projections: Mapping[str, Numbers], layer: int, ow
     depth = max((len(values) for values in projections.values()), default=0)
     trace = {
         "type": "heatmap",
-        "z": [[_round(value) for value in projections[name]] for name in names],
+        "z": [[rounded(value) for value in projections[name]] for name in names],
         "x": list(range(depth)),
         "y": list(range(len(names))),
         "text": [[_label(name)] * depth for name in names],
@@ -124,11 +124,11 @@ def cosines_by_layer(id: str, projections: Mapping[str, Numbers], layer: int, ow
         "zmax": 1,
         "colorbar": {"thickness": 10, "outlinewidth": 0, "tickvals": [-1, 0, 1], "title": {"text": "cosine", "side": "right"}},
     }
-    layout = _layout(height=90 + 22 * max(len(names), 3), x="layer", left=10)
+    layout = layout_of(height=90 + 22 * max(len(names), 3), x="layer", left=10)
     layout["xaxis"] |= _layer_axis(depth) | {"showgrid": False}
     labels = [_label(name) + (" (own)" if name == own else "") for name in names]
     layout["yaxis"] |= {"tickvals": trace["y"], "ticktext": labels, "showgrid": False}
-    layout["shapes"] = [_vertical(layer)]
+    layout["shapes"] = [vertical(layer)]
     here = ", ".join(f"{name} {_words(projections[name], layer)}" for name in reversed(names))
     return Figure(id, f"Signed cosines at layer {layer}: {here}", [trace], layout)
 
@@ -141,7 +141,7 @@ def training(id: str, runs: Sequence[tuple[str, Style, Sequence[Mapping[str, flo
         data.append(_line([point["step"] for point in points], [point["loss"] for point in points], _label(name), style.colour, style.dash))
         # A run of a single step is a point, not a line.
         data[-1] |= {"mode": "lines" if len(points) > 1 else "markers", "hovertemplate": "step %{x}: %{y:.3f}"}
-    layout = _layout(height=330, x="step", y="loss")
+    layout = layout_of(height=330, x="step", y="loss")
     ends = ", ".join(f"{name} {curve[-1]['loss']:.2f}" for name, _, curve in runs if curve and curve[-1].get("loss") is not None)
     return Figure(id, f"Training loss by step; at the end: {ends}", data, layout)
 
@@ -152,10 +152,10 @@ def reliability_by_layer(id: str, values: FloatArray, null: FloatArray, found: F
     line = _line(at, [_finite(v) for v in values], "reliability", GREY, "solid", markers=True)
     line["marker"] = {"size": 6, "symbol": ["circle" if f > 0.5 else "circle-open" for f in found], "color": GREY}
     data = [_line(at, [_finite(v) for v in null], "N1, 95 %", GREY, "2px,3px", width=1.2), line]
-    layout = _layout(height=215, x="layer", y="reliability")
+    layout = layout_of(height=215, x="layer", y="reliability")
     layout["yaxis"] |= {"range": [min([-0.25, *(float(v) - 0.05 for v in values if abs(v) <= 1)]), 1.04], "tickvals": [0, 0.5, 1]}
     layout["xaxis"] |= _layer_axis(len(at))
-    layout["shapes"] = [_horizontal(THRESHOLD), _vertical(layer)]
+    layout["shapes"] = [_horizontal(THRESHOLD), vertical(layer)]
     here = f"reliability {_words([_finite(v) for v in values], layer)}, N1 95 % {_words([_finite(v) for v in null], layer)}"
     return Figure(id, f"At layer {layer}: {here}; found at {int((found > 0.5).sum())} of {len(at)} layers", data, layout)
 
@@ -165,7 +165,8 @@ def _label(text: str) -> str:
     return html.escape(short, quote=False)
 
 
-def _round(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
+    """Return a number as figures hold it."""
     return None if value is None else round(float(value), 4)
 
 
@@ -184,7 +185,7 @@ def _line(x: Sequence[float], y: Numbers, name: str, colour: str, dash: str, wid
         # Points show a layer whose neighbours were not measured.
         "mode": "lines+markers" if markers or len(x) == 1 else "lines",
         "x": list(x),
-        "y": [_round(value) for value in y],
+        "y": [rounded(value) for value in y],
         "name": name,
         "line": {"color": colour, "dash": dash, "width": width},
         "marker": {"size": 4, "color": colour},
@@ -211,7 +212,7 @@ def _band(low: Numbers, high: Numbers, colour: str, name: str, opacity: float = 
         "type": "scatter",
         "mode": "lines",
         "x": x[:-1],
-        "y": [_round(value) for value in y[:-1]],
+        "y": [rounded(value) for value in y[:-1]],
         "fill": "toself",
         "fillcolor": colour,
         "opacity": opacity,
@@ -221,7 +222,8 @@ def _band(low: Numbers, high: Numbers, colour: str, name: str, opacity: float = 
     }
 
 
-def _vertical(layer: int) -> dict[str, Any]:
+def vertical(layer: float | None) -> dict[str, Any]:
+    """Return an upright dashed line."""
     line = {"color": GREY, "width": 1, "dash": "6px,4px"}
     return {"type": "line", "yref": "paper", "x0": layer, "x1": layer, "y0": 0, "y1": 1, "line": line}
 
@@ -235,7 +237,8 @@ def _layer_axis(depth: int) -> dict[str, Any]:
     return {"range": [-0.6, max(depth, 1) - 0.4], "tickformat": "d", "nticks": max(2, min(depth, 8))}
 
 
-def _layout(height: int, x: str = "", y: str = "", left: int = 46) -> dict[str, Any]:
+def layout_of(height: int, x: str = "", y: str = "", left: int = 46) -> dict[str, Any]:
+    """Return what all figures have in common."""
     clear = "rgba(0,0,0,0)"
     axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "fixedrange": True}
     return {

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from experiments.report import mediation
 from experiments.report.figures import (
     THRESHOLD,
     Figure,
@@ -36,9 +37,14 @@ LARGEST = 3
 
 _ABSOLUTE = re.compile(r"[/\\]|~\w*[/\\]|[A-Za-z]:[/\\]")
 _PLAIN = {
+    "along existing persona directions": "most of the behaviour change that this layer carries goes through the base model's own persona directions",
+    "new directions": "the change in behaviour goes through directions that the base model did not use",
+    "existing, but not in the library": "the change in behaviour goes through directions that the base model uses and the library lacks",
+    "mixed": "a part of the behaviour change goes through the base model's own persona directions, and a part does not",
+    "carried elsewhere": "the state at this layer carries too little of the change in behaviour to ask what part of it does",
     "share above chance": "more of the change lies along persona directions that the base model already had than chance explains",
     "share at chance": "no more of the change lies along the base model's persona directions than chance explains",
-    "undecided": "it stays open whether more of the change lies along the base model's persona directions than chance explains",
+    "undecided": "it stays open how much of the change goes along persona directions that the base model already had",
     "too noisy": "the shift is too noisy to say how much of it lies along the base model's persona directions",
     "no trait change": "the trait itself did not clearly change, so there is no change to explain",
 }
@@ -107,6 +113,12 @@ def _run(
         figures["nearest"] = cosine_bars(f"nearest-{number}", style, coordinates, own, found)
     if facts:
         figures["share"] = share_by_layer(f"share-{number}", style, facts["by_layer"], facts["layer"], limits)
+        drawn = {
+            "mediation": mediation.shares_of_parts(f"mediation-{number}", style, facts),
+            "shapley": mediation.shapley_bars(f"shapley-{number}", facts),
+            "mediation_layers": mediation.shares_by_layer(f"mediation-layers-{number}", style, facts),
+        }
+        figures |= {name: figure for name, figure in drawn.items() if figure}
         if any(facts["projections"].values()):
             figures["cosines"] = cosines_by_layer(f"cosines-{number}", facts["projections"], facts["layer"], own)
     base = dict(zip(results.index["questions"], results.base_answers, strict=False))
@@ -123,6 +135,7 @@ def _run(
         "reasons": list(reasons),
         "largest": sorted(coordinates.items(), key=lambda item: -abs(item[1]))[:LARGEST],
         "readings": list(_readings(facts)) if facts else [],
+        "mediation": list(mediation.rows(facts)) if facts else [],
         "answers": [
             {"question": question, "base": base.get(question), "run": answer}
             for question, answer in zip_longest(run.entry["questions"], run.answers)

@@ -13,6 +13,11 @@ from data.library import NEUTRAL
 from experiments.results import run_name
 
 _STYLES = {
+    "along existing persona directions": "bold green",
+    "new directions": "bold magenta",
+    "existing, but not in the library": "magenta",
+    "mixed": "cyan",
+    "carried elsewhere": "yellow",
     "share above chance": "bold green",
     "share at chance": "bold cyan",
     "undecided": "yellow",
@@ -50,7 +55,7 @@ def render(summary: Mapping[str, Any]) -> RenderableType:
 def _runs(summary: Mapping[str, Any]) -> Table:
     title = f"{summary['model']}, layer {summary['layer']} of {summary['depth']}, {summary['dtype']}"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="dim", pad_edge=False)
-    for column in ("run", "trait score", "share F", "chance", "F* [95 %]", "p", "nearest", "verdict"):
+    for column in ("run", "trait score", "share F", "chance", "F* [95 %]", "p", "C [95 %]", "nearest", "verdict"):
         table.add_column(
             column, justify="left" if column in ("run", "nearest", "verdict") else "right", no_wrap=column not in ("verdict", "nearest")
         )
@@ -63,6 +68,7 @@ def _runs(summary: Mapping[str, Any]) -> Table:
             f"{row['share_null_mean']:.2f}" if row["share_null_mean"] is not None else "–",
             _interval(row["share_effect"]),
             f"{row['share_p']:.3f}" if row["share_p"] is not None else "–",
+            _interval(row["mediated_of_carried"]),
             ", ".join(f"{n['name']}{'' if n['name'] in found else '†'} {n['cosine']:.2f}" for n in (row["nearest"] or [])[:2]) or "–",
             _verdict(row),
         )
@@ -71,8 +77,8 @@ def _runs(summary: Mapping[str, Any]) -> Table:
 
 def _groups(summary: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="over runs (the run is the unit)", title_justify="left", title_style="dim", pad_edge=False)
-    for column in ("arm", "runs", "trait score [95 %]", "F* [95 %]", "share across runs"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
+    for column in ("arm", "runs", "trait score [95 %]", "F* [95 %]", "share across runs", "C [95 %]", "verdict"):
+        table.add_column(column, justify="left" if column in ("arm", "verdict") else "right")
     for group in summary["groups"]:
         across = group["share_across_runs"]
         table.add_row(
@@ -81,6 +87,8 @@ def _groups(summary: Mapping[str, Any]) -> Table:
             _interval(group["effect"]),
             _interval(group["share_effect"]),
             "–" if across is None else f"{across:.2f}",
+            _interval(group["mediated_of_carried"]),
+            _verdict(group),
         )
     return table
 
@@ -89,8 +97,12 @@ def _number(estimate: Mapping[str, float] | None, signed: bool = False) -> str:
     return "–" if estimate is None else format(estimate["value"], "+.2f" if signed else ".2f")
 
 
-def _interval(estimate: Mapping[str, float] | None) -> str:
-    return "–" if estimate is None else f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+def _interval(estimate: Mapping[str, float | None] | None) -> str:
+    if estimate is None:
+        return "–"
+    # A null bound is an infinite one.
+    low, high = ("∞" if bound is None else f"{bound:.2f}" for bound in (estimate["low"], estimate["high"]))
+    return f"{estimate['value']:.2f} [{'−' if low == '∞' else ''}{low}, {high}]"
 
 
 def _is_reference(row: Mapping[str, Any]) -> bool:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.measure import PROMPT_LAST, RESPONSE, PersonaSpace, against, curve, measure, null_curve, trait_effect
+from experiments.measure import PROMPT_LAST, RESPONSE, Mediated, PersonaSpace, against, curve, measure, null_curve, trait_effect
 from probes.stats import FloatArray
 
 LAYERS, WIDTH, PROMPTS = 3, 64, 24
@@ -161,4 +161,28 @@ def test_a_layer_at_which_nothing_moves_gives_null_and_never_nan(space: PersonaS
     ] * 7
     assert facts["projections"]["pirate"][1] is None
     assert facts["projections"]["pirate"][2] is not None
-    assert facts["verdict"] == "too noisy"
+
+
+def test_mediation_is_measured_of_whatever_arms_were_run(space: PersonaSpace, readings: dict, rng: np.random.Generator) -> None:  # type: ignore[type-arg]
+    y0 = rng.standard_normal(PROMPTS)
+    effect = 1 + 0.1 * rng.standard_normal(PROMPTS)
+    shares = {"before": 0.0, "after": 1.0, "inside.into": 0.4, "inside.out": 0.6, "outside.into": 0.4, "outside.out": 0.6}
+    shares |= {
+        "whole.into": 0.8,
+        "whole.out": 0.2,
+        "draw0.into": 0.1,
+        "draw0.out": 0.9,
+        "draw1.into": 0.1,
+        "draw1.out": 0.9,
+        "dose0.5": 0.2,
+    }
+    scores = np.stack([y0 + share * effect for share in shares.values()])
+    mediated = [Mediated("neutral", "trait", 1, list(shares), scores, {"inside": 0.5}), Mediated("base", "trait", 1, [], scores[:0], {})]
+    facts, arrays = measure(space, 1, None, readings, "neutral", mediated)
+    json.dumps(facts, allow_nan=False)
+    # Where there is no space no arm was run.
+    [found] = facts["mediation"]
+    assert (found["reference"], found["text"], found["layer"]) == ("neutral", "trait", 1)
+    assert found["mediated_of_carried"]["value"] == pytest.approx((0.4 - 0.1) / (0.8 - 0.1))
+    assert found["doses"] == [{"scale": 0.5, "value": pytest.approx(0.2), "low": pytest.approx(0.2), "high": pytest.approx(0.2)}]
+    assert np.array_equal(arrays[found["outcomes"]], scores)

@@ -9,10 +9,14 @@ import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
+from experiments.measure import outcomes_of
 from experiments.report.figures import DASHES, PALETTE, limits_of, share_by_layer, style_of
 from experiments.report.page import page
-from experiments.results import Results, RunResult, summarise
+from experiments.results import Results, RunResult
+from experiments.summary import summarise
 from experiments.verdict import RULE
+from probes.mediation import mediate
+from probes.stats import FloatArray
 
 HOSTILE = "<script>alert(1)</script>"
 QUESTIONS = ["Why?", 'What about "<b>" & co?']
@@ -66,9 +70,41 @@ def facts(
         "references": {"base": reading} | ({"neutral": reading} if neutral else {}),
         "by_layer": dict.fromkeys(("share", "low", "high", "p"), values) | {"null_mean": null, "null_high": null},
         "projections": {name: [0.1 * i - 0.1] * depth for i, name in enumerate(LIBRARY)},
-        "verdict": None if empty else "too noisy" if share is None else "share above chance",
-        "why": "no persona space at this layer" if empty else why or "p = 0.001",
+        "no_space": "no persona space at this layer: no direction of the library was found" if empty else None,
+        "mediation": [],
     }
+
+
+ARMS = [
+    "before",
+    "after",
+    *(f"{part}.{way}" for part in ("inside", "outside", "whole", "own", "draw0", "draw1") for way in ("into", "out")),
+    "dose0.5",
+]
+
+
+def outcomes(inside: float, seed: int) -> FloatArray:
+    """Y of every arm: the whole state mediates .8 of an effect of about one, of which the space `inside`."""
+    generator = np.random.default_rng(seed)
+    before, effect = generator.standard_normal(24), 1 + 0.1 * generator.standard_normal(24)
+    shares = [0.0, 1.0]
+    for share in (inside, 0.8 - inside, 0.8, inside / 2, 0.05, 0.07):
+        shares += [share, 1 - share]
+    return np.stack([before + share * effect + 0.02 * generator.standard_normal(24) for share in (*shares, inside / 2)])
+
+
+def mediated(inside: float, seed: int = 0, **changed: Any) -> RunResult:
+    """A run whose behaviour was mediated, on held-out and on training-like text and at two layers."""
+    measured = facts()
+    found = run(measured, seed=seed, **changed)
+    for i, (text, layer, share) in enumerate((("trait", 3, inside), ("surface", 3, inside / 2), ("trait", 2, inside))):
+        scores = outcomes(share, seed + i)
+        key = {"reference": "neutral", "text": text, "layer": layer, "arms": ARMS, "outcomes": f"outcomes.{i}", "moved": {}}
+        measured["mediation"].append(key | mediate(outcomes_of(ARMS, scores)).to_json())
+        found.arrays[f"outcomes.{i}"] = scores  # type: ignore[index]
+        if i == 0:
+            found.arrays["effects"] = scores[1] - scores[0]  # type: ignore[index]
+    return found
 
 
 def run(measured: dict[str, Any] | None, trait: str | None = "pirate", arm: str = "sft", seed: int = 0, **entry: Any) -> RunResult:
@@ -259,7 +295,50 @@ def test_seeds_make_groups() -> None:
     html = rendered(study(*(run(facts(), seed=seed) for seed in range(3))))
     assert "The run is the unit" in Elements(html).text
     assert "share above chance × 3" in Elements(html).text
+    assert "C = " not in Elements(html).text
     assert 'class="provisional"' not in html
+
+
+def test_mediation_decides_the_verdict_and_is_shown() -> None:
+    html = rendered(study(*(mediated(0.6, seed=seed) for seed in range(3))))
+    elements = Elements(html)
+    assert "along existing persona directions × 3" in elements.text
+    assert "most of the behaviour change that this layer carries" in elements.text
+    figures = elements.figures()
+    assert {"mediation-0", "shapley-0", "mediation-layers-0"} <= set(figures)
+    assert sorted(elements.plots()) == sorted(figures)
+    for spec in figures.values():
+        go.Figure(spec)
+    share = next(str(attrs["aria-label"]) for _, attrs in elements.tags if attrs.get("id") == "mediation-0")
+    assert re.search(r"persona space 0\.(59|60|61); own direction 0\.(29|30|31)", share)
+    assert "training-like answers" in elements.text
+
+
+def test_a_summary_holds_every_share_of_the_effect() -> None:
+    summary = summarise(study(*(mediated(0.3, seed=seed) for seed in range(3))))
+    for row in (*summary["runs"], *summary["groups"]):
+        assert row["mediated"]["value"] == pytest.approx(0.3, abs=0.03)
+        assert row["carried"]["value"] == pytest.approx(0.8, abs=0.03)
+        assert row["mediated_of_carried"]["value"] == pytest.approx((0.3 - 0.06) / (0.8 - 0.06), abs=0.03)
+        assert row["complement"]["value"] == pytest.approx(0.5, abs=0.03)
+        assert row["surface"]["mediated"]["value"] == pytest.approx(0.15, abs=0.03)
+        assert sum(share["value"] for share in row["shapley"].values()) == pytest.approx(1)
+        assert row["response"]["mediated"] is None
+        assert row["verdict"] == "mixed"
+        assert not row["provisional"]
+    json.dumps(summary, allow_nan=False)
+
+
+def test_p_is_corrected_for_the_runs_of_the_study() -> None:
+    runs = [mediated(0.6, seed=seed) for seed in range(3)]
+    for result, p in zip(runs, (0.01, 0.04, 0.9), strict=True):
+        assert result.facts is not None
+        result.facts["references"]["neutral"]["texts"]["neutral"]["own_removed"]["p"] = p
+    summary = summarise(study(*runs))
+    assert [row["share_p_adjusted"] for row in summary["runs"]] == pytest.approx([0.03, 0.06, 0.9])
+    assert [row["verdict"] for row in summary["runs"]] == ["along existing persona directions", "undecided", "undecided"]
+    # All runs must reject before the group does.
+    assert summary["groups"][0]["verdict"] == "undecided"
 
 
 def test_one_layer_and_no_space() -> None:

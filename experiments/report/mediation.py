@@ -1,0 +1,161 @@
+"""What mediates a run's change, as figures and table rows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from experiments.report.figures import GREY, PALETTE, Figure, Style, layout_of, rounded, vertical
+
+TEXTS = {
+    "trait": "held-out answers",
+    "surface": "training-like answers",
+    "response": "held-out answers, response tokens alone",
+}
+_PARTS = {
+    "inside": "persona space",
+    "own": "own direction",
+    "full": "space with the own direction",
+    "everywhere": "persona space, all layers",
+    "outside": "all but the persona space",
+    "whole": "whole state",
+}
+_PLAYERS = {
+    "existing": ("existing directions", PALETTE[0]),
+    "new": ("other directions", PALETTE[4]),
+    "reading": ("reading above the layer", GREY),
+}
+
+
+def headline(facts: Mapping[str, Any], text: str) -> Mapping[str, Any] | None:
+    """Return the analysis of a text at the headline layer against the headline reference, if it found an effect to share out."""
+    reference = "base" if text == "response" else facts["reference"]
+    key = {"reference": reference, "text": text, "layer": facts["layer"]}
+    found = next((each for each in facts["mediation"] if key.items() <= each.items()), None)
+    return found if found and found["why"] is None else None
+
+
+def shares_of_parts(id: str, style: Style, facts: Mapping[str, Any]) -> Figure | None:
+    """Draw the mediated share of each part of the state with its interval, against what chance mediates; one mark a text."""
+    analyses = {text: found for text in TEXTS if (found := headline(facts, text))}
+    if not analyses:
+        return None
+    parts = [part for part in _PARTS if any(part in each["shares"] for each in analyses.values())][::-1]
+    data: list[dict[str, Any]] = []
+    shapes: list[dict[str, Any]] = []
+    step = 0.22
+    for number, (text, analysis) in enumerate(analyses.items()):
+        there = [part for part in parts if part in analysis["shares"]]
+        at = [parts.index(part) + step * ((len(analyses) - 1) / 2 - number) for part in there]
+        shares = [analysis["shares"][part]["mediated"] for part in there]
+        data.append(_marks(at, shares, TEXTS[text], style.colour, "circle" if number == 0 else "circle-open"))
+        if analysis["null"]:
+            shapes.append(vertical(rounded(analysis["null"]["mediated"])) | {"line": {"color": GREY, "width": 1, "dash": _dash(number)}})
+    layout = layout_of(height=70 + 34 * len(parts), x="mediated share of the effect", left=10)
+    layout["yaxis"] |= {"tickvals": list(range(len(parts))), "ticktext": [_PARTS[part] for part in parts], "showgrid": False}
+    layout["xaxis"] |= {"zeroline": True, "zerolinecolor": GREY}
+    layout["shapes"] = shapes
+    first = next(iter(analyses))
+    words = "; ".join(
+        f"{_PARTS[part]} {analyses[first]['shares'][part]['mediated']['value']:.2f}"
+        for part in parts[::-1]
+        if part in analyses[first]["shares"]
+    )
+    return Figure(id, f"Mediated share of the effect on {TEXTS[first]}: {words}", data, layout)
+
+
+def shapley_bars(id: str, facts: Mapping[str, Any]) -> Figure | None:
+    """Draw how the effect is shared out among existing directions, other directions and what reads on above the layer."""
+    analyses = {text: found for text in TEXTS if (found := headline(facts, text))}
+    if not analyses:
+        return None
+    texts = list(analyses)[::-1]
+    data = []
+    for player, (name, colour) in _PLAYERS.items():
+        values = [analyses[text]["shapley"][player]["value"] for text in texts]
+        data.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "x": [rounded(value) for value in values],
+                "y": list(range(len(texts))),
+                "name": name,
+                "text": [f"{value:.2f}".replace("-", "−") for value in values],
+                "textposition": "inside",
+                "marker": {"color": colour},
+                "hovertemplate": "%{x:.2f}",
+            }
+        )
+    layout = layout_of(height=80 + 36 * len(texts), x="share of the effect", left=10)
+    layout |= {"barmode": "relative", "showlegend": True, "legend": {"orientation": "h", "y": 1.3, "traceorder": "normal"}}
+    layout["yaxis"] |= {"tickvals": list(range(len(texts))), "ticktext": [TEXTS[text] for text in texts], "showgrid": False}
+    first = analyses[next(iter(analyses))]["shapley"]
+    words = ", ".join(f"{name} {first[player]['value']:.2f}" for player, (name, _) in _PLAYERS.items())
+    return Figure(id, f"Shapley shares of the effect on {TEXTS[next(iter(analyses))]}: {words}", data, layout)
+
+
+def shares_by_layer(id: str, style: Style, facts: Mapping[str, Any]) -> Figure | None:
+    """Draw what the persona space and the whole state mediate at each layer that was swapped, over what chance does."""
+    found = sorted(
+        (
+            each
+            for each in facts["mediation"]
+            if each["why"] is None and each["text"] == "trait" and each["reference"] == facts["reference"]
+        ),
+        key=lambda each: each["layer"],
+    )
+    if len(found) < 2:
+        return None
+    layers = [each["layer"] for each in found]
+    data = []
+    for part, colour, symbol in (("whole", GREY, "circle-open"), ("inside", style.colour, "circle")):
+        data.append(_marks(layers, [each["shares"][part]["mediated"] for each in found], _PARTS[part], colour, symbol, upright=True))
+    if all(each["null"] for each in found):
+        chance = [rounded(each["null"]["mediated"]) for each in found]
+        data.append(
+            {"type": "scatter", "mode": "lines", "x": layers, "y": chance, "name": "N1 mean", "line": {"color": GREY, "dash": "2px,3px"}}
+        )
+    layout = layout_of(height=245, x="layer", y="mediated share")
+    layout["xaxis"] |= {"tickvals": layers}
+    layout["shapes"] = [vertical(facts["layer"])]
+    words = "; ".join(f"layer {each['layer']} {each['shares']['inside']['mediated']['value']:.2f}" for each in found)
+    return Figure(id, f"Mediated share of the persona space by layer: {words}", data, layout)
+
+
+def rows(facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield every analysis of a run as a table row, those against its headline reference first."""
+    for each in sorted(facts["mediation"], key=lambda each: each["reference"] != facts["reference"]):
+        key = {"reference": each["reference"], "text": TEXTS[each["text"]], "layer": each["layer"], "why": each["why"]}
+        key["headline"] = each["reference"] == facts["reference"] and each["text"] == "trait" and each["layer"] == facts["layer"]
+        if each["why"] is None:
+            key |= {name: each[name] for name in ("shares", "null", "mediated_of_carried", "carried_why", "shapley", "doses")}
+        yield key
+
+
+def _marks(
+    at: Sequence[float], shares: Sequence[Mapping[str, float | None]], name: str, colour: str, symbol: str, upright: bool = False
+) -> dict[str, Any]:
+    """Return points with their intervals; an infinite bound is drawn as none."""
+    values = [share["value"] for share in shares]
+    up = [
+        rounded(share["high"] - value) if share["high"] is not None and value is not None else 0
+        for share, value in zip(shares, values, strict=True)
+    ]
+    down = [
+        rounded(value - share["low"]) if share["low"] is not None and value is not None else 0
+        for share, value in zip(shares, values, strict=True)
+    ]
+    numbers, places = [rounded(value) for value in values], list(at)
+    bars = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": colour, "thickness": 1.4, "width": 3}
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": places if upright else numbers,
+        "y": numbers if upright else places,
+        "error_y" if upright else "error_x": bars,
+        "name": name,
+        "marker": {"color": colour, "symbol": symbol, "size": 8},
+        "hovertemplate": "%{y:.2f}" if upright else "%{x:.2f}",
+    }
+
+
+def _dash(number: int) -> str:
+    return ("6px,4px", "2px,3px", "9px,3px,2px,3px")[number]
