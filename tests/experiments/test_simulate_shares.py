@@ -51,7 +51,7 @@ def test_a_missed_target_is_said_in_words() -> None:
 
 @pytest.mark.slow
 def test_the_whole_grid_meets_its_targets() -> None:
-    """About nine minutes. With 4,000 repeats the standard error of a coverage is .004, or a few cells of 200 would miss by chance."""
+    """About seven minutes. With 4,000 repeats the standard error of a coverage is .004, or a few cells of 200 would miss by chance."""
     rows = simulate_shares(4000, 0)
     assert sum(row["passed"] >= CLAIMED_FROM for row in rows) > 200
     assert [(row, missed(row)) for row in rows if missed(row)] == []
