@@ -336,9 +336,9 @@ def test_p_is_corrected_for_the_runs_of_the_study() -> None:
         result.facts["references"]["neutral"]["texts"]["neutral"]["own_removed"]["p"] = p
     summary = summarise(study(*runs))
     assert [row["share_p_adjusted"] for row in summary["runs"]] == pytest.approx([0.03, 0.06, 0.9])
-    assert [row["verdict"] for row in summary["runs"]] == ["along existing persona directions", "undecided", "undecided"]
+    assert [row["verdict"] for row in summary["runs"]] == ["along existing persona directions", "mixed", "mixed"]
     # All runs must reject before the group does.
-    assert summary["groups"][0]["verdict"] == "undecided"
+    assert summary["groups"][0]["verdict"] == "mixed"
 
 
 def test_one_layer_and_no_space() -> None:
