@@ -2,11 +2,14 @@
 
 Activations have a power-law spectrum Σ = diag(i^−a). Personas are drawn as Σ^½g and make a space by the suite's own
 construction; a shift is drawn as Σ^½g too, independently of all else, with sampling noise over prompts. A test at
-α = .05 should call 5 % of such shifts linked. Three nulls are tried, each on the same cases:
+α = .05 should call 5 % of such shifts linked. These nulls are tried, each on the same cases:
 
-- N1 draws as many pseudo-directions as there were personas, from the activations, and puts them through the construction;
-- naive draws only k of them, and takes their span. It does not know that the space holds the *largest* directions of many;
-- N0 draws isotropically. As rotations leave it the same, any construction makes it the span of k directions.
+- `n1_known` draws as many pseudo-directions as there were personas, from Σ, and puts them through the construction;
+- `n1` draws them from a sample of activations, as the suite has to. The sample holds none of the personas, as that of a study
+  does, so that all error in its covariance counts;
+- `naive` draws only k directions from that sample, and takes their span. It does not know that the space holds the *largest*
+  directions of many. Where all are kept it is N1, and left out;
+- `n0` draws isotropically. As rotations leave it the same, any construction makes it the span of k directions.
 
 What is shared, to save time. For a given covariance the null spaces depend neither on the shift nor on the real space, so
 that one set of activations, with one set of draws, serves many cases. The null *shares* do depend on the shift, and are
@@ -58,6 +61,7 @@ class Cell:
 # Traits have 6 pairs × 2 × 8 questions each, roles 5 prompts × 4 questions.
 CELLS = (Cell(6, 576, (6,)), Cell(71, 1420, (8, 71)), Cell(275, 5500, (8, 275)))
 SPECTRA = (1.0, 1.6)
+NULLS = ("n1_known", "n1", "naive", "n0")
 
 
 def null_sizes(
@@ -72,28 +76,31 @@ def null_sizes(
         spectra: a of the power laws i^−a.
 
     Returns:
-        One row for each spectrum, number of personas and dimension k: `spectrum, personas, activations, k, repeats, alpha`
-        and for each of `n1`, `naive` and `n0` its rate of rejection, with `<null>_error` its standard error over sets.
+        One row for each spectrum, number of personas and dimension k: `spectrum, personas, activations, k, repeats, alpha`, and
+        for each null its rate of rejection and, as `<null>_error`, its standard error over sets; None where it is left out.
     """
     each = -(-repeats // SETS)
     rows = []
     for spectrum, cell in product(spectra, cells):
         isotropic = [_spans(Null(seed_for(seed, "draws"), DRAWS, isotropic=True), np.empty((1, WIDTH)), k) for k in cell.dimensions]
         seeds = [seed_for(seed, "null sizes", cell.personas, f"{spectrum}", at) for at in range(SETS)]
-        # [SETS, nulls, dimensions]
-        rates = np.array([_rejections(cell, spectrum, each, isotropic, at) for at in seeds])
-        mean, error = rates.mean(0), stats.sem(rates)
+        sets = [_rejections(cell, spectrum, each, isotropic, at) for at in seeds]
         for at, k in enumerate(cell.dimensions):
-            row = {"spectrum": spectrum, "personas": cell.personas, "activations": cell.activations, "k": k}
+            row: dict[str, Any] = {"spectrum": spectrum, "personas": cell.personas, "activations": cell.activations, "k": k}
             row |= {"repeats": each * SETS, "alpha": ALPHA}
-            for i, name in enumerate(("n1", "naive", "n0")):
-                row |= {name: float(mean[i, at]), f"{name}_error": float(error[i, at])}
+            for name in NULLS:
+                rates = [rejections[at][name] for rejections in sets if name in rejections[at]]
+                row |= (
+                    {name: float(np.mean(rates)), f"{name}_error": float(stats.sem(rates))}
+                    if rates
+                    else {name: None, f"{name}_error": None}
+                )
             rows.append(row)
     return rows
 
 
-def _rejections(cell: Cell, spectrum: float, repeats: int, isotropic: Sequence[FloatArray], seed: int) -> FloatArray:
-    """Return the rate of rejection by N1, naive and N0 in one set, for each dimension: [3, dimensions]."""
+def _rejections(cell: Cell, spectrum: float, repeats: int, isotropic: Sequence[FloatArray], seed: int) -> list[dict[str, float]]:
+    """Return each null's rate of rejection in one set, for each dimension."""
     rng = np.random.default_rng(seed)
     scale: FloatArray = np.arange(1.0, WIDTH + 1) ** (-spectrum / 2)
     members, largest = cell.members, max(cell.dimensions)
@@ -102,16 +109,21 @@ def _rejections(cell: Cell, spectrum: float, repeats: int, isotropic: Sequence[F
     observed_SK = _inside(parts_SPD @ real_SDK)
     activations_ND = rng.standard_normal((cell.activations, WIDTH)) * scale
     # Draws have the covariance of these rows and of nothing else: its square root has the same, and fewer rows.
-    root_DD = np.asarray(np.linalg.qr(activations_ND - activations_ND.mean(0), mode="r"))
+    sample_DD = np.asarray(np.linalg.qr(activations_ND - activations_ND.mean(0), mode="r"))
     null = Null(seed_for(seed, "draws"), DRAWS)
-    matched_SK = _exceeding(observed_SK, parts_SPD, _bases(null.vectors(root_DD, members.count), members, largest))
-    counts = []
+    matched = {
+        name: _exceeding(observed_SK, parts_SPD, _bases(null.vectors(rows_DD, members.count), members, largest))
+        for name, rows_DD in (("n1_known", np.diag(scale)), ("n1", sample_DD))
+    }
+    out = []
     for k, n0_BDK in zip(cell.dimensions, isotropic, strict=True):
         observed_S1 = observed_SK[:, k - 1 : k]
-        others = [_exceeding(observed_S1, parts_SPD, spans)[:, 0] for spans in (_spans(null, root_DD, k), n0_BDK)]
-        counts.append([matched_SK[:, k - 1], *others])
-    # [dimensions, nulls, repeats]
-    return np.asarray(((1 + np.array(counts)) / (1 + DRAWS) <= ALPHA).mean(-1).T)
+        counts = {name: count_SK[:, k - 1 : k] for name, count_SK in matched.items()}
+        counts["n0"] = _exceeding(observed_S1, parts_SPD, n0_BDK)
+        if k < cell.personas:
+            counts["naive"] = _exceeding(observed_S1, parts_SPD, _spans(null, sample_DD, k))
+        out.append({name: float(np.mean((1 + count) / (1 + DRAWS) <= ALPHA)) for name, count in counts.items()})
+    return out
 
 
 def _shifts(repeats: int, scale: FloatArray, rng: np.random.Generator) -> FloatArray:
