@@ -79,6 +79,9 @@ class PersonaSpace:
         if (isotropic, key) not in self._drawn:
             null = Null(seed_for(0, "nulls"), isotropic=isotropic)
             self._drawn[isotropic, key] = null.spaces(self.activations(layer, members), Members(len(members)), k)
+            # Room for the spaces with and without one trait at every layer; runs of another trait come later.
+            if len(self._drawn) > 2 * self.vectors.shape[1]:
+                del self._drawn[next(iter(self._drawn))]
         return self._drawn[isotropic, key]
 
     def cosines(self, layer: int, vector: FloatArray) -> dict[str, float]:

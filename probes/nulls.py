@@ -87,7 +87,7 @@ class Null:
         n, width = centred_ND.shape
         if not self.isotropic and not centred_ND.any():
             raise ValueError(f"no null can be drawn: the {n} activations do not vary")
-        if not self.isotropic and n <= k - members.default:
+        if not self.isotropic and n <= k:
             raise ValueError(f"no null can be drawn: {n} centred activations hold {n - 1} directions at most, too few for k = {k}")
         rows = self._rows(centred_ND)
         gaussians = self.gaussians(members.count, len(rows))
@@ -154,6 +154,7 @@ class NullSpaces:
 
     A basis is U = VᵀC with V = GX, and only X and C are kept: a share needs the inner products of the bases with the
     shift alone, G(Xm). So a thousand spaces of six directions take 0.1 MB a layer instead of 14, whatever d_model is.
+    Single precision: a share is off by 10⁻⁷ times the ratio of the largest to the smallest singular value of V, or so.
 
     Attributes:
         null: the draws; its G is the same for all layers.

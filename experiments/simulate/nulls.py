@@ -1,0 +1,160 @@
+"""How often each null rejects where there is no link at all.
+
+Activations have a power-law spectrum Σ = diag(i^−a). Personas are drawn as Σ^½g and make a space by the suite's own
+construction; a shift is drawn as Σ^½g too, independently of all else, with sampling noise over prompts. A test at
+α = .05 should call 5 % of such shifts linked. These nulls are tried, each on the same cases:
+
+- `n1_known` draws as many pseudo-directions as there were personas, from Σ, and puts them through the construction;
+- `n1` draws them from a sample of activations, as the suite has to. The sample holds none of the personas, as that of a study
+  does, so that all error in its covariance counts;
+- `naive` draws only k directions from that sample, and takes their span. It does not know that the space holds the *largest*
+  directions of many. Where all are kept it is N1, and left out;
+- `n0` draws isotropically. As rotations leave it the same, any construction makes it the span of k directions.
+
+What is shared, to save time. For a given covariance the null spaces depend neither on the shift nor on the real space, so
+that one set of activations, with one set of draws, serves many cases. The null *shares* do depend on the shift, and are
+computed for each. Cases of one set are not independent, so there are forty sets, and the standard error is taken over sets.
+Isotropic spaces depend on nothing, and serve all sets. The first columns of a basis with an assistant axis are the smaller
+spaces, so that one construction serves every k. Of one shift all shares have the same denominator, so numerators are compared.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from data.schema import seed_for
+from probes.nulls import Null
+from probes.space import FEWEST_ROLES, Members, coefficients
+from probes.stats import FloatArray
+
+ALPHA = 0.05
+WIDTH = 576
+PROMPTS = 12
+# Of the noise of one prompt, in units of the shift's own spread.
+NOISE = 0.3
+SETS = 40
+# The smallest number with which p ≤ .05 has a size of exactly .05 has 19; more of them cost as much as more sets.
+DRAWS = 99
+
+
+@dataclass(frozen=True)
+class Cell:
+    """How many personas make a space, of how many activations, and of which dimensions.
+
+    With 12 or more the personas are roles, and the space holds the axis of a default that is drawn as they are.
+    """
+
+    personas: int
+    activations: int
+    dimensions: tuple[int, ...]
+
+    @property
+    def members(self) -> Members:
+        """What the construction is told."""
+        return Members(self.personas) if self.personas < FEWEST_ROLES else Members(0, self.personas, default=True)
+
+
+# Traits have 6 pairs × 2 × 8 questions each, roles 5 prompts × 4 questions.
+CELLS = (Cell(6, 576, (6,)), Cell(71, 1420, (8, 71)), Cell(275, 5500, (8, 275)))
+SPECTRA = (1.0, 1.6)
+NULLS = ("n1_known", "n1", "naive", "n0")
+
+
+def null_sizes(
+    repeats: int = 2000, seed: int = 0, cells: Sequence[Cell] = CELLS, spectra: Sequence[float] = SPECTRA
+) -> list[dict[str, Any]]:
+    """Return how often each null rejects at .05 where there is no link.
+
+    Args:
+        repeats: cases a cell, rounded up to a multiple of forty.
+        seed: of everything.
+        cells: spaces to try.
+        spectra: a of the power laws i^−a.
+
+    Returns:
+        One row for each spectrum, number of personas and dimension k: `spectrum, personas, activations, k, repeats, alpha`, and
+        for each null its rate of rejection and, as `<null>_error`, its standard error over sets; None where it is left out.
+    """
+    each = -(-repeats // SETS)
+    rows = []
+    for spectrum, cell in product(spectra, cells):
+        isotropic = [_spans(Null(seed_for(seed, "draws"), DRAWS, isotropic=True), np.empty((1, WIDTH)), k) for k in cell.dimensions]
+        seeds = [seed_for(seed, "null sizes", cell.personas, f"{spectrum}", at) for at in range(SETS)]
+        sets = [_rejections(cell, spectrum, each, isotropic, at) for at in seeds]
+        for at, k in enumerate(cell.dimensions):
+            row: dict[str, Any] = {"spectrum": spectrum, "personas": cell.personas, "activations": cell.activations, "k": k}
+            row |= {"repeats": each * SETS, "alpha": ALPHA}
+            for name in NULLS:
+                rates = [rejections[at][name] for rejections in sets if name in rejections[at]]
+                row |= (
+                    {name: float(np.mean(rates)), f"{name}_error": float(stats.sem(rates))}
+                    if rates
+                    else {name: None, f"{name}_error": None}
+                )
+            rows.append(row)
+    return rows
+
+
+def _rejections(cell: Cell, spectrum: float, repeats: int, isotropic: Sequence[FloatArray], seed: int) -> list[dict[str, float]]:
+    """Return each null's rate of rejection in one set, for each dimension."""
+    rng = np.random.default_rng(seed)
+    scale: FloatArray = np.arange(1.0, WIDTH + 1) ** (-spectrum / 2)
+    members, largest = cell.members, max(cell.dimensions)
+    parts_SPD = _shifts(repeats, scale, rng)
+    real_SDK = _bases(rng.standard_normal((repeats, members.count, WIDTH)) * scale, members, largest)
+    observed_SK = _inside(parts_SPD @ real_SDK)
+    activations_ND = rng.standard_normal((cell.activations, WIDTH)) * scale
+    # Draws have the covariance of these rows and of nothing else: its square root has the same, and fewer rows.
+    sample_DD = np.asarray(np.linalg.qr(activations_ND - activations_ND.mean(0), mode="r"))
+    null = Null(seed_for(seed, "draws"), DRAWS)
+    matched = {
+        name: _exceeding(observed_SK, parts_SPD, _bases(null.vectors(rows_DD, members.count), members, largest))
+        for name, rows_DD in (("n1_known", np.diag(scale)), ("n1", sample_DD))
+    }
+    out = []
+    for k, n0_BDK in zip(cell.dimensions, isotropic, strict=True):
+        observed_S1 = observed_SK[:, k - 1 : k]
+        counts = {name: count_SK[:, k - 1 : k] for name, count_SK in matched.items()}
+        counts["n0"] = _exceeding(observed_S1, parts_SPD, n0_BDK)
+        if k < cell.personas:
+            counts["naive"] = _exceeding(observed_S1, parts_SPD, _spans(null, sample_DD, k))
+        out.append({name: float(np.mean((1 + count) / (1 + DRAWS) <= ALPHA)) for name, count in counts.items()})
+    return out
+
+
+def _shifts(repeats: int, scale: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Draw shifts: the mean over prompts above the centred differences over √(n(n−1)), [repeats, 1 + prompts, d_model]."""
+    noise = NOISE * rng.standard_normal((repeats, PROMPTS, WIDTH))
+    differences = (rng.standard_normal((repeats, 1, WIDTH)) + noise) * scale
+    mean = differences.mean(1, keepdims=True)
+    parts = np.concatenate([mean, (differences - mean) / np.sqrt(PROMPTS * (PROMPTS - 1))], axis=1)
+    return parts.astype(np.float32)
+
+
+def _bases(vectors_BMD: FloatArray, members: Members, k: int) -> FloatArray:
+    """Put many sets of vectors through the construction: bases [B, d_model, k] in single precision."""
+    mixed = coefficients(vectors_BMD @ vectors_BMD.swapaxes(1, 2), members, k)
+    return (vectors_BMD.swapaxes(1, 2) @ mixed).astype(np.float32)
+
+
+def _spans(null: Null, rows_ND: FloatArray, k: int) -> FloatArray:
+    """Draw k directions and take their span: bases [draws, d_model, k]."""
+    return _bases(null.vectors(rows_ND, k), Members(k), k)
+
+
+def _inside(along_SPK: FloatArray) -> FloatArray:
+    """Return the share's numerator ‖Uᵀm‖² − tr(UᵀΣ̂U)/n of each shift for k = 1 … K, [repeats, K]."""
+    squared = along_SPK**2
+    return np.cumsum(squared[:, 0] - squared[:, 1:].sum(1), axis=-1)
+
+
+def _exceeding(observed_SK: FloatArray, parts_SPD: FloatArray, bases_BDK: FloatArray) -> FloatArray:
+    """Count the null spaces that hold at least as much of each shift: [repeats, K] for each k, or [repeats, 1] for the last."""
+    counts = np.zeros(observed_SK.shape)
+    for basis in bases_BDK:
+        counts += _inside(np.tensordot(parts_SPD, basis, 1))[:, -observed_SK.shape[1] :] >= observed_SK
+    return counts
