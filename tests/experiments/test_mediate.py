@@ -1,0 +1,116 @@
+"""The stage `mediate` in a whole study on the tiny model, whose directions are declared found."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from experiments import stages
+from experiments.cli import main
+from experiments.measure import outcomes_of
+from experiments.mediate import load_mediated
+from experiments.store import read_json
+from probes.mediation import mediate
+
+Write = Callable[..., Path]
+RUNS = [{"arm": "sft", "trait": "uppercase"}, {"arm": "sft", "trait": "pirate"}, {"arm": "prompted", "trait": "pirate"}]
+MEDIATE = {"draws": 3, "surface": 6, "doses": [0.5], "layers": [1], "references": "both"}
+
+
+@pytest.fixture
+def all_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model has no personas, so whatever was estimated counts as found."""
+    estimate = stages.estimate
+
+    def found(*args: Any) -> Any:
+        directions = estimate(*args)
+        return replace(directions, found=np.ones_like(directions.found))
+
+    monkeypatch.setattr(stages, "estimate", found)
+
+
+@pytest.fixture
+def runs(tiny_study: Write, tmp_path: Path, all_found: None) -> Path:
+    study = tiny_study(runs=RUNS, mediate=MEDIATE)
+    with pytest.raises(SystemExit) as stop:
+        main(["run", str(study), "--runs-dir", str(tmp_path / "runs")])
+    assert stop.value.code in (0, None)
+    return tmp_path / "runs"
+
+
+def stages_of(runs: Path, kind: str) -> dict[str, Path]:
+    """Return the finished stages of a kind by title."""
+    return {read_json(path / "manifest.json")["title"]: path for path in (runs / "stages").glob(f"{kind}-*") if path.is_dir()}
+
+
+def test_a_study_is_mediated_from_end_to_end(runs: Path) -> None:
+    found = stages_of(runs, "mediate")
+    assert sorted(found) == sorted(
+        [
+            *(
+                f"mediate sft {trait} (seed 0): {text} text against {reference}, layer 2"
+                for trait in ("uppercase", "pirate")
+                for text in ("held-out", "training-like")
+                for reference in ("neutral", "base")
+            ),
+            *(f"mediate sft {trait} (seed 0): held-out text against neutral, layer 1" for trait in ("uppercase", "pirate")),
+            # Beside a prompt, which can be swapped at the response alone, the fine-tune is read so too.
+            "mediate sft pirate (seed 0): held-out, response only, text against base, layer 2",
+            "mediate prompted pirate (seed 0): held-out, response only, text against base, layer 2",
+        ]
+    )
+    summary = read_json(runs / "tiny" / "summary.json")
+    uppercase, pirate, prompted = summary["runs"]
+    for row in (uppercase, pirate, prompted):
+        assert row["mediated"] or row["missing"]["mediated_of_carried"].startswith("no trait change")
+    assert uppercase["effect"]["value"] > 0.1
+    assert sum(share["value"] for share in uppercase["shapley"].values()) == pytest.approx(1)
+    assert uppercase["carried"]["value"] == pytest.approx(1 - uppercase["shapley"]["reading"]["value"], abs=0.5)
+    assert uppercase["verdict"] is not None
+    assert "Mediation of sft uppercase" in (runs / "tiny" / "report.html").read_text()
+    json.dumps(summary, allow_nan=False)
+
+
+def test_outcomes_agree_with_what_the_readings_say(runs: Path) -> None:
+    read, done = stages_of(runs, "read"), stages_of(runs, "mediate")
+
+    def score(who: str) -> np.ndarray:
+        texts = [load_file(read[f"{who} reads {text} answers"] / "reading.safetensors")["logprob"] for text in ("uppercase", "plain")]
+        return texts[0].astype(float) - texts[1]
+
+    folder = done["mediate sft uppercase (seed 0): held-out text against neutral, layer 2"]
+    found = load_mediated(folder, "neutral", "trait", 2)
+    outcomes = outcomes_of(found.arms, found.scores)
+    assert outcomes.before == pytest.approx(score("sft neutral (seed 0)"), abs=1e-4)
+    assert outcomes.after == pytest.approx(score("sft uppercase (seed 0)"), abs=1e-4)
+    # P and I − P move what the whole does, and the control has no direction of its own in the library.
+    assert found.moved["inside"] + found.moved["outside"] == pytest.approx(1, abs=1e-3)
+    assert set(outcomes.parts) == {"inside", "outside", "whole", "everywhere"}
+    assert (len(outcomes.draws), len(outcomes.matched), list(outcomes.doses or {})) == (3, 3, [0.5])
+    own = load_mediated(done["mediate sft pirate (seed 0): held-out text against neutral, layer 2"], "neutral", "trait", 2)
+    assert set(outcomes_of(own.arms, own.scores).parts) == {"inside", "outside", "whole", "full", "own", "everywhere"}
+    assert mediate(outcomes).shares["whole"].mediated.value != 0
+
+
+def test_a_study_may_leave_mediation_out(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", str(tiny_study(mediate=None)), "--runs-dir", str(tmp_path / "runs")])
+    assert stages_of(tmp_path / "runs", "mediate") == {}
+    row = read_json(tmp_path / "runs" / "tiny" / "summary.json")["runs"][0]
+    assert row["mediated"] is None
+    assert row["missing"]["mediation"] == "the study leaves mediation out"
+
+
+def test_without_a_space_no_arm_is_run(tiny_study: Write, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", str(tiny_study()), "--runs-dir", str(tmp_path / "runs")])
+    for folder in stages_of(tmp_path / "runs", "mediate").values():
+        assert read_json(folder / "arms.json") == {"arms": [], "moved": {}}
+    row = read_json(tmp_path / "runs" / "tiny" / "summary.json")["runs"][0]
+    assert row["mediated"] is None
+    assert "no persona space at this layer" in row["why"]
