@@ -97,7 +97,7 @@ def doctor(model: Annotated[str, typer.Option(help="The model to look at.")] = "
 
 @app.command()
 def bench(
-    kind: Annotated[str, typer.Argument(help="capture or shift.")],
+    kind: Annotated[str, typer.Argument(help="capture, shift or mediate.")],
     model: Annotated[str, typer.Option(help="smollm2-135m, a folder, or a hub id.")] = "smollm2-135m",
     rows: Annotated[int, typer.Option(help="Rollouts to read.")] = 96,
     repeats: Annotated[int, typer.Option(help="Timed rounds, at least 5.")] = 5,

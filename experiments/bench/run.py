@@ -21,15 +21,15 @@ MIB = 1024**2
 
 
 def bench(kind: str, model: str, rows: int, repeats: int, peers: bool, out: Path | None, console: Console) -> None:
-    """Run `capture` or `shift`.
+    """Run `capture`, `shift` or `mediate`.
 
     Raises:
         InputError: an unknown benchmark, too few repeats, or a model that cannot be loaded.
     """
-    from experiments.bench import capture, shift
+    from experiments.bench import capture, mediate, shift
 
-    if kind not in ("capture", "shift"):
-        raise InputError(f"bench: may be capture or shift, got {kind!r}")
+    if kind not in ("capture", "shift", "mediate"):
+        raise InputError(f"bench: may be capture, shift or mediate, got {kind!r}")
     if repeats < FEWEST_REPEATS:
         raise InputError(f"--repeats: may be {FEWEST_REPEATS} or more, got {repeats}")
     if rows < 8:
@@ -44,12 +44,14 @@ def bench(kind: str, model: str, rows: int, repeats: int, peers: bool, out: Path
 
         found: list[dict[str, Any]] = []
         memory: list[dict[str, Any]] = []
-        # The adapters of `shift` are read nine times over by the loop; a quarter of the rollouts says as much.
-        chosen: Iterable[Case] = (
-            capture.cases(base, rows, repeats, peers, tick, console)
-            if kind == "capture"
-            else shift.cases(base, max(8, rows // 4), repeats, tick)
-        )
+        chosen: Iterable[Case]
+        if kind == "capture":
+            chosen = capture.cases(base, rows, repeats, peers, tick, console)
+        elif kind == "shift":
+            # The loop reads the adapters nine times over; a quarter of the rollouts says as much.
+            chosen = shift.cases(base, max(8, rows // 4), repeats, tick)
+        else:
+            chosen = mediate.cases(base, max(8, rows // 2), repeats, tick)
         for case in chosen:
             found.append(case.to_json())
             console.print(_table(found[-1]))

@@ -38,7 +38,7 @@ def cases(base: Loaded, count: int, repeats: int, tick: Callable[[str], None], l
     rows = rollouts(chat_of(base), count, *lengths)
     lower = depth(base.model) // 2
     with tempfile.TemporaryDirectory() as folder:
-        paths = _adapters(base, Path(folder), 8, lower)
+        paths = random_adapters(base, Path(folder), 8, lower)
         model, loading = _loaded(base, paths)
         for k, targets in ((1, {"loop": 2.4}), (8, {"loop": 3.2})):
             yield _case(model, rows, list(paths)[:k], lower, int(base.tokenizer.pad_token_id), repeats, loading, targets, tick)
@@ -82,7 +82,7 @@ def _case(
     return race(f"shift of {len(names)} adapter(s) on layers ≥ {lower} against base", contenders, repeats, known, targets, tick)
 
 
-def _adapters(base: Loaded, folder: Path, count: int, lower: int) -> dict[str, Path]:
+def random_adapters(base: Loaded, folder: Path, count: int, lower: int) -> dict[str, Path]:
     """Write adapters with random weights of the size that training gives."""
     generator = torch.Generator().manual_seed(0)
     paths = {}

@@ -9,7 +9,7 @@ import torch
 
 from data.errors import InputError
 from experiments.bench import run as bench_run
-from experiments.bench import shift
+from experiments.bench import mediate, shift
 from experiments.bench.memory import measure
 from experiments.bench.peers import Peer, _readable_by_older
 from experiments.bench.rivals import floor, one_at_a_time
@@ -132,10 +132,22 @@ def test_memory_is_measured_in_a_process_of_its_own(tiny_model: Path) -> None:
         measure("capture", str(tiny_model), 5, 2, 3, 4)
 
 
+def test_arms_above_a_layer_say_what_full_passes_say(base: Loaded) -> None:
+    (case,) = mediate.cases(base, 8, 1, lambda _: None, lengths=(60, 400))
+    ours, floor, full = case.outcomes
+    assert (ours.void, full.void) == (None, None)
+    assert full.error is not None
+    assert full.error < 1e-4
+    # The floor does no work whose result could be compared.
+    assert floor.cosine is None
+    assert floor.median > 0
+    assert case.facts["arms"] == mediate.ARMS
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "may be capture or shift, got 'nothing'"),
+        (["nothing"], "may be capture, shift or mediate, got 'nothing'"),
         (["capture", "--repeats", "4"], "may be 5 or more, got 4"),
         (["shift", "--rows", "3"], "may be 8 or more, got 3"),
         (["shift", "--json", "/nowhere/at/all.json"], "no folder /nowhere/at"),
