@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from scipy import stats as scipy_stats
 
 from data.schema import seed_for
+from probes.corrections import max_t
 from probes.mediation import INSIDE, OUTSIDE, WHOLE, Outcomes, Swapped, mediate
 from probes.nulls import Null, NullShare, NullSpaces, compare, joint_shares
 from probes.shift import Share, debiased_norms, share_inside
@@ -164,8 +165,11 @@ def shift_facts(space: PersonaSpace, layer: int, differences_nD: FloatArray, bas
 
 
 def curve(space: PersonaSpace, differences_nLD: FloatArray, own: str | None) -> dict[str, list[float | None]]:
-    """Return share, interval, N1's mean and 95 % quantile, and p at every layer; null where there is none."""
-    keys = ("share", "low", "high", "null_mean", "null_high", "p")
+    """Return share, interval, N1's mean and 95 % quantile, p, and p corrected for all layers by max-T; null where there is none.
+
+    Layers whose spaces are of the same traits have joint draws; between others they are independent, which makes the correction larger.
+    """
+    keys = ("share", "low", "high", "null_mean", "null_high", "p", "p_max_t")
     depth = differences_nLD.shape[1]
     out: dict[str, list[float | None]] = {key: [None] * depth for key in keys}
     layers, null_BL = null_curve(space, differences_nLD, own)
@@ -176,6 +180,11 @@ def curve(space: PersonaSpace, differences_nLD: FloatArray, own: str | None) -> 
         if share.why is None:
             e = share.estimate
             out["share"][layer], out["low"][layer], out["high"][layer], out["p"][layer] = e.value, e.low, e.high, null.p
+    passed = [i for i, layer in enumerate(layers) if out["share"][layer] is not None]
+    if passed:
+        shares = np.array([out["share"][layers[i]] for i in passed], dtype=np.float64)
+        for i, p in zip(passed, max_t(shares, null_BL[:, passed]), strict=True):
+            out["p_max_t"][layers[i]] = p
     return out
 
 

@@ -267,4 +267,4 @@ class _PlanRun:
 
         config = {"layer": layer, "own": own, "headline": headline, "readings": pairs, "mediations": asked}
         inputs = (self.space, *self.directions, *readings.values(), *mediations.values())
-        return Stage("measure", 3, config, inputs, f"measure {condition.title}", compute, everywhere=False)
+        return Stage("measure", 4, config, inputs, f"measure {condition.title}", compute, everywhere=False)

@@ -9,7 +9,7 @@ import numpy as np
 from data.library import NEUTRAL
 from experiments.measure import outcomes_of
 from experiments.results import Results, RunResult
-from experiments.verdict import Carried, Evidence, Verdict, verdict
+from experiments.verdict import P_LEVEL, Carried, Evidence, Verdict, verdict
 from probes.corrections import benjamini_hochberg
 from probes.mediation import INSIDE, OUTSIDE, WHOLE, mediate
 from probes.shift import cross_run_share
@@ -144,7 +144,8 @@ def _row(run: RunResult, p: float | None, judged: Verdict | None, provisional: b
     row = {key: run.entry[key] for key in ("arm", "trait", "adapter", "seed", "settings")}
     keys = (
         "layer", "reference", "effect", "effect_base", "share", "share_full", "share_base", "share_null_mean", "share_null_high",
-        "share_p", "share_p_adjusted", "share_effect", "share_effect_full", "coordinates", "nearest", "relative_norm", "verdict",
+        "share_p", "share_p_adjusted", "layers_above_chance", "share_effect", "share_effect_full", "coordinates", "nearest",
+        "relative_norm", "verdict",
     )  # fmt: skip
     row |= dict.fromkeys(keys)
     row |= _shares(_headline(run)) | {text: _shares(_analysis(run, text)) for text in ("surface", "response")}
@@ -170,6 +171,7 @@ def _row(run: RunResult, p: float | None, judged: Verdict | None, provisional: b
         row["why"] = row["missing"]["share"] = facts["no_space"]
         return row
     row |= {"verdict": judged.name, "why": judged.why}
+    row["layers_above_chance"] = [at for at, p in enumerate(facts["by_layer"]["p_max_t"]) if p is not None and p <= P_LEVEL]
     row |= {"share": own["share"], "share_effect": own["effect"], "share_p": own["p"], "share_p_adjusted": p}
     row |= {"share_null_mean": own["null_mean"], "share_null_high": own["null_high"]}
     row |= {"share_full": full["share"], "share_effect_full": full["effect"]}

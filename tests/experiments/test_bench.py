@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from data.errors import InputError
-from experiments.bench import run as bench_run
 from experiments.bench import mediate, shift
+from experiments.bench import run as bench_run
 from experiments.bench.memory import measure
 from experiments.bench.peers import Peer, _readable_by_older
 from experiments.bench.rivals import floor, one_at_a_time

@@ -100,6 +100,17 @@ def test_a_curve_leaves_gaps_where_a_gate_fails(space: PersonaSpace, rng: np.ran
     assert out["share"][:2] == [None, None]
     assert out["share"][2] == pytest.approx(1.0, abs=0.05)
     assert out["null_mean"][1] is not None
+    # One layer is left, so that there is nothing to correct for.
+    assert out["p_max_t"] == [None, None, out["p"][2]]
+
+
+def test_a_curve_is_corrected_for_its_layers(space: PersonaSpace, rng: np.random.Generator) -> None:
+    shift = 0.1 * rng.standard_normal((PROMPTS, LAYERS, WIDTH))
+    shift[:, 1] += along(pirate=0.7, new=3.0)
+    shift[:, 2] += along(pirate=3.0)
+    out = curve(space, shift, None)
+    assert out["p_max_t"][1] > out["p"][1]
+    assert out["p_max_t"][2] == 1 / 1000
 
 
 def test_the_nulls_are_the_same_for_all_runs(space: PersonaSpace, readings: dict) -> None:  # type: ignore[type-arg]

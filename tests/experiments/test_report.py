@@ -68,7 +68,7 @@ def facts(
         "layer": depth - 1,
         "reference": "neutral" if neutral else "base",
         "references": {"base": reading} | ({"neutral": reading} if neutral else {}),
-        "by_layer": dict.fromkeys(("share", "low", "high", "p"), values) | {"null_mean": null, "null_high": null},
+        "by_layer": dict.fromkeys(("share", "low", "high", "p", "p_max_t"), values) | {"null_mean": null, "null_high": null},
         "projections": {name: [0.1 * i - 0.1] * depth for i, name in enumerate(LIBRARY)},
         "no_space": "no persona space at this layer: no direction of the library was found" if empty else None,
         "mediation": [],
