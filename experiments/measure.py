@@ -18,7 +18,7 @@ from data.schema import seed_for
 from probes.corrections import max_t
 from probes.mediation import INSIDE, OUTSIDE, WHOLE, Outcomes, Swapped, mediate
 from probes.nulls import Null, NullShare, NullSpaces, compare, joint_shares
-from probes.shift import Share, debiased_norms, share_inside
+from probes.shift import Share, debiased_norms, disattenuated_cosine, share_inside
 from probes.space import Members, span
 from probes.stats import Estimate, FloatArray, finite, mean_interval
 
@@ -27,6 +27,8 @@ SPANS_READ = ("prompt_last", "response")
 PROMPT_LAST, RESPONSE = range(2)
 Reading = Mapping[str, FloatArray]
 
+# The base's answers, which the base alone reads.
+BASE_ANSWERS = "base_answers"
 NO_SPACE = "no persona space at this layer: no direction of the library was found"
 # What the arms of a mediation analysis are called, beside `inside`, `outside` and `whole`.
 BEFORE, AFTER = "before", "after"
@@ -48,7 +50,7 @@ class PersonaSpace:
         names: of the traits [T].
         vectors: [T, layers, d_model].
         found: [T, layers].
-        states: [T][…, layers, d_model], the activations that each trait's direction was made of.
+        states: [T][pairs, 2, questions, layers, d_model], the activations that each trait's direction was made of.
     """
 
     names: Sequence[str]
@@ -84,6 +86,16 @@ class PersonaSpace:
             if len(self._drawn) > 2 * self.vectors.shape[1]:
                 del self._drawn[next(iter(self._drawn))]
         return self._drawn[isotropic, key]
+
+    def halves(self, layer: int, trait: int) -> tuple[FloatArray, FloatArray]:
+        """Return a trait's direction from two halves that have neither contrast pairs nor questions in common, each [d_model]."""
+        at = self.states[trait][..., layer, :].astype(np.float64)
+        differences = at[:, 0] - at[:, 1]
+        return differences[::2, ::2].mean((0, 1)), differences[1::2, 1::2].mean((0, 1))
+
+    def disattenuated(self, layer: int, differences_nD: FloatArray) -> dict[str, float | None]:
+        """Return the cosine of a shift with every direction, freed of the noise of both; None where either is too noisy."""
+        return {name: disattenuated_cosine(differences_nD, *self.halves(layer, i)).value for i, name in enumerate(self.names)}
 
     def cosines(self, layer: int, vector: FloatArray) -> dict[str, float]:
         """Return the signed cosine of a vector with every direction of the library at a layer; none for a zero vector."""
@@ -157,6 +169,7 @@ def shift_facts(space: PersonaSpace, layer: int, differences_nD: FloatArray, bas
         "own_removed": inside.to_json() if inside else None,
         "full": full.to_json() if full else None,
         "coordinates": cosines,
+        "disattenuated": space.disattenuated(layer, differences_nD),
         "nearest": sorted(cosines, key=lambda name: -cosines[name]),
         "relative_norm": float(np.linalg.norm(mean) / np.linalg.norm(base_nD, axis=1).mean()),
         # The rest of the mean square depends on the context.
@@ -250,7 +263,8 @@ def measure(
         space: the base model's persona space.
         layer: where shares are read.
         own: the run's trait; its direction is left out of the space that the verdict uses.
-        readings: `run`, `base` and where there is one `neutral` → text (`neutral`, `own`, `trait`) → reading.
+        readings: `run`, `base` and where there is one `neutral` → text (`neutral`, `own`, `trait`) → reading. What the base makes of its
+            own answers is the base's `base_answers`: with it the text shift is measured, the base on the run's answers less on its own.
         headline: the reference that the verdict uses, `neutral` or `base`.
         mediated: its mediation analyses.
 
@@ -279,6 +293,10 @@ def measure(
             facts["references"][name]["effect"] = {**effect.to_json(), "standard_error": se}
             if name == headline:
                 arrays["effects"] = questions
+    facts["text_shift"] = None
+    if "own" in readings["base"] and BASE_ANSWERS in readings["base"]:
+        theirs, its_own = (readings["base"][text]["states"][:, layer, RESPONSE].astype(np.float64) for text in ("own", BASE_ANSWERS))
+        facts["text_shift"] = shift_facts(space, layer, theirs - its_own, its_own, own)
     shift = run["neutral"]["states"].astype(np.float64) - readings[headline]["neutral"]["states"]
     shift = shift[:, :, RESPONSE]
     arrays["shift"] = shift.mean(0)

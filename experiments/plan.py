@@ -13,7 +13,7 @@ from data.files import sha256
 from data.library import NEUTRAL, control_names, load_bank, load_control, load_trait
 from data.mixtures import Turn, changed_turns, plain_turns
 from data.schema import Control, Example, Trait
-from experiments.measure import load_space, measure
+from experiments.measure import BASE_ANSWERS, load_space, measure
 from experiments.mediate import Question, load_mediated, mediate_stage
 from experiments.stages import (
     Bench,
@@ -249,6 +249,9 @@ class _PlanRun:
             for who, by in conditions.items()
             for text, (title, source) in texts.items()
         }
+        if "own" in texts:
+            unchanged = answer_stage(self.bench, self.base, self.evaluate)
+            readings["base", BASE_ANSWERS] = read_stage(self.bench, self.base, unchanged, self.evaluate, "answers of base")
         layer = resolve_layer(self.run.study.layer, self.bench.depth)
         own = self.own
         headline = "neutral" if reference else "base"

@@ -144,8 +144,8 @@ def _row(run: RunResult, p: float | None, judged: Verdict | None, provisional: b
     row = {key: run.entry[key] for key in ("arm", "trait", "adapter", "seed", "settings")}
     keys = (
         "layer", "reference", "effect", "effect_base", "share", "share_full", "share_base", "share_null_mean", "share_null_high",
-        "share_p", "share_p_adjusted", "layers_above_chance", "share_effect", "share_effect_full", "coordinates", "nearest",
-        "relative_norm", "verdict",
+        "share_p", "share_p_adjusted", "layers_above_chance", "share_effect", "share_effect_full", "coordinates", "disattenuated",
+        "nearest", "relative_norm", "verdict",
     )  # fmt: skip
     row |= dict.fromkeys(keys)
     row |= _shares(_headline(run)) | {text: _shares(_analysis(run, text)) for text in ("surface", "response")}
@@ -159,7 +159,7 @@ def _row(run: RunResult, p: float | None, judged: Verdict | None, provisional: b
     base = facts["references"]["base"]["texts"]["neutral"]["own_removed"]
     own, full = shift["own_removed"], shift["full"]
     row |= {"layer": facts["layer"], "reference": facts["reference"], "share_base": base and base["share"]}
-    row |= {"coordinates": shift["coordinates"], "relative_norm": shift["relative_norm"]}
+    row |= {"coordinates": shift["coordinates"], "disattenuated": shift["disattenuated"], "relative_norm": shift["relative_norm"]}
     row["nearest"] = [{"name": name, "cosine": shift["coordinates"][name]} for name in shift["nearest"][:NEAREST]]
     for key, reference in (("effect", facts["reference"]), ("effect_base", "base")):
         measured = facts["references"][reference]["effect"]

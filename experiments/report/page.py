@@ -164,6 +164,15 @@ def _readings(facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 "relative_norm": shift["relative_norm"],
                 "constant_part": shift["constant_part"],
             }
+    if shift := facts["text_shift"]:
+        yield {
+            "reference": "base",
+            "text": "text shift",
+            "headline": False,
+            "spaces": [("own removed", shift["own_removed"]), ("full", shift["full"])],
+            "relative_norm": shift["relative_norm"],
+            "constant_part": shift["constant_part"],
+        }
 
 
 def _directions(results: Results, summary: Mapping[str, Any]) -> list[dict[str, Any]]:

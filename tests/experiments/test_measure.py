@@ -27,7 +27,7 @@ def space(rng: np.random.Generator) -> PersonaSpace:
     found[:, 0] = False
     scale = np.arange(1, WIDTH + 1) ** -0.5
     scales = np.stack([rng.permutation(scale) for _ in range(LAYERS)])
-    states = [rng.standard_normal((50, LAYERS, WIDTH)) * scales for _ in NAMES]
+    states = [rng.standard_normal((5, 2, 5, LAYERS, WIDTH)) * scales for _ in NAMES]
     return PersonaSpace(NAMES, vectors, found, states)
 
 
@@ -154,7 +154,7 @@ def test_both_spans_are_measured(space: PersonaSpace, readings: dict) -> None:  
 
 def test_the_null_knows_only_the_traits_that_span_the_space(space: PersonaSpace) -> None:
     both = space.activations(1, [0, 2])
-    expected = np.concatenate([space.states[0][:, 1], space.states[2][:, 1]])
+    expected = np.concatenate([space.states[i][..., 1, :].reshape(-1, WIDTH) for i in (0, 2)])
     assert np.allclose(both, expected - expected.mean(0))
 
 
@@ -197,3 +197,25 @@ def test_mediation_is_measured_of_whatever_arms_were_run(space: PersonaSpace, re
     assert found["mediated_of_carried"]["value"] == pytest.approx((0.4 - 0.1) / (0.8 - 0.1))
     assert found["doses"] == [{"scale": 0.5, "value": pytest.approx(0.2), "low": pytest.approx(0.2), "high": pytest.approx(0.2)}]
     assert np.array_equal(arrays[found["outcomes"]], scores)
+
+
+def test_the_text_shift_is_what_the_base_makes_of_other_text(space: PersonaSpace, readings: dict, rng: np.random.Generator) -> None:  # type: ignore[type-arg]
+    assert measure(space, 1, None, readings, "neutral")[0]["text_shift"] is None
+    its_own = rng.standard_normal((PROMPTS, LAYERS, 2, WIDTH))
+    readings["base"]["base_answers"] = reading(np.zeros(WIDTH), rng, its_own)
+    readings["base"]["own"] = reading(along(poetic=3.0, new=4.0), rng, its_own)
+    found = measure(space, 1, None, readings, "neutral")[0]["text_shift"]
+    assert found["full"]["share"]["value"] == pytest.approx(9 / 25, abs=0.02)
+    assert found["nearest"][0] == "poetic"
+
+
+def test_coordinates_are_freed_of_noise_where_halves_of_a_direction_agree(space: PersonaSpace, rng: np.random.Generator) -> None:
+    # A direction e_0 of norm 2, of which each half has three pairs and three questions.
+    states = 0.2 * rng.standard_normal((6, 2, 6, LAYERS, WIDTH))
+    states[:, 0, :, :, 0] += 2.0
+    noisy = PersonaSpace(NAMES, space.vectors, space.found, [states, *space.states[1:]])
+    shift = 0.05 * rng.standard_normal((PROMPTS, WIDTH)) + along(pirate=0.6, new=0.8)
+    found = noisy.disattenuated(1, shift)
+    assert found["pirate"] == pytest.approx(0.6, abs=0.06)
+    # Directions without a link have halves that do not agree.
+    assert found["childish"] is None

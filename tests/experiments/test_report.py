@@ -51,6 +51,7 @@ def shift(share: float | None, why: str | None = None, empty: bool = False) -> d
         "own_removed": read,
         "full": read,
         "coordinates": cosines,
+        "disattenuated": dict.fromkeys(cosines),
         "nearest": list(cosines),
         "relative_norm": 0.08,
         "constant_part": None if empty else 0.8,
@@ -72,6 +73,7 @@ def facts(
         "projections": {name: [0.1 * i - 0.1] * depth for i, name in enumerate(LIBRARY)},
         "no_space": "no persona space at this layer: no direction of the library was found" if empty else None,
         "mediation": [],
+        "text_shift": None,
     }
 
 
