@@ -170,8 +170,7 @@ def stream(
     sharded = is_sharded(model)
     chunks = laid_out(model, rows, spec, world)
     passes = Passes(
-        # DDP's own forward synchronises buffers between ranks, which make different numbers of passes.
-        model.module if isinstance(model, DistributedDataParallel) else model, rows, layers=layers, spans=spec.spans,
+        without_ddp(model), rows, layers=layers, spans=spec.spans,
         variants=variants, logprob=spec.logprob, pad_id=spec.pad_id, side=spec.side, cached=_cached(model), stop=not sharded,
         moments=moments,
     )  # fmt: skip
@@ -209,6 +208,11 @@ def laid_out(model: nn.Module, rows: Sequence[Encoded], spec: Spec, world: int =
     # Pooled states are float32, [layers, spans, d_model] a row; a pass takes some twelve numbers of d_model a token.
     per_row = 4 * len(_layers(model, spec)) * len(spec.spans) // (12 * next(model.parameters()).element_size())
     return plan([row.input_ids for row in rows], limits, spec.token_budget, world, per_row)
+
+
+def without_ddp(model: nn.Module) -> nn.Module:
+    """Return the module inside DDP, whose own forward synchronises buffers between ranks, while these make different numbers of passes."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def is_sharded(model: nn.Module) -> bool:

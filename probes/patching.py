@@ -24,7 +24,7 @@ from torch import nn
 from data.chat import Encoded
 from data.errors import InputError
 from probes.batching import Chunk, plan
-from probes.capture import DEFAULT_TOKEN_BUDGET, Progress, check_rows, is_sharded
+from probes.capture import DEFAULT_TOKEN_BUDGET, Progress, check_rows, is_sharded, without_ddp
 from probes.hooks import OnBlock, forward, recorded, resumed
 from probes.inputs import BatchInputs, batch_inputs
 from probes.layers import depth, text_config
@@ -214,7 +214,7 @@ class _Pair:
     def __init__(
         self, model: nn.Module, texts: Texts, between: tuple[Variant, Variant], layers: Sequence[int], members: Sequence[int], run: Run
     ) -> None:
-        self.model, self.texts, self.members, self.run = model, texts, members, run
+        self.model, self.texts, self.members, self.run = without_ddp(model), texts, members, run
         self.device = next(model.parameters()).device
         self.inputs = [self._inputs(side, 1) for side in SIDES]
         self.states: list[dict[int, torch.Tensor]] = []

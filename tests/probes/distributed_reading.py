@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -10,7 +11,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from data.chat import Encoded
 from probes.capture import Spec, read, read_moments
+from probes.patching import Arm, Run, Swap, Texts, patched_logprobs
+from probes.variants import Variant
 from tests.probes.conftest import build, random_rows
 
 SPECS = {"all": Spec(token_budget=40), "scored": Spec(token_budget=40, logprob=True), "lower": Spec(token_budget=40, layers=[1])}
@@ -30,11 +34,22 @@ def wrapped(kind: str) -> torch.nn.Module:
     return model
 
 
+def patched(model: torch.nn.Module, rows: list[Encoded]) -> torch.Tensor:
+    """Swap at one layer and at two, between the rows and the same under a longer prompt."""
+    longer = [
+        replace(row, input_ids=(5, 9, *row.input_ids), spans={name: (start + 2, end + 2) for name, (start, end) in row.spans.items()})
+        for row in rows
+    ]
+    arms = [Arm(reader, swaps) for reader in (0, 1) for swaps in ({}, {1: Swap()}, {0: Swap(scale=0.5), 2: Swap()})]
+    return patched_logprobs(model, Texts((rows, longer), response_only=True), (Variant(), Variant()), arms, Run(token_budget=60))
+
+
 def main() -> None:
     torch.set_num_threads(1)
     rows = random_rows(11, seed=3)
     alone = {name: read(build("llama"), rows, spec) for name, spec in SPECS.items()}
     moments = {len(some): read_moments(build("llama"), some, SPECS["lower"]).covariance for some in (rows, rows[:1])}
+    swapped = patched(build("llama"), rows)
     dist.init_process_group("gloo")
     errors = {}
     for kind in ("plain", "ddp", "fsdp", "fsdp2"):
@@ -49,6 +64,7 @@ def main() -> None:
                         (reading.logprob - alone[name].logprob[: len(some)]).abs().max()
                     )
         for some in (rows, rows[:1]):
+            errors[f"{kind} patched {len(some)}"] = float((patched(model, some) - swapped[:, : len(some)]).abs().max())
             covariance, truth = read_moments(model, some, SPECS["lower"]).covariance, moments[len(some)]
             errors[f"{kind} covariance {len(some)}"] = float((covariance - truth).norm() / truth.norm())
     everyone: list[object] = [None] * dist.get_world_size()

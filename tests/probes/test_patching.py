@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import PeftModel
 from torch import nn
 
@@ -182,6 +184,21 @@ def test_only_the_blocks_above_run_again(tuned_llama: PeftModel, rows: list[Enco
     assert "forward" not in blocks[0].__dict__
 
 
+@given(seed=st.integers(0, 10_000), k=st.integers(0, 6), scale=st.floats(-3, 3))
+def test_parts_add_up_and_know_no_basis(seed: int, k: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.linalg.qr(torch.randn(12, k, generator=generator))[0] if k else torch.zeros(12, 0)
+    change = torch.randn(2, 3, 12, generator=generator)
+    inside, outside, whole = Swap(u).part(change), Swap(u, outside=True).part(change), Swap().part(change)
+    torch.testing.assert_close(inside + outside, whole)
+    torch.testing.assert_close(Swap(u).part(inside), inside, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(Swap(u, outside=True).part(inside), torch.zeros_like(inside), atol=1e-5, rtol=0)
+    torch.testing.assert_close(Swap(u, scale=scale).part(change), scale * inside)
+    if k:
+        turned = u @ torch.linalg.qr(torch.randn(k, k, generator=generator))[0]
+        torch.testing.assert_close(Swap(turned).part(change), inside, atol=1e-5, rtol=1e-5)
+
+
 def test_moved_norms(tuned_llama: PeftModel, rows: list[Encoded]) -> None:
     u = basis(tuned_llama)
     norms = moved_norms(tuned_llama, Texts.same(rows), (BASE, LOW), 1, [Swap(), Swap(u), Swap(u, outside=True), Swap(u, scale=2)])
@@ -210,3 +227,14 @@ def test_refuses_what_cannot_be_run(tuned_llama: PeftModel, rows: list[Encoded])
     broken = basis(tuned_llama) * float("nan")
     with pytest.raises(InputError, match="row 0: the log-probability in arm 1 is not finite"):
         patched_logprobs(tuned_llama, Texts.same(rows), (BASE, LOW), [Arm(0), Arm(0, {1: Swap(broken)})])
+
+
+@pytest.mark.gpu
+def test_a_gpu_says_what_a_cpu_says(make_tuned: MakeTuned, rows: list[Encoded]) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs CUDA")
+    model = make_tuned("gemma3")
+    arms = all_arms(model)
+    here = patched_logprobs(model, Texts.same(rows), (BASE, LOW), arms)
+    there = patched_logprobs(model.cuda(), Texts.same(rows), (BASE, LOW), arms)
+    torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-4)
