@@ -20,7 +20,7 @@ _PARTS = {
 }
 _PLAYERS = {
     "existing": ("existing directions", PALETTE[0]),
-    "new": ("other directions", PALETTE[4]),
+    "new": ("other directions", PALETTE[1]),
     "reading": ("reading above the layer", GREY),
 }
 
@@ -51,7 +51,7 @@ def shares_of_parts(id: str, style: Style, facts: Mapping[str, Any]) -> Figure |
             shapes.append(vertical(rounded(analysis["null"]["mediated"])) | {"line": {"color": GREY, "width": 1, "dash": _dash(number)}})
     layout = layout_of(height=70 + 34 * len(parts), x="mediated share of the effect", left=10)
     layout["yaxis"] |= {"tickvals": list(range(len(parts))), "ticktext": [_PARTS[part] for part in parts], "showgrid": False}
-    layout["xaxis"] |= {"zeroline": True, "zerolinecolor": GREY}
+    layout["xaxis"] |= {"zeroline": True, "zerolinecolor": GREY, "rangemode": "tozero"}
     layout["shapes"] = shapes
     first = next(iter(analyses))
     words = "; ".join(
@@ -80,12 +80,13 @@ def shapley_bars(id: str, facts: Mapping[str, Any]) -> Figure | None:
                 "name": name,
                 "text": [f"{value:.2f}".replace("-", "−") for value in values],
                 "textposition": "inside",
+                "insidetextfont": {"color": "white"},
                 "marker": {"color": colour},
                 "hovertemplate": "%{x:.2f}",
             }
         )
-    layout = layout_of(height=80 + 36 * len(texts), x="share of the effect", left=10)
-    layout |= {"barmode": "relative", "showlegend": True, "legend": {"orientation": "h", "y": 1.3, "traceorder": "normal"}}
+    layout = layout_of(height=64 + 36 * len(texts), x="share of the effect", left=10)
+    layout |= {"barmode": "relative"}
     layout["yaxis"] |= {"tickvals": list(range(len(texts))), "ticktext": [TEXTS[text] for text in texts], "showgrid": False}
     first = analyses[next(iter(analyses))]["shapley"]
     words = ", ".join(f"{name} {first[player]['value']:.2f}" for player, (name, _) in _PLAYERS.items())
@@ -115,6 +116,7 @@ def shares_by_layer(id: str, style: Style, facts: Mapping[str, Any]) -> Figure |
         )
     layout = layout_of(height=245, x="layer", y="mediated share")
     layout["xaxis"] |= {"tickvals": layers}
+    layout["yaxis"] |= {"rangemode": "tozero"}
     layout["shapes"] = [vertical(facts["layer"])]
     words = "; ".join(f"layer {each['layer']} {each['shares']['inside']['mediated']['value']:.2f}" for each in found)
     return Figure(id, f"Mediated share of the persona space by layer: {words}", data, layout)
