@@ -319,6 +319,17 @@ def measure(
     return facts, arrays
 
 
+def analysis_of(facts: Mapping[str, Any], text: str) -> Mapping[str, Any] | None:
+    """Return a run's mediation analysis of a text at its headline layer, against its headline reference (the base for `response`)."""
+    where = {"reference": "base" if text == "response" else facts["reference"], "text": text, "layer": facts["layer"]}
+    return next((each for each in facts["mediation"] if where.items() <= each.items()), None)
+
+
+def headline_analysis(facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the analysis that the verdict uses: of all tokens, or of the response's where the prompt is the change."""
+    return analysis_of(facts, "trait") or analysis_of(facts, "response")
+
+
 def outcomes_of(arms: Sequence[str], scores: FloatArray) -> Outcomes:
     """Sort outcomes by what was swapped; the inverse of how the stage `mediate` names its arms.
 

@@ -18,7 +18,7 @@ from experiments.store import read_json
 from experiments.study import MediateConfig
 from lora import models
 from probes.mediation import INSIDE, OUTSIDE, WHOLE
-from probes.patching import Arm, Run, Swap, Texts, moved_norms, patched_logprobs
+from probes.patching import Arm, Batching, Swap, Texts, moved_norms, patched_logprobs
 from probes.variants import Variant
 
 
@@ -75,11 +75,13 @@ def mediate_stage(
         with models.adapted(bench.base, named(adapters)) as model:
             between = tuple(Variant(adapter.parent.name if adapter else None) for adapter in adapters)
             parts = _parts(library, question, config)
-            norms = moved_norms(model, texts, (between[0], between[1]), question.layer, list(parts.at_layer.values()), Run(pad, budget))
+            norms = moved_norms(
+                model, texts, (between[0], between[1]), question.layer, list(parts.at_layer.values()), Batching(pad, budget)
+            )
             arms = parts.arms(dict(zip(parts.at_layer, norms.tolist(), strict=True)), config)
             tokens = len(arms) * sum(len(row) for row in rows[0]) // bench.ranks.world
-            run = Run(pad, budget, counter(tick, tokens, "tokens"))
-            scores = patched_logprobs(model, texts, (between[0], between[1]), list(arms.values()), run)
+            how = Batching(pad, budget, counter(tick, tokens, "tokens"))
+            scores = patched_logprobs(model, texts, (between[0], between[1]), list(arms.values()), how)
         shaped = scores.numpy().reshape(len(arms), 2, len(question.changed))
         return {"outcomes.safetensors": {"logprob": shaped}, "arms.json": {"arms": list(arms), "moved": _shares_moved(parts, norms)}}
 
@@ -144,9 +146,9 @@ def _parts(library: PersonaSpace, question: Question, config: MediateConfig) -> 
 
     inside = basis(layer, members)
     parts = {INSIDE: Swap(inside), OUTSIDE: Swap(inside, outside=True), WHOLE: Swap()}
-    if question.own is not None:
-        if (everyone := library.members(layer)) != members:
-            parts[FULL] = Swap(basis(layer, everyone))
+    # A direction that was not found is not in the space, and not swapped by itself either.
+    if question.own is not None and (everyone := library.members(layer)) != members:
+        parts[FULL] = Swap(basis(layer, everyone))
         parts[OWN] = Swap(basis(layer, [list(library.names).index(question.own)]))
     if config.draws:
         for i, draw in enumerate(library.null_spaces(layer, members).bases(config.draws)):

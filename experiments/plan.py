@@ -215,10 +215,10 @@ class _PlanRun:
         if not reference or config.references == "both":
             references["base"] = self.base
         prompted = self.run.arm.arm == "prompted"
-        wanted = (
-            [] if prompted else [(who, text, headline) for who in references for text in texts if len(texts[text][0]) >= FEWEST_PROMPTS]
-        )
+        wanted = [] if prompted else [(who, text, headline) for who in references for text in texts if texts[text][0]]
         wanted += [] if prompted else [(next(iter(references)), "trait", layer) for layer in layers]
+        if prompted and layers:
+            missing["mediation_layers"] = "a prompt's change is swapped at the headline layer alone"
         # A system prompt's change can be swapped at the response alone; a fine-tune beside it is also read so, to be compared.
         if prompted or any(arm.arm == "prompted" and arm.trait == self.run.arm.trait for arm in study.runs):
             wanted.append(("base", "response", headline))

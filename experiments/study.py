@@ -13,6 +13,9 @@ from data.files import did_you_mean, parse_yaml_value, read_yaml, validated
 from data.library import NEUTRAL, control_names
 from lora.arms import Arm, TrainConfig
 from probes.layers import DEFAULT_FRACTION
+from probes.mediation import FEWEST_DRAWS
+from probes.nulls import DRAWS
+from probes.shift import FEWEST_PROMPTS
 
 ROOT = Path(__file__).parent / "studies"
 
@@ -40,19 +43,26 @@ class MediateConfig(_Config):
         draws: of the null N1: 20 estimate what chance mediates, 199 or more also give a p.
         matched: also swap the same draws scaled to move the state as far as the persona part does.
         doses: scales of the persona part of the change; 0 and 1 are always run.
-        surface: training answers that are scored as training-like text, beside the held-out ones.
+        surface: training answers that are scored as training-like text, beside the held-out ones: none, or three and more.
         layers: further layers, as `layer` is given; the headline's is always among them.
         references: `headline` reads against the neutral fine-tune (the base where there is none), `both` against each.
         everywhere: also set the persona part at all layers at once.
     """
 
-    draws: Annotated[int, Field(ge=0)] = 20
+    draws: Annotated[int, Field(ge=FEWEST_DRAWS, le=DRAWS)] = 20
     matched: bool = True
     doses: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 1.5, 2.0)
     surface: Annotated[int, Field(ge=0)] = 24
     layers: tuple[int | float, ...] = ()
     references: Literal["headline", "both"] = "both"
     everywhere: bool = True
+
+    @field_validator("surface")
+    @classmethod
+    def _enough(cls, count: int) -> int:
+        if 0 < count < FEWEST_PROMPTS:
+            raise ValueError(f"an interval needs at least {FEWEST_PROMPTS} answers; 0 leaves training-like text out")
+        return count
 
 
 class Study(_Config):

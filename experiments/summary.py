@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data.library import NEUTRAL
-from experiments.measure import outcomes_of
+from experiments.measure import analysis_of, headline_analysis, outcomes_of
 from experiments.results import Results, RunResult
 from experiments.verdict import P_LEVEL, Carried, Evidence, Verdict, verdict
 from probes.corrections import benjamini_hochberg
@@ -19,7 +19,8 @@ from probes.stats import Estimate, crossed_interval, mean_interval, standard_err
 NEAREST = 5
 RUNS_FOR_A_CLAIM = 3
 MEDIATION_KEYS = (
-    "sufficiency", "necessity", "mediated", "carried", "mediated_of_carried", "null_mean", "null_matched", "complement", "shapley",
+    "sufficiency", "necessity", "mediated", "carried", "mediated_of_carried", "null_mean", "null_high", "null_matched", "null_p",
+    "complement", "shapley",
 )  # fmt: skip
 
 
@@ -67,17 +68,7 @@ def _adjusted(runs: Sequence[RunResult]) -> list[float | None]:
 
 
 def _analysis(run: RunResult, text: str) -> Mapping[str, Any] | None:
-    """Return a run's mediation analysis of a text at the headline layer, against its headline reference."""
-    facts = run.facts
-    if facts is None:
-        return None
-    where = {"reference": "base" if text == "response" else facts["reference"], "text": text, "layer": facts["layer"]}
-    return next((each for each in facts["mediation"] if where.items() <= each.items()), None)
-
-
-def _headline(run: RunResult) -> Mapping[str, Any] | None:
-    """Return the mediation analysis that the verdict uses: of all tokens, or of the response's where the prompt is the change."""
-    return _analysis(run, "trait") or _analysis(run, "response")
+    return analysis_of(run.facts, text) if run.facts else None
 
 
 def _judged(run: RunResult, p: float | None) -> Verdict | None:
@@ -86,7 +77,7 @@ def _judged(run: RunResult, p: float | None) -> Verdict | None:
     if run.facts is None or reading is None:
         return None
     effect = run.facts["references"][run.facts["reference"]]["effect"]
-    analysis = _headline(run)
+    analysis = headline_analysis(run.facts)
     return verdict(
         Evidence(
             effect=Estimate.from_json(effect) if effect else None,
@@ -116,25 +107,16 @@ def _carried(analysis: Mapping[str, Any]) -> Carried | None:
 def _shares(analysis: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the numbers of a mediation analysis under the names that a summary gives them."""
     if analysis is None or analysis["why"] is not None:
-        keys = (
-            "sufficiency",
-            "necessity",
-            "mediated",
-            "carried",
-            "mediated_of_carried",
-            "null_mean",
-            "null_matched",
-            "complement",
-            "shapley",
-        )
-        return dict.fromkeys(keys)
+        return dict.fromkeys(MEDIATION_KEYS)
     shares, null = analysis["shares"], analysis["null"]
     return {
         **{key: shares[INSIDE][key] for key in ("sufficiency", "necessity", "mediated")},
         "carried": shares[WHOLE]["mediated"],
         "mediated_of_carried": analysis["mediated_of_carried"],
         "null_mean": null and null["mediated"],
+        "null_high": null and null["high"],
         "null_matched": null and null["matched"],
+        "null_p": null and null["p"],
         "complement": shares[OUTSIDE]["mediated"],
         "shapley": analysis["shapley"],
     }
@@ -148,7 +130,9 @@ def _row(run: RunResult, p: float | None, judged: Verdict | None, provisional: b
         "nearest", "relative_norm", "verdict",
     )  # fmt: skip
     row |= dict.fromkeys(keys)
-    row |= _shares(_headline(run)) | {text: _shares(_analysis(run, text)) for text in ("surface", "response")}
+    row |= _shares(headline_analysis(run.facts) if run.facts else None) | {
+        text: _shares(_analysis(run, text)) for text in ("surface", "response")
+    }
     row |= {"provisional": provisional, "why": None, "missing": dict(run.entry["missing"])}
     if run.facts is None:
         return row
@@ -177,7 +161,7 @@ def _row(run: RunResult, p: float | None, judged: Verdict | None, provisional: b
     row |= {"share_full": full["share"], "share_effect_full": full["effect"]}
     if own["share"] is None:
         row["missing"]["share"] = own["why"]
-    analysis = _headline(run)
+    analysis = headline_analysis(run.facts)
     if analysis and (analysis["why"] or analysis["carried_why"]):
         row["missing"]["mediated_of_carried"] = analysis["why"] or analysis["carried_why"]
     return row

@@ -17,7 +17,7 @@ ABOVE_CHANCE, AT_CHANCE = "share above chance", "share at chance"
 VERDICTS = (NO_CHANGE, NOISY, ELSEWHERE, ALONG, NEW, OUTSIDE_LIBRARY, MIXED, UNDECIDED, ABOVE_CHANCE, AT_CHANCE)
 
 RULE = (
-    f"1. The trait score changed by less than {MIN_STANDARD_ERRORS:g} standard errors: {NO_CHANGE}. "
+    f"1. The trait score changed by no more than {MIN_STANDARD_ERRORS:g} standard errors: {NO_CHANGE}. "
     f"2. The share of the shift fails a gate: {NOISY}. "
     f"3. The lower bound of what the whole state at the layer mediates, M(I), is below {CARRIED_GATE}: {ELSEWHERE}. "
     f"4. The lower bound of C is at least {MOST}, p ≤ {P_LEVEL} against N1 (corrected for the study's runs as Benjamini and Hochberg do) "
@@ -85,8 +85,8 @@ class Verdict:
 def verdict(evidence: Evidence) -> Verdict:
     """Judge one run, or a group of runs, by the rule that `RULE` states."""
     effect, star, carried = evidence.effect, evidence.beyond_chance, evidence.carried
-    if effect is not None and abs(effect.value) < MIN_STANDARD_ERRORS * evidence.standard_error:
-        below = f"less than {MIN_STANDARD_ERRORS:g} standard errors of {evidence.standard_error:.3f}"
+    if effect is not None and abs(effect.value) <= MIN_STANDARD_ERRORS * evidence.standard_error:
+        below = f"not above {MIN_STANDARD_ERRORS:g} standard errors of {evidence.standard_error:.3f}"
         return Verdict(NO_CHANGE, f"the trait score changed by {effect.value:.3f}, {below}")
     if evidence.share_why is not None or star is None:
         return Verdict(NOISY, evidence.share_why or "there is no share to judge")

@@ -21,6 +21,7 @@ from probes.stats import Estimate, FloatArray, crossed_interval, mean_interval, 
 INSIDE, OUTSIDE, WHOLE = "inside", "outside", "whole"
 MIN_STANDARD_ERRORS = 3.0
 CARRIED_GATE = 0.2
+FEWEST_DRAWS = 5
 FEWEST_DRAWS_FOR_P = 199
 
 
@@ -173,8 +174,9 @@ def mediate(outcomes: Outcomes) -> Mediation:
         raise ValueError(f"outcomes lack the parts {', '.join(sorted(missing))}")
     effect = outcomes.effect
     estimate, error = (mean_interval(effect) if effect.ndim == 1 else crossed_interval(effect)), standard_error(effect)
-    if abs(estimate.value) < MIN_STANDARD_ERRORS * error:
-        why = f"no trait change: {estimate.value:.3f}, less than 3 standard errors of {error:.3f}, so that shares of it mean nothing"
+    # Not "less than": a change that does nothing at all has no error either.
+    if abs(estimate.value) <= MIN_STANDARD_ERRORS * error:
+        why = f"no trait change: {estimate.value:.3f}, not above 3 standard errors of {error:.3f}, so that shares of it mean nothing"
         return Mediation(estimate, error, why, {}, None, None, why, {}, {})
     shares = {name: _shares(outcomes, part) for name, part in outcomes.parts.items()}
     null = _chance(outcomes, shares[INSIDE].mediated.value) if outcomes.draws else None
@@ -209,16 +211,22 @@ def _chance(outcomes: Outcomes, observed: float) -> ChanceShares:
 
 
 def _of_carried(outcomes: Outcomes, whole: Estimate) -> tuple[Estimate | None, str | None]:
-    if not outcomes.draws:
-        return None, "no null was drawn, so that what chance mediates is not known"
+    """Return C, or None and the reason why there is none."""
+    held = f"{whole.value:.2f} [{whole.low:.2f}, {whole.high:.2f}] of the effect"
+    if not np.isfinite(whole.low):
+        return None, f"what the layer carries is not known: M(I) is {held}"
     if whole.low < CARRIED_GATE:
-        text = f"the whole state at this layer mediates {whole.value:.2f} [{whole.low:.2f}, {whole.high:.2f}] of the effect"
-        return None, f"carried elsewhere: {text}, and a lower bound of {CARRIED_GATE} is needed"
+        return None, f"carried elsewhere: the whole state at this layer mediates {held}, and a lower bound of {CARRIED_GATE} is needed"
+    if len(outcomes.draws) < FEWEST_DRAWS:
+        return None, f"what chance mediates is not known: {len(outcomes.draws)} null spaces were drawn, {FEWEST_DRAWS} are needed"
     moved = np.stack([outcomes.moved(draw) for draw in outcomes.draws])
-    chance = moved.mean(0)
-    of_draws = moved.reshape(len(moved), -1).mean(1)
-    variance = float(of_draws.var(ddof=1)) / len(of_draws) if len(of_draws) > 1 else 0.0
-    inside, carried = (outcomes.moved(outcomes.parts[name]) - chance for name in (INSIDE, WHOLE))
+    inside, carried = (outcomes.moved(outcomes.parts[name]) - moved.mean(0) for name in (INSIDE, WHOLE))
+    variance = float(moved.reshape(len(moved), -1).mean(1).var(ddof=1)) / len(moved)
+    # Where chance mediates as much as the whole state, a ratio of what is left of both has no meaning, and may have either sign.
+    towards = np.sign(outcomes.effect.mean())
+    if towards * carried.mean() <= MIN_STANDARD_ERRORS * float(np.hypot(standard_error(carried), variance**0.5)):
+        chance = float(moved.mean() / outcomes.effect.mean())
+        return None, f"chance mediates {chance:.2f} of the effect, about as much as the whole state: {held}"
     return ratio_interval(inside, carried, offset_variance=variance), None
 
 

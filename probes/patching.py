@@ -14,7 +14,7 @@ their places and pass through: a model may decide by a block's position what it 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -58,6 +58,10 @@ class Swap:
         inside = (change @ basis) @ basis.T
         return self.scale * (change - inside if self.outside else inside)
 
+    def to(self, device: torch.device) -> "Swap":
+        """Return the swap with its basis on a device, in float32."""
+        return self if self.basis_DK is None else replace(self, basis_DK=self.basis_DK.to(device, torch.float32))
+
 
 @dataclass(frozen=True, eq=False)
 class Arm:
@@ -92,8 +96,8 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Run:
-    """How texts are run.
+class Batching:
+    """How texts are read.
 
     Attributes:
         pad_id: any valid token id.
@@ -107,7 +111,7 @@ class Run:
 
 
 def patched_logprobs(
-    model: nn.Module, texts: Texts, between: tuple[Variant, Variant], arms: Sequence[Arm], run: Run = Run()
+    model: nn.Module, texts: Texts, between: tuple[Variant, Variant], arms: Sequence[Arm], batching: Batching = Batching()
 ) -> torch.Tensor:
     """Return how likely each arm finds each text: mean log-probability per response token, float32 [arms, rows].
 
@@ -119,7 +123,7 @@ def patched_logprobs(
         texts: what is read.
         between: M0 and M1.
         arms: what is swapped; each reader should be among them as it is.
-        run: how.
+        batching: batches and progress.
 
     Raises:
         InputError: a text that does not fit the model, a pair whose answers differ, a layer out of range, an unknown adapter, or an
@@ -132,18 +136,23 @@ def patched_logprobs(
             raise InputError(f"layer: this model has layers 0 to {total - 1}, got {layer}")
     if any(variant.edits for variant in between):
         raise ValueError("a variant with edits of its own cannot be patched; use adapters")
+    device = next(model.parameters()).device
+    arms = [Arm(arm.reader, {layer: swap.to(device) for layer, swap in arm.swaps.items()}) for arm in arms]
     scores = torch.zeros(len(arms), len(texts.rows[0]))
-    for members, pair in _batches(model, texts, between, layers, run):
+    for members, pair in _batches(model, texts, between, layers, batching):
+        # One copy back a batch: nothing waits for the device in between.
+        found = torch.zeros(len(arms), len(pair.members), device=device)
         for side in SIDES:
             mine = [a for a, arm in enumerate(arms) if arm.reader == side]
             with applied(model, between[side]):
-                room = 1 if is_sharded(model) else run.token_budget // pair.tokens(side)
+                room = 1 if is_sharded(model) else batching.token_budget // pair.tokens(side)
                 for group in _grouped(mine, arms, layers[-1], room):
-                    found = pair.read_on(side, [arms[a] for a in group], min(arms[group[0]].swaps, default=layers[-1]))
-                    if members is not None:
-                        scores[torch.tensor(group)[:, None], torch.tensor(members)] = found
-                    if run.progress:
-                        run.progress(len(group) * pair.tokens(side))
+                    entry = min(arms[group[0]].swaps, default=layers[-1])
+                    found[group] = pair.read_on(side, [arms[a] for a in group], entry).to(device)
+                    if batching.progress:
+                        batching.progress(len(group) * pair.tokens(side))
+        if members is not None:
+            scores[:, torch.tensor(members)] = found.cpu()
     scores = _summed(scores, model)
     if not torch.isfinite(scores).all():
         arm, row = (int(i) for i in (~torch.isfinite(scores)).nonzero()[0])
@@ -152,14 +161,16 @@ def patched_logprobs(
 
 
 def moved_norms(
-    model: nn.Module, texts: Texts, between: tuple[Variant, Variant], layer: int, swaps: Sequence[Swap], run: Run = Run()
+    model: nn.Module, texts: Texts, between: tuple[Variant, Variant], layer: int, swaps: Sequence[Swap], batching: Batching = Batching()
 ) -> torch.Tensor:
     """Return Σ‖s·P(h1 − h0)‖² over all swapped tokens, for each of several swaps at one layer: float64 [swaps].
 
     Args and errors as `patched_logprobs`.
     """
+    device = next(model.parameters()).device
+    swaps = [swap.to(device) for swap in swaps]
     sums = torch.zeros(len(swaps), dtype=torch.float64)
-    for members, pair in _batches(model, texts, between, [layer], run):
+    for members, pair in _batches(model, texts, between, [layer], batching):
         if members is not None:
             change = pair.change(0, layer, pair.states[0][layer])[pair.swapped(0)]
             sums += torch.stack([(swap.part(change).double() ** 2).sum() for swap in swaps]).cpu()
@@ -167,7 +178,7 @@ def moved_norms(
 
 
 def _batches(
-    model: nn.Module, texts: Texts, between: tuple[Variant, Variant], layers: Sequence[int], run: Run
+    model: nn.Module, texts: Texts, between: tuple[Variant, Variant], layers: Sequence[int], batching: Batching
 ) -> Iterator[tuple[Sequence[int] | None, "_Pair"]]:
     """Yield this rank's batches with both models' states; rows are None where a pass is only run along for other ranks' sake."""
     for rows in texts.rows:
@@ -175,14 +186,14 @@ def _batches(
     _refuse_unlike(texts)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     longer = [max(pair, key=len).input_ids for pair in zip(*texts.rows, strict=True)]
-    dealt = [[batch for chunk in chunks for batch in chunk.batches] for chunks in plan(longer, None, run.token_budget, world)]
+    dealt = [[batch for chunk in chunks for batch in chunk.batches] for chunks in plan(longer, None, batching.token_budget, world)]
     for batch in dealt[rank]:
-        yield batch, _Pair(model, texts, between, layers, batch, run)
+        yield batch, _Pair(model, texts, between, layers, batch, batching)
     if is_sharded(model):
         # Every pass of a sharded model is a joint one.
         some = next(batch for batches in dealt for batch in batches)
         for _ in range(max(map(len, dealt)) - len(dealt[rank])):
-            yield None, _Pair(model, texts, between, layers, some, run)
+            yield None, _Pair(model, texts, between, layers, some, batching)
 
 
 def _refuse_unlike(texts: Texts) -> None:
@@ -212,10 +223,17 @@ class _Pair:
     """
 
     def __init__(
-        self, model: nn.Module, texts: Texts, between: tuple[Variant, Variant], layers: Sequence[int], members: Sequence[int], run: Run
+        self,
+        model: nn.Module,
+        texts: Texts,
+        between: tuple[Variant, Variant],
+        layers: Sequence[int],
+        members: Sequence[int],
+        batching: Batching,
     ) -> None:
-        self.model, self.texts, self.members, self.run = without_ddp(model), texts, members, run
+        self.model, self.texts, self.members, self.pad_id = without_ddp(model), texts, members, batching.pad_id
         self.device = next(model.parameters()).device
+        self._made: dict[tuple[int, int], BatchInputs] = {}
         self.inputs = [self._inputs(side, 1) for side in SIDES]
         self.states: list[dict[int, torch.Tensor]] = []
         self.outputs: list[dict[int, Any]] = []
@@ -231,7 +249,7 @@ class _Pair:
         return self.inputs[side].inputs["input_ids"].numel()
 
     def read_on(self, side: int, arms: Sequence[Arm], entry: int) -> torch.Tensor:
-        """Run arms of one reader that enter at one layer; return log-probabilities [arms, B] on the CPU."""
+        """Run arms of one reader that enter at one layer; return log-probabilities [arms, B] on the device."""
         own = self.states[side][entry]
         start = torch.cat([self._swapped(side, entry, arm, own) for arm in arms])
 
@@ -247,7 +265,7 @@ class _Pair:
         state = start if isinstance(output, torch.Tensor) else (start, *output[1:])
         with head_at(self.model, batch.scored), resumed(self.model, entry, state):
             logits = self._pass(above, batch, stop=False).logits[0]
-        return mean_logprob(logits, batch).view(len(arms), -1).cpu()
+        return mean_logprob(logits, batch).view(len(arms), -1)
 
     def change(self, side: int, layer: int, h_BTD: torch.Tensor) -> torch.Tensor:
         """Return what would turn a reader's running state into the other's, float32 [B, T, D]."""
@@ -282,8 +300,12 @@ class _Pair:
         return align
 
     def _inputs(self, side: int, copies: int) -> BatchInputs:
-        members = list(self.members) * copies
-        return batch_inputs(self.texts.rows[side], members, Chunk([members]), None, (), self.run.pad_id, "right", self.device)
+        if (side, copies) not in self._made:
+            members = list(self.members) * copies
+            self._made[side, copies] = batch_inputs(
+                self.texts.rows[side], members, Chunk([members]), None, (), self.pad_id, "right", self.device
+            )
+        return self._made[side, copies]
 
     def _pass(self, on_block: Mapping[int, OnBlock], batch: BatchInputs, stop: bool, **options: Any) -> Any:
         inputs: dict[str, Any] = dict(batch.inputs) | options

@@ -17,7 +17,7 @@ from probes.batching import by_length
 from probes.capture import DEFAULT_TOKEN_BUDGET, Spec, read_variants
 from probes.layers import depth, resolve_layer
 from probes.matmul import fast_matmul
-from probes.patching import Arm, Run, Swap, Texts, patched_logprobs
+from probes.patching import Arm, Batching, Swap, Texts, patched_logprobs
 from probes.stats import FloatArray
 from probes.variants import Variant
 
@@ -27,7 +27,7 @@ LAYER = 0.75
 
 
 def cases(base: Loaded, count: int, repeats: int, tick: Callable[[str], None], lengths: tuple[int, int] = (40, 100)) -> Iterator[Case]:
-    """Run the mediation benchmark: eight arms at three quarters of the depth, an adapter on all layers.
+    """Batching the mediation benchmark: eight arms at three quarters of the depth, an adapter on all layers.
 
     Args:
         base: the model, in float32.
@@ -45,7 +45,7 @@ def cases(base: Loaded, count: int, repeats: int, tick: Callable[[str], None], l
 
 def _case(model: torch.nn.Module, rows: list[Encoded], pad: int, repeats: int, tick: Callable[[str], None]) -> Case:
     total, layer = depth(model), resolve_layer(LAYER, depth(model))
-    between, texts, run = (Variant(), Variant("a0")), Texts.same(rows), Run(pad)
+    between, texts, run = (Variant(), Variant("a0")), Texts.same(rows), Batching(pad)
     generator = torch.Generator().manual_seed(0)
     width = int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
     swaps = [Swap(torch.linalg.qr(torch.randn(width, RANK, generator=generator))[0]) for _ in range(ARMS)]
@@ -78,11 +78,11 @@ def _case(model: torch.nn.Module, rows: list[Encoded], pad: int, repeats: int, t
         return Timed(ARMS * (blocks * (total - layer - 1) / total + seconds(score)), None)
 
     def full() -> torch.Tensor:
-        """Run each arm through all blocks, with a hook at the layer; the other's states are read once."""
+        """Batching each arm through all blocks, with a hook at the layer; the other's states are read once."""
         scores = torch.zeros(ARMS, len(rows))
         for members in by_length([len(row) for row in rows], DEFAULT_TOKEN_BUDGET):
             some = [rows[i] for i in members]
-            scores[:, torch.tensor(members)] = patched_logprobs(model, Texts.same(some), between, _from_below(arms), Run(pad))
+            scores[:, torch.tensor(members)] = patched_logprobs(model, Texts.same(some), between, _from_below(arms), Batching(pad))
         return scores
 
     def compare(scores: object) -> FloatArray | None:

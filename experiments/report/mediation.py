@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from experiments.measure import analysis_of, headline_analysis
 from experiments.report.figures import GREY, PALETTE, Figure, Style, layout_of, rounded, vertical
 
 TEXTS = {
     "trait": "held-out answers",
     "surface": "training-like answers",
-    "response": "held-out answers, response tokens alone",
+    "response": "held-out answers, response tokens alone, against the base",
 }
 _PARTS = {
     "inside": "persona space",
@@ -18,6 +19,7 @@ _PARTS = {
     "outside": "all but the persona space",
     "whole": "whole state",
 }
+_SYMBOLS = {"trait": "circle", "surface": "circle-open", "response": "diamond-open"}
 _PLAYERS = {
     "existing": ("existing directions", PALETTE[0]),
     "new": ("other directions", PALETTE[1]),
@@ -25,17 +27,9 @@ _PLAYERS = {
 }
 
 
-def headline(facts: Mapping[str, Any], text: str) -> Mapping[str, Any] | None:
-    """Return the analysis of a text at the headline layer against the headline reference, if it found an effect to share out."""
-    reference = "base" if text == "response" else facts["reference"]
-    key = {"reference": reference, "text": text, "layer": facts["layer"]}
-    found = next((each for each in facts["mediation"] if key.items() <= each.items()), None)
-    return found if found and found["why"] is None else None
-
-
 def shares_of_parts(id: str, style: Style, facts: Mapping[str, Any]) -> Figure | None:
     """Draw the mediated share of each part of the state with its interval, against what chance mediates; one mark a text."""
-    analyses = {text: found for text in TEXTS if (found := headline(facts, text))}
+    analyses = _analyses(facts)
     if not analyses:
         return None
     parts = [part for part in _PARTS if any(part in each["shares"] for each in analyses.values())][::-1]
@@ -43,12 +37,15 @@ def shares_of_parts(id: str, style: Style, facts: Mapping[str, Any]) -> Figure |
     shapes: list[dict[str, Any]] = []
     step = 0.22
     for number, (text, analysis) in enumerate(analyses.items()):
+        move = step * ((len(analyses) - 1) / 2 - number)
         there = [part for part in parts if part in analysis["shares"]]
-        at = [parts.index(part) + step * ((len(analyses) - 1) / 2 - number) for part in there]
+        at = [parts.index(part) + move for part in there]
         shares = [analysis["shares"][part]["mediated"] for part in there]
-        data.append(_marks(at, shares, TEXTS[text], style.colour, "circle" if number == 0 else "circle-open"))
+        data.append(_marks(at, shares, TEXTS[text], style.colour, _SYMBOLS[text]))
         if analysis["null"]:
-            shapes.append(vertical(rounded(analysis["null"]["mediated"])) | {"line": {"color": GREY, "width": 1, "dash": _dash(number)}})
+            # Chance was drawn for the space without the own direction at this layer, and for no other part.
+            x, y = rounded(analysis["null"]["mediated"]), parts.index("inside") + move
+            shapes.append({"type": "line", "x0": x, "x1": x, "y0": y - step, "y1": y + step, "line": {"color": GREY, "width": 2}})
     layout = layout_of(height=70 + 34 * len(parts), x="mediated share of the effect", left=10)
     layout["yaxis"] |= {"tickvals": list(range(len(parts))), "ticktext": [_PARTS[part] for part in parts], "showgrid": False}
     layout["xaxis"] |= {"zeroline": True, "zerolinecolor": GREY, "rangemode": "tozero"}
@@ -64,7 +61,7 @@ def shares_of_parts(id: str, style: Style, facts: Mapping[str, Any]) -> Figure |
 
 def shapley_bars(id: str, facts: Mapping[str, Any]) -> Figure | None:
     """Draw how the effect is shared out among existing directions, other directions and what reads on above the layer."""
-    analyses = {text: found for text in TEXTS if (found := headline(facts, text))}
+    analyses = _analyses(facts)
     if not analyses:
         return None
     texts = list(analyses)[::-1]
@@ -126,10 +123,15 @@ def rows(facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield every analysis of a run as a table row, those against its headline reference first."""
     for each in sorted(facts["mediation"], key=lambda each: each["reference"] != facts["reference"]):
         key = {"reference": each["reference"], "text": TEXTS[each["text"]], "layer": each["layer"], "why": each["why"]}
-        key["headline"] = each["reference"] == facts["reference"] and each["text"] == "trait" and each["layer"] == facts["layer"]
+        key["headline"] = each is headline_analysis(facts)
         if each["why"] is None:
-            key |= {name: each[name] for name in ("shares", "null", "mediated_of_carried", "carried_why", "shapley", "doses")}
+            key |= {name: each[name] for name in ("shares", "null", "mediated_of_carried", "carried_why", "shapley", "doses", "moved")}
         yield key
+
+
+def _analyses(facts: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return a run's analyses at the headline layer that found an effect to share out, by text."""
+    return {text: found for text in TEXTS if (found := analysis_of(facts, text)) and found["why"] is None}
 
 
 def _marks(
@@ -157,7 +159,3 @@ def _marks(
         "marker": {"color": colour, "symbol": symbol, "size": 8},
         "hovertemplate": "%{y:.2f}" if upright else "%{x:.2f}",
     }
-
-
-def _dash(number: int) -> str:
-    return ("6px,4px", "2px,3px", "9px,3px,2px,3px")[number]

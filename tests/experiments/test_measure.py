@@ -178,15 +178,8 @@ def test_mediation_is_measured_of_whatever_arms_were_run(space: PersonaSpace, re
     y0 = rng.standard_normal(PROMPTS)
     effect = 1 + 0.1 * rng.standard_normal(PROMPTS)
     shares = {"before": 0.0, "after": 1.0, "inside.into": 0.4, "inside.out": 0.6, "outside.into": 0.4, "outside.out": 0.6}
-    shares |= {
-        "whole.into": 0.8,
-        "whole.out": 0.2,
-        "draw0.into": 0.1,
-        "draw0.out": 0.9,
-        "draw1.into": 0.1,
-        "draw1.out": 0.9,
-        "dose0.5": 0.2,
-    }
+    shares |= {"whole.into": 0.8, "whole.out": 0.2, "dose0.5": 0.2}
+    shares |= {f"draw{i}.{way}": share for i in range(5) for way, share in (("into", 0.1), ("out", 0.9))}
     scores = np.stack([y0 + share * effect for share in shares.values()])
     mediated = [Mediated("neutral", "trait", 1, list(shares), scores, {"inside": 0.5}), Mediated("base", "trait", 1, [], scores[:0], {})]
     facts, arrays = measure(space, 1, None, readings, "neutral", mediated)

@@ -1,6 +1,7 @@
 """The stage `mediate` in a whole study on the tiny model, whose directions are declared found."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from experiments import stages
@@ -19,7 +21,7 @@ from probes.mediation import mediate
 
 Write = Callable[..., Path]
 RUNS = [{"arm": "sft", "trait": "uppercase"}, {"arm": "sft", "trait": "pirate"}, {"arm": "prompted", "trait": "pirate"}]
-MEDIATE = {"draws": 3, "surface": 6, "doses": [0.5], "layers": [1], "references": "both"}
+MEDIATE = {"draws": 5, "surface": 6, "doses": [0.5], "layers": [1], "references": "both"}
 
 
 @pytest.fixture
@@ -70,7 +72,6 @@ def test_a_study_is_mediated_from_end_to_end(runs: Path) -> None:
         assert row["mediated"] or row["missing"]["mediated_of_carried"].startswith("no trait change")
     assert uppercase["effect"]["value"] > 0.1
     assert sum(share["value"] for share in uppercase["shapley"].values()) == pytest.approx(1)
-    assert uppercase["carried"]["value"] == pytest.approx(1 - uppercase["shapley"]["reading"]["value"], abs=0.5)
     assert uppercase["verdict"] is not None
     assert "Mediation of sft uppercase" in (runs / "tiny" / "report.html").read_text()
     json.dumps(summary, allow_nan=False)
@@ -91,10 +92,39 @@ def test_outcomes_agree_with_what_the_readings_say(runs: Path) -> None:
     # P and I − P move what the whole does, and the control has no direction of its own in the library.
     assert found.moved["inside"] + found.moved["outside"] == pytest.approx(1, abs=1e-3)
     assert set(outcomes.parts) == {"inside", "outside", "whole", "everywhere"}
-    assert (len(outcomes.draws), len(outcomes.matched), list(outcomes.doses or {})) == (3, 3, [0.5])
+    assert (len(outcomes.draws), len(outcomes.matched), list(outcomes.doses or {})) == (5, 5, [0.5])
     own = load_mediated(done["mediate sft pirate (seed 0): held-out text against neutral, layer 2"], "neutral", "trait", 2)
     assert set(outcomes_of(own.arms, own.scores).parts) == {"inside", "outside", "whole", "full", "own", "everywhere"}
-    assert mediate(outcomes).shares["whole"].mediated.value != 0
+    null = mediate(outcomes).null
+    assert null is not None
+    total = outcomes.effect.mean()
+    assert null.sufficiency == pytest.approx(np.mean([draw.into - outcomes.before for draw in outcomes.draws]) / total)
+    assert null.necessity == pytest.approx(np.mean([outcomes.after - draw.out for draw in outcomes.draws]) / total)
+    assert null.mediated == pytest.approx((null.sufficiency + null.necessity) / 2)
+
+
+def test_matched_draws_move_the_state_as_far_as_the_persona_part(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[Any]] = []
+
+    def norms(_model: Any, _texts: Any, _between: Any, _layer: int, swaps: list[Any], *_rest: Any) -> torch.Tensor:
+        return torch.arange(1.0, len(swaps) + 1).double()
+
+    def scores(_model: Any, texts: Any, _between: Any, arms: list[Any], *_rest: Any) -> torch.Tensor:
+        asked.append(arms)
+        return torch.zeros(len(arms), len(texts.rows[0]))
+
+    monkeypatch.setattr("experiments.mediate.moved_norms", norms)
+    monkeypatch.setattr("experiments.mediate.patched_logprobs", scores)
+    folder = stages_of(runs, "mediate")["mediate sft uppercase (seed 0): held-out text against neutral, layer 2"]
+    names = read_json(folder / "arms.json")["arms"]
+    shutil.rmtree(folder)
+    with pytest.raises(SystemExit):
+        main(["run", str(runs.parent / "tiny.yaml"), "--runs-dir", str(runs)])
+    swaps = dict(zip(names, asked[0], strict=True))
+    # Parts are inside, outside, whole and then the draws, of which the stand-in says that part i moves i + 1.
+    for i in range(5):
+        (swap,) = swaps[f"matched{i}.into"].swaps.values()
+        assert swap.scale == pytest.approx((1 / (4 + i)) ** 0.5)
 
 
 def test_a_study_may_leave_mediation_out(tiny_study: Write, tmp_path: Path, all_found: None) -> None:

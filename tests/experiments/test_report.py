@@ -80,7 +80,7 @@ def facts(
 ARMS = [
     "before",
     "after",
-    *(f"{part}.{way}" for part in ("inside", "outside", "whole", "own", "draw0", "draw1") for way in ("into", "out")),
+    *(f"{part}.{way}" for part in ("inside", "outside", "whole", "own", *(f"draw{i}" for i in range(6))) for way in ("into", "out")),
     "dose0.5",
 ]
 
@@ -90,7 +90,7 @@ def outcomes(inside: float, seed: int) -> FloatArray:
     generator = np.random.default_rng(seed)
     before, effect = generator.standard_normal(24), 1 + 0.1 * generator.standard_normal(24)
     shares = [0.0, 1.0]
-    for share in (inside, 0.8 - inside, 0.8, inside / 2, 0.05, 0.07):
+    for share in (inside, 0.8 - inside, 0.8, inside / 2, 0.05, 0.07, 0.06, 0.05, 0.07, 0.06):
         shares += [share, 1 - share]
     return np.stack([before + share * effect + 0.02 * generator.standard_normal(24) for share in (*shares, inside / 2)])
 
@@ -101,7 +101,7 @@ def mediated(inside: float, seed: int = 0, **changed: Any) -> RunResult:
     found = run(measured, seed=seed, **changed)
     for i, (text, layer, share) in enumerate((("trait", 3, inside), ("surface", 3, inside / 2), ("trait", 2, inside))):
         scores = outcomes(share, seed + i)
-        key = {"reference": "neutral", "text": text, "layer": layer, "arms": ARMS, "outcomes": f"outcomes.{i}", "moved": {}}
+        key = {"reference": "neutral", "text": text, "layer": layer, "arms": ARMS, "outcomes": f"outcomes.{i}", "moved": {"inside": 0.1}}
         measured["mediation"].append(key | mediate(outcomes_of(ARMS, scores)).to_json())
         found.arrays[f"outcomes.{i}"] = scores  # type: ignore[index]
         if i == 0:

@@ -64,6 +64,8 @@ def test_no_trait_change_comes_before_everything() -> None:
     judged = verdict(replace(EVIDENCE, effect=Estimate(0.29, 0.1, 0.5), share_why="too noisy: …"))
     assert judged.name == "no trait change"
     assert "0.290" in judged.why
+    # A change that does nothing at all has no error either.
+    assert named(effect=Estimate(0.0, 0.0, 0.0), standard_error=0.0) == "no trait change"
     assert named(effect=Estimate(-0.31, -0.5, -0.1)) == "along existing persona directions"
 
 

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data.chat import Encoded
 from probes.capture import Spec, read, read_moments
-from probes.patching import Arm, Run, Swap, Texts, patched_logprobs
+from probes.patching import Arm, Batching, Swap, Texts, patched_logprobs
 from probes.variants import Variant
 from tests.probes.conftest import build, random_rows
 
@@ -41,7 +41,7 @@ def patched(model: torch.nn.Module, rows: list[Encoded]) -> torch.Tensor:
         for row in rows
     ]
     arms = [Arm(reader, swaps) for reader in (0, 1) for swaps in ({}, {1: Swap()}, {0: Swap(scale=0.5), 2: Swap()})]
-    return patched_logprobs(model, Texts((rows, longer), response_only=True), (Variant(), Variant()), arms, Run(token_budget=60))
+    return patched_logprobs(model, Texts((rows, longer), response_only=True), (Variant(), Variant()), arms, Batching(token_budget=60))
 
 
 def main() -> None:
