@@ -87,6 +87,12 @@ class PersonaSpace:
                 del self._drawn[next(iter(self._drawn))]
         return self._drawn[isotropic, key]
 
+    def null_bases(self, layer: int, members: Sequence[int], count: int) -> FloatArray:
+        """Return the bases [count, d_model, k] of the first few spaces of N1; the rest are not made."""
+        null = Null(seed_for(0, "nulls"), draws=count)
+        k = self.basis(layer, members).shape[1]
+        return null.spaces(self.activations(layer, members), Members(len(members)), k).bases(count)
+
     def halves(self, layer: int, trait: int) -> tuple[FloatArray, FloatArray]:
         """Return a trait's direction from two halves that have neither contrast pairs nor questions in common, each [d_model]."""
         at = self.states[trait][..., layer, :].astype(np.float64)

@@ -150,9 +150,8 @@ def _parts(library: PersonaSpace, question: Question, config: MediateConfig) -> 
     if question.own is not None and (everyone := library.members(layer)) != members:
         parts[FULL] = Swap(basis(layer, everyone))
         parts[OWN] = Swap(basis(layer, [list(library.names).index(question.own)]))
-    if config.draws:
-        for i, draw in enumerate(library.null_spaces(layer, members).bases(config.draws)):
-            parts[f"{DRAW}{i}"] = Swap(torch.from_numpy(draw).float())
+    for i, draw in enumerate(library.null_bases(layer, members, config.draws)):
+        parts[f"{DRAW}{i}"] = Swap(torch.from_numpy(draw).float())
     there = {at: library.members(at, question.own) for at in range(library.vectors.shape[1])} if question.everywhere else {}
     everywhere = {at: Swap(basis(at, some)) for at, some in there.items() if some}
     return _Parts(layer, parts, everywhere)

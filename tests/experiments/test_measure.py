@@ -133,6 +133,11 @@ def test_null_spaces_are_drawn_once_for_all_texts_and_runs(space: PersonaSpace, 
     assert len(space._drawn) == 5
 
 
+def test_the_first_null_spaces_are_those_of_all(space: PersonaSpace) -> None:
+    members = space.members(1)
+    assert np.allclose(space.null_bases(1, members, 3), space.null_spaces(1, members).bases(3), atol=1e-6)
+
+
 def test_null_shares_are_joint_over_the_layers_that_have_any(space: PersonaSpace, rng: np.random.Generator) -> None:
     shift = rng.standard_normal((PROMPTS, LAYERS, WIDTH)) + along(pirate=5.0)
     layers, shares = null_curve(space, shift, None)
