@@ -155,10 +155,10 @@ def findings(trials: Sequence[Trial]) -> dict[str, Any]:
 def missed(row: Mapping[str, Any]) -> list[str]:
     """Return in words the targets that a row of `accuracy` misses; none where no draw counts."""
     out = []
-    for suffix, share in (("", "in the other half's space"), ("_held", "in the measured space")):
+    for suffix, share in (("", "other half's space"), ("_held", "measured space")):
         error, coverage = row[f"error{suffix}"], row[f"coverage{suffix}"]
         if error is not None and error > LARGEST_ERROR:
-            out.append(f"mean error {error:.3f} against the share {share}, {LARGEST_ERROR} at most")
+            out.append(f"{share}: error {error:.3f}, {LARGEST_ERROR} at most")
         if coverage is not None and coverage < LEAST_COVERAGE:
-            out.append(f"coverage {coverage:.3f} of the share {share}, at least {LEAST_COVERAGE}")
+            out.append(f"{share}: coverage {coverage:.3f}, at least {LEAST_COVERAGE}")
     return out

@@ -59,7 +59,7 @@ def _later(later: Mapping[str, Any]) -> Figure:
 
 
 def _layout(y: str) -> dict[str, Any]:
-    layout = layout_of(height=330, x="planted share", y=y)
-    layout |= {"showlegend": True, "legend": {"orientation": "h", "y": 1.16}}
-    layout["margin"] |= {"t": 60}
+    layout = layout_of(height=380, x="planted share", y=y)
+    layout |= {"showlegend": True, "legend": {"orientation": "h", "y": -0.2, "yanchor": "top"}}
+    layout["margin"] |= {"b": 110}
     return layout

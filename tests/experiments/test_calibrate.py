@@ -91,9 +91,9 @@ def test_points_of_plants_that_all_fail_the_gate_are_empty() -> None:
 def test_missed_targets_are_said_in_words() -> None:
     row = {"error": 0.3, "coverage": 0.1, "error_held": 0.01, "coverage_held": 0.92}
     assert missed(row) == [
-        "mean error 0.300 against the share in the other half's space, 0.05 at most",
-        "coverage 0.100 of the share in the other half's space, at least 0.93",
-        "coverage 0.920 of the share in the measured space, at least 0.93",
+        "other half's space: error 0.300, 0.05 at most",
+        "other half's space: coverage 0.100, at least 0.93",
+        "measured space: coverage 0.920, at least 0.93",
     ]
     assert missed(row | {"error": 0.05, "coverage": 0.93, "coverage_held": 0.95}) == []
 

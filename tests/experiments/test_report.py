@@ -388,7 +388,7 @@ def test_planted_changes_are_shown_with_both_targets() -> None:
     assert named["measured"]["error_y"]["array"] == [0.05]
     assert named["measured"]["error_y"]["arrayminus"] == [0.05]
     assert figures["calibration-later"]["data"][1]["y"] == [0.02, 0.61]
-    assert "mean error 0.321 against the share in the other half's space, 0.05 at most" in elements.text
+    assert "other half's space: error 0.321, 0.05 at most" in elements.text
     assert "0.011" in elements.text
     assert "rank correlation with what was planted 1.00" in elements.text
     summary = summarise(results)["calibration"]
