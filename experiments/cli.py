@@ -107,9 +107,22 @@ def bench(
     """Measure the suite's hot loops against a bare forward pass, a plain loop and other libraries."""
     from experiments.bench.run import bench as run_bench
 
-    if json_file is not None and not json_file.parent.is_dir():
-        raise InputError(f"--json {json_file}: there is no folder {json_file.parent}")
+    _check_folder(json_file)
     run_bench(kind, model, rows, repeats, peers, json_file, console)
+
+
+@app.command()
+def simulate(
+    kind: Annotated[str, typer.Argument(help="shares, crossed or nulls.")],
+    repeats: Annotated[int, typer.Option(help="Draws for each row, at least 100.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all rows there.")] = None,
+) -> None:
+    """Try the statistics on synthetic data whose answer is known: shares, means and ratios over runs, and nulls."""
+    from experiments.simulate.run import simulate as run_simulation
+
+    _check_folder(json_file)
+    run_simulation(kind, repeats, seed, json_file, console)
 
 
 @traits_app.command("list")
@@ -197,9 +210,13 @@ def _screen(json_file: str | None) -> Console:
     Raises:
         InputError: the folder of the JSON file does not exist; found out before anything is computed.
     """
-    if json_file not in (None, "-") and not Path(str(json_file)).parent.is_dir():
-        raise InputError(f"--json {json_file}: there is no folder {Path(str(json_file)).parent}")
+    _check_folder(Path(json_file) if json_file and json_file != "-" else None)
     return complaints if json_file == "-" else console
+
+
+def _check_folder(json_file: Path | None) -> None:
+    if json_file is not None and not json_file.parent.is_dir():
+        raise InputError(f"--json {json_file}: there is no folder {json_file.parent}")
 
 
 def _quiet_libraries() -> None:

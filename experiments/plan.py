@@ -13,6 +13,7 @@ from data.files import sha256
 from data.library import NEUTRAL, control_names, load_bank, load_control, load_trait
 from data.mixtures import Turn, changed_turns, plain_turns
 from data.schema import Control, Example, Trait
+from experiments.calibrate import Real, calibrate_stage, later_stage
 from experiments.measure import BASE_ANSWERS, load_space, measure
 from experiments.mediate import Question, load_mediated, mediate_stage
 from experiments.stages import (
@@ -29,7 +30,7 @@ from experiments.stages import (
     space_stage,
     train_stage,
 )
-from experiments.study import Run, Study, runs_of
+from experiments.study import CalibrateConfig, Run, Study, runs_of
 from probes.layers import resolve_layer
 from probes.shift import FEWEST_PROMPTS
 
@@ -64,6 +65,21 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
+class PlannedCalibration:
+    """The stages that try the share on planted changes.
+
+    Attributes:
+        run: title of the run that planted changes take after.
+        planted: their share where they are planted.
+        later: and some layers on, if that is asked for.
+    """
+
+    run: str
+    planted: Stage
+    later: Stage | None
+
+
+@dataclass(frozen=True)
 class Plan:
     """All that a study computes."""
 
@@ -76,11 +92,13 @@ class Plan:
     space: Stage
     base_answers: Stage
     runs: Sequence[PlannedRun]
+    calibration: PlannedCalibration | None
 
     @property
     def targets(self) -> list[Stage]:
         """The stages to finish; everything else is an input of one of them."""
         planned = [stage for run in self.runs for stage in (run.measure, run.answers) if stage is not None]
+        planned += [stage for stage in (self.calibration.planted, self.calibration.later) if stage] if self.calibration else []
         return [self.chat, self.space, self.base_answers, *planned]
 
 
@@ -96,7 +114,7 @@ def plan(study: Study, bench: Bench) -> Plan:
     """Expand a study; every error that can be found without computing is raised here.
 
     Raises:
-        InputError: an unknown trait, a layer out of range, an adapter that is none.
+        InputError: an unknown trait, a layer out of range, an adapter that is none, no run that planted changes can take after.
     """
     traits = [load_trait(name) for name in study.library]
     names = [trait.name for trait in traits]
@@ -114,9 +132,12 @@ def plan(study: Study, bench: Bench) -> Plan:
     space = space_stage(bench, traits, directions)
     bank = load_bank(study.questions)
     shared = [example for example in bank if example.split == "evaluate"]
-    planned = [_PlanRun(bench, run, space, directions, names, bank).planned() for run in runs_of(study)]
+    runs = [_PlanRun(bench, run, space, directions, names, bank) for run in runs_of(study)]
     layer = resolve_layer(study.layer, bench.depth)
-    return Plan(study, bench, layer, names, shared, chat_stage(bench), space, answer_stage(bench, Condition(), shared), planned)
+    calibration = _taken_after(runs, study.calibrate).calibration(study.calibrate) if study.calibrate else None
+    planned = [run.planned() for run in runs]
+    answers = answer_stage(bench, Condition(), shared)
+    return Plan(study, bench, layer, names, shared, chat_stage(bench), space, answers, planned, calibration)
 
 
 class _PlanRun:
@@ -271,3 +292,30 @@ class _PlanRun:
         config = {"layer": layer, "own": own, "headline": headline, "readings": pairs, "mediations": asked}
         inputs = (self.space, *self.directions, *readings.values(), *mediations.values())
         return Stage("measure", 4, config, inputs, f"measure {condition.title}", compute, everywhere=False)
+
+    def calibration(self, config: CalibrateConfig) -> PlannedCalibration:
+        """Lay out a calibration whose planted changes take after this run."""
+        layer, depth = resolve_layer(self.run.study.layer, self.bench.depth), self.bench.depth
+        if layer + config.later >= depth:
+            raise InputError(f"calibrate.later: may be 0 to {depth - 1 - layer} above layer {layer} of {depth}, got {config.later}")
+        plain = plain_turns(self.examples, "evaluate")
+        neutral = self._reference({})
+        assert neutral is not None  # a fine-tune of something else than `neutral` has one
+        run, before, base = (
+            read_stage(self.bench, by, plain, self.evaluate, "plain answers") for by in (self._condition(), neutral, self.base)
+        )
+        real = Real(self.title, layer, (run, before, base), plain)
+        inputs = (self.space, self.directions, self.names)
+        later = later_stage(real, config, *inputs) if config.later else None
+        return PlannedCalibration(self.title, calibrate_stage(real, config, *inputs), later)
+
+
+def _taken_after(runs: Sequence[_PlanRun], config: CalibrateConfig) -> _PlanRun:
+    """Return the run that planted changes take after."""
+    tuned = [run for run in runs if run.run.arm.arm == "sft" and run.subject is not None]
+    wanted = [run for run in tuned if (isinstance(run.subject, Trait) if config.trait is None else run.trait == config.trait)]
+    if not wanted:
+        names = ", ".join(dict.fromkeys(str(run.trait) for run in tuned)) or "none"
+        asked = "a trait" if config.trait is None else repr(config.trait)
+        raise InputError(f"calibrate.trait: planted changes take after an sft run of {asked}, and this study fine-tunes: {names}")
+    return wanted[0]

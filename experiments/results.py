@@ -8,6 +8,7 @@ from typing import Any
 from safetensors.numpy import load_file
 
 from data.errors import InputError
+from experiments.calibrate import LATER, PLANTED
 from experiments.plan import Plan
 from experiments.store import MANIFEST, Store, read_json, write_json
 from probes.stats import FloatArray
@@ -46,6 +47,7 @@ class Results:
         base_answers: the base model's answers to `index["questions"]`.
         runs: in the study's order.
         manifests: stage id → manifest.
+        calibration: what was found of planted changes, with the curve at a later layer under `later`; None where none were planted.
     """
 
     folder: Path
@@ -55,6 +57,7 @@ class Results:
     base_answers: Sequence[str]
     runs: Sequence[RunResult]
     manifests: Mapping[str, Mapping[str, Any]]
+    calibration: Mapping[str, Any] | None = None
 
     @property
     def library(self) -> list[str]:
@@ -94,9 +97,16 @@ def save_index(plan: Plan, store: Store) -> Path:
         "space": plan.space.id,
         "base_answers": plan.base_answers.id,
         "runs": runs,
+        "calibration": _calibration_ids(plan),
     }
     write_json(folder / INDEX, index)
     return folder
+
+
+def _calibration_ids(plan: Plan) -> dict[str, str | None] | None:
+    if (planned := plan.calibration) is None:
+        return None
+    return {"run": planned.run, "planted": planned.planted.id, "later": planned.later.id if planned.later else None}
 
 
 def _symbolic(plan: Plan) -> dict[str, Any]:
@@ -121,7 +131,11 @@ def load_results(folder: Path) -> Results:
     store = Store(folder.resolve().parent)
     try:
         used = {index[key] for key in ("chat", "space", "base_answers")}
-        used |= {run[key] for run in index["runs"] for key in ("measure", "answers", "training")} - {None}
+        used |= {run[key] for run in index["runs"] for key in ("measure", "answers", "training")}
+        # Studies of before there was a calibration have none.
+        planted = index.get("calibration")
+        used |= {planted[key] for key in ("planted", "later")} if planted else set()
+        used -= {None}
     except (KeyError, TypeError):
         raise InputError(f"{folder / INDEX}: is not the index of a study; run the study again") from None
     for stage_id in sorted(used):
@@ -147,7 +161,13 @@ def load_results(folder: Path) -> Results:
         read_json(store.path(index["base_answers"]) / "answers.json"),
         runs,
         {stage_id: read_json(store.path(stage_id) / MANIFEST) for stage_id in sorted(used)},
+        _calibration(store, planted) if planted else None,
     )
+
+
+def _calibration(store: Store, planted: Mapping[str, Any]) -> Mapping[str, Any]:
+    later = read_json(store.path(planted["later"]) / LATER) if planted["later"] else None
+    return {"run": planted["run"], **read_json(store.path(planted["planted"]) / PLANTED), "later": later}
 
 
 def run_name(entry: Mapping[str, Any]) -> str:

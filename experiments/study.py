@@ -65,6 +65,31 @@ class MediateConfig(_Config):
         return count
 
 
+class CalibrateConfig(_Config):
+    """How the share is tried on planted changes whose answer is known.
+
+    Attributes:
+        trait: whose fine-tune gives planted changes their size; the study's first fine-tune of a trait unless it is given.
+        alphas: shares to plant, rising.
+        draws: planted changes for each share; 200 tell a coverage to .02.
+        later: how many layers above the planted changes they are read as well; with 0 they are not, and no model is run.
+        later_draws: of these for each share, and as many for each end of the scale.
+    """
+
+    trait: str | None = None
+    alphas: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=2)] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    draws: Annotated[int, Field(ge=2)] = 200
+    later: Annotated[int, Field(ge=0)] = 4
+    later_draws: Annotated[int, Field(ge=1)] = 4
+
+    @field_validator("alphas")
+    @classmethod
+    def _rising(cls, alphas: tuple[float, ...]) -> tuple[float, ...]:
+        if list(alphas) != sorted(set(alphas)):
+            raise ValueError(f"shares rise from one to the next, got {list(alphas)}")
+        return alphas
+
+
 class Study(_Config):
     """One question, what it expects, what would refute it, and the runs that answer it.
 
@@ -79,6 +104,7 @@ class Study(_Config):
         runs: arms; every `sft` run gets a `neutral` one of the same seed as its reference.
         seeds: training seeds; each multiplies the runs.
         mediate: which arms are run; null leaves mediation out, and with it every verdict about causes.
+        calibrate: which changes are planted; null plants none.
         grid: dotted key → values; every combination multiplies the runs.
     """
 
@@ -103,6 +129,7 @@ class Study(_Config):
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     train: TrainConfig = TrainConfig()
     mediate: MediateConfig | None = MediateConfig()
+    calibrate: CalibrateConfig | None = None
 
     @field_validator("library", "seeds", "runs")
     @classmethod

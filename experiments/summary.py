@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from data.library import NEUTRAL
+from experiments.calibrate import missed
 from experiments.measure import analysis_of, headline_analysis, outcomes_of
 from experiments.results import Results, RunResult
 from experiments.verdict import P_LEVEL, Carried, Evidence, Verdict, verdict
@@ -50,7 +51,16 @@ def summarise(results: Results) -> dict[str, Any]:
         "directions": directions,
         "runs": rows,
         "groups": _groups(results, adjusted, judged),
+        "calibration": _calibration(results),
     }
+
+
+def _calibration(results: Results) -> dict[str, Any] | None:
+    """Return what was found of planted changes, with the targets that each row misses; None where none were planted."""
+    if results.calibration is None:
+        return None
+    rows = [row | {"missed": missed(row)} for row in results.calibration.get("accuracy", [])]
+    return {**results.calibration, "accuracy": rows}
 
 
 def _own_removed(run: RunResult) -> Mapping[str, Any] | None:

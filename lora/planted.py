@@ -129,6 +129,7 @@ class Accuracy:
         draws: how many count. Without the gate, those whose share cannot be computed (nothing is left of them once
             their noise is taken out) are not among them.
         error: mean |F̂ − target|.
+        error_held: mean |F̂ − held|, how far the estimate is from what the space itself has of the plant.
         bias: mean of F̂ − target.
         bias_of_space: the part of it that is not the estimate's: mean of held − target, what the two spaces differ by.
         coverage: how many of the intervals hold the target.
@@ -139,6 +140,7 @@ class Accuracy:
     gated: bool
     draws: int
     error: float | None
+    error_held: float | None
     bias: float | None
     bias_of_space: float | None
     coverage: float | None
@@ -177,7 +179,7 @@ def accuracy(trials: Sequence[Trial]) -> list[Accuracy]:
     for alpha in dict.fromkeys(trial.alpha for trial in trials):
         for gated in (False, True):
             some = [t for t in trials if t.alpha == alpha and (t.found.why is None or not gated) and np.isfinite(t.found.estimate.value)]
-            means: list[float | None] = [fmean(column) for column in zip(*map(_misses, some), strict=True)] or [None] * 5
+            means: list[float | None] = [fmean(column) for column in zip(*map(_misses, some), strict=True)] or [None] * 6
             out.append(Accuracy(alpha, gated, len(some), *means))
     return out
 
@@ -185,7 +187,14 @@ def accuracy(trials: Sequence[Trial]) -> list[Accuracy]:
 def _misses(trial: Trial) -> tuple[float, ...]:
     e = trial.found.estimate
     miss = e.value - trial.target
-    return abs(miss), miss, trial.held - trial.target, e.low <= trial.target <= e.high, e.low <= trial.held <= e.high
+    return (
+        abs(miss),
+        abs(e.value - trial.held),
+        miss,
+        trial.held - trial.target,
+        e.low <= trial.target <= e.high,
+        e.low <= trial.held <= e.high,
+    )
 
 
 @dataclass(frozen=True)

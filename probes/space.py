@@ -3,7 +3,7 @@
 `coefficients` is the one construction: real spaces pass through it, and so do the pseudo-directions of a null.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -199,7 +199,7 @@ def dimension(
         roles = {name: each - mean for name, each in roles.items()}
         default_QD = None if default_QD is None else default_QD - mean
     states = [*traits.values(), *roles.values()]
-    halves = _halves(states, default_QD, splits, rng)
+    halves = half_means(states, default_QD, splits, rng)
     members = Members(len(traits), len(roles), default_QD is not None)
     whole = np.stack([each.mean((0, 1)) for each in states])
     _, scale = _scaled_rows(whole @ whole.T, Members(members.traits, members.roles))
@@ -228,8 +228,18 @@ def _check(states: list[FloatArray], names: np.ndarray, default_QD: FloatArray |
         )
 
 
-def _halves(states: list[FloatArray], default_QD: FloatArray | None, splits: int, rng: np.random.Generator) -> FloatArray:
-    """Return each persona's (and the default's) mean over half A and over half B, [splits, 2, M, d_model]."""
+def half_means(states: Sequence[FloatArray], default_QD: FloatArray | None, splits: int, rng: np.random.Generator) -> FloatArray:
+    """Return each persona's (and the default's) mean over half A and over half B, which share no question and no prompt.
+
+    Args:
+        states: of each persona, [prompts, questions, d_model]; at least two prompts and two questions, of these the same number for all.
+        default_QD: [questions, d_model], states under the default system prompt, which stands in both halves; or None.
+        splits: random splits.
+        rng: draws them.
+
+    Returns:
+        [splits, 2, M, d_model].
+    """
     questions = states[0].shape[1]
     out = []
     for _ in range(splits):

@@ -88,9 +88,9 @@ def share_by_layer(id: str, style: Style, curve: Mapping[str, Numbers], layer: i
     at = list(range(len(curve["share"])))
     data = [
         _band(curve["null_mean"], curve["null_high"], "rgba(128,128,128,0.32)", "N1, mean to 95 %"),
-        _line(at, curve["null_mean"], "N1 mean", GREY, "2px,3px", width=1.2),
+        polyline(at, curve["null_mean"], "N1 mean", GREY, "2px,3px", width=1.2),
         _band(curve["low"], curve["high"], style.colour, "95 % interval", opacity=0.3),
-        _line(at, curve["share"], "share F", style.colour, "solid", markers=True),
+        polyline(at, curve["share"], "share F", style.colour, "solid", markers=True),
     ]
     layout = layout_of(height=245, x="layer", y="share F")
     layout["yaxis"] |= {"range": list(limits)}
@@ -138,7 +138,9 @@ def training(id: str, runs: Sequence[tuple[str, Style, Sequence[Mapping[str, flo
     data = []
     for name, style, curve in runs:
         points = [point for point in curve if point.get("loss") is not None]
-        data.append(_line([point["step"] for point in points], [point["loss"] for point in points], _label(name), style.colour, style.dash))
+        data.append(
+            polyline([point["step"] for point in points], [point["loss"] for point in points], _label(name), style.colour, style.dash)
+        )
         # A run of a single step is a point, not a line.
         data[-1] |= {"mode": "lines" if len(points) > 1 else "markers", "hovertemplate": "step %{x}: %{y:.3f}"}
     layout = layout_of(height=330, x="step", y="loss")
@@ -149,9 +151,9 @@ def training(id: str, runs: Sequence[tuple[str, Style, Sequence[Mapping[str, flo
 def reliability_by_layer(id: str, values: FloatArray, null: FloatArray, found: FloatArray, layer: int) -> Figure:
     """Draw a direction's reliability at every layer; filled points are layers where it was found."""
     at = list(range(len(values)))
-    line = _line(at, [_finite(v) for v in values], "reliability", GREY, "solid", markers=True)
+    line = polyline(at, [_finite(v) for v in values], "reliability", GREY, "solid", markers=True)
     line["marker"] = {"size": 6, "symbol": ["circle" if f > 0.5 else "circle-open" for f in found], "color": GREY}
-    data = [_line(at, [_finite(v) for v in null], "N1, 95 %", GREY, "2px,3px", width=1.2), line]
+    data = [polyline(at, [_finite(v) for v in null], "N1, 95 %", GREY, "2px,3px", width=1.2), line]
     layout = layout_of(height=215, x="layer", y="reliability")
     layout["yaxis"] |= {"range": [min([-0.25, *(float(v) - 0.05 for v in values if abs(v) <= 1)]), 1.04], "tickvals": [0, 0.5, 1]}
     layout["xaxis"] |= _layer_axis(len(at))
@@ -179,7 +181,8 @@ def _words(values: Numbers, at: int) -> str:
     return "not measured" if value is None else f"{value:.2f}"
 
 
-def _line(x: Sequence[float], y: Numbers, name: str, colour: str, dash: str, width: float = 2, markers: bool = False) -> dict[str, Any]:
+def polyline(x: Sequence[float], y: Numbers, name: str, colour: str, dash: str, width: float = 2, markers: bool = False) -> dict[str, Any]:
+    """Return a line, by layer unless its hover template is replaced."""
     return {
         "type": "scatter",
         # Points show a layer whose neighbours were not measured.
@@ -190,6 +193,33 @@ def _line(x: Sequence[float], y: Numbers, name: str, colour: str, dash: str, wid
         "line": {"color": colour, "dash": dash, "width": width},
         "marker": {"size": 4, "color": colour},
         "hovertemplate": "layer %{x}: %{y:.2f}",
+    }
+
+
+def marks(
+    at: Sequence[float], shares: Sequence[Mapping[str, float | None]], name: str, colour: str, symbol: str, upright: bool = False
+) -> dict[str, Any]:
+    """Return points with their intervals; an infinite bound is drawn as none."""
+    values = [share["value"] for share in shares]
+    up = [
+        rounded(share["high"] - value) if share["high"] is not None and value is not None else 0
+        for share, value in zip(shares, values, strict=True)
+    ]
+    down = [
+        rounded(value - share["low"]) if share["low"] is not None and value is not None else 0
+        for share, value in zip(shares, values, strict=True)
+    ]
+    numbers, places = [rounded(value) for value in values], list(at)
+    bars = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": colour, "thickness": 1.4, "width": 3}
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": places if upright else numbers,
+        "y": numbers if upright else places,
+        "error_y" if upright else "error_x": bars,
+        "name": name,
+        "marker": {"color": colour, "symbol": symbol, "size": 8},
+        "hovertemplate": "%{y:.2f}" if upright else "%{x:.2f}",
     }
 
 

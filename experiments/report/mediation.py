@@ -1,10 +1,10 @@
 """What mediates a run's change, as figures and table rows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from experiments.measure import analysis_of, headline_analysis
-from experiments.report.figures import GREY, PALETTE, Figure, Style, layout_of, rounded, vertical
+from experiments.report.figures import GREY, PALETTE, Figure, Style, layout_of, marks, rounded, vertical
 
 TEXTS = {
     "trait": "held-out answers",
@@ -41,7 +41,7 @@ def shares_of_parts(id: str, style: Style, facts: Mapping[str, Any]) -> Figure |
         there = [part for part in parts if part in analysis["shares"]]
         at = [parts.index(part) + move for part in there]
         shares = [analysis["shares"][part]["mediated"] for part in there]
-        data.append(_marks(at, shares, TEXTS[text], style.colour, _SYMBOLS[text]))
+        data.append(marks(at, shares, TEXTS[text], style.colour, _SYMBOLS[text]))
         if analysis["null"]:
             # Chance was drawn for the space without the own direction at this layer, and for no other part.
             x, y = rounded(analysis["null"]["mediated"]), parts.index("inside") + move
@@ -105,7 +105,7 @@ def shares_by_layer(id: str, style: Style, facts: Mapping[str, Any]) -> Figure |
     layers = [each["layer"] for each in found]
     data = []
     for part, colour, symbol in (("whole", GREY, "circle-open"), ("inside", style.colour, "circle")):
-        data.append(_marks(layers, [each["shares"][part]["mediated"] for each in found], _PARTS[part], colour, symbol, upright=True))
+        data.append(marks(layers, [each["shares"][part]["mediated"] for each in found], _PARTS[part], colour, symbol, upright=True))
     if all(each["null"] for each in found):
         chance = [rounded(each["null"]["mediated"]) for each in found]
         data.append(
@@ -132,30 +132,3 @@ def rows(facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _analyses(facts: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Return a run's analyses at the headline layer that found an effect to share out, by text."""
     return {text: found for text in TEXTS if (found := analysis_of(facts, text)) and found["why"] is None}
-
-
-def _marks(
-    at: Sequence[float], shares: Sequence[Mapping[str, float | None]], name: str, colour: str, symbol: str, upright: bool = False
-) -> dict[str, Any]:
-    """Return points with their intervals; an infinite bound is drawn as none."""
-    values = [share["value"] for share in shares]
-    up = [
-        rounded(share["high"] - value) if share["high"] is not None and value is not None else 0
-        for share, value in zip(shares, values, strict=True)
-    ]
-    down = [
-        rounded(value - share["low"]) if share["low"] is not None and value is not None else 0
-        for share, value in zip(shares, values, strict=True)
-    ]
-    numbers, places = [rounded(value) for value in values], list(at)
-    bars = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": colour, "thickness": 1.4, "width": 3}
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "x": places if upright else numbers,
-        "y": numbers if upright else places,
-        "error_y" if upright else "error_x": bars,
-        "name": name,
-        "marker": {"color": colour, "symbol": symbol, "size": 8},
-        "hovertemplate": "%{y:.2f}" if upright else "%{x:.2f}",
-    }

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from experiments.report import mediation
+from experiments.report import calibration, mediation
 from experiments.report.figures import (
     THRESHOLD,
     Figure,
@@ -76,6 +76,8 @@ def page(results: Results, summary: Mapping[str, Any]) -> str:
     directions = _directions(results, summary)
     figures = [figure for view in runs for figure in view["figures"].values()]
     figures += [each["figure"] for each in directions] + ([loss] if loss else [])
+    planted = calibration.figures(summary["calibration"])
+    figures += planted.values()
     return _environment().get_template("page.html").render(
         summary=summary,
         runs=runs,
@@ -84,6 +86,7 @@ def page(results: Results, summary: Mapping[str, Any]) -> str:
         unfound=[each["trait"] for each in summary["directions"] if not each["found"]],
         library=results.library,
         loss=loss,
+        planted=planted,
         rule=re.split(r" (?=\d\. )", RULE),
         runs_for_a_claim=RUNS_FOR_A_CLAIM,
         threshold=THRESHOLD,

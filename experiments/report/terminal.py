@@ -36,6 +36,8 @@ def render(summary: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [Text(summary["question"], style="bold"), _runs(summary)]
     if summary["groups"]:
         parts.append(_groups(summary))
+    if summary["calibration"]:
+        parts.append(_calibration(summary["calibration"]))
     for row in summary["runs"]:
         if row["verdict"] is None and not _is_reference(row):
             parts.append(Text(f"{run_name(row)}: no verdict: {row['why']}", style="dim"))
@@ -90,6 +92,25 @@ def _groups(summary: Mapping[str, Any]) -> Table:
             _interval(group["mediated_of_carried"]),
             _verdict(group),
         )
+    return table
+
+
+def _calibration(calibration: Mapping[str, Any]) -> RenderableType:
+    """Return what was found of planted changes that passed the gate, against the share in either half's space."""
+    if calibration["why"]:
+        return Text(f"No change was planted: {calibration['why']}.", style="dim")
+    title = f"planted changes like {calibration['run']}"
+    table = Table(box=box.SIMPLE_HEAD, title=escape(title), title_justify="left", title_style="dim", pad_edge=False)
+    later = calibration["later"]
+    there = later is not None and later["why"] is None
+    columns = ("planted", "measured", "error", "coverage", "error in the measured space", "coverage in it")
+    for column in (*columns, f"read at layer {later['later']}") if there else columns:
+        table.add_column(column, justify="right")
+    gated = [row for row in calibration["accuracy"] if row["gated"]]
+    for i, (point, row) in enumerate(zip(calibration["points"], gated, strict=True)):
+        numbers = ("–" if row[key] is None else f"{row[key]:.3f}" for key in ("error", "coverage", "error_held", "coverage_held"))
+        raw = [f"{later['raw'][i]:.2f}"] if there else []
+        table.add_row(f"{point['alpha']:g}", _interval(point["share"]), *numbers, *raw)
     return table
 
 

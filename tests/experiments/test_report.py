@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -341,6 +342,70 @@ def test_p_is_corrected_for_the_runs_of_the_study() -> None:
     assert [row["verdict"] for row in summary["runs"]] == ["along existing persona directions", "mixed", "mixed"]
     # All runs must reject before the group does.
     assert summary["groups"][0]["verdict"] == "mixed"
+
+
+def planted(**changed: Any) -> dict[str, Any]:
+    """What a calibration with two planted shares found; the second share passed no gate."""
+    row = {"gated": True, "draws": 20, "bias": -0.3, "bias_of_space": -0.29, "coverage": 0.1, "error_held": 0.011, "coverage_held": 0.95}
+    return {
+        "run": f"sft {HOSTILE} (seed 0)",
+        "layer": 3,
+        "directions": 2,
+        "size": 4.5,
+        "why": None,
+        "points": [
+            {"alpha": 0.0, "share": estimate(0.01), "target": 0.03, "held": 0.0},
+            {"alpha": 1.0, "share": None, "target": 1.0, "held": 0.58},
+        ],
+        "accuracy": [row | {"alpha": 0.0, "error": 0.321}, dict.fromkeys(row) | {"alpha": 1.0, "error": None, "gated": True, "draws": 0}],
+        "later": {
+            "layer": 1,
+            "later": 3,
+            "draws": 4,
+            "why": None,
+            "alphas": [0.0, 1.0],
+            "raw": [0.02, 0.61],
+            "anchors": [0.01, 0.63],
+            "scaled": [0.016, 0.968],
+            "rank_correlation": 1.0,
+        },
+    } | changed
+
+
+def test_planted_changes_are_shown_with_both_targets() -> None:
+    results = replace(study(run(facts())), calibration=planted())
+    html = rendered(results)
+    elements = Elements(html)
+    assert HOSTILE not in html
+    figures = elements.figures()
+    assert sorted(elements.plots()) == sorted(figures)
+    assert {"calibration-planted", "calibration-later"} <= set(figures)
+    for spec in figures.values():
+        go.Figure(spec)
+    named = {trace["name"]: trace for trace in figures["calibration-planted"]["data"]}
+    assert (named["as planted"]["x"], named["as planted"]["y"]) == ([0, 1], [0, 1])
+    assert named["in the other half's space"]["y"] == [0.03, 1.0]
+    assert named["in the measured space"]["y"] == [0.0, 0.58]
+    assert (named["measured"]["x"], named["measured"]["y"]) == ([0.0], [0.01])
+    assert named["measured"]["error_y"]["array"] == [0.05]
+    assert named["measured"]["error_y"]["arrayminus"] == [0.05]
+    assert figures["calibration-later"]["data"][1]["y"] == [0.02, 0.61]
+    assert "other half's space: error 0.321, 0.05 at most" in elements.text
+    assert "0.011" in elements.text
+    assert "rank correlation with what was planted 1.00" in elements.text
+    summary = summarise(results)["calibration"]
+    assert [len(row["missed"]) for row in summary["accuracy"]] == [2, 0]
+
+
+def test_a_calibration_that_could_not_be_made_says_why() -> None:
+    nothing = {"run": "sft pirate (seed 0)", "layer": 3, "directions": 0, "size": 4.5, "why": "no directions", "later": None}
+    text = Elements(rendered(replace(study(run(facts())), calibration=nothing))).text
+    assert "No change was planted: no directions." in text
+    lost = {"layer": 1, "later": 3, "draws": 4, "why": "the plants are lost"}
+    html = rendered(replace(study(run(facts())), calibration=planted(later=lost)))
+    assert "Nothing was read at layer 3: the plants are lost." in Elements(html).text
+    assert "calibration-later" not in html
+    assert "planted changes" not in Elements(rendered(study(run(facts())))).text
 
 
 def test_one_layer_and_no_space() -> None:

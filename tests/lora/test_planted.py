@@ -107,6 +107,7 @@ def test_calibration_where_the_halves_agree() -> None:
         assert 0.9 <= row.coverage <= 0.99
         assert row.bias_of_space == pytest.approx(0, abs=1e-9)
         assert row.coverage_held == row.coverage
+        assert row.error_held == pytest.approx(row.error)
 
 
 def test_the_target_is_what_the_other_half_holds() -> None:
@@ -147,10 +148,10 @@ def test_accuracy() -> None:
         trial(0.2, 0.9, -np.inf, np.inf, "too noisy"),
     ]
     assert accuracy(trials) == [
-        Accuracy(0.4, False, 3, near(0.7 / 3), near(0.5 / 3), near(-0.08), near(2 / 3), 1.0),
-        Accuracy(0.4, True, 2, near(0.15), near(0.05), near(-0.08), 0.5, 1.0),
-        Accuracy(0.2, False, 1, near(0.4), near(0.4), near(-0.08), 1.0, 1.0),
-        Accuracy(0.2, True, 0, None, None, None, None, None),
+        Accuracy(0.4, False, 3, near(0.7 / 3), near(0.78 / 3), near(0.5 / 3), near(-0.08), near(2 / 3), 1.0),
+        Accuracy(0.4, True, 2, near(0.15), near(0.15), near(0.05), near(-0.08), 0.5, 1.0),
+        Accuracy(0.2, False, 1, near(0.4), near(0.48), near(0.4), near(-0.08), 1.0, 1.0),
+        Accuracy(0.2, True, 0, None, None, None, None, None, None),
     ]
 
 

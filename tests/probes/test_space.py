@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probes.space import Members, coefficients, dimension, persona_space, span
+from probes.space import Members, coefficients, dimension, half_means, persona_space, span
 from probes.stats import FloatArray
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -223,3 +223,17 @@ def test_a_dimension_needs_halves() -> None:
     for bad in ({"0": good["0"]}, good | {"1": good["1"][:1]}, good | {"1": good["1"][:, :3]}, {n: x[:, :1] for n, x in good.items()}):
         with pytest.raises(ValueError, match="at least three personas, two prompts each and two questions"):
             dimension(bad, {}, rng)
+
+
+@given(SEEDS, st.integers(2, 5), st.integers(2, 6))
+def test_halves_share_no_prompt_and_no_question(seed: int, prompts: int, questions: int) -> None:
+    """Each state is an axis of its own, so that a half's mean says which of them it holds."""
+    cells = np.eye(prompts * questions).reshape(prompts, questions, -1)
+    for halves in half_means([cells, cells], None, 3, np.random.default_rng(seed)):
+        for a, b in halves.swapaxes(0, 1).reshape(2, 2, prompts, questions) > 0:
+            assert not (a.any(1) & b.any(1)).any()
+            assert not (a.any(0) & b.any(0)).any()
+            assert (a.any(1) | b.any(1)).all()
+            assert (a.any(0) | b.any(0)).all()
+            for half in (a, b):
+                np.testing.assert_array_equal(half, np.outer(half.any(1), half.any(0)))

@@ -1,0 +1,70 @@
+"""Run a simulation, show it, and write it down."""
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from data.errors import InputError
+from data.files import did_you_mean
+from experiments.simulate import crossed, nulls, shares
+from experiments.store import commit, versions, write_json
+
+FEWEST_REPEATS = 100
+
+Row = dict[str, Any]
+# What is simulated, and which targets a row of it misses; the nulls' sizes have none a row.
+KINDS: dict[str, tuple[Callable[[int, int], list[Row]], Callable[[Row], list[str]] | None]] = {
+    "shares": (shares.simulate_shares, shares.missed),
+    "crossed": (crossed.simulate_crossed, crossed.missed),
+    "nulls": (nulls.null_sizes, None),
+}
+
+
+def simulate(kind: str, repeats: int, seed: int, out: Path | None, console: Console) -> None:
+    """Run `shares`, `crossed` or `nulls`.
+
+    Raises:
+        InputError: an unknown simulation, too few repeats, or a negative seed.
+    """
+    if kind not in KINDS:
+        raise InputError(f"unknown simulation {kind!r}{did_you_mean(kind, KINDS)}")
+    if repeats < FEWEST_REPEATS:
+        raise InputError(f"--repeats: may be {FEWEST_REPEATS} or more, got {repeats}")
+    if seed < 0:
+        raise InputError(f"--seed: may be 0 or more, got {seed}")
+    run, missed = KINDS[kind]
+    with console.status(f"{kind}: {repeats:,} repeats a row"):
+        rows = run(repeats, seed)
+    if missed is not None:
+        rows = [row | {"missed": missed(row)} for row in rows]
+    console.print(_table(kind, rows))
+    if missed is not None:
+        error = (0.95 * 0.05 / repeats) ** 0.5
+        note = f"{sum(bool(row['missed']) for row in rows)} of {len(rows)} rows miss a target"
+        console.print(f"{note}; a coverage of .95 has a standard error of {error:.3f} or more", highlight=False)
+    if out is not None:
+        command = f"wellworn simulate {kind} --repeats {repeats} --seed {seed}"
+        write_json(out, {"command": command, "date": date.today().isoformat(), "versions": versions(), "commit": commit(), "rows": rows})
+        console.print(f"written: {out}", highlight=False, markup=False)
+
+
+def _table(kind: str, rows: list[Row]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=kind, title_justify="left", title_style="bold", pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), justify="left" if name == "missed" else "right")
+    for row in rows:
+        table.add_row(*map(_cell, row.values()))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        return f"[red]{'; '.join(value)}[/red]" if value else ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
