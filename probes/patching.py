@@ -6,8 +6,9 @@ set to the other's:
 
     h_ℓ ← h_ℓ + s·P_ℓ(h'_ℓ − h_ℓ)          h_ℓ the running state of the reader, h'_ℓ the other's, P_ℓ = UUᵀ, I − UUᵀ or I
 
-M0 with P swapped in is sufficiency, M1 with P swapped out is necessity. In place of a swap a fixed vector may be added (`Push`). With several layers the running state is *set*, not added
-to, so that nothing counts twice, and all layers with P = I turn the reader into the other.
+M0 with P swapped in is sufficiency, M1 with P swapped out is necessity. With several layers the running state is *set*, not added
+to, so that nothing counts twice, and all layers with P = I turn the reader into the other. In place of a swap a fixed vector may be
+added (`Push`).
 
 Both states at ℓ are computed once; an arm costs the blocks above ℓ and the head at the response alone. The blocks below stay in
 their places and pass through: a model may decide by a block's position what it does (Gemma 3's windows), so the list is never cut.
