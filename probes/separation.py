@@ -22,18 +22,16 @@ def auc(scores_P2Q: FloatArray) -> FloatArray:
     Returns:
         [...], the area under the ROC curve within a question, averaged over questions; .5 says nothing is told apart.
     """
-    return np.asarray(_placements(scores_P2Q).mean((-2, -1)))
+    return np.asarray(_pseudo_values(scores_P2Q).mean((-2, -1)))
 
 
 def auc_interval(scores_P2Q: FloatArray, level: float = 0.95) -> Estimate:
     """Return the AUC with an interval for new contrast pairs and new questions.
 
-    A prompt's *placement* is how often it is on the right side of the opposite prompts. To first order the AUC's error is that of
-    the mean placement (DeLong, DeLong and Clarke-Pearson 1988; by clusters, Obuchowski 1997). Placements of the two prompts of a
-    pair are added up, question by question, and make a table of pairs × questions, whose mean has the interval of
-    `stats.crossed_interval`. Where all pairs are separated placements do not vary, and a bound of 1 would be claimed from any number
-    of pairs. So one pair of placement ½ is added before the bounds are taken, as one adds successes and failures to those of a
-    proportion (Agresti and Coull 1998).
+    Leaving out one pair after the other gives each a pseudo-value, question by question (the jackknife of a U-statistic, Arvesen 1969).
+    They make a table of pairs × questions, whose mean is the AUC and has the interval of `stats.crossed_interval`. Where all pairs are
+    separated pseudo-values do not vary, and a bound of 1 would be claimed from any number of pairs. So one pair of value ½ is
+    added before the bounds are taken, as one adds successes and failures to those of a proportion (Agresti and Coull 1998).
 
     Args:
         scores_P2Q: [pairs, 2, questions].
@@ -50,18 +48,16 @@ def auc_interval(scores_P2Q: FloatArray, level: float = 0.95) -> Estimate:
         raise ValueError(f"an AUC needs at least {FEWEST_PAIRS} contrast pairs and two questions, got {pairs} and {questions}")
     if not np.isfinite(scores_P2Q).all():
         raise ValueError("an AUC needs finite scores")
-    placements = _placements(scores_P2Q)
-    bounds = crossed_interval(np.vstack([placements, np.full(questions, 0.5)]), level)
-    return Estimate(float(placements.mean()), max(bounds.low, 0.0), min(bounds.high, 1.0))
+    values_PQ = _pseudo_values(scores_P2Q)
+    bounds = crossed_interval(np.vstack([values_PQ, np.full(questions, 0.5)]), level)
+    return Estimate(float(values_PQ.mean()), max(bounds.low, 0.0), min(bounds.high, 1.0))
 
 
-def _placements(scores_P2Q: FloatArray) -> FloatArray:
-    """Return the table [..., pairs, questions] whose means over pairs, over questions and over both are those of the AUC.
-
-    It is V⁺ + V⁻ − AUC_q, with V⁺ and V⁻ the placements of a pair's two prompts and AUC_q the question's own.
-    """
+def _pseudo_values(scores_P2Q: FloatArray) -> FloatArray:
+    """Return the table [..., pairs, questions] of P·AUC_q − (P − 1)·AUC_q without pair p; its mean over pairs is AUC_q."""
     pairs = scores_P2Q.shape[-3]
     above = (np.sign(scores_P2Q[..., :, None, 0, :] - scores_P2Q[..., None, :, 1, :]) + 1) / 2
     above = above * (1 - np.eye(pairs))[:, :, None]
-    of_pairs = (above.sum(-2) + above.sum(-3)) / (pairs - 1)
-    return np.asarray(of_pairs - of_pairs.mean(-2, keepdims=True) / 2)
+    # Of the comparisons P(P − 1) a pair takes part in 2(P − 1).
+    of_pairs = above.sum(-2) + above.sum(-3)
+    return np.asarray((of_pairs - of_pairs.sum(-2, keepdims=True) / 2 / (pairs - 1)) / (pairs - 2))
