@@ -31,14 +31,16 @@ def sparse_fit(vector_D: FloatArray, dictionary_KD: FloatArray, atoms: int = ATO
     """
     residual = np.array(vector_D, dtype=np.float64)
     smallest = 1e-9 * float(np.linalg.norm(residual))
-    chosen_AD = np.empty((0, len(residual)))
+    chosen_AD = np.empty((0, len(residual)))  # orthonormal
     for _ in range(min(atoms, len(dictionary_KD))):
         along = dictionary_KD @ residual
         best = int(np.abs(along).argmax())
         if abs(along[best]) <= smallest:
             break
-        chosen_AD = np.vstack([chosen_AD, dictionary_KD[best]])
-        residual = vector_D - np.linalg.lstsq(chosen_AD.T, vector_D)[0] @ chosen_AD
+        added = outside(dictionary_KD[best], chosen_AD.T)
+        added /= np.linalg.norm(added)
+        residual -= (added @ residual) * added
+        chosen_AD = np.vstack([chosen_AD, added])
     return np.asarray(vector_D - residual)
 
 
@@ -82,8 +84,8 @@ def explanation(
 
     All directions, the drawn ones too, are taken outside the persona space and to unit norm. By how far the share exceeds chance is
     (share − mean)/(1 − mean), with the mean over draws. The dictionary *explains* the remainder where that is at least .5 and the share
-    is above the 95 % quantile of draws, and *does not* where that is at most .2 or the share is not above the quantile. Where chance
-    itself explains half, the dictionary is too wide for an answer.
+    is above the 95 % quantile of draws, and *does not* where that is at most .2 or the share is not above the quantile, unless
+    chance itself explains half: such a dictionary is too wide to show what it does not hold.
 
     Args:
         units_XD: [units, d_model], shifts against neutral; see `explained_share`.
@@ -109,13 +111,13 @@ def explanation(
         chance[draw] = explained_share(remainders, _unit_outside(drawn_KD, basis_DK))
     mean, high = float(chance.mean()), chance_bound(chance)
     text = f"{ATOMS} of {len(dictionary_KD)} wider directions explain {share:.2f} of it, chance {mean:.2f}, up to {high:.2f}"
-    if mean >= EXPLAINED:
-        return Finding(None, f"{text}: the dictionary is too wide for an answer", share, chance=high, draws=draws)
     beyond = (share - mean) / (1 - mean)
+    if share > high and beyond >= EXPLAINED:
+        return Finding(True, text, share, chance=high, draws=draws)
+    if mean >= EXPLAINED:
+        return Finding(None, f"{text}: too wide a dictionary to say that they do not", share, chance=high, draws=draws)
     if share <= high or beyond <= UNEXPLAINED:
         return Finding(False, text, share, chance=high, draws=draws)
-    if beyond >= EXPLAINED:
-        return Finding(True, text, share, chance=high, draws=draws)
     return Finding(None, f"{text}: {beyond:.2f} beyond chance is neither little nor most", share, chance=high, draws=draws)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from probes.mediation import MIN_STANDARD_ERRORS, Swapped
 from probes.nulls import Null
-from probes.separation import auc, auc_interval
+from probes.separation import auc, auc_interval, highest_bound
 from probes.shift import FEWEST_PROMPTS, SIGNAL_GATE
 from probes.stats import Estimate, FloatArray, finite, ratio_interval, standard_error
 
@@ -239,25 +239,28 @@ def movement(before: FloatArray, after: FloatArray, pushed: FloatArray, drawn: F
 def use(states_P2QD: FloatArray, remainder_D: FloatArray, draws_BD: FloatArray) -> Finding:
     """Return whether M0 itself uses the remainder: its projections tell trait-evoking prompts from opposite ones.
 
-    It does where the lower 95 % bound of the AUC is above what chance directions reach on the same texts, and does not where the upper
-    bound is at most that. The bound for new prompts and the spread of chance both grow as pairs get fewer: with 8 pairs or fewer
-    hardly anything can be shown to be used.
+    It does where the lower 95 % bound of the AUC is above what chance directions reach on the same texts, and does not where the AUC
+    itself is not above that; in between it is not known. Nor is it where not even pairs that are all separated would give such a
+    lower bound: the bound for new prompts and the spread of chance both widen as pairs get fewer.
 
     Args:
         states_P2QD: [pairs, 2, questions, d_model], M0's states under trait-evoking prompts and their opposites, on questions and
             texts that did not define r.
         remainder_D: r; only its direction counts.
-        draws_BD: `chance_remainders`.
+        draws_BD: `chance_remainders`, of activations that do not hold the contrast asked about: else chance finds it too.
 
     Raises:
         ValueError: fewer than three pairs, two questions or 19 draws, or states that are not finite.
     """
     found = auc_interval(states_P2QD @ remainder_D)
     high = chance_bound(auc(np.moveaxis(states_P2QD @ draws_BD.T, -1, 0)))
-    used = True if found.low > high else False if found.high <= high else None
+    text = f"it separates trait-evoking from opposite prompts in M0 with an AUC of {_written(found)}, chance up to {high:.2f}"
+    pairs, _, questions, _ = states_P2QD.shape
+    if highest_bound(pairs, questions) <= high:
+        return _finding(None, f"{text}, more than {pairs} contrast pairs can be shown to exceed", found, high, len(draws_BD))
+    used = True if found.low > high else False if found.value <= high else None
     between = ", so that whether M0 uses it is not known" if used is None else ""
-    text = f"it separates trait-evoking from opposite prompts in M0 with an AUC of {_written(found)}, chance up to {high:.2f}{between}"
-    return _finding(used, text, found, high, len(draws_BD))
+    return _finding(used, text + between, found, high, len(draws_BD))
 
 
 def necessity(before: FloatArray, after: FloatArray, without: Swapped) -> Finding:
