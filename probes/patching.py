@@ -7,7 +7,8 @@ set to the other's:
     h_ℓ ← h_ℓ + s·P_ℓ(h'_ℓ − h_ℓ)          h_ℓ the running state of the reader, h'_ℓ the other's, P_ℓ = UUᵀ, I − UUᵀ or I
 
 M0 with P swapped in is sufficiency, M1 with P swapped out is necessity. With several layers the running state is *set*, not added
-to, so that nothing counts twice, and all layers with P = I turn the reader into the other.
+to, so that nothing counts twice, and all layers with P = I turn the reader into the other. In place of a swap a fixed vector may be
+added (`Push`).
 
 Both states at ℓ are computed once; an arm costs the blocks above ℓ and the head at the response alone. The blocks below stay in
 their places and pass through: a model may decide by a block's position what it does (Gemma 3's windows), so the list is never cut.
@@ -64,16 +65,35 @@ class Swap:
 
 
 @dataclass(frozen=True, eq=False)
+class Push:
+    """A fixed vector that is added to the reader's state, wherever a swap would set it; the other model's state plays no part.
+
+    Attributes:
+        vector_D: [d_model].
+    """
+
+    vector_D: torch.Tensor
+
+    def to(self, device: torch.device) -> "Push":
+        """Return the push with its vector on a device, in float32."""
+        return Push(self.vector_D.to(device, torch.float32))
+
+    def part(self, change: torch.Tensor) -> torch.Tensor:
+        """Return the vector once for each token, in float32, in the shape of changes [..., d_model]."""
+        return self.vector_D.to(change.device, torch.float32).expand_as(change)
+
+
+@dataclass(frozen=True, eq=False)
 class Arm:
-    """A reader, and what is swapped at which layers; with no swap it is the reader as it is.
+    """A reader, and what is swapped or pushed at which layers; with neither it is the reader as it is.
 
     Attributes:
         reader: 0 for M0, 1 for M1.
-        swaps: layer → what is set there.
+        swaps: layer → what is set or added there.
     """
 
     reader: int
-    swaps: Mapping[int, Swap] = field(default_factory=dict)
+    swaps: Mapping[int, Swap | Push] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -161,9 +181,14 @@ def patched_logprobs(
 
 
 def moved_norms(
-    model: nn.Module, texts: Texts, between: tuple[Variant, Variant], layer: int, swaps: Sequence[Swap], batching: Batching = Batching()
+    model: nn.Module,
+    texts: Texts,
+    between: tuple[Variant, Variant],
+    layer: int,
+    swaps: Sequence[Swap | Push],
+    batching: Batching = Batching(),
 ) -> torch.Tensor:
-    """Return Σ‖s·P(h1 − h0)‖² over all swapped tokens, for each of several swaps at one layer: float64 [swaps].
+    """Return Σ‖s·P(h1 − h0)‖² over all swapped tokens, for each of several swaps at one layer (of a push Σ‖v‖²): float64 [swaps].
 
     Args and errors as `patched_logprobs`.
     """

@@ -165,6 +165,18 @@ def make_tuned() -> MakeTuned:
     return lambda architecture: _tuned(build(architecture))
 
 
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def peft(request: pytest.FixtureRequest) -> PeftModel:
+    """One tiny model of each architecture with four adapters, shared by a module: leave it as it was."""
+    return _tuned(build(request.param))
+
+
+@pytest.fixture(scope="module")
+def tuned_llama() -> PeftModel:
+    """A tiny Llama with four adapters, shared by a module: leave it as it was."""
+    return _tuned(build("llama"))
+
+
 @pytest.fixture(scope="session", params=ARCHITECTURES)
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     """One tiny model of each architecture, shared: leave it as it was."""

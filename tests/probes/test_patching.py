@@ -12,7 +12,7 @@ from torch import nn
 
 from data.chat import Encoded
 from data.errors import InputError
-from probes.patching import Arm, Batching, Swap, Texts, moved_norms, patched_logprobs
+from probes.patching import Arm, Batching, Push, Swap, Texts, moved_norms, patched_logprobs
 from probes.variants import Variant
 
 MakeRows = Callable[..., list[Encoded]]
@@ -20,16 +20,6 @@ MakeTuned = Callable[[str], PeftModel]
 Tokens = Callable[..., object]
 ARCHITECTURES = ("llama", "qwen3", "gemma3", "gpt_neox")
 BASE, LOW, HIGH = Variant(), Variant("low"), Variant("high")
-
-
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def peft(request: pytest.FixtureRequest, make_tuned: MakeTuned) -> PeftModel:
-    return make_tuned(request.param)
-
-
-@pytest.fixture(scope="module")
-def tuned_llama(make_tuned: MakeTuned) -> PeftModel:
-    return make_tuned("llama")
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +67,9 @@ def by_hand(
             yours = slice(*pair[other].spans["response"]) if only else slice(None)
             change = theirs[layer][:, yours] - h[:, mine]
             what = arm.swaps[layer]
+            if isinstance(what, Push):
+                h[:, mine] += what.vector_D
+                return h
             if what.basis_DK is not None:
                 projector = what.basis_DK @ what.basis_DK.T
                 change = change @ ((torch.eye(len(projector)) - projector) if what.outside else projector)
@@ -93,7 +86,7 @@ def by_hand(
 
 def all_arms(peft: PeftModel) -> list[Arm]:
     u, v = basis(peft), basis(peft, k=2, seed=1)
-    swaps: list[dict[int, Swap]] = [
+    swaps: list[dict[int, Swap | Push]] = [
         {},
         {1: Swap(u)},
         {1: Swap(u, outside=True)},
@@ -102,6 +95,8 @@ def all_arms(peft: PeftModel) -> list[Arm]:
         {0: Swap(v)},
         {0: Swap(u), 1: Swap(v), 2: Swap(outside=True, basis_DK=u)},
         {1: Swap(v), 2: Swap()},
+        {1: Push(3 * v[:, 0])},
+        {1: Push(3 * v[:, 0]), 2: Swap(u)},
     ]
     return [Arm(reader, each) for reader in (0, 1) for each in swaps]
 
@@ -117,7 +112,7 @@ def test_every_arm_equals_a_full_forward(
     truth = torch.tensor([[by_hand(peft, blocks, (row, row), names, arm, only=False) for row in rows] for arm in arms])
     torch.testing.assert_close(got, truth, rtol=1e-5, atol=1e-5)
     # The arms differ, or equality would say nothing.
-    assert all((got[i] - got[j]).abs().max() > 1e-3 for i in range(8) for j in range(i))
+    assert all((got[i] - got[j]).abs().max() > 1e-3 for i in range(10) for j in range(i))
 
 
 def test_prompts_may_differ_where_the_response_alone_is_swapped(
@@ -167,6 +162,15 @@ def test_at_the_last_block_the_whole_state_is_all_there_is(peft: PeftModel, rows
     torch.testing.assert_close(got[1], got[0], rtol=1e-5, atol=1e-5)
 
 
+def test_a_push_does_not_depend_on_the_other_model(tuned_llama: PeftModel, rows: list[Encoded]) -> None:
+    push = {1: Push(3 * basis(tuned_llama)[:, 0])}
+    arms = [Arm(0), Arm(0, push), Arm(0, {1: Push(torch.zeros(tuned_llama.config.hidden_size))})]
+    low, high = (patched_logprobs(tuned_llama, Texts.same(rows), (BASE, other), arms) for other in (LOW, HIGH))
+    torch.testing.assert_close(low, high)
+    torch.testing.assert_close(low[2], low[0], rtol=1e-5, atol=1e-5)
+    assert (low[1] - low[0]).abs().min() > 1e-3
+
+
 def test_only_the_blocks_above_run_again(tuned_llama: PeftModel, rows: list[Encoded], tokens_through: Tokens) -> None:
     blocks = tuned_llama.get_base_model().model.layers
     arms = [Arm(reader, {1: Swap(basis(tuned_llama, seed=seed))}) for reader in (0, 1) for seed in range(4)]
@@ -201,6 +205,8 @@ def test_moved_norms(tuned_llama: PeftModel, rows: list[Encoded]) -> None:
     assert float(norms[0]) > 0
     torch.testing.assert_close(norms[1] + norms[2], norms[0])
     torch.testing.assert_close(norms[3], 4 * norms[1])
+    pushed = moved_norms(tuned_llama, Texts.same(rows), (BASE, LOW), 1, [Push(2 * u[:, 0])])
+    assert float(pushed[0]) == pytest.approx(4 * sum(len(row) for row in rows), rel=1e-5)
     truth = 0.0
     for row in rows:
         ids = torch.tensor([row.input_ids])

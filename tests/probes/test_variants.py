@@ -28,16 +28,6 @@ def relative_error(got: torch.Tensor, truth: torch.Tensor) -> float:
     return float(((got - truth).norm(dim=-1) / truth.norm(dim=-1)).max())
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def peft(request: pytest.FixtureRequest, make_tuned: MakeTuned) -> PeftModel:
-    return make_tuned(request.param)
-
-
-@pytest.fixture(scope="module")
-def tuned_llama(make_tuned: MakeTuned) -> PeftModel:
-    return make_tuned("llama")
-
-
 @pytest.fixture(scope="module")
 def rows(make_families: MakeRows, make_rows: MakeRows) -> list[Encoded]:
     return [*make_families(prompts=3, answers=3, seed=8), *make_rows(2, seed=2)]
