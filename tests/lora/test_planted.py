@@ -1,7 +1,6 @@
 """Planted changes: what is put there, and what is found of it."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from data.chat import Chat, Encoded
+from data.chat import Encoded
 from data.errors import InputError
-from data.mixtures import Turn
-from lora.models import Loaded, load, resolve
+from lora.models import Loaded
 from lora.planted import Accuracy, Ground, Trial, accuracy, calibrate, later_curve, mixed, planted_shifts, shifts_later
 from probes.shift import Share, share_inside
 from probes.stats import Estimate, FloatArray
@@ -153,17 +151,6 @@ def test_accuracy() -> None:
         Accuracy(0.2, False, 1, near(0.4), near(0.48), near(0.4), near(-0.08), 1.0, 1.0),
         Accuracy(0.2, True, 0, None, None, None, None, None, None),
     ]
-
-
-@pytest.fixture(scope="module")
-def base(tiny_model: Path) -> Loaded:
-    return load(resolve(str(tiny_model)), "float32")
-
-
-@pytest.fixture(scope="module")
-def rows(base: Loaded) -> list[Encoded]:
-    chat = Chat(base.tokenizer)
-    return [chat.encode(Turn(f"Question {i}, and what of it?", "An answer" + " and more" * i)) for i in range(6)]
 
 
 def block(base: Loaded, layer: int) -> nn.Module:

@@ -8,24 +8,12 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from data.chat import Chat, Encoded
+from data.chat import Encoded
 from data.errors import InputError
-from data.mixtures import Turn
 from lora.models import Loaded, adapted, load, resolve
 from lora.random_lora import random_lora
 from probes.capture import Spec, read_variants
 from probes.variants import Variant
-
-
-@pytest.fixture(scope="module")
-def base(tiny_model: Path) -> Loaded:
-    return load(resolve(str(tiny_model)), "float32")
-
-
-@pytest.fixture(scope="module")
-def rows(base: Loaded) -> list[Encoded]:
-    chat = Chat(base.tokenizer)
-    return [chat.encode(Turn(f"Question {i}, and what of it?", "An answer" + " and more" * i)) for i in range(6)]
 
 
 @pytest.fixture

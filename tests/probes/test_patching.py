@@ -18,7 +18,6 @@ from probes.variants import Variant
 MakeRows = Callable[..., list[Encoded]]
 MakeTuned = Callable[[str], PeftModel]
 Tokens = Callable[..., object]
-ARCHITECTURES = ("llama", "qwen3", "gemma3", "gpt_neox")
 BASE, LOW, HIGH = Variant(), Variant("low"), Variant("high")
 
 

@@ -19,7 +19,6 @@ MakeModel = Callable[[str], PreTrainedModel]
 MakeRows = Callable[..., list[Encoded]]
 MakeTuned = Callable[[str], PeftModel]
 
-ARCHITECTURES = ("llama", "qwen3", "gemma3", "gpt_neox")
 BASE, LOW, HIGH, TOP, HEAD = (Variant(name) for name in (None, "low", "high", "top", "head"))
 SPEC = Spec(logprob=True, token_budget=60)
 
