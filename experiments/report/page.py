@@ -250,7 +250,8 @@ def _csp(script: str) -> str:
 def _number(value: float | None, digits: int = 2, signed: bool = False) -> str:
     if value is None or not math.isfinite(value):
         return "–"
-    return format(value, f"{'+' if signed else ''}.{digits}f").replace("-", "−")
+    # Adding zero makes no −0.00 of what rounds to zero.
+    return format(round(value, digits) + 0.0, f"{'+' if signed else ''}.{digits}f").replace("-", "−")
 
 
 def _interval(estimate: Mapping[str, float | None] | None, signed: bool = False) -> str:

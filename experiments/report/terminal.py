@@ -121,9 +121,9 @@ def _number(estimate: Mapping[str, float] | None, signed: bool = False) -> str:
 def _interval(estimate: Mapping[str, float | None] | None) -> str:
     if estimate is None:
         return "–"
-    # A null bound is an infinite one.
-    low, high = ("∞" if bound is None else f"{bound:.2f}" for bound in (estimate["low"], estimate["high"]))
-    return f"{estimate['value']:.2f} [{'−' if low == '∞' else ''}{low}, {high}]"
+    # A null bound is an infinite one, and adding zero makes no −0.00 of what rounds to zero.
+    value, low, high = ("∞" if x is None else f"{round(x, 2) + 0.0:.2f}" for x in (estimate[key] for key in ("value", "low", "high")))
+    return f"{value} [{'−' if low == '∞' else ''}{low}, {high}]"
 
 
 def _is_reference(row: Mapping[str, Any]) -> bool:
