@@ -46,7 +46,7 @@ def shares_of_parts(id: str, style: Style, facts: Mapping[str, Any]) -> Figure |
             # Chance was drawn for the space without the own direction at this layer, and for no other part.
             x, y = rounded(analysis["null"]["mediated"]), parts.index("inside") + move
             shapes.append({"type": "line", "x0": x, "x1": x, "y0": y - step, "y1": y + step, "line": {"color": GREY, "width": 2}})
-    layout = layout_of(height=70 + 34 * len(parts), x="mediated share of the effect", left=10)
+    layout = layout_of(height=70 + 34 * len(parts), x="mediated share", left=10)
     layout["yaxis"] |= {"tickvals": list(range(len(parts))), "ticktext": [_PARTS[part] for part in parts], "showgrid": False}
     layout["xaxis"] |= {"zeroline": True, "zerolinecolor": GREY, "rangemode": "tozero"}
     layout["shapes"] = shapes
@@ -77,6 +77,8 @@ def shapley_bars(id: str, facts: Mapping[str, Any]) -> Figure | None:
                 "name": name,
                 "text": [f"{value:.2f}".replace("-", "−") for value in values],
                 "textposition": "inside",
+                "insidetextanchor": "middle",
+                "textangle": 0,
                 "insidetextfont": {"color": "white"},
                 "marker": {"color": colour},
                 "hovertemplate": "%{x:.2f}",
