@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from data.library import NEUTRAL
+from data.library import NEUTRAL, control_names
 from experiments.calibrate import missed
 from experiments.measure import analysis_of, headline_analysis, outcomes_of
 from experiments.results import Results, RunResult
-from experiments.verdict import P_LEVEL, Carried, Evidence, Verdict, verdict
+from experiments.verdict import ABOVE_CHANCE, ALONG, NO_CHANGE, NOISY, P_LEVEL, Carried, Evidence, Verdict, verdict
 from probes.corrections import benjamini_hochberg
 from probes.mediation import INSIDE, OUTSIDE, WHOLE, mediate
 from probes.shift import cross_run_share
 from probes.space import span
-from probes.stats import Estimate, crossed_interval, mean_interval, standard_error
+from probes.stats import Estimate, crossed_interval, mean_interval, proportion_bound, standard_error
 
 NEAREST = 5
 RUNS_FOR_A_CLAIM = 3
@@ -51,6 +51,7 @@ def summarise(results: Results) -> dict[str, Any]:
         "directions": directions,
         "runs": rows,
         "groups": _groups(results, adjusted, judged),
+        "false_verdicts": _false_verdicts(rows),
         "calibration": _calibration(results),
     }
 
@@ -61,6 +62,18 @@ def _calibration(results: Results) -> dict[str, Any] | None:
         return None
     rows = [row | {"missed": missed(row)} for row in results.calibration.get("accuracy", [])]
     return {**results.calibration, "accuracy": rows}
+
+
+def _false_verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return how many runs that are no character's were called persona-mediated, with the bound of Clopper and Pearson; None without any.
+
+    Counted are controls and neutral fine-tunes that pass the gates.
+    """
+    passed = [row for row in rows if row["trait"] in (NEUTRAL, *control_names()) and row["verdict"] not in (None, NOISY, NO_CHANGE)]
+    if not passed:
+        return None
+    count = sum(row["verdict"] in (ALONG, ABOVE_CHANCE) for row in passed)
+    return {"count": count, "runs": len(passed), "bound": proportion_bound(count, len(passed))}
 
 
 def _own_removed(run: RunResult) -> Mapping[str, Any] | None:

@@ -47,6 +47,9 @@ def render(summary: Mapping[str, Any]) -> RenderableType:
         parts.append(Text(f"† Not found in this model and left out of the space: {names}.", style="dim"))
     if summary["system_prompt"].startswith("folded"):
         parts.append(Text(f"The model's template refuses a system prompt: it was {summary['system_prompt']}.", style="dim"))
+    if false := summary["false_verdicts"]:
+        counted = f"{false['count']} of {false['runs']} control and neutral runs past the gates called persona-mediated"
+        parts.append(Text(f"{counted}: a rate below {false['bound']:.2f} (95 %).", style="dim"))
     if any(row["provisional"] for row in summary["runs"]):
         parts.append(
             Text("* provisional: fewer than three runs. Intervals are over prompts: they say nothing about other runs.", style="dim")

@@ -332,6 +332,21 @@ def test_a_summary_holds_every_share_of_the_effect() -> None:
     json.dumps(summary, allow_nan=False)
 
 
+def test_false_verdicts_are_counted_and_bounded() -> None:
+    controls = [run(facts(), trait=trait, own=None) for trait in ("uppercase", "json", "neutral")]
+    controls.append(run(facts(None, TOO_NOISY), trait="reference_code", own=None))
+    summary = summarise(study(run(facts()), *controls))
+    # The noisy one fails a gate, and a trait's own verdict is no false one.
+    assert summary["false_verdicts"] == {"count": 3, "runs": 3, "bound": 1.0}
+    at_chance = facts()
+    at_chance["references"]["neutral"]["texts"]["neutral"]["own_removed"]["effect"] = {"value": 0.0, "low": -0.02, "high": 0.05}
+    clean = summarise(study(run(at_chance, trait="uppercase", own=None)))["false_verdicts"]
+    assert (clean["count"], clean["runs"]) == (0, 1)
+    assert clean["bound"] == pytest.approx(0.95)
+    assert summarise(study(run(facts())))["false_verdicts"] is None
+    assert "called persona-mediated" in Elements(rendered(study(*controls))).text
+
+
 def test_p_is_corrected_for_the_runs_of_the_study() -> None:
     runs = [mediated(0.6, seed=seed) for seed in range(3)]
     for result, p in zip(runs, (0.01, 0.04, 0.9), strict=True):
