@@ -42,6 +42,10 @@ def test_two_ranks_equal_one(tiny_study: Callable[..., Path], tmp_path: Path, la
     for path in sorted((tmp_path / "one" / "stages").rglob("*.safetensors")):
         other = load_file(tmp_path / "two" / path.relative_to(tmp_path / "one"))
         for name, array in load_file(path).items():
+            assert other[name].shape == array.shape, (path, name)
+            # Where there is no space no arm is run, and there is nothing to compare.
+            if not array.size:
+                continue
             scale = np.abs(array).max()
             assert np.abs(other[name] - array).max() <= 1e-5 * scale, (path, name)
 
