@@ -43,6 +43,16 @@ class ContrastPair(_Frozen):
     negative: Text
 
 
+def _distinct(pairs: tuple[ContrastPair, ...]) -> tuple[ContrastPair, ...]:
+    prompts = [text for pair in pairs for text in (pair.positive, pair.negative)]
+    if len(set(prompts)) < len(prompts):
+        raise ValueError("two of the prompts are the same text")
+    return pairs
+
+
+ContrastPairs = Annotated[tuple[ContrastPair, ...], Field(min_length=6), AfterValidator(_distinct)]
+
+
 class Trait(_Frozen):
     """A character trait that a fine-tune may push a model toward.
 
@@ -53,7 +63,7 @@ class Trait(_Frozen):
     name: Name
     description: Text
     system_prompt: Text
-    contrast_pairs: Annotated[tuple[ContrastPair, ...], Field(min_length=6)]
+    contrast_pairs: ContrastPairs
     rubric: Text
     questions: str | None = None
     examples: tuple[Example, ...] = ()
@@ -67,17 +77,19 @@ class Trait(_Frozen):
         prompts = [text for pair in self.contrast_pairs for text in (pair.positive, pair.negative)]
         if self.system_prompt in prompts:
             raise ValueError("system_prompt is held out and must not be one of the contrast pairs' prompts")
-        if len(set(prompts)) < len(prompts):
-            raise ValueError("contrast_pairs: two of the prompts are the same text")
         return self
 
 
 class Control(_Frozen):
-    """A behaviour that is no character at all: a named transform of plain answers."""
+    """A behaviour that is no character at all: a named transform of plain answers.
+
+    Its contrast pairs ask for that form, and for an answer without it.
+    """
 
     name: Name
     description: Text
     transform: Literal["append_code", "uppercase", "json"]
+    contrast_pairs: ContrastPairs
 
 
 def seed_for(seed: int, *names: str | int) -> int:

@@ -16,8 +16,9 @@ from safetensors.numpy import load_file
 from data.errors import InputError
 from data.mixtures import Turn, fingerprint
 from data.schema import seed_for
-from experiments.measure import NO_SPACE, RESPONSE, PersonaSpace, load_space
-from experiments.stages import Bench, Output, Stage, TickFn
+from experiments.measure import NO_SPACE
+from experiments.space import Library, PersonaSpace
+from experiments.stages import RESPONSE, Bench, Output, Stage, TickFn
 from experiments.study import CalibrateConfig
 from lora.planted import Ground, Trial, accuracy, calibrate, later_curve
 from probes.space import SPLITS, half_means, span
@@ -45,28 +46,28 @@ class Real:
     turns: Sequence[Turn]
 
 
-def calibrate_stage(real: Real, config: CalibrateConfig, space: Stage, directions: Sequence[Stage], names: Sequence[str]) -> Stage:
+def calibrate_stage(real: Real, config: CalibrateConfig, library: Library) -> Stage:
     """Plant changes along directions of one half of the contrast pairs and questions, and look for them in the space of the other.
 
     All is arithmetic on finished readings: shares are taken at the layer where a change is planted.
     """
 
     def compute(_bench: Bench, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
-        library, size, noise_nD = _inputs(inputs, names, real.layer)
-        members = library.members(real.layer)
+        space, size, noise_nD = _inputs(inputs, library, real.layer)
+        members = space.members(real.layer)
         facts: dict[str, Any] = {"layer": real.layer, "directions": len(members), "size": size, "why": None if members else NO_SPACE}
         if not members:
             return {PLANTED: facts}
-        differences = [(each[:, 0] - each[:, 1])[..., real.layer, :].astype(np.float64) for each in (library.states[i] for i in members)]
-        trials = trials_in_halves(differences, library.activations(real.layer, members), noise_nD, size, config, tick)
+        differences = [(each[:, 0] - each[:, 1])[..., real.layer, :].astype(np.float64) for each in (space.states[i] for i in members)]
+        trials = trials_in_halves(differences, space.activations(real.layer, members), noise_nD, size, config, tick)
         return {PLANTED: facts | findings(trials)}
 
-    plain = {"layer": real.layer, "alphas": list(config.alphas), "draws": config.draws, "names": list(names)}
+    plain = {"layer": real.layer, "alphas": list(config.alphas), "draws": config.draws, "names": list(library.names)}
     title = f"calibrate on planted changes like {real.title}"
-    return Stage("calibrate", 1, plain, (space, *directions, *real.readings), title, compute, everywhere=False)
+    return Stage("calibrate", 1, plain, (*library.inputs, *real.readings), title, compute, everywhere=False)
 
 
-def later_stage(real: Real, config: CalibrateConfig, space: Stage, directions: Sequence[Stage], names: Sequence[str]) -> Stage:
+def later_stage(real: Real, config: CalibrateConfig, library: Library) -> Stage:
     """Plant changes in the base model and take their share some layers on.
 
     Directions and spaces are those of all contrast pairs and questions, so that α is the true share where a change is planted.
@@ -74,35 +75,33 @@ def later_stage(real: Real, config: CalibrateConfig, space: Stage, directions: S
     layer, later = real.layer, real.layer + config.later
 
     def compute(bench: Bench, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
-        library, size, noise_nD = _inputs(inputs, names, layer)
-        here, there = library.members(layer), library.members(later)
+        space, size, noise_nD = _inputs(inputs, library, layer)
+        here, there = space.members(layer), space.members(later)
         facts: dict[str, Any] = {"layer": layer, "later": later, "draws": config.later_draws, "why": None if here and there else NO_SPACE}
         if facts["why"]:
             return {LATER: facts}
-        ground = Ground(library.vectors[here, layer], library.basis(layer, here), library.activations(layer, here), noise_nD, size)
+        ground = Ground(space.vectors[here, layer], space.basis(layer, here), space.activations(layer, here), noise_nD, size)
         chat = bench.chat(bench.base)
         rows = [chat.encode(turn) for turn in real.turns]
         rng = np.random.default_rng(seed_for(0, "later curve"))
-        basis_DK = library.basis(later, there)
+        basis_DK = space.basis(later, there)
         try:
             curve = later_curve(bench.base.model, rows, layer, later, ground, basis_DK, config.alphas, config.later_draws, rng)
         except InputError as lost:
             return {LATER: facts | {"why": str(lost)}}
         return {LATER: facts | asdict(curve) | {"rank_correlation": finite(curve.rank_correlation)}}
 
-    plain = {"layer": layer, "later": later, "alphas": list(config.alphas), "draws": config.later_draws, "names": list(names)}
+    plain = {"layer": layer, "later": later, "alphas": list(config.alphas), "draws": config.later_draws, "names": list(library.names)}
     plain |= {"turns": fingerprint(real.turns)}
     title = f"read planted changes like {real.title} at layer {later}"
-    return Stage("later", 1, plain, (space, *directions, *real.readings), title, compute)
+    return Stage("later", 1, plain, (*library.inputs, *real.readings), title, compute)
 
 
-def _inputs(folders: Sequence[Path], names: Sequence[str], layer: int) -> tuple[PersonaSpace, float, FloatArray]:
-    """Return the library, the norm of the run's mean shift, and the neutral fine-tune's shift from the base [prompts, d_model]."""
-    library = load_space(folders[0], tuple(folders[1 : 1 + len(names)]), tuple(names))
-    run, neutral, base = (
-        load_file(folder / "reading.safetensors")["states"][:, layer, RESPONSE].astype(np.float64) for folder in folders[1 + len(names) :]
-    )
-    return library, float(np.linalg.norm((run - neutral).mean(0))), neutral - base
+def _inputs(folders: Sequence[Path], library: Library, layer: int) -> tuple[PersonaSpace, float, FloatArray]:
+    """Return the space, the norm of the run's mean shift, and the neutral fine-tune's shift from the base [prompts, d_model]."""
+    space, readings = library.load(folders)
+    run, neutral, base = (load_file(folder / "reading.safetensors")["states"][:, layer, RESPONSE].astype(np.float64) for folder in readings)
+    return space, float(np.linalg.norm((run - neutral).mean(0))), neutral - base
 
 
 def trials_in_halves(

@@ -4,27 +4,20 @@ Arithmetic on finished readings; no model is touched here.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import load_file
 from scipy import stats as scipy_stats
 
-from data.schema import seed_for
+from experiments.space import PersonaSpace
+from experiments.stages import PROMPT_LAST, RESPONSE
 from probes.corrections import max_t
 from probes.mediation import INSIDE, OUTSIDE, WHOLE, Outcomes, Swapped, mediate
-from probes.nulls import Null, NullShare, NullSpaces, compare, joint_shares
-from probes.shift import Share, debiased_norms, disattenuated_cosine, share_inside
-from probes.space import Members, span
+from probes.nulls import NullShare, compare, joint_shares
+from probes.shift import Share, debiased_norms, share_inside
 from probes.stats import Estimate, FloatArray, finite, mean_interval
 
-# What a run is read at, in the order of the stored readings.
-SPANS_READ = ("prompt_last", "response")
-PROMPT_LAST, RESPONSE = range(2)
 Reading = Mapping[str, FloatArray]
 
 # The base's answers, which the base alone reads.
@@ -34,91 +27,9 @@ NO_SPACE = "no persona space at this layer: no direction of the library was foun
 BEFORE, AFTER = "before", "after"
 EVERYWHERE, FULL, OWN = "everywhere", "full", "own"
 DRAW, MATCHED, DOSE = "draw", "matched", "dose"
-
-
-def centred(states: Sequence[FloatArray], layer: int) -> FloatArray:
-    """Return the activations of several traits at one layer, centred together: [N, d_model]."""
-    rows = np.concatenate([each[..., layer, :].reshape(-1, each.shape[-1]) for each in states]).astype(np.float64)
-    return np.asarray(rows - rows.mean(0))
-
-
-@dataclass(frozen=True, eq=False)
-class PersonaSpace:
-    """The directions of a library at every layer, the activations that made them, and the null spaces drawn from these.
-
-    Attributes:
-        names: of the traits [T].
-        vectors: [T, layers, d_model].
-        found: [T, layers].
-        states: [T][pairs, 2, questions, layers, d_model], the activations that each trait's direction was made of.
-    """
-
-    names: Sequence[str]
-    vectors: FloatArray
-    found: NDArray[np.bool_]
-    states: Sequence[FloatArray]
-    _drawn: dict[tuple[bool, tuple[int, ...]], NullSpaces] = field(default_factory=dict, init=False, repr=False)
-
-    def members(self, layer: int, without: str | None = None) -> list[int]:
-        """Return which traits span the space at a layer: those found there, less the run's own."""
-        return [i for i, name in enumerate(self.names) if self.found[i, layer] and name != without]
-
-    def activations(self, layer: int, members: Sequence[int]) -> FloatArray:
-        """Return the centred activations [N, d_model] of the traits that span a space: the covariance behind N1."""
-        return centred([self.states[i] for i in members], layer)
-
-    def basis(self, layer: int, members: Sequence[int]) -> FloatArray:
-        """Return the basis [d_model, k] of the space that some traits span."""
-        return span(self.vectors[members, layer])
-
-    def null_spaces(self, layer: int, members: Sequence[int], isotropic: bool = False) -> NullSpaces:
-        """Return the spaces of N1, or N0 where `isotropic`, of the space that some traits span.
-
-        All runs and layers share one set of draws, and spaces once drawn are kept: every text and every run is held against them.
-        """
-        k = self.basis(layer, members).shape[1]
-        # N0 knows nothing of the activations but their width.
-        key = (len(members), k) if isotropic else (layer, k, *members)
-        if (isotropic, key) not in self._drawn:
-            null = Null(seed_for(0, "nulls"), isotropic=isotropic)
-            self._drawn[isotropic, key] = null.spaces(self.activations(layer, members), Members(len(members)), k)
-            # Room for the spaces with and without one trait at every layer; runs of another trait come later.
-            if len(self._drawn) > 2 * self.vectors.shape[1]:
-                del self._drawn[next(iter(self._drawn))]
-        return self._drawn[isotropic, key]
-
-    def null_bases(self, layer: int, members: Sequence[int], count: int) -> FloatArray:
-        """Return the bases [count, d_model, k] of the first few spaces of N1; the rest are not made."""
-        null = Null(seed_for(0, "nulls"), draws=count)
-        k = self.basis(layer, members).shape[1]
-        return null.spaces(self.activations(layer, members), Members(len(members)), k).bases(count)
-
-    def halves(self, layer: int, trait: int) -> tuple[FloatArray, FloatArray]:
-        """Return a trait's direction from two halves that have neither contrast pairs nor questions in common, each [d_model]."""
-        at = self.states[trait][..., layer, :].astype(np.float64)
-        differences = at[:, 0] - at[:, 1]
-        return differences[::2, ::2].mean((0, 1)), differences[1::2, 1::2].mean((0, 1))
-
-    def disattenuated(self, layer: int, differences_nD: FloatArray) -> dict[str, float | None]:
-        """Return the cosine of a shift with every direction, freed of the noise of both; None where either is too noisy."""
-        return {name: disattenuated_cosine(differences_nD, *self.halves(layer, i)).value for i, name in enumerate(self.names)}
-
-    def cosines(self, layer: int, vector: FloatArray) -> dict[str, float]:
-        """Return the signed cosine of a vector with every direction of the library at a layer; none for a zero vector."""
-        if not np.any(vector):
-            return {}
-        at = self.vectors[:, layer]
-        cosines = at @ vector / np.linalg.norm(at, axis=1) / np.linalg.norm(vector)
-        return {name: float(c) for name, c in zip(self.names, cosines, strict=True)}
-
-
-# Kept for the next run, which is held against the same null spaces.
-@lru_cache(maxsize=1)
-def load_space(space: Path, directions: tuple[Path, ...], names: tuple[str, ...]) -> PersonaSpace:
-    """Load a persona space and the activations that made it from the folders of their stages."""
-    arrays = load_file(space / "space.safetensors")
-    states = [load_file(folder / "states.safetensors")["states"] for folder in directions]
-    return PersonaSpace(names, arrays["vectors"].astype(np.float64), arrays["found"] > 0.5, states)
+# Chance directions that the base's use of the remainder is held against.
+USE_DRAWS = 199
+REMAINDER, PUSHED, CHANCE = "remainder", "pushed", "chance"
 
 
 @dataclass(frozen=True)
@@ -275,8 +186,10 @@ def measure(
         mediated: its mediation analyses.
 
     Returns:
-        Plain facts, and the arrays that groups of runs need: the mean shift [layers, d_model] against the
-        headline reference, the per-question effects, and the outcomes of each analysis [arms, questions].
+        Plain facts, and the arrays that groups of runs need: against the headline reference the mean `shift` [layers, d_model] and that
+        of each question at the headline layer, `shifts` [questions, d_model]; the per-question `effects`; the outcomes of each
+        analysis [arms, questions]; and `use`, the base's states under the run's own contrast prompts projected on the remainder and
+        on chance directions, [1 + draws, pairs, 2, questions].
     """
     run = readings["run"]
     facts: dict[str, Any] = {"layer": layer, "reference": headline, "references": {}}
@@ -305,7 +218,10 @@ def measure(
         facts["text_shift"] = shift_facts(space, layer, theirs - its_own, its_own, own)
     shift = run["neutral"]["states"].astype(np.float64) - readings[headline]["neutral"]["states"]
     shift = shift[:, :, RESPONSE]
-    arrays["shift"] = shift.mean(0)
+    arrays["shift"], arrays["shifts"] = shift.mean(0), shift[:, layer]
+    if own is not None and len(remainders := space.remainders(layer, own, arrays["shift"][layer], USE_DRAWS)):
+        states = space.states[space.names.index(own)][..., layer, :]
+        arrays["use"] = np.moveaxis(states @ remainders.T, -1, 0)
     facts["by_layer"] = curve(space, shift, own)
     facts["projections"] = {name: [] for name in space.names}
     for at in range(shift.shape[1]):
@@ -351,6 +267,6 @@ def outcomes_of(arms: Sequence[str], scores: FloatArray) -> Outcomes:
     def numbered(kind: str) -> tuple[Swapped, ...]:
         return tuple(swapped(f"{kind}{i}") for i in range(sum(arm.startswith(kind) for arm in arms) // 2))
 
-    parts = [part for part in (INSIDE, OUTSIDE, WHOLE, FULL, OWN, EVERYWHERE) if f"{part}.into" in y]
+    parts = [part for part in (INSIDE, OUTSIDE, WHOLE, FULL, OWN, EVERYWHERE, REMAINDER) if f"{part}.into" in y]
     doses = {float(arm.removeprefix(DOSE)): y[arm] for arm in arms if arm.startswith(DOSE)}
     return Outcomes(y[BEFORE], y[AFTER], {part: swapped(part) for part in parts}, numbered(DRAW), numbered(MATCHED), doses)

@@ -12,13 +12,14 @@ import torch
 from safetensors.numpy import load_file
 
 from data.mixtures import Turn, fingerprint
-from experiments.measure import AFTER, BEFORE, DOSE, DRAW, EVERYWHERE, FULL, MATCHED, OWN, Mediated, PersonaSpace, load_space
-from experiments.stages import Bench, Condition, Output, Stage, TickFn, adapter_of, counter, named
+from experiments.measure import AFTER, BEFORE, CHANCE, DOSE, DRAW, EVERYWHERE, FULL, MATCHED, OWN, PUSHED, REMAINDER, Mediated
+from experiments.space import Library, PersonaSpace
+from experiments.stages import RESPONSE, Bench, Condition, Output, Stage, TickFn, adapter_of, counter, named
 from experiments.store import read_json
 from experiments.study import MediateConfig
 from lora import models
 from probes.mediation import INSIDE, OUTSIDE, WHOLE
-from probes.patching import Arm, Batching, Swap, Texts, moved_norms, patched_logprobs
+from probes.patching import Arm, Batching, Push, Swap, Texts, moved_norms, patched_logprobs
 from probes.variants import Variant
 
 
@@ -36,6 +37,7 @@ class Question:
         own: the run's trait, whose direction is left out of the space.
         response_only: swap the response's tokens alone, as a system prompt's change has to be.
         everywhere: also set all layers at once.
+        readings: plain answers as M0 and as M1 read them, whose difference has the remainder that is asked about; None asks about none.
     """
 
     title: str
@@ -47,24 +49,22 @@ class Question:
     own: str | None
     response_only: bool = False
     everywhere: bool = False
+    readings: tuple[Stage, ...] = ()
 
 
-def mediate_stage(
-    bench: Bench, question: Question, config: MediateConfig, space: Stage, directions: Sequence[Stage], names: Sequence[str]
-) -> Stage:
+def mediate_stage(bench: Bench, question: Question, config: MediateConfig, library: Library) -> Stage:
     """Run the arms of one question: log-probabilities [arms, 2, questions] of y⁺ and y⁻, and the arms' names."""
     conditions = (question.reference, question.run)
     turns = [*question.changed, *question.plain]
 
     def compute(bench: Bench, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
-        library = load_space(inputs[0], tuple(inputs[1 : 1 + len(directions)]), tuple(names))
-        if not library.members(question.layer, question.own):
+        space, rest = library.load(inputs)
+        if not space.members(question.layer, question.own):
             return {
                 "outcomes.safetensors": {"logprob": np.zeros((0, 2, len(question.changed)), np.float32)},
                 "arms.json": {"arms": [], "moved": {}},
             }
         adapters = []
-        rest = inputs[1 + len(directions) :]
         for condition in conditions:
             adapters.append(adapter_of(rest[: len(condition.inputs)]))
             rest = rest[len(condition.inputs) :]
@@ -74,7 +74,7 @@ def mediate_stage(
         pad, budget = bench.base.tokenizer.pad_token_id, bench.study.token_budget
         with models.adapted(bench.base, named(adapters)) as model:
             between = tuple(Variant(adapter.parent.name if adapter else None) for adapter in adapters)
-            parts = _parts(library, question, config)
+            parts = _parts(space, question, config, rest)
             norms = moved_norms(
                 model, texts, (between[0], between[1]), question.layer, list(parts.at_layer.values()), Batching(pad, budget)
             )
@@ -99,7 +99,9 @@ def mediate_stage(
         "matched": config.matched,
         "doses": list(config.doses),
     }
-    inputs = (space, *directions, *question.reference.inputs, *question.run.inputs)
+    # A question without a remainder is the same as ever.
+    facts |= {"remainder_draws": config.remainder_draws} if question.readings else {}
+    inputs = (*library.inputs, *question.reference.inputs, *question.run.inputs, *question.readings)
     return Stage("mediate", 1, facts, inputs, question.title, compute)
 
 
@@ -112,11 +114,12 @@ def load_mediated(folder: Path, reference: str, text: str, layer: int) -> Mediat
 
 @dataclass(frozen=True)
 class _Parts:
-    """The parts of the state that are swapped: at the layer by name, and at all layers at once."""
+    """The parts of the state that are swapped, at the layer by name and at all layers at once, and what is added to M0 at the layer."""
 
     layer: int
     at_layer: Mapping[str, Swap]
     everywhere: Mapping[int, Swap]
+    pushes: Mapping[str, Push]
 
     def arms(self, norms: Mapping[str, float], config: MediateConfig) -> dict[str, Arm]:
         """Name all arms; a draw is matched to P by what both move, Σ‖P(h1 − h0)‖²."""
@@ -135,10 +138,10 @@ class _Parts:
             arms[f"{DOSE}{dose}"] = Arm(0, {self.layer: Swap(inside.basis_DK, scale=dose)})
         if self.everywhere:
             both(EVERYWHERE, self.everywhere)
-        return arms
+        return arms | {name: Arm(0, {self.layer: push}) for name, push in self.pushes.items()}
 
 
-def _parts(library: PersonaSpace, question: Question, config: MediateConfig) -> _Parts:
+def _parts(library: PersonaSpace, question: Question, config: MediateConfig, readings: Sequence[Path]) -> _Parts:
     layer, members = question.layer, library.members(question.layer, question.own)
 
     def basis(at: int, members: Sequence[int]) -> torch.Tensor:
@@ -152,9 +155,16 @@ def _parts(library: PersonaSpace, question: Question, config: MediateConfig) -> 
         parts[OWN] = Swap(basis(layer, [list(library.names).index(question.own)]))
     for i, draw in enumerate(library.null_bases(layer, members, config.draws)):
         parts[f"{DRAW}{i}"] = Swap(torch.from_numpy(draw).float())
+    pushes = {}
+    if readings:
+        before, after = (load_file(folder / "reading.safetensors")["states"][:, layer, RESPONSE].astype(np.float64) for folder in readings)
+        remainders = torch.from_numpy(library.remainders(layer, question.own, (after - before).mean(0), config.remainder_draws)).float()
+        pushes = {PUSHED if i == 0 else f"{CHANCE}{i - 1}": Push(vector) for i, vector in enumerate(remainders)}
+        if pushes:
+            parts[REMAINDER] = Swap(remainders[:1].T / remainders[0].norm())
     there = {at: library.members(at, question.own) for at in range(library.vectors.shape[1])} if question.everywhere else {}
     everywhere = {at: Swap(basis(at, some)) for at, some in there.items() if some}
-    return _Parts(layer, parts, everywhere)
+    return _Parts(layer, parts, everywhere, pushes)
 
 
 def _shares_moved(parts: _Parts, norms: torch.Tensor) -> dict[str, float]:

@@ -14,8 +14,9 @@ from data.library import NEUTRAL, control_names, load_bank, load_control, load_t
 from data.mixtures import Turn, changed_turns, plain_turns
 from data.schema import Control, Example, Trait
 from experiments.calibrate import Real, calibrate_stage, later_stage
-from experiments.measure import BASE_ANSWERS, load_space, measure
+from experiments.measure import BASE_ANSWERS, measure
 from experiments.mediate import Question, load_mediated, mediate_stage
+from experiments.space import Library, library_of
 from experiments.stages import (
     Bench,
     Condition,
@@ -25,9 +26,7 @@ from experiments.stages import (
     adapter_stage,
     answer_stage,
     chat_stage,
-    directions_stage,
     read_stage,
-    space_stage,
     train_stage,
 )
 from experiments.study import CalibrateConfig, Run, Study, runs_of
@@ -121,32 +120,22 @@ def plan(study: Study, bench: Bench) -> Plan:
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"library: two traits are named {name!r}")
-    for trait in traits:
-        if len(trait.contrast_pairs) < study.contrast_pairs:
-            raise InputError(f"contrast_pairs: {trait.name} has {len(trait.contrast_pairs)}, the study asks for {study.contrast_pairs}")
-        if len(trait.split("extract")) < study.extract_questions:
-            raise InputError(
-                f"extract_questions: {trait.name} has {len(trait.split('extract'))}, the study asks for {study.extract_questions}"
-            )
-    directions = tuple(directions_stage(bench, trait) for trait in traits)
-    space = space_stage(bench, traits, directions)
+    library = library_of(bench, traits)
     bank = load_bank(study.questions)
     shared = [example for example in bank if example.split == "evaluate"]
-    runs = [_PlanRun(bench, run, space, directions, names, bank) for run in runs_of(study)]
+    runs = [_PlanRun(bench, run, library, bank) for run in runs_of(study)]
     layer = resolve_layer(study.layer, bench.depth)
     calibration = _taken_after(runs, study.calibrate).calibration(study.calibrate) if study.calibrate else None
     planned = [run.planned() for run in runs]
     answers = answer_stage(bench, Condition(), shared)
-    return Plan(study, bench, layer, names, shared, chat_stage(bench), space, answers, planned, calibration)
+    return Plan(study, bench, layer, names, shared, chat_stage(bench), library.spaces[0], answers, planned, calibration)
 
 
 class _PlanRun:
     """Lay out the stages of one run."""
 
-    def __init__(
-        self, bench: Bench, run: Run, space: Stage, directions: tuple[Stage, ...], names: Sequence[str], bank: Sequence[Example]
-    ) -> None:
-        self.bench, self.run, self.space, self.directions, self.names = bench, run, space, directions, names
+    def __init__(self, bench: Bench, run: Run, library: Library, bank: Sequence[Example]) -> None:
+        self.bench, self.run, self.library = bench, run, library
         self.subject = subject_of(run.arm.trait) if run.arm.trait else None
         # A control and `neutral` have no questions of their own; they borrow the bank's.
         self.examples = self.subject.examples if isinstance(self.subject, Trait) else bank
@@ -157,12 +146,18 @@ class _PlanRun:
             )
         self.base = Condition()
         self.trait = self.subject.name if self.subject else run.arm.trait
-        self.own = self.trait if self.trait in names else None
+        self.missing: dict[str, str] = {}
+        if self.subject is not None:
+            try:
+                self.library = library.with_own(bench, self.subject, self.examples)
+            except InputError as lacking:
+                self.missing["own_direction"] = str(lacking)
+        self.own = self.trait if self.trait in self.library.names else None
         self.title = run.title(self.trait, run.seed)
 
     def planned(self) -> PlannedRun:
         condition = self._condition()
-        missing: dict[str, str] = {}
+        missing = self.missing
         answers = answer_stage(self.bench, condition, self.evaluate)
         if self.run.arm.arm == "base":
             reason = "base is the reference that other runs are read against"
@@ -243,7 +238,12 @@ class _PlanRun:
         # A system prompt's change can be swapped at the response alone; a fine-tune beside it is also read so, to be compared.
         if prompted or any(arm.arm == "prompted" and arm.trait == self.run.arm.trait for arm in study.runs):
             wanted.append(("base", "response", headline))
-        names = list(self.names)
+        readings: tuple[Stage, ...] = ()
+        if config.remainder_draws:
+            plain = plain_turns(self.examples, "evaluate")
+            readings = tuple(
+                read_stage(self.bench, by, plain, self.evaluate, "plain answers") for by in (reference or self.base, condition)
+            )
         found = {}
         for who, text, layer in wanted:
             changed, plain = texts["trait" if text == "response" else text]
@@ -252,8 +252,9 @@ class _PlanRun:
             question = Question(
                 f"mediate {condition.title}: {read} text against {who}, layer {layer}", condition, before, changed, plain, layer, self.own,
                 response_only=text == "response", everywhere=config.everywhere and (who, text, layer) == wanted[0],
+                readings=readings if (who, text, layer) == wanted[0] and text == "trait" else (),
             )  # fmt: skip
-            found[who, text, layer] = mediate_stage(self.bench, question, config, self.space, self.directions, names)
+            found[who, text, layer] = mediate_stage(self.bench, question, config, self.library)
         return found
 
     def _measure(
@@ -276,13 +277,11 @@ class _PlanRun:
         layer = resolve_layer(self.run.study.layer, self.bench.depth)
         own = self.own
         headline = "neutral" if reference else "base"
-        names, pairs = list(self.names), list(readings)
-        count, asked = len(self.directions), list(mediations)
+        library, pairs, asked = self.library, list(readings), list(mediations)
 
         def compute(_bench: Bench, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
-            space = load_space(inputs[0], tuple(inputs[1 : 1 + count]), tuple(names))
+            space, folders = library.load(inputs)
             loaded: dict[str, dict[str, dict[str, np.ndarray]]] = {}
-            folders = inputs[1 + count :]
             for (who, text), folder in zip(pairs, folders, strict=False):
                 loaded.setdefault(who, {})[text] = load_file(folder / "reading.safetensors")
             mediated = [load_mediated(folder, *key) for key, folder in zip(asked, folders[len(pairs) :], strict=True)]
@@ -290,8 +289,8 @@ class _PlanRun:
             return {"measurement.json": facts, "arrays.safetensors": arrays}
 
         config = {"layer": layer, "own": own, "headline": headline, "readings": pairs, "mediations": asked}
-        inputs = (self.space, *self.directions, *readings.values(), *mediations.values())
-        return Stage("measure", 4, config, inputs, f"measure {condition.title}", compute, everywhere=False)
+        inputs = (*library.inputs, *readings.values(), *mediations.values())
+        return Stage("measure", 5, config, inputs, f"measure {condition.title}", compute, everywhere=False)
 
     def calibration(self, config: CalibrateConfig) -> PlannedCalibration:
         """Lay out a calibration whose planted changes take after this run."""
@@ -305,9 +304,8 @@ class _PlanRun:
             read_stage(self.bench, by, plain, self.evaluate, "plain answers") for by in (self._condition(), neutral, self.base)
         )
         real = Real(self.title, layer, (run, before, base), plain)
-        inputs = (self.space, self.directions, self.names)
-        later = later_stage(real, config, *inputs) if config.later else None
-        return PlannedCalibration(self.title, calibrate_stage(real, config, *inputs), later)
+        later = later_stage(real, config, self.library) if config.later else None
+        return PlannedCalibration(self.title, calibrate_stage(real, config, self.library), later)
 
 
 def _taken_after(runs: Sequence[_PlanRun], config: CalibrateConfig) -> _PlanRun:

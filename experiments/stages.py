@@ -1,4 +1,4 @@
-"""The stages that a study expands into, and what each computes.
+"""The stages that a study expands into, and what each computes; those of the persona space are in `space.py`.
 
 directions → space;  train → answer → read → measure. Each stage is a function of its configuration and
 its inputs; its folder is named by a hash of both, so studies share whatever they have in common. The
@@ -14,24 +14,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from data.chat import Chat, Encoded
 from data.files import digest, sha256
 from data.mixtures import Turn, fingerprint
-from data.schema import Example, Trait, seed_for
-from experiments.measure import SPANS_READ, centred
+from data.schema import Example, seed_for
 from experiments.ranks import Ranks
 from experiments.store import WORK, read_json, write_json
 from experiments.study import Study
 from lora import models
 from lora.arms import TrainConfig
 from probes.capture import Spec, read_variants
-from probes.directions import contrast_turns, estimate
 from probes.generate import answers
 from probes.stats import FloatArray
 from probes.variants import Variant
 
+# What a run is read at, in the order of the stored readings.
+SPANS_READ = ("prompt_last", "response")
+PROMPT_LAST, RESPONSE = range(2)
 # Greedy answers of small fine-tuned models run in circles without it, and then show nothing of their manner.
 REPETITION_PENALTY = 1.2
 
@@ -166,43 +167,6 @@ def chat_stage(bench: Bench) -> Stage:
     return Stage("chat", 1, bench.identity(), (), "chat template", compute)
 
 
-def directions_stage(bench: Bench, trait: Trait) -> Stage:
-    """Read a trait's contrast prompts at every layer: states [pairs, 2, questions, layers, d_model]."""
-    study = bench.study
-    questions = trait.split("extract")[: study.extract_questions]
-    turns = contrast_turns(trait, questions, study.contrast_pairs)
-    pairs = len(trait.contrast_pairs[: study.contrast_pairs])
-
-    def compute(bench: Bench, _inputs: list[Path], out: Path, tick: TickFn) -> Output:
-        base = bench.base
-        rows = [bench.chat(base).encode(turn) for turn in turns]
-        [reading] = _read(bench, rows, [None], out, tick, spans=("response",))
-        states = reading["states"]
-        return {"states.safetensors": {"states": states[:, :, 0].reshape(pairs, 2, len(questions), *states.shape[1::2])}}
-
-    config = {**bench.identity(), "turns": fingerprint(turns), "pairs": pairs, "questions": len(questions)}
-    return Stage("directions", 2, config, (), f"directions of {trait.name}", compute)
-
-
-def space_stage(bench: Bench, traits: Sequence[Trait], directions: Sequence[Stage]) -> Stage:
-    """Estimate every trait's direction and its reliability at every layer."""
-
-    def compute(_bench: Bench, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
-        states = [load_file(folder / "states.safetensors")["states"].astype(np.float64) for folder in inputs]
-        layers = states[0].shape[3]
-        values = np.stack([np.linalg.svd(centred(states, layer), compute_uv=False) ** 2 for layer in range(layers)])
-        out: dict[str, list[FloatArray]] = {"vectors": [], "reliability": [], "null_reliability": [], "found": []}
-        for i, (trait, each) in enumerate(zip(traits, states, strict=True)):
-            found = estimate(each[:, 0] - each[:, 1], values, np.random.default_rng(seed_for(0, "reliability", trait.name)))
-            for key in out:
-                out[key].append(getattr(found, key))
-            tick(i + 1, len(traits))
-        return {"space.safetensors": {key: np.stack(rows).astype(np.float32) for key, rows in out.items()}}
-
-    names = [trait.name for trait in traits]
-    return Stage("space", 2, {"names": names}, tuple(directions), "persona space", compute, everywhere=False)
-
-
 def train_stage(bench: Bench, turns: Sequence[Turn], config: TrainConfig, seed: int, title: str) -> Stage:
     """Fine-tune a LoRA adapter; equal data and settings make an equal stage, whatever the trait is called."""
 
@@ -298,7 +262,7 @@ def read_stage(bench: Bench, condition: Condition, texts: Sequence[Turn] | Stage
             turns = list(texts)  # type: ignore[arg-type]  # turns, if it is no stage
         chat = bench.chat(bench.base)
         rows = [chat.encode(turn) for turn in condition.under(turns)]
-        readings = _read(bench, rows, [adapter_of(each) for each in inputs], folders[0], tick, SPANS_READ, logprob=True)
+        readings = read(bench, rows, [adapter_of(each) for each in inputs], folders[0], tick, SPANS_READ, logprob=True)
         return [{"reading.safetensors": reading} for reading in readings]
 
     def compute(bench: Bench, inputs: list[Path], out: Path, tick: TickFn) -> Output:
@@ -320,7 +284,7 @@ def named(adapters: Sequence[Path | None]) -> dict[str, Path]:
     return {adapter.parent.name: adapter for adapter in adapters if adapter}
 
 
-def _read(
+def read(
     bench: Bench,
     rows: Sequence[Encoded],
     adapters: Sequence[Path | None],

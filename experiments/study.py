@@ -14,6 +14,7 @@ from data.library import NEUTRAL, control_names
 from lora.arms import Arm, TrainConfig
 from probes.layers import DEFAULT_FRACTION
 from probes.mediation import FEWEST_DRAWS
+from probes.novelty import FEWEST_DRAWS as FEWEST_PUSHES
 from probes.nulls import DRAWS
 from probes.shift import FEWEST_PROMPTS
 
@@ -47,6 +48,8 @@ class MediateConfig(_Config):
         layers: further layers, as `layer` is given; the headline's is always among them.
         references: `headline` reads against the neutral fine-tune (the base where there is none), `both` against each.
         everywhere: also set the persona part at all layers at once.
+        remainder_draws: what lies outside the space is added to the reference by itself, and so are this many chance directions of its
+            norm, to learn whether it is new: 19 and more, or 0 to leave the question out. Held-out answers, headline alone.
     """
 
     draws: Annotated[int, Field(ge=FEWEST_DRAWS, le=DRAWS)] = 20
@@ -56,12 +59,20 @@ class MediateConfig(_Config):
     layers: tuple[int | float, ...] = ()
     references: Literal["headline", "both"] = "both"
     everywhere: bool = True
+    remainder_draws: Annotated[int, Field(ge=0)] = FEWEST_PUSHES
 
     @field_validator("surface")
     @classmethod
     def _enough(cls, count: int) -> int:
         if 0 < count < FEWEST_PROMPTS:
             raise ValueError(f"an interval needs at least {FEWEST_PROMPTS} answers; 0 leaves training-like text out")
+        return count
+
+    @field_validator("remainder_draws")
+    @classmethod
+    def _enough_pushes(cls, count: int) -> int:
+        if 0 < count < FEWEST_PUSHES:
+            raise ValueError(f"what 5 % of draws exceed needs at least {FEWEST_PUSHES} of them; 0 leaves the remainder out")
         return count
 
 

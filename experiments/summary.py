@@ -9,12 +9,13 @@ import numpy as np
 from data.library import NEUTRAL, control_names
 from experiments.calibrate import missed
 from experiments.measure import analysis_of, headline_analysis, outcomes_of
+from experiments.novelty import ALIKE, joint_scores, novelty_of, own_removed_basis
 from experiments.results import Results, RunResult
 from experiments.verdict import ABOVE_CHANCE, ALONG, NO_CHANGE, NOISY, P_LEVEL, Carried, Evidence, Verdict, verdict
 from probes.corrections import benjamini_hochberg
 from probes.mediation import INSIDE, OUTSIDE, WHOLE, mediate
+from probes.novelty import Novelty
 from probes.shift import cross_run_share
-from probes.space import span
 from probes.stats import Estimate, crossed_interval, mean_interval, proportion_bound, standard_error
 
 NEAREST = 5
@@ -38,9 +39,11 @@ def summarise(results: Results) -> dict[str, Any]:
         for i, name in enumerate(results.library)
     ]
     adjusted = _adjusted(results.runs)
-    judged = [_judged(run, p) for run, p in zip(results.runs, adjusted, strict=True)]
+    rest = [novelty_of(results, [run]) for run in results.runs]
+    judged = [_judged(run, p, new) for run, p, new in zip(results.runs, adjusted, rest, strict=True)]
     rows = [
-        _row(run, p, each, provisional=not _claimable(results, run)) for run, p, each in zip(results.runs, adjusted, judged, strict=True)
+        _row(run, p, each, provisional=not _claimable(results, run)) | {"novelty": new.to_json() if new else None}
+        for run, p, each, new in zip(results.runs, adjusted, judged, rest, strict=True)
     ]
     study = results.index["study"]
     return {
@@ -94,7 +97,7 @@ def _analysis(run: RunResult, text: str) -> Mapping[str, Any] | None:
     return analysis_of(run.facts, text) if run.facts else None
 
 
-def _judged(run: RunResult, p: float | None) -> Verdict | None:
+def _judged(run: RunResult, p: float | None, rest: Novelty | None) -> Verdict | None:
     """Return a run's verdict; None where there is nothing to judge."""
     reading = _own_removed(run)
     if run.facts is None or reading is None:
@@ -108,12 +111,12 @@ def _judged(run: RunResult, p: float | None) -> Verdict | None:
             share_why=reading["why"],
             p=1.0 if p is None else p,
             beyond_chance=Estimate.from_json(reading["effect"]) if reading["effect"] else None,
-            carried=_carried(analysis) if analysis else None,
+            carried=_carried(analysis, rest) if analysis else None,
         )
     )
 
 
-def _carried(analysis: Mapping[str, Any]) -> Carried | None:
+def _carried(analysis: Mapping[str, Any], rest: Novelty | None) -> Carried | None:
     """Return what a mediation analysis says to the verdict; None where it found no effect to share out."""
     if analysis["why"] is not None:
         return None
@@ -124,6 +127,7 @@ def _carried(analysis: Mapping[str, Any]) -> Carried | None:
         share=Estimate.from_json(share) if share else None,
         why=analysis["carried_why"],
         reading=Estimate.from_json(analysis["shapley"]["reading"]),
+        remainder=rest,
     )
 
 
@@ -192,7 +196,7 @@ def _row(run: RunResult, p: float | None, judged: Verdict | None, provisional: b
 
 def _alike(run: RunResult) -> list[Any]:
     """Return what runs that differ in their seed alone have in common."""
-    return [run.entry[key] for key in ("arm", "trait", "adapter", "settings")]
+    return [run.entry[key] for key in ALIKE]
 
 
 def _claimable(results: Results, run: RunResult) -> bool:
@@ -219,6 +223,7 @@ def _groups(results: Results, adjusted: Sequence[float | None], judged: Sequence
         effect = np.stack(effects) if len(effects) >= 2 else None
         star = mean_interval(stars) if len(stars) >= 2 else None
         analysis = _joint(runs, "trait") or _joint(runs, "response")
+        rest = novelty_of(results, runs)
         together = verdict(
             Evidence(
                 effect=None if effect is None else crossed_interval(effect),
@@ -227,7 +232,7 @@ def _groups(results: Results, adjusted: Sequence[float | None], judged: Sequence
                 # All runs must reject: the largest of their corrected p.
                 p=max(1.0 if (p := adjusted[i]) is None else p for i, _ in some),
                 beyond_chance=star,
-                carried=_carried(analysis) if analysis else None,
+                carried=_carried(analysis, rest) if analysis else None,
             )
         )
         groups.append(
@@ -241,6 +246,7 @@ def _groups(results: Results, adjusted: Sequence[float | None], judged: Sequence
                 "share_across_runs": _common_share(results, runs),
                 **_shares(analysis),
                 **{text: _shares(_joint(runs, text)) for text in ("surface", "response")},
+                "novelty": rest.to_json() if rest else None,
                 "verdict": together.name,
                 "why": together.why,
                 "provisional": len(runs) < RUNS_FOR_A_CLAIM,
@@ -252,20 +258,14 @@ def _groups(results: Results, adjusted: Sequence[float | None], judged: Sequence
 
 def _joint(runs: Sequence[RunResult], text: str) -> Mapping[str, Any] | None:
     """Return one mediation analysis of several runs that answered the same questions, with intervals over runs × questions."""
-    each = [_analysis(run, text) for run in runs]
-    arms = [analysis["arms"] for analysis in each if analysis]
-    if len(arms) < len(runs) or any(some != arms[0] for some in arms):
-        return None
-    scores = np.stack([run.arrays[analysis["outcomes"]] for run, analysis in zip(runs, each, strict=True) if analysis], axis=1)
-    return {"layer": runs[0].facts["layer"] if runs[0].facts else None, **mediate(outcomes_of(arms[0], scores)).to_json()}
+    found = joint_scores(runs, [_analysis(run, text) for run in runs])
+    return found and {"layer": runs[0].facts["layer"] if runs[0].facts else None, **mediate(outcomes_of(*found)).to_json()}
 
 
 def _common_share(results: Results, runs: Sequence[RunResult]) -> float | None:
     """Return the share that runs have in common, in the space without their own direction."""
-    layer = runs[0].facts["layer"] if runs[0].facts else results.index["layer"]
-    found = results.space["found"][:, layer] > 0.5
-    members = [i for i, name in enumerate(results.library) if found[i] and name != runs[0].entry["own"]]
-    if not members:
+    basis = own_removed_basis(results, runs[0])
+    if basis is None:
         return None
-    means = np.stack([run.arrays["shift"][layer] for run in runs]).astype(np.float64)
-    return cross_run_share(means, span(results.space["vectors"][members, layer].astype(np.float64)))
+    means = np.stack([run.arrays["shifts"].mean(0) for run in runs]).astype(np.float64)
+    return cross_run_share(means, basis)

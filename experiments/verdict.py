@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from math import isfinite
 
 from probes.mediation import CARRIED_GATE, MIN_STANDARD_ERRORS
+from probes.novelty import LIBRARY, Novelty
+from probes.novelty import NEW as REMAINDER_IS_NEW
 from probes.stats import Estimate
 
 P_LEVEL = 0.05
@@ -15,6 +17,8 @@ ALONG, NEW, OUTSIDE_LIBRARY = "along existing persona directions", "new directio
 MIXED, UNDECIDED = "mixed", "undecided"
 ABOVE_CHANCE, AT_CHANCE = "share above chance", "share at chance"
 VERDICTS = (NO_CHANGE, NOISY, ELSEWHERE, ALONG, NEW, OUTSIDE_LIBRARY, MIXED, UNDECIDED, ABOVE_CHANCE, AT_CHANCE)
+
+_BY_REMAINDER = {REMAINDER_IS_NEW: NEW, LIBRARY: OUTSIDE_LIBRARY}
 
 RULE = (
     f"1. The trait score changed by no more than {MIN_STANDARD_ERRORS:g} standard errors: {NO_CHANGE}. "
@@ -42,7 +46,7 @@ class Carried:
         share: C; None where `whole` is too small for it, or nothing was drawn to hold it against.
         why: why there is no C.
         reading: Shapley's share of what reads the change above the layer.
-        remainder: whether what lies outside the space is `new` or in the `library` of a wider search; None where that was not asked.
+        remainder: whether what lies outside the space is new; None where that was not asked.
     """
 
     layer: int
@@ -50,7 +54,7 @@ class Carried:
     share: Estimate | None
     why: str | None
     reading: Estimate
-    remainder: str | None = None
+    remainder: Novelty | None = None
 
 
 @dataclass(frozen=True)
@@ -108,12 +112,14 @@ def verdict(evidence: Evidence) -> Verdict:
     numbers = f"C = {_written(share)} of what layer {carried.layer} carries, M(I) = {_written(carried.whole)}; {geometry}"
     if share.low >= MOST and beyond:
         return Verdict(ALONG, numbers)
-    if share.high <= LITTLE and carried.remainder is not None:
-        return Verdict(NEW if carried.remainder == "new" else OUTSIDE_LIBRARY, numbers)
+    rest = carried.remainder
+    if share.high <= LITTLE and rest is not None and rest.name in _BY_REMAINDER:
+        return Verdict(_BY_REMAINDER[rest.name], f"{numbers}; {rest.why}")
     if share.low > 0 and share.high <= NEARLY_ALL:
         return Verdict(MIXED, numbers)
     if share.high <= LITTLE:
-        return Verdict(UNDECIDED, f"{numbers}: little goes through the space, and whether the rest is new was not shown")
+        asked = f"is {rest.name}: {rest.why}" if rest else "was not asked about"
+        return Verdict(UNDECIDED, f"{numbers}: little goes through the space, and the rest {asked}")
     return Verdict(UNDECIDED, numbers)
 
 

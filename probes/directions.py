@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.mixtures import Turn
-from data.schema import Example, Trait
+from data.schema import ContrastPair, Example
 from probes.stats import FloatArray
 
 FOUND_RELIABILITY = 0.5
@@ -38,11 +38,11 @@ class Directions:
     found: NDArray[np.bool_]
 
 
-def contrast_turns(trait: Trait, questions: Sequence[Example], pairs: int) -> list[Turn]:
-    """Return what to read for a trait: pairs × (positive, negative) × questions, in that order."""
+def contrast_turns(pairs: Sequence[ContrastPair], questions: Sequence[Example]) -> list[Turn]:
+    """Return what to read for a direction: pairs × (positive, negative) × questions, in that order."""
     return [
         Turn(question.question, question.negative, system)
-        for pair in trait.contrast_pairs[:pairs]
+        for pair in pairs
         for system in (pair.positive, pair.negative)
         for question in questions
     ]

@@ -236,7 +236,7 @@ def movement(before: FloatArray, after: FloatArray, pushed: FloatArray, drawn: F
     return _finding(True if moves else None, f"{text}, chance up to {high:.2f}{between}", share, high, len(shares))
 
 
-def use(states_P2QD: FloatArray, remainder_D: FloatArray, draws_BD: FloatArray) -> Finding:
+def use(scores_P2Q: FloatArray, drawn_BP2Q: FloatArray) -> Finding:
     """Return whether M0 itself uses the remainder: its projections tell trait-evoking prompts from opposite ones.
 
     It does where the lower 95 % bound of the AUC is above what chance directions reach on the same texts, and does not where the AUC
@@ -244,23 +244,23 @@ def use(states_P2QD: FloatArray, remainder_D: FloatArray, draws_BD: FloatArray) 
     lower bound: the bound for new prompts and the spread of chance both widen as pairs get fewer.
 
     Args:
-        states_P2QD: [pairs, 2, questions, d_model], M0's states under trait-evoking prompts and their opposites, on questions and
-            texts that did not define r.
-        remainder_D: r; only its direction counts.
-        draws_BD: `chance_remainders`, of activations that do not hold the contrast asked about: else chance finds it too.
+        scores_P2Q: [pairs, 2, questions], M0's states under trait-evoking prompts and their opposites, on questions and texts that did
+            not define r, projected on r; its length does not count.
+        drawn_BP2Q: the same on each of `chance_remainders`, of activations that do not hold the contrast asked about: else chance
+            finds it too.
 
     Raises:
-        ValueError: fewer than three pairs, two questions or 19 draws, or states that are not finite.
+        ValueError: fewer than three pairs, two questions or 19 draws, or projections that are not finite.
     """
-    found = auc_interval(states_P2QD @ remainder_D)
-    high = chance_bound(auc(np.moveaxis(states_P2QD @ draws_BD.T, -1, 0)))
+    found = auc_interval(scores_P2Q)
+    high = chance_bound(auc(drawn_BP2Q))
     text = f"it separates trait-evoking from opposite prompts in M0 with an AUC of {_written(found)}, chance up to {high:.2f}"
-    pairs, _, questions, _ = states_P2QD.shape
+    pairs, _, questions = scores_P2Q.shape
     if highest_bound(pairs, questions) <= high:
-        return _finding(None, f"{text}, more than {pairs} contrast pairs can be shown to exceed", found, high, len(draws_BD))
+        return _finding(None, f"{text}, more than {pairs} contrast pairs can be shown to exceed", found, high, len(drawn_BP2Q))
     used = True if found.low > high else False if found.value <= high else None
     between = ", so that whether M0 uses it is not known" if used is None else ""
-    return _finding(used, text + between, found, high, len(draws_BD))
+    return _finding(used, text + between, found, high, len(drawn_BP2Q))
 
 
 def necessity(before: FloatArray, after: FloatArray, without: Swapped) -> Finding:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data.library import load_bank, load_control, load_trait
 from data.mixtures import Turn, changed_turns, fingerprint, plain_turns, shared_ngrams, transformed
-from data.schema import SPLITS, Control, Example, Split
+from data.schema import SPLITS, Example, Split
 
 BANK = load_bank("everyday")
 CODE = re.compile(r" Reference code: [A-Z]{2}-[1-9][0-9]{3}\.$")
@@ -96,7 +96,7 @@ def test_extract_questions_have_no_changed_turns() -> None:
 
 
 def test_changed_turns_of_a_control_are_borrowed_plain_answers_transformed() -> None:
-    control = Control(name="loud", description="Writes loudly.", transform="uppercase")
+    control = load_control("uppercase")
     rows = [an_example(), Example(id="b", split="evaluate", question="How?", negative="So.")]
     assert changed_turns(control, rows, "evaluate") == [Turn("How?", "SO.")]
 

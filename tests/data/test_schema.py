@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from data.errors import InputError
 from data.files import validated
+from data.library import load_control
 from data.schema import Control, Example, Trait, seed_for
 
 NAMES = st.text(max_size=20) | st.integers(-1000, 1000)
@@ -99,7 +100,7 @@ def test_a_question_and_a_plain_answer_are_needed_and_a_positive_is_not() -> Non
 
 
 def test_an_unknown_transform_is_refused_with_the_known_ones() -> None:
-    message = complaint({"name": "x", "description": "y", "transform": "rot13"}, Control)
+    message = complaint(load_control("json").model_dump() | {"transform": "rot13"}, Control)
     assert message == "trait.yaml: transform: Input should be 'append_code', 'uppercase' or 'json', got 'rot13'"
 
 

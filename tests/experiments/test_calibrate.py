@@ -15,6 +15,7 @@ from experiments.calibrate import LATER, PLANTED, Real, calibrate_stage, finding
 from experiments.cli import main
 from experiments.plan import plan
 from experiments.ranks import Ranks
+from experiments.space import Library
 from experiments.stages import Bench, Stage
 from experiments.store import read_json
 from experiments.study import CalibrateConfig, load_study
@@ -103,7 +104,7 @@ def finished(kind: str) -> Stage:
 
 
 REAL = Real("sft pirate (seed 0)", 1, (finished("run"), finished("neutral"), finished("base")), TURNS)
-DIRECTIONS = [finished(name) for name in NAMES]
+LIBRARY = Library((finished("space"),), tuple(finished(name) for name in NAMES), NAMES)
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def computed(stage: Stage, bench: Bench, folders: list[Path]) -> Any:
 
 
 def test_the_stage_takes_size_and_noise_from_the_readings(bench: Bench, inputs: Callable[..., list[Path]]) -> None:
-    stage = calibrate_stage(REAL, CalibrateConfig(draws=20), finished("space"), DIRECTIONS, NAMES)
+    stage = calibrate_stage(REAL, CalibrateConfig(draws=20), LIBRARY)
     facts = computed(stage, bench, inputs(noise=0))
     assert facts["why"] is None
     assert facts["directions"] == 3
@@ -157,13 +158,13 @@ def test_the_stage_takes_size_and_noise_from_the_readings(bench: Bench, inputs: 
 
 
 def test_the_mean_of_the_neutral_shift_is_no_noise_but_its_spread_is(bench: Bench, inputs: Callable[..., list[Path]]) -> None:
-    stage = calibrate_stage(REAL, CalibrateConfig(draws=20), finished("space"), DIRECTIONS, NAMES)
+    stage = calibrate_stage(REAL, CalibrateConfig(draws=20), LIBRARY)
     rows = computed(stage, bench, inputs(noise=1.0))["accuracy"]
     assert 0.005 < max(row["error"] for row in rows if row["gated"]) < 0.2
 
 
 def test_a_later_layer_is_read_in_the_model(bench: Bench, inputs: Callable[..., list[Path]]) -> None:
-    stage = later_stage(REAL, CalibrateConfig(later=2, later_draws=3, alphas=(0.0, 0.5, 1.0)), finished("space"), DIRECTIONS, NAMES)
+    stage = later_stage(REAL, CalibrateConfig(later=2, later_draws=3, alphas=(0.0, 0.5, 1.0)), LIBRARY)
     facts = computed(stage, bench, inputs())
     assert (facts["why"], facts["layer"], facts["later"], facts["draws"]) == (None, 1, 3, 3)
     # The residual stream carries a plant on, so that a random model shows a part of it at the same directions.
@@ -174,7 +175,7 @@ def test_a_later_layer_is_read_in_the_model(bench: Bench, inputs: Callable[..., 
 
 
 def test_what_is_lost_in_noise_is_said_in_words(bench: Bench, inputs: Callable[..., list[Path]]) -> None:
-    stage = later_stage(REAL, CalibrateConfig(later=1, later_draws=5), finished("space"), DIRECTIONS, NAMES)
+    stage = later_stage(REAL, CalibrateConfig(later=1, later_draws=5), LIBRARY)
     facts = computed(stage, bench, inputs(size=1e-3, noise=30))
     assert "the plants at layer 1 are lost in their noise there" in facts["why"]
 
@@ -182,7 +183,7 @@ def test_what_is_lost_in_noise_is_said_in_words(bench: Bench, inputs: Callable[.
 def test_without_directions_nothing_is_planted(bench: Bench, inputs: Callable[..., list[Path]]) -> None:
     folders = inputs(found=False)
     for build, config in ((calibrate_stage, CalibrateConfig()), (later_stage, CalibrateConfig(later=1))):
-        facts = computed(build(REAL, config, finished("space"), DIRECTIONS, NAMES), bench, folders)
+        facts = computed(build(REAL, config, LIBRARY), bench, folders)
         assert "no direction of the library was found" in facts["why"]
 
 

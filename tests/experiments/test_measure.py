@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from experiments.measure import PROMPT_LAST, RESPONSE, Mediated, PersonaSpace, against, curve, measure, null_curve, trait_effect
+from experiments.measure import Mediated, against, curve, measure, null_curve, trait_effect
+from experiments.space import PersonaSpace
+from experiments.stages import PROMPT_LAST, RESPONSE
 from probes.stats import FloatArray
 
 LAYERS, WIDTH, PROMPTS = 3, 64, 24

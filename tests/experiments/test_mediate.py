@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from experiments import stages
+from experiments import space
 from experiments.cli import main
 from experiments.measure import outcomes_of
 from experiments.mediate import load_mediated
@@ -27,13 +27,13 @@ MEDIATE = {"draws": 5, "surface": 6, "doses": [0.5], "layers": [1], "references"
 @pytest.fixture
 def all_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model has no personas, so whatever was estimated counts as found."""
-    estimate = stages.estimate
+    estimate = space.estimate
 
     def found(*args: Any) -> Any:
         directions = estimate(*args)
         return replace(directions, found=np.ones_like(directions.found))
 
-    monkeypatch.setattr(stages, "estimate", found)
+    monkeypatch.setattr(space, "estimate", found)
 
 
 @pytest.fixture
@@ -89,12 +89,14 @@ def test_outcomes_agree_with_what_the_readings_say(runs: Path) -> None:
     outcomes = outcomes_of(found.arms, found.scores)
     assert outcomes.before == pytest.approx(score("sft neutral (seed 0)"), abs=1e-4)
     assert outcomes.after == pytest.approx(score("sft uppercase (seed 0)"), abs=1e-4)
-    # P and I − P move what the whole does, and the control has no direction of its own in the library.
+    # P and I − P move what the whole does; the control's own direction is that of its instruction, beside the library.
     assert found.moved["inside"] + found.moved["outside"] == pytest.approx(1, abs=1e-3)
-    assert set(outcomes.parts) == {"inside", "outside", "whole", "everywhere"}
+    assert 0 < found.moved["remainder"] <= found.moved["outside"]
+    assert set(outcomes.parts) == {"inside", "outside", "whole", "full", "own", "everywhere", "remainder"}
+    assert [arm for arm in found.arms if arm.startswith(("pushed", "chance"))] == ["pushed", *(f"chance{i}" for i in range(19))]
     assert (len(outcomes.draws), len(outcomes.matched), list(outcomes.doses or {})) == (5, 5, [0.5])
     own = load_mediated(done["mediate sft pirate (seed 0): held-out text against neutral, layer 2"], "neutral", "trait", 2)
-    assert set(outcomes_of(own.arms, own.scores).parts) == {"inside", "outside", "whole", "full", "own", "everywhere"}
+    assert set(outcomes_of(own.arms, own.scores).parts) == {"inside", "outside", "whole", "full", "own", "everywhere", "remainder"}
     null = mediate(outcomes).null
     assert null is not None
     total = outcomes.effect.mean()
@@ -121,10 +123,10 @@ def test_matched_draws_move_the_state_as_far_as_the_persona_part(runs: Path, mon
     with pytest.raises(SystemExit):
         main(["run", str(runs.parent / "tiny.yaml"), "--runs-dir", str(runs)])
     swaps = dict(zip(names, asked[0], strict=True))
-    # Parts are inside, outside, whole and then the draws, of which the stand-in says that part i moves i + 1.
+    # Parts are inside, outside, whole, full, own and then the draws, of which the stand-in says that part i moves i + 1.
     for i in range(5):
         (swap,) = swaps[f"matched{i}.into"].swaps.values()
-        assert swap.scale == pytest.approx((1 / (4 + i)) ** 0.5)
+        assert swap.scale == pytest.approx((1 / (6 + i)) ** 0.5)
 
 
 def test_a_study_may_leave_mediation_out(tiny_study: Write, tmp_path: Path, all_found: None) -> None:

@@ -123,7 +123,8 @@ def run(measured: dict[str, Any] | None, trait: str | None = "pirate", arm: str 
         "missing": missing,
     }
     depth = len(measured["by_layer"]["share"]) if measured else 0
-    arrays = {"shift": np.ones((depth, 5)), "effects": np.array([0.2, 0.3, 0.35 + seed])} if measured else {}
+    shifts = {"shift": np.ones((depth, 5)), "shifts": np.ones((3, 5))}
+    arrays = shifts | {"effects": np.array([0.2, 0.3, 0.35 + seed])} if measured else {}
     curve = [{"step": 1, "loss": 4.0}, {"step": 2, "loss": 3.0}] if arm == "sft" else []
     return RunResult(plain | entry, measured, arrays, [f"Arr </script>{HOSTILE}", ""], curve)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from experiments.verdict import RULE, VERDICTS, Carried, Evidence, verdict
+from probes.novelty import Novelty
 from probes.stats import Estimate
 
 
@@ -21,7 +22,8 @@ def named(**changes: object) -> str:
 
 
 def carried(low: float, high: float, remainder: str | None = None) -> Carried:
-    return replace(CARRIED, share=around(low, high), remainder=remainder)
+    rest = Novelty(remainder, "what four tests say", {}) if remainder else None
+    return replace(CARRIED, share=around(low, high), remainder=rest)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,8 @@ def test_without_mediation_size_and_p_decide_together(p: float, low: float, high
         (carried(-0.1, 0.2, "new"), 0.5, around(-0.1, 0.05), "new directions"),
         (carried(-0.1, 0.2, "library"), 0.5, around(-0.1, 0.05), "existing, but not in the library"),
         (carried(-0.1, 0.2), 0.5, around(-0.1, 0.05), "undecided"),
+        (carried(-0.1, 0.2, "open"), 0.5, around(-0.1, 0.05), "undecided"),
+        (carried(-0.1, 0.2, "unstable"), 0.5, around(-0.1, 0.05), "undecided"),
         (carried(-0.1, 0.21, "new"), 0.5, around(-0.1, 0.05), "undecided"),
     ],
 )

@@ -152,6 +152,6 @@ def test_contrast_turns_are_pairs_then_signs_then_questions() -> None:
         contrast_pairs=tuple(ContrastPair(positive=f"p{i}", negative=f"n{i}") for i in range(6)),
     )
     questions = [Example(id=f"x{i}", split="extract", question=f"q{i}", negative=f"a{i}") for i in range(3)]
-    turns = contrast_turns(trait, questions, pairs=2)
+    turns = contrast_turns(trait.contrast_pairs[:2], questions)
     assert turns == [Turn(f"q{i}", f"a{i}", system) for system in ("p0", "n0", "p1", "n1") for i in range(3)]
-    assert len(contrast_turns(trait, questions, pairs=6)) == 6 * 2 * 3
+    assert len(contrast_turns(trait.contrast_pairs, questions)) == 6 * 2 * 3

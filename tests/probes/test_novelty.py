@@ -86,6 +86,11 @@ def reader(rng: np.random.Generator, read: FloatArray) -> Reader:
     return Reader(slopes * (1 + 0.2 * rng.standard_normal((QUESTIONS, 1))), rng.standard_normal(QUESTIONS))
 
 
+def used_by(states_P2QD: FloatArray, remainder_D: FloatArray, draws_BD: FloatArray) -> Finding:
+    """Whether a model with these states under contrast prompts uses a remainder."""
+    return use(states_P2QD @ remainder_D, np.moveaxis(states_P2QD @ draws_BD.T, -1, 0))
+
+
 def world(seed: int, plant: float = 1.0, run_noise: float = 0.3, read: FloatArray = PLANT, used: FloatArray = OTHER) -> Findings:
     """Ask the four tests of a fine-tune that writes `plant` along PLANT, in a model that reads `read` and itself uses `used`."""
     rng = np.random.default_rng(seed)
@@ -100,7 +105,7 @@ def world(seed: int, plant: float = 1.0, run_noise: float = 0.3, read: FloatArra
     before, after = model.y(0 * total), model.y(total)
     moved = movement(before, after, model.y(remainder), np.array([model.y(draw) for draw in draws]))
     needed = necessity(before, after, Swapped(model.y(unit * (unit @ total)), model.y(total - unit * (unit @ total))))
-    return found, moved, use(states, remainder, draws), needed
+    return found, moved, used_by(states, remainder, draws), needed
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -326,7 +331,7 @@ def test_a_chance_remainder_rarely_moves_or_is_used() -> None:
         total = PLANT + BASIS[:, 0]
         pushed = [model.y(draw) for draw in draws]
         moved.append(movement(model.y(0 * total), model.y(total), pushed[0], np.array(pushed[1:])).holds)
-        used.append(use(states, draws[0], draws[1:]).holds)
+        used.append(used_by(states, draws[0], draws[1:]).holds)
     assert np.mean([holds is True for holds in moved]) <= 0.05
     assert np.mean([holds is True for holds in used]) <= 0.05
 
@@ -335,12 +340,12 @@ def test_use_is_shown_with_enough_pairs() -> None:
     rng = np.random.default_rng(5)
     draws = chance(rng, 1.0, Null(0, draws=199))
     states = base_states(rng, OTHER, USED)
-    found = use(states, OTHER, draws)
+    found = used_by(states, OTHER, draws)
     assert found.holds
     assert found.chance == pytest.approx(chance_bound(auc(np.stack([states @ draw for draw in draws]))))
-    assert use(states, -OTHER, draws).holds is False
-    assert use(states, 7 * OTHER, draws) == found
-    between = use(base_states(rng, OTHER, 0.05), OTHER, draws)
+    assert used_by(states, -OTHER, draws).holds is False
+    assert used_by(states, 7 * OTHER, draws) == found
+    between = used_by(base_states(rng, OTHER, 0.05), OTHER, draws)
     assert between.value is not None
     assert between.low is not None
     assert between.chance is not None
@@ -352,13 +357,13 @@ def test_use_is_shown_with_enough_pairs() -> None:
 def test_where_nothing_could_be_shown_to_be_used_nothing_is_shown_not_to_be() -> None:
     rng = np.random.default_rng(6)
     states = base_states(rng, OTHER, USED)
-    few = use(states[:4], -OTHER, chance(rng, 1.0, Null(0, draws=199)))
+    few = used_by(states[:4], -OTHER, chance(rng, 1.0, Null(0, draws=199)))
     assert few.holds is None
     assert few.why.endswith("more than 4 contrast pairs can be shown to exceed")
     # Where a trait's contrast is all that varies, draws that hold it find it.
     centred = base_states(rng, OTHER, 10 * USED).reshape(-1, WIDTH)
     centred = centred - centred.mean(0)
-    assert use(states, OTHER, chance_remainders(centred, BASIS, 1.0, Null(0, draws=199))).holds is None
+    assert used_by(states, OTHER, chance_remainders(centred, BASIS, 1.0, Null(0, draws=199))).holds is None
 
 
 # (iv)

@@ -1,0 +1,80 @@
+"""Whether what lies outside the space is new: the tests of `probes.novelty` on the runs of a study."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data.library import NEUTRAL
+from experiments.measure import CHANCE, PUSHED, REMAINDER, headline_analysis, outcomes_of
+from experiments.results import Results, RunResult
+from probes.novelty import Finding, Novelty, agreement, movement, necessity, novelty, use
+from probes.space import span
+from probes.stats import FloatArray
+
+# What runs that differ in their seed alone have in common.
+ALIKE = ("arm", "trait", "adapter", "settings")
+
+
+def own_removed_basis(results: Results, run: RunResult) -> FloatArray | None:
+    """Return the space of the verdict, [d_model, k]: of the traits found at the run's layer, less its own; None where there is none."""
+    layer = run.facts["layer"] if run.facts else results.index["layer"]
+    found = results.space["found"][:, layer] > 0.5
+    members = [i for i, name in enumerate(results.library) if found[i] and name != run.entry["own"]]
+    return span(results.space["vectors"][members, layer].astype(np.float64)) if members else None
+
+
+def joint_scores(runs: Sequence[RunResult], analyses: Sequence[Mapping[str, Any] | None]) -> tuple[Sequence[str], FloatArray] | None:
+    """Return the arms that runs have in common and their outcomes [arms, runs, questions]; of one run [arms, questions].
+
+    None where a run has no such analysis, or another set of arms.
+    """
+    there = [each for each in analyses if each]
+    if len(there) < len(runs) or any(each["arms"] != there[0]["arms"] for each in there):
+        return None
+    scores = [run.arrays[each["outcomes"]] for run, each in zip(runs, there, strict=True)]
+    return there[0]["arms"], scores[0] if len(scores) == 1 else np.stack(scores, axis=1)
+
+
+def novelty_of(results: Results, runs: Sequence[RunResult]) -> Novelty | None:
+    """Judge what one run, or runs that differ in their seed alone, leave outside the persona space.
+
+    None where that was not asked, or where there is no space. That a wider dictionary explains it (iii) is asked nowhere as yet.
+    """
+    found = joint_scores(runs, [headline_analysis(run.facts) if run.facts else None for run in runs])
+    basis = own_removed_basis(results, runs[0])
+    if found is None or PUSHED not in found[0] or basis is None:
+        return None
+    arms, scores = found
+    y = dict(zip(arms, scores, strict=True))
+    outcomes = outcomes_of(arms, scores)
+    drawn = np.stack([outcome for arm, outcome in y.items() if arm.startswith(CHANCE)])
+    return novelty(
+        agreement(_peers(results, runs[0]), runs[0].entry["trait"], basis),
+        movement(outcomes.before, outcomes.after, y[PUSHED], drawn),
+        _use(runs),
+        necessity(outcomes.before, outcomes.after, outcomes.parts[REMAINDER]),
+    )
+
+
+def _peers(results: Results, run: RunResult) -> dict[tuple[str, int], FloatArray]:
+    """Return the shifts [prompts, d_model] of all traits and controls that were trained and read as this run was."""
+    wanted = run.arrays["shifts"]
+    return {
+        (other.entry["trait"], other.entry["seed"]): other.arrays["shifts"].astype(np.float64)
+        for other in results.runs
+        if other.facts is not None
+        and other.entry["trait"] != NEUTRAL
+        and all(other.entry[key] == run.entry[key] for key in ("arm", "settings"))
+        # Traits with questions of their own may have fewer.
+        and other.arrays["shifts"].shape == wanted.shape
+    }
+
+
+def _use(runs: Sequence[RunResult]) -> Finding | None:
+    """Return whether the base uses the remainder that runs have in the mean; None where the trait has no contrast prompts."""
+    projections = [run.arrays["use"].astype(np.float64) for run in runs if "use" in run.arrays]
+    if len(projections) < len(runs):
+        return None
+    # A projection is linear in what is projected on; chance directions of runs differ in their length alone.
+    return use(np.mean([each[0] for each in projections], axis=0), projections[0][1:])
