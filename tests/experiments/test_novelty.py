@@ -1,0 +1,119 @@
+"""What lies outside the persona space, over the runs of a study whose answer is known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.measure import AFTER, BEFORE, CHANCE, PUSHED, REMAINDER
+from experiments.novelty import novelty_of, own_removed_basis
+from experiments.results import Results, RunResult
+from probes.stats import FloatArray
+
+WIDTH, LAYER, QUESTIONS, PAIRS = 40, 1, 24, 12
+LIBRARY = ["pirate", "poetic"]
+SUBJECTS = ["pirate", "reference_code", "uppercase", "json"]
+SEEDS = range(3)
+ARMS = [BEFORE, AFTER, f"{REMAINDER}.into", f"{REMAINDER}.out", PUSHED, *(f"{CHANCE}{i}" for i in range(19))]
+
+
+def outcomes(rng: np.random.Generator, pushed: float, lost: float) -> FloatArray:
+    """Y of every arm, [arms, questions], for an effect of one: what the remainder brings about by itself, and what is lost without it."""
+    shares = [0, 1, 0.3, 1 - lost, pushed, *rng.normal(0, 0.03, 19)]
+    before, effect = rng.standard_normal(QUESTIONS), 1 + 0.1 * rng.standard_normal(QUESTIONS)
+    return np.stack([before + share * effect + 0.02 * rng.standard_normal(QUESTIONS) for share in shares])
+
+
+def projections(rng: np.random.Generator, apart: float) -> FloatArray:
+    """States under contrast prompts on the remainder, and on 199 chance directions, [200, pairs, 2, questions]."""
+    scores = rng.standard_normal((200, PAIRS, 2, 1)) + 0.3 * rng.standard_normal((200, PAIRS, 2, QUESTIONS))
+    scores[0, :, 0] += apart
+    return scores
+
+
+def study(
+    pushed: float = 0.5, lost: float = 0.4, apart: float | None = 0.0, run_noise: float = 0.2, arms: list[str] = ARMS, depth: int = 2
+) -> Results:
+    """Each subject's shift goes along one library direction, and along one of its own that all its seeds share."""
+    rng = np.random.default_rng(0)
+    vectors = np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0].T
+    runs = []
+    for i, subject in enumerate(SUBJECTS):
+        for seed in SEEDS:
+            mean = vectors[0] + vectors[2 + i] + run_noise * np.sqrt(2 / WIDTH) * rng.standard_normal(WIDTH)
+            shifts = mean + 0.5 / np.sqrt(WIDTH) * rng.standard_normal((QUESTIONS, WIDTH))
+            entry = {"arm": "sft", "trait": subject, "adapter": None, "seed": seed, "settings": {}, "own": subject}
+            analysis = {"reference": "neutral", "text": "trait", "layer": LAYER, "arms": arms, "outcomes": "outcomes.0"}
+            arrays = {"shifts": shifts, "outcomes.0": outcomes(rng, pushed, lost)[: len(arms)]}
+            if apart is not None:
+                arrays["use"] = projections(rng, apart)
+            runs.append(RunResult(entry, {"layer": LAYER, "reference": "neutral", "mediation": [analysis]}, arrays, [], []))
+    space = {"vectors": np.repeat(vectors[:2, None], depth, axis=1), "found": np.ones((2, depth))}
+    return Results(Path("runs/small"), {"layer": LAYER, "library": LIBRARY}, {}, space, [], runs, {})
+
+
+def group(results: Results, trait: str = "reference_code") -> list[RunResult]:
+    return [run for run in results.runs if run.entry["trait"] == trait]
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({}, "new"),
+        ({"pushed": 0.0}, "new"),
+        ({"apart": 5.0}, "library"),
+        ({"apart": 5.0, "pushed": 0.0}, "new"),
+        ({"apart": None}, "open"),
+        ({"apart": None, "pushed": 0.0}, "new"),
+        ({"run_noise": 5.0}, "unstable"),
+        ({"lost": 0.0}, "open"),
+    ],
+)
+def test_a_remainder_of_known_kind_is_told(changed: dict[str, float | None], name: str) -> None:
+    found = novelty_of(results := study(**changed), group(results))  # type: ignore[arg-type]
+    assert found is not None
+    assert found.name == name
+    assert ("use" in found.findings) == (changed.get("apart", 0.0) is not None)
+
+
+def test_a_run_by_itself_is_judged_with_the_agreement_of_its_seeds() -> None:
+    results = study()
+    together, alone = novelty_of(results, group(results)), novelty_of(results, group(results)[:1])
+    assert together is not None
+    assert alone is not None
+    assert alone.name == "new"
+    assert alone.findings["agreement"] == together.findings["agreement"]
+    cosine = alone.findings["agreement"].value
+    # 1 along the own direction against .2² of run noise; the library's direction is in the space.
+    assert cosine == pytest.approx(1 / (1 + 2 * 0.2**2), abs=0.05)
+    assert alone.findings["movement"].value != together.findings["movement"].value
+    # The run's own interval is over questions, that of the group over runs too.
+    assert together.findings["movement"].value == pytest.approx(0.5, abs=0.02)
+    assert together.findings["necessity"].value == pytest.approx(0.4, abs=0.02)
+
+
+def test_a_run_s_own_direction_is_part_of_what_lies_outside() -> None:
+    results = study()
+    assert own_removed_basis(results, group(results, "pirate")[0]).shape == (WIDTH, 1)  # type: ignore[union-attr]
+    assert own_removed_basis(results, group(results)[0]).shape == (WIDTH, 2)  # type: ignore[union-attr]
+
+
+def test_what_was_not_asked_or_has_no_space_is_not_judged() -> None:
+    results = study(arms=ARMS[:4])
+    assert novelty_of(results, group(results)) is None
+    results = study()
+    results.space["found"][:] = 0  # type: ignore[index]
+    assert novelty_of(results, group(results)) is None
+
+
+def test_runs_with_other_arms_or_settings_are_no_peers() -> None:
+    results = study()
+    few = [run for run in results.runs if run.entry["trait"] in ("reference_code", "json")]
+    for run in results.runs:
+        if run not in few:
+            run.entry["settings"]["train.lora.r"] = 1  # type: ignore[index]
+    found = novelty_of(results, group(results))
+    assert found is not None
+    # Two subjects with three seeds each have six cosines between different seeds.
+    assert "other traits have 6 of the 19 cosines that are needed" in found.why
+    assert found.name == "open"
