@@ -229,6 +229,7 @@ def measure(
         for name in space.names:
             # Below the first layer that was trained nothing moves, and there is no cosine.
             facts["projections"][name].append(cosines.get(name))
+    facts["found"] = [space.names[i] for i in space.members(layer)]
     facts["no_space"] = None if space.members(layer, own) else NO_SPACE
     facts["mediation"] = []
     for i, each in enumerate(mediated):

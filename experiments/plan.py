@@ -30,6 +30,7 @@ from experiments.stages import (
     train_stage,
 )
 from experiments.study import CalibrateConfig, Run, Study, runs_of
+from experiments.weights import weights_stage
 from probes.layers import resolve_layer
 from probes.shift import FEWEST_PROMPTS
 
@@ -45,6 +46,7 @@ class PlannedRun:
         measure: the measurement; None for `base`, which is the reference itself.
         answers: its sample answers.
         training: the stage with its training curve, if it was trained.
+        weights: where its adapter writes, if it has one.
         questions: what the sample answers answer.
         trait: the trait's own name, also where the study gave a path.
         adapter: name and digest of an adapter from elsewhere.
@@ -56,6 +58,7 @@ class PlannedRun:
     measure: Stage | None
     answers: Stage
     training: Stage | None
+    weights: Stage | None
     questions: Sequence[Example]
     trait: str | None
     adapter: str | None
@@ -96,7 +99,7 @@ class Plan:
     @property
     def targets(self) -> list[Stage]:
         """The stages to finish; everything else is an input of one of them."""
-        planned = [stage for run in self.runs for stage in (run.measure, run.answers) if stage is not None]
+        planned = [stage for run in self.runs for stage in (run.measure, run.answers, run.weights) if stage is not None]
         planned += [stage for stage in (self.calibration.planted, self.calibration.later) if stage] if self.calibration else []
         return [self.chat, self.space, self.base_answers, *planned]
 
@@ -162,7 +165,7 @@ class _PlanRun:
         if self.run.arm.arm == "base":
             reason = "base is the reference that other runs are read against"
             missing |= dict.fromkeys(("effect", "share", "coordinates", "verdict"), reason)
-            return PlannedRun(self.run, None, answers, None, self.evaluate, None, None, None, missing)
+            return PlannedRun(self.run, None, answers, None, None, self.evaluate, None, None, None, missing)
         if self.subject is None:
             missing["effect"] = "the run has no trait of its own to score"
         reference = self._reference(missing)
@@ -170,7 +173,10 @@ class _PlanRun:
             missing |= dict.fromkeys(("share", "verdict"), REFERENCE_OF_REFERENCE)
         stage = self._measure(condition, reference, answers, self._mediations(condition, reference, missing))
         training = condition.adapter if self.run.arm.arm == "sft" else None
-        return PlannedRun(self.run, stage, answers, training, self.evaluate, self.trait, self._adapter(), self.own, missing)
+        weights = None
+        if condition.adapter:
+            weights = weights_stage(self.bench, condition, plain_turns(self.examples, "evaluate"), self.own, self.library)
+        return PlannedRun(self.run, stage, answers, training, weights, self.evaluate, self.trait, self._adapter(), self.own, missing)
 
     def _condition(self) -> Condition:
         arm, title = self.run.arm, self.title
@@ -290,7 +296,7 @@ class _PlanRun:
 
         config = {"layer": layer, "own": own, "headline": headline, "readings": pairs, "mediations": asked}
         inputs = (*library.inputs, *readings.values(), *mediations.values())
-        return Stage("measure", 5, config, inputs, f"measure {condition.title}", compute, everywhere=False)
+        return Stage("measure", 6, config, inputs, f"measure {condition.title}", compute, everywhere=False)
 
     def calibration(self, config: CalibrateConfig) -> PlannedCalibration:
         """Lay out a calibration whose planted changes take after this run."""

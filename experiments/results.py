@@ -11,6 +11,7 @@ from data.errors import InputError
 from experiments.calibrate import LATER, PLANTED
 from experiments.plan import Plan
 from experiments.store import MANIFEST, Store, read_json, write_json
+from experiments.weights import WEIGHTS
 from probes.stats import FloatArray
 
 INDEX, SUMMARY, REPORT = "study.json", "summary.json", "report.html"
@@ -26,6 +27,7 @@ class RunResult:
         arrays: the mean shift [layers, d_model] and, with a trait, the per-question effects.
         answers: sample answers, one for each of `questions`.
         curve: training loss by step; empty if not trained.
+        weights: where its adapter writes; None where it has none.
     """
 
     entry: Mapping[str, Any]
@@ -33,6 +35,7 @@ class RunResult:
     arrays: Mapping[str, FloatArray]
     answers: Sequence[str]
     curve: Sequence[Mapping[str, float]]
+    weights: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def save_index(plan: Plan, store: Store) -> Path:
             "measure": planned.measure.id if planned.measure else None,
             "answers": planned.answers.id,
             "training": planned.training.id if planned.training else None,
+            "weights": planned.weights.id if planned.weights else None,
             "questions": [example.question for example in planned.questions],
             "missing": dict(planned.missing),
         }
@@ -131,7 +135,7 @@ def load_results(folder: Path) -> Results:
     store = Store(folder.resolve().parent)
     try:
         used = {index[key] for key in ("chat", "space", "base_answers")}
-        used |= {run[key] for run in index["runs"] for key in ("measure", "answers", "training")}
+        used |= {run[key] for run in index["runs"] for key in ("measure", "answers", "training", "weights")}
         # Studies of before there was a calibration have none.
         planted = index.get("calibration")
         used |= {planted[key] for key in ("planted", "later")} if planted else set()
@@ -151,6 +155,7 @@ def load_results(folder: Path) -> Results:
                 load_file(measured / "arrays.safetensors") if measured else {},
                 read_json(store.path(entry["answers"]) / "answers.json"),
                 read_json(store.path(entry["training"]) / "training.json") if entry["training"] else [],
+                read_json(store.path(entry["weights"]) / WEIGHTS) if entry["weights"] else None,
             )
         )
     return Results(

@@ -42,7 +42,7 @@ def summarise(results: Results) -> dict[str, Any]:
     rest = [novelty_of(results, [run]) for run in results.runs]
     judged = [_judged(run, p, new) for run, p, new in zip(results.runs, adjusted, rest, strict=True)]
     rows = [
-        _row(run, p, each, provisional=not _claimable(results, run)) | {"novelty": new.to_json() if new else None}
+        _row(run, p, each, provisional=not _claimable(results, run)) | {"novelty": new.to_json() if new else None} | _weights(run)
         for run, p, each, new in zip(results.runs, adjusted, judged, rest, strict=True)
     ]
     study = results.index["study"]
@@ -192,6 +192,12 @@ def _row(run: RunResult, p: float | None, judged: Verdict | None, provisional: b
     if analysis and (analysis["why"] or analysis["carried_why"]):
         row["missing"]["mediated_of_carried"] = analysis["why"] or analysis["carried_why"]
     return row
+
+
+def _weights(run: RunResult) -> dict[str, Any]:
+    """Return the share of all that an update writes that lies in the persona space, and why there is none."""
+    weights = run.weights or {"together": None, "why": "the run has no adapter"}
+    return {"weights": weights["together"], "weights_why": weights["why"]}
 
 
 def _alike(run: RunResult) -> list[Any]:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import PureWindowsPath
 from typing import Any
@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from experiments.report import calibration, mediation
+from experiments.report import calibration, mediation, weights
 from experiments.report.figures import (
     THRESHOLD,
     Figure,
@@ -64,11 +64,10 @@ def page(results: Results, summary: Mapping[str, Any]) -> str:
         summary: what `summarise` made of them.
     """
     names = _names(results)
-    found = [each["trait"] for each in summary["directions"] if each["found"]]
     curves = [run.facts["by_layer"] for run in results.runs if run.facts]
     limits = limits_of(curves)
     runs = [
-        _run(results, run, row, number, name, found, limits)
+        _run(results, run, row, number, name, limits)
         for number, (run, row, name) in enumerate(zip(results.runs, summary["runs"], names, strict=True))
     ]
     trained = [(view["name"], view["style"], run.curve) for view, run in zip(runs, results.runs, strict=True) if run.curve]
@@ -106,20 +105,19 @@ def _environment() -> Environment:
     return environment
 
 
-def _run(
-    results: Results, run: RunResult, row: Mapping[str, Any], number: int, name: str, found: Sequence[str], limits: tuple[float, float]
-) -> dict[str, Any]:
+def _run(results: Results, run: RunResult, row: Mapping[str, Any], number: int, name: str, limits: tuple[float, float]) -> dict[str, Any]:
     facts, own, style = run.facts, run.entry["own"], style_of(number)
     coordinates = row["coordinates"] or {}
     figures: dict[str, Figure] = {}
-    if coordinates:
-        figures["nearest"] = cosine_bars(f"nearest-{number}", style, coordinates, own, found)
+    if facts and coordinates:
+        figures["nearest"] = cosine_bars(f"nearest-{number}", style, coordinates, own, facts["found"])
     if facts:
         figures["share"] = share_by_layer(f"share-{number}", style, facts["by_layer"], facts["layer"], limits)
         drawn = {
             "mediation": mediation.shares_of_parts(f"mediation-{number}", style, facts),
             "shapley": mediation.shapley_bars(f"shapley-{number}", facts),
             "mediation_layers": mediation.shares_by_layer(f"mediation-layers-{number}", style, facts),
+            "weights": weights.writes_by_layer(f"weights-{number}", style, run.weights, results.index["depth"]),
         }
         figures |= {name: figure for name, figure in drawn.items() if figure}
         if any(facts["projections"].values()):

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +11,16 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from experiments import space
 from experiments.cli import main
 from experiments.measure import outcomes_of
 from experiments.mediate import load_mediated
 from experiments.store import read_json
 from probes.mediation import mediate
+from tests.experiments.conftest import stages_of
 
 Write = Callable[..., Path]
 RUNS = [{"arm": "sft", "trait": "uppercase"}, {"arm": "sft", "trait": "pirate"}, {"arm": "prompted", "trait": "pirate"}]
 MEDIATE = {"draws": 5, "surface": 6, "doses": [0.5], "layers": [1], "references": "both"}
-
-
-@pytest.fixture
-def all_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A random model has no personas, so whatever was estimated counts as found."""
-    estimate = space.estimate
-
-    def found(*args: Any) -> Any:
-        directions = estimate(*args)
-        return replace(directions, found=np.ones_like(directions.found))
-
-    monkeypatch.setattr(space, "estimate", found)
 
 
 @pytest.fixture
@@ -43,11 +30,6 @@ def runs(tiny_study: Write, tmp_path: Path, all_found: None) -> Path:
         main(["run", str(study), "--runs-dir", str(tmp_path / "runs")])
     assert stop.value.code in (0, None)
     return tmp_path / "runs"
-
-
-def stages_of(runs: Path, kind: str) -> dict[str, Path]:
-    """Return the finished stages of a kind by title."""
-    return {read_json(path / "manifest.json")["title"]: path for path in (runs / "stages").glob(f"{kind}-*") if path.is_dir()}
 
 
 def test_a_study_is_mediated_from_end_to_end(runs: Path) -> None:

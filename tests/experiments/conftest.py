@@ -1,0 +1,28 @@
+"""Studies on the tiny model, whose directions are declared found."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments import space
+from experiments.store import read_json
+
+
+@pytest.fixture
+def all_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model has no personas, so whatever was estimated counts as found."""
+    estimate = space.estimate
+
+    def found(*args: Any) -> Any:
+        directions = estimate(*args)
+        return replace(directions, found=np.ones_like(directions.found))
+
+    monkeypatch.setattr(space, "estimate", found)
+
+
+def stages_of(runs: Path, kind: str) -> dict[str, Path]:
+    """Return the finished stages of a kind by title."""
+    return {read_json(path / "manifest.json")["title"]: path for path in (runs / "stages").glob(f"{kind}-*") if path.is_dir()}
