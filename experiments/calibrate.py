@@ -58,7 +58,7 @@ def calibrate_stage(real: Real, config: CalibrateConfig, library: Library) -> St
         facts: dict[str, Any] = {"layer": real.layer, "directions": len(members), "size": size, "why": None if members else NO_SPACE}
         if not members:
             return {PLANTED: facts}
-        differences = [(each[:, 0] - each[:, 1])[..., real.layer, :].astype(np.float64) for each in (space.states[i] for i in members)]
+        differences = [space.differences(real.layer, i) for i in members]
         trials = trials_in_halves(differences, space.activations(real.layer, members), noise_nD, size, config, tick)
         return {PLANTED: facts | findings(trials)}
 

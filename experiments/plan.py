@@ -16,7 +16,7 @@ from data.schema import Control, Example, Trait
 from experiments.calibrate import Real, calibrate_stage, later_stage
 from experiments.measure import BASE_ANSWERS, measure
 from experiments.mediate import Question, load_mediated, mediate_stage
-from experiments.space import Library, library_of
+from experiments.space import Library, dimension_stage, library_of
 from experiments.stages import (
     Bench,
     Condition,
@@ -92,6 +92,7 @@ class Plan:
     questions: Sequence[Example]
     chat: Stage
     space: Stage
+    dimension: Stage
     base_answers: Stage
     runs: Sequence[PlannedRun]
     calibration: PlannedCalibration | None
@@ -101,7 +102,7 @@ class Plan:
         """The stages to finish; everything else is an input of one of them."""
         planned = [stage for run in self.runs for stage in (run.measure, run.answers, run.weights) if stage is not None]
         planned += [stage for stage in (self.calibration.planted, self.calibration.later) if stage] if self.calibration else []
-        return [self.chat, self.space, self.base_answers, *planned]
+        return [self.chat, self.space, self.dimension, self.base_answers, *planned]
 
 
 @cache
@@ -131,7 +132,10 @@ def plan(study: Study, bench: Bench) -> Plan:
     calibration = _taken_after(runs, study.calibrate).calibration(study.calibrate) if study.calibrate else None
     planned = [run.planned() for run in runs]
     answers = answer_stage(bench, Condition(), shared)
-    return Plan(study, bench, layer, names, shared, chat_stage(bench), library.spaces[0], answers, planned, calibration)
+    (space,) = library.spaces
+    return Plan(
+        study, bench, layer, names, shared, chat_stage(bench), space, dimension_stage(library, layer), answers, planned, calibration
+    )
 
 
 class _PlanRun:

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 from data.errors import InputError
 from experiments.calibrate import LATER, PLANTED
 from experiments.plan import Plan
+from experiments.space import DIMENSION
 from experiments.store import MANIFEST, Store, read_json, write_json
 from experiments.weights import WEIGHTS
 from probes.stats import FloatArray
@@ -47,6 +48,7 @@ class Results:
         index: `study.json`: the study, model, layer, questions and stage ids.
         chat: how the model takes a system prompt.
         space: `vectors` [traits, layers, d_model], `reliability`, `null_reliability`, `found` [traits, layers].
+        dimension: how many dimensions the space has at the study's layer, and how well each number foretells a trait that is left out.
         base_answers: the base model's answers to `index["questions"]`.
         runs: in the study's order.
         manifests: stage id → manifest.
@@ -57,6 +59,7 @@ class Results:
     index: Mapping[str, Any]
     chat: Mapping[str, str]
     space: Mapping[str, FloatArray]
+    dimension: Mapping[str, Any]
     base_answers: Sequence[str]
     runs: Sequence[RunResult]
     manifests: Mapping[str, Mapping[str, Any]]
@@ -99,6 +102,7 @@ def save_index(plan: Plan, store: Store) -> Path:
         "questions": [example.question for example in plan.questions],
         "chat": plan.chat.id,
         "space": plan.space.id,
+        "dimension": plan.dimension.id,
         "base_answers": plan.base_answers.id,
         "runs": runs,
         "calibration": _calibration_ids(plan),
@@ -134,7 +138,7 @@ def load_results(folder: Path) -> Results:
     index = read_json(folder / INDEX)
     store = Store(folder.resolve().parent)
     try:
-        used = {index[key] for key in ("chat", "space", "base_answers")}
+        used = {index[key] for key in ("chat", "space", "dimension", "base_answers")}
         used |= {run[key] for run in index["runs"] for key in ("measure", "answers", "training", "weights")}
         # Studies of before there was a calibration have none.
         planted = index.get("calibration")
@@ -163,6 +167,7 @@ def load_results(folder: Path) -> Results:
         index,
         read_json(store.path(index["chat"]) / "chat.json"),
         load_file(store.path(index["space"]) / "space.safetensors"),
+        read_json(store.path(index["dimension"]) / DIMENSION),
         read_json(store.path(index["base_answers"]) / "answers.json"),
         runs,
         {stage_id: read_json(store.path(stage_id) / MANIFEST) for stage_id in sorted(used)},

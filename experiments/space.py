@@ -1,7 +1,7 @@
 """The persona space of a study: the stages that make it, and what is left of them when they are finished."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from probes.directions import contrast_turns, estimate
 from probes.novelty import chance_remainders, outside
 from probes.nulls import Null, NullSpaces
 from probes.shift import disattenuated_cosine
-from probes.space import Members, span
+from probes.space import FEWEST_PERSONAS, Members, dimension, span
 from probes.stats import FloatArray
+
+DIMENSION = "dimension.json"
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,22 @@ def centred(states: Sequence[FloatArray], layer: int) -> FloatArray:
     return np.asarray(rows - rows.mean(0))
 
 
+def dimension_stage(library: Library, layer: int) -> Stage:
+    """Ask how many dimensions the space has at a layer, by how well it foretells a trait that it was made without."""
+
+    def compute(_bench: Bench, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
+        space, _ = library.load(inputs)
+        found = space.members(layer)
+        if len(found) < FEWEST_PERSONAS:
+            return {DIMENSION: {"k": None, "why": f"{len(found)} traits were found, {FEWEST_PERSONAS} are needed", "traits": len(found)}}
+        differences = {space.names[i]: space.differences(layer, i) for i in found}
+        asked = dimension(differences, {}, np.random.default_rng(seed_for(0, "dimension")))
+        return {DIMENSION: asdict(asked) | {"q2": asked.q2.tolist(), "traits": len(found)}}
+
+    title = f"dimension of the persona space at layer {layer}"
+    return Stage("dimension", 1, {"layer": layer, "names": list(library.names)}, library.inputs, title, compute, everywhere=False)
+
+
 @dataclass(frozen=True, eq=False)
 class PersonaSpace:
     """The directions of a library at every layer, the activations that made them, and the null spaces drawn from these.
@@ -189,10 +207,14 @@ class PersonaSpace:
         chance = chance_remainders(self.activations(layer, members), basis, float(np.linalg.norm(remainder)), null)
         return np.vstack([remainder, chance])
 
+    def differences(self, layer: int, trait: int) -> FloatArray:
+        """Return a trait's states under positive less negative prompts, [pairs, questions, d_model]."""
+        at = self.states[trait][..., layer, :].astype(np.float64)
+        return np.asarray(at[:, 0] - at[:, 1])
+
     def halves(self, layer: int, trait: int) -> tuple[FloatArray, FloatArray]:
         """Return a trait's direction from two halves that have neither contrast pairs nor questions in common, each [d_model]."""
-        at = self.states[trait][..., layer, :].astype(np.float64)
-        differences = at[:, 0] - at[:, 1]
+        differences = self.differences(layer, trait)
         return differences[::2, ::2].mean((0, 1)), differences[1::2, 1::2].mean((0, 1))
 
     def disattenuated(self, layer: int, differences_nD: FloatArray) -> dict[str, float | None]:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from experiments.verdict import ABOVE_CHANCE, ALONG, NO_CHANGE, NOISY, P_LEVEL, 
 from probes.corrections import benjamini_hochberg
 from probes.mediation import INSIDE, OUTSIDE, WHOLE, mediate
 from probes.novelty import Novelty
-from probes.shift import cross_run_share
+from probes.nulls import rank_among
+from probes.shift import cross_run_share, share_inside
 from probes.stats import Estimate, crossed_interval, mean_interval, proportion_bound, standard_error
 
 NEAREST = 5
@@ -42,7 +44,9 @@ def summarise(results: Results) -> dict[str, Any]:
     rest = [novelty_of(results, [run]) for run in results.runs]
     judged = [_judged(run, p, new) for run, p, new in zip(results.runs, adjusted, rest, strict=True)]
     rows = [
-        _row(run, p, each, provisional=not _claimable(results, run)) | {"novelty": new.to_json() if new else None} | _weights(run)
+        _row(run, p, each, provisional=not _claimable(results, run))
+        | {"novelty": new.to_json() if new else None, "among_fine_tunes": _among(results, run)}
+        | _weights(run)
         for run, p, each, new in zip(results.runs, adjusted, judged, rest, strict=True)
     ]
     study = results.index["study"]
@@ -52,6 +56,7 @@ def summarise(results: Results) -> dict[str, Any]:
         **{key: results.index[key] for key in ("model", "dtype", "layer", "depth")},
         **results.chat,
         "directions": directions,
+        "dimension": dict(results.dimension),
         "runs": rows,
         "groups": _groups(results, adjusted, judged),
         "false_verdicts": _false_verdicts(rows),
@@ -198,6 +203,26 @@ def _weights(run: RunResult) -> dict[str, Any]:
     """Return the share of all that an update writes that lies in the persona space, and why there is none."""
     weights = run.weights or {"together": None, "why": "the run has no adapter"}
     return {"weights": weights["together"], "weights_why": weights["why"]}
+
+
+def _among(results: Results, run: RunResult) -> dict[str, Any] | None:
+    """Return the null N4: where a run's share stands among those of neutral and control fine-tunes in the same space.
+
+    They are few, so they give a rank, and no p below 1/(1 + how many). None for a run without a share, or without others.
+    """
+    reading, basis = _own_removed(run), own_removed_basis(results, run)
+    if reading is None or reading["share"] is None or basis is None or run.facts is None or run.entry["arm"] != "sft":
+        return None
+    others = [
+        share_inside(other.arrays["shifts"].astype(np.float64), basis)
+        for other in results.runs
+        if other.entry["trait"] in (NEUTRAL, *control_names())
+        and _alike(other) != _alike(run)
+        and all(other.entry[key] == run.entry[key] for key in ("arm", "settings"))
+        and _own_removed(other) is not None
+    ]
+    clear = [share.estimate.value for share in others if share.why is None]
+    return asdict(rank_among(reading["share"]["value"], clear)) if clear else None
 
 
 def _alike(run: RunResult) -> list[Any]:

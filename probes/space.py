@@ -11,6 +11,8 @@ import numpy as np
 from probes.stats import FloatArray
 
 FEWEST_ROLES = 12
+# What is left out of the dimension's cross-validation leaves two to make a space.
+FEWEST_PERSONAS = 3
 RANK_TOLERANCE = 1e-6
 SPLITS = 10
 PERMUTATIONS = 199
@@ -221,7 +223,7 @@ def dimension(
 def _check(states: list[FloatArray], names: np.ndarray, default_QD: FloatArray | None) -> None:
     questions = {each.shape[1] for each in states} | (set() if default_QD is None else {len(default_QD)})
     prompts = min((len(each) for each in states), default=0)
-    if len(set(names)) < 3 or len(questions) != 1 or min(questions) < 2 or prompts < 2:
+    if len(set(names)) < FEWEST_PERSONAS or len(questions) != 1 or min(questions) < 2 or prompts < 2:
         raise ValueError(
             "a dimension needs at least three personas, two prompts each and two questions, the same for all; "
             f"got {len(set(names))} personas, at least {prompts} prompts, {sorted(questions)} questions"

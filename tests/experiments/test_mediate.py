@@ -55,6 +55,9 @@ def test_a_study_is_mediated_from_end_to_end(runs: Path) -> None:
     assert uppercase["effect"]["value"] > 0.1
     assert sum(share["value"] for share in uppercase["shapley"].values()) == pytest.approx(1)
     assert uppercase["verdict"] is not None
+    assert summary["dimension"] == {"k": None, "why": "2 traits were found, 3 are needed", "traits": 2}
+    assert uppercase["novelty"]["findings"]["agreement"]["why"].endswith("has 1 of the two seeds that are needed")
+    assert prompted["novelty"] is None
     assert "Mediation of sft uppercase" in (runs / "tiny" / "report.html").read_text()
     json.dumps(summary, allow_nan=False)
 

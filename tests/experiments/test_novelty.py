@@ -7,8 +7,12 @@ import pytest
 
 from experiments.measure import AFTER, BEFORE, CHANCE, PUSHED, REMAINDER
 from experiments.novelty import novelty_of, own_removed_basis
+from experiments.report.page import page
 from experiments.results import Results, RunResult
+from experiments.summary import summarise
 from probes.stats import FloatArray
+from tests.experiments.test_report import mediated
+from tests.experiments.test_report import study as report_study
 
 WIDTH, LAYER, QUESTIONS, PAIRS = 40, 1, 24, 12
 LIBRARY = ["pirate", "poetic"]
@@ -49,7 +53,7 @@ def study(
                 arrays["use"] = projections(rng, apart)
             runs.append(RunResult(entry, {"layer": LAYER, "reference": "neutral", "mediation": [analysis]}, arrays, [], []))
     space = {"vectors": np.repeat(vectors[:2, None], depth, axis=1), "found": np.ones((2, depth))}
-    return Results(Path("runs/small"), {"layer": LAYER, "library": LIBRARY}, {}, space, [], runs, {})
+    return Results(Path("runs/small"), {"layer": LAYER, "library": LIBRARY}, {}, space, {}, [], runs, {})
 
 
 def group(results: Results, trait: str = "reference_code") -> list[RunResult]:
@@ -117,3 +121,33 @@ def test_runs_with_other_arms_or_settings_are_no_peers() -> None:
     # Two subjects with three seeds each have six cosines between different seeds.
     assert "other traits have 6 of the 19 cosines that are needed" in found.why
     assert found.name == "open"
+
+
+def test_the_report_has_every_test_of_the_remainder() -> None:
+    """The stage's arms are those of the report's own synthetic runs, and what lies outside the space is new by construction."""
+    results = study()
+    runs = [mediated(0.05, seed=run.entry["seed"], trait=run.entry["trait"], own=run.entry["trait"]) for run in results.runs]
+    for run, like in zip(runs, results.runs, strict=True):
+        layer = run.facts["layer"]  # type: ignore[index]
+        analysis = run.facts["mediation"][0]  # type: ignore[index]
+        analysis["arms"] = [*analysis["arms"], *ARMS[2:]]
+        effect = run.arrays["outcomes.0"][1] - run.arrays["outcomes.0"][0]
+        shares = (like.arrays["outcomes.0"] - like.arrays["outcomes.0"][0]).mean(1)[2:]
+        added = run.arrays["outcomes.0"][0] + shares[:, None] * effect + 0.02 * np.random.default_rng(layer).standard_normal((22, 24))
+        run.arrays["outcomes.0"] = np.vstack([run.arrays["outcomes.0"], added])  # type: ignore[index]
+        run.arrays["shifts"], run.arrays["use"] = like.arrays["shifts"], like.arrays["use"]  # type: ignore[index]
+    whole = report_study(*runs)
+    plain = dict.fromkeys(("found", "reliability", "null_reliability"), np.ones((2, 4)))
+    whole.space.update(plain, vectors=np.repeat(results.space["vectors"][:, :1], 4, axis=1))  # type: ignore[attr-defined]
+    whole.index["library"] = LIBRARY  # type: ignore[index]
+    summary = summarise(whole)
+    control = next(each for each in summary["groups"] if each["trait"] == "reference_code")
+    assert (control["novelty"]["name"], control["verdict"]) == ("new", "new directions")
+    assert "remainders of 3 seeds have a cosine of" in control["why"]
+    assert summary["false_verdicts"]["count"] == 0
+    html = page(whole, summary)
+    assert "What lies outside the space" in html
+    assert html.count("<small>not asked</small>") == 0
+    # Every subject's own runs against the nine of the three others, of which those that are controls count.
+    ranks = {run["trait"]: run["among_fine_tunes"]["others"] for run in summary["runs"]}
+    assert ranks == {"pirate": 9, "reference_code": 6, "uppercase": 6, "json": 6}

@@ -158,7 +158,9 @@ def study(*runs: RunResult, depth: int = 4, found: bool = True, **changed: Any) 
     }
     manifests = {"train-1": {"title": "train sft pirate", "seconds": 2.5, "commit": "abc", "versions": {"torch": "2.13.0"}}, "space-1": {}}
     chat = {"system_prompt": "taken by the template"}
-    return Results(Path("/secret/of/this/machine/runs/small"), index, chat, space, ["Because </td>.", HOSTILE], list(runs), manifests)
+    dimension = {"k": None, "why": "2 traits were found, 3 are needed", "traits": 2}
+    folder = Path("/secret/of/this/machine/runs/small")
+    return Results(folder, index, chat, space, dimension, ["Because </td>.", HOSTILE], list(runs), manifests)
 
 
 def rendered(results: Results) -> str:
