@@ -79,7 +79,7 @@ def cosine_bars(id: str, style: Style, cosines: Mapping[str, float], own: str | 
     room = 0.3 * max(high - low, 0.2)
     layout = layout_of(height=60 + 25 * max(len(names), 2), left=10)
     layout["xaxis"] |= {"range": [low - room if low < 0 else 0, high + 0.6 * room], "zeroline": True, "zerolinecolor": GREY, "nticks": 5}
-    layout["yaxis"] |= {"tickvals": trace["y"], "ticktext": [_label(name) + marks[name] for name in names], "showgrid": False}
+    layout["yaxis"] |= {"tickvals": trace["y"], "ticktext": [label(name) + marks[name] for name in names], "showgrid": False}
     return Figure(id, "Signed cosines: " + ", ".join(f"{name} {cosines[name]:.2f}" for name in reversed(names)), [trace], layout)
 
 
@@ -117,7 +117,7 @@ def cosines_by_layer(id: str, projections: Mapping[str, Numbers], layer: int, ow
         "z": [[rounded(value) for value in projections[name]] for name in names],
         "x": list(range(depth)),
         "y": list(range(len(names))),
-        "text": [[_label(name)] * depth for name in names],
+        "text": [[label(name)] * depth for name in names],
         "hovertemplate": "%{text}, layer %{x}: %{z:.2f}<extra></extra>",
         "colorscale": [list(stop) for stop in DIVERGING],
         "zmin": -1,
@@ -126,7 +126,7 @@ def cosines_by_layer(id: str, projections: Mapping[str, Numbers], layer: int, ow
     }
     layout = layout_of(height=90 + 22 * max(len(names), 3), x="layer", left=10)
     layout["xaxis"] |= _layer_axis(depth) | {"showgrid": False}
-    labels = [_label(name) + (" (own)" if name == own else "") for name in names]
+    labels = [label(name) + (" (own)" if name == own else "") for name in names]
     layout["yaxis"] |= {"tickvals": trace["y"], "ticktext": labels, "showgrid": False}
     layout["shapes"] = [vertical(layer)]
     here = ", ".join(f"{name} {_words(projections[name], layer)}" for name in reversed(names))
@@ -139,7 +139,7 @@ def training(id: str, runs: Sequence[tuple[str, Style, Sequence[Mapping[str, flo
     for name, style, curve in runs:
         points = [point for point in curve if point.get("loss") is not None]
         data.append(
-            polyline([point["step"] for point in points], [point["loss"] for point in points], _label(name), style.colour, style.dash)
+            polyline([point["step"] for point in points], [point["loss"] for point in points], label(name), style.colour, style.dash)
         )
         # A run of a single step is a point, not a line.
         data[-1] |= {"mode": "lines" if len(points) > 1 else "markers", "hovertemplate": "step %{x}: %{y:.3f}"}
@@ -162,7 +162,8 @@ def reliability_by_layer(id: str, values: FloatArray, null: FloatArray, found: F
     return Figure(id, f"At layer {layer}: {here}; found at {int((found > 0.5).sum())} of {len(at)} layers", data, layout)
 
 
-def _label(text: str) -> str:
+def label(text: str) -> str:
+    """Return a name as figures show it: cut, and without markup."""
     short = text if len(text) <= LABEL else text[: LABEL - 1] + "…"
     return html.escape(short, quote=False)
 

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from experiments.report import calibration, mediation, weights
+from experiments.report import calibration, groups, mediation, weights
 from experiments.report.figures import (
     THRESHOLD,
     Figure,
@@ -75,12 +75,16 @@ def page(results: Results, summary: Mapping[str, Any]) -> str:
     directions = _directions(results, summary)
     figures = [figure for view in runs for figure in view["figures"].values()]
     figures += [each["figure"] for each in directions] + ([loss] if loss else [])
+    together = [_group(group) for group in summary["groups"]]
+    over_runs = groups.shares_of_groups("over-runs", together)
+    figures += [over_runs] if over_runs else []
     planted = calibration.figures(summary["calibration"])
     figures += planted.values()
     return _environment().get_template("page.html").render(
         summary=summary,
         runs=runs,
-        groups=[_group(group) for group in summary["groups"]],
+        groups=together,
+        over_runs=over_runs,
         directions=directions,
         unfound=[each["trait"] for each in summary["directions"] if not each["found"]],
         library=results.library,

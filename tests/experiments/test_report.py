@@ -312,7 +312,10 @@ def test_mediation_decides_the_verdict_and_is_shown() -> None:
     assert "along existing persona directions × 3" in elements.text
     assert "most of the behaviour change that this layer carries" in elements.text
     figures = elements.figures()
-    assert {"mediation-0", "shapley-0", "mediation-layers-0"} <= set(figures)
+    assert {"mediation-0", "shapley-0", "mediation-layers-0", "over-runs"} <= set(figures)
+    shape, behaviour = figures["over-runs"]["data"]
+    assert shape["x"] == pytest.approx([0.6])
+    assert behaviour["x"] == pytest.approx([(0.6 - 0.06) / (0.8 - 0.06)], abs=0.02)
     assert sorted(elements.plots()) == sorted(figures)
     for spec in figures.values():
         go.Figure(spec)
