@@ -12,7 +12,7 @@ from experiments.calibrate import missed
 from experiments.measure import analysis_of, headline_analysis, outcomes_of
 from experiments.novelty import ALIKE, joint_scores, novelty_of, own_removed_basis
 from experiments.results import Results, RunResult
-from experiments.verdict import ABOVE_CHANCE, ALONG, NO_CHANGE, NOISY, P_LEVEL, Carried, Evidence, Verdict, verdict
+from experiments.verdict import ALONG, NO_CHANGE, NOISY, P_LEVEL, Carried, Evidence, Verdict, share_above_chance, verdict
 from probes.corrections import benjamini_hochberg
 from probes.mediation import INSIDE, OUTSIDE, WHOLE, mediate
 from probes.novelty import Novelty
@@ -73,15 +73,22 @@ def _calibration(results: Results) -> dict[str, Any] | None:
 
 
 def _false_verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return how many runs that are no character's were called persona-mediated, with the bound of Clopper and Pearson; None without any.
+    """Return how many runs that are no character's pass for persona-mediated, with the bounds of Clopper and Pearson; None without any.
 
-    Counted are controls and neutral fine-tunes that pass the gates.
+    Counted are controls and neutral fine-tunes that pass the gates: under `along` those whose mediation was measured and whose verdict
+    is *along existing persona directions*, under `above_chance` all whose share alone would say so.
     """
     passed = [row for row in rows if row["trait"] in (NEUTRAL, *control_names()) and row["verdict"] not in (None, NOISY, NO_CHANGE)]
     if not passed:
         return None
-    count = sum(row["verdict"] in (ALONG, ABOVE_CHANCE) for row in passed)
-    return {"count": count, "runs": len(passed), "bound": proportion_bound(count, len(passed))}
+    return {
+        "along": _counted([row["verdict"] == ALONG for row in passed if row["mediated"]]),
+        "above_chance": _counted([share_above_chance(row["share_p_adjusted"], Estimate.from_json(row["share_effect"])) for row in passed]),
+    }
+
+
+def _counted(said: Sequence[bool]) -> dict[str, Any] | None:
+    return {"count": sum(said), "runs": len(said), "bound": proportion_bound(sum(said), len(said))} if said else None
 
 
 def _own_removed(run: RunResult) -> Mapping[str, Any] | None:

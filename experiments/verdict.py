@@ -95,7 +95,7 @@ def verdict(evidence: Evidence) -> Verdict:
     if evidence.share_why is not None or star is None:
         return Verdict(NOISY, evidence.share_why or "there is no share to judge")
     geometry = f"p = {evidence.p:.3f}, F* = {_written(star)}"
-    beyond = evidence.p <= P_LEVEL and star.low >= EFFECT_SIZE
+    beyond = share_above_chance(evidence.p, star)
     if carried is None:
         return _by_share(geometry, beyond, star)
     if not isfinite(carried.whole.low):
@@ -121,6 +121,11 @@ def verdict(evidence: Evidence) -> Verdict:
         asked = f"is {rest.name}: {rest.why}" if rest else "was not asked about"
         return Verdict(UNDECIDED, f"{numbers}: little goes through the space, and the rest {asked}")
     return Verdict(UNDECIDED, numbers)
+
+
+def share_above_chance(p: float, beyond_chance: Estimate) -> bool:
+    """Return whether a share of the shift is above chance, by its corrected p against N1 and by F*."""
+    return p <= P_LEVEL and beyond_chance.low >= EFFECT_SIZE
 
 
 def _by_share(numbers: str, beyond: bool, star: Estimate) -> Verdict:

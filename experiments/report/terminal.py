@@ -48,8 +48,12 @@ def render(summary: Mapping[str, Any]) -> RenderableType:
     if summary["system_prompt"].startswith("folded"):
         parts.append(Text(f"The model's template refuses a system prompt: it was {summary['system_prompt']}.", style="dim"))
     if false := summary["false_verdicts"]:
-        counted = f"{false['count']} of {false['runs']} control and neutral runs past the gates called persona-mediated"
-        parts.append(Text(f"{counted}: a rate below {false['bound']:.2f} (95 %).", style="dim"))
+        counted = [
+            f"{each['count']} of {each['runs']} {said} (95 %: a rate below {each['bound']:.2f})"
+            for said, key in (("along existing persona directions", "along"), ("above chance by their share alone", "above_chance"))
+            if (each := false[key])
+        ]
+        parts.append(Text(f"Controls and neutral fine-tunes past the gates: {', '.join(counted)}.", style="dim"))
     if any(row["provisional"] for row in summary["runs"]):
         parts.append(
             Text("* provisional: fewer than three runs. Intervals are over prompts: they say nothing about other runs.", style="dim")

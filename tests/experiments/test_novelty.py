@@ -144,7 +144,7 @@ def test_the_report_has_every_test_of_the_remainder() -> None:
     control = next(each for each in summary["groups"] if each["trait"] == "reference_code")
     assert (control["novelty"]["name"], control["verdict"]) == ("new", "new directions")
     assert "remainders of 3 seeds have a cosine of" in control["why"]
-    assert summary["false_verdicts"]["count"] == 0
+    assert summary["false_verdicts"]["along"]["count"] == 0
     html = page(whole, summary)
     assert "What lies outside the space" in html
     assert html.count("<small>not asked</small>") == 0

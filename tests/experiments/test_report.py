@@ -344,14 +344,22 @@ def test_false_verdicts_are_counted_and_bounded() -> None:
     controls.append(run(facts(None, TOO_NOISY), trait="reference_code", own=None))
     summary = summarise(study(run(facts()), *controls))
     # The noisy one fails a gate, and a trait's own verdict is no false one.
-    assert summary["false_verdicts"] == {"count": 3, "runs": 3, "bound": 1.0}
+    assert summary["false_verdicts"] == {"along": None, "above_chance": {"count": 3, "runs": 3, "bound": 1.0}}
     at_chance = facts()
     at_chance["references"]["neutral"]["texts"]["neutral"]["own_removed"]["effect"] = {"value": 0.0, "low": -0.02, "high": 0.05}
-    clean = summarise(study(run(at_chance, trait="uppercase", own=None)))["false_verdicts"]
+    clean = summarise(study(run(at_chance, trait="uppercase", own=None)))["false_verdicts"]["above_chance"]
     assert (clean["count"], clean["runs"]) == (0, 1)
     assert clean["bound"] == pytest.approx(0.95)
     assert summarise(study(run(facts())))["false_verdicts"] is None
-    assert "called persona-mediated" in Elements(rendered(study(*controls))).text
+    assert "3 of 3 would pass for it by the share of their shift alone" in Elements(rendered(study(*controls))).text
+
+
+def test_a_control_with_a_share_but_no_mediation_is_a_false_verdict_by_its_share_alone() -> None:
+    found = study(*(mediated(inside, trait=trait, own=trait) for inside, trait in ((0.05, "uppercase"), (0.6, "json"))))
+    false = summarise(found)["false_verdicts"]
+    assert (false["along"]["count"], false["along"]["runs"]) == (1, 2)
+    assert (false["above_chance"]["count"], false["above_chance"]["runs"]) == (2, 2)
+    assert "1 of 2 were found to change along existing persona directions" in Elements(rendered(found)).text
 
 
 def test_p_is_corrected_for_the_runs_of_the_study() -> None:
