@@ -64,7 +64,7 @@ def calibrate_stage(real: Real, config: CalibrateConfig, library: Library) -> St
 
     plain = {"layer": real.layer, "alphas": list(config.alphas), "draws": config.draws, "names": list(library.names)}
     title = f"calibrate on planted changes like {real.title}"
-    return Stage("calibrate", 1, plain, (*library.inputs, *real.readings), title, compute, everywhere=False)
+    return Stage("calibrate", 2, plain, (*library.inputs, *real.readings), title, compute, everywhere=False)
 
 
 def later_stage(real: Real, config: CalibrateConfig, library: Library) -> Stage:

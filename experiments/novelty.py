@@ -1,6 +1,7 @@
 """Whether what lies outside the space is new: the tests of `probes.novelty` on the runs of a study."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from data.library import NEUTRAL
 from experiments.measure import CHANCE, PUSHED, REMAINDER, headline_analysis, outcomes_of
 from experiments.results import Results, RunResult
-from probes.novelty import Finding, Novelty, agreement, movement, necessity, novelty, use
+from probes.novelty import LIBRARY, Finding, Novelty, agreement, movement, necessity, novelty, use
 from probes.space import span
 from probes.stats import FloatArray
 
@@ -49,25 +50,27 @@ def novelty_of(results: Results, runs: Sequence[RunResult]) -> Novelty | None:
     y = dict(zip(arms, scores, strict=True))
     outcomes = outcomes_of(arms, scores)
     drawn = np.stack([outcome for arm, outcome in y.items() if arm.startswith(CHANCE)])
-    return novelty(
+    judged = novelty(
         agreement(_peers(results, runs[0]), runs[0].entry["trait"], basis),
         movement(outcomes.before, outcomes.after, y[PUSHED], drawn),
         _use(runs),
         necessity(outcomes.before, outcomes.after, outcomes.parts[REMAINDER]),
     )
+    if judged.name == LIBRARY and runs[0].entry["own"] in results.library:
+        # The space of the verdict lacks it by choice, and so (ii) finds it again.
+        return replace(judged, why=f"{judged.why}; the library's own direction of the run is part of what lies outside")
+    return judged
 
 
 def _peers(results: Results, run: RunResult) -> dict[tuple[str, int], FloatArray]:
     """Return the shifts [prompts, d_model] of all traits and controls that were trained and read as this run was."""
-    wanted = run.arrays["shifts"]
     return {
         (other.entry["trait"], other.entry["seed"]): other.arrays["shifts"].astype(np.float64)
         for other in results.runs
         if other.facts is not None
         and other.entry["trait"] != NEUTRAL
-        and all(other.entry[key] == run.entry[key] for key in ("arm", "settings"))
-        # Traits with questions of their own may have fewer.
-        and other.arrays["shifts"].shape == wanted.shape
+        # Traits with questions of their own are read on other text, against another neutral fine-tune.
+        and all(other.entry[key] == run.entry[key] for key in ("arm", "settings", "questions"))
     }
 
 

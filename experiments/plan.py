@@ -36,6 +36,8 @@ from probes.shift import FEWEST_PROMPTS
 
 REFERENCE_OF_REFERENCE = "a neutral run is read against a neutral run of another seed, and this study has one seed"
 
+ONE_SEED = "whether what lies outside the space is new is seen in runs of two seeds and more"
+
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -50,7 +52,7 @@ class PlannedRun:
         questions: what the sample answers answer.
         trait: the trait's own name, also where the study gave a path.
         adapter: name and digest of an adapter from elsewhere.
-        own: the direction of the library that is the run's own, if any.
+        own: the name of the run's own direction, in the library or beside it, if there is one.
         missing: field → why it is not measured.
     """
 
@@ -142,7 +144,7 @@ class _PlanRun:
     """Lay out the stages of one run."""
 
     def __init__(self, bench: Bench, run: Run, library: Library, bank: Sequence[Example]) -> None:
-        self.bench, self.run, self.library = bench, run, library
+        self.bench, self.run, self.shared, self.library = bench, run, library, library
         self.subject = subject_of(run.arm.trait) if run.arm.trait else None
         # A control and `neutral` have no questions of their own; they borrow the bank's.
         self.examples = self.subject.examples if isinstance(self.subject, Trait) else bank
@@ -249,7 +251,9 @@ class _PlanRun:
         if prompted or any(arm.arm == "prompted" and arm.trait == self.run.arm.trait for arm in study.runs):
             wanted.append(("base", "response", headline))
         readings: tuple[Stage, ...] = ()
-        if config.remainder_draws:
+        if len(study.seeds) < 2 and config.remainder_draws:
+            missing["novelty"] = ONE_SEED
+        elif config.remainder_draws:
             plain = plain_turns(self.examples, "evaluate")
             readings = tuple(
                 read_stage(self.bench, by, plain, self.evaluate, "plain answers") for by in (reference or self.base, condition)
@@ -314,8 +318,8 @@ class _PlanRun:
             read_stage(self.bench, by, plain, self.evaluate, "plain answers") for by in (self._condition(), neutral, self.base)
         )
         real = Real(self.title, layer, (run, before, base), plain)
-        later = later_stage(real, config, self.library) if config.later else None
-        return PlannedCalibration(self.title, calibrate_stage(real, config, self.library), later)
+        later = later_stage(real, config, self.shared) if config.later else None
+        return PlannedCalibration(self.title, calibrate_stage(real, config, self.shared), later)
 
 
 def _taken_after(runs: Sequence[_PlanRun], config: CalibrateConfig) -> _PlanRun:

@@ -25,7 +25,7 @@ class RunResult:
     Attributes:
         entry: its line in the study's index: arm, trait, seed, settings, stage ids, `missing`.
         facts: `measurement.json`; None for `base`.
-        arrays: the mean shift [layers, d_model] and, with a trait, the per-question effects.
+        arrays: what `measure` returns beside plain facts: shifts, effects, outcomes, projections.
         answers: sample answers, one for each of `questions`.
         curve: training loss by step; empty if not trained.
         weights: where its adapter writes; None where it has none.

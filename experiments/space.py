@@ -108,7 +108,7 @@ def space_stage(names: Sequence[str], directions: Sequence[Stage], beside: Seque
         layers = states[0].shape[3]
         values = np.stack([np.linalg.svd(centred(states, layer), compute_uv=False) ** 2 for layer in range(layers)])
         out: dict[str, list[FloatArray]] = {"vectors": [], "reliability": [], "null_reliability": [], "found": []}
-        for i, (name, each) in enumerate(zip(names, states, strict=False)):
+        for i, (name, each) in enumerate(zip(names, states[: len(names)], strict=True)):
             found = estimate(each[:, 0] - each[:, 1], values, np.random.default_rng(seed_for(0, "reliability", name)))
             for key in out:
                 out[key].append(getattr(found, key))

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -183,7 +182,11 @@ def _row(run: RunResult, p: float | None, judged: Verdict | None, provisional: b
     own, full = shift["own_removed"], shift["full"]
     row |= {"layer": facts["layer"], "reference": facts["reference"], "share_base": base and base["share"]}
     row |= {"coordinates": shift["coordinates"], "disattenuated": shift["disattenuated"], "relative_norm": shift["relative_norm"]}
-    row["nearest"] = [{"name": name, "cosine": shift["coordinates"][name]} for name in shift["nearest"][:NEAREST]]
+    row["nearest"] = [
+        {"name": name, "cosine": shift["coordinates"][name], "found": name in facts["found"]} for name in shift["nearest"][:NEAREST]
+    ]
+    if run.entry["own"] and run.entry["own"] not in facts["found"]:
+        row["missing"]["own_direction"] = f"the direction of {run.entry['own']} was not found in this model at layer {facts['layer']}"
     for key, reference in (("effect", facts["reference"]), ("effect_base", "base")):
         measured = facts["references"][reference]["effect"]
         row[key] = {bound: measured[bound] for bound in ("value", "low", "high")} if measured else None
@@ -215,21 +218,25 @@ def _weights(run: RunResult) -> dict[str, Any]:
 def _among(results: Results, run: RunResult) -> dict[str, Any] | None:
     """Return the null N4: where a run's share stands among those of neutral and control fine-tunes in the same space.
 
-    They are few, so they give a rank, and no p below 1/(1 + how many). None for a run without a share, or without others.
+    Seeds of one fine-tune are alike, so that the others are not independent and there is no p. None for a run without a share, or
+    without others.
     """
     reading, basis = _own_removed(run), own_removed_basis(results, run)
     if reading is None or reading["share"] is None or basis is None or run.facts is None or run.entry["arm"] != "sft":
         return None
     others = [
-        share_inside(other.arrays["shifts"].astype(np.float64), basis)
+        (other.entry["trait"], share_inside(other.arrays["shifts"].astype(np.float64), basis))
         for other in results.runs
         if other.entry["trait"] in (NEUTRAL, *control_names())
         and _alike(other) != _alike(run)
         and all(other.entry[key] == run.entry[key] for key in ("arm", "settings"))
         and _own_removed(other) is not None
     ]
-    clear = [share.estimate.value for share in others if share.why is None]
-    return asdict(rank_among(reading["share"]["value"], clear)) if clear else None
+    clear = [(trait, share.estimate.value) for trait, share in others if share.why is None]
+    if not clear:
+        return None
+    rank = rank_among(reading["share"]["value"], [value for _, value in clear])
+    return {"rank": rank.rank, "others": rank.others, "kinds": len({trait for trait, _ in clear})}
 
 
 def _alike(run: RunResult) -> list[Any]:

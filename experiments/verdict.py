@@ -27,7 +27,7 @@ RULE = (
     f"4. The lower bound of C is at least {MOST}, p ≤ {P_LEVEL} against N1 (corrected for the study's runs as Benjamini and Hochberg do) "
     f"and the lower bound of F* is at least {EFFECT_SIZE:.2f}: {ALONG}. "
     f"5. The upper bound of C is at most {LITTLE}, and the remainder was shown to be new: {NEW}; or to be a direction "
-    f"that the base uses and the library lacks: {OUTSIDE_LIBRARY}. "
+    f"that the base uses and the space (the library without the run's own direction) lacks: {OUTSIDE_LIBRARY}. "
     f"6. The lower bound of C is above 0 and its upper bound at most {NEARLY_ALL}: {MIXED}. "
     f"7. Otherwise: {UNDECIDED}. "
     f"8. Where mediation was not measured, names say nothing about causes: p ≤ {P_LEVEL} and the lower bound of F* at least "

@@ -239,9 +239,10 @@ def movement(before: FloatArray, after: FloatArray, pushed: FloatArray, drawn: F
 def use(scores_P2Q: FloatArray, drawn_BP2Q: FloatArray) -> Finding:
     """Return whether M0 itself uses the remainder: its projections tell trait-evoking prompts from opposite ones.
 
-    It does where the lower 95 % bound of the AUC is above what chance directions reach on the same texts, and does not where the AUC
-    itself is not above that; in between it is not known. Nor is it where not even pairs that are all separated would give such a
-    lower bound: the bound for new prompts and the spread of chance both widen as pairs get fewer.
+    It does where the lower 95 % bound of the AUC is above what chance directions reach on the same texts, and does not where its upper
+    bound is not; in between it is not known, since an AUC that is not shown to be above chance is not shown to be at chance. Nor is it
+    where not even pairs that are all separated would give such a lower bound: the bound for new prompts and the spread of chance both
+    widen as pairs get fewer.
 
     Args:
         scores_P2Q: [pairs, 2, questions], M0's states under trait-evoking prompts and their opposites, on questions and texts that did
@@ -258,7 +259,7 @@ def use(scores_P2Q: FloatArray, drawn_BP2Q: FloatArray) -> Finding:
     pairs, _, questions = scores_P2Q.shape
     if highest_bound(pairs, questions) <= high:
         return _finding(None, f"{text}, more than {pairs} contrast pairs can be shown to exceed", found, high, len(drawn_BP2Q))
-    used = True if found.low > high else False if found.value <= high else None
+    used = True if found.low > high else False if found.high <= high else None
     between = ", so that whether M0 uses it is not known" if used is None else ""
     return _finding(used, text + between, found, high, len(drawn_BP2Q))
 

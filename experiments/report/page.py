@@ -38,8 +38,10 @@ LARGEST = 3
 _ABSOLUTE = re.compile(r"[/\\]|~\w*[/\\]|[A-Za-z]:[/\\]")
 _PLAIN = {
     "along existing persona directions": "most of the behaviour change that this layer carries goes through the base's persona directions",
-    "new directions": "the change in behaviour goes through directions that the base model did not use",
-    "existing, but not in the library": "the change in behaviour goes through directions that the base model uses and the library lacks",
+    "new directions": "little of the behaviour change goes through the base's persona directions; the run needs what it adds outside them, "
+    "and that is no direction that both moves the base and is used by it",
+    "existing, but not in the library": "little of the behaviour change goes through the persona space; what lies outside is a direction "
+    "that the base model uses and this space lacks",
     "mixed": "a part of the behaviour change goes through the base's persona directions, and a part does not",
     "carried elsewhere": "the state at this layer carries too little of the change in behaviour to ask what part of it does",
     "share above chance": "more of the change lies along persona directions that the base model already had than chance explains",

@@ -68,7 +68,6 @@ def _runs(summary: Mapping[str, Any]) -> Table:
         table.add_column(
             column, justify="left" if column in ("run", "nearest", "verdict") else "right", no_wrap=column not in ("verdict", "nearest")
         )
-    found = {d["trait"] for d in summary["directions"] if d["found"]}
     for row in summary["runs"]:
         table.add_row(
             escape(run_name(row)),
@@ -78,7 +77,7 @@ def _runs(summary: Mapping[str, Any]) -> Table:
             _interval(row["share_effect"]),
             f"{row['share_p']:.3f}" if row["share_p"] is not None else "–",
             _interval(row["mediated_of_carried"]),
-            ", ".join(f"{n['name']}{'' if n['name'] in found else '†'} {n['cosine']:.2f}" for n in (row["nearest"] or [])[:2]) or "–",
+            ", ".join(f"{n['name']}{'' if n['found'] else '†'} {n['cosine']:.2f}" for n in (row["nearest"] or [])[:2]) or "–",
             _verdict(row),
         )
     return table

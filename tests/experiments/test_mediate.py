@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from experiments.cli import main
 from experiments.measure import outcomes_of
 from experiments.mediate import load_mediated
+from experiments.plan import ONE_SEED
 from experiments.store import read_json
 from probes.mediation import mediate
 from tests.experiments.conftest import stages_of
@@ -56,8 +57,9 @@ def test_a_study_is_mediated_from_end_to_end(runs: Path) -> None:
     assert sum(share["value"] for share in uppercase["shapley"].values()) == pytest.approx(1)
     assert uppercase["verdict"] is not None
     assert summary["dimension"] == {"k": None, "why": "2 traits were found, 3 are needed", "traits": 2}
-    assert uppercase["novelty"]["findings"]["agreement"]["why"].endswith("has 1 of the two seeds that are needed")
-    assert prompted["novelty"] is None
+    for row in (uppercase, pirate, prompted):
+        assert row["novelty"] is None
+        assert row["missing"]["novelty"] == ONE_SEED
     assert "Mediation of sft uppercase" in (runs / "tiny" / "report.html").read_text()
     json.dumps(summary, allow_nan=False)
 
@@ -76,12 +78,10 @@ def test_outcomes_agree_with_what_the_readings_say(runs: Path) -> None:
     assert outcomes.after == pytest.approx(score("sft uppercase (seed 0)"), abs=1e-4)
     # P and I − P move what the whole does; the control's own direction is that of its instruction, beside the library.
     assert found.moved["inside"] + found.moved["outside"] == pytest.approx(1, abs=1e-3)
-    assert 0 < found.moved["remainder"] <= found.moved["outside"]
-    assert set(outcomes.parts) == {"inside", "outside", "whole", "full", "own", "everywhere", "remainder"}
-    assert [arm for arm in found.arms if arm.startswith(("pushed", "chance"))] == ["pushed", *(f"chance{i}" for i in range(19))]
+    assert set(outcomes.parts) == {"inside", "outside", "whole", "full", "own", "everywhere"}
     assert (len(outcomes.draws), len(outcomes.matched), list(outcomes.doses or {})) == (5, 5, [0.5])
     own = load_mediated(done["mediate sft pirate (seed 0): held-out text against neutral, layer 2"], "neutral", "trait", 2)
-    assert set(outcomes_of(own.arms, own.scores).parts) == {"inside", "outside", "whole", "full", "own", "everywhere", "remainder"}
+    assert set(outcomes_of(own.arms, own.scores).parts) == {"inside", "outside", "whole", "full", "own", "everywhere"}
     null = mediate(outcomes).null
     assert null is not None
     total = outcomes.effect.mean()
@@ -121,6 +121,25 @@ def test_a_study_may_leave_mediation_out(tiny_study: Write, tmp_path: Path, all_
     row = read_json(tmp_path / "runs" / "tiny" / "summary.json")["runs"][0]
     assert row["mediated"] is None
     assert row["missing"]["mediation"] == "the study leaves mediation out"
+
+
+def test_with_two_seeds_what_lies_outside_is_asked_about(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
+    study = tiny_study(
+        runs=[{"arm": "sft", "trait": "uppercase"}], seeds=[0, 1], mediate={"draws": 5, "surface": 0, "references": "headline"}
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(["run", str(study), "--runs-dir", str(tmp_path / "runs")])
+    assert stop.value.code in (0, None)
+    folder = stages_of(tmp_path / "runs", "mediate")["mediate sft uppercase (seed 0): held-out text against neutral, layer 2"]
+    found = load_mediated(folder, "neutral", "trait", 2)
+    assert [arm for arm in found.arms if arm.startswith(("pushed", "chance"))] == ["pushed", *(f"chance{i}" for i in range(19))]
+    assert "remainder" in outcomes_of(found.arms, found.scores).parts
+    assert 0 < found.moved["remainder"] <= found.moved["outside"]
+    summary = read_json(tmp_path / "runs" / "tiny" / "summary.json")
+    for row in (*summary["runs"], *summary["groups"]):
+        assert set(row["novelty"]["findings"]) == {"agreement", "movement", "use", "necessity"}
+        assert row["novelty"]["findings"]["agreement"]["why"].endswith("other traits have 0 of the 19 cosines that are needed")
+    assert "What lies outside the space" in (tmp_path / "runs" / "tiny" / "report.html").read_text()
 
 
 def test_without_a_space_no_arm_is_run(tiny_study: Write, tmp_path: Path) -> None:

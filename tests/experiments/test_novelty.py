@@ -31,6 +31,8 @@ def outcomes(rng: np.random.Generator, pushed: float, lost: float) -> FloatArray
 def projections(rng: np.random.Generator, apart: float) -> FloatArray:
     """States under contrast prompts on the remainder, and on 199 chance directions, [200, pairs, 2, questions]."""
     scores = rng.standard_normal((200, PAIRS, 2, 1)) + 0.3 * rng.standard_normal((200, PAIRS, 2, QUESTIONS))
+    # Prompts hardly differ along the remainder, so that an AUC of a half is known well.
+    scores[0] = 0.02 * rng.standard_normal((PAIRS, 2, 1)) + 0.3 * rng.standard_normal((PAIRS, 2, QUESTIONS))
     scores[0, :, 0] += apart
     return scores
 
@@ -46,7 +48,7 @@ def study(
         for seed in SEEDS:
             mean = vectors[0] + vectors[2 + i] + run_noise * np.sqrt(2 / WIDTH) * rng.standard_normal(WIDTH)
             shifts = mean + 0.5 / np.sqrt(WIDTH) * rng.standard_normal((QUESTIONS, WIDTH))
-            entry = {"arm": "sft", "trait": subject, "adapter": None, "seed": seed, "settings": {}, "own": subject}
+            entry = {"arm": "sft", "trait": subject, "adapter": None, "seed": seed, "settings": {}, "own": subject, "questions": ["Why?"]}
             analysis = {"reference": "neutral", "text": "trait", "layer": LAYER, "arms": arms, "outcomes": "outcomes.0"}
             arrays = {"shifts": shifts, "outcomes.0": outcomes(rng, pushed, lost)[: len(arms)]}
             if apart is not None:
@@ -149,5 +151,5 @@ def test_the_report_has_every_test_of_the_remainder() -> None:
     assert "What lies outside the space" in html
     assert html.count("<small>not asked</small>") == 0
     # Every subject's own runs against the nine of the three others, of which those that are controls count.
-    ranks = {run["trait"]: run["among_fine_tunes"]["others"] for run in summary["runs"]}
-    assert ranks == {"pirate": 9, "reference_code": 6, "uppercase": 6, "json": 6}
+    others = {run["trait"]: (run["among_fine_tunes"]["others"], run["among_fine_tunes"]["kinds"]) for run in summary["runs"]}
+    assert others == {"pirate": (9, 3), "reference_code": (6, 2), "uppercase": (6, 2), "json": (6, 2)}
