@@ -21,6 +21,7 @@ from probes.stats import Estimate, crossed_interval, mean_interval, proportion_b
 
 NEAREST = 5
 RUNS_FOR_A_CLAIM = 3
+GROUPED_BY = ("arm", "trait", "settings")
 MEDIATION_KEYS = (
     "sufficiency", "necessity", "mediated", "carried", "mediated_of_carried", "null_mean", "null_high", "null_matched", "null_p",
     "complement", "shapley",
@@ -281,7 +282,7 @@ def _groups(results: Results, adjusted: Sequence[float | None], judged: Sequence
             )
         )
         groups.append(
-            {key: entry[key] for key in ("arm", "trait", "settings")}
+            {key: entry[key] for key in GROUPED_BY}
             | {
                 "runs": len(runs),
                 "runs_past_the_gates": len(shares),

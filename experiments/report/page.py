@@ -28,7 +28,7 @@ from experiments.report.figures import (
     training,
 )
 from experiments.results import Results, RunResult, run_name
-from experiments.summary import RUNS_FOR_A_CLAIM
+from experiments.summary import GROUPED_BY, RUNS_FOR_A_CLAIM
 from experiments.verdict import RULE
 
 # With more panels than this, a group of figures starts folded.
@@ -86,6 +86,8 @@ def page(results: Results, summary: Mapping[str, Any]) -> str:
         summary=summary,
         runs=runs,
         groups=together,
+        # What a group says stands for its runs.
+        alone=[view for view in runs if not any(all(view["row"][key] == group[key] for key in GROUPED_BY) for group in together)],
         over_runs=over_runs,
         directions=directions,
         unfound=[each["trait"] for each in summary["directions"] if not each["found"]],
@@ -197,8 +199,8 @@ def _directions(results: Results, summary: Mapping[str, Any]) -> list[dict[str, 
 
 def _group(group: Mapping[str, Any]) -> dict[str, Any]:
     verdicts = Counter(verdict or "no verdict" for verdict in group["verdicts"])
-    name = run_name(_symbolic(group))
-    return {**group, "name": name, "verdicts": ", ".join(f"{verdict} × {count}" for verdict, count in verdicts.items())}
+    counted = ", ".join(f"{verdict} × {count}" for verdict, count in verdicts.items())
+    return {**group, "name": run_name(_symbolic(group)), "answer": _sentence(group), "verdicts": counted}
 
 
 def _made(results: Results) -> dict[str, Any]:

@@ -302,6 +302,9 @@ def test_seeds_make_groups() -> None:
     html = rendered(study(*(run(facts(), seed=seed) for seed in range(3))))
     assert "The run is the unit" in Elements(html).text
     assert "share above chance × 3" in Elements(html).text
+    answers = html[html.index('<ul class="answers-list">') : html.index('<dl class="claims">')]
+    assert answers.count("<li>") == 1
+    assert "sft pirate, 3 runs" in answers
     assert "C = " not in Elements(html).text
     assert 'class="provisional"' not in html
 
