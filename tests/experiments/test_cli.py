@@ -230,7 +230,6 @@ def test_an_adapter_for_more_layers_is_refused(wellworn: Call, adapter: Path, ti
         ({"runs": [{"arm": "sft", "trait": "pirat"}]}, "unknown trait 'pirat'"),
         ({"runs": [{"arm": "dance", "trait": "pirate"}]}, r"tiny\.yaml:\d+: runs.0.*dance"),
         ({"extract_questions": 99}, "extract_questions: pirate has 24, the study asks for 99"),
-        ({"contrast_pairs": 7}, "contrast_pairs: pirate has 6, the study asks for 7"),
         ({"questions": "nowhere"}, "unknown question bank 'nowhere'"),
         ({"model": "no/such-model"}, "model 'no/such-model': not 'smollm2-135m', no such folder, and the hub gave no answer.*network"),
         ({"train": {"lora": {"rank": 4}}}, "train.lora.rank: LoraConfig has no such key"),

@@ -43,6 +43,14 @@ def test_too_little_data_for_a_direction_is_refused(bench: Bench) -> None:
         library.with_own(bench, load_control("json"), few)
 
 
+def test_too_few_contrast_pairs_are_refused(tiny_study: Write) -> None:
+    bench = Bench.of(load_study(str(tiny_study(contrast_pairs=7))), Ranks())
+    pirate = load_trait("pirate")
+    few = pirate.model_copy(update={"contrast_pairs": pirate.contrast_pairs[:6]})
+    with pytest.raises(InputError, match="contrast_pairs: pirate has 6, the study asks for 7"):
+        library_of(bench, [few])
+
+
 def test_a_control_is_read_with_its_instruction_in_the_full_space_alone(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
     study = tiny_study(runs=[{"arm": "sft", "trait": "uppercase"}], library=["pirate", "pessimistic", "poetic"], mediate=None)
     with pytest.raises(SystemExit) as stop:
