@@ -11,8 +11,8 @@ from experiments.report.page import page
 from experiments.results import Results, RunResult
 from experiments.summary import summarise
 from probes.stats import FloatArray
-from tests.experiments.test_report import mediated
-from tests.experiments.test_report import study as report_study
+from tests.experiments.synthetic import mediated
+from tests.experiments.synthetic import study as report_study
 
 WIDTH, LAYER, QUESTIONS, PAIRS = 40, 1, 24, 12
 LIBRARY = ["pirate", "poetic"]

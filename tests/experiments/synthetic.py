@@ -1,0 +1,154 @@
+"""Finished studies made of numbers that a test chooses, with hostile names."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.measure import outcomes_of
+from experiments.results import Results, RunResult
+from probes.mediation import mediate
+from probes.stats import FloatArray
+
+HOSTILE = "<script>alert(1)</script>"
+QUESTIONS = ["Why?", 'What about "<b>" & co?']
+LIBRARY = ["pirate", HOSTILE, "a < b & {{ 7 * 7 }}"]
+TOO_NOISY = "the shift is 2.1 times its sampling noise; 5 are needed"
+NO_OTHER_SEED = "this study has one seed"
+
+
+def estimate(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.05, "high": value + 0.05}
+
+
+def against(share: float | None, why: str | None = None) -> dict[str, Any]:
+    return {
+        "share": None if share is None else estimate(share),
+        "why": why,
+        "signal": 30.0,
+        "directions": 2,
+        "null_mean": 0.1,
+        "null_high": 0.2,
+        "p": 0.001,
+        "effect": None if share is None else estimate(share - 0.1),
+        "isotropic_mean": 0.01,
+        "isotropic_p": 0.001,
+    }
+
+
+def shift(share: float | None, why: str | None = None, empty: bool = False) -> dict[str, Any]:
+    read = None if empty else against(share, why)
+    cosines = {name: 0.6 - 0.5 * i for i, name in enumerate(LIBRARY)}
+    return {
+        "own_removed": read,
+        "full": read,
+        "coordinates": cosines,
+        "disattenuated": dict.fromkeys(cosines),
+        "nearest": list(cosines),
+        "relative_norm": 0.08,
+        "constant_part": None if empty else 0.8,
+    }
+
+
+def facts(
+    share: float | None = 0.7, why: str | None = None, depth: int = 4, neutral: bool = True, effect: bool = True, empty: bool = False
+) -> dict[str, Any]:
+    texts = {name: shift(share, why, empty) for name in ("neutral", "prompt_last", "trait", "own")}
+    reading = {"texts": texts, "effect": estimate(0.3) | {"standard_error": 0.02} if effect else None}
+    values = [None if share is None or empty or layer == 1 else share for layer in range(depth)]
+    null = [None if empty else 0.1] * depth
+    return {
+        "layer": depth - 1,
+        "reference": "neutral" if neutral else "base",
+        "references": {"base": reading} | ({"neutral": reading} if neutral else {}),
+        "by_layer": dict.fromkeys(("share", "low", "high", "p", "p_max_t"), values) | {"null_mean": null, "null_high": null},
+        "projections": {name: [0.1 * i - 0.1] * depth for i, name in enumerate(LIBRARY)},
+        "found": [] if empty else LIBRARY,
+        "no_space": "no persona space at this layer: no direction of the library was found" if empty else None,
+        "mediation": [],
+        "text_shift": None,
+    }
+
+
+ARMS = [
+    "before",
+    "after",
+    *(f"{part}.{way}" for part in ("inside", "outside", "whole", "own", *(f"draw{i}" for i in range(6))) for way in ("into", "out")),
+    "dose0.5",
+]
+
+
+def outcomes(inside: float, seed: int) -> FloatArray:
+    """Y of every arm: the whole state mediates .8 of an effect of about one, of which the space `inside`."""
+    generator = np.random.default_rng(seed)
+    before, effect = generator.standard_normal(24), 1 + 0.1 * generator.standard_normal(24)
+    shares = [0.0, 1.0]
+    for share in (inside, 0.8 - inside, 0.8, inside / 2, 0.05, 0.07, 0.06, 0.05, 0.07, 0.06):
+        shares += [share, 1 - share]
+    return np.stack([before + share * effect + 0.02 * generator.standard_normal(24) for share in (*shares, inside / 2)])
+
+
+def mediated(inside: float, seed: int = 0, **changed: Any) -> RunResult:
+    """A run whose behaviour was mediated, on held-out and on training-like text and at two layers."""
+    measured = facts()
+    found = run(measured, seed=seed, **changed)
+    for i, (text, layer, share) in enumerate((("trait", 3, inside), ("surface", 3, inside / 2), ("trait", 2, inside))):
+        scores = outcomes(share, seed + i)
+        key = {"reference": "neutral", "text": text, "layer": layer, "arms": ARMS, "outcomes": f"outcomes.{i}", "moved": {"inside": 0.1}}
+        measured["mediation"].append(key | mediate(outcomes_of(ARMS, scores)).to_json())
+        found.arrays[f"outcomes.{i}"] = scores  # type: ignore[index]
+        if i == 0:
+            found.arrays["effects"] = scores[1] - scores[0]  # type: ignore[index]
+    return found
+
+
+def run(measured: dict[str, Any] | None, trait: str | None = "pirate", arm: str = "sft", seed: int = 0, **entry: Any) -> RunResult:
+    missing: dict[str, str] = {} if measured else {"verdict": "base is the reference", "share": "base is the reference"}
+    plain = {
+        "arm": arm,
+        "trait": trait,
+        "adapter": None,
+        "seed": seed,
+        "settings": {},
+        "own": "pirate",
+        "questions": QUESTIONS,
+        "missing": missing,
+    }
+    depth = len(measured["by_layer"]["share"]) if measured else 0
+    shifts = {"shift": np.ones((depth, 5)), "shifts": np.ones((3, 5))}
+    arrays = shifts | {"effects": np.array([0.2, 0.3, 0.35 + seed])} if measured else {}
+    curve = [{"step": 1, "loss": 4.0}, {"step": 2, "loss": 3.0}] if arm == "sft" else []
+    return RunResult(plain | entry, measured, arrays, [f"Arr </script>{HOSTILE}", ""], curve)
+
+
+def study(*runs: RunResult, depth: int = 4, found: bool = True, **changed: Any) -> Results:
+    generator = np.random.default_rng(0)
+    shape = (len(LIBRARY), depth)
+    space = {
+        "vectors": generator.standard_normal((*shape, 5)).astype(np.float32),
+        "reliability": np.full(shape, -0.4, np.float32),
+        "null_reliability": np.full(shape, 0.4, np.float32),
+        "found": np.full(shape, found, np.float32),
+    }
+    index = {
+        "study": {
+            "name": "small",
+            "question": f"Does it? {HOSTILE}",
+            "expects": "It does.",
+            "refuted_by": "It does not.",
+            "model": "/secret/of/this/machine/tiny-llama",
+            "runs": [{"arm": "sft", "trait": "pirate"}],
+        }
+        | changed,
+        "model": "local:tiny-llama@0123",
+        "dtype": "float32",
+        "layer": depth - 1,
+        "depth": depth,
+        "library": LIBRARY,
+        "questions": QUESTIONS,
+    }
+    manifests = {"train-1": {"title": "train sft pirate", "seconds": 2.5, "commit": "abc", "versions": {"torch": "2.13.0"}}, "space-1": {}}
+    chat = {"system_prompt": "taken by the template"}
+    dimension = {"k": None, "why": "2 traits were found, 3 are needed", "traits": 2}
+    folder = Path("/secret/of/this/machine/runs/small")
+    return Results(folder, index, chat, space, dimension, ["Because </td>.", HOSTILE], list(runs), manifests)
