@@ -37,7 +37,7 @@ class Question:
         own: the run's trait, whose direction is left out of the space.
         response_only: swap the response's tokens alone, as a system prompt's change has to be.
         everywhere: also set all layers at once.
-        readings: plain answers as M0 and as M1 read them, whose difference has the remainder that is asked about; None asks about none.
+        readings: plain answers as M0 and as M1 read them, whose difference has the remainder that is asked about, if any.
     """
 
     title: str
@@ -99,7 +99,7 @@ def mediate_stage(bench: Bench, question: Question, config: MediateConfig, libra
         "matched": config.matched,
         "doses": list(config.doses),
     }
-    # A question without a remainder is the same as ever.
+    # A question without a remainder keeps its hash.
     facts |= {"remainder_draws": config.remainder_draws} if question.readings else {}
     inputs = (*library.inputs, *question.reference.inputs, *question.run.inputs, *question.readings)
     return Stage("mediate", 1, facts, inputs, question.title, compute)
