@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from data.errors import InputError
 from data.mixtures import Turn, fingerprint
 from data.schema import seed_for
 from experiments.measure import NO_SPACE
 from experiments.space import Library, PersonaSpace
-from experiments.stages import RESPONSE, Bench, Output, Stage, TickFn
+from experiments.stages import Bench, Output, Stage, TickFn, responses
 from experiments.study import CalibrateConfig
 from lora.planted import Ground, Trial, accuracy, calibrate, later_curve
 from probes.space import SPLITS, half_means, span
@@ -100,7 +99,7 @@ def later_stage(real: Real, config: CalibrateConfig, library: Library) -> Stage:
 def _inputs(folders: Sequence[Path], library: Library, layer: int) -> tuple[PersonaSpace, float, FloatArray]:
     """Return the space, the norm of the run's mean shift, and the neutral fine-tune's shift from the base [prompts, d_model]."""
     space, readings = library.load(folders)
-    run, neutral, base = (load_file(folder / "reading.safetensors")["states"][:, layer, RESPONSE].astype(np.float64) for folder in readings)
+    run, neutral, base = (responses(folder, layer) for folder in readings)
     return space, float(np.linalg.norm((run - neutral).mean(0))), neutral - base
 
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from data.mixtures import Turn, fingerprint
 from experiments.measure import AFTER, BEFORE, CHANCE, DOSE, DRAW, EVERYWHERE, FULL, MATCHED, OWN, PUSHED, REMAINDER, Mediated
 from experiments.space import Library, PersonaSpace
-from experiments.stages import RESPONSE, Bench, Condition, Output, Stage, TickFn, adapter_of, counter, named
+from experiments.stages import Bench, Condition, Output, Stage, TickFn, adapter_of, counter, named, responses
 from experiments.store import read_json
 from experiments.study import MediateConfig
 from lora import models
@@ -157,7 +157,7 @@ def _parts(library: PersonaSpace, question: Question, config: MediateConfig, rea
         parts[f"{DRAW}{i}"] = Swap(torch.from_numpy(draw).float())
     pushes = {}
     if readings:
-        before, after = (load_file(folder / "reading.safetensors")["states"][:, layer, RESPONSE].astype(np.float64) for folder in readings)
+        before, after = (responses(folder, layer) for folder in readings)
         remainders = torch.from_numpy(library.remainders(layer, question.own, (after - before).mean(0), config.remainder_draws)).float()
         pushes = {PUSHED if i == 0 else f"{CHANCE}{i - 1}": Push(vector) for i, vector in enumerate(remainders)}
         if pushes:

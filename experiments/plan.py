@@ -35,7 +35,6 @@ from probes.layers import resolve_layer
 from probes.shift import FEWEST_PROMPTS
 
 REFERENCE_OF_REFERENCE = "a neutral run is read against a neutral run of another seed, and this study has one seed"
-
 ONE_SEED = "whether what lies outside the space is new is seen in runs of two seeds and more"
 
 
@@ -166,23 +165,22 @@ class _PlanRun:
 
     def planned(self) -> PlannedRun:
         condition = self._condition()
-        missing = self.missing
         answers = answer_stage(self.bench, condition, self.evaluate)
         if self.run.arm.arm == "base":
             reason = "base is the reference that other runs are read against"
-            missing |= dict.fromkeys(("effect", "share", "coordinates", "verdict"), reason)
-            return PlannedRun(self.run, None, answers, None, None, self.evaluate, None, None, None, missing)
+            self.missing |= dict.fromkeys(("effect", "share", "coordinates", "verdict"), reason)
+            return PlannedRun(self.run, None, answers, None, None, self.evaluate, None, None, None, self.missing)
         if self.subject is None:
-            missing["effect"] = "the run has no trait of its own to score"
-        reference = self._reference(missing)
+            self.missing["effect"] = "the run has no trait of its own to score"
+        reference = self._reference()
         if reference is None and self.run.arm.trait == NEUTRAL:
-            missing |= dict.fromkeys(("share", "verdict"), REFERENCE_OF_REFERENCE)
-        stage = self._measure(condition, reference, answers, self._mediations(condition, reference, missing))
+            self.missing |= dict.fromkeys(("share", "verdict"), REFERENCE_OF_REFERENCE)
+        stage = self._measure(condition, reference, answers, self._mediations(condition, reference))
         training = condition.adapter if self.run.arm.arm == "sft" else None
         weights = None
         if condition.adapter:
             weights = weights_stage(self.bench, condition, plain_turns(self.examples, "evaluate"), self.own, self.library)
-        return PlannedRun(self.run, stage, answers, training, weights, self.evaluate, self.trait, self._adapter(), self.own, missing)
+        return PlannedRun(self.run, stage, answers, training, weights, self.evaluate, self.trait, self._adapter(), self.own, self.missing)
 
     def _condition(self) -> Condition:
         arm, title = self.run.arm, self.title
@@ -208,11 +206,14 @@ class _PlanRun:
     def _train(self, turns: Sequence[Turn], seed: int, title: str) -> Stage:
         return train_stage(self.bench, turns, self.run.study.train, seed, f"train {title}")
 
-    def _reference(self, missing: dict[str, str]) -> Condition | None:
+    def _reads_plain(self, condition: Condition) -> Stage:
+        return read_stage(self.bench, condition, plain_turns(self.examples, "evaluate"), self.evaluate, "plain answers")
+
+    def _reference(self) -> Condition | None:
         """Return the neutral fine-tune of the same size, steps and seed; for a neutral run, one of another seed."""
         arm, seeds = self.run.arm, self.run.study.seeds
         if arm.arm != "sft":
-            missing["neutral"] = (
+            self.missing["neutral"] = (
                 "a prompt has no neutral fine-tune" if arm.arm == "prompted" else "how the adapter was trained is not known"
             )
             return None
@@ -224,14 +225,14 @@ class _PlanRun:
         title = self.run.title(NEUTRAL, seed)
         return Condition(title, adapter=self._train(plain_turns(self.examples, "train"), seed, title))
 
-    def _mediations(self, condition: Condition, reference: Condition | None, missing: dict[str, str]) -> dict[tuple[str, str, int], Stage]:
+    def _mediations(self, condition: Condition, reference: Condition | None) -> dict[tuple[str, str, int], Stage]:
         """Lay out the mediation analyses: (reference, text, layer) → stage."""
         study, config = self.run.study, self.run.study.mediate
         if config is None:
-            missing["mediation"] = "the study leaves mediation out"
+            self.missing["mediation"] = "the study leaves mediation out"
             return {}
         if self.subject is None:
-            missing["mediation"] = "the run has no trait of its own whose change could be mediated"
+            self.missing["mediation"] = "the run has no trait of its own whose change could be mediated"
             return {}
         headline = resolve_layer(study.layer, self.bench.depth)
         layers = sorted({resolve_layer(layer, self.bench.depth) for layer in config.layers} - {headline})
@@ -246,18 +247,15 @@ class _PlanRun:
         wanted = [] if prompted else [(who, text, headline) for who in references for text in texts if texts[text][0]]
         wanted += [] if prompted else [(next(iter(references)), "trait", layer) for layer in layers]
         if prompted and layers:
-            missing["mediation_layers"] = "a prompt's change is swapped at the headline layer alone"
+            self.missing["mediation_layers"] = "a prompt's change is swapped at the headline layer alone"
         # A system prompt's change can be swapped at the response alone; a fine-tune beside it is also read so, to be compared.
         if prompted or any(arm.arm == "prompted" and arm.trait == self.run.arm.trait for arm in study.runs):
             wanted.append(("base", "response", headline))
         readings: tuple[Stage, ...] = ()
         if len(study.seeds) < 2 and config.remainder_draws:
-            missing["novelty"] = ONE_SEED
+            self.missing["novelty"] = ONE_SEED
         elif config.remainder_draws:
-            plain = plain_turns(self.examples, "evaluate")
-            readings = tuple(
-                read_stage(self.bench, by, plain, self.evaluate, "plain answers") for by in (reference or self.base, condition)
-            )
+            readings = tuple(self._reads_plain(by) for by in (reference or self.base, condition))
         found = {}
         for who, text, layer in wanted:
             changed, plain = texts["trait" if text == "response" else text]
@@ -312,11 +310,9 @@ class _PlanRun:
         if layer + config.later >= depth:
             raise InputError(f"calibrate.later: may be 0 to {depth - 1 - layer} above layer {layer} of {depth}, got {config.later}")
         plain = plain_turns(self.examples, "evaluate")
-        neutral = self._reference({})
+        neutral = self._reference()
         assert neutral is not None  # a fine-tune of something else than `neutral` has one
-        run, before, base = (
-            read_stage(self.bench, by, plain, self.evaluate, "plain answers") for by in (self._condition(), neutral, self.base)
-        )
+        run, before, base = (self._reads_plain(by) for by in (self._condition(), neutral, self.base))
         real = Real(self.title, layer, (run, before, base), plain)
         later = later_stage(real, config, self.shared) if config.later else None
         return PlannedCalibration(self.title, calibrate_stage(real, config, self.shared), later)

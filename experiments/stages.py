@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save
+from safetensors.numpy import load_file, save
 
 from data.chat import Chat, Encoded
 from data.files import digest, sha256
@@ -272,6 +272,11 @@ def read_stage(bench: Bench, condition: Condition, texts: Sequence[Turn] | Stage
     together = Together(digest([config, own.id if own else None]), compute_all)
     inputs = (*condition.inputs, own) if own else condition.inputs
     return Stage("read", 2, config, inputs, f"{condition.title} reads {title}", compute, together=together)
+
+
+def responses(folder: Path, layer: int) -> FloatArray:
+    """Return the states of the response at a layer, [rows, d_model], that a `read` stage left."""
+    return np.asarray(load_file(folder / "reading.safetensors")["states"][:, layer, RESPONSE], dtype=np.float64)
 
 
 def adapter_of(inputs: Sequence[Path]) -> Path | None:
