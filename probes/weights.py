@@ -151,7 +151,9 @@ def writes(
     out: dict[str, list[Write]] = {adapter: [] for adapter in adapters}
     for writer in at:
         basis_DK, names = bases[writer.layer], [adapter for adapter in adapters if writer in wanted[adapter]]
-        rank = max((writer.module.r[adapter] for adapter in names), default=0)
+        if not names:
+            continue
+        rank = max(writer.module.r[adapter] for adapter in names)
         rng = np.random.default_rng(seed_for(seed, "weights", writer.layer, writer.name))
         inside_BR, whole_BR = _null_squares(writer.module, basis_DK, rank, draws, rng)
         for adapter in names:

@@ -151,6 +151,13 @@ def test_adapters_and_seeds(make_model: MakeModel, rows: list[Encoded]) -> None:
     assert peft.active_adapter == "all"
 
 
+def test_layers_without_the_adapter_are_left_out(make_model: MakeModel, rows: list[Encoded]) -> None:
+    config = LoraConfig(r=2, target_modules=["o_proj", "down_proj"], layers_to_transform=[2, 3], init_lora_weights=False)
+    peft = get_peft_model(make_model("llama"), config, adapter_name="upper").eval()
+    bases = {layer: basis_of(np.random.default_rng(0), WIDTH, 3) for layer in range(DEPTH)}
+    assert {write.layer for write in writes(peft, rows, ["upper"], bases)["upper"]} == {2, 3}
+
+
 def test_summary() -> None:
     got = summary([Write(0, "a", 0.1, 0.3, 1, 3.0), Write(1, "a", 0.6, 0.2, 1, 4.0)])
     assert got == Summary(pytest.approx((0.9 + 9.6) / 25), pytest.approx((2.7 + 3.2) / 25), pytest.approx(5.0))
