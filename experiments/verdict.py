@@ -28,7 +28,7 @@ RULE = (
     f"and the lower bound of F* is at least {EFFECT_SIZE:.2f}: {ALONG}. "
     f"5. The upper bound of C is at most {LITTLE}, and the remainder was shown to be new: {NEW}; or to be a direction "
     f"that the base uses and the space (the library without the run's own direction) lacks: {OUTSIDE_LIBRARY}. "
-    f"6. The lower bound of C is above 0 and its upper bound at most {NEARLY_ALL}: {MIXED}. "
+    f"6. The lower bound of C is above 0, and its upper bound is above {LITTLE} and at most {NEARLY_ALL}: {MIXED}. "
     f"7. Otherwise: {UNDECIDED}. "
     f"8. Where mediation was not measured, names say nothing about causes: p ≤ {P_LEVEL} and the lower bound of F* at least "
     f"{EFFECT_SIZE:.2f}: {ABOVE_CHANCE}; the upper bound of F* below {EFFECT_SIZE:.2f}: {AT_CHANCE}; otherwise: {UNDECIDED}. "
@@ -113,14 +113,13 @@ def verdict(evidence: Evidence) -> Verdict:
     if share.low >= MOST and beyond:
         return Verdict(ALONG, numbers)
     rest = carried.remainder
-    if share.high <= LITTLE and rest is not None and rest.name in _BY_REMAINDER:
-        return Verdict(_BY_REMAINDER[rest.name], f"{numbers}; {rest.why}")
-    if share.low > 0 and share.high <= NEARLY_ALL:
-        return Verdict(MIXED, numbers)
+    # Little is never a mixture, however surely it is more than nothing.
     if share.high <= LITTLE:
+        if rest is not None and rest.name in _BY_REMAINDER:
+            return Verdict(_BY_REMAINDER[rest.name], f"{numbers}; {rest.why}")
         asked = f"is {rest.name}: {rest.why}" if rest else "was not asked about"
         return Verdict(UNDECIDED, f"{numbers}: little goes through the space, and the rest {asked}")
-    return Verdict(UNDECIDED, numbers)
+    return Verdict(MIXED if share.low > 0 and share.high <= NEARLY_ALL else UNDECIDED, numbers)
 
 
 def share_above_chance(p: float, beyond_chance: Estimate) -> bool:

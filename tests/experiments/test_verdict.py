@@ -50,6 +50,10 @@ def test_without_mediation_size_and_p_decide_together(p: float, low: float, high
         # Enough goes through the space, but the shift does not lie in it beyond chance.
         (carried(0.5, 0.8), 0.2, around(0.1, 0.3), "mixed"),
         (carried(0.01, 0.8), 0.001, around(0.1, 0.3), "mixed"),
+        (carried(0.01, 0.21), 0.001, around(0.1, 0.3), "mixed"),
+        # Surely more than nothing, and surely little.
+        (carried(0.01, 0.2), 0.001, around(0.1, 0.3), "undecided"),
+        (carried(0.01, 0.2, "new"), 0.001, around(0.1, 0.3), "new directions"),
         (carried(0.0, 0.8), 0.001, around(0.1, 0.3), "undecided"),
         (carried(0.1, 0.81), 0.001, around(0.1, 0.3), "undecided"),
         (carried(-0.1, 0.2, "new"), 0.5, around(-0.1, 0.05), "new directions"),
