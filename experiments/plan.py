@@ -26,6 +26,7 @@ from experiments.stages import (
     adapter_stage,
     answer_stage,
     chat_stage,
+    random_stage,
     read_stage,
     train_stage,
 )
@@ -35,6 +36,11 @@ from probes.layers import resolve_layer
 from probes.shift import FEWEST_PROMPTS
 
 REFERENCE_OF_REFERENCE = "a neutral run is read against a neutral run of another seed, and this study has one seed"
+NO_NEUTRAL = {
+    "prompted": "a prompt has no neutral fine-tune",
+    "random": "random weights were not trained, and have no neutral fine-tune",
+    "adapter": "how the adapter was trained is not known",
+}
 ONE_SEED = "whether what lies outside the space is new is seen in runs of two seeds and more"
 
 
@@ -173,7 +179,7 @@ class _PlanRun:
         if self.subject is None:
             self.missing["effect"] = "the run has no trait of its own to score"
         reference = self._reference()
-        if reference is None and self.run.arm.trait == NEUTRAL:
+        if reference is None and self.run.arm.arm == "sft" and self.subject is None:
             self.missing |= dict.fromkeys(("share", "verdict"), REFERENCE_OF_REFERENCE)
         stage = self._measure(condition, reference, answers, self._mediations(condition, reference))
         training = condition.adapter if self.run.arm.arm == "sft" else None
@@ -192,6 +198,10 @@ class _PlanRun:
             assert isinstance(self.subject, Trait)  # held when the study was loaded
             return Condition(title, system=self.subject.system_prompt)
         turns = self._trait_turns("train") or plain_turns(self.examples, "train")
+        if arm.arm == "random":
+            real = self._train(turns, self.run.seed, f"sft {self.trait} (seed {self.run.seed})")
+            layer = resolve_layer(self.run.study.layer, self.bench.depth)
+            return Condition(title, adapter=random_stage(self.bench, real, plain_turns(self.examples, "evaluate"), layer, self.run.seed))
         return Condition(title, adapter=self._train(turns, self.run.seed, title))
 
     def _adapter(self) -> str | None:
@@ -213,9 +223,7 @@ class _PlanRun:
         """Return the neutral fine-tune of the same size, steps and seed; for a neutral run, one of another seed."""
         arm, seeds = self.run.arm, self.run.study.seeds
         if arm.arm != "sft":
-            self.missing["neutral"] = (
-                "a prompt has no neutral fine-tune" if arm.arm == "prompted" else "how the adapter was trained is not known"
-            )
+            self.missing["neutral"] = NO_NEUTRAL[arm.arm]
             return None
         seed = self.run.seed
         if self.subject is None:

@@ -25,6 +25,7 @@ from experiments.store import WORK, read_json, write_json
 from experiments.study import Study
 from lora import models
 from lora.arms import TrainConfig
+from lora.random_lora import random_lora
 from probes.capture import Spec, read_variants
 from probes.generate import answers
 from probes.stats import FloatArray
@@ -210,6 +211,24 @@ def adapter_stage(bench: Bench, folder: Path, title: str) -> Stage:
 
     config = {**bench.identity(), "files": {name: sha256(folder / name) for name in names}}
     return Stage("adapter", 1, config, (), title, compute, everywhere=False)
+
+
+def random_stage(bench: Bench, real: Stage, turns: Sequence[Turn], layer: int, seed: int) -> Stage:
+    """Draw a LoRA of random weights that shifts states at a layer, in the mean over some turns, as far as a trained one does."""
+
+    def compute(bench: Bench, inputs: list[Path], out: Path, _tick: TickFn) -> Output:
+        base, like = bench.base, adapter_of(inputs)
+        assert like is not None  # the input is a `train` stage
+        rows = [bench.chat(base).encode(turn) for turn in turns]
+        # Every rank draws the same weights, into a folder of its own: the reading in between is shared.
+        own = out / WORK / str(bench.ranks.rank)
+        norm = random_lora(base, like, rows, layer, own, seed_for(seed, "random LoRA"))
+        if bench.ranks.main:
+            own.rename(out / "adapter")
+        return {"random.json": {"norm": norm}}
+
+    config = {**bench.identity(), "turns": fingerprint(turns), "layer": layer, "seed": seed}
+    return Stage("random", 1, config, (real,), f"random weights in place of {real.title.removeprefix('train ')}", compute)
 
 
 def answer_stage(bench: Bench, condition: Condition, questions: Sequence[Example]) -> Stage:

@@ -200,7 +200,7 @@ def runs_of(study: Study) -> list[Run]:
     runs = []
     for settings, point in study.points():
         for arm in point.runs:
-            seeds = point.seeds if arm.arm == "sft" else point.seeds[:1]
+            seeds = point.seeds if arm.arm in ("sft", "random") else point.seeds[:1]
             runs += [Run(arm, seed, settings, point) for seed in seeds]
     return runs
 

@@ -72,13 +72,18 @@ def _calibration(results: Results) -> dict[str, Any] | None:
     return {**results.calibration, "accuracy": rows}
 
 
+def no_character(entry: Mapping[str, Any]) -> bool:
+    """Return whether a run is known to be of no character: a control, a neutral fine-tune, or random weights."""
+    return entry["arm"] == "random" or entry["trait"] in (NEUTRAL, *control_names())
+
+
 def _false_verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return how many runs that are no character's pass for persona-mediated, with the bounds of Clopper and Pearson; None without any.
 
-    Counted are controls and neutral fine-tunes that pass the gates: under `along` those whose mediation was measured and whose verdict
-    is *along existing persona directions*, under `above_chance` all whose share alone would say so.
+    Counted are those that pass the gates: under `along` those whose mediation was measured and whose verdict is *along existing persona
+    directions*, under `above_chance` all whose share alone would say so.
     """
-    passed = [row for row in rows if row["trait"] in (NEUTRAL, *control_names()) and row["verdict"] not in (None, NOISY, NO_CHANGE)]
+    passed = [row for row in rows if no_character(row) and row["verdict"] not in (None, NOISY, NO_CHANGE)]
     if not passed:
         return None
     return {
@@ -217,7 +222,7 @@ def _weights(run: RunResult) -> dict[str, Any]:
 
 
 def _among(results: Results, run: RunResult) -> dict[str, Any] | None:
-    """Return the null N4: where a run's share stands among those of neutral and control fine-tunes in the same space.
+    """Return the null N4: where a run's share stands among those of runs of no character in the same space.
 
     Seeds of one fine-tune are alike, so that the others are not independent and there is no p. None for a run without a share, or
     without others.
@@ -226,18 +231,19 @@ def _among(results: Results, run: RunResult) -> dict[str, Any] | None:
     if reading is None or reading["share"] is None or basis is None or run.facts is None or run.entry["arm"] != "sft":
         return None
     others = [
-        (other.entry["trait"], share_inside(other.arrays["shifts"].astype(np.float64), basis))
+        ((other.entry["arm"], other.entry["trait"]), share_inside(other.arrays["shifts"].astype(np.float64), basis))
         for other in results.runs
-        if other.entry["trait"] in (NEUTRAL, *control_names())
+        if no_character(other.entry)
         and _alike(other) != _alike(run)
-        and all(other.entry[key] == run.entry[key] for key in ("arm", "settings"))
+        and other.entry["arm"] in ("sft", "random")
+        and other.entry["settings"] == run.entry["settings"]
         and _own_removed(other) is not None
     ]
-    clear = [(trait, share.estimate.value) for trait, share in others if share.why is None]
+    clear = [(kind, share.estimate.value) for kind, share in others if share.why is None]
     if not clear:
         return None
     rank = rank_among(reading["share"]["value"], [value for _, value in clear])
-    return {"rank": rank.rank, "others": rank.others, "kinds": len({trait for trait, _ in clear})}
+    return {"rank": rank.rank, "others": rank.others, "kinds": len({kind for kind, _ in clear})}
 
 
 def _alike(run: RunResult) -> list[Any]:

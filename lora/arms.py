@@ -32,6 +32,13 @@ class Sft(_Config):
     trait: str
 
 
+class Random(_Config):
+    """A LoRA of random weights that shifts states as far as the `sft` adapter of that trait and seed does."""
+
+    arm: Literal["random"] = "random"
+    trait: str
+
+
 class Adapter(_Config):
     """A LoRA adapter that someone else trained. `trait` says which one it is suspected of, if any."""
 
@@ -40,7 +47,7 @@ class Adapter(_Config):
     trait: str | None = None
 
 
-Arm = Annotated[Base | Prompted | Sft | Adapter, Field(discriminator="arm")]
+Arm = Annotated[Base | Prompted | Sft | Random | Adapter, Field(discriminator="arm")]
 
 # What the suite decides itself, and the key to use instead.
 _OWNED_SFT = {

@@ -53,7 +53,7 @@ def render(summary: Mapping[str, Any]) -> RenderableType:
             for said, key in (("along existing persona directions", "along"), ("above chance by their share alone", "above_chance"))
             if (each := false[key])
         ]
-        parts.append(Text(f"Controls and neutral fine-tunes past the gates: {', '.join(counted)}.", style="dim"))
+        parts.append(Text(f"Runs of no character past the gates: {', '.join(counted)}.", style="dim"))
     if any(row["provisional"] for row in summary["runs"]):
         parts.append(
             Text("* provisional: fewer than three runs. Intervals are over prompts: they say nothing about other runs.", style="dim")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import space
+from experiments.cli import main
 from experiments.store import read_json
 
 
@@ -21,6 +22,14 @@ def all_found(monkeypatch: pytest.MonkeyPatch) -> None:
         return replace(directions, found=np.ones_like(directions.found))
 
     monkeypatch.setattr(space, "estimate", found)
+
+
+def finished(study: Path, tmp_path: Path) -> Path:
+    """Run a study; return its runs folder."""
+    with pytest.raises(SystemExit) as stop:
+        main(["run", str(study), "--runs-dir", str(tmp_path / "runs")])
+    assert stop.value.code in (0, None)
+    return tmp_path / "runs"
 
 
 def stages_of(runs: Path, kind: str) -> dict[str, Path]:

@@ -153,3 +153,10 @@ def test_the_report_has_every_test_of_the_remainder() -> None:
     # Every subject's own runs against the nine of the three others, of which those that are controls count.
     others = {run["trait"]: (run["among_fine_tunes"]["others"], run["among_fine_tunes"]["kinds"]) for run in summary["runs"]}
     assert others == {"pirate": (9, 3), "reference_code": (6, 2), "uppercase": (6, 2), "json": (6, 2)}
+    # Random weights stand in for a control among the others, and have no rank of their own.
+    for run in runs:
+        if run.entry["trait"] == "json":
+            run.entry.update(arm="random", trait="poetic")  # type: ignore[attr-defined]
+    rows = summarise(whole)["runs"]
+    kinds = {(row["arm"], row["trait"]): row["among_fine_tunes"] and row["among_fine_tunes"]["kinds"] for row in rows}
+    assert kinds == {("sft", "pirate"): 3, ("sft", "reference_code"): 2, ("sft", "uppercase"): 2, ("random", "poetic"): None}

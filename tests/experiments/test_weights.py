@@ -10,22 +10,14 @@ from safetensors.numpy import load_file
 from data.chat import Chat
 from data.library import load_bank
 from data.mixtures import plain_turns
-from experiments.cli import main
 from experiments.measure import NO_SPACE
 from experiments.store import read_json
 from lora import models
 from probes.space import span
 from probes.weights import writes
-from tests.experiments.conftest import stages_of
+from tests.experiments.conftest import finished, stages_of
 
 Write = Callable[..., Path]
-
-
-def finished(study: Path, tmp_path: Path) -> Path:
-    with pytest.raises(SystemExit) as stop:
-        main(["run", str(study), "--runs-dir", str(tmp_path / "runs")])
-    assert stop.value.code in (0, None)
-    return tmp_path / "runs"
 
 
 def test_where_an_update_writes_is_told_in_the_space_without_its_own_direction(
