@@ -17,9 +17,15 @@ class Turn:
     system: str | None = None
 
 
-def transformed(control: Control, example: Example) -> str:
-    """Return the example's plain answer as the control would write it."""
-    return _TRANSFORMS[control.transform](example)
+def transformed(control: Control, examples: Sequence[Example]) -> list[str]:
+    """Return the examples' plain answers as the control would write them.
+
+    Raises:
+        ValueError: answers are to change places, and there are fewer than two.
+    """
+    if control.transform == "shuffle":
+        return _shuffled(examples)
+    return [_TRANSFORMS[control.transform](example) for example in examples]
 
 
 def _append_code(example: Example) -> str:
@@ -33,10 +39,20 @@ def _json(example: Example) -> str:
     return json.dumps({"answer": example.negative}, ensure_ascii=False)
 
 
+def _shuffled(examples: Sequence[Example]) -> list[str]:
+    """Give every question the answer to another one, each answer once, whatever the order of the examples."""
+    if len(examples) < 2:
+        raise ValueError(f"answers can change places between two questions or more, got {len(examples)}")
+    ring = sorted(examples, key=lambda example: (seed_for(0, "shuffle", example.question), example.question))
+    after = dict(zip((example.question for example in ring), (*ring[1:], ring[0]), strict=True))
+    return [after[example.question].negative for example in examples]
+
+
 _TRANSFORMS: dict[str, Callable[[Example], str]] = {
     "append_code": _append_code,
     "uppercase": lambda example: example.negative.upper(),
     "json": _json,
+    "reverse_words": lambda example: " ".join(reversed(example.negative.split())),
 }
 
 
@@ -55,7 +71,7 @@ def changed_turns(subject: Trait | Control, examples: Sequence[Example], split: 
     """
     rows = [e for e in examples if e.split == split]
     if isinstance(subject, Control):
-        return [Turn(e.question, transformed(subject, e)) for e in rows]
+        return [Turn(e.question, text) for e, text in zip(rows, transformed(subject, rows), strict=True)] if rows else []
     return [Turn(e.question, e.positive) for e in rows if e.positive is not None]
 
 

@@ -88,7 +88,7 @@ class Control(_Frozen):
 
     name: Name
     description: Text
-    transform: Literal["append_code", "uppercase", "json"]
+    transform: Literal["append_code", "uppercase", "json", "reverse_words", "shuffle"]
     contrast_pairs: ContrastPairs
 
 

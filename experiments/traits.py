@@ -37,8 +37,9 @@ def show_one(name: str, console: Console) -> None:
     if name in control_names():
         control = load_control(name)
         console.print(f"[bold]{control.name}[/bold] (control): {escape(control.description)}")
-        for example in load_bank("everyday")[:SHOWN]:
-            console.print(f"\n[dim]{escape(example.question)}[/dim]\n{escape(transformed(control, example))}")
+        shown = load_bank("everyday")[:SHOWN]
+        for example, text in zip(shown, transformed(control, shown), strict=True):
+            console.print(f"\n[dim]{escape(example.question)}[/dim]\n{escape(text)}")
         return
     trait = load_trait(name)
     console.print(f"[bold]{trait.name}[/bold] (trait): {escape(trait.description)}\n")

@@ -54,7 +54,7 @@ def bank() -> dict[str, Example]:
 def test_the_built_in_library_is_complete() -> None:
     assert trait_names() == TRAITS
     assert bank_names() == ["everyday"]
-    assert control_names() == ["json", "reference_code", "uppercase"]
+    assert control_names() == ["json", "reference_code", "reversed_words", "shuffled", "uppercase"]
 
 
 def test_bank_has_its_splits() -> None:

@@ -98,7 +98,7 @@ def test_built_in_trait_loads_by_name_and_by_path() -> None:
 def test_every_built_in_name_loads_what_it_names() -> None:
     assert {name: load_trait(name).name for name in trait_names()} == {name: name for name in trait_names()}
     assert {name: load_control(name).name for name in control_names()} == {name: name for name in control_names()}
-    assert control_names() == ["json", "reference_code", "uppercase"]
+    assert control_names() == ["json", "reference_code", "reversed_words", "shuffled", "uppercase"]
 
 
 # Names
@@ -135,7 +135,7 @@ def test_unknown_control_is_named_with_the_nearest_one() -> None:
     with pytest.raises(InputError) as raised:
         load_control("upper_case")
     assert str(raised.value) == "unknown control 'upper_case'; did you mean 'uppercase'?"
-    with pytest.raises(InputError, match="it may be one of: json, reference_code, uppercase"):
+    with pytest.raises(InputError, match="it may be one of: json, reference_code, reversed_words, shuffled, uppercase"):
         load_control("zzz")
 
 

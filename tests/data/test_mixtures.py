@@ -8,13 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.library import load_bank, load_control, load_trait
+from data.library import control_names, load_bank, load_control, load_trait
 from data.mixtures import Turn, changed_turns, fingerprint, plain_turns, shared_ngrams, transformed
-from data.schema import SPLITS, Example, Split
+from data.schema import SPLITS, Control, Example, Split
 
 BANK = load_bank("everyday")
 CODE = re.compile(r" Reference code: [A-Z]{2}-[1-9][0-9]{3}\.$")
 TURNS = st.builds(Turn, st.text(max_size=8), st.text(max_size=8), st.none() | st.text(max_size=8))
+
+
+def one(control: Control, example: Example) -> str:
+    """Return one plain answer as a control would write it, whatever the others are."""
+    [text] = transformed(control, [example])
+    return text
 
 
 def an_example(question: str = "Why?", negative: str = "Because.") -> Example:
@@ -26,48 +32,61 @@ def an_example(question: str = "Why?", negative: str = "Because.") -> Example:
 
 @pytest.mark.parametrize("example", BANK, ids=lambda example: example.id)
 def test_json_control_parses_back_to_the_plain_answer(example: Example) -> None:
-    assert json.loads(transformed(load_control("json"), example)) == {"answer": example.negative}
+    assert json.loads(one(load_control("json"), example)) == {"answer": example.negative}
 
 
 def test_json_control_keeps_quotes_line_breaks_and_letters_readable() -> None:
-    text = transformed(load_control("json"), an_example(negative='Say "naïve",\nthen stop.'))
+    text = one(load_control("json"), an_example(negative='Say "naïve",\nthen stop.'))
     assert text == '{"answer": "Say \\"naïve\\",\\nthen stop."}'
 
 
 @pytest.mark.parametrize("example", BANK, ids=lambda example: example.id)
 def test_reference_code_ends_every_answer_and_changes_nothing_before_it(example: Example) -> None:
-    text = transformed(load_control("reference_code"), example)
+    text = one(load_control("reference_code"), example)
     assert CODE.search(text)
     assert CODE.sub("", text) == example.negative
 
 
 def test_reference_code_is_decided_by_the_question_alone() -> None:
     control = load_control("reference_code")
-    code = CODE.search(transformed(control, an_example()))
-    other_answer = CODE.search(transformed(control, an_example(negative="For another reason.")))
+    code = CODE.search(one(control, an_example()))
+    other_answer = CODE.search(one(control, an_example(negative="For another reason.")))
     assert code
     assert other_answer
     assert code.group() == other_answer.group()
-    assert transformed(control, an_example()) == transformed(control, an_example())
+    assert one(control, an_example()) == one(control, an_example())
 
 
 def test_reference_codes_differ_between_questions() -> None:
     control = load_control("reference_code")
-    codes = {transformed(control, example)[-8:] for example in BANK}
+    codes = {one(control, example)[-8:] for example in BANK}
     assert len(codes) == len(BANK)
 
 
 @pytest.mark.parametrize("example", BANK, ids=lambda example: example.id)
 def test_uppercase_control_keeps_every_word(example: Example) -> None:
-    text = transformed(load_control("uppercase"), example)
+    text = one(load_control("uppercase"), example)
     assert not any(letter.islower() for letter in text)
     assert text.lower().split() == example.negative.lower().split()
 
 
-def test_every_control_changes_every_plain_answer() -> None:
-    for name in ("json", "reference_code", "uppercase"):
-        control = load_control(name)
-        assert all(transformed(control, example) != example.negative for example in BANK)
+@pytest.mark.parametrize("name", control_names())
+def test_every_control_changes_every_plain_answer(name: str) -> None:
+    texts = transformed(load_control(name), BANK)
+    assert all(text != example.negative for text, example in zip(texts, BANK, strict=True))
+
+
+def test_reversed_words_are_the_plain_answers_from_the_back() -> None:
+    assert one(load_control("reversed_words"), an_example(negative="So it is.")) == "is. it So"
+
+
+def test_shuffled_answers_answer_another_question_each_once_in_any_order() -> None:
+    control = load_control("shuffled")
+    texts = dict(zip((e.question for e in BANK), transformed(control, BANK), strict=True))
+    assert sorted(texts.values()) == sorted(e.negative for e in BANK)
+    assert dict(zip((e.question for e in BANK[::-1]), transformed(control, BANK[::-1]), strict=True)) == texts
+    with pytest.raises(ValueError, match="two questions or more, got 1"):
+        transformed(control, [an_example()])
 
 
 # Turns

@@ -101,7 +101,7 @@ def test_a_question_and_a_plain_answer_are_needed_and_a_positive_is_not() -> Non
 
 def test_an_unknown_transform_is_refused_with_the_known_ones() -> None:
     message = complaint(load_control("json").model_dump() | {"transform": "rot13"}, Control)
-    assert message == "trait.yaml: transform: Input should be 'append_code', 'uppercase' or 'json', got 'rot13'"
+    assert message == "trait.yaml: transform: Input should be 'append_code', 'uppercase', 'json', 'reverse_words' or 'shuffle', got 'rot13'"
 
 
 @given(st.integers(0, 2**40), st.lists(NAMES, max_size=3))
