@@ -12,8 +12,9 @@ from data.errors import InputError
 from data.files import sha256
 from data.library import NEUTRAL, control_names, load_bank, load_control, load_trait
 from data.mixtures import Turn, changed_turns, plain_turns
-from data.schema import Control, Example, Trait
+from data.schema import Control, Example, Split, Trait
 from experiments.calibrate import Real, calibrate_stage, later_stage
+from experiments.distil import teacher_stage
 from experiments.measure import BASE_ANSWERS, measure
 from experiments.mediate import Question, load_mediated, mediate_stage
 from experiments.space import Library, dimension_stage, library_of
@@ -153,7 +154,7 @@ class _PlanRun:
         self.subject = subject_of(run.arm.trait) if run.arm.trait else None
         # A control and `neutral` have no questions of their own; they borrow the bank's.
         self.examples = self.subject.examples if isinstance(self.subject, Trait) else bank
-        self.evaluate = [example for example in self.examples if example.split == "evaluate"]
+        self.evaluate = self._asked("evaluate")
         if len(self.evaluate) < FEWEST_PROMPTS:
             raise InputError(
                 f"{run.arm.trait}: an interval needs at least {FEWEST_PROMPTS} evaluate rows, this trait has {len(self.evaluate)}"
@@ -182,7 +183,7 @@ class _PlanRun:
         if reference is None and self.run.arm.arm == "sft" and self.subject is None:
             self.missing |= dict.fromkeys(("share", "verdict"), REFERENCE_OF_REFERENCE)
         stage = self._measure(condition, reference, answers, self._mediations(condition, reference))
-        training = condition.adapter if self.run.arm.arm == "sft" else None
+        training = condition.adapter if self.run.arm.arm in ("sft", "distilled") else None
         weights = None
         if condition.adapter:
             weights = weights_stage(self.bench, condition, plain_turns(self.examples, "evaluate"), self.own, self.library)
@@ -198,6 +199,12 @@ class _PlanRun:
             assert isinstance(self.subject, Trait)  # held when the study was loaded
             return Condition(title, system=self.subject.system_prompt)
         turns = self._trait_turns("train") or plain_turns(self.examples, "train")
+        if arm.arm == "distilled":
+            assert self.subject is not None  # held when the study was loaded
+            if self.own is None:
+                raise InputError(f"{self.title}: {self.missing['own_direction']}")
+            taught = teacher_stage(self.bench, self.library, arm, self.own, self._asked("train"), self.run.seed)
+            return Condition(title, adapter=self._train(plain_turns(self.examples, "train"), self.run.seed, title, taught))
         if arm.arm == "random":
             real = self._train(turns, self.run.seed, f"sft {self.trait} (seed {self.run.seed})")
             layer = resolve_layer(self.run.study.layer, self.bench.depth)
@@ -213,8 +220,11 @@ class _PlanRun:
     def _trait_turns(self, split: str) -> list[Turn]:
         return changed_turns(self.subject, self.examples, split) if self.subject is not None else []  # type: ignore[arg-type]
 
-    def _train(self, turns: Sequence[Turn], seed: int, title: str) -> Stage:
-        return train_stage(self.bench, turns, self.run.study.train, seed, f"train {title}")
+    def _asked(self, split: Split) -> list[Example]:
+        return [example for example in self.examples if example.split == split]
+
+    def _train(self, turns: Sequence[Turn], seed: int, title: str, answers_of: Stage | None = None) -> Stage:
+        return train_stage(self.bench, turns, self.run.study.train, seed, f"train {title}", answers_of)
 
     def _reads_plain(self, condition: Condition) -> Stage:
         return read_stage(self.bench, condition, plain_turns(self.examples, "evaluate"), self.evaluate, "plain answers")
@@ -222,6 +232,11 @@ class _PlanRun:
     def _reference(self) -> Condition | None:
         """Return the neutral fine-tune of the same size, steps and seed; for a neutral run, one of another seed."""
         arm, seeds = self.run.arm, self.run.study.seeds
+        if arm.arm == "distilled":
+            # A student too, of the base as it is.
+            taught = answer_stage(self.bench, self.base, self._asked("train"))
+            title = f"student of the base (seed {self.run.seed})"
+            return Condition(title, adapter=self._train(plain_turns(self.examples, "train"), self.run.seed, title, taught))
         if arm.arm != "sft":
             self.missing["neutral"] = NO_NEUTRAL[arm.arm]
             return None

@@ -207,6 +207,17 @@ class PersonaSpace:
         chance = chance_remainders(self.activations(layer, members), basis, float(np.linalg.norm(remainder)), null)
         return np.vstack([remainder, chance])
 
+    def outside(self, layer: int, norm: float, seed: int, draws: int) -> FloatArray:
+        """Return directions [draws, d_model] of a norm that chance puts outside the space of all found traits.
+
+        Raises:
+            InputError: no direction was found at the layer.
+        """
+        members = self.members(layer)
+        if not members:
+            raise InputError(f"there is no persona space at layer {layer}: no direction of the library was found")
+        return chance_remainders(self.activations(layer, members), self.basis(layer, members), norm, Null(seed, draws=draws))
+
     def differences(self, layer: int, trait: int) -> FloatArray:
         """Return a trait's states under positive less negative prompts, [pairs, questions, d_model]."""
         at = self.states[trait][..., layer, :].astype(np.float64)

@@ -28,6 +28,7 @@ from lora.arms import TrainConfig
 from lora.random_lora import random_lora
 from probes.capture import Spec, read_variants
 from probes.generate import answers
+from probes.hooks import OnBlock, hooked
 from probes.stats import FloatArray
 from probes.variants import Variant
 
@@ -168,15 +169,25 @@ def chat_stage(bench: Bench) -> Stage:
     return Stage("chat", 1, bench.identity(), (), "chat template", compute)
 
 
-def train_stage(bench: Bench, turns: Sequence[Turn], config: TrainConfig, seed: int, title: str) -> Stage:
-    """Fine-tune a LoRA adapter; equal data and settings make an equal stage, whatever the trait is called."""
+def train_stage(bench: Bench, turns: Sequence[Turn], config: TrainConfig, seed: int, title: str, answers_of: Stage | None = None) -> Stage:
+    """Fine-tune a LoRA adapter; equal data and settings make an equal stage, whatever the trait is called.
 
-    def compute(bench: Bench, _inputs: list[Path], out: Path, tick: TickFn) -> Output:
+    Args:
+        bench: the study's model.
+        turns: what it is trained on.
+        config: how.
+        seed: of the run.
+        title: on screen.
+        answers_of: a stage whose answers stand in place of the turns' own, in their order.
+    """
+
+    def compute(bench: Bench, inputs: list[Path], out: Path, tick: TickFn) -> Output:
         from lora.train import train_sft
 
         bench.drop()
         base = bench.load()
-        rows = [bench.chat(base).training_row(turn) for turn in turns]
+        taught = _written(inputs[0], [turn.question for turn in turns]) if answers_of else turns
+        rows = [bench.chat(base).training_row(turn) for turn in taught]
         curve = train_sft(
             base,
             rows,
@@ -194,7 +205,7 @@ def train_stage(bench: Bench, turns: Sequence[Turn], config: TrainConfig, seed: 
         check_keys(config)
 
     plain = {**bench.identity(), "turns": fingerprint(turns), "train": config.model_dump(mode="json"), "seed": seed}
-    return Stage("train", 2, plain, (), title, compute, check=check)
+    return Stage("train", 2, plain, (answers_of,) if answers_of else (), title, compute, check=check)
 
 
 def adapter_stage(bench: Bench, folder: Path, title: str) -> Stage:
@@ -234,28 +245,46 @@ def random_stage(bench: Bench, real: Stage, turns: Sequence[Turn], layer: int, s
 def answer_stage(bench: Bench, condition: Condition, questions: Sequence[Example]) -> Stage:
     """Answer the evaluate questions: greedily, with a repetition penalty that is the same for all."""
     asked = [example.question for example in questions]
-    limit = bench.study.answer_tokens
 
     def compute(bench: Bench, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
-        base, ranks = bench.base, bench.ranks
-        chat = bench.chat(base)
-        mine = range(len(asked))[ranks.rank :: ranks.world]
-        prompts = [chat.encode_prompt(asked[i], condition.system) for i in mine]
-        with models.adapted(base, named([adapter_of(inputs)])) as model:
-            ids = answers(
-                model,
-                prompts,
-                pad_id=base.tokenizer.pad_token_id,
-                max_new_tokens=limit,
-                repetition_penalty=REPETITION_PENALTY,
-                progress=counter(tick, len(prompts), "answers"),
-            )
-        texts = [str(base.tokenizer.decode(each, skip_special_tokens=True)).strip() for each in ids]
-        everyone = dict(ranks.gather(list(zip(mine, texts, strict=True))))
-        return {"answers.json": [everyone[i] for i in range(len(asked))]}
+        return {"answers.json": answered(bench, asked, condition, inputs, tick)}
 
-    config = {**bench.identity(), "questions": asked, "system": condition.system, "tokens": limit, "penalty": REPETITION_PENALTY}
+    config = {**bench.identity(), "questions": asked, "system": condition.system, "tokens": bench.study.answer_tokens}
+    config["penalty"] = REPETITION_PENALTY
     return Stage("answer", 2, config, condition.inputs, f"answers of {condition.title}", compute)
+
+
+def answered(
+    bench: Bench,
+    asked: Sequence[str],
+    condition: Condition,
+    inputs: Sequence[Path],
+    tick: TickFn,
+    edits: Mapping[int, OnBlock] | None = None,
+) -> list[str]:
+    """Return what the model answers to questions under a condition, its adapter among the inputs, and with edits of its state."""
+    base, ranks = bench.base, bench.ranks
+    chat = bench.chat(base)
+    mine = range(len(asked))[ranks.rank :: ranks.world]
+    prompts = [chat.encode_prompt(asked[i], condition.system) for i in mine]
+    with models.adapted(base, named([adapter_of(inputs)])) as model, hooked(model, edits or {}):
+        ids = answers(
+            model,
+            prompts,
+            pad_id=base.tokenizer.pad_token_id,
+            max_new_tokens=bench.study.answer_tokens,
+            repetition_penalty=REPETITION_PENALTY,
+            progress=counter(tick, len(prompts), "answers"),
+        )
+    texts = [str(base.tokenizer.decode(each, skip_special_tokens=True)).strip() for each in ids]
+    everyone = dict(ranks.gather(list(zip(mine, texts, strict=True))))
+    return [everyone[i] for i in range(len(asked))]
+
+
+def _written(folder: Path, asked: Sequence[str]) -> list[Turn]:
+    """Return the turns of a stage's answers to questions."""
+    # An empty answer has no tokens to pool over, or to learn; a full stop stands for it.
+    return [Turn(question, answer or ".") for question, answer in zip(asked, read_json(folder / "answers.json"), strict=True)]
 
 
 def read_stage(bench: Bench, condition: Condition, texts: Sequence[Turn] | Stage, asked: Sequence[Example], title: str) -> Stage:
@@ -273,12 +302,7 @@ def read_stage(bench: Bench, condition: Condition, texts: Sequence[Turn] | Stage
     own = texts if isinstance(texts, Stage) else None
 
     def compute_all(bench: Bench, inputs: Sequence[list[Path]], folders: Sequence[Path], tick: TickFn) -> list[Output]:
-        if own:
-            written = read_json(inputs[0][-1] / "answers.json")
-            # An empty answer has no tokens to pool over; a full stop stands for it.
-            turns = [Turn(example.question, answer or ".") for example, answer in zip(asked, written, strict=True)]
-        else:
-            turns = list(texts)  # type: ignore[arg-type]  # turns, if it is no stage
+        turns = list(texts) if not isinstance(texts, Stage) else _written(inputs[0][-1], [example.question for example in asked])
         chat = bench.chat(bench.base)
         rows = [chat.encode(turn) for turn in condition.under(turns)]
         readings = read(bench, rows, [adapter_of(each) for each in inputs], folders[0], tick, SPANS_READ, logprob=True)

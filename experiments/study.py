@@ -200,8 +200,10 @@ def runs_of(study: Study) -> list[Run]:
     runs = []
     for settings, point in study.points():
         for arm in point.runs:
-            seeds = point.seeds if arm.arm in ("sft", "random") else point.seeds[:1]
-            runs += [Run(arm, seed, settings, point) for seed in seeds]
+            seeds = point.seeds if arm.arm in ("sft", "distilled", "random") else point.seeds[:1]
+            # What an arm sets beyond its trait tells its runs apart as the grid does.
+            own = arm.model_dump(exclude={"arm", "trait", "path"}, exclude_defaults=True)
+            runs += [Run(arm, seed, settings | own, point) for seed in seeds]
     return runs
 
 
@@ -239,6 +241,8 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
         lines = {at: line for at, line in lines.items() if at[: key.count(".") + 1] != tuple(key.split("."))}
     study = validated(Study, value, str(path), lines)
     for arm in study.runs:
+        if arm.arm == "distilled" and arm.trait == NEUTRAL:
+            raise InputError(f"{path}: runs: {NEUTRAL!r} has no direction to steer along; the arm distilled takes a trait or a control")
         if arm.arm == "prompted" and arm.trait in (NEUTRAL, *control_names()):
             raise InputError(f"{path}: runs: {arm.trait!r} has no system prompt to be prompted with; the arm prompted takes a trait")
     list(study.points())

@@ -32,6 +32,23 @@ class Sft(_Config):
     trait: str
 
 
+class Distilled(_Config):
+    """A student, fine-tuned on what the base answers while it is steered along a direction: a change whose origin is known.
+
+    Attributes:
+        trait: a trait or a control, whose direction it is and whose outcome is scored.
+        along: `persona`, that very direction, or `chance`, one of its norm outside the persona space.
+        strength: how many times the direction is added, at every token.
+        layer: where, as an index or as a fraction of the depth.
+    """
+
+    arm: Literal["distilled"] = "distilled"
+    trait: str
+    along: Literal["persona", "chance"] = "persona"
+    strength: Annotated[float, Field(gt=0)] = 8.0
+    layer: int | float = 0.5
+
+
 class Random(_Config):
     """A LoRA of random weights that shifts states as far as the `sft` adapter of that trait and seed does."""
 
@@ -47,7 +64,7 @@ class Adapter(_Config):
     trait: str | None = None
 
 
-Arm = Annotated[Base | Prompted | Sft | Random | Adapter, Field(discriminator="arm")]
+Arm = Annotated[Base | Prompted | Sft | Distilled | Random | Adapter, Field(discriminator="arm")]
 
 # What the suite decides itself, and the key to use instead.
 _OWNED_SFT = {
