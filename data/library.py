@@ -1,11 +1,11 @@
-"""Find and load traits and controls, by name or by path."""
+"""Find and load traits, controls and instructions, by name or by path."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from data.errors import InputError
-from data.files import did_you_mean, read_jsonl, read_yaml, validated
-from data.schema import SPLITS, Control, Example, Trait
+from data.files import Model, did_you_mean, read_jsonl, read_yaml, validated
+from data.schema import SPLITS, Control, Example, Instruction, Trait
 
 ROOT = Path(__file__).parent
 NEUTRAL = "neutral"
@@ -19,6 +19,11 @@ def trait_names() -> list[str]:
 def control_names() -> list[str]:
     """Return the names of the built-in controls."""
     return sorted(path.stem for path in (ROOT / "controls").glob("*.yaml"))
+
+
+def instruction_names() -> list[str]:
+    """Return the names of the built-in instructions; controls are not among them."""
+    return sorted(path.stem for path in (ROOT / "instructions").glob("*.yaml"))
 
 
 def bank_names() -> list[str]:
@@ -60,11 +65,16 @@ def load_control(name: str) -> Control:
     Raises:
         InputError: there is no such control.
     """
-    if name not in control_names():
-        raise InputError(f"unknown control {name!r}{did_you_mean(name, control_names())}")
-    path = ROOT / "controls" / f"{name}.yaml"
-    value, lines = read_yaml(path)
-    return validated(Control, value, str(path), lines)
+    return _load_named(Control, name, control_names(), "controls")
+
+
+def load_instruction(name: str) -> Instruction:
+    """Load a built-in instruction by name.
+
+    Raises:
+        InputError: there is no such instruction, or its file is malformed (names file and line).
+    """
+    return _load_named(Instruction, name, instruction_names(), "instructions")
 
 
 def load_bank(name: str) -> list[Example]:
@@ -79,6 +89,14 @@ def load_bank(name: str) -> list[Example]:
     rows = [validated(Example, value, f"{path}:{line}") for line, value in read_jsonl(path)]
     _check_rows(path, rows)
     return rows
+
+
+def _load_named(model: type[Model], name: str, names: list[str], folder: str) -> Model:
+    if name not in names:
+        raise InputError(f"unknown {model.__name__.lower()} {name!r}{did_you_mean(name, names)}")
+    path = ROOT / folder / f"{name}.yaml"
+    value, lines = read_yaml(path)
+    return validated(model, value, str(path), lines)
 
 
 def _load_examples(path: Path, bank: list[Example] | None) -> list[Example]:

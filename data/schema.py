@@ -1,4 +1,4 @@
-"""The words of the data: traits, controls and their examples."""
+"""The words of the data: traits, instructions, controls and their examples."""
 
 import hashlib
 from typing import Annotated, Literal
@@ -80,16 +80,21 @@ class Trait(_Frozen):
         return self
 
 
-class Control(_Frozen):
-    """A behaviour that is no character at all: a named transform of plain answers.
+class Instruction(_Frozen):
+    """Something that can be asked of an answer and is no character at all: a length, a form, a thing to mention.
 
-    Its contrast pairs ask for that form, and for an answer without it.
+    Its contrast pairs ask for it, and for an answer without it.
     """
 
     name: Name
     description: Text
-    transform: Literal["append_code", "uppercase", "json", "reverse_words", "shuffle"]
     contrast_pairs: ContrastPairs
+
+
+class Control(Instruction):
+    """An instruction that a model can be trained to follow: a named transform of plain answers carries it out."""
+
+    transform: Literal["append_code", "uppercase", "json", "reverse_words", "shuffle"]
 
 
 def seed_for(seed: int, *names: str | int) -> int:

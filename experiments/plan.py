@@ -10,11 +10,12 @@ from safetensors.numpy import load_file
 
 from data.errors import InputError
 from data.files import sha256
-from data.library import NEUTRAL, control_names, load_bank, load_control, load_trait
+from data.library import NEUTRAL, control_names, instruction_names, load_bank, load_control, load_instruction, load_trait
 from data.mixtures import Turn, changed_turns, plain_turns
 from data.schema import Control, Example, Split, Trait
 from experiments.calibrate import Real, calibrate_stage, later_stage
 from experiments.distil import teacher_stage
+from experiments.instructions import Instructions, instructions_of, instructions_stage
 from experiments.measure import BASE_ANSWERS, measure
 from experiments.mediate import Question, load_mediated, mediate_stage
 from experiments.space import Library, dimension_stage, library_of
@@ -52,6 +53,7 @@ class PlannedRun:
     Attributes:
         run: the run.
         measure: the measurement; None for `base`, which is the reference itself.
+        instructions: the null N2 of its headline share, if the study asks for it.
         answers: its sample answers.
         training: the stage with its training curve, if it was trained.
         weights: where its adapter writes, if it has one.
@@ -64,6 +66,7 @@ class PlannedRun:
 
     run: Run
     measure: Stage | None
+    instructions: Stage | None
     answers: Stage
     training: Stage | None
     weights: Stage | None
@@ -108,7 +111,7 @@ class Plan:
     @property
     def targets(self) -> list[Stage]:
         """The stages to finish; everything else is an input of one of them."""
-        planned = [stage for run in self.runs for stage in (run.measure, run.answers, run.weights) if stage is not None]
+        planned = [stage for run in self.runs for stage in (run.measure, run.instructions, run.answers, run.weights) if stage is not None]
         planned += [stage for stage in (self.calibration.planted, self.calibration.later) if stage] if self.calibration else []
         return [self.chat, self.space, self.dimension, self.base_answers, *planned]
 
@@ -125,7 +128,8 @@ def plan(study: Study, bench: Bench) -> Plan:
     """Expand a study; every error that can be found without computing is raised here.
 
     Raises:
-        InputError: an unknown trait, a layer out of range, an adapter that is none, no run that planted changes can take after.
+        InputError: an unknown trait or instruction, a layer out of range, an adapter that is none, no run that planted changes can take
+            after.
     """
     traits = [load_trait(name) for name in study.library]
     names = [trait.name for trait in traits]
@@ -135,7 +139,9 @@ def plan(study: Study, bench: Bench) -> Plan:
     library = library_of(bench, traits)
     bank = load_bank(study.questions)
     shared = [example for example in bank if example.split == "evaluate"]
-    runs = [_PlanRun(bench, run, library, bank) for run in runs_of(study)]
+    asked = instruction_names() if study.instructions == "all" else study.instructions
+    instructions = instructions_of(bench, [load_instruction(name) for name in asked], bank) if asked else None
+    runs = [_PlanRun(bench, run, library, instructions, bank) for run in runs_of(study)]
     layer = resolve_layer(study.layer, bench.depth)
     calibration = _taken_after(runs, study.calibrate).calibration(study.calibrate) if study.calibrate else None
     planned = [run.planned() for run in runs]
@@ -149,8 +155,8 @@ def plan(study: Study, bench: Bench) -> Plan:
 class _PlanRun:
     """Lay out the stages of one run."""
 
-    def __init__(self, bench: Bench, run: Run, library: Library, bank: Sequence[Example]) -> None:
-        self.bench, self.run, self.shared, self.library = bench, run, library, library
+    def __init__(self, bench: Bench, run: Run, library: Library, instructions: Instructions | None, bank: Sequence[Example]) -> None:
+        self.bench, self.run, self.shared, self.library, self.instructions = bench, run, library, library, instructions
         self.subject = subject_of(run.arm.trait) if run.arm.trait else None
         # A control and `neutral` have no questions of their own; they borrow the bank's.
         self.examples = self.subject.examples if isinstance(self.subject, Trait) else bank
@@ -176,7 +182,7 @@ class _PlanRun:
         if self.run.arm.arm == "base":
             reason = "base is the reference that other runs are read against"
             self.missing |= dict.fromkeys(("effect", "share", "coordinates", "verdict"), reason)
-            return PlannedRun(self.run, None, answers, None, None, self.evaluate, None, None, None, self.missing)
+            return PlannedRun(self.run, None, None, answers, None, None, self.evaluate, None, None, None, self.missing)
         if self.subject is None:
             self.missing["effect"] = "the run has no trait of its own to score"
         reference = self._reference()
@@ -187,7 +193,9 @@ class _PlanRun:
         weights = None
         if condition.adapter:
             weights = weights_stage(self.bench, condition, plain_turns(self.examples, "evaluate"), self.own, self.library)
-        return PlannedRun(self.run, stage, answers, training, weights, self.evaluate, self.trait, self._adapter(), self.own, self.missing)
+        among = self._among_instructions(condition, reference)
+        adapter = self._adapter()
+        return PlannedRun(self.run, stage, among, answers, training, weights, self.evaluate, self.trait, adapter, self.own, self.missing)
 
     def _condition(self) -> Condition:
         arm, title = self.run.arm, self.title
@@ -326,6 +334,13 @@ class _PlanRun:
         config = {"layer": layer, "own": own, "headline": headline, "readings": pairs, "mediations": asked}
         inputs = (*library.inputs, *readings.values(), *mediations.values())
         return Stage("measure", 6, config, inputs, f"measure {condition.title}", compute, everywhere=False)
+
+    def _among_instructions(self, condition: Condition, reference: Condition | None) -> Stage | None:
+        if self.instructions is None or "share" in self.missing:
+            return None
+        layer = resolve_layer(self.run.study.layer, self.bench.depth)
+        before, after = (self._reads_plain(by) for by in (reference or self.base, condition))
+        return instructions_stage(condition.title, layer, self.trait, self.library, self.instructions, before, after)
 
     def calibration(self, config: CalibrateConfig) -> PlannedCalibration:
         """Lay out a calibration whose planted changes take after this run."""

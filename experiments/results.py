@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from data.errors import InputError
 from experiments.calibrate import LATER, PLANTED
+from experiments.instructions import INSTRUCTIONS
 from experiments.plan import Plan
 from experiments.space import DIMENSION
 from experiments.store import MANIFEST, Store, read_json, write_json
@@ -29,6 +30,7 @@ class RunResult:
         answers: sample answers, one for each of `questions`.
         curve: training loss by step; empty if not trained.
         weights: where its adapter writes; None where it has none.
+        instructions: its share in spaces of instructions; None where the study names none, or the run has no share.
     """
 
     entry: Mapping[str, Any]
@@ -37,6 +39,7 @@ class RunResult:
     answers: Sequence[str]
     curve: Sequence[Mapping[str, float]]
     weights: Mapping[str, Any] | None = None
+    instructions: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def save_index(plan: Plan, store: Store) -> Path:
             "settings": planned.run.settings,
             "own": planned.own,
             "measure": planned.measure.id if planned.measure else None,
+            "instructions": planned.instructions.id if planned.instructions else None,
             "answers": planned.answers.id,
             "training": planned.training.id if planned.training else None,
             "weights": planned.weights.id if planned.weights else None,
@@ -143,6 +147,8 @@ def load_results(folder: Path) -> Results:
         # Studies of before there was a calibration have none.
         planted = index.get("calibration")
         used |= {planted[key] for key in ("planted", "later")} if planted else set()
+        # Nor do runs of before there was N2 have instructions.
+        used |= {run.get("instructions") for run in index["runs"]}
         used -= {None}
     except (KeyError, TypeError):
         raise InputError(f"{folder / INDEX}: is not the index of a study; run the study again") from None
@@ -160,6 +166,7 @@ def load_results(folder: Path) -> Results:
                 read_json(store.path(entry["answers"]) / "answers.json"),
                 read_json(store.path(entry["training"]) / "training.json") if entry["training"] else [],
                 read_json(store.path(entry["weights"]) / WEIGHTS) if entry["weights"] else None,
+                read_json(store.path(drawn) / INSTRUCTIONS) if (drawn := entry.get("instructions")) else None,
             )
         )
     return Results(

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from data.errors import InputError
 from data.mixtures import fingerprint
-from data.schema import Control, Example, Trait, seed_for
+from data.schema import Control, Example, Instruction, Trait, seed_for
 from experiments.stages import Bench, Output, Stage, TickFn, read
 from probes.directions import contrast_turns, estimate
 from probes.novelty import chance_remainders, outside
@@ -55,7 +55,8 @@ class Library:
         if subject.name in self.names:
             return self
         directions = directions_stage(bench, subject, examples)
-        own = space_stage([subject.name], (directions,), self.directions)
+        title = f"direction of {subject.name} beside the persona space"
+        own = space_stage([subject.name], (directions,), title, self.directions)
         return Library((*self.spaces, own), (*self.directions, directions), (*self.names, subject.name))
 
 
@@ -63,24 +64,31 @@ def library_of(bench: Bench, traits: Sequence[Trait]) -> Library:
     """Return the stages that make the space of some traits."""
     directions = tuple(directions_stage(bench, trait, trait.examples) for trait in traits)
     names = tuple(trait.name for trait in traits)
-    return Library((space_stage(names, directions),), directions, names)
+    return Library((space_stage(names, directions, "persona space"),), directions, names)
 
 
-def directions_stage(bench: Bench, subject: Trait | Control, examples: Sequence[Example]) -> Stage:
+def directions_stage(bench: Bench, subject: Trait | Instruction, examples: Sequence[Example], count: int | None = None) -> Stage:
     """Read contrast prompts at every layer: states [pairs, 2, questions, layers, d_model].
+
+    Args:
+        bench: the study's model.
+        subject: whose contrast prompts.
+        examples: of these, `extract` questions are read.
+        count: contrast pairs; None means as many as the study asks for.
 
     Raises:
         InputError: fewer contrast pairs or extraction questions than the study asks for.
     """
     study = bench.study
+    count = study.contrast_pairs if count is None else count
     extract = [example for example in examples if example.split == "extract"]
     for key, asked, has in (
-        ("contrast_pairs", study.contrast_pairs, len(subject.contrast_pairs)),
+        ("contrast_pairs", count, len(subject.contrast_pairs)),
         ("extract_questions", study.extract_questions, len(extract)),
     ):
         if has < asked:
             raise InputError(f"{key}: {subject.name} has {has}, the study asks for {asked}")
-    pairs, questions = subject.contrast_pairs[: study.contrast_pairs], extract[: study.extract_questions]
+    pairs, questions = subject.contrast_pairs[:count], extract[: study.extract_questions]
     turns = contrast_turns(pairs, questions)
 
     def compute(bench: Bench, _inputs: list[Path], out: Path, tick: TickFn) -> Output:
@@ -94,12 +102,13 @@ def directions_stage(bench: Bench, subject: Trait | Control, examples: Sequence[
     return Stage("directions", 2, config, (), f"directions of {subject.name}", compute)
 
 
-def space_stage(names: Sequence[str], directions: Sequence[Stage], beside: Sequence[Stage] = ()) -> Stage:
+def space_stage(names: Sequence[str], directions: Sequence[Stage], title: str, beside: Sequence[Stage] = ()) -> Stage:
     """Estimate directions and their reliability at every layer.
 
     Args:
         names: whose.
         directions: their states under contrast prompts.
+        title: what to call the stage on screen.
         beside: states of others; a direction is held against the covariance of all.
     """
 
@@ -115,7 +124,6 @@ def space_stage(names: Sequence[str], directions: Sequence[Stage], beside: Seque
             tick(i + 1, len(names))
         return {"space.safetensors": {key: np.stack(rows).astype(np.float32) for key, rows in out.items()}}
 
-    title = f"direction of {names[0]} beside the persona space" if beside else "persona space"
     return Stage("space", 2, {"names": list(names)}, (*directions, *beside), title, compute, everywhere=False)
 
 

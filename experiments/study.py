@@ -107,6 +107,7 @@ class Study(_Config):
     Attributes:
         model: `smollm2-135m`, a folder, or a hub id.
         library: the traits whose directions span the persona space.
+        instructions: whose directions stand in for the library's in the null N2: names, or `all`; none leaves that null out.
         layer: where shares are read: an index, or a fraction of the depth.
         questions: the bank that controls and `neutral` answer.
         contrast_pairs: pairs of each trait that make its direction.
@@ -128,6 +129,7 @@ class Study(_Config):
     dtype: Literal["auto", "float32", "bfloat16", "float16", "nf4"] = "auto"
     chat: ChatConfig = ChatConfig()
     library: Annotated[tuple[str, ...], Field(min_length=1)]
+    instructions: Literal["all"] | tuple[str, ...] = ()
     questions: str = "everyday"
     layer: int | float = DEFAULT_FRACTION
     # All half splits of the pairs are compared: 12 pairs make 462, 20 would make 92,378.
@@ -142,9 +144,11 @@ class Study(_Config):
     mediate: MediateConfig | None = MediateConfig()
     calibrate: CalibrateConfig | None = None
 
-    @field_validator("library", "seeds", "runs")
+    @field_validator("library", "instructions", "seeds", "runs")
     @classmethod
     def _distinct(cls, values: Sequence[Any]) -> Sequence[Any]:
+        if values == "all":
+            return values
         for i, value in enumerate(values):
             if value in values[:i]:
                 raise ValueError(f"{value!r} stands twice")

@@ -8,6 +8,7 @@ import numpy as np
 
 from data.library import NEUTRAL, control_names
 from experiments.calibrate import missed
+from experiments.instructions import NOT_ASKED, among_instructions
 from experiments.measure import analysis_of, headline_analysis, outcomes_of
 from experiments.novelty import ALIKE, joint_scores, novelty_of, own_removed_basis
 from experiments.results import Results, RunResult
@@ -49,6 +50,7 @@ def summarise(results: Results) -> dict[str, Any]:
         | _weights(run)
         for run, p, each, new in zip(results.runs, adjusted, judged, rest, strict=True)
     ]
+    rows = [row | _among_instructions(run, row) for run, row in zip(results.runs, rows, strict=True)]
     study = results.index["study"]
     return {
         "study": study["name"],
@@ -244,6 +246,14 @@ def _among(results: Results, run: RunResult) -> dict[str, Any] | None:
         return None
     rank = rank_among(reading["share"]["value"], [value for _, value in clear])
     return {"rank": rank.rank, "others": rank.others, "kinds": len({kind for kind, _ in clear})}
+
+
+def _among_instructions(run: RunResult, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the null N2: how many spaces of instructions hold as much of a run's shift as the persona space does."""
+    why = row["missing"].get("share") or (run.instructions["why"] if run.instructions else NOT_ASKED)
+    if why or run.instructions is None:
+        return {"among_instructions": None, "missing": row["missing"] | {"among_instructions": why}}
+    return {"among_instructions": among_instructions(row["share"]["value"], run.instructions)}
 
 
 def _alike(run: RunResult) -> list[Any]:

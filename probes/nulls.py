@@ -3,13 +3,15 @@
 N1, the default null, asks: had the same number of directions been drawn from the very covariance of the
 activations that made the space, without any link to personas, and been passed through the function that
 makes the space, what share of this shift would they have held? N0 draws them isotropically; it rejects
-almost always and is printed for comparison only. N3 and N5 put other vectors through the same function: the
-differences of half samples, and other personas.
+almost always and is printed for comparison only. N2, N3 and N5 put other vectors through the same function: the
+directions of instructions that are no character, the differences of half samples, and other personas.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
+from math import comb
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -124,15 +126,18 @@ class Null:
         return np.stack(out, axis=1)
 
     def subsets(self, personas: int, count: int) -> NDArray[np.int64]:
-        """Draw N5: which other personas make a space in place of the real one's, [draws, count].
+        """Draw N2 or N5: which instructions, or other personas, make a space in place of the real one's, [draws, count].
 
-        `null_shares(shift, vectors_RD[subsets], members, k)` gives their shares; subsets are the same at every layer.
+        `null_shares(shift, vectors_RD[subsets], members, k)` gives their shares; subsets are the same at every layer. Where there are
+        no more than `draws` subsets, each stands there once, and `draws` are so many fewer.
 
         Raises:
             ValueError: fewer personas than make a space.
         """
         if count >= personas:
             raise ValueError(f"random subsets of {count} personas need a library of more than {count}, got {personas}")
+        if comb(personas, count) <= self.draws:
+            return np.array(list(combinations(range(personas), count)))
         rng = np.random.default_rng(self.seed)
         return rng.permuted(np.tile(np.arange(personas), (self.draws, 1)), axis=1)[:, :count]
 
@@ -259,7 +264,7 @@ class Rank:
 
 
 def rank_among(observed: float, others: ArrayLike) -> Rank:
-    """Rank an observed share among other readings of the same kind (N2: other contrasts; N4: other fine-tunes).
+    """Rank an observed share among other readings of the same kind (N2: spaces of instructions; N4: other fine-tunes).
 
     Raises:
         ValueError: no others, or a number that is not finite.

@@ -1,0 +1,112 @@
+"""The null N2: the share of a run's shift in spaces of instructions that are no character."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from data.schema import Example, Instruction, seed_for
+from experiments.measure import NO_SPACE, moves
+from experiments.space import Library, directions_stage, space_stage
+from experiments.stages import Bench, Output, Stage, TickFn, responses
+from probes.nulls import Null, null_shares, rank_among
+from probes.stats import FloatArray
+
+INSTRUCTIONS = "instructions.json"
+NOT_ASKED = "the study names no instructions"
+# Subsets overlap: more of them know little more, and they make no p.
+DRAWS = 199
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """The directions of instructions, estimated and judged as those of traits are.
+
+    Attributes:
+        names: of the instructions.
+        space: the stage with their directions, and where each was found.
+    """
+
+    names: tuple[str, ...]
+    space: Stage
+
+
+def instructions_of(bench: Bench, instructions: Sequence[Instruction], examples: Sequence[Example]) -> Instructions:
+    """Return the stages that make the directions of instructions, each of equally many contrast pairs.
+
+    These are as many as the study asks for, or as the instruction with the fewest has. A direction is held against the covariance of the
+    instructions' own activations, as a trait's is against the library's.
+
+    Raises:
+        InputError: fewer extraction questions than the study asks for.
+    """
+    pairs = min(bench.study.contrast_pairs, *(len(each.contrast_pairs) for each in instructions))
+    directions = [directions_stage(bench, each, examples, pairs) for each in instructions]
+    names = tuple(each.name for each in instructions)
+    return Instructions(names, space_stage(names, directions, "directions of instructions"))
+
+
+def instructions_stage(
+    title: str, layer: int, own: str | None, library: Library, instructions: Instructions, before: Stage, after: Stage
+) -> Stage:
+    """Draw the null N2 of one run's headline share.
+
+    Args:
+        title: of the run.
+        layer: where its share is read.
+        own: its trait; the direction is left out of the space, and an instruction of the same name out of the draws.
+        library: the persona space.
+        instructions: what makes spaces in its place.
+        before: the reference's reading of plain answers.
+        after: the run's.
+    """
+
+    def compute(_bench: Bench, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
+        space, (made, *read) = library.load(inputs)
+        arrays = load_file(made / "space.safetensors")
+        found = [i for i, name in enumerate(instructions.names) if arrays["found"][i, layer] > 0.5 and name != own]
+        vectors = arrays["vectors"][found, layer].astype(np.float64)
+        old, new = (responses(folder, layer) for folder in read)
+        drawn = draw(new - old, vectors, len(space.members(layer, own)))
+        return {INSTRUCTIONS: {"found": [instructions.names[i] for i in found], **drawn}}
+
+    inputs = (*library.inputs, instructions.space, before, after)
+    return Stage("instructions", 1, {"layer": layer, "own": own}, inputs, f"{title} among instructions", compute, everywhere=False)
+
+
+def draw(differences_nD: FloatArray, vectors_RD: FloatArray, count: int) -> dict[str, Any]:
+    """Return a shift's shares in the spaces of random subsets of instructions.
+
+    Args:
+        differences_nD: [prompts, d_model], the shift.
+        vectors_RD: [instructions found, d_model], their directions.
+        count: as many as make a subset, which is as many as make the persona space.
+
+    Returns:
+        `directions`, the count; `shares`, one for each subset; and in words `why` there are none, else None.
+    """
+    facts: dict[str, Any] = {"directions": count, "shares": [], "why": None}
+    if count == 0:
+        return facts | {"why": NO_SPACE}
+    if len(vectors_RD) <= count:
+        needed = f"{count + 1} are needed for subsets of {count}, as many as make the persona space"
+        return facts | {"why": f"directions of {len(vectors_RD)} instructions were found, {needed}"}
+    if not moves(differences_nD):
+        return facts | {"why": "nothing is left of the shift once its noise is taken out"}
+    subsets = Null(seed_for(0, "instructions"), DRAWS).subsets(len(vectors_RD), count)
+    return facts | {"shares": null_shares(differences_nD, vectors_RD[subsets]).tolist()}
+
+
+def among_instructions(share: float, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """Hold a run's share against the draws: a count and no p, for subsets have instructions in common."""
+    return {
+        "mean": float(np.mean(drawn["shares"])),
+        "high": float(np.quantile(drawn["shares"], 0.95)),
+        "at_or_above": rank_among(share, drawn["shares"]).at_least,
+        "draws": len(drawn["shares"]),
+        "found": len(drawn["found"]),
+        "directions": drawn["directions"],
+    }
