@@ -93,7 +93,7 @@ def draw(differences_nD: FloatArray, vectors_RD: FloatArray, count: int) -> dict
         return facts | {"why": NO_SPACE}
     if len(vectors_RD) <= count:
         needed = f"{count + 1} are needed for subsets of {count}, as many as make the persona space"
-        return facts | {"why": f"directions of {len(vectors_RD)} instructions were found, {needed}"}
+        return facts | {"why": f"instructions found: {len(vectors_RD)}; {needed}"}
     if not moves(differences_nD):
         return facts | {"why": "nothing is left of the shift once its noise is taken out"}
     subsets = Null(seed_for(0, "instructions"), DRAWS).subsets(len(vectors_RD), count)

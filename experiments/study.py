@@ -144,6 +144,13 @@ class Study(_Config):
     mediate: MediateConfig | None = MediateConfig()
     calibrate: CalibrateConfig | None = None
 
+    @field_validator("instructions", mode="before")
+    @classmethod
+    def _all_or_names(cls, value: Any) -> Any:
+        if value != "all" and not isinstance(value, list | tuple):
+            raise ValueError("may be all, or a list of instructions' names")
+        return value
+
     @field_validator("library", "instructions", "seeds", "runs")
     @classmethod
     def _distinct(cls, values: Sequence[Any]) -> Sequence[Any]:

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from data import library
 from data.errors import InputError
-from data.library import control_names, load_bank, load_control, load_trait, trait_names
+from data.library import control_names, instruction_names, load_bank, load_control, load_instruction, load_trait, trait_names
 
 QUESTIONS = {
     "train": ["How do I boil an egg?", "Why is the sea salty?"],
@@ -101,6 +101,28 @@ def test_every_built_in_name_loads_what_it_names() -> None:
     assert control_names() == ["json", "reference_code", "reversed_words", "shuffled", "uppercase"]
 
 
+def instruction_file(root: Path, name: str, text: str = "") -> Path:
+    """Write an instruction of six pairs where built-in ones stand, with a line more where `text` is given."""
+    folder = root / "instructions"
+    folder.mkdir(exist_ok=True)
+    pairs = "".join(f'  - positive: "Name the hour, way {i}."\n    negative: "Name no hour, way {i}."\n' for i in range(6))
+    path = folder / f"{name}.yaml"
+    path.write_text(f"name: {name}\ndescription: Names an hour.\n{text}contrast_pairs:\n{pairs}", encoding="utf-8")
+    return path
+
+
+def test_every_instruction_loads_what_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {name: load_instruction(name).name for name in instruction_names()} == {name: name for name in instruction_names()}
+    monkeypatch.setattr(library, "ROOT", tmp_path)
+    assert instruction_names() == []
+    instruction_file(tmp_path, "hours")
+    instruction_file(tmp_path, "dates")
+    assert instruction_names() == ["dates", "hours"]
+    loaded = load_instruction("hours")
+    assert (loaded.name, len(loaded.contrast_pairs)) == ("hours", 6)
+    assert loaded.contrast_pairs[5].negative == "Name no hour, way 5."
+
+
 # Names
 
 
@@ -137,6 +159,14 @@ def test_unknown_control_is_named_with_the_nearest_one() -> None:
     assert str(raised.value) == "unknown control 'upper_case'; did you mean 'uppercase'?"
     with pytest.raises(InputError, match="it may be one of: json, reference_code, reversed_words, shuffled, uppercase"):
         load_control("zzz")
+
+
+def test_unknown_instruction_is_named_with_the_nearest_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "ROOT", tmp_path)
+    instruction_file(tmp_path, "hours")
+    with pytest.raises(InputError) as raised:
+        load_instruction("hour")
+    assert str(raised.value) == "unknown instruction 'hour'; did you mean 'hours'?"
 
 
 def test_unknown_bank_is_named_with_the_nearest_one() -> None:
@@ -295,7 +325,15 @@ def test_malformed_line_is_numbered(tmp_path: Path) -> None:
     assert complaint(folder) == f"{path}:7: not valid JSON: Expecting value (column 8)"
 
 
-# Banks and controls that are broken
+# Banks, controls and instructions that are broken
+
+
+def test_an_instruction_has_no_transform_and_the_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "ROOT", tmp_path)
+    path = instruction_file(tmp_path, "hours", "transform: uppercase\n")
+    with pytest.raises(InputError) as raised:
+        load_instruction("hours")
+    assert str(raised.value).startswith(f"{path}:3: transform: unknown key")
 
 
 def test_bank_needs_every_split_and_a_plain_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from data.errors import InputError
 from data.files import validated
 from data.library import load_control
-from data.schema import Control, Example, Trait, seed_for
+from data.schema import Control, Example, Instruction, Trait, seed_for
 
 NAMES = st.text(max_size=20) | st.integers(-1000, 1000)
 
@@ -97,6 +97,13 @@ def test_a_question_and_a_plain_answer_are_needed_and_a_positive_is_not() -> Non
     assert validated(Example, example(), "x").positive is None
     assert "negative: Field required" in complaint({"id": "a", "split": "train", "question": "Why?"}, Example)
     assert "positive: must not be blank" in complaint(example(positive="  "), Example)
+
+
+def test_a_control_is_an_instruction_with_a_transform() -> None:
+    control = load_control("json")
+    assert isinstance(control, Instruction)
+    assert set(Control.model_fields) - set(Instruction.model_fields) == {"transform"}
+    assert complaint(control.model_dump(exclude={"transform"}), Control) == "trait.yaml: transform: Field required"
 
 
 def test_an_unknown_transform_is_refused_with_the_known_ones() -> None:

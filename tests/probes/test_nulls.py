@@ -1,3 +1,5 @@
+from math import comb
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -215,17 +217,65 @@ def test_every_split_of_the_prompts_can_come_up() -> None:
 
 
 def test_other_personas_make_spaces_of_the_same_size(activations: FloatArray) -> None:
-    subsets = Null(1, draws=300).subsets(9, 4)
+    subsets = Null(1, draws=300).subsets(12, 4)
     assert subsets.shape == (300, 4)
     assert all(len(set(subset)) == 4 for subset in subsets)
-    counts = np.bincount(subsets.ravel(), minlength=9)
+    counts = np.bincount(subsets.ravel(), minlength=12)
     assert counts.min() > 0.75 * counts.mean()
-    library = np.random.default_rng(0).standard_normal((9, WIDTH))
+    library = np.random.default_rng(0).standard_normal((12, WIDTH))
     shift = a_shift(np.random.default_rng(1), activations)
     got = null_shares(shift, library[subsets[:5]], k=3)
     assert got[2] == pytest.approx(share_inside(shift, persona_space(library[subsets[2]], k=3)).estimate.value)
     with pytest.raises(ValueError, match="library of more than 9, got 9"):
         Null(1).subsets(9, 9)
+
+
+@given(st.integers(2, 7), st.integers(1, 6))
+def test_where_there_are_few_subsets_each_stands_there_once(personas: int, count: int) -> None:
+    count = min(count, personas - 1)
+    subsets = Null(1, draws=35).subsets(personas, count)
+    assert subsets.shape == (comb(personas, count), count)
+    assert len({frozenset(subset) for subset in subsets.tolist()}) == len(subsets)
+    assert set(subsets.ravel()) == set(range(personas))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 8), st.integers(1, 7))
+def test_subsets_of_orthogonal_instructions_hold_their_part_of_what_all_hold(seed: int, found: int, count: int) -> None:
+    """The mean over all subsets of R of n is R/n of the part that all n hold together, wherever in their span that part lies."""
+    count = min(count, found - 1)
+    rng = np.random.default_rng(seed)
+    axes = np.linalg.qr(rng.standard_normal((16, found + 1)))[0].T
+    inside, outside = rng.standard_normal(found) @ axes[:-1], axes[-1]
+    shift = inside / np.linalg.norm(inside) * np.sqrt(0.7) + outside * np.sqrt(0.3)
+    instructions = axes[:-1] * rng.uniform(0.1, 10, (found, 1))
+    subsets = Null(seed, draws=comb(8, 4)).subsets(found, count)
+    shares = null_shares(np.tile(shift, (3, 1)), instructions[subsets])
+    assert shares.mean() == pytest.approx(0.7 * count / found)
+
+
+def test_spaces_of_instructions_hold_a_shift_of_theirs_and_chance_of_a_persona_s() -> None:
+    """Personas and instructions of a hundred dimensions that have nothing to do with each other, and noisy shifts along each."""
+    rng = np.random.default_rng(4)
+    personas, instructions = rng.standard_normal((5, 100)), rng.standard_normal((24, 100))
+    subsets = Null(2, draws=199).subsets(24, 5)
+    noise = 0.3 * rng.standard_normal((24, 100))
+
+    def read(direction: FloatArray) -> tuple[float, FloatArray]:
+        shift = 10 * direction / np.linalg.norm(direction) + noise
+        return share_inside(shift, span(personas)).estimate.value, null_shares(shift, instructions[subsets])
+
+    share, drawn = read(personas.T @ np.ones(5))
+    assert share > 0.95
+    assert drawn.mean() == pytest.approx(5 / 100, abs=0.02)
+    assert rank_among(share, drawn).at_least == 0
+    # A single instruction lies in 5 of 24 subsets, and chance puts what it holds of the others there.
+    share, drawn = read(instructions[7])
+    assert share < 0.15
+    with_it = (subsets == 7).any(1)
+    assert drawn[with_it].min() > 0.95
+    assert drawn[~with_it].max() < 0.3
+    assert with_it.mean() == pytest.approx(5 / 24, abs=0.09)
+    assert rank_among(0.95, drawn).at_least == with_it.sum()
 
 
 def test_a_rank_counts_ties_against_the_observed_and_has_no_smaller_p_than_it_may() -> None:
