@@ -6,7 +6,17 @@ from statistics import mean
 
 import pytest
 
-from data.library import ROOT, bank_names, control_names, load_bank, load_trait, trait_names
+from data.library import (
+    ROOT,
+    bank_names,
+    control_names,
+    instruction_names,
+    load_bank,
+    load_control,
+    load_instruction,
+    load_trait,
+    trait_names,
+)
 from data.mixtures import shared_ngrams
 from data.schema import SPLITS, Example
 
@@ -201,3 +211,34 @@ def test_card_has_the_common_headings_and_the_authorship_sentence(name: str) -> 
     assert lines[0] == f"# Trait card: {name}"
     assert [line.removeprefix("## ") for line in lines if line.startswith("## ")] == CARD_HEADINGS
     assert AUTHORSHIP in " ".join(card.split())
+
+
+# Instructions
+
+
+def test_instructions_are_many_and_of_six_pairs_each() -> None:
+    found = [load_instruction(name) for name in instruction_names()]
+    assert len(found) == 24
+    assert {len(each.contrast_pairs) for each in found} == {6}
+    prompts = [text for each in found for pair in each.contrast_pairs for text in (pair.positive, pair.negative)]
+    assert len(set(prompts)) == len(prompts)
+
+
+@pytest.mark.parametrize("name", [*instruction_names(), *control_names()])
+def test_prompts_of_a_pair_that_asks_for_form_are_of_like_length(name: str) -> None:
+    subject = load_control(name) if name in control_names() else load_instruction(name)
+    for pair in subject.contrast_pairs:
+        longer, shorter = sorted((len(pair.positive.split()), len(pair.negative.split())), reverse=True)
+        assert longer - shorter <= max(2, 0.35 * longer), pair
+
+
+def test_instructions_share_no_frame_of_six_words() -> None:
+    seen: dict[tuple[str, ...], str] = {}
+    for name in instruction_names():
+        own = set()
+        for pair in load_instruction(name).contrast_pairs:
+            for text in (pair.positive, pair.negative):
+                found = words(text)
+                own |= set(zip(*(found[i:] for i in range(6)), strict=False))
+        for gram in own:
+            assert seen.setdefault(gram, name) == name, (gram, name, seen[gram])
