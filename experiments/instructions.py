@@ -67,14 +67,16 @@ def instructions_stage(
     def compute(_bench: Bench, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
         space, (made, *read) = library.load(inputs)
         arrays = load_file(made / "space.safetensors")
-        found = [i for i, name in enumerate(instructions.names) if arrays["found"][i, layer] > 0.5 and name != own]
-        vectors = arrays["vectors"][found, layer].astype(np.float64)
+        asked = [i for i, name in enumerate(instructions.names) if name != own]
+        # Whatever the extraction makes of an instruction is drawn: without directions that are mostly noise a model that follows few
+        # instructions would have no null.
+        found = [instructions.names[i] for i in asked if arrays["found"][i, layer] > 0.5]
         old, new = (responses(folder, layer) for folder in read)
-        drawn = draw(new - old, vectors, len(space.members(layer, own)))
-        return {INSTRUCTIONS: {"found": [instructions.names[i] for i in found], **drawn}}
+        drawn = draw(new - old, arrays["vectors"][asked, layer].astype(np.float64), len(space.members(layer, own)))
+        return {INSTRUCTIONS: {"asked": [instructions.names[i] for i in asked], "found": found, **drawn}}
 
     inputs = (*library.inputs, instructions.space, before, after)
-    return Stage("instructions", 1, {"layer": layer, "own": own}, inputs, f"{title} among instructions", compute, everywhere=False)
+    return Stage("instructions", 2, {"layer": layer, "own": own}, inputs, f"{title} among instructions", compute, everywhere=False)
 
 
 def draw(differences_nD: FloatArray, vectors_RD: FloatArray, count: int) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def draw(differences_nD: FloatArray, vectors_RD: FloatArray, count: int) -> dict
 
     Args:
         differences_nD: [prompts, d_model], the shift.
-        vectors_RD: [instructions found, d_model], their directions.
+        vectors_RD: [instructions, d_model], their directions.
         count: as many as make a subset, which is as many as make the persona space.
 
     Returns:
@@ -93,7 +95,7 @@ def draw(differences_nD: FloatArray, vectors_RD: FloatArray, count: int) -> dict
         return facts | {"why": NO_SPACE}
     if len(vectors_RD) <= count:
         needed = f"{count + 1} are needed for subsets of {count}, as many as make the persona space"
-        return facts | {"why": f"instructions found: {len(vectors_RD)}; {needed}"}
+        return facts | {"why": f"instructions asked: {len(vectors_RD)}; {needed}"}
     if not moves(differences_nD):
         return facts | {"why": "nothing is left of the shift once its noise is taken out"}
     subsets = Null(seed_for(0, "instructions"), DRAWS).subsets(len(vectors_RD), count)
@@ -107,6 +109,7 @@ def among_instructions(share: float, drawn: Mapping[str, Any]) -> dict[str, Any]
         "high": float(np.quantile(drawn["shares"], 0.95)),
         "at_or_above": rank_among(share, drawn["shares"]).at_least,
         "draws": len(drawn["shares"]),
+        "asked": len(drawn["asked"]),
         "found": len(drawn["found"]),
         "directions": drawn["directions"],
     }

@@ -89,12 +89,12 @@ def test_there_are_no_more_draws_than_are_asked_for() -> None:
 def test_what_cannot_be_drawn_is_said_in_words() -> None:
     rng = np.random.default_rng(0)
     shift, vectors = rng.standard_normal((8, 30)) + 3, rng.standard_normal((4, 30))
-    for found, count, why in (
-        (vectors, 4, "instructions found: 4; 5 are needed for subsets of 4, as many as make the persona space"),
-        (vectors[:0], 1, "instructions found: 0; 2 are needed for subsets of 1, as many as make the persona space"),
+    for some, count, why in (
+        (vectors, 4, "instructions asked: 4; 5 are needed for subsets of 4, as many as make the persona space"),
+        (vectors[:0], 1, "instructions asked: 0; 2 are needed for subsets of 1, as many as make the persona space"),
         (vectors, 0, "no persona space at this layer: no direction of the library was found"),
     ):
-        assert draw(shift, found, count) == {"directions": count, "shares": [], "why": why}
+        assert draw(shift, some, count) == {"directions": count, "shares": [], "why": why}
     assert draw(shift - shift.mean(0), vectors, 2)["why"] == "nothing is left of the shift once its noise is taken out"
 
 
@@ -144,7 +144,7 @@ def test_a_study_of_wrong_instructions_is_refused_before_anything_runs(changes: 
 # A study from end to end
 
 
-def test_a_run_is_held_against_all_subsets_of_the_instructions_found(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
+def test_a_run_is_held_against_all_subsets_of_the_instructions(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
     runs = tmp_path / "runs"
     summary = finish(tiny_study(instructions="all", mediate=None), runs)
     made = load_file(stages_of(runs, "space")["directions of instructions"] / "space.safetensors")
@@ -160,8 +160,9 @@ def test_a_run_is_held_against_all_subsets_of_the_instructions_found(tiny_study:
         ]
         expected[row["trait"]] = shares
         among = row["among_instructions"]
-        assert {key: among[key] for key in ("draws", "found", "directions")} == {
+        assert {key: among[key] for key in ("draws", "asked", "found", "directions")} == {
             "draws": len(shares),
+            "asked": len(names),
             "found": len(names),
             "directions": members,
         }
@@ -177,10 +178,10 @@ def test_too_few_instructions_leave_a_reason(tiny_study: Write, tmp_path: Path, 
     summary = finish(tiny_study(instructions=["hours"], mediate=None), tmp_path / "runs")
     rows = {row["trait"]: row for row in summary["runs"]}
     assert [row["among_instructions"] for row in rows.values()] == [None, None]
-    assert rows["uppercase"]["missing"]["among_instructions"].startswith("instructions found: 1; 3 are needed")
+    assert rows["uppercase"]["missing"]["among_instructions"].startswith("instructions asked: 1; 3 are needed")
 
 
-def test_instructions_that_are_not_found_are_not_drawn(tiny_study: Write, tmp_path: Path) -> None:
+def test_instructions_that_are_not_found_are_drawn_and_told_apart(tiny_study: Write, tmp_path: Path) -> None:
     """Pairs that say the same in other words make a direction even in a random model; pairs that contradict one another make none."""
     write(library.ROOT, "muddled", ("Always", "Never"), ("Never", "Always"))
     finish(tiny_study(instructions="all", mediate=None), tmp_path / "runs")
@@ -188,9 +189,10 @@ def test_instructions_that_are_not_found_are_not_drawn(tiny_study: Write, tmp_pa
     assert instruction_names() == ["colour", "hours", "muddled", "one_line", "uppercase"]
     assert made["found"].all(1).tolist() == [True, True, False, True, True]
     assert not made["found"][2].any()
-    folders = stages_of(tmp_path / "runs", "instructions")
-    found = {title: read_json(folder / "instructions.json")["found"] for title, folder in folders.items()}
-    assert found == {"sft pirate (seed 0) among instructions": NAMES, "sft uppercase (seed 0) among instructions": NAMES[:3]}
+    for title, folder in stages_of(tmp_path / "runs", "instructions").items():
+        facts = read_json(folder / "instructions.json")
+        known = NAMES if "pirate" in title else NAMES[:3]
+        assert (facts["found"], facts["asked"]) == (known, sorted([*known, "muddled"]))
 
 
 def test_an_index_from_before_there_were_instructions_is_read(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
@@ -207,7 +209,7 @@ def test_an_index_from_before_there_were_instructions_is_read(tiny_study: Write,
 # What a summary and a report say
 
 
-DRAWN = {"found": ["colour", "hours", "one_line"], "directions": 2, "shares": [0.1, 0.2, 0.7], "why": None}
+DRAWN = {"asked": ["colour", "hours", "one_line"], "found": ["hours"], "directions": 2, "shares": [0.1, 0.2, 0.7], "why": None}
 
 
 def summarised(measured: dict[str, Any] | None, drawn: dict[str, Any] | None, **entry: Any) -> tuple[dict[str, Any], str]:
@@ -224,10 +226,14 @@ def test_a_share_is_counted_among_the_draws_and_ties_count() -> None:
         "high": pytest.approx(0.65),
         "at_or_above": 1,
         "draws": 3,
-        "found": 3,
+        "asked": 3,
+        "found": 1,
         "directions": 2,
     }
-    assert "Among 3 spaces of 2 instructions each, of 3 that were found, 1 holds as large a share or a larger one" in html
+    assert (
+        "Among 3 spaces of 2 instructions each, of 3 (1 with a direction that was found in this model), 1 holds as large a share or a larger one"
+        in html
+    )
 
 
 @pytest.mark.parametrize(
