@@ -245,19 +245,30 @@ def _layers(model: nn.Module, spec: Spec) -> list[int]:
     return layers
 
 
-def check_rows(model: nn.Module, rows: Sequence[Encoded], spans: Sequence[str]) -> None:
-    """Refuse what the model cannot read before anything is computed: rows too long or empty, tokens unknown, spans missing."""
+def check_tokens(model: nn.Module, rows: Sequence[Sequence[int]], room: int = 0) -> None:
+    """Refuse rows that are empty, hold unknown tokens, or leave no room for so many further ones in the model's context.
+
+    Raises:
+        InputError: there are no rows, or one that the model cannot read (names it).
+    """
     if not rows:
         raise InputError("there are no rows to read")
     context = getattr(text_config(model), "max_position_embeddings", None)
     vocabulary = text_config(model).vocab_size
     for i, row in enumerate(rows):
-        if context is not None and len(row) > context:
-            raise InputError(f"row {i}: {len(row)} tokens do not fit the model's context of {context}")
-        if not 0 <= min(row.input_ids, default=-1) <= max(row.input_ids, default=-1) < vocabulary:
-            bad = next((token for token in row.input_ids if not 0 <= token < vocabulary), None)
+        if context is not None and len(row) + room > context:
+            more = f" and {room} more" if room else ""
+            raise InputError(f"row {i}: {len(row)} tokens{more} do not fit the model's context of {context}")
+        if not 0 <= min(row, default=-1) <= max(row, default=-1) < vocabulary:
+            bad = next((token for token in row if not 0 <= token < vocabulary), None)
             what = "is empty" if bad is None else f"holds token {bad}, and the model's vocabulary is 0 to {vocabulary - 1}"
             raise InputError(f"row {i}: {what}")
+
+
+def check_rows(model: nn.Module, rows: Sequence[Encoded], spans: Sequence[str]) -> None:
+    """Refuse what the model cannot read before anything is computed: rows too long or empty, tokens unknown, spans missing."""
+    check_tokens(model, [row.input_ids for row in rows])
+    for i, row in enumerate(rows):
         for span in spans:
             if span not in row.spans:
                 raise InputError(f"row {i}: has no span {span!r}; it has {', '.join(row.spans)}")

@@ -8,6 +8,12 @@ from torch import nn
 from probes.batching import by_length
 
 
+def end_tokens(model: nn.Module) -> set[int]:
+    """Return the tokens at which a model ends its turn; none where its generation settings name none."""
+    ends: int | list[int] | None = model.generation_config.eos_token_id  # type: ignore[union-attr, assignment]
+    return set() if ends is None else set(ends) if isinstance(ends, list) else {ends}
+
+
 @torch.no_grad()
 def answers(
     model: nn.Module,
@@ -33,8 +39,7 @@ def answers(
     """
     device = next(model.parameters()).device
     out: list[list[int]] = [[] for _ in prompts]
-    ends = model.generation_config.eos_token_id  # type: ignore[union-attr]
-    ends = set(ends) if isinstance(ends, list) else {ends}
+    ends = end_tokens(model)
     order = [row for batch in by_length([len(p) for p in prompts], token_budget=10**9) for row in batch]
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]

@@ -95,6 +95,32 @@ class Arm:
     reader: int
     swaps: Mapping[int, Swap | Push] = field(default_factory=dict)
 
+    def to(self, device: torch.device) -> "Arm":
+        """Return the arm with its bases and vectors on a device, in float32."""
+        return Arm(self.reader, {layer: swap.to(device) for layer, swap in self.swaps.items()})
+
+
+def swapped_layers(model: nn.Module, between: tuple[Variant, Variant], arms: Sequence[Arm]) -> list[int]:
+    """Return the layers where any arm swaps or pushes, lowest first.
+
+    Raises:
+        InputError: a layer out of range.
+        ValueError: a variant that edits states by itself.
+    """
+    layers = sorted({layer for arm in arms for layer in arm.swaps})
+    total = depth(model)
+    for layer in layers:
+        if not 0 <= layer < total:
+            raise InputError(f"layer: this model has layers 0 to {total - 1}, got {layer}")
+    if any(variant.edits for variant in between):
+        raise ValueError("a variant with edits of its own cannot be patched; use adapters")
+    return layers
+
+
+def patched(swap: Swap | Push, h_BTD: torch.Tensor, other_BTD: torch.Tensor) -> torch.Tensor:
+    """Return a reader's running state with a part of it set to the other's: computed in float32, returned in its own dtype."""
+    return (h_BTD.float() + swap.part(other_BTD.float() - h_BTD.float())).to(h_BTD.dtype)
+
 
 @dataclass(frozen=True)
 class Texts:
@@ -149,15 +175,9 @@ def patched_logprobs(
         InputError: a text that does not fit the model, a pair whose answers differ, a layer out of range, an unknown adapter, or an
             outcome that is not finite (names row and arm).
     """
-    layers = sorted({layer for arm in arms for layer in arm.swaps}) or [depth(model) - 1]
-    total = depth(model)
-    for layer in layers:
-        if not 0 <= layer < total:
-            raise InputError(f"layer: this model has layers 0 to {total - 1}, got {layer}")
-    if any(variant.edits for variant in between):
-        raise ValueError("a variant with edits of its own cannot be patched; use adapters")
+    layers = swapped_layers(model, between, arms) or [depth(model) - 1]
     device = next(model.parameters()).device
-    arms = [Arm(arm.reader, {layer: swap.to(device) for layer, swap in arm.swaps.items()}) for arm in arms]
+    arms = [arm.to(device) for arm in arms]
     scores = torch.zeros(len(arms), len(texts.rows[0]))
     for members, pair in _batches(model, texts, between, layers, batching):
         # One copy back a batch: nothing waits for the device in between.
@@ -197,7 +217,7 @@ def moved_norms(
     sums = torch.zeros(len(swaps), dtype=torch.float64)
     for members, pair in _batches(model, texts, between, [layer], batching):
         if members is not None:
-            change = pair.change(0, layer, pair.states[0][layer])[pair.swapped(0)]
+            change = (pair.other(0, layer).float() - pair.states[0][layer].float())[pair.swapped(0)]
             sums += torch.stack([(swap.part(change).double() ** 2).sum() for swap in swaps]).cpu()
     return _summed(sums, model)
 
@@ -292,13 +312,13 @@ class _Pair:
             logits = self._pass(above, batch, stop=False).logits[0]
         return mean_logprob(logits, batch).view(len(arms), -1)
 
-    def change(self, side: int, layer: int, h_BTD: torch.Tensor) -> torch.Tensor:
-        """Return what would turn a reader's running state into the other's, float32 [B, T, D]."""
+    def other(self, side: int, layer: int) -> torch.Tensor:
+        """Return the other's states [B, T, D], each where the reader's token stands that it answers to."""
         other = self.states[1 - side][layer]
         if self.align is not None:
             where = self.align[side][..., None].clamp(min=0)
             other = other.gather(1, where.expand(-1, -1, other.shape[-1]))
-        return other.float() - h_BTD.float()
+        return other
 
     def swapped(self, side: int) -> torch.Tensor:
         """Return which tokens of a reader's rows are swapped: bool [B, T], padding never."""
@@ -311,10 +331,8 @@ class _Pair:
         swap = arm.swaps.get(layer)
         if swap is None:
             return h_BTD
-        part = swap.part(self.change(side, layer, h_BTD))
-        if self.align is not None:
-            part = part * self.swapped(side)[..., None]
-        return (h_BTD.float() + part).to(h_BTD.dtype)
+        set_BTD = patched(swap, h_BTD, self.other(side, layer))
+        return set_BTD if self.align is None else torch.where(self.swapped(side)[..., None], set_BTD, h_BTD)
 
     def _alignment(self, side: int) -> torch.Tensor:
         """Return the other's token that answers to each of a reader's, [B, T]; −1 outside the response."""

@@ -1,6 +1,6 @@
 """Ways to run the same weights: with one of several adapters, or with edits of the residual stream."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,6 +49,38 @@ def applied(model: nn.Module, variant: Variant) -> Iterator[None]:
         for weight, before in trained:
             if weight.requires_grad != before:
                 weight.requires_grad_(before)
+
+
+@contextmanager
+def switching(model: nn.Module) -> Iterator[Callable[[Variant], None]]:
+    """Yield what switches to a variant's adapter, for loops that switch at every step; the model is put back in the end.
+
+    Entering and leaving `applied` looks at every weight and asks PEFT for the state of every layer, which takes several times as long
+    as the switch itself, and longer than a GPU takes to decode a token.
+
+    Raises:
+        InputError: when called, the model holds no adapter of that name.
+    """
+    inner = unwrapped(model)
+    if not isinstance(inner, PeftModel):
+        yield lambda variant: _refuse_unknown(model, variant)
+        return
+    tuner: Any = inner.base_model
+
+    def switch(variant: Variant) -> None:
+        _refuse_unknown(model, variant)
+        if variant.adapter is None:
+            tuner.disable_adapter_layers()
+        else:
+            tuner.enable_adapter_layers()
+            tuner.set_adapter(variant.adapter, inference_mode=True)
+
+    # Any adapter will do: what was on before is on again afterwards.
+    with applied(model, Variant(next(iter(inner.peft_config)))):
+        try:
+            yield switch
+        finally:
+            tuner.enable_adapter_layers()
 
 
 @contextmanager

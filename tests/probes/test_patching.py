@@ -1,6 +1,6 @@
 """Arms against full forwards written by hand: one text at a time, plain hooks, no block skipped."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -14,6 +14,7 @@ from data.chat import Encoded
 from data.errors import InputError
 from probes.patching import Arm, Batching, Push, Swap, Texts, moved_norms, patched_logprobs
 from probes.variants import Variant
+from tests.probes.patched_by_hand import basis, patched_logits
 
 MakeRows = Callable[..., list[Encoded]]
 MakeTuned = Callable[[str], PeftModel]
@@ -26,61 +27,14 @@ def rows(make_rows: MakeRows) -> list[Encoded]:
     return make_rows(5, seed=4)
 
 
-def basis(model: nn.Module, k: int = 3, seed: int = 0) -> torch.Tensor:
-    width = model.config.hidden_size
-    return torch.linalg.qr(torch.randn(width, k, generator=torch.Generator().manual_seed(seed)))[0]
-
-
 def by_hand(
     peft: PeftModel, blocks: Sequence[nn.Module], pair: tuple[Encoded, Encoded], names: tuple[str | None, str | None], arm: Arm, only: bool
 ) -> float:
     """Score one text in one arm, from the definition."""
-
-    def run(side: int, hooks: Mapping[int, Callable[..., torch.Tensor | None]]) -> torch.Tensor:
-        handles = [blocks[layer].register_forward_hook(hook) for layer, hook in hooks.items()]
-        ids = torch.tensor([pair[side].input_ids])
-        try:
-            with torch.no_grad():
-                if names[side] is None:
-                    with peft.disable_adapter():
-                        return peft(input_ids=ids).logits[0]
-                peft.set_adapter(names[side])
-                return peft(input_ids=ids).logits[0]
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    reader, other = arm.reader, 1 - arm.reader
-    theirs: dict[int, torch.Tensor] = {}
-
-    def keep(layer: int) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: object, h: torch.Tensor) -> None:
-            theirs[layer] = h.clone()
-
-        return hook
-
-    def swap(layer: int) -> Callable[..., torch.Tensor]:
-        def hook(_module: nn.Module, _args: object, h: torch.Tensor) -> torch.Tensor:
-            h = h.clone()
-            mine = slice(*pair[reader].spans["response"]) if only else slice(None)
-            yours = slice(*pair[other].spans["response"]) if only else slice(None)
-            change = theirs[layer][:, yours] - h[:, mine]
-            what = arm.swaps[layer]
-            if isinstance(what, Push):
-                h[:, mine] += what.vector_D
-                return h
-            if what.basis_DK is not None:
-                projector = what.basis_DK @ what.basis_DK.T
-                change = change @ ((torch.eye(len(projector)) - projector) if what.outside else projector)
-            h[:, mine] += what.scale * change
-            return h
-
-        return hook
-
-    run(other, {layer: keep(layer) for layer in arm.swaps})
-    logprobs = run(reader, {layer: swap(layer) for layer in arm.swaps}).log_softmax(-1)
-    start, end = pair[reader].spans["response"]
-    return float(torch.stack([logprobs[t - 1, pair[reader].input_ids[t]] for t in range(start, end)]).mean())
+    swapped = tuple(slice(*row.spans["response"]) if only else slice(None) for row in pair)
+    logits = patched_logits(peft, blocks, (pair[0].input_ids, pair[1].input_ids), (swapped[0], swapped[1]), names, arm)
+    start, end = pair[arm.reader].spans["response"]
+    return float(torch.stack([logits.log_softmax(-1)[t - 1, pair[arm.reader].input_ids[t]] for t in range(start, end)]).mean())
 
 
 def all_arms(peft: PeftModel) -> list[Arm]:
