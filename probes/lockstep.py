@@ -1,13 +1,13 @@
 """What a model says while part of its state is another's: two models decode in lock-step.
 
-In an arm (see `patching.py`) that scores, the text is fixed. Here the arm writes it. M0 and M1 read the same tokens, the prompt and what
-the arm itself has said so far; at each step the other model's state of the new token is computed first, without any swap, and
-then the reader's, into which a part of it is set,
+`patching.py` scores a fixed text in an arm. Here the arm writes the text. M0 and M1 read the same tokens, the prompt and what the arm
+itself has said so far. At each step the other model computes its state of the new token, unpatched; then the reader does, into
+which a part of that state is set,
 
     h_ℓ ← h_ℓ + s·P_ℓ(h'_ℓ − h_ℓ)          h_ℓ the running state of the reader, h'_ℓ the other's
 
-and the reader's top token is what both read next. Blocks up to the lowest swapped layer thus keep keys and values of an unpatched run,
-those above it of patched states: every token is the arg max of a full patched forward over the tokens before it.
+and the reader's top token is what both read next. The reader keeps keys and values of an unpatched run up to the lowest swapped layer, and
+of patched states above it. So every token is the arg max of a full patched forward pass over the tokens before it.
 
 `model.generate` decodes one model; rows of different adapters in one batch would spare the switch between the two, but not with DoRA
 or merged weights, and not the order: the reader cannot start before the other's state is known.
@@ -16,6 +16,7 @@ or merged weights, and not the order: the reader cannot start before the other's
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -105,7 +106,9 @@ def _batches(prompts: tuple[Sequence[Sequence[int]], ...], arms: Sequence[Arm], 
         for patches in (False, True):
             mine = [a for a, arm in enumerate(arms) if arm.reader == reader and bool(arm.swaps) == patches]
             rows = [_Row(a, i) for i in longest_first for a in mine]
-            yield from (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+            for start in range(0, len(rows), batch_size):
+                # Rows of one arm stand together, so that each swap is made once.
+                yield sorted(rows[start : start + batch_size], key=lambda row: row.arm)
 
 
 class _Text:
@@ -113,6 +116,8 @@ class _Text:
 
     Attributes:
         ids_BT: the tokens that come next: the prompts, padded on the left, and then one a step.
+        mask_BT: 0 on padding, over all tokens up to these.
+        seen_BV: which tokens each row holds; padding does not count.
     """
 
     def __init__(
@@ -192,8 +197,6 @@ def _decoded(
 
 def _patch(swaps: Sequence[Swap | Push | None], other_BTD: torch.Tensor, h_BTD: torch.Tensor) -> torch.Tensor:
     """Return a batch's states with each row's own swap made."""
-    out_BTD = h_BTD.clone()
-    for swap in {swap for swap in swaps if swap is not None}:
-        where = [b for b, each in enumerate(swaps) if each is swap]
-        out_BTD[where] = patched(swap, h_BTD[where], other_BTD[where])
-    return out_BTD
+    runs = [(swap, len(list(rows))) for swap, rows in groupby(swaps)]
+    parts = zip(runs, *(state.split([count for _, count in runs]) for state in (h_BTD, other_BTD)), strict=True)
+    return torch.cat([h if swap is None else patched(swap, h, other) for (swap, _), h, other in parts])

@@ -12,7 +12,7 @@ from data.chat import Encoded
 from data.errors import InputError
 from probes.capture import Reading, Spec, read, read_variants
 from probes.hooks import hooked
-from probes.variants import Variant, applied, first_changed_layer
+from probes.variants import Variant, applied, first_changed_layer, switching
 
 BlocksOf = Callable[[PreTrainedModel], Sequence[nn.Module]]
 MakeModel = Callable[[str], PreTrainedModel]
@@ -181,14 +181,20 @@ def test_the_model_is_left_as_it_was(make_tuned: MakeTuned, rows: list[Encoded],
     assert any(grad for _, grad in before) == trained
     now = truth[active if enabled else None]
     agree(read(peft, rows, SPEC), now)
+
+    def switched(variants: list[Variant]) -> list[Reading]:
+        with switching(peft) as switch:
+            return [switch(variant) or read(peft, rows, SPEC) for variant in variants]
+
     for variants in ([BASE, LOW], [TOP, BASE], [LOW]):
-        for variant, reading in zip(variants, read_variants(peft, rows, variants, SPEC), strict=True):
-            agree(reading, truth[variant.adapter])
-        assert peft.active_adapter == active
-        assert peft.active_adapters == [active]
-        assert peft.get_model_status().enabled is enabled
-        assert [(name, weight.requires_grad) for name, weight in peft.named_parameters()] == before
-        agree(read(peft, rows, SPEC), now)
+        for readings in (read_variants(peft, rows, variants, SPEC), switched(variants)):
+            for variant, reading in zip(variants, readings, strict=True):
+                agree(reading, truth[variant.adapter])
+            assert peft.active_adapter == active
+            assert peft.active_adapters == [active]
+            assert peft.get_model_status().enabled is enabled
+            assert [(name, weight.requires_grad) for name, weight in peft.named_parameters()] == before
+            agree(read(peft, rows, SPEC), now)
 
 
 def test_several_active_adapters_come_back(make_tuned: MakeTuned, rows: list[Encoded]) -> None:
@@ -212,6 +218,10 @@ def test_the_model_is_left_as_it_was_after_an_error(make_tuned: MakeTuned) -> No
     for variant in (BASE, HIGH):
         with pytest.raises(RuntimeError, match="inside"), applied(peft, variant):
             fail(variant)
+        assert peft.active_adapters == ["top"]
+        assert peft.get_model_status().enabled is True
+        with pytest.raises(RuntimeError, match="inside"), switching(peft) as switch:
+            fail(switch(variant) or variant)
         assert peft.active_adapters == ["top"]
         assert peft.get_model_status().enabled is True
 
