@@ -151,11 +151,13 @@ class Mediated:
     Attributes:
         reference: `neutral` or `base`.
         text: `trait` for held-out answers, `surface` for training-like ones, `response` for held-out answers of which the response's
-            tokens alone were swapped.
+            tokens alone were swapped, `generated` for what the arms themselves say.
         layer: where states were swapped.
         arms: names of the arms.
         scores: Y, [arms, questions].
         moved: part → its share of Σ‖h1 − h0‖² over all swapped tokens.
+        known: how the score of what was said tells answers apart whose label is known: mean where the trait is `shown` and where it is
+            `absent`, and their `separation`.
     """
 
     reference: str
@@ -164,6 +166,7 @@ class Mediated:
     arms: Sequence[str]
     scores: FloatArray
     moved: Mapping[str, float]
+    known: Mapping[str, float] | None = None
 
 
 def measure(
@@ -238,6 +241,8 @@ def measure(
         analysis = mediate(outcomes_of(each.arms, each.scores)).to_json()
         key = {"reference": each.reference, "text": each.text, "layer": each.layer}
         facts["mediation"].append(key | {"arms": list(each.arms), "outcomes": f"outcomes.{i}", "moved": dict(each.moved)} | analysis)
+        if each.known:
+            facts["mediation"][-1]["known"] = dict(each.known)
         arrays[f"outcomes.{i}"] = each.scores
     return facts, arrays
 

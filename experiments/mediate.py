@@ -74,7 +74,7 @@ def mediate_stage(bench: Bench, question: Question, config: MediateConfig, libra
         pad, budget = bench.base.tokenizer.pad_token_id, bench.study.token_budget
         with models.adapted(bench.base, named(adapters)) as model:
             between = tuple(Variant(adapter.parent.name if adapter else None) for adapter in adapters)
-            parts = _parts(space, question, config, rest)
+            parts = parts_of(space, question, config, rest)
             norms = moved_norms(
                 model, texts, (between[0], between[1]), question.layer, list(parts.at_layer.values()), Batching(pad, budget)
             )
@@ -106,14 +106,14 @@ def mediate_stage(bench: Bench, question: Question, config: MediateConfig, libra
 
 
 def load_mediated(folder: Path, reference: str, text: str, layer: int) -> Mediated:
-    """Load what a `mediate` stage left: Y of each arm, log p(y⁺) − log p(y⁻)."""
+    """Load what a `mediate` stage left, Y of each arm, log p(y⁺) − log p(y⁻); or a `score` stage, contrast scores."""
     logprob = load_file(folder / "outcomes.safetensors")["logprob"].astype(np.float64)
     facts = read_json(folder / "arms.json")
-    return Mediated(reference, text, layer, facts["arms"], logprob[:, 0] - logprob[:, 1], facts["moved"])
+    return Mediated(reference, text, layer, facts["arms"], logprob[:, 0] - logprob[:, 1], facts["moved"], facts.get("known"))
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """The parts of the state that are swapped, at the layer by name and at all layers at once, and what is added to M0 at the layer."""
 
     layer: int
@@ -141,7 +141,8 @@ class _Parts:
         return arms | {name: Arm(0, {self.layer: push}) for name, push in self.pushes.items()}
 
 
-def _parts(library: PersonaSpace, question: Question, config: MediateConfig, readings: Sequence[Path]) -> _Parts:
+def parts_of(library: PersonaSpace, question: Question, config: MediateConfig, readings: Sequence[Path]) -> Parts:
+    """Return what a question swaps; what lies outside the space is among it where there are readings that it is taken from."""
     layer, members = question.layer, library.members(question.layer, question.own)
 
     def basis(at: int, members: Sequence[int]) -> torch.Tensor:
@@ -164,10 +165,10 @@ def _parts(library: PersonaSpace, question: Question, config: MediateConfig, rea
             parts[REMAINDER] = Swap(remainders[:1].T / remainders[0].norm())
     there = {at: library.members(at, question.own) for at in range(library.vectors.shape[1])} if question.everywhere else {}
     everywhere = {at: Swap(basis(at, some)) for at, some in there.items() if some}
-    return _Parts(layer, parts, everywhere, pushes)
+    return Parts(layer, parts, everywhere, pushes)
 
 
-def _shares_moved(parts: _Parts, norms: torch.Tensor) -> dict[str, float]:
+def _shares_moved(parts: Parts, norms: torch.Tensor) -> dict[str, float]:
     """Return which share of Σ‖h1 − h0‖² each part makes up."""
     moved = dict(zip(parts.at_layer, norms.tolist(), strict=True))
     return {name: value / moved[WHOLE] for name, value in moved.items() if moved[WHOLE] > 0}

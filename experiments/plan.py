@@ -13,11 +13,12 @@ from data.files import sha256
 from data.library import NEUTRAL, control_names, instruction_names, load_bank, load_control, load_instruction, load_trait
 from data.mixtures import Turn, changed_turns, plain_turns
 from data.schema import Control, Example, Split, Trait
+from experiments.analyses import Analyses, Key
 from experiments.calibrate import Real, calibrate_stage, later_stage
 from experiments.distil import teacher_stage
 from experiments.instructions import Instructions, instructions_of, instructions_stage
 from experiments.measure import BASE_ANSWERS, measure
-from experiments.mediate import Question, load_mediated, mediate_stage
+from experiments.mediate import load_mediated
 from experiments.space import Library, dimension_stage, library_of
 from experiments.stages import (
     Bench,
@@ -43,7 +44,6 @@ NO_NEUTRAL = {
     "random": "random weights were not trained, and have no neutral fine-tune",
     "adapter": "how the adapter was trained is not known",
 }
-ONE_SEED = "whether what lies outside the space is new is seen in runs of two seeds and more"
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class PlannedRun:
         run: the run.
         measure: the measurement; None for `base`, which is the reference itself.
         instructions: the null N2 of its headline share, if the study asks for it.
+        said: what its patched arms say, if the study asks for it.
         answers: its sample answers.
         training: the stage with its training curve, if it was trained.
         weights: where its adapter writes, if it has one.
@@ -67,6 +68,7 @@ class PlannedRun:
     run: Run
     measure: Stage | None
     instructions: Stage | None
+    said: Stage | None
     answers: Stage
     training: Stage | None
     weights: Stage | None
@@ -182,20 +184,23 @@ class _PlanRun:
         if self.run.arm.arm == "base":
             reason = "base is the reference that other runs are read against"
             self.missing |= dict.fromkeys(("effect", "share", "coordinates", "verdict"), reason)
-            return PlannedRun(self.run, None, None, answers, None, None, self.evaluate, None, None, None, self.missing)
+            return PlannedRun(self.run, None, None, None, answers, None, None, self.evaluate, None, None, None, self.missing)
         if self.subject is None:
             self.missing["effect"] = "the run has no trait of its own to score"
         reference = self._reference()
         if reference is None and self.run.arm.arm == "sft" and self.subject is None:
             self.missing |= dict.fromkeys(("share", "verdict"), REFERENCE_OF_REFERENCE)
-        stage = self._measure(condition, reference, answers, self._mediations(condition, reference))
+        mediations, said = self._mediations(condition, reference)
+        stage = self._measure(condition, reference, answers, mediations)
         training = condition.adapter if self.run.arm.arm in ("sft", "distilled") else None
         weights = None
         if condition.adapter:
             weights = weights_stage(self.bench, condition, plain_turns(self.examples, "evaluate"), self.own, self.library)
         among = self._among_instructions(condition, reference)
         adapter = self._adapter()
-        return PlannedRun(self.run, stage, among, answers, training, weights, self.evaluate, self.trait, adapter, self.own, self.missing)
+        return PlannedRun(
+            self.run, stage, among, said, answers, training, weights, self.evaluate, self.trait, adapter, self.own, self.missing
+        )
 
     def _condition(self) -> Condition:
         arm, title = self.run.arm, self.title
@@ -256,53 +261,34 @@ class _PlanRun:
         title = self.run.title(NEUTRAL, seed)
         return Condition(title, adapter=self._train(plain_turns(self.examples, "train"), seed, title))
 
-    def _mediations(self, condition: Condition, reference: Condition | None) -> dict[tuple[str, str, int], Stage]:
-        """Lay out the mediation analyses: (reference, text, layer) → stage."""
-        study, config = self.run.study, self.run.study.mediate
-        if config is None:
+    def _mediations(self, condition: Condition, reference: Condition | None) -> tuple[dict[Key, Stage], Stage | None]:
+        """Lay out the mediation analyses, and what their arms say, if that is asked for."""
+        if self.run.study.mediate is None:
             self.missing["mediation"] = "the study leaves mediation out"
-            return {}
+            return {}, None
         if self.subject is None:
             self.missing["mediation"] = "the run has no trait of its own whose change could be mediated"
-            return {}
-        headline = resolve_layer(study.layer, self.bench.depth)
-        layers = sorted({resolve_layer(layer, self.bench.depth) for layer in config.layers} - {headline})
-        texts = {"trait": (self._trait_turns("evaluate"), plain_turns(self.examples, "evaluate"))}
-        if self.run.arm.arm == "sft":
-            surface = (self._trait_turns("train"), plain_turns(self.examples, "train"))
-            texts["surface"] = (surface[0][: config.surface], surface[1][: config.surface])
-        references = {"neutral": reference} if reference else {}
-        if not reference or config.references == "both":
-            references["base"] = self.base
-        prompted = self.run.arm.arm == "prompted"
-        wanted = [] if prompted else [(who, text, headline) for who in references for text in texts if texts[text][0]]
-        wanted += [] if prompted else [(next(iter(references)), "trait", layer) for layer in layers]
-        if prompted and layers:
-            self.missing["mediation_layers"] = "a prompt's change is swapped at the headline layer alone"
-        # A system prompt's change can be swapped at the response alone; a fine-tune beside it is also read so, to be compared.
-        if prompted or any(arm.arm == "prompted" and arm.trait == self.run.arm.trait for arm in study.runs):
-            wanted.append(("base", "response", headline))
-        readings: tuple[Stage, ...] = ()
-        if len(study.seeds) < 2 and config.remainder_draws:
-            self.missing["novelty"] = ONE_SEED
-        elif config.remainder_draws:
-            readings = tuple(self._reads_plain(by) for by in (reference or self.base, condition))
-        found = {}
-        for who, text, layer in wanted:
-            changed, plain = texts["trait" if text == "response" else text]
-            before = self.base if who == "base" else references[who]
-            read = {"trait": "held-out", "surface": "training-like", "response": "held-out, response only,"}[text]
-            question = Question(
-                f"mediate {condition.title}: {read} text against {who}, layer {layer}", condition, before, changed, plain, layer, self.own,
-                response_only=text == "response", everywhere=config.everywhere and (who, text, layer) == wanted[0],
-                readings=readings if (who, text, layer) == wanted[0] and text == "trait" else (),
-            )  # fmt: skip
-            found[who, text, layer] = mediate_stage(self.bench, question, config, self.library)
-        return found
+            return {}, None
+        asked = Analyses(
+            self.bench,
+            self.run,
+            self.run.study.mediate,
+            self.subject,
+            self.examples,
+            self.library,
+            self.own,
+            self.base,
+            condition,
+            reference,
+        )
+        self.missing |= asked.missing
+        stages = asked.stages(tuple(self._reads_plain(by) for by in (reference or self.base, condition)))
+        if asked.generated is None:
+            return stages, None
+        key, said, scored = asked.generated
+        return stages | {key: scored}, said
 
-    def _measure(
-        self, condition: Condition, reference: Condition | None, answers: Stage, mediations: Mapping[tuple[str, str, int], Stage]
-    ) -> Stage:
+    def _measure(self, condition: Condition, reference: Condition | None, answers: Stage, mediations: Mapping[Key, Stage]) -> Stage:
         texts: dict[str, tuple[str, Sequence[Turn] | Stage]] = {"neutral": ("plain answers", plain_turns(self.examples, "evaluate"))}
         if trait := self._trait_turns("evaluate"):
             texts["trait"] = (f"{self.trait} answers", trait)

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from data.errors import InputError
 from experiments.calibrate import LATER, PLANTED
+from experiments.generated import SAID
 from experiments.instructions import INSTRUCTIONS
 from experiments.plan import Plan
 from experiments.space import DIMENSION
@@ -31,6 +32,7 @@ class RunResult:
         curve: training loss by step; empty if not trained.
         weights: where its adapter writes; None where it has none.
         instructions: its share in spaces of instructions; None where the study names none, or the run has no share.
+        said: what its patched arms say: `arms`, and `answers` [arms][questions]; None where the study does not ask.
     """
 
     entry: Mapping[str, Any]
@@ -40,6 +42,7 @@ class RunResult:
     curve: Sequence[Mapping[str, float]]
     weights: Mapping[str, Any] | None = None
     instructions: Mapping[str, Any] | None = None
+    said: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def save_index(plan: Plan, store: Store) -> Path:
             "own": planned.own,
             "measure": planned.measure.id if planned.measure else None,
             "instructions": planned.instructions.id if planned.instructions else None,
+            "said": planned.said.id if planned.said else None,
             "answers": planned.answers.id,
             "training": planned.training.id if planned.training else None,
             "weights": planned.weights.id if planned.weights else None,
@@ -147,8 +151,8 @@ def load_results(folder: Path) -> Results:
         # Studies of before there was a calibration have none.
         planted = index.get("calibration")
         used |= {planted[key] for key in ("planted", "later")} if planted else set()
-        # Nor do runs of before there was N2 have instructions.
-        used |= {run.get("instructions") for run in index["runs"]}
+        # Nor do older runs have what came later.
+        used |= {run.get(key) for run in index["runs"] for key in ("instructions", "said")}
         used -= {None}
     except (KeyError, TypeError):
         raise InputError(f"{folder / INDEX}: is not the index of a study; run the study again") from None
@@ -167,6 +171,7 @@ def load_results(folder: Path) -> Results:
                 read_json(store.path(entry["training"]) / "training.json") if entry["training"] else [],
                 read_json(store.path(entry["weights"]) / WEIGHTS) if entry["weights"] else None,
                 read_json(store.path(drawn) / INSTRUCTIONS) if (drawn := entry.get("instructions")) else None,
+                read_json(store.path(said) / SAID) if (said := entry.get("said")) else None,
             )
         )
     return Results(

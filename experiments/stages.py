@@ -283,8 +283,12 @@ def answered(
 
 def _written(folder: Path, asked: Sequence[str]) -> list[Turn]:
     """Return the turns of a stage's answers to questions."""
-    # An empty answer has no tokens to pool over, or to learn; a full stop stands for it.
-    return [Turn(question, answer or ".") for question, answer in zip(asked, read_json(folder / "answers.json"), strict=True)]
+    return [Turn(question, full_stop(answer)) for question, answer in zip(asked, read_json(folder / "answers.json"), strict=True)]
+
+
+def full_stop(answer: str) -> str:
+    """Return an answer, or a full stop in place of an empty one, which has no tokens to pool over, or to learn."""
+    return answer or "."
 
 
 def read_stage(bench: Bench, condition: Condition, texts: Sequence[Turn] | Stage, asked: Sequence[Example], title: str) -> Stage:
@@ -340,9 +344,11 @@ def read(
     tick: TickFn,
     spans: Sequence[str],
     logprob: bool = False,
+    layers: Sequence[int] | None = None,
 ) -> list[dict[str, FloatArray]]:
     """Read rows with adapters, and with the base for None: all at once, or in turn as far as memory holds them."""
     spec = Spec(
+        layers=layers,
         spans=spans,
         logprob=logprob,
         pad_id=bench.base.tokenizer.pad_token_id,

@@ -37,6 +37,20 @@ class ChatConfig(_Config):
     template_kwargs: dict[str, Any] = {}
 
 
+class GeneratedConfig(_Config):
+    """What the arms of a mediation analysis say themselves, beside the fixed text that they score.
+
+    Attributes:
+        questions: evaluate questions that every arm answers, three and more.
+        draws: of the null N1.
+        pairs: contrast pairs that score an answer: a trait's last ones, which a small space leaves to them.
+    """
+
+    questions: Annotated[int, Field(ge=FEWEST_PROMPTS)] = 24
+    draws: Annotated[int, Field(ge=FEWEST_DRAWS, le=DRAWS)] = FEWEST_DRAWS
+    pairs: Annotated[int, Field(ge=1)] = 4
+
+
 class MediateConfig(_Config):
     """How it is measured through which part of the state behaviour changes.
 
@@ -50,6 +64,7 @@ class MediateConfig(_Config):
         everywhere: also set the persona part at all layers at once.
         remainder_draws: what lies outside the space is added to the reference by itself, and so are this many chance directions of its
             norm, to learn whether it is new: 19 and more, or 0 to leave the question out. Held-out answers, headline alone.
+        generated: also let the arms answer, and score what they say; null leaves that out.
     """
 
     draws: Annotated[int, Field(ge=FEWEST_DRAWS, le=DRAWS)] = 20
@@ -60,6 +75,7 @@ class MediateConfig(_Config):
     references: Literal["headline", "both"] = "both"
     everywhere: bool = True
     remainder_draws: Annotated[int, Field(ge=0)] = FEWEST_PUSHES
+    generated: GeneratedConfig | None = None
 
     @field_validator("surface")
     @classmethod

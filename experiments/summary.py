@@ -27,6 +27,8 @@ MEDIATION_KEYS = (
     "sufficiency", "necessity", "mediated", "carried", "mediated_of_carried", "null_mean", "null_high", "null_matched", "null_p",
     "complement", "shapley",
 )  # fmt: skip
+# Outcomes beside the headline's.
+BESIDE = ("surface", "response", "generated")
 
 
 def summarise(results: Results) -> dict[str, Any]:
@@ -168,6 +170,13 @@ def _shares(analysis: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
+def _beside(analyses: Sequence[Mapping[str, Any] | None], scored: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the shares of the outcomes beside the headline's, each with its effect; what was said, with how well its score tells."""
+    found = {text: {"effect": each and each["effect"], **_shares(each)} for text, each in zip(BESIDE, analyses, strict=True)}
+    found["generated"] |= {"why": analyses[-1] and analyses[-1]["why"], "known": scored and scored.get("known")}
+    return found
+
+
 def _row(run: RunResult, p: float | None, judged: Verdict | None, provisional: bool) -> dict[str, Any]:
     row = {key: run.entry[key] for key in ("arm", "trait", "adapter", "seed", "settings")}
     keys = (
@@ -176,9 +185,8 @@ def _row(run: RunResult, p: float | None, judged: Verdict | None, provisional: b
         "nearest", "relative_norm", "verdict",
     )  # fmt: skip
     row |= dict.fromkeys(keys)
-    row |= _shares(headline_analysis(run.facts) if run.facts else None) | {
-        text: _shares(_analysis(run, text)) for text in ("surface", "response")
-    }
+    row |= _shares(headline_analysis(run.facts) if run.facts else None)
+    row |= _beside([_analysis(run, text) for text in BESIDE], _analysis(run, "generated"))
     row |= {"provisional": provisional, "why": None, "missing": dict(run.entry["missing"])}
     if run.facts is None:
         return row
@@ -307,7 +315,7 @@ def _groups(results: Results, adjusted: Sequence[float | None], judged: Sequence
                 "share_effect": star.to_json() if star else None,
                 "share_across_runs": _common_share(results, runs),
                 **_shares(analysis),
-                **{text: _shares(_joint(runs, text)) for text in ("surface", "response")},
+                **_beside([_joint(runs, text) for text in BESIDE], _analysis(runs[0], "generated")),
                 "novelty": rest.to_json() if rest else None,
                 "verdict": together.name,
                 "why": together.why,

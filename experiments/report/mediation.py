@@ -1,15 +1,26 @@
 """What mediates a run's change, as figures and table rows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.measure import analysis_of, headline_analysis
+from experiments.measure import AFTER, BEFORE, analysis_of, headline_analysis
 from experiments.report.figures import GREY, PALETTE, Figure, Style, layout_of, marks, rounded, vertical
+from probes.mediation import INSIDE, OUTSIDE
 
 TEXTS = {
     "trait": "held-out answers",
     "surface": "training-like answers",
     "response": "held-out answers, response tokens alone, against the base",
+    "generated": "what it says itself",
+}
+# Which arms are shown saying something, and what each is.
+SAYING = {
+    BEFORE: "reference",
+    f"{INSIDE}.into": "reference with the change's persona part",
+    f"{OUTSIDE}.into": "reference with all the rest of the change",
+    AFTER: "changed model",
+    f"{INSIDE}.out": "changed model without the persona part",
+    f"{OUTSIDE}.out": "changed model without all the rest",
 }
 _PARTS = {
     "inside": "persona space",
@@ -19,7 +30,7 @@ _PARTS = {
     "outside": "all but the persona space",
     "whole": "whole state",
 }
-_SYMBOLS = {"trait": "circle", "surface": "circle-open", "response": "diamond-open"}
+_SYMBOLS = {"trait": "circle", "surface": "circle-open", "response": "diamond-open", "generated": "square"}
 _PLAYERS = {
     "existing": ("existing directions", PALETTE[0]),
     "new": ("other directions", PALETTE[1]),
@@ -129,6 +140,14 @@ def rows(facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         if each["why"] is None:
             key |= {name: each[name] for name in ("shares", "null", "mediated_of_carried", "carried_why", "shapley", "doses", "moved")}
         yield key
+
+
+def sayings(said: Mapping[str, Any], questions: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what the arms of `SAYING` answer to each question."""
+    answers = dict(zip(said["arms"], said["answers"], strict=True))
+    if not answers:
+        return []
+    return [{"question": question, "said": [answers[arm][i] for arm in SAYING]} for i, question in enumerate(questions)]
 
 
 def _analyses(facts: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -34,6 +34,7 @@ from experiments.verdict import RULE
 # With more panels than this, a group of figures starts folded.
 OPEN_PANELS = 12
 LARGEST = 3
+SAYINGS = 4
 
 _ABSOLUTE = re.compile(r"[/\\]|~\w*[/\\]|[A-Za-z]:[/\\]")
 _PLAIN = {
@@ -94,6 +95,7 @@ def page(results: Results, summary: Mapping[str, Any]) -> str:
         library=results.library,
         loss=loss,
         planted=planted,
+        saying=list(mediation.SAYING.values()),
         rule=re.split(r" (?=\d\. )", RULE),
         runs_for_a_claim=RUNS_FOR_A_CLAIM,
         threshold=THRESHOLD,
@@ -149,6 +151,7 @@ def _run(results: Results, run: RunResult, row: Mapping[str, Any], number: int, 
             {"question": question, "base": base.get(question), "run": answer}
             for question, answer in zip_longest(run.entry["questions"], run.answers)
         ],
+        "sayings": mediation.sayings(run.said, run.entry["questions"][:SAYINGS]) if run.said else [],
     }
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from experiments.analyses import ONE_SEED
 from experiments.cli import main
 from experiments.measure import outcomes_of
 from experiments.mediate import load_mediated
-from experiments.plan import ONE_SEED
 from experiments.store import read_json
 from probes.mediation import mediate
 from tests.experiments.conftest import stages_of

@@ -1,0 +1,117 @@
+"""The stages `say` and `score`: what a run says in its patched arms, and how much of the trait is in it.
+
+say → score → measure. Answers are kept apart from their scores, so that another scorer needs no decoding.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data.mixtures import Turn
+from data.schema import ContrastPair
+from experiments.mediate import Question, parts_of
+from experiments.space import Library
+from experiments.stages import REPETITION_PENALTY, Bench, Output, Stage, TickFn, adapter_of, counter, full_stop, named, read
+from experiments.store import read_json
+from experiments.study import GeneratedConfig, MediateConfig
+from lora import models
+from probes.lockstep import patched_answers
+from probes.scores import contrast_logprobs, contrast_rows, separation
+from probes.variants import Variant
+
+SAID = "said.json"
+
+
+def say_stage(bench: Bench, question: Question, config: GeneratedConfig, library: Library) -> Stage:
+    """Let every arm answer, greedily and with the penalty of sample answers: `arms` and `answers` [arms][questions].
+
+    Args:
+        bench: the study's model.
+        question: its plain answers' questions are asked.
+        config: how many null spaces take part.
+        library: of directions.
+    """
+    asked = [turn.question for turn in question.plain]
+    conditions = (question.reference, question.run)
+    arms_config = MediateConfig(draws=config.draws, matched=False, doses=())
+
+    def compute(bench: Bench, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
+        space, rest = library.load(inputs)
+        if not space.members(question.layer, question.own):
+            return {SAID: {"arms": [], "answers": []}}
+        first = len(question.reference.inputs)
+        adapters = [adapter_of(rest[:first]), adapter_of(rest[first:])]
+        base, ranks = bench.base, bench.ranks
+        chat = bench.chat(base)
+        mine = range(len(asked))[ranks.rank :: ranks.world]
+        before, after = ([chat.encode_prompt(asked[i], condition.system) for i in mine] for condition in conditions)
+        arms = parts_of(space, question, arms_config, []).arms({}, arms_config)
+        with models.adapted(base, named(adapters)) as model:
+            reference, run = (Variant(adapter.parent.name if adapter else None) for adapter in adapters)
+            ids = patched_answers(
+                model,
+                (before, after),
+                (reference, run),
+                list(arms.values()),
+                pad_id=base.tokenizer.pad_token_id,
+                max_new_tokens=bench.study.answer_tokens,
+                response_only=question.response_only,
+                repetition_penalty=REPETITION_PENALTY,
+                progress=counter(tick, len(arms) * len(mine), "answers"),
+            )
+        texts = [[str(base.tokenizer.decode(each, skip_special_tokens=True)).strip() for each in arm] for arm in ids]
+        everyone = dict(ranks.gather([(i, [arm[at] for arm in texts]) for at, i in enumerate(mine)]))
+        return {SAID: {"arms": list(arms), "answers": [[everyone[i][arm] for i in range(len(asked))] for arm in range(len(arms))]}}
+
+    facts = {
+        **bench.identity(),
+        "asked": asked,
+        "layer": question.layer,
+        "own": question.own,
+        "systems": [condition.system for condition in conditions],
+        "adapters": [len(condition.inputs) for condition in conditions],
+        "response_only": question.response_only,
+        "draws": config.draws,
+        "tokens": bench.study.answer_tokens,
+        "penalty": REPETITION_PENALTY,
+    }
+    inputs = (*library.inputs, *question.reference.inputs, *question.run.inputs)
+    return Stage("say", 1, facts, inputs, question.title, compute)
+
+
+def score_stage(bench: Bench, said: Stage, question: Question, pairs: Sequence[ContrastPair]) -> Stage:
+    """Score what every arm said by contrast pairs, as `mediate` leaves it: [arms, 2, questions] under their two sides.
+
+    The same is done with y⁺ and y⁻, whose label is known: `known` says how well the score tells them apart.
+    """
+    asked = [turn.question for turn in question.plain]
+
+    def compute(bench: Bench, inputs: list[Path], out: Path, tick: TickFn) -> Output:
+        found = read_json(inputs[0] / SAID)
+        turns = [Turn(q, full_stop(answer)) for arm in found["answers"] for q, answer in zip(asked, arm, strict=True)]
+        turns += [*question.changed, *question.plain]
+        # Only log-probabilities are wanted; states of one layer are the least that is read.
+        rows = contrast_rows(bench.chat(bench.base), turns, pairs)
+        [reading] = read(bench, rows, [None], out, tick, ("response",), logprob=True, layers=(0,))
+        scores = contrast_logprobs(reading["logprob"], len(pairs))
+        known = len(question.changed) + len(question.plain)
+        shown, absent = np.split((scores[0] - scores[1])[-known:], [len(question.changed)])
+        of_arms = scores[:, :-known].reshape(2, len(found["arms"]), len(asked)).swapaxes(0, 1)
+        return {
+            "outcomes.safetensors": {"logprob": of_arms.astype(np.float32)},
+            "arms.json": {
+                "arms": found["arms"],
+                "moved": {},
+                "known": {"shown": float(shown.mean()), "absent": float(absent.mean()), "separation": separation(shown, absent)},
+            },
+        }
+
+    facts = {
+        **bench.identity(),
+        "asked": asked,
+        "pairs": [pair.model_dump(mode="json") for pair in pairs],
+        "shown": [turn.answer for turn in question.changed],
+        "absent": [turn.answer for turn in question.plain],
+    }
+    return Stage("score", 1, facts, (said,), f"score what {question.title.removeprefix('what ')}", compute)
