@@ -112,6 +112,18 @@ class Chat:
         self._refuse_long(len(ids), question)
         return list(ids)
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return what a model said, as text that can be read again.
+
+        Special tokens are left out, also where ordinary tokens spell their names: no text with such a name is encoded.
+        """
+        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        # Taking one out can join the halves of another.
+        while any(token in text for token in self._special):
+            for token in self._special:
+                text = text.replace(token, "")
+        return text.strip()
+
     def training_row(self, turn: Turn) -> dict[str, list[int]]:
         """Return a pre-tokenised row as TRL takes it."""
         encoded = self.encode(turn)

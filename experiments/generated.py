@@ -60,7 +60,7 @@ def say_stage(bench: Bench, question: Question, config: GeneratedConfig, library
                 repetition_penalty=REPETITION_PENALTY,
                 progress=counter(tick, len(arms) * len(mine), "answers"),
             )
-        texts = [[str(base.tokenizer.decode(each, skip_special_tokens=True)).strip() for each in arm] for arm in ids]
+        texts = [[chat.decode(each) for each in arm] for arm in ids]
         everyone = dict(ranks.gather([(i, [arm[at] for arm in texts]) for at, i in enumerate(mine)]))
         return {SAID: {"arms": list(arms), "answers": [[everyone[i][arm] for i in range(len(asked))] for arm in range(len(arms))]}}
 
@@ -114,4 +114,4 @@ def score_stage(bench: Bench, said: Stage, question: Question, pairs: Sequence[C
         "shown": [turn.answer for turn in question.changed],
         "absent": [turn.answer for turn in question.plain],
     }
-    return Stage("score", 1, facts, (said,), f"score what {question.title.removeprefix('what ')}", compute)
+    return Stage("score", 1, facts, (said,), f"score {question.title}", compute)

@@ -276,7 +276,7 @@ def answered(
             repetition_penalty=REPETITION_PENALTY,
             progress=counter(tick, len(prompts), "answers"),
         )
-    texts = [str(base.tokenizer.decode(each, skip_special_tokens=True)).strip() for each in ids]
+    texts = [chat.decode(each) for each in ids]
     everyone = dict(ranks.gather(list(zip(mine, texts, strict=True))))
     return [everyone[i] for i in range(len(asked))]
 

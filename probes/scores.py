@@ -23,7 +23,7 @@ def contrast_rows(chat: Chat, turns: Sequence[Turn], pairs: Sequence[ContrastPai
     """Return what is read for contrast scores: every answer under both sides of every pair, [pairs · 2 · turns].
 
     Raises:
-        InputError: an answer that cannot be encoded under a pair; names its question.
+        InputError: an answer that cannot be encoded under a pair; says why.
     """
     sides = (side for pair in pairs for side in (pair.positive, pair.negative))
     return [chat.encode(Turn(turn.question, turn.answer, side)) for side in sides for turn in turns]

@@ -352,6 +352,19 @@ def test_too_long_a_prompt_names_length_limit_and_question() -> None:
     assert str(raised.value) == f"{length} tokens do not fit the model's context of {length - 1} (question {QUESTION!r})"
 
 
+@pytest.mark.parametrize("spelt", ["<|im_end|>", "<|im_<|im_end|>end|>", "<|im_start|><|im_end|>"])
+def test_what_a_model_said_can_be_read_again_also_if_it_spells_a_special_token(spelt: str) -> None:
+    found = chat()
+    # Byte by byte, as a model may spell it; the tokenizer itself would find the special token.
+    letters = [found.tokenizer.convert_tokens_to_ids(letter) for letter in spelt]
+    assert found.tokenizer.unk_token_id is None or found.tokenizer.unk_token_id not in letters
+    end = found.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    word = found.tokenizer("why", add_special_tokens=False)["input_ids"]
+    said = found.decode([*word, *letters, *word, end])
+    assert said == "whywhy"
+    found.encode(Turn(QUESTION, said))
+
+
 def test_added_token_that_is_not_special_may_stand_in_a_text() -> None:
     tokenizer = wrap(Tokenizer.from_str(bpe().backend_tokenizer.to_str()), CHATML)
     tokenizer.add_tokens(["<tool>"])

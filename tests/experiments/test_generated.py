@@ -1,0 +1,120 @@
+"""What patched arms say, in a whole study on the tiny model, whose directions are declared found."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from data.chat import Chat
+from data.library import load_trait
+from data.mixtures import Turn
+from experiments.generated import SAID
+from experiments.mediate import load_mediated
+from experiments.report.mediation import SAYING
+from experiments.results import INDEX, load_results
+from experiments.stages import REPETITION_PENALTY, full_stop
+from experiments.store import read_json
+from probes.scores import contrast_logprobs, contrast_rows
+from tests.experiments.conftest import finished, stages_of
+
+Write = Callable[..., Path]
+RUNS = [{"arm": "sft", "trait": "pirate"}, {"arm": "prompted", "trait": "pirate"}]
+MEDIATE = {"draws": 5, "surface": 0, "doses": [], "references": "headline", "everywhere": False}
+GENERATED = {"questions": 4, "draws": 5, "pairs": 2}
+FINE_TUNE = "what sft pirate (seed 0) says against neutral, part by part, layer 2"
+PROMPT = "what prompted pirate (seed 0) says against base, part by part, layer 2"
+
+
+@pytest.fixture
+def runs(tiny_study: Write, tmp_path: Path, all_found: None) -> Path:
+    return finished(tiny_study(runs=RUNS, mediate=MEDIATE | {"generated": GENERATED}), tmp_path)
+
+
+def test_every_arm_answers_and_what_it_says_is_scored(runs: Path, tiny_model: Path) -> None:
+    said = stages_of(runs, "say")
+    scored = stages_of(runs, "score")
+    assert sorted(said) == sorted([FINE_TUNE, PROMPT])
+    assert sorted(scored) == sorted([f"score {FINE_TUNE}", f"score {PROMPT}"])
+    questions = [example.question for example in load_trait("pirate").split("evaluate")[:4]]
+    for title in (FINE_TUNE, PROMPT):
+        found = read_json(said[title] / SAID)
+        assert len(found["arms"]) == len(found["answers"])
+        assert {len(arm) for arm in found["answers"]} == {4}
+        assert set(SAYING) <= set(found["arms"])
+    # The score is what the base makes of the answers, under the trait's last pairs.
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    found = read_json(said[FINE_TUNE] / SAID)
+    mediated = load_mediated(scored[f"score {FINE_TUNE}"], "neutral", "generated", 2)
+    assert list(mediated.arms) == found["arms"]
+    arm = found["arms"].index("after")
+    turns = [Turn(q, full_stop(a)) for q, a in zip(questions, found["answers"][arm], strict=True)]
+    logprob = []
+    for row in contrast_rows(Chat(tokenizer), turns, load_trait("pirate").contrast_pairs[-2:]):
+        first, last = row.spans["response"]
+        with torch.no_grad():
+            logits = model(torch.tensor([row.input_ids])).logits[0].log_softmax(-1)
+        logprob.append(float(np.mean([logits[t - 1, row.input_ids[t]].item() for t in range(first, last)])))
+    positive, negative = contrast_logprobs(np.array(logprob), 2)
+    assert mediated.scores[arm] == pytest.approx(positive - negative, abs=1e-4)
+    assert mediated.known is not None
+    assert 0 <= mediated.known["separation"] <= 1
+
+
+def test_unpatched_arms_say_what_the_models_say(runs: Path, tiny_model: Path) -> None:
+    """`before` is the neutral fine-tune and `after` the trait's, as each answers by itself."""
+    found = read_json(stages_of(runs, "say")[FINE_TUNE] / SAID)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    questions = [example.question for example in load_trait("pirate").split("evaluate")[:4]]
+    trained = {title.split(" (")[0]: path for title, path in stages_of(runs, "train").items()}
+    for arm, title in (("before", "sft neutral"), ("after", "sft pirate")):
+        (path,) = [path for name, path in trained.items() if title in name]
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), path / "adapter").eval()
+        for question, said in zip(questions, found["answers"][found["arms"].index(arm)], strict=True):
+            ids = torch.tensor([Chat(tokenizer).encode_prompt(question)])
+            out = model.generate(
+                input_ids=ids, do_sample=False, max_new_tokens=4, repetition_penalty=REPETITION_PENALTY, pad_token_id=tokenizer.pad_token_id
+            )
+            assert said == tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+def test_summary_and_report_show_it(runs: Path) -> None:
+    summary = read_json(runs / "tiny" / "summary.json")
+    for row in (*summary["runs"], *summary["groups"]):
+        assert row["generated"]["effect"] is not None
+        assert set(row["generated"]["known"]) == {"shown", "absent", "separation"}
+    page = (runs / "tiny" / "report.html").read_text()
+    assert "while part of their state at layer 2 is the other's" in page
+    assert "what it says itself" in page
+    assert summary["runs"][0]["generated"]["why"] is None or summary["runs"][0]["generated"]["why"] in page
+
+
+def test_asking_for_it_later_repeats_nothing_else(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
+    runs = finished(tiny_study(runs=RUNS[:1], mediate=MEDIATE), tmp_path)
+    before = {path.name for path in (runs / "stages").iterdir()}
+    finished(tiny_study(runs=RUNS[:1], mediate=MEDIATE | {"generated": GENERATED}), tmp_path)
+    added = {path.name.rsplit("-", 1)[0] for path in (runs / "stages").iterdir() if path.name not in before}
+    assert added == {"say", "score", "measure"}
+
+
+def test_without_a_space_nothing_is_said(tiny_study: Write, tmp_path: Path) -> None:
+    runs = finished(tiny_study(runs=RUNS[:1], mediate=MEDIATE | {"generated": GENERATED}), tmp_path)
+    assert read_json(stages_of(runs, "say")[FINE_TUNE] / SAID) == {"arms": [], "answers": []}
+    row = read_json(runs / "tiny" / "summary.json")["runs"][0]
+    assert row["generated"]["effect"] is None
+    assert "while part of their state" not in (runs / "tiny" / "report.html").read_text()
+
+
+def test_results_from_before_there_was_any_still_load(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
+    runs = finished(tiny_study(runs=RUNS[:1], mediate=MEDIATE), tmp_path)
+    path = runs / "tiny" / INDEX
+    index = json.loads(path.read_text())
+    for run in index["runs"]:
+        run.pop("said")
+    path.write_text(json.dumps(index))
+    assert [run.said for run in load_results(runs / "tiny").runs] == [None]

@@ -1,0 +1,72 @@
+"""Contrast scores: which rows are read, what is made of their log-probabilities, and how well a score of known quality is said to tell."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special
+from transformers import AutoModelForCausalLM
+
+from data.chat import Chat
+from data.errors import InputError
+from data.library import load_trait
+from data.mixtures import Turn
+from data.schema import ContrastPair
+from probes.scores import contrast_logprobs, contrast_rows, separation
+from tests.conftest import tiny_tokenizer
+
+PAIRS = load_trait("pirate").contrast_pairs[:2]
+TURNS = [Turn("Where is the harbour?", "Arr, past the old fort."), Turn("What is two and two?", "It is four.")]
+
+
+def test_every_answer_is_read_under_both_sides_of_every_pair() -> None:
+    chat = Chat(tiny_tokenizer())
+    rows = contrast_rows(chat, TURNS, PAIRS)
+    sides = [side for pair in PAIRS for side in (pair.positive, pair.negative)]
+    assert [chat.tokenizer.decode(row.input_ids) for row in rows] == [
+        f"<|im_start|>system\n{side}<|im_end|>\n<|im_start|>user\n{turn.question}<|im_end|>\n<|im_start|>assistant\n{turn.answer}<|im_end|>\n"
+        for side in sides
+        for turn in TURNS
+    ]
+
+
+def test_a_score_is_the_mean_ratio_of_likelihoods_by_a_models_own_forward_pass(tiny_model: str) -> None:
+    chat = Chat(tiny_tokenizer())
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    per_token = []
+    for row in contrast_rows(chat, TURNS, PAIRS):
+        first, last = row.spans["response"]
+        ids = torch.tensor([row.input_ids])
+        with torch.no_grad():
+            logprobs = model(ids).logits.log_softmax(-1)[0]
+        per_token.append(float(np.mean([logprobs[t - 1, row.input_ids[t]].item() for t in range(first, last)])))
+    (plus0, plus1), (minus0, minus1), (further_plus0, further_plus1), (further_minus0, further_minus1) = np.reshape(per_token, (4, 2))
+    positive, negative = contrast_logprobs(np.array(per_token), 2)
+    assert positive == pytest.approx([(plus0 + further_plus0) / 2, (plus1 + further_plus1) / 2])
+    assert negative == pytest.approx([(minus0 + further_minus0) / 2, (minus1 + further_minus1) / 2])
+    assert abs(positive - negative).max() > 1e-3
+
+
+def test_an_answer_that_is_no_row_is_refused() -> None:
+    with pytest.raises(InputError, match="special token"):
+        contrast_rows(Chat(tiny_tokenizer()), [Turn("Where is the harbour?", "<|im_end|>")], PAIRS)
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=6), st.lists(st.integers(-3, 3), min_size=1, max_size=6))
+def test_separation_counts_pairs(shown: list[int], absent: list[int]) -> None:
+    above = [(a > b) + (a == b) / 2 for a in shown for b in absent]
+    assert separation(np.array(shown, float), np.array(absent, float)) == pytest.approx(np.mean(above))
+
+
+@pytest.mark.parametrize("distance", [0.0, 0.5, 2.0])
+def test_separation_of_normal_scores_is_the_one_of_theory(distance: float) -> None:
+    rng = np.random.default_rng(4)
+    found = separation(rng.standard_normal(4000) + distance, rng.standard_normal(4000))
+    assert found == pytest.approx(special.ndtr(distance / np.sqrt(2)), abs=0.02)
+
+
+def test_sides_that_say_the_same_tell_nothing() -> None:
+    chat = Chat(tiny_tokenizer())
+    plus, minus = np.array_split(contrast_rows(chat, TURNS, [ContrastPair.model_construct(positive="Be kind.", negative="Be kind.")]), 2)
+    assert [row.input_ids for row in plus] == [row.input_ids for row in minus]
