@@ -91,10 +91,12 @@ def score_stage(bench: Bench, said: Stage, question: Question, pairs: Sequence[C
         found = read_json(inputs[0] / SAID)
         turns = [Turn(q, full_stop(answer)) for arm in found["answers"] for q, answer in zip(asked, arm, strict=True)]
         turns += [*question.changed, *question.plain]
+        # Swaps often leave an answer as it was: each is read once.
+        different = {turn: i for i, turn in enumerate(dict.fromkeys(turns))}
+        rows = contrast_rows(bench.chat(bench.base), list(different), pairs)
         # Only log-probabilities are wanted; states of one layer are the least that is read.
-        rows = contrast_rows(bench.chat(bench.base), turns, pairs)
         [reading] = read(bench, rows, [None], out, tick, ("response",), logprob=True, layers=(0,))
-        scores = contrast_logprobs(reading["logprob"], len(pairs))
+        scores = contrast_logprobs(reading["logprob"], len(pairs))[:, [different[turn] for turn in turns]]
         known = len(question.changed) + len(question.plain)
         shown, absent = np.split((scores[0] - scores[1])[-known:], [len(question.changed)])
         of_arms = scores[:, :-known].reshape(2, len(found["arms"]), len(asked)).swapaxes(0, 1)
