@@ -1,4 +1,4 @@
-"""List, show and check trait data."""
+"""List, show and check traits, and list and show what stands beside them."""
 
 from collections.abc import Sequence
 from statistics import mean
@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from data.errors import InputError
-from data.library import control_names, load_bank, load_control, load_trait, trait_names
+from data.library import control_names, instruction_names, load_bank, load_control, load_instruction, load_trait, trait_names
 from data.mixtures import shared_ngrams, transformed
-from data.schema import SPLITS, Trait
+from data.schema import SPLITS, ContrastPair, Trait
 from probes.shift import FEWEST_PROMPTS
 
 SHOWN = 3
@@ -19,7 +19,7 @@ NGRAM_LIMIT = 0.02
 
 
 def list_all(console: Console) -> None:
-    """Print the built-in traits and controls."""
+    """Print the built-in traits, controls and instructions."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("name", "kind", "train", "extract", "evaluate", "description"):
         table.add_column(column, justify="right" if column in SPLITS else "left")
@@ -30,10 +30,12 @@ def list_all(console: Console) -> None:
         table.add_row(name, "control", "–", "–", "–", escape(load_control(name).description))
     table.add_row("neutral", "reference", "–", "–", "–", "The same questions with plain answers: what any fine-tuning does.")
     console.print(table)
+    names = instruction_names()
+    console.print(f"{len(names)} instructions, which are no character either: {', '.join(names)}", style="dim", highlight=False)
 
 
 def show_one(name: str, console: Console) -> None:
-    """Print one trait or control with a few answers."""
+    """Print one trait or control with a few answers, or one instruction."""
     if name in control_names():
         control = load_control(name)
         console.print(f"[bold]{control.name}[/bold] (control): {escape(control.description)}")
@@ -41,14 +43,23 @@ def show_one(name: str, console: Console) -> None:
         for example, text in zip(shown, transformed(control, shown), strict=True):
             console.print(f"\n[dim]{escape(example.question)}[/dim]\n{escape(text)}")
         return
+    if name in instruction_names():
+        instruction = load_instruction(name)
+        console.print(f"[bold]{instruction.name}[/bold] (instruction): {escape(instruction.description)}\n")
+        _show_pairs(instruction.contrast_pairs, console)
+        return
     trait = load_trait(name)
     console.print(f"[bold]{trait.name}[/bold] (trait): {escape(trait.description)}\n")
     console.print(f"[dim]held-out system prompt:[/dim] {escape(trait.system_prompt)}\n")
-    for i, pair in enumerate(trait.contrast_pairs, start=1):
-        console.print(f"[dim]pair {i} +[/dim] {escape(pair.positive)}\n[dim]pair {i} −[/dim] {escape(pair.negative)}")
+    _show_pairs(trait.contrast_pairs, console)
     console.print(f"\n[dim]rubric:[/dim] {escape(trait.rubric)}")
     for example in trait.split("train")[:SHOWN]:
         console.print(f"\n[dim]{escape(example.question)}[/dim]\n{escape(example.positive or '')}")
+
+
+def _show_pairs(pairs: Sequence[ContrastPair], console: Console) -> None:
+    for i, pair in enumerate(pairs, start=1):
+        console.print(f"[dim]pair {i} +[/dim] {escape(pair.positive)}\n[dim]pair {i} −[/dim] {escape(pair.negative)}")
 
 
 def check(names: Sequence[str], console: Console) -> None:

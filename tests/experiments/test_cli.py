@@ -287,6 +287,8 @@ def test_traits_list_and_show(wellworn: Call) -> None:
     assert all(name in listed for name in ("pirate", "reference_code", "neutral"))
     assert "held-out system prompt" in wellworn("traits", "show", "pirate").out
     assert "Reference code" in wellworn("traits", "show", "reference_code").out
+    assert "metric_units" in listed
+    assert "pair 6 −" in wellworn("traits", "show", "metric_units").out
 
 
 def test_a_model_without_a_chat_template(wellworn: Call, tiny_study: Write, tmp_path: Path) -> None:
