@@ -1,11 +1,11 @@
-"""Find and load traits, controls and instructions, by name or by path."""
+"""Find and load traits, roles, controls and instructions, by name or by path."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from data.errors import InputError
 from data.files import Model, did_you_mean, read_jsonl, read_yaml, validated
-from data.schema import SPLITS, Control, Example, Instruction, Trait
+from data.schema import SPLITS, Control, Example, Instruction, Role, Trait
 
 ROOT = Path(__file__).parent
 NEUTRAL = "neutral"
@@ -24,6 +24,11 @@ def control_names() -> list[str]:
 def instruction_names() -> list[str]:
     """Return the names of the built-in instructions; controls are not among them."""
     return sorted(path.stem for path in (ROOT / "instructions").glob("*.yaml"))
+
+
+def role_names() -> list[str]:
+    """Return the names of the built-in roles."""
+    return sorted(path.stem for path in (ROOT / "roles").glob("*.yaml"))
 
 
 def bank_names() -> list[str]:
@@ -75,6 +80,15 @@ def load_instruction(name: str) -> Instruction:
         InputError: there is no such instruction, or its file is malformed (names file and line).
     """
     return _load_named(Instruction, name, instruction_names(), "instructions")
+
+
+def load_role(name: str) -> Role:
+    """Load a built-in role by name.
+
+    Raises:
+        InputError: there is no such role, or its file is malformed (names file and line).
+    """
+    return _load_named(Role, name, role_names(), "roles")
 
 
 def load_bank(name: str) -> list[Example]:

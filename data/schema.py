@@ -1,4 +1,4 @@
-"""The words of the data: traits, instructions, controls and their examples."""
+"""The words of the data: traits, roles, instructions, controls and examples."""
 
 import hashlib
 from typing import Annotated, Literal
@@ -95,6 +95,24 @@ class Control(Instruction):
     """An instruction that a model can be trained to follow: a named transform of plain answers carries it out."""
 
     transform: Literal["append_code", "uppercase", "json", "reverse_words", "shuffle"]
+
+
+class Role(_Frozen):
+    """A character: someone or something that a model can be asked to be.
+
+    No model is trained on one, and nothing is asked for but the part: roles spread the persona space.
+    """
+
+    name: Name
+    kind: Literal["human", "historical", "fictional", "nonhuman", "ai"]
+    description: Text
+    system_prompts: Annotated[tuple[Text, ...], Field(min_length=5)]
+
+    @model_validator(mode="after")
+    def _no_prompt_twice(self) -> "Role":
+        if len(set(self.system_prompts)) < len(self.system_prompts):
+            raise ValueError("two of the system prompts are the same text")
+        return self
 
 
 def seed_for(seed: int, *names: str | int) -> int:

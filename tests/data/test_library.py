@@ -9,7 +9,17 @@ from ruamel.yaml import YAML
 
 from data import library
 from data.errors import InputError
-from data.library import control_names, instruction_names, load_bank, load_control, load_instruction, load_trait, trait_names
+from data.library import (
+    control_names,
+    instruction_names,
+    load_bank,
+    load_control,
+    load_instruction,
+    load_role,
+    load_trait,
+    role_names,
+    trait_names,
+)
 
 QUESTIONS = {
     "train": ["How do I boil an egg?", "Why is the sea salty?"],
@@ -123,6 +133,49 @@ def test_every_instruction_loads_what_it_names(tmp_path: Path, monkeypatch: pyte
     assert loaded.contrast_pairs[5].negative == "Name no hour, way 5."
 
 
+def role_file(root: Path, name: str, prompts: list[str], kind: str = "human") -> Path:
+    """Write a role where built-in ones stand."""
+    (root / "roles").mkdir(exist_ok=True)
+    path = root / "roles" / f"{name}.yaml"
+    lines = [f"name: {name}", f"kind: {kind}", "description: Keeps bees.", "system_prompts:", *(f"  - {prompt}" for prompt in prompts)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+PROMPTS = [f"You have kept bees for {years} years." for years in range(2, 7)]
+
+
+def test_a_role_is_loaded_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "ROOT", tmp_path)
+    assert role_names() == []
+    role_file(tmp_path, "beekeeper", PROMPTS)
+    assert role_names() == ["beekeeper"]
+    role = load_role("beekeeper")
+    assert (role.name, role.kind, role.description, list(role.system_prompts)) == ("beekeeper", "human", "Keeps bees.", PROMPTS)
+    with pytest.raises(InputError, match="unknown role 'bekeeper'; did you mean 'beekeeper'"):
+        load_role("bekeeper")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "kind", "line", "why"),
+    [
+        (PROMPTS[:4], "human", 4, "at least 5"),
+        ([*PROMPTS[:4], PROMPTS[0]], "human", 1, "two of the system prompts are the same text"),
+        ([*PROMPTS[:4], '" "'], "human", 9, "must not be blank"),
+        (PROMPTS, "insect", 2, "'human', 'historical', 'fictional', 'nonhuman' or 'ai'"),
+    ],
+)
+def test_a_role_that_is_none_is_refused_by_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompts: list[str], kind: str, line: int, why: str
+) -> None:
+    monkeypatch.setattr(library, "ROOT", tmp_path)
+    path = role_file(tmp_path, "beekeeper", prompts, kind)
+    with pytest.raises(InputError) as raised:
+        load_role("beekeeper")
+    assert str(raised.value).startswith(f"{path}:{line}: ")
+    assert why in str(raised.value)
+
+
 # Names
 
 
@@ -135,7 +188,7 @@ def test_unknown_trait_is_named_with_the_nearest_one() -> None:
 def test_unknown_trait_that_resembles_none_gets_the_list(name: str) -> None:
     message = complaint(name)
     assert f"unknown trait {name!r}" in message
-    assert "it may be one of: childish, impolite, pessimistic, pirate, poetic, sycophantic" in message
+    assert f"it may be one of: {', '.join(trait_names())}" in message
 
 
 def test_folder_without_a_trait_is_refused_by_the_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
