@@ -20,7 +20,7 @@ from data.library import (
 from data.mixtures import shared_ngrams
 from data.schema import SPLITS, Example
 
-TRAITS = ["archaic", "childish", "impolite", "pessimistic", "pirate", "poetic", "sycophantic"]
+TRAITS = ["apathetic", "archaic", "childish", "impolite", "pessimistic", "pirate", "poetic", "sycophantic"]
 COUNTS = {"train": 72, "extract": 24, "evaluate": 24}
 CARD_HEADINGS = [
     "What it is",
