@@ -1,4 +1,7 @@
-"""The one exception that a user is meant to see."""
+"""The one exception that a user is meant to see, and a list of what it would say."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -7,3 +10,27 @@ class InputError(ValueError):
     The message names the thing, what was got, what it may be, and the remedy. The command line
     prints it without a traceback and exits with code 2.
     """
+
+
+class Complaints:
+    """Everything that is wrong with a thing, so that it is put right in one go and not error by error."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note an `InputError` raised within, and go on behind the block."""
+        try:
+            yield
+        except InputError as error:
+            self.found += str(error).split("\n")
+
+    def settle(self) -> None:
+        """Raise what was noted, if anything was.
+
+        Raises:
+            InputError: a line for each complaint.
+        """
+        if self.found:
+            raise InputError("\n".join(self.found))

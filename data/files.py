@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from data.errors import InputError
+from data.errors import Complaints, InputError
 
 Model = TypeVar("Model", bound=BaseModel)
 Location = tuple[str | int, ...]
@@ -82,19 +82,21 @@ def read_jsonl(path: Path) -> list[tuple[int, Any]]:
     """Return the ``(1-based line, value)`` of each non-blank line of a JSON Lines file.
 
     Raises:
-        InputError: the file cannot be read, holds no row, or a line is not JSON.
+        InputError: the file cannot be read, holds no row, or lines are not JSON; names each.
     """
-    rows = []
+    rows, wrong = [], Complaints()
     # Not splitlines(): inside a JSON string, U+2028 and U+0085 are characters like any other.
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            rows.append((number, json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}:{number}: not valid JSON: {error.msg} (column {error.colno})") from None
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}:{number}: not valid JSON: {error}") from None
+        with wrong.noted():
+            try:
+                rows.append((number, json.loads(line)))
+            except json.JSONDecodeError as error:
+                raise InputError(f"{path}:{number}: not valid JSON: {error.msg} (column {error.colno})") from None
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{path}:{number}: not valid JSON: {error}") from None
+    wrong.settle()
     if not rows:
         raise InputError(f"{path}: holds no rows; write one JSON object a line")
     return rows

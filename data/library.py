@@ -1,9 +1,10 @@
 """Find and load traits, roles, controls and instructions, by name or by path."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from data.errors import InputError
+from data.errors import Complaints, InputError
 from data.files import Model, did_you_mean, read_jsonl, read_yaml, validated
 from data.schema import SPLITS, Control, Example, Instruction, Role, Trait
 
@@ -40,7 +41,7 @@ def load_trait(name_or_path: str) -> Trait:
     """Load a built-in trait by name, or any trait from its folder.
 
     Raises:
-        InputError: there is no such trait, or a file of it is malformed (names file and line).
+        InputError: there is no such trait, or its files are malformed: a line for each thing that is wrong, with file and line.
     """
     folder = ROOT / "traits" / name_or_path if name_or_path in trait_names() else Path(name_or_path)
     if not (folder / "trait.yaml").is_file():
@@ -60,8 +61,14 @@ def load_trait(name_or_path: str) -> Trait:
     if bank and bank not in bank_names():
         line = lines[("questions",)]
         raise InputError(f"{path}:{line}: questions: unknown question bank {bank!r}{did_you_mean(str(bank), bank_names())}")
-    examples = _load_examples(folder / "examples.jsonl", load_bank(bank) if bank else None)
-    return validated(Trait, value | {"examples": [e.model_dump() for e in examples]}, str(path), lines)
+    wrong = Complaints()
+    examples: list[Example] = []
+    with wrong.noted():
+        trait = validated(Trait, value, str(path), lines)
+    with wrong.noted():
+        examples = _load_examples(folder / "examples.jsonl", load_bank(bank) if bank else None)
+    wrong.settle()
+    return trait.model_copy(update={"examples": tuple(examples)})
 
 
 def load_control(name: str) -> Control:
@@ -100,9 +107,8 @@ def load_bank(name: str) -> list[Example]:
     if name not in bank_names():
         raise InputError(f"unknown question bank {name!r}{did_you_mean(name, bank_names())}")
     path = ROOT / "questions" / f"{name}.jsonl"
-    rows = [validated(Example, value, f"{path}:{line}") for line, value in read_jsonl(path)]
-    _check_rows(path, rows)
-    return rows
+    rows = [(where := f"{path}:{line}", validated(Example, value, where)) for line, value in read_jsonl(path)]
+    return _checked(path, rows)
 
 
 def _load_named(model: type[Model], name: str, names: list[str], folder: str) -> Model:
@@ -115,43 +121,47 @@ def _load_named(model: type[Model], name: str, names: list[str], folder: str) ->
 
 def _load_examples(path: Path, bank: list[Example] | None) -> list[Example]:
     """Read a trait's rows; with a bank they only add positives to its questions."""
-    rows: list[Example] = []
+    rows: list[tuple[str, Example]] = []
     questions = {example.id: example for example in bank or []}
+    wrong = Complaints()
     for line, value in read_jsonl(path):
-        where = f"{path}:{line}"
-        if not isinstance(value, dict):
-            raise InputError(f"{where}: a row is a JSON object, got {type(value).__name__}")
-        if bank is not None:
-            if value.get("id") not in list(questions):  # a list: what stands there may not be hashable
-                example = next(iter(questions))
-                raise InputError(f"{where}: id: no question {value.get('id')!r} in the trait's question bank; its ids are like {example!r}")
-            if set(value) != {"id", "positive"}:
-                raise InputError(f"{where}: a row over a question bank has the keys id and positive, got {sorted(value)}")
-            value = questions[value["id"]].model_dump() | value
-        rows.append(validated(Example, {"id": str(line)} | value, where))
-    if bank is not None:
-        own = {example.id for example in rows}
-        rows += [example for example in bank if example.split == "extract" and example.id not in own]
-    _check_rows(path, rows, positives=True)
-    return rows
+        with wrong.noted():
+            rows.append((f"{path}:{line}", _example(value, line, questions, f"{path}:{line}")))
+    own = {example.id for _, example in rows}
+    rows += [(str(path), example) for example in bank or [] if example.split == "extract" and example.id not in own]
+    # Rows that are none would be missed among the others, and their splits be called empty.
+    wrong.settle()
+    return _checked(path, rows, positives=True)
 
 
-def _check_rows(path: Path, rows: Iterable[Example], positives: bool = False) -> None:
-    """Hold what every set of questions must hold: full, disjoint splits and, for traits, positives."""
-    rows = list(rows)
-    seen: dict[str, Example] = {}
-    for row in rows:
-        key = " ".join(row.question.lower().split())
-        if key in seen:
-            first = seen[key]
+def _example(value: object, line: int, questions: dict[str, Example], where: str) -> Example:
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: a row is a JSON object, got {type(value).__name__}")
+    if questions:
+        if value.get("id") not in list(questions):  # a list: what stands there may not be hashable
+            example = next(iter(questions))
+            raise InputError(f"{where}: id: no question {value.get('id')!r} in the trait's question bank; its ids are like {example!r}")
+        if set(value) != {"id", "positive"}:
+            raise InputError(f"{where}: a row over a question bank has the keys id and positive, got {sorted(value)}")
+        value = questions[value["id"]].model_dump() | value
+    return validated(Example, {"id": str(line)} | value, where)
+
+
+def _checked(path: Path, rows: Sequence[tuple[str, Example]], positives: bool = False) -> list[Example]:
+    """Return the rows of a set if they hold what every set must: full, disjoint splits and, for traits, positives."""
+    wrong = Complaints()
+    asked: dict[str, Example] = {}
+    for where, row in rows:
+        first = asked.setdefault(" ".join(row.question.lower().split()), row)
+        if first is not row:
             kind = "overlap between splits" if first.split != row.split else "repeated question"
-            raise InputError(f"{path}: {kind}: {row.question!r} stands in {first.split} ({first.id}) and in {row.split} ({row.id})")
-        seen[key] = row
+            wrong.found.append(f"{where}: {kind}: {row.question!r} stands in {first.split} ({first.id}) and in {row.split} ({row.id})")
         if positives and row.split != "extract" and row.positive is None:
-            raise InputError(f"{path}: {row.id}: a question without an answer: {row.split} rows need a positive")
-    if len({row.id for row in rows}) < len(rows):
-        twice = sorted({row.id for row in rows if sum(other.id == row.id for other in rows) > 1})
-        raise InputError(f"{path}: ids must be unique, these occur twice: {', '.join(twice)}")
+            wrong.found.append(f"{where}: {row.id}: a question without an answer: {row.split} rows need a positive")
+    if twice := sorted(name for name, times in Counter(row.id for _, row in rows).items() if times > 1):
+        wrong.found.append(f"{path}: ids must be unique, these occur twice: {', '.join(twice)}")
     for split in SPLITS:
-        if not any(row.split == split for row in rows):
-            raise InputError(f"{path}: split {split!r} is empty; every set needs rows in {', '.join(SPLITS)}")
+        if not any(row.split == split for _, row in rows):
+            wrong.found.append(f"{path}: split {split!r} is empty; every set needs rows in {', '.join(SPLITS)}")
+    wrong.settle()
+    return [row for _, row in rows]

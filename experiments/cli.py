@@ -29,6 +29,8 @@ app.add_typer(traits_app, name="traits")
 # A fixed width elsewhere than in a terminal keeps tables whole in logs and pipes.
 console = Console(width=None if sys.stdout.isatty() else 150)
 complaints = Console(stderr=True)
+# A file may be wrong in every line.
+MOST_COMPLAINTS = 50
 
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where stages and results are kept.")]
 JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Also write the summary there; - is standard output.")]
@@ -237,7 +239,11 @@ def main(arguments: Sequence[str] | None = None) -> Any:
     try:
         return app(args=list(arguments) if arguments is not None else None)
     except InputError as error:
-        complaints.print(f"[bold red]error:[/bold red] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        lines = str(error).split("\n")
+        if (more := len(lines) - MOST_COMPLAINTS) > 0:
+            lines[MOST_COMPLAINTS:] = [f"and {more:,} more"]
+        said = "\n".join(lines)
+        complaints.print(f"[bold red]error:[/bold red] {_escaped(said)}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except OSError as error:
         # Whatever the file system refuses, the user alone can mend.

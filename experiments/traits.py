@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data.errors import InputError
+from data.errors import Complaints
 from data.library import control_names, instruction_names, load_bank, load_control, load_instruction, load_trait, trait_names
 from data.mixtures import shared_ngrams, transformed
 from data.schema import SPLITS, ContrastPair, Trait
@@ -68,20 +68,16 @@ def check(names: Sequence[str], console: Console) -> None:
     Raises:
         InputError: at least one trait is not fit for use.
     """
-    wrong = []
+    wrong = Complaints()
     for name in names or trait_names():
-        try:
+        with wrong.noted():
             trait = load_trait(name)
-        except InputError as error:
-            wrong.append(str(error))
-            continue
-        wrong += [f"{name}: {complaint}" for complaint in complaints_about(trait)]
-        counts = ", ".join(f"{len(trait.split(split))} {split}" for split in SPLITS)
-        console.print(
-            f"{trait.name}: {counts}, {len(trait.contrast_pairs)} contrast pairs, {_figures(trait)}", highlight=False, markup=False
-        )
-    if wrong:
-        raise InputError("\n".join(wrong))
+            wrong.found += [f"{name}: {complaint}" for complaint in complaints_about(trait)]
+            counts = ", ".join(f"{len(trait.split(split))} {split}" for split in SPLITS)
+            console.print(
+                f"{trait.name}: {counts}, {len(trait.contrast_pairs)} contrast pairs, {_figures(trait)}", highlight=False, markup=False
+            )
+    wrong.settle()
     console.print("[bold green]all fit for use[/bold green]")
 
 

@@ -300,7 +300,8 @@ def test_row_that_is_no_object_is_refused(tmp_path: Path, bank: str | None) -> N
 def test_missing_positive_is_named(tmp_path: Path, split: str) -> None:
     rows = [{key: value for key, value in row.items() if (row["id"], key) != (f"{split}-1", "positive")} for row in own_rows()]
     message = complaint(trait_folder(tmp_path, rows))
-    assert message == f"{tmp_path}/examples.jsonl: {split}-1: a question without an answer: {split} rows need a positive"
+    line = [row["id"] for row in rows].index(f"{split}-1") + 1
+    assert message == f"{tmp_path}/examples.jsonl:{line}: {split}-1: a question without an answer: {split} rows need a positive"
 
 
 @pytest.mark.parametrize("split", ["train", "extract", "evaluate"])
@@ -314,7 +315,7 @@ def test_question_in_two_splits_is_refused_whatever_its_case_and_spaces(tmp_path
     rows = own_rows()
     rows[-1]["question"] = again
     message = complaint(trait_folder(tmp_path, rows))
-    assert message.startswith(f"{tmp_path}/examples.jsonl: overlap between splits: ")
+    assert message.startswith(f"{tmp_path}/examples.jsonl:{len(rows)}: overlap between splits: ")
     assert "stands in train (train-0) and in evaluate (evaluate-1)" in message
 
 
@@ -322,8 +323,22 @@ def test_question_twice_in_one_split_is_refused(tmp_path: Path) -> None:
     rows = own_rows()
     rows[1]["question"] = rows[0]["question"].upper()
     message = complaint(trait_folder(tmp_path, rows))
-    assert message.startswith(f"{tmp_path}/examples.jsonl: repeated question: 'HOW DO I BOIL AN EGG?'")
+    assert message.startswith(f"{tmp_path}/examples.jsonl:2: repeated question: 'HOW DO I BOIL AN EGG?'")
     assert "stands in train (train-0) and in train (train-1)" in message
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    rows = own_rows()
+    rows[0]["question"], rows[1]["split"] = "", "test"
+    folder = trait_folder(tmp_path, rows)
+    yaml = (tmp_path / "trait.yaml").read_text()
+    (tmp_path / "trait.yaml").write_text(yaml + "mood: good\n")
+    mood, question, split = complaint(folder).split("\n")
+    assert mood.startswith(f"{tmp_path}/trait.yaml:{line_of(tmp_path, 'mood:')}: mood: unknown key")
+    assert question.startswith(f"{tmp_path}/examples.jsonl:1: question: must not be blank")
+    assert split.startswith(f"{tmp_path}/examples.jsonl:2: split: Input should be 'train', 'extract' or 'evaluate'")
+    (tmp_path / "examples.jsonl").write_text("{\n" + json.dumps(own_rows()[0]) + "\n{]\n")
+    assert [line.split(": ")[0] for line in complaint(folder).split("\n")[1:]] == [f"{tmp_path}/examples.jsonl:{i}" for i in (1, 3)]
 
 
 def test_duplicate_ids_are_listed(tmp_path: Path) -> None:
@@ -396,7 +411,9 @@ def test_bank_needs_every_split_and_a_plain_answer(tmp_path: Path, monkeypatch: 
     path.write_text('{"id": "a", "split": "train", "question": "Why?", "negative": "So."}\n', encoding="utf-8")
     with pytest.raises(InputError) as raised:
         load_bank("mine")
-    assert str(raised.value) == f"{path}: split 'extract' is empty; every set needs rows in train, extract, evaluate"
+    assert str(raised.value).split("\n") == [
+        f"{path}: split {split!r} is empty; every set needs rows in train, extract, evaluate" for split in ("extract", "evaluate")
+    ]
     path.write_text('{"id": "a", "split": "train", "question": "Why?"}\n', encoding="utf-8")
     with pytest.raises(InputError) as raised:
         load_bank("mine")

@@ -282,6 +282,13 @@ def test_traits_check_names_file_and_line(
     assert re.search(message, outcome.err), outcome.err
 
 
+def test_of_very_many_complaints_the_first_are_said_and_the_rest_counted(wellworn: Call, tmp_path: Path) -> None:
+    rows = "".join('{"id": "train-01"}\n' for _ in range(1000))
+    outcome = wellworn("traits", "check", trait_folder(tmp_path, examples=lambda _: rows))
+    assert re.findall(r"examples\.jsonl:(\d+)", outcome.err) == [str(i) for i in range(1, 51)]
+    assert outcome.err.strip().endswith("and 950 more")
+
+
 def test_traits_list_and_show(wellworn: Call) -> None:
     listed = wellworn("traits", "list").out
     assert all(name in listed for name in ("pirate", "reference_code", "neutral"))
