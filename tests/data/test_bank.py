@@ -14,7 +14,9 @@ from data.library import (
     load_bank,
     load_control,
     load_instruction,
+    load_role,
     load_trait,
+    role_names,
     trait_names,
 )
 from data.mixtures import shared_ngrams
@@ -242,3 +244,32 @@ def test_instructions_share_no_frame_of_six_words() -> None:
                 own |= set(zip(*(found[i:] for i in range(6)), strict=False))
         for gram in own:
             assert seen.setdefault(gram, name) == name, (gram, name, seen[gram])
+
+
+# Roles
+
+
+def test_every_role_has_five_prompts_of_some_length() -> None:
+    roles = [load_role(name) for name in role_names()]
+    assert [role.name for role in roles] == role_names()
+    for role in roles:
+        assert len(role.system_prompts) == 5, role.name
+        for prompt in role.system_prompts:
+            assert 15 <= len(prompt.split()) <= 45, (role.name, prompt)
+
+
+def test_roles_share_no_frame_of_five_words() -> None:
+    seen: dict[tuple[str, ...], str] = {}
+    for name in role_names():
+        for prompt in load_role(name).system_prompts:
+            found = words(prompt)
+            for gram in zip(*(found[i:] for i in range(5)), strict=False):
+                assert seen.setdefault(gram, prompt) == prompt, (gram, name)
+
+
+def test_roles_are_of_many_kinds_and_stand_in_no_trait() -> None:
+    roles = [load_role(name) for name in role_names()]
+    assert {role.kind for role in roles} >= {"human", "historical"}
+    prompts = {text for name in trait_names() for pair in load_trait(name).contrast_pairs for text in (pair.positive, pair.negative)}
+    prompts |= {load_trait(name).system_prompt for name in trait_names()}
+    assert prompts.isdisjoint(prompt for role in roles for prompt in role.system_prompts)
