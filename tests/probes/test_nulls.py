@@ -155,13 +155,19 @@ def test_spaces_of_all_traits_give_the_shares_of_the_vectors(activations: FloatA
 
 
 def test_shares_stay_exact_where_few_directions_hold_almost_all_variance() -> None:
-    """Eight of the ten directions are a thousandth of the first two, and still count in full."""
+    """Eight of the ten directions are a thousandth of the first two, and still count in full.
+
+    How exact single precision is depends on how a machine orders its sums, so each draw is held to the bound that `NullSpaces` states.
+    """
     rng = np.random.default_rng(2)
     x = rng.standard_normal((200, 10)) * np.array([1e3, 1e3] + 8 * [1.0])
     shift = rng.standard_normal(10) + 0.1 * rng.standard_normal((12, 10))
     null = Null(0, draws=40)
-    truth = [share_inside(shift, span(draw)).estimate.value for draw in null.vectors(x, 8)]
-    np.testing.assert_allclose(null.spaces(x, Members(8), 8).shares(shift), truth, atol=1e-3)
+    vectors = null.vectors(x, 8)
+    truth = [share_inside(shift, span(draw)).estimate.value for draw in vectors]
+    error = np.abs(null.spaces(x, Members(8), 8).shares(shift) - truth)
+    assert (error < 5e-7 * np.linalg.cond(vectors)).all()
+    assert np.median(error) < 5e-4
 
 
 def test_layers_share_their_draws(activations: FloatArray) -> None:
