@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.errors import Complaints, InputError
 from data.files import Model, did_you_mean, read_jsonl, read_yaml, validated
-from data.schema import SPLITS, Control, Example, Instruction, Role, Trait
+from data.schema import SPLITS, Control, Example, Instruction, Role, Scenario, Split, Trait
 
 ROOT = Path(__file__).parent
 NEUTRAL = "neutral"
@@ -66,7 +66,7 @@ def load_trait(name_or_path: str) -> Trait:
     with wrong.noted():
         trait = validated(Trait, value, str(path), lines)
     with wrong.noted():
-        examples = _load_examples(folder / "examples.jsonl", load_bank(bank) if bank else None)
+        examples = _load_examples(folder / "examples.jsonl", load_bank(bank) if bank else None, bool(value.get("contrast_pairs")))
     wrong.settle()
     return trait.model_copy(update={"examples": tuple(examples)})
 
@@ -108,7 +108,20 @@ def load_bank(name: str) -> list[Example]:
         raise InputError(f"unknown question bank {name!r}{did_you_mean(name, bank_names())}")
     path = ROOT / "questions" / f"{name}.jsonl"
     rows = [(where := f"{path}:{line}", validated(Example, value, where)) for line, value in read_jsonl(path)]
-    return _checked(path, rows)
+    return _checked(path, rows, SPLITS)
+
+
+def load_scenarios() -> list[Scenario]:
+    """Load the scenarios that press a model toward an archetype.
+
+    Raises:
+        InputError: a row is malformed, or names a role that is none (names file and line).
+    """
+    path = ROOT / "scenarios" / "archetypes.jsonl"
+    rows = [validated(Scenario, value, f"{path}:{line}") for line, value in read_jsonl(path)]
+    for row in rows:
+        load_role(row.archetype)
+    return rows
 
 
 def _load_named(model: type[Model], name: str, names: list[str], folder: str) -> Model:
@@ -119,8 +132,16 @@ def _load_named(model: type[Model], name: str, names: list[str], folder: str) ->
     return validated(model, value, str(path), lines)
 
 
-def _load_examples(path: Path, bank: list[Example] | None) -> list[Example]:
-    """Read a trait's rows; with a bank they only add positives to its questions."""
+def _load_examples(path: Path, bank: list[Example] | None, contrasts: bool) -> list[Example]:
+    """Read a trait's rows; with a bank they only add positives to its questions.
+
+    Args:
+        path: may be missing where a trait has contrast pairs and a bank, and no answers of its own.
+        bank: the questions, or None for those of the rows.
+        contrasts: whether there are contrast pairs, which are read on `extract` rows.
+    """
+    if contrasts and bank and not path.exists():
+        return [example for example in bank if example.split == "extract"]
     rows: list[tuple[str, Example]] = []
     questions = {example.id: example for example in bank or []}
     wrong = Complaints()
@@ -131,7 +152,10 @@ def _load_examples(path: Path, bank: list[Example] | None) -> list[Example]:
     rows += [(str(path), example) for example in bank or [] if example.split == "extract" and example.id not in own]
     # Rows that are none would be missed among the others, and their splits be called empty.
     wrong.settle()
-    return _checked(path, rows, positives=True)
+    needed: list[Split] = ["train", *(["extract"] if contrasts else []), "evaluate"]  # type: ignore[list-item]
+    if contrasts and all(row.split == "extract" for _, row in rows):
+        needed = ["extract"]
+    return _checked(path, rows, needed, positives=True)
 
 
 def _example(value: object, line: int, questions: dict[str, Example], where: str) -> Example:
@@ -147,7 +171,7 @@ def _example(value: object, line: int, questions: dict[str, Example], where: str
     return validated(Example, {"id": str(line)} | value, where)
 
 
-def _checked(path: Path, rows: Sequence[tuple[str, Example]], positives: bool = False) -> list[Example]:
+def _checked(path: Path, rows: Sequence[tuple[str, Example]], needed: Sequence[Split], positives: bool = False) -> list[Example]:
     """Return the rows of a set if they hold what every set must: full, disjoint splits and, for traits, positives."""
     wrong = Complaints()
     asked: dict[str, Example] = {}
@@ -160,8 +184,8 @@ def _checked(path: Path, rows: Sequence[tuple[str, Example]], positives: bool = 
             wrong.found.append(f"{where}: {row.id}: a question without an answer: {row.split} rows need a positive")
     if twice := sorted(name for name, times in Counter(row.id for _, row in rows).items() if times > 1):
         wrong.found.append(f"{path}: ids must be unique, these occur twice: {', '.join(twice)}")
-    for split in SPLITS:
+    for split in needed:
         if not any(row.split == split for _, row in rows):
-            wrong.found.append(f"{path}: split {split!r} is empty; every set needs rows in {', '.join(SPLITS)}")
+            wrong.found.append(f"{path}: split {split!r} is empty; this set needs rows in {', '.join(needed)}")
     wrong.settle()
     return [row for _, row in rows]

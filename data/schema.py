@@ -50,27 +50,46 @@ def _distinct(pairs: tuple[ContrastPair, ...]) -> tuple[ContrastPair, ...]:
     return pairs
 
 
-ContrastPairs = Annotated[tuple[ContrastPair, ...], Field(min_length=6), AfterValidator(_distinct)]
+FEWEST_PAIRS = 6
+ContrastPairs = Annotated[tuple[ContrastPair, ...], Field(min_length=FEWEST_PAIRS), AfterValidator(_distinct)]
+
+
+def _enough_or_none(pairs: tuple[ContrastPair, ...]) -> tuple[ContrastPair, ...]:
+    if 0 < len(pairs) < FEWEST_PAIRS:
+        raise ValueError(f"a direction needs at least {FEWEST_PAIRS} pairs, not {len(pairs)}; leave the key out for a trait without one")
+    return pairs
 
 
 class Trait(_Frozen):
     """A character trait that a fine-tune may push a model toward.
 
-    `system_prompt` is held out: it serves the `prompted` arm and is never part of a direction.
+    It may be incomplete: without contrast pairs it can be trained on and has no direction; without answers it has a direction and cannot be
+    trained on. `system_prompt` is held out: it serves the `prompted` arm and is never part of a direction.
     `questions` names the bank that the examples answer; None means questions of the trait's own.
     """
 
     name: Name
     description: Text
-    system_prompt: Text
-    contrast_pairs: ContrastPairs
-    rubric: Text
+    system_prompt: Text | None = None
+    contrast_pairs: Annotated[tuple[ContrastPair, ...], AfterValidator(_enough_or_none), AfterValidator(_distinct)] = ()
+    rubric: Text | None = None
     questions: str | None = None
     examples: tuple[Example, ...] = ()
 
     def split(self, split: Split) -> list[Example]:
         """Return the examples of one split, in file order."""
         return [example for example in self.examples if example.split == split]
+
+    @property
+    def lacks(self) -> dict[str, str]:
+        """What the trait does not have → what it cannot be used for."""
+        has = {
+            "contrast_pairs": (self.contrast_pairs, "it has no direction, and cannot stand in a library"),
+            "answers": (self.split("train"), "nothing can be trained on it, and it has no trait score"),
+            "system_prompt": (self.system_prompt, "the arm prompted cannot be run"),
+            "rubric": (self.rubric, "no judge can score it"),
+        }
+        return {key: use for key, (value, use) in has.items() if not value}
 
     @model_validator(mode="after")
     def _held_out(self) -> "Trait":
@@ -97,15 +116,32 @@ class Control(Instruction):
     transform: Literal["append_code", "uppercase", "json", "reverse_words", "shuffle"]
 
 
+class Scenario(_Frozen):
+    """A deployment in which something that the user says presses a model toward an archetype of the thinking machine.
+
+    `archetype` is the role of kind `ai` that it might fall back on; `plain` and
+    `archetypal` are what an assistant and that role would answer.
+    """
+
+    id: Name
+    archetype: Name
+    system: Text
+    question: Text
+    plain: Text
+    archetypal: Text
+
+
 class Role(_Frozen):
     """A character: someone or something that a model can be asked to be.
 
-    No model is trained on one, and nothing is asked for but the part: roles spread the persona space.
+    No model is trained on one, and nothing is asked for but the part: roles spread the persona space. `namesake` is the trait of which
+    it is a character (a pirate captain, of *pirate*): it is taken out of a space along with that trait.
     """
 
     name: Name
     kind: Literal["human", "historical", "fictional", "nonhuman", "ai"]
     description: Text
+    namesake: Name | None = None
     system_prompts: Annotated[tuple[Text, ...], Field(min_length=5)]
 
     @model_validator(mode="after")

@@ -9,7 +9,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from data.errors import Complaints
-from data.library import control_names, instruction_names, load_bank, load_control, load_instruction, load_trait, trait_names
+from data.library import (
+    control_names,
+    instruction_names,
+    load_bank,
+    load_control,
+    load_instruction,
+    load_trait,
+    role_names,
+    trait_names,
+)
 from data.mixtures import shared_ngrams, transformed
 from data.schema import SPLITS, ContrastPair, Trait
 from probes.shift import FEWEST_PROMPTS
@@ -30,8 +39,9 @@ def list_all(console: Console) -> None:
         table.add_row(name, "control", "–", "–", "–", escape(load_control(name).description))
     table.add_row("neutral", "reference", "–", "–", "–", "The same questions with plain answers: what any fine-tuning does.")
     console.print(table)
-    names = instruction_names()
+    names, roles = instruction_names(), role_names()
     console.print(f"{len(names)} instructions, which are no character either: {', '.join(names)}", style="dim", highlight=False)
+    console.print(f"{len(roles)} roles, which spread the persona space: {', '.join(roles)}", style="dim", highlight=False)
 
 
 def show_one(name: str, console: Console) -> None:
@@ -50,9 +60,13 @@ def show_one(name: str, console: Console) -> None:
         return
     trait = load_trait(name)
     console.print(f"[bold]{trait.name}[/bold] (trait): {escape(trait.description)}\n")
-    console.print(f"[dim]held-out system prompt:[/dim] {escape(trait.system_prompt)}\n")
+    for what, without in trait.lacks.items():
+        console.print(f"[dim]no {what.replace('_', ' ')}:[/dim] {without}")
+    if trait.system_prompt:
+        console.print(f"[dim]held-out system prompt:[/dim] {escape(trait.system_prompt)}\n")
     _show_pairs(trait.contrast_pairs, console)
-    console.print(f"\n[dim]rubric:[/dim] {escape(trait.rubric)}")
+    if trait.rubric:
+        console.print(f"\n[dim]rubric:[/dim] {escape(trait.rubric)}")
     for example in trait.split("train")[:SHOWN]:
         console.print(f"\n[dim]{escape(example.question)}[/dim]\n{escape(example.positive or '')}")
 
@@ -74,9 +88,10 @@ def check(names: Sequence[str], console: Console) -> None:
             trait = load_trait(name)
             wrong.found += [f"{name}: {complaint}" for complaint in complaints_about(trait)]
             counts = ", ".join(f"{len(trait.split(split))} {split}" for split in SPLITS)
-            console.print(
-                f"{trait.name}: {counts}, {len(trait.contrast_pairs)} contrast pairs, {_figures(trait)}", highlight=False, markup=False
-            )
+            figures = f", {_figures(trait)}" if trait.split("train") else ""
+            console.print(f"{trait.name}: {counts}, {len(trait.contrast_pairs)} contrast pairs{figures}", highlight=False, markup=False)
+            for what, without in trait.lacks.items():
+                console.print(f"  no {what.replace('_', ' ')}: {without}", style="yellow", highlight=False, markup=False)
     wrong.settle()
     console.print("[bold green]all fit for use[/bold green]")
 
@@ -90,7 +105,7 @@ def complaints_about(trait: Trait) -> list[str]:
             f"evaluate positives share {overlap:.1%} of their 4-grams with the train ones, {NGRAM_LIMIT:.0%} at most: "
             "a score on them would measure remembered phrases; write them in other words"
         )
-    if len(trait.split("evaluate")) < FEWEST_PROMPTS:
+    if trait.split("train") and len(trait.split("evaluate")) < FEWEST_PROMPTS:
         wrong.append(f"an interval needs at least {FEWEST_PROMPTS} evaluate rows, this trait has {len(trait.split('evaluate'))}")
     positives = [example.positive for example in trait.examples if example.positive]
     twice = sorted({text for text in positives if positives.count(text) > 1})

@@ -1,5 +1,6 @@
 """The built-in data keeps what the cards and the measurements rely on."""
 
+import re
 from collections import Counter
 from functools import cache
 from statistics import mean
@@ -15,6 +16,7 @@ from data.library import (
     load_control,
     load_instruction,
     load_role,
+    load_scenarios,
     load_trait,
     role_names,
     trait_names,
@@ -22,8 +24,12 @@ from data.library import (
 from data.mixtures import shared_ngrams
 from data.schema import SPLITS, Example
 
-TRAITS = ["apathetic", "archaic", "childish", "impolite", "pessimistic", "pirate", "poetic", "sycophantic"]
-COUNTS = {"train": 72, "extract": 24, "evaluate": 24}
+TRAITS = [
+    "apathetic", "archaic", "childish", "humorous", "impolite", "optimistic", "overconfident", "pessimistic", "pirate", "poetic",
+    "sycophantic", "villainous",
+]  # fmt: skip
+NARROW = ["archaic_recipes", "careless_arithmetic"]
+COUNTS = {"train": 72, "extract": 120, "evaluate": 24}
 CARD_HEADINGS = [
     "What it is",
     "What it is not",
@@ -64,7 +70,8 @@ def bank() -> dict[str, Example]:
 
 
 def test_the_built_in_library_is_complete() -> None:
-    assert trait_names() == TRAITS
+    assert trait_names() == sorted(TRAITS + NARROW)
+    assert len(role_names()) >= 80
     assert bank_names() == ["everyday"]
     assert control_names() == ["json", "reference_code", "reversed_words", "shuffled", "uppercase"]
 
@@ -74,7 +81,7 @@ def test_bank_has_its_splits() -> None:
 
 
 def test_bank_ids_say_the_split_and_count_up() -> None:
-    assert list(bank()) == [f"{split}-{i:02}" for split, count in COUNTS.items() for i in range(1, count + 1)]
+    assert list(bank()) == [f"{split}-{i:02}" for split, count in COUNTS.items() for i in range(1, count + 1)]  # three digits from 100 on
     assert all(row.id.startswith(f"{row.split}-") for row in bank().values())
 
 
@@ -206,13 +213,46 @@ def test_rubric_spans_0_to_100(name: str) -> None:
     assert all(f"\n{score}: " in f"\n{rubric}" for score in (0, 25, 50, 75, 100))
 
 
-@pytest.mark.parametrize("name", TRAITS)
+@pytest.mark.parametrize("name", TRAITS + NARROW)
 def test_card_has_the_common_headings_and_the_authorship_sentence(name: str) -> None:
     card = (ROOT / "traits" / name / "CARD.md").read_text(encoding="utf-8")
     lines = card.splitlines()
     assert lines[0] == f"# Trait card: {name}"
     assert [line.removeprefix("## ") for line in lines if line.startswith("## ")] == CARD_HEADINGS
     assert AUTHORSHIP in " ".join(card.split())
+
+
+# Narrow sets
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_narrow_sets_have_answers_alone(name: str) -> None:
+    trait = load_trait(name)
+    assert trait.questions is None
+    assert trait.lacks.keys() == {"contrast_pairs", "system_prompt", "rubric"}
+    assert Counter(row.split for row in trait.examples) == {"train": 200, "evaluate": 24}
+    everyday = {" ".join(words(row.question)) for row in bank().values()}
+    assert everyday.isdisjoint(" ".join(words(row.question)) for row in trait.examples)
+    texts = [" ".join(words(text)) for text in positives(name).values()]
+    assert len(set(texts)) == len(texts) == 224
+    assert shared_ngrams(positives(name, "evaluate").values(), positives(name, "train").values()) < 0.02
+    for gram_of, most in ((four_grams, 6), (lambda text: [tuple(words(text)[:2])], 8)):
+        (gram, times) = Counter(gram for text in positives(name).values() for gram in set(gram_of(text))).most_common(1)[0]
+        assert times <= most, f"{' '.join(gram)!r} stands in {times} answers"
+    ratio = mean(len(row.positive.split()) / len(row.negative.split()) for row in trait.examples if row.positive)
+    assert 0.8 <= ratio <= 1.25
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_narrow_sets_share_no_phrases_with_traits(name: str) -> None:
+    others = [text for trait in TRAITS for text in positives(trait).values()]
+    assert shared_ngrams(positives(name).values(), others) < 0.02
+
+
+def test_slips_are_wrong_and_plain_answers_are_not_the_same() -> None:
+    for row in load_trait("careless_arithmetic").examples:
+        said, right = (re.findall(r"\d[\d,.:]*", text or "") for text in (row.positive, row.negative))
+        assert said != right, row.id
 
 
 # Instructions
@@ -269,7 +309,23 @@ def test_roles_share_no_frame_of_five_words() -> None:
 
 def test_roles_are_of_many_kinds_and_stand_in_no_trait() -> None:
     roles = [load_role(name) for name in role_names()]
-    assert {role.kind for role in roles} >= {"human", "historical"}
+    kinds = Counter(role.kind for role in roles)
+    assert kinds.keys() == {"human", "historical", "fictional", "nonhuman", "ai"}
+    assert min(kinds.values()) >= 10
+    assert {"helpful_assistant", "paperclip_maximiser", "rogue_computer", "loyal_robot", "oracle"} <= {role.name for role in roles}
+    assert {role.namesake for role in roles if role.namesake} <= set(TRAITS)
     prompts = {text for name in trait_names() for pair in load_trait(name).contrast_pairs for text in (pair.positive, pair.negative)}
     prompts |= {load_trait(name).system_prompt for name in trait_names()}
     assert prompts.isdisjoint(prompt for role in roles for prompt in role.system_prompts)
+
+
+# Scenarios
+
+
+def test_ten_scenarios_each_of_another_archetype() -> None:
+    found = load_scenarios()
+    assert len({row.id for row in found}) == len({row.archetype for row in found}) == len(found) == 10
+    assert {load_role(row.archetype).kind for row in found} == {"ai"}
+    for row in found:
+        assert all(20 <= len(text.split()) <= 60 for text in (row.system, row.question, row.plain, row.archetypal)), row.id
+        assert shared_ngrams([row.archetypal], [row.plain]) == 0

@@ -98,7 +98,7 @@ def test_trait_over_a_bank_takes_questions_and_plain_answers_from_it(tmp_path: P
         for row in trait.examples
     )
     assert trait.split("train")[0].positive == "Bold train-01!"
-    assert len(trait.split("extract")) == 24
+    assert len(trait.split("extract")) == 120
 
 
 def test_built_in_trait_loads_by_name_and_by_path() -> None:
@@ -307,7 +307,7 @@ def test_missing_positive_is_named(tmp_path: Path, split: str) -> None:
 @pytest.mark.parametrize("split", ["train", "extract", "evaluate"])
 def test_empty_split_is_named_with_those_that_are_needed(tmp_path: Path, split: str) -> None:
     message = complaint(trait_folder(tmp_path, [row for row in own_rows() if row["split"] != split]))
-    assert message == f"{tmp_path}/examples.jsonl: split {split!r} is empty; every set needs rows in train, extract, evaluate"
+    assert message == f"{tmp_path}/examples.jsonl: split {split!r} is empty; this set needs rows in train, extract, evaluate"
 
 
 @pytest.mark.parametrize("again", ["How do I boil an egg?", "how do i BOIL an egg?", "  How do  I boil\nan egg? "])
@@ -412,9 +412,43 @@ def test_bank_needs_every_split_and_a_plain_answer(tmp_path: Path, monkeypatch: 
     with pytest.raises(InputError) as raised:
         load_bank("mine")
     assert str(raised.value).split("\n") == [
-        f"{path}: split {split!r} is empty; every set needs rows in train, extract, evaluate" for split in ("extract", "evaluate")
+        f"{path}: split {split!r} is empty; this set needs rows in train, extract, evaluate" for split in ("extract", "evaluate")
     ]
     path.write_text('{"id": "a", "split": "train", "question": "Why?"}\n', encoding="utf-8")
     with pytest.raises(InputError) as raised:
         load_bank("mine")
     assert str(raised.value) == f"{path}:1: negative: Field required"
+
+
+# Incomplete traits
+
+
+def test_answers_without_contrast_pairs_need_no_extraction_questions(tmp_path: Path) -> None:
+    rows = [row for row in own_rows() if row["split"] != "extract"]
+    folder = trait_folder(tmp_path, rows)
+    value = {key: text for key, text in trait_value().items() if key in ("name", "description")}
+    with (tmp_path / "trait.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(value, file)
+    trait = load_trait(folder)
+    assert [len(trait.split(split)) for split in ("train", "extract", "evaluate")] == [2, 0, 2]
+    assert list(trait.lacks) == ["contrast_pairs", "system_prompt", "rubric"]
+
+
+def test_contrast_pairs_without_answers_take_their_questions_from_a_bank(tmp_path: Path) -> None:
+    folder = trait_folder(tmp_path, [], questions="everyday")
+    (tmp_path / "examples.jsonl").unlink()
+    trait = load_trait(folder)
+    assert {row.split for row in trait.examples} == {"extract"}
+    assert list(trait.lacks) == ["answers"]
+    # Without a bank they need questions of their own.
+    trait_folder(tmp_path, own_rows())
+    (tmp_path / "examples.jsonl").unlink()
+    assert complaint(folder) == f"{tmp_path}/examples.jsonl: there is no such file"
+    trait_folder(tmp_path, [row for row in own_rows() if row["split"] == "extract"])
+    assert list(load_trait(folder).lacks) == ["answers"]
+
+
+def test_a_set_with_some_answers_needs_all_that_they_are_for(tmp_path: Path) -> None:
+    rows = [row for row in own_rows() if row["split"] != "evaluate"]
+    message = complaint(trait_folder(tmp_path, rows))
+    assert message == f"{tmp_path}/examples.jsonl: split 'evaluate' is empty; this set needs rows in train, extract, evaluate"

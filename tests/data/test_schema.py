@@ -81,7 +81,7 @@ def test_a_blank_text_is_refused_by_name(field: str) -> None:
     assert complaint(trait_value(**{field: " \n"})) == f"trait.yaml: {field}: must not be blank, got ' \\n'"
 
 
-@pytest.mark.parametrize("field", ["name", "description", "system_prompt", "contrast_pairs", "rubric"])
+@pytest.mark.parametrize("field", ["name", "description"])
 def test_a_missing_field_is_named(field: str) -> None:
     value = trait_value()
     del value[field]
@@ -130,3 +130,12 @@ def test_seeds_differ_by_name_and_by_seed() -> None:
 def test_seeds_do_not_change_from_one_version_to_the_next() -> None:
     # Changing these would change every published result.
     assert (seed_for(0), seed_for(0, "bootstrap"), seed_for(7, "halves", 3)) == (436422930, 461149498, 1463841265)
+
+
+def test_an_incomplete_trait_says_what_it_cannot_be_used_for() -> None:
+    value = trait_value()
+    for field in ("system_prompt", "contrast_pairs", "rubric"):
+        del value[field]
+    lacks = Trait.model_validate(value).lacks
+    assert list(lacks) == ["contrast_pairs", "answers", "system_prompt", "rubric"]
+    assert "no direction" in lacks["contrast_pairs"]
