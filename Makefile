@@ -10,8 +10,8 @@ STAMP := .venv/.installed
 quickstart: $(STAMP)  ## three fine-tunes, measured: about 8 minutes on two CPU cores
 	$(BIN)/wellworn run quickstart
 
-test: $(STAMP)  ## all tests but the slow statistics
-	$(BIN)/python -m pytest -m "not slow"
+test: $(STAMP)  ## all tests but the slow statistics, a process a core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
 
 # Apart from the rest, since PEFT imports bitsandbytes wherever it is installed, which takes seconds.
 test-quantized: $(STAMP)  ## weights of 4 bits; installs the extra

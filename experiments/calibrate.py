@@ -15,8 +15,9 @@ import numpy as np
 from data.errors import InputError
 from data.mixtures import Turn, fingerprint
 from data.schema import seed_for
+from experiments.library import Library
 from experiments.measure import NO_SPACE
-from experiments.space import Library, PersonaSpace
+from experiments.space import Chosen, PersonaSpace
 from experiments.stages import Bench, Output, Stage, TickFn, responses
 from experiments.study import CalibrateConfig
 from lora.planted import Ground, Trial, accuracy, calibrate, later_curve
@@ -48,16 +49,16 @@ class Real:
 def calibrate_stage(real: Real, config: CalibrateConfig, library: Library) -> Stage:
     """Plant changes along directions of one half of the contrast pairs and questions, and look for them in the space of the other.
 
-    All is arithmetic on finished readings: shares are taken at the layer where a change is planted.
+    Of traits alone, as roles have no contrast to halve. All is arithmetic on finished readings: shares are taken where a change is planted.
     """
 
     def compute(_bench: Bench, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
         space, size, noise_nD = _inputs(inputs, library, real.layer)
-        members = space.members(real.layer)
+        members = Chosen(space.members(real.layer).traits)
         facts: dict[str, Any] = {"layer": real.layer, "directions": len(members), "size": size, "why": None if members else NO_SPACE}
         if not members:
             return {PLANTED: facts}
-        differences = [space.differences(real.layer, i) for i in members]
+        differences = [space.differences(real.layer, i) for i in members.traits]
         trials = trials_in_halves(differences, space.activations(real.layer, members), noise_nD, size, config, tick)
         return {PLANTED: facts | findings(trials)}
 
@@ -75,11 +76,11 @@ def later_stage(real: Real, config: CalibrateConfig, library: Library) -> Stage:
 
     def compute(bench: Bench, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
         space, size, noise_nD = _inputs(inputs, library, layer)
-        here, there = space.members(layer), space.members(later)
+        here, there = (Chosen(space.members(at).traits) for at in (layer, later))
         facts: dict[str, Any] = {"layer": layer, "later": later, "draws": config.later_draws, "why": None if here and there else NO_SPACE}
         if facts["why"]:
             return {LATER: facts}
-        ground = Ground(space.vectors[here, layer], space.basis(layer, here), space.activations(layer, here), noise_nD, size)
+        ground = Ground(space.vectors[list(here.traits), layer], space.basis(layer, here), space.activations(layer, here), noise_nD, size)
         chat = bench.chat(bench.base)
         rows = [chat.encode(turn) for turn in real.turns]
         rng = np.random.default_rng(seed_for(0, "later curve"))

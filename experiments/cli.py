@@ -75,7 +75,7 @@ def probe(
         "expects": "Nothing: it was trained elsewhere.",
         "refuted_by": "Nothing.",
         "model": model,
-        "library": trait_names() + own,
+        "library": [name for name in trait_names() if load_trait(name).contrast_pairs] + own,
         "runs": [{"arm": "adapter", "path": str(folder), "trait": name} for folder in adapter for name in (suspected or (None,))],
     }
     _run(validated(Study, study, "probe"), runs_dir, json_file)
@@ -115,7 +115,7 @@ def bench(
 
 @app.command()
 def simulate(
-    kind: Annotated[str, typer.Argument(help="shares, crossed or nulls.")],
+    kind: Annotated[str, typer.Argument(help="shares, crossed, nulls or pipeline.")],
     repeats: Annotated[int, typer.Option(help="Draws for each row, at least 100.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all rows there.")] = None,

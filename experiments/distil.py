@@ -11,7 +11,8 @@ import torch
 
 from data.errors import InputError
 from data.schema import Example, seed_for
-from experiments.space import Library, PersonaSpace
+from experiments.library import Library
+from experiments.space import PersonaSpace
 from experiments.stages import Bench, Condition, Output, Stage, TickFn, answered
 from lora.arms import Distilled
 from probes.layers import resolve_layer

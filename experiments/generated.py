@@ -10,8 +10,8 @@ import numpy as np
 
 from data.mixtures import Turn
 from data.schema import ContrastPair
+from experiments.library import Library
 from experiments.mediate import Question, parts_of
-from experiments.space import Library
 from experiments.stages import REPETITION_PENALTY, Bench, Output, Stage, TickFn, adapter_of, counter, full_stop, named, read
 from experiments.store import read_json
 from experiments.study import GeneratedConfig, MediateConfig

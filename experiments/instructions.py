@@ -9,8 +9,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from data.schema import Example, Instruction, seed_for
+from experiments.library import Library, directions_stage, questions_asked, space_stage
 from experiments.measure import NO_SPACE, moves
-from experiments.space import Library, directions_stage, space_stage
 from experiments.stages import Bench, Output, Stage, TickFn, responses
 from probes.nulls import Null, null_shares, rank_among
 from probes.stats import FloatArray
@@ -46,7 +46,9 @@ def instructions_of(bench: Bench, instructions: Sequence[Instruction], examples:
     pairs = min(bench.study.contrast_pairs, *(len(each.contrast_pairs) for each in instructions))
     directions = [directions_stage(bench, each, examples, pairs) for each in instructions]
     names = tuple(each.name for each in instructions)
-    return Instructions(names, space_stage(names, directions, "directions of instructions"))
+    return Instructions(
+        names, space_stage(names, directions, [questions_asked(bench, examples)] * len(names), "directions of instructions")
+    )
 
 
 def instructions_stage(

@@ -4,17 +4,19 @@ Arithmetic on finished readings; no model is touched here.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import stats as scipy_stats
 
-from experiments.space import PersonaSpace
+from data.schema import seed_for
+from experiments.space import Chosen, Kind, PersonaSpace
 from experiments.stages import PROMPT_LAST, RESPONSE
 from probes.corrections import max_t
 from probes.mediation import INSIDE, OUTSIDE, WHOLE, Outcomes, Swapped, mediate
-from probes.nulls import NullShare, compare, joint_shares
+from probes.nearest import nearest, rank_of
+from probes.nulls import Null, NullShare, compare, joint_shares, leaves_nothing
 from probes.shift import Share, debiased_norms, share_inside
 from probes.stats import Estimate, FloatArray, finite, mean_interval
 
@@ -23,6 +25,8 @@ Reading = Mapping[str, FloatArray]
 # The base's answers, which the base alone reads.
 BASE_ANSWERS = "base_answers"
 NO_SPACE = "no persona space at this layer: no direction of the library was found"
+NO_DIMENSION = "no persona space at this layer: no number of dimensions foretells a persona that was left out"
+ONLY_OWN = "no persona space without the run's own direction: no other of the library was found at this layer"
 # What the arms of a mediation analysis are called, beside `inside`, `outside` and `whole`.
 BEFORE, AFTER = "before", "after"
 EVERYWHERE, FULL, OWN = "everywhere", "full", "own"
@@ -34,27 +38,41 @@ REMAINDER, PUSHED, CHANCE = "remainder", "pushed", "chance"
 
 @dataclass(frozen=True)
 class Against:
-    """A share held against N1 (and, for comparison, against N0); where nothing moves there is no null share."""
+    """A share held against N1 and, for comparison, against two nulls that are too lenient; where nothing moves there is none.
+
+    Attributes:
+        share: of the shift.
+        null: N1, with the covariance of states within questions.
+        total: the same with that of all states, most of which is what the texts put into them.
+        isotropic: N0.
+        directions: how many span the space.
+        dimensions: how many the space has; fewer where some directions are combinations of others.
+    """
 
     share: Share
     null: NullShare | None
+    total: NullShare | None
     isotropic: NullShare | None
     directions: int
+    dimensions: int
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        n1, n0 = self.null, self.isotropic
+        n1 = self.null
         return {
             "share": self.share.estimate.to_json() if self.share.why is None else None,
             "why": self.share.why,
             "signal": finite(self.share.signal),
             "directions": self.directions,
+            "dimensions": self.dimensions,
             "null_mean": n1 and n1.mean,
             "null_high": n1 and n1.high,
             "p": n1 and n1.p,
             "effect": n1.effect.to_json() if n1 and self.share.why is None else None,
-            "isotropic_mean": n0 and n0.mean,
-            "isotropic_p": n0 and n0.p,
+            "total_mean": self.total and self.total.mean,
+            "total_p": self.total and self.total.p,
+            "isotropic_mean": self.isotropic and self.isotropic.mean,
+            "isotropic_p": self.isotropic and self.isotropic.p,
         }
 
 
@@ -63,11 +81,16 @@ def against(space: PersonaSpace, layer: int, differences_nD: FloatArray, without
     members = space.members(layer, without)
     if not members:
         return None
-    share = share_inside(differences_nD, space.basis(layer, members))
+    basis = space.basis(layer, members)
+    share, size = share_inside(differences_nD, basis), (len(members), basis.shape[1])
     if not moves(differences_nD):
-        return Against(share, None, None, len(members))
-    null, isotropic = (compare(share.estimate, space.null_spaces(layer, members, n0).shares(differences_nD)) for n0 in (False, True))
-    return Against(share, null, isotropic, len(members))
+        return Against(share, None, None, None, *size)
+    kinds: tuple[Kind, ...] = ("within", "total", "isotropic")
+    within, total, isotropic = (space.null_spaces(layer, members, kind).shares(differences_nD) for kind in kinds)
+    if why := leaves_nothing(within):
+        return Against(replace(share, why=share.why or why), None, None, None, *size)
+    beside = [None if leaves_nothing(null) else compare(share.estimate, null) for null in (total, isotropic)]
+    return Against(share, compare(share.estimate, within), beside[0], beside[1], *size)
 
 
 def moves(differences_nD: FloatArray) -> bool:
@@ -105,6 +128,8 @@ def curve(space: PersonaSpace, differences_nLD: FloatArray, own: str | None) -> 
     layers, null_BL = null_curve(space, differences_nLD, own)
     for layer, null_B in zip(layers, null_BL.T, strict=True):
         share = share_inside(differences_nLD[:, layer], space.basis(layer, space.members(layer, own)))
+        if leaves_nothing(null_B):
+            continue
         null = compare(share.estimate, null_B)
         out["null_mean"][layer], out["null_high"][layer] = null.mean, null.high
         if share.why is None:
@@ -128,6 +153,26 @@ def null_curve(space: PersonaSpace, differences_nLD: FloatArray, own: str | None
         return [], np.empty((0, 0))
     spaces = [space.null_spaces(at, space.members(at, own)) for at in layers]
     return layers, joint_shares(spaces, differences_nLD[:, layers])
+
+
+def personas(space: PersonaSpace, layer: int, differences_nD: FloatArray, own: str | None) -> dict[str, Any]:
+    """Return whom a shift lies nearest, among all traits and roles, and where among them its own trait stands."""
+    names, directions = space.personas(layer)
+    # Also those that were not found: a shift may lie near a direction that few prompts agree on.
+    everyone = Chosen(tuple(range(len(space.names))), tuple(range(len(space.roles.names))) if space.roles else ())
+    found = nearest(differences_nD, directions, space.activations(layer, everyone), Null(seed_for(0, "nearest")))
+    if found.why:
+        return {"why": found.why, "nearest": [], "high": None, "rank": None, "of": len(names)}
+    values = [each.value for each in found.cosines]
+    order = sorted(range(len(names)), key=lambda i: -values[i])
+    here = [name for name, _ in names]
+    return {
+        "why": None,
+        "nearest": [{"name": names[i][0], "kind": names[i][1], **found.cosines[i].to_json()} for i in order],
+        "high": found.high,
+        "rank": rank_of(values, here.index(own)) if own in here else None,
+        "of": len(names),
+    }
 
 
 def trait_effect(changed: Mapping[str, Reading], reference: Mapping[str, Reading]) -> tuple[Estimate, float, FloatArray]:
@@ -191,8 +236,8 @@ def measure(
     Returns:
         Plain facts, and the arrays that groups of runs need: against the headline reference the mean `shift` [layers, d_model] and that
         of each question at the headline layer, `shifts` [questions, d_model]; the per-question `effects`; the outcomes of each
-        analysis [arms, questions]; and `use`, the base's states under the run's own contrast prompts projected on the remainder and
-        on chance directions, [1 + draws, pairs, 2, questions].
+        analysis [arms, questions]; `basis` [d_model, k], the space without its own direction; and `use`, the base's states under the
+        run's own contrast prompts projected on the remainder and on chance directions, [1 + draws, pairs, 2, questions].
     """
     run = readings["run"]
     facts: dict[str, Any] = {"layer": layer, "reference": headline, "references": {}}
@@ -222,6 +267,9 @@ def measure(
     shift = run["neutral"]["states"].astype(np.float64) - readings[headline]["neutral"]["states"]
     shift = shift[:, :, RESPONSE]
     arrays["shift"], arrays["shifts"] = shift.mean(0), shift[:, layer]
+    if members := space.members(layer, own):
+        arrays["basis"] = space.basis(layer, members)
+    facts["personas"] = personas(space, layer, shift[:, layer], own)
     if own is not None and len(remainders := space.remainders(layer, own, arrays["shift"][layer], USE_DRAWS)):
         states = space.states[space.names.index(own)][..., layer, :]
         arrays["use"] = np.moveaxis(states @ remainders.T, -1, 0)
@@ -232,8 +280,9 @@ def measure(
         for name in space.names:
             # Below the first layer that was trained nothing moves, and there is no cosine.
             facts["projections"][name].append(cosines.get(name))
-    facts["found"] = [space.names[i] for i in space.members(layer)]
-    facts["no_space"] = None if space.members(layer, own) else NO_SPACE
+    facts["found"] = [space.names[i] for i in space.members(layer).traits]
+    unsized = space.roles is not None and space.roles.k is None
+    facts["no_space"] = None if space.members(layer, own) else NO_DIMENSION if unsized else ONLY_OWN if space.members(layer) else NO_SPACE
     facts["mediation"] = []
     for i, each in enumerate(mediated):
         if not each.arms:

@@ -12,8 +12,9 @@ import torch
 from safetensors.numpy import load_file
 
 from data.mixtures import Turn, fingerprint
+from experiments.library import Library
 from experiments.measure import AFTER, BEFORE, CHANCE, DOSE, DRAW, EVERYWHERE, FULL, MATCHED, OWN, PUSHED, REMAINDER, Mediated
-from experiments.space import Library, PersonaSpace
+from experiments.space import Chosen, PersonaSpace
 from experiments.stages import Bench, Condition, Output, Stage, TickFn, adapter_of, counter, named, responses
 from experiments.store import read_json
 from experiments.study import MediateConfig
@@ -145,7 +146,7 @@ def parts_of(library: PersonaSpace, question: Question, config: MediateConfig, r
     """Return what a question swaps; what lies outside the space is among it where there are readings that it is taken from."""
     layer, members = question.layer, library.members(question.layer, question.own)
 
-    def basis(at: int, members: Sequence[int]) -> torch.Tensor:
+    def basis(at: int, members: Chosen) -> torch.Tensor:
         return torch.from_numpy(library.basis(at, members)).float()
 
     inside = basis(layer, members)
@@ -153,7 +154,7 @@ def parts_of(library: PersonaSpace, question: Question, config: MediateConfig, r
     # A direction that was not found is not in the space, and not swapped by itself either.
     if question.own is not None and (everyone := library.members(layer)) != members:
         parts[FULL] = Swap(basis(layer, everyone))
-        parts[OWN] = Swap(basis(layer, [list(library.names).index(question.own)]))
+        parts[OWN] = Swap(basis(layer, Chosen((list(library.names).index(question.own),))))
     for i, draw in enumerate(library.null_bases(layer, members, config.draws)):
         parts[f"{DRAW}{i}"] = Swap(torch.from_numpy(draw).float())
     pushes = {}

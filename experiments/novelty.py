@@ -7,22 +7,20 @@ from typing import Any
 import numpy as np
 
 from data.library import NEUTRAL
+from data.schema import seed_for
 from experiments.measure import CHANCE, PUSHED, REMAINDER, headline_analysis, outcomes_of
 from experiments.results import Results, RunResult
-from probes.novelty import LIBRARY, Finding, Novelty, agreement, movement, necessity, novelty, use
-from probes.space import span
+from probes.dictionary import explanation
+from probes.novelty import LIBRARY, OPEN, Finding, Novelty, agreement, movement, necessity, novelty, use
 from probes.stats import FloatArray
 
 # What runs that differ in their seed alone have in common.
 ALIKE = ("arm", "trait", "adapter", "settings")
 
 
-def own_removed_basis(results: Results, run: RunResult) -> FloatArray | None:
-    """Return the space of the verdict, [d_model, k]: of the traits found at the run's layer, less its own; None where there is none."""
-    layer = run.facts["layer"] if run.facts else results.index["layer"]
-    found = results.space["found"][:, layer] > 0.5
-    members = [i for i, name in enumerate(results.library) if found[i] and name != run.entry["own"]]
-    return span(results.space["vectors"][members, layer].astype(np.float64)) if members else None
+def own_removed_basis(run: RunResult) -> FloatArray | None:
+    """Return the space of the verdict, [d_model, k]: of those found at the run's layer, less its own; None where there is none."""
+    return run.arrays["basis"].astype(np.float64) if "basis" in run.arrays else None
 
 
 def joint_scores(runs: Sequence[RunResult], analyses: Sequence[Mapping[str, Any] | None]) -> tuple[Sequence[str], FloatArray] | None:
@@ -40,22 +38,26 @@ def joint_scores(runs: Sequence[RunResult], analyses: Sequence[Mapping[str, Any]
 def novelty_of(results: Results, runs: Sequence[RunResult]) -> Novelty | None:
     """Judge what one run, or runs that differ in their seed alone, leave outside the persona space.
 
-    None where that was not asked, or where there is no space. That a wider dictionary explains it (iii) is asked nowhere as yet.
+    None where that was not asked, or where there is no space. Whether a wider dictionary explains it (iii) is asked where the study
+    names roles, and where that can decide anything.
     """
     found = joint_scores(runs, [headline_analysis(run.facts) if run.facts else None for run in runs])
-    basis = own_removed_basis(results, runs[0])
+    basis = own_removed_basis(runs[0])
     if found is None or PUSHED not in found[0] or basis is None:
         return None
     arms, scores = found
     y = dict(zip(arms, scores, strict=True))
     outcomes = outcomes_of(arms, scores)
     drawn = np.stack([outcome for arm, outcome in y.items() if arm.startswith(CHANCE)])
-    judged = novelty(
+    tests = (
         agreement(_peers(results, runs[0]), runs[0].entry["trait"], basis),
         movement(outcomes.before, outcomes.after, y[PUSHED], drawn),
         _use(runs),
         necessity(outcomes.before, outcomes.after, outcomes.parts[REMAINDER]),
     )
+    judged = novelty(*tests)
+    if judged.name == OPEN and (explained := _explanation(runs, basis)):
+        judged = novelty(*tests, explained)
     if judged.name == LIBRARY and runs[0].entry["own"] in results.library:
         # The space of the verdict lacks it by choice, and so (ii) finds it again.
         return replace(judged, why=f"{judged.why}; the library's own direction of the run is part of what lies outside")
@@ -72,6 +74,14 @@ def _peers(results: Results, run: RunResult) -> dict[tuple[str, int], FloatArray
         # Traits with questions of their own are read on other text, against another neutral fine-tune.
         and all(other.entry[key] == run.entry[key] for key in ("arm", "settings", "questions"))
     }
+
+
+def _explanation(runs: Sequence[RunResult], basis: FloatArray) -> Finding | None:
+    """Return whether the study's wider dictionary explains the remainder that runs have in the mean; None where it has none."""
+    if (wider := runs[0].dictionary) is None:
+        return None
+    shifts = np.stack([run.arrays["shifts"] for run in runs]).mean(0, dtype=np.float64)
+    return explanation(shifts, wider["directions"].astype(np.float64), basis, wider["activations"].astype(np.float64), seed_for(0, "wider"))
 
 
 def _use(runs: Sequence[RunResult]) -> Finding | None:

@@ -10,16 +10,26 @@ from safetensors.numpy import load_file
 
 from data.errors import InputError
 from data.files import sha256
-from data.library import NEUTRAL, control_names, instruction_names, load_bank, load_control, load_instruction, load_trait
+from data.library import (
+    NEUTRAL,
+    control_names,
+    instruction_names,
+    load_bank,
+    load_control,
+    load_instruction,
+    load_role,
+    load_trait,
+    role_names,
+)
 from data.mixtures import Turn, changed_turns, plain_turns
-from data.schema import Control, Example, Split, Trait
+from data.schema import Control, Example, Role, Split, Trait
 from experiments.analyses import Analyses, Key
 from experiments.calibrate import Real, calibrate_stage, later_stage
 from experiments.distil import teacher_stage
 from experiments.instructions import Instructions, instructions_of, instructions_stage
+from experiments.library import Library, RoleStages, dictionary_stage, dimension_stage, library_of, roles_of
 from experiments.measure import BASE_ANSWERS, measure
 from experiments.mediate import load_mediated
-from experiments.space import Library, dimension_stage, library_of
 from experiments.stages import (
     Bench,
     Condition,
@@ -54,6 +64,7 @@ class PlannedRun:
         run: the run.
         measure: the measurement; None for `base`, which is the reference itself.
         instructions: the null N2 of its headline share, if the study asks for it.
+        dictionary: directions that may explain what lies outside its space, if the study names roles.
         said: what its patched arms say, if the study asks for it.
         answers: its sample answers.
         training: the stage with its training curve, if it was trained.
@@ -68,6 +79,7 @@ class PlannedRun:
     run: Run
     measure: Stage | None
     instructions: Stage | None
+    dictionary: Stage | None
     said: Stage | None
     answers: Stage
     training: Stage | None
@@ -113,7 +125,8 @@ class Plan:
     @property
     def targets(self) -> list[Stage]:
         """The stages to finish; everything else is an input of one of them."""
-        planned = [stage for run in self.runs for stage in (run.measure, run.instructions, run.answers, run.weights) if stage is not None]
+        stages = [(run.measure, run.instructions, run.dictionary, run.answers, run.weights) for run in self.runs]
+        planned = [stage for of_run in stages for stage in of_run if stage is not None]
         planned += [stage for stage in (self.calibration.planted, self.calibration.later) if stage] if self.calibration else []
         return [self.chat, self.space, self.dimension, self.base_answers, *planned]
 
@@ -138,27 +151,44 @@ def plan(study: Study, bench: Bench) -> Plan:
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"library: two traits are named {name!r}")
-    library = library_of(bench, traits)
     bank = load_bank(study.questions)
+    layer = resolve_layer(study.layer, bench.depth)
+    library = library_of(bench, traits, _roles(study.roles), bank, layer)
+    wider = library.roles or (roles_of(bench, named, bank) if (named := _roles(study.dictionary)) else None)
     shared = [example for example in bank if example.split == "evaluate"]
     asked = instruction_names() if study.instructions == "all" else study.instructions
     instructions = instructions_of(bench, [load_instruction(name) for name in asked], bank) if asked else None
-    runs = [_PlanRun(bench, run, library, instructions, bank) for run in runs_of(study)]
-    layer = resolve_layer(study.layer, bench.depth)
+    runs = [_PlanRun(bench, run, library, wider, instructions, bank) for run in runs_of(study)]
     calibration = _taken_after(runs, study.calibrate).calibration(study.calibrate) if study.calibrate else None
     planned = [run.planned() for run in runs]
     answers = answer_stage(bench, Condition(), shared)
     (space,) = library.spaces
+    size = library.roles.dimension if library.roles else None
     return Plan(
-        study, bench, layer, names, shared, chat_stage(bench), space, dimension_stage(library, layer), answers, planned, calibration
+        study, bench, layer, names, shared, chat_stage(bench), space, size or dimension_stage(library, layer), answers, planned, calibration
     )
+
+
+def _roles(asked: Sequence[str]) -> list[Role]:
+    """Return the roles that a study names."""
+    return [load_role(name) for name in (role_names() if asked == "all" else asked)]
 
 
 class _PlanRun:
     """Lay out the stages of one run."""
 
-    def __init__(self, bench: Bench, run: Run, library: Library, instructions: Instructions | None, bank: Sequence[Example]) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        run: Run,
+        library: Library,
+        wider: RoleStages | None,
+        instructions: Instructions | None,
+        bank: Sequence[Example],
+    ) -> None:
         self.bench, self.run, self.shared, self.library, self.instructions = bench, run, library, library, instructions
+        layer = resolve_layer(run.study.layer, bench.depth)
+        self.dictionary = dictionary_stage(library, wider, layer) if wider else None
         self.subject = subject_of(run.arm.trait) if run.arm.trait else None
         # A control and `neutral` have no questions of their own; they borrow the bank's.
         self.examples = self.subject.examples if isinstance(self.subject, Trait) else bank
@@ -184,7 +214,7 @@ class _PlanRun:
         if self.run.arm.arm == "base":
             reason = "base is the reference that other runs are read against"
             self.missing |= dict.fromkeys(("effect", "share", "coordinates", "verdict"), reason)
-            return PlannedRun(self.run, None, None, None, answers, None, None, self.evaluate, None, None, None, self.missing)
+            return PlannedRun(self.run, None, None, None, None, answers, None, None, self.evaluate, None, None, None, self.missing)
         if self.subject is None:
             self.missing["effect"] = "the run has no trait of its own to score"
         reference = self._reference()
@@ -199,7 +229,19 @@ class _PlanRun:
         among = self._among_instructions(condition, reference)
         adapter = self._adapter()
         return PlannedRun(
-            self.run, stage, among, said, answers, training, weights, self.evaluate, self.trait, adapter, self.own, self.missing
+            self.run,
+            stage,
+            among,
+            self.dictionary,
+            said,
+            answers,
+            training,
+            weights,
+            self.evaluate,
+            self.trait,
+            adapter,
+            self.own,
+            self.missing,
         )
 
     def _condition(self) -> Condition:
@@ -210,6 +252,8 @@ class _PlanRun:
             return Condition(title, adapter=adapter_stage(self.bench, Path(arm.path), f"adapter {Path(arm.path).name}"))
         if arm.arm == "prompted":
             assert isinstance(self.subject, Trait)  # held when the study was loaded
+            if self.subject.system_prompt is None:
+                raise InputError(f"{self.trait}: the arm prompted needs a trait's system_prompt, and this trait has none")
             return Condition(title, system=self.subject.system_prompt)
         turns = self._trait_turns("train") or plain_turns(self.examples, "train")
         if arm.arm == "distilled":
@@ -319,7 +363,7 @@ class _PlanRun:
 
         config = {"layer": layer, "own": own, "headline": headline, "readings": pairs, "mediations": asked}
         inputs = (*library.inputs, *readings.values(), *mediations.values())
-        return Stage("measure", 6, config, inputs, f"measure {condition.title}", compute, everywhere=False)
+        return Stage("measure", 8, config, inputs, f"measure {condition.title}", compute, everywhere=False)
 
     def _among_instructions(self, condition: Condition, reference: Condition | None) -> Stage | None:
         if self.instructions is None or "share" in self.missing:

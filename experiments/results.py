@@ -11,8 +11,8 @@ from data.errors import InputError
 from experiments.calibrate import LATER, PLANTED
 from experiments.generated import SAID
 from experiments.instructions import INSTRUCTIONS
+from experiments.library import DICTIONARY, DIMENSION
 from experiments.plan import Plan
-from experiments.space import DIMENSION
 from experiments.store import MANIFEST, Store, read_json, write_json
 from experiments.weights import WEIGHTS
 from probes.stats import FloatArray
@@ -32,6 +32,8 @@ class RunResult:
         curve: training loss by step; empty if not trained.
         weights: where its adapter writes; None where it has none.
         instructions: its share in spaces of instructions; None where the study names none, or the run has no share.
+        dictionary: `directions` [K, d_model] that may explain what lies outside its space, and `activations` [N, d_model] behind their
+            chance; None where the study names no roles.
         said: what its patched arms say: `arms`, and `answers` [arms][questions]; None where the study does not ask.
     """
 
@@ -42,6 +44,7 @@ class RunResult:
     curve: Sequence[Mapping[str, float]]
     weights: Mapping[str, Any] | None = None
     instructions: Mapping[str, Any] | None = None
+    dictionary: Mapping[str, FloatArray] | None = None
     said: Mapping[str, Any] | None = None
 
 
@@ -91,6 +94,7 @@ def save_index(plan: Plan, store: Store) -> Path:
             "own": planned.own,
             "measure": planned.measure.id if planned.measure else None,
             "instructions": planned.instructions.id if planned.instructions else None,
+            "dictionary": planned.dictionary.id if planned.dictionary else None,
             "said": planned.said.id if planned.said else None,
             "answers": planned.answers.id,
             "training": planned.training.id if planned.training else None,
@@ -152,7 +156,7 @@ def load_results(folder: Path) -> Results:
         planted = index.get("calibration")
         used |= {planted[key] for key in ("planted", "later")} if planted else set()
         # Nor do older runs have what came later.
-        used |= {run.get(key) for run in index["runs"] for key in ("instructions", "said")}
+        used |= {run.get(key) for run in index["runs"] for key in ("instructions", "dictionary", "said")}
         used -= {None}
     except (KeyError, TypeError):
         raise InputError(f"{folder / INDEX}: is not the index of a study; run the study again") from None
@@ -171,6 +175,7 @@ def load_results(folder: Path) -> Results:
                 read_json(store.path(entry["training"]) / "training.json") if entry["training"] else [],
                 read_json(store.path(entry["weights"]) / WEIGHTS) if entry["weights"] else None,
                 read_json(store.path(drawn) / INSTRUCTIONS) if (drawn := entry.get("instructions")) else None,
+                load_file(store.path(wider) / DICTIONARY) if (wider := entry.get("dictionary")) else None,
                 read_json(store.path(said) / SAID) if (said := entry.get("said")) else None,
             )
         )

@@ -1,152 +1,89 @@
-"""The persona space of a study: the stages that make it, and what is left of them when they are finished."""
+"""The persona space of a study, as its finished stages left it, and the null spaces drawn from the activations that made it."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 from data.errors import InputError
-from data.mixtures import fingerprint
-from data.schema import Control, Example, Instruction, Trait, seed_for
-from experiments.stages import Bench, Output, Stage, TickFn, read
-from probes.directions import contrast_turns, estimate
+from data.schema import seed_for
 from probes.novelty import chance_remainders, outside
 from probes.nulls import Null, NullSpaces
 from probes.shift import disattenuated_cosine
-from probes.space import FEWEST_PERSONAS, Members, dimension, span
+from probes.space import Members, persona_space
 from probes.stats import FloatArray
 
-DIMENSION = "dimension.json"
+# The null spaces of N1, of N1 with the covariance of all activations, and of N0.
+Kind = Literal["within", "total", "isotropic"]
 
 
 @dataclass(frozen=True)
-class Library:
-    """The stages that make a persona space.
+class Chosen:
+    """Which personas span a space: the places of traits, and of roles where these make it with them."""
+
+    traits: tuple[int, ...]
+    roles: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.traits) + len(self.roles)
+
+
+@dataclass(frozen=True, eq=False)
+class Roles:
+    """The states of a base model that was asked to be someone.
 
     Attributes:
-        spaces: stages with the directions of all names: the library's traits, then that of a run whose own is not among them.
-        directions: each name's states under its contrast prompts.
-        names: of the traits.
+        states: role → [prompts, questions, layers, d_model].
+        default: [questions, layers, d_model], under the default system prompt.
+        namesakes: role → the trait of which it is a character, if there is one, and which takes it along out of a space.
+        asked: which questions all of them were read on.
+        k: dimensions of the space that they make with the traits; None where there is none.
     """
 
-    spaces: tuple[Stage, ...]
-    directions: tuple[Stage, ...]
-    names: tuple[str, ...]
+    states: Mapping[str, FloatArray]
+    default: FloatArray
+    namesakes: Mapping[str, str]
+    asked: str
+    k: int | None
 
     @property
-    def inputs(self) -> tuple[Stage, ...]:
-        """What a stage that uses the space reads first."""
-        return (*self.spaces, *self.directions)
+    def names(self) -> list[str]:
+        """The roles, in the order of `states`."""
+        return list(self.states)
 
-    def load(self, folders: Sequence[Path]) -> tuple["PersonaSpace", list[Path]]:
-        """Return the space, and a stage's folders that are not its."""
-        spaces, directions, rest = np.split(np.array(folders, dtype=object), np.cumsum([len(self.spaces), len(self.directions)]))
-        return _loaded(tuple(spaces), tuple(directions), self.names), list(rest)
+    def vectors(self, layer: int) -> FloatArray:
+        """Return each role's mean state at a layer, [R, d_model]."""
+        return np.stack([each[..., layer, :].mean((0, 1), dtype=np.float64) for each in self.states.values()])
 
-    def with_own(self, bench: Bench, subject: Trait | Control, examples: Sequence[Example]) -> "Library":
-        """Return the library with a run's own direction, which spaces without it leave out.
-
-        A trait that was in the library all along changes nothing. A control's direction is that of its instruction.
-        """
-        if subject.name in self.names:
-            return self
-        directions = directions_stage(bench, subject, examples)
-        title = f"direction of {subject.name} beside the persona space"
-        own = space_stage([subject.name], (directions,), title, self.directions)
-        return Library((*self.spaces, own), (*self.directions, directions), (*self.names, subject.name))
+    def directions(self, layer: int) -> FloatArray:
+        """Return each role's mean state less the mean role, [R, d_model]."""
+        vectors = self.vectors(layer)
+        return np.asarray(vectors - vectors.mean(0))
 
 
-def library_of(bench: Bench, traits: Sequence[Trait]) -> Library:
-    """Return the stages that make the space of some traits."""
-    directions = tuple(directions_stage(bench, trait, trait.examples) for trait in traits)
-    names = tuple(trait.name for trait in traits)
-    return Library((space_stage(names, directions, "persona space"),), directions, names)
+def within_questions(states: Sequence[FloatArray], asked: Sequence[str], layer: int) -> FloatArray:
+    """Return the activations of several personas at one layer, less the mean of each question and answer: [N, d_model].
 
-
-def directions_stage(bench: Bench, subject: Trait | Instruction, examples: Sequence[Example], count: int | None = None) -> Stage:
-    """Read contrast prompts at every layer: states [pairs, 2, questions, layers, d_model].
+    What a text itself puts into the state is nearly all that activations vary by (97 % on the embedded model), and none of it is in
+    a direction or a shift, which are differences on the same text. So the covariance that chance has is the one within questions.
 
     Args:
-        bench: the study's model.
-        subject: whose contrast prompts.
-        examples: of these, `extract` questions are read.
-        count: contrast pairs; None means as many as the study asks for.
-
-    Raises:
-        InputError: fewer contrast pairs or extraction questions than the study asks for.
+        states: of each persona, [prompts, 2, questions, layers, d_model] or [prompts, questions, layers, d_model].
+        asked: which questions each was read on; those of equal digest share their means.
+        layer: the layer.
     """
-    study = bench.study
-    count = study.contrast_pairs if count is None else count
-    extract = [example for example in examples if example.split == "extract"]
-    for key, asked, has in (
-        ("contrast_pairs", count, len(subject.contrast_pairs)),
-        ("extract_questions", study.extract_questions, len(extract)),
-    ):
-        if has < asked:
-            raise InputError(f"{key}: {subject.name} has {has}, the study asks for {asked}")
-    pairs, questions = subject.contrast_pairs[:count], extract[: study.extract_questions]
-    turns = contrast_turns(pairs, questions)
-
-    def compute(bench: Bench, _inputs: list[Path], out: Path, tick: TickFn) -> Output:
-        base = bench.base
-        rows = [bench.chat(base).encode(turn) for turn in turns]
-        [reading] = read(bench, rows, [None], out, tick, spans=("response",))
-        states = reading["states"]
-        return {"states.safetensors": {"states": states[:, :, 0].reshape(len(pairs), 2, len(questions), *states.shape[1::2])}}
-
-    config = {**bench.identity(), "turns": fingerprint(turns), "pairs": len(pairs), "questions": len(questions)}
-    return Stage("directions", 2, config, (), f"directions of {subject.name}", compute)
-
-
-def space_stage(names: Sequence[str], directions: Sequence[Stage], title: str, beside: Sequence[Stage] = ()) -> Stage:
-    """Estimate directions and their reliability at every layer.
-
-    Args:
-        names: whose.
-        directions: their states under contrast prompts.
-        title: what to call the stage on screen.
-        beside: states of others; a direction is held against the covariance of all.
-    """
-
-    def compute(_bench: Bench, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
-        states = [load_file(folder / "states.safetensors")["states"].astype(np.float64) for folder in inputs]
-        layers = states[0].shape[3]
-        values = np.stack([np.linalg.svd(centred(states, layer), compute_uv=False) ** 2 for layer in range(layers)])
-        out: dict[str, list[FloatArray]] = {"vectors": [], "reliability": [], "null_reliability": [], "found": []}
-        for i, (name, each) in enumerate(zip(names, states[: len(names)], strict=True)):
-            found = estimate(each[:, 0] - each[:, 1], values, np.random.default_rng(seed_for(0, "reliability", name)))
-            for key in out:
-                out[key].append(getattr(found, key))
-            tick(i + 1, len(names))
-        return {"space.safetensors": {key: np.stack(rows).astype(np.float32) for key, rows in out.items()}}
-
-    return Stage("space", 2, {"names": list(names)}, (*directions, *beside), title, compute, everywhere=False)
+    at = [each[..., layer, :].astype(np.float64) for each in states]
+    rows = [each.reshape(-1, *each.shape[-2:]) for each in at]
+    means = {key: np.concatenate([each for each, own in zip(rows, asked, strict=True) if own == key]).mean(0) for key in set(asked)}
+    return np.concatenate([(each - means[own]).reshape(-1, each.shape[-1]) for each, own in zip(rows, asked, strict=True)])
 
 
 def centred(states: Sequence[FloatArray], layer: int) -> FloatArray:
-    """Return the activations of several traits at one layer, centred together: [N, d_model]."""
+    """Return the activations of several personas at one layer less their grand mean, [N, d_model]: with what texts put into them."""
     rows = np.concatenate([each[..., layer, :].reshape(-1, each.shape[-1]) for each in states]).astype(np.float64)
     return np.asarray(rows - rows.mean(0))
-
-
-def dimension_stage(library: Library, layer: int) -> Stage:
-    """Ask how many dimensions the space has at a layer, by how well it foretells a trait that it was made without."""
-
-    def compute(_bench: Bench, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
-        space, _ = library.load(inputs)
-        found = space.members(layer)
-        if len(found) < FEWEST_PERSONAS:
-            return {DIMENSION: {"k": None, "why": f"{len(found)} traits were found, {FEWEST_PERSONAS} are needed", "traits": len(found)}}
-        differences = {space.names[i]: space.differences(layer, i) for i in found}
-        asked = dimension(differences, {}, np.random.default_rng(seed_for(0, "dimension")))
-        return {DIMENSION: asdict(asked) | {"q2": asked.q2.tolist(), "traits": len(found)}}
-
-    title = f"dimension of the persona space at layer {layer}"
-    return Stage("dimension", 1, {"layer": layer, "names": list(library.names)}, library.inputs, title, compute, everywhere=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,47 +95,66 @@ class PersonaSpace:
         vectors: [T, layers, d_model].
         found: [T, layers].
         states: [T][pairs, 2, questions, layers, d_model], the activations that each trait's direction was made of.
+        asked: which questions each was read on.
+        roles: what makes the space together with the traits, if anything does.
     """
 
     names: Sequence[str]
     vectors: FloatArray
     found: NDArray[np.bool_]
     states: Sequence[FloatArray]
-    _drawn: dict[tuple[bool, tuple[int, ...]], NullSpaces] = field(default_factory=dict, init=False, repr=False)
+    asked: Sequence[str]
+    roles: Roles | None = None
+    _drawn: dict[tuple[object, ...], NullSpaces] = field(default_factory=dict, init=False, repr=False)
 
-    def members(self, layer: int, without: str | None = None) -> list[int]:
-        """Return which traits span the space at a layer: those found there, less the run's own."""
-        return [i for i, name in enumerate(self.names) if self.found[i, layer] and name != without]
+    def members(self, layer: int, without: str | None = None) -> Chosen:
+        """Return who spans the space at a layer: the traits found there and all roles, less the run's own trait and its namesakes."""
+        traits = tuple(i for i, name in enumerate(self.names) if self.found[i, layer] and name != without)
+        if self.roles is None:
+            return Chosen(traits)
+        if self.roles.k is None:
+            return Chosen(())
+        names = enumerate(self.roles.names)
+        return Chosen(traits, tuple(i for i, name in names if without not in (name, self.roles.namesakes.get(name)) or without is None))
 
-    def activations(self, layer: int, members: Sequence[int]) -> FloatArray:
-        """Return the centred activations [N, d_model] of the traits that span a space: the covariance behind N1."""
-        return centred([self.states[i] for i in members], layer)
+    def activations(self, layer: int, members: Chosen, kind: Kind = "within") -> FloatArray:
+        """Return the centred activations [N, d_model] of those that span a space; N1 has their covariance within questions."""
+        states, asked = [self.states[i] for i in members.traits], [self.asked[i] for i in members.traits]
+        if self.roles and members.roles:
+            everyone = list(self.roles.states.values())
+            states += [everyone[i] for i in members.roles] + [self.roles.default[None]]
+            asked += [self.roles.asked] * (len(members.roles) + 1)
+        return centred(states, layer) if kind == "total" else within_questions(states, asked, layer)
 
-    def basis(self, layer: int, members: Sequence[int]) -> FloatArray:
-        """Return the basis [d_model, k] of the space that some traits span."""
-        return span(self.vectors[members, layer])
+    def basis(self, layer: int, members: Chosen) -> FloatArray:
+        """Return the basis [d_model, k] of the space that some personas span; with roles the first column is the assistant axis."""
+        traits = self.vectors[list(members.traits), layer]
+        if self.roles is None or not members.roles:
+            return persona_space(traits)
+        roles, default = self.roles.vectors(layer)[list(members.roles)], self.roles.default[:, layer].mean(0, dtype=np.float64)
+        return persona_space(traits, roles, default, self.roles.k)
 
-    def null_spaces(self, layer: int, members: Sequence[int], isotropic: bool = False) -> NullSpaces:
-        """Return the spaces of N1, or N0 where `isotropic`, of the space that some traits span.
+    def null_spaces(self, layer: int, members: Chosen, kind: Kind = "within") -> NullSpaces:
+        """Return the null spaces of the space that some personas span: N1, or beside it N1 with the covariance of all activations, or N0.
 
         All runs and layers share one set of draws, and spaces once drawn are kept: every text and every run is held against them.
         """
         k = self.basis(layer, members).shape[1]
         # N0 knows nothing of the activations but their width.
-        key = (len(members), k) if isotropic else (layer, k, *members)
-        if (isotropic, key) not in self._drawn:
-            null = Null(seed_for(0, "nulls"), isotropic=isotropic)
-            self._drawn[isotropic, key] = null.spaces(self.activations(layer, members), Members(len(members)), k)
+        key = (kind, len(members), k) if kind == "isotropic" else (kind, layer, k, members)
+        if key not in self._drawn:
+            null = Null(seed_for(0, "nulls"), isotropic=kind == "isotropic")
+            self._drawn[key] = null.spaces(self.activations(layer, members, kind), _made_of(members), k)
             # Room for the spaces with and without one trait at every layer; runs of another trait come later.
             if len(self._drawn) > 2 * self.vectors.shape[1]:
                 del self._drawn[next(iter(self._drawn))]
-        return self._drawn[isotropic, key]
+        return self._drawn[key]
 
-    def null_bases(self, layer: int, members: Sequence[int], count: int) -> FloatArray:
+    def null_bases(self, layer: int, members: Chosen, count: int) -> FloatArray:
         """Return the bases [count, d_model, k] of the first few spaces of N1; the rest are not made."""
         null = Null(seed_for(0, "nulls"), draws=count)
         k = self.basis(layer, members).shape[1]
-        return null.spaces(self.activations(layer, members), Members(len(members)), k).bases(count)
+        return null.spaces(self.activations(layer, members), _made_of(members), k).bases(count)
 
     def remainders(self, layer: int, own: str | None, shift_D: FloatArray, draws: int) -> FloatArray:
         """Return what a mean shift leaves outside the space without a run's own direction, then what chance puts in its place.
@@ -236,6 +192,14 @@ class PersonaSpace:
         differences = self.differences(layer, trait)
         return differences[::2, ::2].mean((0, 1)), differences[1::2, 1::2].mean((0, 1))
 
+    def personas(self, layer: int) -> tuple[list[tuple[str, str]], FloatArray]:
+        """Return everyone whose direction a shift may lie near, as (name, `trait` or `role`), and these directions [K, d_model]."""
+        names, directions = [(name, "trait") for name in self.names], self.vectors[:, layer]
+        if self.roles:
+            names += [(name, "role") for name in self.roles.names]
+            directions = np.vstack([directions, self.roles.directions(layer)])
+        return names, directions
+
     def disattenuated(self, layer: int, differences_nD: FloatArray) -> dict[str, float | None]:
         """Return the cosine of a shift with every direction, freed of the noise of both; None where either is too noisy."""
         return {name: disattenuated_cosine(differences_nD, *self.halves(layer, i)).value for i, name in enumerate(self.names)}
@@ -249,10 +213,5 @@ class PersonaSpace:
         return {name: float(c) for name, c in zip(self.names, cosines, strict=True)}
 
 
-# Kept for the next run, which is held against the same null spaces.
-@lru_cache(maxsize=1)
-def _loaded(spaces: tuple[Path, ...], directions: tuple[Path, ...], names: tuple[str, ...]) -> PersonaSpace:
-    arrays = [load_file(folder / "space.safetensors") for folder in spaces]
-    vectors, found = (np.concatenate([each[key] for each in arrays]) for key in ("vectors", "found"))
-    states = [load_file(folder / "states.safetensors")["states"] for folder in directions]
-    return PersonaSpace(names, vectors.astype(np.float64), found > 0.5, states)
+def _made_of(members: Chosen) -> Members:
+    return Members(len(members.traits), len(members.roles), default=bool(members.roles))

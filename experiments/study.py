@@ -43,7 +43,7 @@ class GeneratedConfig(_Config):
     Attributes:
         questions: evaluate questions that every arm answers, three and more.
         draws: of the null N1.
-        pairs: contrast pairs that score an answer: a trait's last ones, which a small space leaves to them.
+        pairs: contrast pairs that score an answer: a trait's last ones, none of which may make its direction.
     """
 
     questions: Annotated[int, Field(ge=FEWEST_PROMPTS)] = 24
@@ -123,6 +123,10 @@ class Study(_Config):
     Attributes:
         model: `smollm2-135m`, a folder, or a hub id.
         library: the traits whose directions span the persona space.
+        roles: characters that make the space together with the traits: names, `all`, or none; twelve at least.
+        role_questions: extraction questions that a role is read on.
+        dictionary: characters whose directions may explain what lies outside a space of traits alone: names, `all`, or none. Roles that
+            make the space are that by themselves.
         instructions: whose directions stand in for the library's in the null N2: names, or `all`; none leaves that null out.
         layer: where shares are read: an index, or a fraction of the depth.
         questions: the bank that controls and `neutral` answer.
@@ -145,6 +149,9 @@ class Study(_Config):
     dtype: Literal["auto", "float32", "bfloat16", "float16", "nf4"] = "auto"
     chat: ChatConfig = ChatConfig()
     library: Annotated[tuple[str, ...], Field(min_length=1)]
+    roles: Literal["all"] | tuple[str, ...] = ()
+    role_questions: Annotated[int, Field(ge=2)] = 4
+    dictionary: Literal["all"] | tuple[str, ...] = ()
     instructions: Literal["all"] | tuple[str, ...] = ()
     questions: str = "everyday"
     layer: int | float = DEFAULT_FRACTION
@@ -160,14 +167,14 @@ class Study(_Config):
     mediate: MediateConfig | None = MediateConfig()
     calibrate: CalibrateConfig | None = None
 
-    @field_validator("instructions", mode="before")
+    @field_validator("instructions", "roles", "dictionary", mode="before")
     @classmethod
     def _all_or_names(cls, value: Any) -> Any:
         if value != "all" and not isinstance(value, list | tuple):
-            raise ValueError("may be all, or a list of instructions' names")
+            raise ValueError("may be all, or a list of names")
         return value
 
-    @field_validator("library", "instructions", "seeds", "runs")
+    @field_validator("library", "instructions", "roles", "dictionary", "seeds", "runs")
     @classmethod
     def _distinct(cls, values: Sequence[Any]) -> Sequence[Any]:
         if values == "all":

@@ -16,9 +16,9 @@ from experiments.verdict import ALONG, NO_CHANGE, NOISY, P_LEVEL, Carried, Evide
 from probes.corrections import benjamini_hochberg
 from probes.mediation import INSIDE, OUTSIDE, WHOLE, mediate
 from probes.novelty import Novelty
-from probes.nulls import rank_among
-from probes.shift import cross_run_share, share_inside
-from probes.stats import Estimate, crossed_interval, mean_interval, proportion_bound, standard_error
+from probes.nulls import beyond, rank_among
+from probes.shift import Share, cross_run_share, share_inside, share_over_runs
+from probes.stats import Estimate, crossed_interval, proportion_bound, standard_error
 
 NEAREST = 5
 RUNS_FOR_A_CLAIM = 3
@@ -85,19 +85,36 @@ def _false_verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return how many runs that are no character's pass for persona-mediated, with the bounds of Clopper and Pearson; None without any.
 
     Counted are those that pass the gates: under `along` those whose mediation was measured and whose verdict is *along existing persona
-    directions*, under `above_chance` all whose share alone would say so.
+    directions*, under `above_chance` all whose share alone would say so. Seeds of one kind of change are alike, so that runs bound the
+    rate for more runs of these kinds, and kinds (of which one is counted where any of its runs is) that for others like them.
     """
     passed = [row for row in rows if no_character(row) and row["verdict"] not in (None, NOISY, NO_CHANGE)]
     if not passed:
         return None
+    along = [(_kind(row), row["verdict"] == ALONG) for row in passed if row["mediated"]]
+    shares = [(row["share_p_adjusted"], Estimate.from_json(row["share_effect"])) for row in passed]
+    above = [(_kind(row), share_above_chance(*share)) for row, share in zip(passed, shares, strict=True)]
+    return {"along": _counted(along), "above_chance": _counted(above)}
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    """Return what runs of no character have in common that are of one kind."""
+    return str(row["arm"] if row["arm"] == "random" else row["trait"])
+
+
+def _counted(said: Sequence[tuple[str, bool]]) -> dict[str, Any] | None:
+    if not said:
+        return None
+    runs = [each for _, each in said]
+    kinds = [any(each for name, each in said if name == kind) for kind in dict.fromkeys(name for name, _ in said)]
     return {
-        "along": _counted([row["verdict"] == ALONG for row in passed if row["mediated"]]),
-        "above_chance": _counted([share_above_chance(row["share_p_adjusted"], Estimate.from_json(row["share_effect"])) for row in passed]),
+        "count": sum(runs),
+        "runs": len(runs),
+        "bound": proportion_bound(sum(runs), len(runs)),
+        "count_kinds": sum(kinds),
+        "kinds": len(kinds),
+        "bound_kinds": proportion_bound(sum(kinds), len(kinds)),
     }
-
-
-def _counted(said: Sequence[bool]) -> dict[str, Any] | None:
-    return {"count": sum(said), "runs": len(said), "bound": proportion_bound(sum(said), len(said))} if said else None
 
 
 def _own_removed(run: RunResult) -> Mapping[str, Any] | None:
@@ -182,7 +199,7 @@ def _row(run: RunResult, p: float | None, judged: Verdict | None, provisional: b
     keys = (
         "layer", "reference", "effect", "effect_base", "share", "share_full", "share_base", "share_null_mean", "share_null_high",
         "share_p", "share_p_adjusted", "layers_above_chance", "share_effect", "share_effect_full", "coordinates", "disattenuated",
-        "nearest", "relative_norm", "verdict",
+        "nearest", "nearest_high", "own_rank", "relative_norm", "verdict",
     )  # fmt: skip
     row |= dict.fromkeys(keys)
     row |= _shares(headline_analysis(run.facts) if run.facts else None)
@@ -198,9 +215,13 @@ def _row(run: RunResult, p: float | None, judged: Verdict | None, provisional: b
     own, full = shift["own_removed"], shift["full"]
     row |= {"layer": facts["layer"], "reference": facts["reference"], "share_base": base and base["share"]}
     row |= {"coordinates": shift["coordinates"], "disattenuated": shift["disattenuated"], "relative_norm": shift["relative_norm"]}
+    personas = facts["personas"]
     row["nearest"] = [
-        {"name": name, "cosine": shift["coordinates"][name], "found": name in facts["found"]} for name in shift["nearest"][:NEAREST]
+        {key: each[key] for key in ("name", "kind", "value", "low", "high")}
+        | {"found": each["kind"] == "role" or each["name"] in facts["found"], "beyond_chance": each["low"] > personas["high"]}
+        for each in personas["nearest"][:NEAREST]
     ]
+    row["nearest_high"], row["own_rank"] = personas["high"], {"rank": personas["rank"], "of": personas["of"]} if personas["rank"] else None
     if run.entry["own"] and run.entry["own"] not in facts["found"]:
         row["missing"]["own_direction"] = f"the direction of {run.entry['own']} was not found in this model at layer {facts['layer']}"
     for key, reference in (("effect", facts["reference"]), ("effect_base", "base")):
@@ -219,6 +240,8 @@ def _row(run: RunResult, p: float | None, judged: Verdict | None, provisional: b
     row |= {"share_full": full["share"], "share_effect_full": full["effect"]}
     if own["share"] is None:
         row["missing"]["share"] = own["why"]
+    if own["dimensions"] < own["directions"]:
+        row["missing"]["dimensions"] = f"the {own['directions']} directions of the space hold {own['dimensions']} dimensions"
     analysis = headline_analysis(run.facts)
     if analysis and (analysis["why"] or analysis["carried_why"]):
         row["missing"]["mediated_of_carried"] = analysis["why"] or analysis["carried_why"]
@@ -237,7 +260,7 @@ def _among(results: Results, run: RunResult) -> dict[str, Any] | None:
     Seeds of one fine-tune are alike, so that the others are not independent and there is no p. None for a run without a share, or
     without others.
     """
-    reading, basis = _own_removed(run), own_removed_basis(results, run)
+    reading, basis = _own_removed(run), own_removed_basis(run)
     if reading is None or reading["share"] is None or basis is None or run.facts is None or run.entry["arm"] != "sft":
         return None
     others = [
@@ -248,6 +271,9 @@ def _among(results: Results, run: RunResult) -> dict[str, Any] | None:
         and other.entry["arm"] in ("sft", "random")
         and other.entry["settings"] == run.entry["settings"]
         and _own_removed(other) is not None
+        # A shift from the base holds what any fine-tuning does as well.
+        and other.facts is not None
+        and other.facts["reference"] == run.facts["reference"]
     ]
     clear = [(kind, share.estimate.value) for kind, share in others if share.why is None]
     if not clear:
@@ -286,19 +312,17 @@ def _groups(results: Results, adjusted: Sequence[float | None], judged: Sequence
         if len(runs) < 2 or runs[0].entry["trait"] == NEUTRAL:
             continue
         facts = [_own_removed(run) for run in runs]
-        shares = [each["share"]["value"] for each in facts if each and each["share"]]
-        stars = [each["effect"]["value"] for each in facts if each and each["effect"]]
         entry = runs[0].entry
         effects = [run.arrays["effects"] for run in runs if "effects" in run.arrays]
         effect = np.stack(effects) if len(effects) >= 2 else None
-        star = mean_interval(stars) if len(stars) >= 2 else None
+        share, star = _joint_share(runs)
         analysis = _joint(runs, "trait") or _joint(runs, "response")
         rest = novelty_of(results, runs)
         together = verdict(
             Evidence(
                 effect=None if effect is None else crossed_interval(effect),
                 standard_error=0.0 if effect is None else standard_error(effect),
-                share_why=None if star else f"too noisy: {len(stars)} of {len(runs)} runs pass the gates of the share",
+                share_why=share.why if share else "the runs have no share",
                 # All runs must reject: the largest of their corrected p.
                 p=max(1.0 if (p := adjusted[i]) is None else p for i, _ in some),
                 beyond_chance=star,
@@ -309,11 +333,11 @@ def _groups(results: Results, adjusted: Sequence[float | None], judged: Sequence
             {key: entry[key] for key in GROUPED_BY}
             | {
                 "runs": len(runs),
-                "runs_past_the_gates": len(shares),
+                "runs_past_the_gates": sum(bool(each and each["share"]) for each in facts),
                 "effect": None if effect is None else crossed_interval(effect).to_json(),
-                "share": mean_interval(shares).to_json() if len(shares) >= 2 else None,
+                "share": share.estimate.to_json() if share and share.why is None else None,
                 "share_effect": star.to_json() if star else None,
-                "share_across_runs": _common_share(results, runs),
+                "share_across_runs": _common_share(runs),
                 **_shares(analysis),
                 **_beside([_joint(runs, text) for text in BESIDE], _analysis(runs[0], "generated")),
                 "novelty": rest.to_json() if rest else None,
@@ -332,9 +356,19 @@ def _joint(runs: Sequence[RunResult], text: str) -> Mapping[str, Any] | None:
     return found and {"layer": runs[0].facts["layer"] if runs[0].facts else None, **mediate(outcomes_of(*found)).to_json()}
 
 
-def _common_share(results: Results, runs: Sequence[RunResult]) -> float | None:
+def _joint_share(runs: Sequence[RunResult]) -> tuple[Share | None, Estimate | None]:
+    """Return the share of runs together and the same beyond chance, F*, with intervals over runs × prompts; None where there is none."""
+    basis, readings = own_removed_basis(runs[0]), [_own_removed(run) for run in runs]
+    chance = [reading["null_mean"] for reading in readings if reading and reading["null_mean"] is not None]
+    if basis is None or len(chance) < len(runs):
+        return None, None
+    share = share_over_runs(np.stack([run.arrays["shifts"] for run in runs]).astype(np.float64), basis)
+    return share, None if share.why else beyond(share.estimate, float(np.mean(chance)))
+
+
+def _common_share(runs: Sequence[RunResult]) -> float | None:
     """Return the share that runs have in common, in the space without their own direction."""
-    basis = own_removed_basis(results, runs[0])
+    basis = own_removed_basis(runs[0])
     if basis is None:
         return None
     means = np.stack([run.arrays["shifts"].mean(0) for run in runs]).astype(np.float64)

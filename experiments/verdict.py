@@ -87,8 +87,15 @@ class Verdict:
 
 
 def verdict(evidence: Evidence) -> Verdict:
-    """Judge one run, or a group of runs, by the rule that `RULE` states."""
+    """Judge one run, or a group of runs, by the rule that `RULE` states.
+
+    Raises:
+        ValueError: an effect, its error or a p that is not a number: no comparison with it would mean anything.
+    """
     effect, star, carried = evidence.effect, evidence.beyond_chance, evidence.carried
+    numbers_given = [evidence.standard_error, evidence.p, *([effect.value] if effect else []), *([star.value] if star else [])]
+    if not all(map(isfinite, numbers_given)):
+        raise ValueError(f"a verdict needs numbers, got {numbers_given}")
     if effect is not None and abs(effect.value) <= MIN_STANDARD_ERRORS * evidence.standard_error:
         below = f"not above {MIN_STANDARD_ERRORS:g} standard errors of {evidence.standard_error:.3f}"
         return Verdict(NO_CHANGE, f"the trait score changed by {effect.value:.3f}, {below}")

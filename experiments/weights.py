@@ -7,8 +7,8 @@ from typing import Any
 
 from data.errors import InputError
 from data.mixtures import Turn, fingerprint
+from experiments.library import Library
 from experiments.measure import NO_SPACE
-from experiments.space import Library
 from experiments.stages import Bench, Condition, Output, Stage, TickFn, adapter_of
 from lora import models
 from probes.weights import summary, writes

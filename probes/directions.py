@@ -78,6 +78,11 @@ def estimate(differences: FloatArray, eigenvalues: FloatArray, rng: np.random.Ge
     return Directions(differences.mean((0, 1)), reliability, null, found)
 
 
+def half_split_reliability(differences: FloatArray, rng: np.random.Generator) -> float:
+    """Return a direction's reliability at one layer: of its differences [pairs, questions, d_model], as `estimate` has it."""
+    return _half_split_cosine(differences, _all_halves(differences.shape[0]), _random_halves(differences.shape[1], rng))
+
+
 def _half_split_cosine(differences: FloatArray, halves_p: FloatArray, halves_q: FloatArray) -> float:
     """Return the smaller of the mean half-split cosines over pairs and over questions ([pairs, questions, d])."""
     by_pair = _mean_cosine(differences.mean(1), halves_p)

@@ -167,11 +167,14 @@ def mediate(outcomes: Outcomes) -> Mediation:
         outcomes: with the parts `inside`, `outside` and `whole`.
 
     Raises:
-        ValueError: a part is missing, or there are fewer than two questions.
+        ValueError: a part is missing, there are fewer than two questions, or an outcome is not finite.
     """
     missing = {INSIDE, OUTSIDE, WHOLE} - outcomes.parts.keys()
     if missing:
         raise ValueError(f"outcomes lack the parts {', '.join(sorted(missing))}")
+    swapped = [y for part in (*outcomes.parts.values(), *outcomes.draws, *outcomes.matched) for y in (part.into, part.out)]
+    if not all(np.isfinite(y).all() for y in (outcomes.before, outcomes.after, *swapped, *(outcomes.doses or {}).values())):
+        raise ValueError("outcomes need finite scores; an arm has one that is not a number")
     effect = outcomes.effect
     estimate, error = (mean_interval(effect) if effect.ndim == 1 else crossed_interval(effect)), standard_error(effect)
     # Not "less than": a change that does nothing at all has no error either.
@@ -227,7 +230,7 @@ def _of_carried(outcomes: Outcomes, whole: Estimate) -> tuple[Estimate | None, s
     if towards * carried.mean() <= MIN_STANDARD_ERRORS * float(np.hypot(standard_error(carried), variance**0.5)):
         chance = float(moved.mean() / outcomes.effect.mean())
         return None, f"chance mediates {chance:.2f} of the effect, about as much as the whole state: {held}"
-    return ratio_interval(inside, carried, offset_variance=variance), None
+    return ratio_interval(inside, carried, offset_variance=variance, offset_df=len(moved) - 1.0), None
 
 
 def _shapley(outcomes: Outcomes) -> dict[str, Estimate]:

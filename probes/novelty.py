@@ -86,8 +86,7 @@ def novelty(
     3. A wider dictionary explains it: `library`.
     4. It is not known that either it does not move M0 or M0 does not use it: `open`. A remainder that moves M0 and is not used by it
        is new writing that an old read-out understands, and so still new.
-    5. There is a wider dictionary, and whether it explains the remainder is not known: `open`. Where there is none, the sentence says
-       that it was not asked.
+    5. Whether a wider dictionary explains the remainder is not known, or was not asked: `open`.
     6. M1 was not shown to need it: `open`.
     7. Otherwise: `new`.
 
@@ -96,7 +95,7 @@ def novelty(
         movement: (ii a), of `movement`.
         use: (ii b), of `use`.
         necessity: (iv), of `necessity`.
-        explanation: (iii), of `dictionary.explanation`; None where no wider dictionary exists.
+        explanation: (iii), of `dictionary.explanation`.
     """
     made = {"agreement": agreement, "movement": movement, "use": use, "explanation": explanation, "necessity": necessity}
     findings = {name: finding for name, finding in made.items() if finding is not None}
@@ -115,7 +114,7 @@ def novelty(
         return judged(LIBRARY, "explanation")
     if said("movement") is not False and said("use") is not False:
         return judged(OPEN, *(name for name in ("movement", "use") if said(name) is None))
-    if explanation is not None and explanation.holds is None:
+    if said("explanation") is None:
         return judged(OPEN, "explanation")
     if not said("necessity"):
         return judged(OPEN, "necessity")
@@ -223,6 +222,8 @@ def movement(before: FloatArray, after: FloatArray, pushed: FloatArray, drawn: F
     effect = after - before
     if why := _no_effect(effect):
         return Finding(None, f"movement is not known: {why}")
+    if len(drawn) == 0:
+        return Finding(None, "movement is not known: no chance directions were added to hold it against")
     share = ratio_interval(pushed - before, effect)
     shares = (drawn - before).reshape(len(drawn), -1).mean(1) / effect.mean()
     text = f"added to M0 it brings about {_written(share)} of the effect"
@@ -239,10 +240,11 @@ def movement(before: FloatArray, after: FloatArray, pushed: FloatArray, drawn: F
 def use(scores_P2Q: FloatArray, drawn_BP2Q: FloatArray) -> Finding:
     """Return whether M0 itself uses the remainder: its projections tell trait-evoking prompts from opposite ones.
 
-    It does where the lower 95 % bound of the AUC is above what chance directions reach on the same texts, and does not where its upper
-    bound is not; in between it is not known, since an AUC that is not shown to be above chance is not shown to be at chance. Nor is it
-    where not even pairs that are all separated would give such a lower bound: the bound for new prompts and the spread of chance both
-    widen as pairs get fewer.
+    Either way round: a direction along which trait-evoking prompts lie *lower* tells them apart as well. So the AUC is held against what
+    chance directions reach on either side of one half, on the same texts. M0 does use it where the whole 95 % interval lies beyond that,
+    and does not where the whole interval lies within; in between it is not known, since an AUC that is not shown to be beyond chance is
+    not shown to be at chance. Nor is it where not even pairs that are all separated would give such an interval: the bound for new
+    prompts and the spread of chance both widen as pairs get fewer.
 
     Args:
         scores_P2Q: [pairs, 2, questions], M0's states under trait-evoking prompts and their opposites, on questions and texts that did
@@ -254,12 +256,13 @@ def use(scores_P2Q: FloatArray, drawn_BP2Q: FloatArray) -> Finding:
         ValueError: fewer than three pairs, two questions or 19 draws, or projections that are not finite.
     """
     found = auc_interval(scores_P2Q)
-    high = chance_bound(auc(drawn_BP2Q))
-    text = f"it separates trait-evoking from opposite prompts in M0 with an AUC of {_written(found)}, chance up to {high:.2f}"
+    reach = chance_bound(np.abs(auc(drawn_BP2Q) - 0.5))
+    low, high = 0.5 - reach, 0.5 + reach
+    text = f"it separates trait-evoking from opposite prompts in M0 with an AUC of {_written(found)}, chance {low:.2f} to {high:.2f}"
     pairs, _, questions = scores_P2Q.shape
     if highest_bound(pairs, questions) <= high:
         return _finding(None, f"{text}, more than {pairs} contrast pairs can be shown to exceed", found, high, len(drawn_BP2Q))
-    used = True if found.low > high else False if found.high <= high else None
+    used = True if found.low > high or found.high < low else False if low <= found.low and found.high <= high else None
     between = ", so that whether M0 uses it is not known" if used is None else ""
     return _finding(used, text + between, found, high, len(drawn_BP2Q))
 
@@ -288,8 +291,8 @@ def necessity(before: FloatArray, after: FloatArray, without: Swapped) -> Findin
 
 def _no_effect(effect: FloatArray) -> str | None:
     mean, error = float(effect.mean()), standard_error(effect)
-    if mean == 0 or abs(mean) < MIN_STANDARD_ERRORS * error:
-        return f"the trait score changed by {mean:.3f}, less than {MIN_STANDARD_ERRORS:g} standard errors of {error:.3f}"
+    if abs(mean) <= MIN_STANDARD_ERRORS * error:
+        return f"the trait score changed by {mean:.3f}, not above {MIN_STANDARD_ERRORS:g} standard errors of {error:.3f}"
     return None
 
 

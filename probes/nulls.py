@@ -21,6 +21,8 @@ from probes.space import Members, coefficients
 from probes.stats import Estimate, FloatArray
 
 DRAWS = 999
+# What chance has to leave of a shift.
+LEAST_BEYOND = 0.02
 # Numbers held at a time while spaces are made, an eighth of a gigabyte in double precision.
 BLOCK = 2**24
 
@@ -238,12 +240,30 @@ def _inside(mixed_BMK: NDArray[np.floating], along_BMP: NDArray[np.floating]) ->
     return np.asarray(squared[..., 0].sum(1) - squared[..., 1:].sum((1, 2)))
 
 
+def leaves_nothing(null: FloatArray) -> str | None:
+    """Return in words why beyond a null's draws nothing can be seen: they hold nearly all of the shift, or are not finite."""
+    mean = float(null.mean())
+    if mean <= 1 - LEAST_BEYOND:
+        return None
+    return f"null spaces hold {mean:.2f} of the shift in the mean, {1 - LEAST_BEYOND:g} at most leave anything beyond chance to be seen"
+
+
 def compare(share: Estimate, null: FloatArray) -> NullShare:
-    """Hold an observed share against a null's draws; a share that is NaN gets p = 1."""
+    """Hold an observed share against a null's draws; a share that is NaN gets p = 1.
+
+    Raises:
+        ValueError: `leaves_nothing` says why there is no share beyond such chance.
+    """
+    if why := leaves_nothing(null):
+        raise ValueError(why)
     mean = float(null.mean())
     p = (1 + int((~(null < share.value)).sum())) / (1 + len(null))
-    bounds = [(x - mean) / (1 - mean) for x in (share.value, share.low, share.high)]
-    return NullShare(mean, float(np.quantile(null, 0.95)), p, Estimate(*bounds))
+    return NullShare(mean, float(np.quantile(null, 0.95)), p, beyond(share, mean))
+
+
+def beyond(share: Estimate, chance: float) -> Estimate:
+    """Return F* = (F − E F_N1)/(1 − E F_N1), the share beyond what chance gives in the mean: 0 at chance, 1 where all lies inside."""
+    return Estimate(*((x - chance) / (1 - chance) for x in (share.value, share.low, share.high)))
 
 
 @dataclass(frozen=True)

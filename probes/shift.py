@@ -6,12 +6,13 @@ import numpy as np
 from scipy import optimize, special
 
 from probes.directions import FOUND_RELIABILITY
-from probes.stats import Estimate, FloatArray, fieller
+from probes.stats import Estimate, FloatArray, fieller, ratio_interval
 
 SIGNAL_GATE = 5.0
 WIDTH_GATE = 0.5
 FEWEST_PROMPTS = 3
 COMMON_GATE = 0.1
+BASIS_TOLERANCE = 1e-4
 
 # Shares at equal steps of the angle between the shift and the space, where the interval's ends are looked for.
 SHARES = np.sin(np.linspace(0, np.pi / 2, 101)) ** 2
@@ -79,11 +80,14 @@ def share_inside(differences_nD: FloatArray, basis_DK: FloatArray, level: float 
         level: coverage.
 
     Raises:
-        ValueError: fewer than three prompts.
+        ValueError: fewer than three prompts, differences that are not finite, or columns that are not orthonormal.
     """
     n = len(differences_nD)
     if n < FEWEST_PROMPTS:
         raise ValueError(f"a share needs at least three prompts, got {n}")
+    if not np.isfinite(differences_nD).all():
+        raise ValueError("a share needs finite differences; a prompt's state is not a number")
+    _check_basis(basis_DK)
     d = np.asarray(differences_nD, dtype=np.float64)
     inside = d @ basis_DK
     parts = (inside, d - inside @ basis_DK.T)
@@ -120,6 +124,52 @@ def share_of(products: Products, level: float = 0.95) -> Share:
     t2 = float(special.stdtrit(n - 1, 0.5 + level / 2)) ** 2
     low, high = _score_set(float(inside), total, 4 * total / n * np.cov(scores), 2 / (n * (n - 1)) * products.spread, t2)
     return Share(Estimate(float(inside) / total, low, high), signal, _gate(signal, low, high))
+
+
+def share_over_runs(differences_RnD: FloatArray, basis_DK: FloatArray, level: float = 0.95) -> Share:
+    """Return the share of several runs together, with an interval for new runs and new prompts.
+
+    F = Σᵣ Nᵣ / Σᵣ Dᵣ, with the N and D of each run. Runs read the same prompts, and most of what one prompt adds to the shift it adds to
+    that of every run; so runs and prompts are crossed. Leaving out one prompt after the other gives pseudo-values of Nᵣ and Dᵣ, run by
+    prompt, and the ratio of their means has the interval of `stats.ratio_interval`.
+
+    Args:
+        differences_RnD: [runs, prompts, d_model], paired differences of each run on the same prompts; at least two runs.
+        basis_DK: [d_model, k], orthonormal.
+        level: coverage.
+
+    Returns:
+        With the smallest signal of the runs; the gates are those of a run's share.
+
+    Raises:
+        ValueError: fewer than two runs or three prompts.
+    """
+    runs, n, _ = differences_RnD.shape
+    if runs < 2 or n < FEWEST_PROMPTS:
+        raise ValueError(f"a share over runs needs two runs and {FEWEST_PROMPTS} prompts at least, got {runs} and {n}")
+    _check_basis(basis_DK)
+    d_RnD = np.asarray(differences_RnD, dtype=np.float64)
+    inside, total = (_pseudo_values(part) for part in (d_RnD @ basis_DK, d_RnD))
+    norms = [debiased_norms(each) for each in d_RnD]
+    signal = min((squared + noise) / noise if noise > 0 else float("inf") for squared, noise in norms)
+    if total.mean() <= 0:
+        return Share(Estimate(float("nan"), -np.inf, np.inf), signal, _gate(signal, -np.inf, np.inf))
+    found = ratio_interval(inside, total, level)
+    return Share(found, signal, _gate(signal, found.low, found.high))
+
+
+def _pseudo_values(parts_RnK: FloatArray) -> FloatArray:
+    """Return the jackknife's pseudo-values of Σ_{i≠j} rᵢ·rⱼ / n(n−1), [runs, n], whose mean over prompts it is."""
+    n = parts_RnK.shape[1]
+    others_Rn = np.einsum("rnk,rk->rn", parts_RnK, parts_RnK.sum(1)) - (parts_RnK**2).sum(2)
+    whole_R1 = others_Rn.sum(1, keepdims=True) / (n * (n - 1))
+    return np.asarray(n * whole_R1 - (n * (n - 1) * whole_R1 - 2 * others_Rn) / (n - 2))
+
+
+def _check_basis(basis_DK: FloatArray) -> None:
+    off = float(np.abs(basis_DK.T @ basis_DK - np.eye(basis_DK.shape[1])).max(initial=0))
+    if not off <= BASIS_TOLERANCE:
+        raise ValueError(f"a basis has orthonormal columns; these are off by {off:.2g}, {BASIS_TOLERANCE:g} at most")
 
 
 def spread(gram_Pnn: FloatArray) -> FloatArray:

@@ -169,7 +169,12 @@ class Dimension:
 
 
 def dimension(
-    traits: States, roles: States, rng: np.random.Generator, default_QD: FloatArray | None = None, splits: int = SPLITS
+    traits: States,
+    roles: States,
+    rng: np.random.Generator,
+    default_QD: FloatArray | None = None,
+    splits: int = SPLITS,
+    namesakes: Mapping[str, str] | None = None,
 ) -> Dimension:
     """Find the dimension of the persona space by how well it foretells a persona that it was made without.
 
@@ -187,13 +192,14 @@ def dimension(
         rng: draws splits and permutations.
         default_QD: [questions, d_model], states under the default system prompt. It has one prompt, which stands in both halves.
         splits: random splits.
+        namesakes: role → the trait that it is a character of, beside roles that have a trait's own name; they are left out together.
 
     Raises:
         ValueError: fewer than three personas, two prompts or two questions, or unequal numbers of questions.
     """
     if len(roles) < FEWEST_ROLES:
         roles, default_QD = {}, None
-    names = np.array([*traits, *roles])
+    names = np.array([(namesakes or {}).get(name, name) for name in (*traits, *roles)])
     _check([*traits.values(), *roles.values()], names, default_QD)
     if roles:
         # Raw states have a large mean in common, whose square would round off the inner products.

@@ -1,6 +1,6 @@
 """Intervals: of means, ratios and proportions. What scipy has is taken from scipy."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
         level: coverage.
 
     Raises:
-        ValueError: fewer than two values.
+        ValueError: fewer than two values, or one that is not finite.
 
     Example:
         >>> mean_interval([1.0, 2.0, 3.0]).value
@@ -52,9 +52,15 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
     x = np.asarray(values, dtype=np.float64)
     if x.size < 2:
         raise ValueError(f"an interval needs at least two values, got {x.size}")
+    _check_finite(x)
     mean, se = float(x.mean()), float(stats.sem(x))
     half = float(stats.t.ppf(0.5 + level / 2, x.size - 1)) * se
     return Estimate(mean, mean - half, mean + half)
+
+
+def _check_finite(values: FloatArray) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError(f"an interval needs finite values; {int((~np.isfinite(values)).sum())} of {values.size} are not")
 
 
 def proportion_bound(count: int, total: int, level: float = 0.95) -> float:
@@ -85,13 +91,16 @@ def crossed_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
         level: coverage.
 
     Raises:
-        ValueError: fewer than two runs or two questions.
+        ValueError: fewer than two runs or two questions, or a value that is not finite.
     """
     y = np.asarray(values, dtype=np.float64)
+    _check_finite(y)
     grand = float(y.mean())
     by_run, by_question, by_residual = (float(term[0, 0]) for term in _crossed_terms(y[None]))
     error = standard_error(y)
-    df = _satterthwaite(error**2, by_run, by_question, by_residual, y.shape)
+    runs, questions = y.shape
+    terms = [(by_run, runs - 1), (by_question, questions - 1), (by_residual, (runs - 1) * (questions - 1))]
+    df = _satterthwaite(error**2, terms)
     half = float(stats.t.ppf(0.5 + level / 2, df)) * error
     return Estimate(grand, grand - half, grand + half)
 
@@ -111,7 +120,9 @@ def standard_error(values: ArrayLike) -> float:
     return float(np.sqrt(max(by_run + by_question - by_residual, by_run, by_question)))
 
 
-def ratio_interval(numerator: ArrayLike, denominator: ArrayLike, level: float = 0.95, offset_variance: float = 0.0) -> Estimate:
+def ratio_interval(
+    numerator: ArrayLike, denominator: ArrayLike, level: float = 0.95, offset_variance: float = 0.0, offset_df: float = np.inf
+) -> Estimate:
     """Return the ratio of two paired means with Fieller's interval {f : (N − fD)² ≤ t²·V(f)}.
 
     Of one run, V(f) is the variance of the mean of n − f·d over questions, and t has Q − 1 degrees of freedom. Over
@@ -125,6 +136,7 @@ def ratio_interval(numerator: ArrayLike, denominator: ArrayLike, level: float = 
         level: coverage.
         offset_variance: variance of an estimate that was subtracted from all of both, and so adds
             (1 − f)² times itself to V(f).
+        offset_df: degrees of freedom of that variance; a variance from B draws has B − 1, and few draws make a wide interval.
 
     Returns:
         The ratio; both bounds are infinite where the denominator is not told from zero.
@@ -139,19 +151,21 @@ def ratio_interval(numerator: ArrayLike, denominator: ArrayLike, level: float = 
     num, den = (float(x.mean()) for x in pair)
     if den == 0 or not np.isfinite(num + den):
         raise ValueError(f"a ratio needs finite means and a denominator that is not zero, got {num:g} over {den:g}")
+    at = np.array([1, -num / den])
+    offset = offset_variance * (1 - num / den) ** 2
     if pair.ndim == 2:
         questions = pair.shape[1]
         if questions < 2:
             raise ValueError(f"an interval needs at least two questions, got {questions}")
         forms = [np.cov(pair) / questions]
-        df = questions - 1.0
+        terms = [(float(at @ forms[0] @ at), questions - 1.0)]
     else:
+        runs, questions = pair.shape[1:]
         by_run, by_question, by_residual = _crossed_terms(pair)
         forms = [by_run + by_question - by_residual, by_run, by_question]
-        at = np.array([1, -num / den])
-        run, question, residual, *candidates = (float(at @ form @ at) for form in (by_run, by_question, by_residual, *forms))
-        variance = max(candidates) + offset_variance * (1 - num / den) ** 2
-        df = _satterthwaite(variance, run, question, residual, pair.shape[1:])
+        freedom = (runs - 1.0, questions - 1.0, (runs - 1.0) * (questions - 1.0))
+        terms = [(float(at @ form @ at), df) for form, df in zip((by_run, by_question, by_residual), freedom, strict=True)]
+    df = _satterthwaite(max(float(at @ form @ at) for form in forms) + offset, [*terms, (offset, offset_df)])
     t2 = float(stats.t.ppf(0.5 + level / 2, df)) ** 2
     ends = []
     for form in forms:
@@ -195,7 +209,7 @@ def _crossed_terms(values_KRQ: FloatArray) -> tuple[FloatArray, FloatArray, Floa
     return np.atleast_2d(np.cov(rows)) / runs, np.atleast_2d(np.cov(cols)) / questions, by_residual
 
 
-def _satterthwaite(variance: float, by_run: float, by_question: float, by_residual: float, shape: tuple[int, ...]) -> float:
-    runs, questions = shape
-    parts = by_run**2 / (runs - 1) + by_question**2 / (questions - 1) + by_residual**2 / ((runs - 1) * (questions - 1))
+def _satterthwaite(variance: float, terms: Sequence[tuple[float, float]]) -> float:
+    """Return the degrees of freedom of a variance that is made of independent terms, each with its own."""
+    parts = sum(term**2 / df for term, df in terms)
     return variance**2 / parts if parts > 0 else np.inf

@@ -33,7 +33,6 @@ from experiments.verdict import RULE
 
 # With more panels than this, a group of figures starts folded.
 OPEN_PANELS = 12
-LARGEST = 3
 SAYINGS = 4
 
 _ABSOLUTE = re.compile(r"[/\\]|~\w*[/\\]|[A-Za-z]:[/\\]")
@@ -144,7 +143,7 @@ def _run(results: Results, run: RunResult, row: Mapping[str, Any], number: int, 
         "figures": figures,
         "answer": _sentence(row),
         "reasons": list(reasons),
-        "largest": sorted(coordinates.items(), key=lambda item: -abs(item[1]))[:LARGEST],
+        "nearest": row["nearest"] or [],
         "readings": list(_readings(facts)) if facts else [],
         "mediation": list(mediation.rows(facts)) if facts else [],
         "answers": [

@@ -49,7 +49,8 @@ def render(summary: Mapping[str, Any]) -> RenderableType:
         parts.append(Text(f"The model's template refuses a system prompt: it was {summary['system_prompt']}.", style="dim"))
     if false := summary["false_verdicts"]:
         counted = [
-            f"{each['count']} of {each['runs']} {said} (95 %: a rate below {each['bound']:.2f})"
+            f"{each['count']} of {each['runs']} ({each['count_kinds']} of {each['kinds']} kinds) {said} "
+            f"(95 %: a rate below {each['bound']:.2f} for runs of these kinds, {each['bound_kinds']:.2f} for other kinds)"
             for said, key in (("along existing persona directions", "along"), ("above chance by their share alone", "above_chance"))
             if (each := false[key])
         ]
@@ -77,7 +78,7 @@ def _runs(summary: Mapping[str, Any]) -> Table:
             _interval(row["share_effect"]),
             f"{row['share_p']:.3f}" if row["share_p"] is not None else "–",
             _interval(row["mediated_of_carried"]),
-            ", ".join(f"{n['name']}{'' if n['found'] else '†'} {n['cosine']:.2f}" for n in (row["nearest"] or [])[:2]) or "–",
+            ", ".join(f"{n['name']}{'' if n['found'] else '†'} {n['value']:.2f}" for n in (row["nearest"] or [])[:2]) or "–",
             _verdict(row),
         )
     return table

@@ -19,6 +19,8 @@ QUESTIONS = 24
 RATIO = 0.5
 CORRELATION = 0.7
 OFFSET_SD = 0.1
+# Draws of a null whose mean is taken off: its variance is estimated from them.
+OFFSET_DRAWS = {"ratio_offset": 20, "ratio_offset_few": 5}
 
 COVERAGE = (0.92, 0.97)
 
@@ -39,8 +41,8 @@ def simulate_crossed(
 
     Returns:
         Rows with the cell's settings and the fraction of repeats that cover the truth: `mean` (crossed_interval of the
-        numerator), `ratio` and, where both had an estimate of a common offset taken off, `ratio_offset`; and
-        `unbounded`, the fraction of ratios without bounds, which cover.
+        numerator), `ratio` and, where both had an estimate of a common offset taken off, `ratio_offset` (from 20 draws) and
+        `ratio_offset_few` (from 5); and `unbounded`, the fraction of ratios without bounds, which cover.
     """
     rows = []
     streams = np.random.SeedSequence(seed).spawn(len(runs) * len(proportions))
@@ -48,7 +50,7 @@ def simulate_crossed(
         rng = np.random.default_rng(stream)
         outcomes = np.array([_outcome(rng, count, sds) for _ in range(repeats)])
         settings = {"runs": count, "questions": QUESTIONS, "sd_run": sds[0], "sd_question": sds[1], "sd_residual": sds[2]}
-        names = ("mean", "ratio", "ratio_offset", "unbounded")
+        names = ("mean", "ratio", *OFFSET_DRAWS, "unbounded")
         rows.append(settings | {"repeats": repeats} | dict(zip(names, outcomes.mean(0).tolist(), strict=True)))
     return rows
 
@@ -57,18 +59,20 @@ def missed(row: dict[str, Any]) -> list[str]:
     """Return in words the targets that a row misses."""
     low, high = COVERAGE
     return [
-        f"{name}: coverage {row[name]:.3f}, {low} to {high}" for name in ("mean", "ratio", "ratio_offset") if not low <= row[name] <= high
+        f"{name}: coverage {row[name]:.3f}, {low} to {high}" for name in ("mean", "ratio", *OFFSET_DRAWS) if not low <= row[name] <= high
     ]
 
 
 def _outcome(rng: np.random.Generator, runs: int, sds: tuple[float, float, float]) -> list[bool]:
     numerator, denominator = _draw(rng, runs, sds)
     mean, ratio = crossed_interval(numerator), ratio_interval(numerator, denominator)
-    # Effects that lie above a null's mean, of which only an estimate is known.
-    error = OFFSET_SD * rng.standard_normal()
-    offset = ratio_interval(numerator - error, denominator - error, offset_variance=OFFSET_SD**2)
-    covered = [e.low <= truth <= e.high for e, truth in ((mean, RATIO), (ratio, RATIO), (offset, RATIO))]
-    return [*covered, not np.isfinite(ratio.low)]
+    # Effects that lie above a null's mean, which is estimated from its draws, and so is the variance of that mean.
+    estimates = [mean, ratio]
+    for draws in OFFSET_DRAWS.values():
+        drawn = OFFSET_SD * draws**0.5 * rng.standard_normal(draws)
+        error, variance = drawn.mean(), drawn.var(ddof=1) / draws
+        estimates.append(ratio_interval(numerator - error, denominator - error, offset_variance=variance, offset_df=draws - 1))
+    return [*(each.low <= RATIO <= each.high for each in estimates), not np.isfinite(ratio.low)]
 
 
 def _draw(rng: np.random.Generator, runs: int, sds: tuple[float, float, float]) -> FloatArray:

@@ -16,6 +16,9 @@ that one set of activations, with one set of draws, serves many cases. The null 
 computed for each. Cases of one set are not independent, so there are forty sets, and the standard error is taken over sets.
 Isotropic spaces depend on nothing, and serve all sets. The first columns of a basis with an assistant axis are the smaller
 spaces, so that one construction serves every k. Of one shift all shares have the same denominator, so numerators are compared.
+
+`pipeline_sizes` builds the spaces as a study does, from states of personas under prompts on questions, which are then the
+activations behind the null as well; what a text puts into a state is nearly all that these vary by, as in a real model.
 """
 
 from collections.abc import Sequence
@@ -27,6 +30,7 @@ import numpy as np
 from scipy import stats
 
 from data.schema import seed_for
+from probes.directions import FOUND_RELIABILITY, half_split_reliability
 from probes.nulls import Null
 from probes.space import FEWEST_ROLES, Members, coefficients
 from probes.stats import FloatArray
@@ -97,6 +101,90 @@ def null_sizes(
                 )
             rows.append(row)
     return rows
+
+
+# Of the variance of states: what texts put into them, and of the rest what persona, wording of a prompt, and both with the text
+# make up; as measured on the embedded model at block 22 (six traits, six pairs, eight questions).
+CONTENT, PERSONA, WORDING, REST = 0.97, 0.17, 0.42, 0.41
+PIPELINE_NULLS = ("n1", "n1_total")
+
+
+def pipeline_sizes(
+    repeats: int = 2000, seed: int = 0, cells: Sequence[Cell] = CELLS, spectra: Sequence[float] = SPECTRA
+) -> list[dict[str, Any]]:
+    """Return how often N1 rejects at .05 where spaces are built from states as a study builds them, and shifts have no link to them.
+
+    States are S = content of the question + persona + wording of the prompt + rest, the last three drawn with one covariance, which a
+    shift has too, as all of them are differences on the same text. Fewer than twelve personas are traits: contrast pairs, differences,
+    and those alone that are reliable make the space. More are roles: their means, a default, and the axis.
+
+    Args:
+        repeats: cases a cell, rounded up to a multiple of forty.
+        seed: of everything.
+        cells: spaces to try.
+        spectra: a of the power laws i^−a.
+
+    Returns:
+        One row for each spectrum, number of personas and dimension k, with the rate of rejection of `n1` (the covariance within
+        questions) and of `n1_total` (that of all states), and their standard errors over sets.
+    """
+    each = -(-repeats // SETS)
+    rows = []
+    for spectrum, cell in product(spectra, cells):
+        seeds = [seed_for(seed, "pipeline", cell.personas, f"{spectrum}", at) for at in range(SETS)]
+        sets = [_pipeline_rejections(cell, spectrum, each, at) for at in seeds]
+        for at, k in enumerate(cell.dimensions):
+            row: dict[str, Any] = {"spectrum": spectrum, "personas": cell.personas, "activations": cell.activations, "k": k}
+            row |= {"repeats": each * SETS, "alpha": ALPHA}
+            for name in PIPELINE_NULLS:
+                rates = [rejections[name][at] for rejections in sets]
+                row |= {name: float(np.mean(rates)), f"{name}_error": float(stats.sem(rates))}
+            rows.append(row)
+    return rows
+
+
+def _pipeline_rejections(cell: Cell, spectrum: float, repeats: int, seed: int) -> dict[str, list[float]]:
+    """Return each null's rate of rejection in one set, whose cases have their own shifts, for each dimension."""
+    rng = np.random.default_rng(seed)
+    scale: FloatArray = np.arange(1.0, WIDTH + 1) ** (-spectrum / 2)
+    while True:
+        vectors_MD, states_XQD, members = _personas(cell, scale, rng)
+        if members.count:
+            break
+    largest = min(max(cell.dimensions), members.count) if cell.personas < FEWEST_ROLES else max(cell.dimensions)
+    parts_SPD = _shifts(repeats, scale, rng)
+    observed_SK = _inside(parts_SPD @ _bases(vectors_MD[None], members, largest)[0])
+    null = Null(seed_for(seed, "draws"), DRAWS)
+    out = {}
+    for name, centre in (("n1", states_XQD.mean(0)), ("n1_total", states_XQD.mean((0, 1)))):
+        rows_DD = np.asarray(np.linalg.qr((states_XQD - centre).reshape(-1, WIDTH), mode="r"))
+        counts_SK = _exceeding(observed_SK, parts_SPD, _bases(null.vectors(rows_DD, members.count), members, largest))
+        rejected_SK = (1 + counts_SK) / (1 + DRAWS) <= ALPHA
+        out[name] = [float(rejected_SK[:, min(k, largest) - 1].mean()) for k in cell.dimensions]
+    return out
+
+
+def _personas(cell: Cell, scale: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray, Members]:
+    """Draw states under prompts, and make vectors of them: (vectors [M, d_model], states [prompts, questions, d_model], what they are)."""
+    traits = cell.personas < FEWEST_ROLES
+    people, prompts, questions = (cell.personas, 12, 8) if traits else (cell.personas + 1, 5, 4)
+
+    def drawn(variance: float, *shape: int) -> FloatArray:
+        return np.asarray(np.sqrt(variance) * rng.standard_normal((*shape, WIDTH)) * scale)
+
+    persona = drawn(PERSONA, people, 1, 1)
+    if traits:
+        persona = persona * np.tile([1.0, -1.0], prompts // 2)[:, None, None]  # a prompt, then its opposite
+    content = drawn(CONTENT / (1 - CONTENT), questions)[:, rng.permutation(WIDTH)]
+    states = content + persona + drawn(WORDING, people, prompts, 1) + drawn(REST, people, prompts, questions)
+    if not traits:
+        # The default has one prompt.
+        states[-1] = states[-1, :1]
+        flat = np.concatenate([states[:-1].reshape(-1, questions, WIDTH), states[-1, :1]])
+        return states.mean((1, 2)), flat, cell.members
+    differences = states[:, ::2] - states[:, 1::2]
+    found = [each.mean((0, 1)) for each in differences if half_split_reliability(each, rng) >= FOUND_RELIABILITY]
+    return np.array(found), states.reshape(-1, questions, WIDTH), Members(len(found))
 
 
 def _rejections(cell: Cell, spectrum: float, repeats: int, isotropic: Sequence[FloatArray], seed: int) -> list[dict[str, float]]:

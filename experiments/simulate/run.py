@@ -22,11 +22,12 @@ KINDS: dict[str, tuple[Callable[[int, int], list[Row]], Callable[[Row], list[str
     "shares": (shares.simulate_shares, shares.missed),
     "crossed": (crossed.simulate_crossed, crossed.missed),
     "nulls": (nulls.null_sizes, None),
+    "pipeline": (nulls.pipeline_sizes, None),
 }
 
 
 def simulate(kind: str, repeats: int, seed: int, out: Path | None, console: Console) -> None:
-    """Run `shares`, `crossed` or `nulls`.
+    """Run `shares`, `crossed`, `nulls` or `pipeline`.
 
     Raises:
         InputError: an unknown simulation, too few repeats, or a negative seed.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import space
+from experiments import library
 from experiments.cli import main
 from experiments.store import read_json
 
@@ -15,13 +15,13 @@ from experiments.store import read_json
 @pytest.fixture
 def all_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model has no personas, so whatever was estimated counts as found."""
-    estimate = space.estimate
+    estimate = library.estimate
 
     def found(*args: Any) -> Any:
         directions = estimate(*args)
         return replace(directions, found=np.ones_like(directions.found))
 
-    monkeypatch.setattr(space, "estimate", found)
+    monkeypatch.setattr(library, "estimate", found)
 
 
 def finished(study: Path, tmp_path: Path) -> Path:

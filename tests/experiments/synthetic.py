@@ -27,10 +27,13 @@ def against(share: float | None, why: str | None = None) -> dict[str, Any]:
         "why": why,
         "signal": 30.0,
         "directions": 2,
+        "dimensions": 2,
         "null_mean": 0.1,
         "null_high": 0.2,
         "p": 0.001,
         "effect": None if share is None else estimate(share - 0.1),
+        "total_mean": 0.05,
+        "total_p": 0.001,
         "isotropic_mean": 0.01,
         "isotropic_p": 0.001,
     }
@@ -64,6 +67,13 @@ def facts(
         "by_layer": dict.fromkeys(("share", "low", "high", "p", "p_max_t"), values) | {"null_mean": null, "null_high": null},
         "projections": {name: [0.1 * i - 0.1] * depth for i, name in enumerate(LIBRARY)},
         "found": [] if empty else LIBRARY,
+        "personas": {
+            "why": None,
+            "nearest": [{"name": name, "kind": "trait", **estimate(0.6 - 0.5 * i)} for i, name in enumerate(LIBRARY)],
+            "high": 0.5,
+            "rank": 1,
+            "of": len(LIBRARY),
+        },
         "no_space": "no persona space at this layer: no direction of the library was found" if empty else None,
         "mediation": [],
         "text_shift": None,
@@ -116,6 +126,7 @@ def run(measured: dict[str, Any] | None, trait: str | None = "pirate", arm: str 
     }
     depth = len(measured["by_layer"]["share"]) if measured else 0
     shifts = {"shift": np.ones((depth, 5)), "shifts": np.ones((3, 5))}
+    shifts |= {"basis": np.eye(5)[:, :2]}
     arrays = shifts | {"effects": np.array([0.2, 0.3, 0.35 + seed])} if measured else {}
     curve = [{"step": 1, "loss": 4.0}, {"step": 2, "loss": 3.0}] if arm == "sft" else []
     return RunResult(plain | entry, measured, arrays, [f"Arr </script>{HOSTILE}", ""], curve)
@@ -149,6 +160,6 @@ def study(*runs: RunResult, depth: int = 4, found: bool = True, **changed: Any) 
     }
     manifests = {"train-1": {"title": "train sft pirate", "seconds": 2.5, "commit": "abc", "versions": {"torch": "2.13.0"}}, "space-1": {}}
     chat = {"system_prompt": "taken by the template"}
-    dimension = {"k": None, "why": "2 traits were found, 3 are needed", "traits": 2}
+    dimension = {"k": None, "why": "2 traits were found, 3 are needed", "traits": 2, "roles": 0}
     folder = Path("/secret/of/this/machine/runs/small")
     return Results(folder, index, chat, space, dimension, ["Because </td>.", HOSTILE], list(runs), manifests)

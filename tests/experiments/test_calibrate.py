@@ -13,9 +13,9 @@ from data.errors import InputError
 from data.mixtures import Turn
 from experiments.calibrate import LATER, PLANTED, Real, calibrate_stage, findings, later_stage, missed, trials_in_halves
 from experiments.cli import main
+from experiments.library import Library
 from experiments.plan import plan
 from experiments.ranks import Ranks
-from experiments.space import Library
 from experiments.stages import Bench, Stage
 from experiments.store import read_json
 from experiments.study import CalibrateConfig, load_study
@@ -104,7 +104,7 @@ def finished(kind: str) -> Stage:
 
 
 REAL = Real("sft pirate (seed 0)", 1, (finished("run"), finished("neutral"), finished("base")), TURNS)
-LIBRARY = Library((finished("space"),), tuple(finished(name) for name in NAMES), NAMES)
+LIBRARY = Library((finished("space"),), tuple(finished(name) for name in NAMES), NAMES, ("bank",) * len(NAMES))
 
 
 @pytest.fixture

@@ -229,7 +229,7 @@ def test_an_adapter_for_more_layers_is_refused(wellworn: Call, adapter: Path, ti
         ({"library": ["pirat"]}, "unknown trait 'pirat'.*did you mean 'pirate'"),
         ({"runs": [{"arm": "sft", "trait": "pirat"}]}, "unknown trait 'pirat'"),
         ({"runs": [{"arm": "dance", "trait": "pirate"}]}, r"tiny\.yaml:\d+: runs.0.*dance"),
-        ({"extract_questions": 99}, "extract_questions: pirate has 24, the study asks for 99"),
+        ({"extract_questions": 999}, "extract_questions: pirate has 120, the study asks for 999"),
         ({"questions": "nowhere"}, "unknown question bank 'nowhere'"),
         ({"model": "no/such-model"}, "model 'no/such-model': not 'smollm2-135m', no such folder, and the hub gave no answer.*network"),
         ({"train": {"lora": {"rank": 4}}}, "train.lora.rank: LoraConfig has no such key"),

@@ -29,7 +29,7 @@ DIRECTION, CHANCE = (f"answers of the base steered along {along}" for along in (
 def a_space(found: bool = True) -> PersonaSpace:
     rng = np.random.default_rng(0)
     states = [rng.standard_normal((6, 2, 4, 3, 16)) for _ in range(3)]
-    return PersonaSpace(["a", "b", "c"], rng.standard_normal((3, 3, 16)), np.full((3, 3), found), states)
+    return PersonaSpace(["a", "b", "c"], rng.standard_normal((3, 3, 16)), np.full((3, 3), found), states, ["bank"] * 3)
 
 
 def test_chance_steers_as_far_and_outside_the_space() -> None:

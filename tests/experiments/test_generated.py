@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from data.chat import Chat
 from data.library import load_trait
 from data.mixtures import Turn
+from experiments.cli import main
 from experiments.generated import SAID
 from experiments.mediate import load_mediated
 from experiments.report.mediation import SAYING
@@ -118,3 +119,12 @@ def test_results_from_before_there_was_any_still_load(tiny_study: Write, tmp_pat
         run.pop("said")
     path.write_text(json.dumps(index))
     assert [run.said for run in load_results(runs / "tiny").runs] == [None]
+
+
+def test_no_contrast_pair_both_makes_a_direction_and_scores_what_is_said(
+    tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tiny_study(contrast_pairs=8, mediate={"draws": 5, "surface": 0, "generated": {"pairs": 5}})
+    with pytest.raises(SystemExit):
+        main(["run", str(study), "--runs-dir", str(tmp_path / "runs")])
+    assert "the last 5 of the 12 contrast pairs of pirate score what is said" in " ".join(capsys.readouterr().err.split())

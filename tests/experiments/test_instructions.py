@@ -132,7 +132,7 @@ def test_instructions_of_few_pairs_are_all_read_with_so_many(tiny_study: Write) 
     [
         ({"instructions": ["hour"]}, "unknown instruction 'hour'; did you mean 'hours'"),
         ({"instructions": ["reference_code"]}, "it may be one of: colour, hours, one_line, uppercase"),
-        ({"instructions": ["hours"], "extract_questions": 99}, "extract_questions: "),
+        ({"instructions": ["hours"], "extract_questions": 999}, "extract_questions: "),
     ],
 )
 def test_a_study_of_wrong_instructions_is_refused_before_anything_runs(changes: dict[str, Any], message: str, tiny_study: Write) -> None:

@@ -1,12 +1,13 @@
 """Measuring a run on synthetic readings whose answer is known."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from experiments.measure import Mediated, against, curve, measure, null_curve, trait_effect
-from experiments.space import PersonaSpace
+from experiments.space import Chosen, PersonaSpace
 from experiments.stages import PROMPT_LAST, RESPONSE
 from probes.stats import FloatArray
 
@@ -30,7 +31,7 @@ def space(rng: np.random.Generator) -> PersonaSpace:
     scale = np.arange(1, WIDTH + 1) ** -0.5
     scales = np.stack([rng.permutation(scale) for _ in range(LAYERS)])
     states = [rng.standard_normal((5, 2, 5, LAYERS, WIDTH)) * scales for _ in NAMES]
-    return PersonaSpace(NAMES, vectors, found, states)
+    return PersonaSpace(NAMES, vectors, found, states, ["bank"] * len(NAMES))
 
 
 def reading(shift: FloatArray, rng: np.random.Generator, base: FloatArray, logprob: float = 0.0) -> dict[str, FloatArray]:
@@ -129,10 +130,10 @@ def test_null_spaces_are_drawn_once_for_all_texts_and_runs(space: PersonaSpace, 
         curve(space, shift, None)
         against(space, 1, shift[:, 1], None)
         against(space, 2, shift[:, 2], None)
-    # N1 at the two layers that have a space, and N0, which is the same at both.
-    assert len(space._drawn) == 3
-    against(space, 1, shift[:, 1], "pirate")
+    # N1 at the two layers that have a space, with either covariance, and N0, which is the same at both.
     assert len(space._drawn) == 5
+    against(space, 1, shift[:, 1], "pirate")
+    assert len(space._drawn) == 6  # of which there is room for two a layer
 
 
 def test_the_first_null_spaces_are_those_of_all(space: PersonaSpace) -> None:
@@ -160,9 +161,48 @@ def test_both_spans_are_measured(space: PersonaSpace, readings: dict) -> None:  
 
 
 def test_the_null_knows_only_the_traits_that_span_the_space(space: PersonaSpace) -> None:
-    both = space.activations(1, [0, 2])
-    expected = np.concatenate([space.states[i][..., 1, :].reshape(-1, WIDTH) for i in (0, 2)])
-    assert np.allclose(both, expected - expected.mean(0))
+    both = space.activations(1, Chosen((0, 2)))
+    expected = np.concatenate([space.states[i][..., 1, :] for i in (0, 2)])
+    assert np.allclose(both, (expected - expected.mean((0, 1))).reshape(-1, WIDTH))
+    total = space.activations(1, Chosen((0, 2)), "total")
+    assert np.allclose(total, expected.reshape(-1, WIDTH) - expected.mean((0, 1, 2)))
+
+
+def test_what_texts_put_into_the_state_is_no_part_of_chance(space: PersonaSpace, rng: np.random.Generator) -> None:
+    shift = 0.1 * rng.standard_normal((PROMPTS, WIDTH)) + along(pirate=3.0, new=4.0)
+    before = against(space, 1, shift, None)
+    content = 50 * rng.standard_normal((5, LAYERS, WIDTH))
+    loaded = replace(space, states=[states + content for states in space.states])
+    after = against(loaded, 1, shift, None)
+    assert before is not None
+    assert after is not None
+    assert before.null is not None
+    assert after.null is not None
+    assert after.null.mean == pytest.approx(before.null.mean, abs=1e-6)
+    # With the covariance of all states chance is made of content, and the share looks as if it were far beyond it.
+    assert after.total is not None
+    assert after.total.mean != pytest.approx(before.null.mean, rel=0.05)
+
+
+def test_a_space_of_fewer_dimensions_than_directions_says_so(space: PersonaSpace, rng: np.random.Generator) -> None:
+    vectors = space.vectors.copy()
+    vectors[1] = 2 * vectors[0]
+    found = against(replace(space, vectors=vectors), 1, rng.standard_normal((PROMPTS, WIDTH)) + along(pirate=20.0), None)
+    assert found is not None
+    assert (found.directions, found.dimensions) == (4, 3)
+
+
+def test_chance_that_holds_everything_leaves_nothing_to_see() -> None:
+    rng = np.random.default_rng(1)
+    vectors = rng.standard_normal((6, 1, 6))
+    states = [rng.standard_normal((3, 2, 4, 1, 6)) for _ in range(6)]
+    space = PersonaSpace(list("abcdef"), vectors, np.ones((6, 1), dtype=bool), states, ["bank"] * 6)
+    found = against(space, 0, rng.standard_normal((PROMPTS, 6)) + 5, None)
+    assert found is not None
+    assert found.null is None
+    assert found.share.why is not None
+    assert "leave anything beyond chance" in found.share.why
+    json.dumps(found.to_json(), allow_nan=False)
 
 
 def test_a_layer_at_which_nothing_moves_gives_null_and_never_nan(space: PersonaSpace, readings: dict) -> None:  # type: ignore[type-arg]
@@ -213,7 +253,7 @@ def test_coordinates_are_freed_of_noise_where_halves_of_a_direction_agree(space:
     # A direction e_0 of norm 2, of which each half has three pairs and three questions.
     states = 0.2 * rng.standard_normal((6, 2, 6, LAYERS, WIDTH))
     states[:, 0, :, :, 0] += 2.0
-    noisy = PersonaSpace(NAMES, space.vectors, space.found, [states, *space.states[1:]])
+    noisy = PersonaSpace(NAMES, space.vectors, space.found, [states, *space.states[1:]], ["own", *space.asked[1:]])
     shift = 0.05 * rng.standard_normal((PROMPTS, WIDTH)) + along(pirate=0.6, new=0.8)
     found = noisy.disattenuated(1, shift)
     assert found["pirate"] == pytest.approx(0.6, abs=0.06)

@@ -56,7 +56,7 @@ def test_a_study_is_mediated_from_end_to_end(runs: Path) -> None:
     assert uppercase["effect"]["value"] > 0.1
     assert sum(share["value"] for share in uppercase["shapley"].values()) == pytest.approx(1)
     assert uppercase["verdict"] is not None
-    assert summary["dimension"] == {"k": None, "why": "2 traits were found, 3 are needed", "traits": 2}
+    assert summary["dimension"] == {"k": None, "why": "2 traits were found, 3 are needed", "traits": 2, "roles": 0}
     for row in (uppercase, pirate, prompted):
         assert row["novelty"] is None
         assert row["missing"]["novelty"] == ONE_SEED

@@ -1,5 +1,6 @@
 """What lies outside the persona space, over the runs of a study whose answer is known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from probes.stats import FloatArray
 from tests.experiments.synthetic import mediated
 from tests.experiments.synthetic import study as report_study
 
-WIDTH, LAYER, QUESTIONS, PAIRS = 40, 1, 24, 12
+WIDTH, LAYER, QUESTIONS, PAIRS = 240, 1, 24, 12
 LIBRARY = ["pirate", "poetic"]
 SUBJECTS = ["pirate", "reference_code", "uppercase", "json"]
 SEEDS = range(3)
@@ -38,12 +39,21 @@ def projections(rng: np.random.Generator, apart: float) -> FloatArray:
 
 
 def study(
-    pushed: float = 0.5, lost: float = 0.4, apart: float | None = 0.0, run_noise: float = 0.2, arms: list[str] = ARMS, depth: int = 2
+    pushed: float = 0.5,
+    lost: float = 0.4,
+    apart: float | None = 0.0,
+    run_noise: float = 0.2,
+    arms: list[str] = ARMS,
+    depth: int = 2,
+    dictionary: bool = True,
+    found: bool = True,
 ) -> Results:
     """Each subject's shift goes along one library direction, and along one of its own that all its seeds share."""
     rng = np.random.default_rng(0)
     vectors = np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0].T
     runs = []
+    # Twenty roles whose directions have nothing to do with what the subjects write.
+    wider = {"directions": vectors[20:40], "activations": rng.standard_normal((400, WIDTH))} if dictionary else None
     for i, subject in enumerate(SUBJECTS):
         for seed in SEEDS:
             mean = vectors[0] + vectors[2 + i] + run_noise * np.sqrt(2 / WIDTH) * rng.standard_normal(WIDTH)
@@ -53,7 +63,10 @@ def study(
             arrays = {"shifts": shifts, "outcomes.0": outcomes(rng, pushed, lost)[: len(arms)]}
             if apart is not None:
                 arrays["use"] = projections(rng, apart)
-            runs.append(RunResult(entry, {"layer": LAYER, "reference": "neutral", "mediation": [analysis]}, arrays, [], []))
+            if found:
+                arrays["basis"] = vectors[[i for i, name in enumerate(LIBRARY) if name != subject]].T
+            facts = {"layer": LAYER, "reference": "neutral", "mediation": [analysis]}
+            runs.append(RunResult(entry, facts, arrays, [], [], dictionary=wider))
     space = {"vectors": np.repeat(vectors[:2, None], depth, axis=1), "found": np.ones((2, depth))}
     return Results(Path("runs/small"), {"layer": LAYER, "library": LIBRARY}, {}, space, {}, [], runs, {})
 
@@ -73,6 +86,7 @@ def group(results: Results, trait: str = "reference_code") -> list[RunResult]:
         ({"apart": None, "pushed": 0.0}, "new"),
         ({"run_noise": 5.0}, "unstable"),
         ({"lost": 0.0}, "open"),
+        ({"dictionary": False}, "open"),
     ],
 )
 def test_a_remainder_of_known_kind_is_told(changed: dict[str, float | None], name: str) -> None:
@@ -100,15 +114,14 @@ def test_a_run_by_itself_is_judged_with_the_agreement_of_its_seeds() -> None:
 
 def test_a_run_s_own_direction_is_part_of_what_lies_outside() -> None:
     results = study()
-    assert own_removed_basis(results, group(results, "pirate")[0]).shape == (WIDTH, 1)  # type: ignore[union-attr]
-    assert own_removed_basis(results, group(results)[0]).shape == (WIDTH, 2)  # type: ignore[union-attr]
+    assert own_removed_basis(group(results, "pirate")[0]).shape == (WIDTH, 1)  # type: ignore[union-attr]
+    assert own_removed_basis(group(results)[0]).shape == (WIDTH, 2)  # type: ignore[union-attr]
 
 
 def test_what_was_not_asked_or_has_no_space_is_not_judged() -> None:
     results = study(arms=ARMS[:4])
     assert novelty_of(results, group(results)) is None
-    results = study()
-    results.space["found"][:] = 0  # type: ignore[index]
+    results = study(found=False)
     assert novelty_of(results, group(results)) is None
 
 
@@ -137,7 +150,8 @@ def test_the_report_has_every_test_of_the_remainder() -> None:
         shares = (like.arrays["outcomes.0"] - like.arrays["outcomes.0"][0]).mean(1)[2:]
         added = run.arrays["outcomes.0"][0] + shares[:, None] * effect + 0.02 * np.random.default_rng(layer).standard_normal((22, 24))
         run.arrays["outcomes.0"] = np.vstack([run.arrays["outcomes.0"], added])  # type: ignore[index]
-        run.arrays["shifts"], run.arrays["use"] = like.arrays["shifts"], like.arrays["use"]  # type: ignore[index]
+        run.arrays.update({key: like.arrays[key] for key in ("shifts", "use", "basis")})  # type: ignore[attr-defined]
+    runs = [replace(run, dictionary=like.dictionary) for run, like in zip(runs, results.runs, strict=True)]
     whole = report_study(*runs)
     plain = dict.fromkeys(("found", "reliability", "null_reliability"), np.ones((2, 4)))
     whole.space.update(plain, vectors=np.repeat(results.space["vectors"][:, :1], 4, axis=1))  # type: ignore[attr-defined]

@@ -4,15 +4,18 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
+from experiments.novelty import own_removed_basis
 from experiments.report.figures import DASHES, PALETTE, limits_of, share_by_layer, style_of
 from experiments.report.page import page
 from experiments.results import Results
 from experiments.summary import summarise
 from experiments.verdict import RULE
+from probes.shift import share_over_runs
 from tests.experiments.synthetic import (
     HOSTILE,
     NO_OTHER_SEED,
@@ -172,14 +175,18 @@ def test_seeds_make_groups() -> None:
 
 
 def test_mediation_decides_the_verdict_and_is_shown() -> None:
-    html = rendered(study(*(mediated(0.6, seed=seed) for seed in range(3))))
+    results = study(*(mediated(0.6, seed=seed) for seed in range(3)))
+    html = rendered(results)
     elements = Elements(html)
     assert "along existing persona directions × 3" in elements.text
     assert "most of the behaviour change that this layer carries" in elements.text
     figures = elements.figures()
     assert {"mediation-0", "shapley-0", "mediation-layers-0", "over-runs"} <= set(figures)
     shape, behaviour = figures["over-runs"]["data"]
-    assert shape["x"] == pytest.approx([0.6])
+    basis = own_removed_basis(results.runs[0])
+    assert basis is not None
+    share = share_over_runs(np.stack([run.arrays["shifts"] for run in results.runs]), basis).estimate.value
+    assert shape["x"] == pytest.approx([(share - 0.1) / 0.9], abs=5e-4)
     assert behaviour["x"] == pytest.approx([(0.6 - 0.06) / (0.8 - 0.06)], abs=0.02)
     assert sorted(elements.plots()) == sorted(figures)
     for spec in figures.values():
@@ -209,7 +216,8 @@ def test_false_verdicts_are_counted_and_bounded() -> None:
     controls.append(run(facts(None, TOO_NOISY), trait="reference_code", own=None))
     summary = summarise(study(run(facts()), *controls))
     # The noisy one fails a gate, and a trait's own verdict is no false one.
-    assert summary["false_verdicts"] == {"along": None, "above_chance": {"count": 3, "runs": 3, "bound": 1.0}}
+    three = {"count": 3, "runs": 3, "bound": 1.0, "count_kinds": 3, "kinds": 3, "bound_kinds": 1.0}
+    assert summary["false_verdicts"] == {"along": None, "above_chance": three}
     at_chance = facts()
     at_chance["references"]["neutral"]["texts"]["neutral"]["own_removed"]["effect"] = {"value": 0.0, "low": -0.02, "high": 0.05}
     clean = summarise(study(run(at_chance, trait="uppercase", own=None)))["false_verdicts"]["above_chance"]
@@ -217,6 +225,14 @@ def test_false_verdicts_are_counted_and_bounded() -> None:
     assert clean["bound"] == pytest.approx(0.95)
     assert summarise(study(run(facts())))["false_verdicts"] is None
     assert "3 of 3 would pass for it by the share of their shift alone" in Elements(rendered(study(*controls))).text
+
+
+def test_seeds_of_a_kind_are_alike_and_bound_no_rate_of_other_kinds() -> None:
+    results = study(*(mediated(inside, seed=seed, trait="uppercase", own="uppercase") for seed, inside in enumerate((0.05, 0.05, 0.6))))
+    along = summarise(results)["false_verdicts"]["along"]
+    assert (along["count"], along["runs"], along["count_kinds"], along["kinds"]) == (1, 3, 1, 1)
+    assert along["bound_kinds"] == 1
+    assert along["bound"] < 0.9
 
 
 def test_a_control_with_a_share_but_no_mediation_is_a_false_verdict_by_its_share_alone() -> None:

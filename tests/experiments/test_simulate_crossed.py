@@ -2,7 +2,7 @@ import pytest
 
 from experiments.simulate.crossed import PROPORTIONS, missed, simulate_crossed
 
-READINGS = ("mean", "ratio", "ratio_offset")
+READINGS = ("mean", "ratio", "ratio_offset", "ratio_offset_few")
 
 
 def test_a_few_cells() -> None:
@@ -17,7 +17,7 @@ def test_a_few_cells() -> None:
 
 
 def test_a_missed_target_is_said_in_words() -> None:
-    assert missed({"mean": 0.95, "ratio": 0.9, "ratio_offset": 0.98}) == [
+    assert missed({"mean": 0.95, "ratio": 0.9, "ratio_offset": 0.98, "ratio_offset_few": 0.94}) == [
         "ratio: coverage 0.900, 0.92 to 0.97",
         "ratio_offset: coverage 0.980, 0.92 to 0.97",
     ]

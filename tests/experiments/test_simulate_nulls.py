@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.simulate import nulls
-from experiments.simulate.nulls import Cell, null_sizes
+from experiments.simulate.nulls import Cell, null_sizes, pipeline_sizes
 from probes.shift import share_inside
 from probes.space import persona_space
 
@@ -24,6 +24,16 @@ def test_a_small_simulation_tells_the_nulls_apart() -> None:
         assert row["n0"] >= 0.8
     assert traits["naive"] is traits["naive_error"] is None  # all directions are kept: nothing was selected
     assert roles["naive"] >= roles["n1"] + 0.1
+
+
+@pytest.mark.usefixtures("few_sets")
+def test_spaces_of_the_pipeline_have_a_null_of_their_size_only_within_questions() -> None:
+    traits, roles = pipeline_sizes(240, 1, [Cell(6, 576, (6,)), Cell(14, 284, (3,))], [1.0])
+    assert [(row["personas"], row["k"], row["repeats"]) for row in (traits, roles)] == [(6, 6, 240), (14, 3, 240)]
+    for row in (traits, roles):
+        assert row["n1"] <= 0.12, row
+    # What texts put into states is in no direction; a null made of it is far too lenient.
+    assert traits["n1_total"] >= 0.2
 
 
 @pytest.mark.usefixtures("few_sets")
@@ -59,3 +69,10 @@ def test_only_the_matched_null_has_its_size() -> None:
         assert row["naive"] is None or row["naive"] >= 0.5, row
     # Single cells reach .066 where the covariance is that of 1,420 activations (probes/README.md), so this holds for their mean alone.
     assert 0.035 <= np.mean([row["n1"] for row in rows]) <= 0.065
+
+
+@pytest.mark.slow
+def test_n1_has_its_size_where_spaces_are_built_as_in_a_study() -> None:
+    """All cells, 2,000 cases each."""
+    for row in pipeline_sizes():
+        assert row["n1"] <= 0.065, row

@@ -10,8 +10,9 @@ from safetensors.numpy import load_file
 from data.errors import InputError
 from data.library import load_bank, load_control, load_trait
 from experiments.cli import main
+from experiments.library import library_of
 from experiments.ranks import Ranks
-from experiments.space import centred, library_of
+from experiments.space import centred, within_questions
 from experiments.stages import Bench
 from experiments.store import read_json
 from experiments.study import load_study
@@ -71,6 +72,21 @@ def test_a_control_is_read_with_its_instruction_in_the_full_space_alone(tiny_stu
     summary = read_json(tmp_path / "runs" / "tiny" / "summary.json")
     assert len(summary["dimension"]["q2"]) == 2
     assert summary["dimension"]["traits"] == 3
+
+
+def test_states_are_centred_within_the_questions_that_they_share() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 2, 3, 4, 5)), rng.standard_normal((3, 2, 3, 4, 5)) + 7
+    c = rng.standard_normal((5, 2, 4, 5)) - 9  # a role: [prompts, questions, layers, d_model]
+    rows = within_questions([a, b, c], ["bank", "bank", "own"], 1)
+    assert rows.shape == (12 + 18 + 10, 5)
+    both, alone = rows[:30].reshape(10, 3, 5), rows[30:].reshape(5, 2, 5)
+    assert both.mean(0) == pytest.approx(np.zeros((3, 5)))
+    assert alone.mean(0) == pytest.approx(np.zeros((2, 5)))
+    # What tells the two apart is not taken out of those that share their questions.
+    assert np.linalg.norm(both[:4].mean((0, 1))) > 1
+    content = 100 * rng.standard_normal((3, 4, 5))
+    assert within_questions([a + content, b + content, c], ["bank", "bank", "own"], 1) == pytest.approx(rows)
 
 
 def test_activations_are_centred_together() -> None:

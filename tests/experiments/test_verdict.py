@@ -100,3 +100,17 @@ def test_a_run_without_a_trait_of_its_own_is_judged_by_its_share_alone() -> None
 
 def test_the_printed_rule_names_every_verdict() -> None:
     assert all(name in RULE for name in VERDICTS)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"effect": Estimate(float("nan"), 0.0, 1.0)},
+        {"standard_error": float("nan")},
+        {"p": float("nan")},
+        {"beyond_chance": Estimate(float("nan"), 0.2, 0.4)},
+    ],
+)
+def test_what_is_no_number_is_never_judged(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="a verdict needs numbers"):
+        named(**changes)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probes.mediation import Outcomes, Swapped, mediate
+from probes.mediation import INSIDE, OUTSIDE, WHOLE, Outcomes, Swapped, mediate
 from probes.stats import FloatArray
 
 QUESTIONS = 24
@@ -213,3 +213,39 @@ def coverage(shape: tuple[int, ...], repeats: int) -> float:
 def test_intervals_of_the_mediated_share_cover(shape: tuple[int, ...]) -> None:
     # 400 repeats: 95 % ± three binomial standard errors.
     assert 0.91 <= coverage(shape, 400) <= 0.99
+
+
+@pytest.mark.parametrize("where", ["inside", "draw", "dose"])
+def test_a_score_that_is_no_number_is_refused(where: str) -> None:
+    rng = np.random.default_rng(0)
+    before = rng.standard_normal(12)
+    after = before + 1 + 0.1 * rng.standard_normal(12)
+    lost = np.where(np.arange(12) == 3, np.nan, before)
+    parts = {part: Swapped(before, after) for part in (INSIDE, OUTSIDE, WHOLE)}
+    draws = (Swapped(before, after),) * 5
+    if where == "inside":
+        parts[INSIDE] = Swapped(lost, after)
+    with pytest.raises(ValueError, match="finite scores"):
+        mediate(
+            Outcomes(
+                before,
+                after,
+                parts,
+                (Swapped(lost, after), *draws) if where == "draw" else draws,
+                doses={0.5: lost} if where == "dose" else None,
+            )
+        )
+
+
+@given(order=st.permutations(range(12)))
+def test_the_whole_state_at_the_last_block_is_the_whole_effect_whatever_the_order_of_questions(order: list[int]) -> None:
+    """What `test_patching` shows of such arms: the whole state swapped in is Y1, and swapped out Y0."""
+    rng = np.random.default_rng(0)
+    before = rng.standard_normal(12)[order]
+    after = before + 1 + 0.1 * np.random.default_rng(1).standard_normal(12)[order]
+    parts = {INSIDE: Swapped(before, after), OUTSIDE: Swapped(after, before), WHOLE: Swapped(after, before)}
+    found = mediate(Outcomes(before, after, parts, (Swapped(before, after),) * 5))
+    whole = found.shares[WHOLE]
+    for share in (whole.sufficiency, whole.necessity, whole.mediated):
+        assert [share.value, share.low, share.high] == pytest.approx([1, 1, 1])
+    assert found.shapley["reading"].value == pytest.approx(0)

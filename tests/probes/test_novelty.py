@@ -37,7 +37,9 @@ PLANT, OTHER = np.eye(WIDTH)[10], np.eye(WIDTH)[11]
 USED = 0.8
 NAMES = ("trait", "b", "c", "d", "e")
 SEEDS = (0, 1, 2)
-Findings = tuple[Finding, Finding, Finding, Finding]
+Findings = tuple[Finding, Finding, Finding, Finding, Finding]
+# What the worlds below have no wider dictionary for.
+UNEXPLAINED = Finding(False, "no wider direction explains it")
 
 
 def shifts(rng: np.random.Generator, plant: float, run_noise: float, prompt_noise: float = 0.3) -> dict[tuple[str, int], FloatArray]:
@@ -92,7 +94,7 @@ def used_by(states_P2QD: FloatArray, remainder_D: FloatArray, draws_BD: FloatArr
 
 
 def world(seed: int, plant: float = 1.0, run_noise: float = 0.3, read: FloatArray = PLANT, used: FloatArray = OTHER) -> Findings:
-    """Ask the four tests of a fine-tune that writes `plant` along PLANT, in a model that reads `read` and itself uses `used`."""
+    """Ask the tests of a fine-tune that writes `plant` along PLANT, in a model that reads `read` and itself uses `used`."""
     rng = np.random.default_rng(seed)
     runs = shifts(rng, plant, run_noise)
     found = agreement(runs, "trait", BASIS)
@@ -105,18 +107,20 @@ def world(seed: int, plant: float = 1.0, run_noise: float = 0.3, read: FloatArra
     before, after = model.y(0 * total), model.y(total)
     moved = movement(before, after, model.y(remainder), np.array([model.y(draw) for draw in draws]))
     needed = necessity(before, after, Swapped(model.y(unit * (unit @ total)), model.y(total - unit * (unit @ total))))
-    return found, moved, used_by(states, remainder, draws), needed
+    return found, moved, used_by(states, remainder, draws), needed, UNEXPLAINED
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_direction_that_the_base_does_not_use_is_new(seed: int) -> None:
     # It moves the base all the same: new writing, old read-out.
-    found, moved, used, needed = world(seed)
-    got = novelty(found, moved, used, needed)
+    found, moved, used, needed, _ = world(seed)
+    got = novelty(found, moved, used, needed, UNEXPLAINED)
     assert got.name == "new"
     assert moved.holds
     assert used.holds is False
-    assert got.why.endswith(f"explanation: not asked; {needed.why}")
+    assert got.why.endswith(f"{UNEXPLAINED.why}; {needed.why}")
+    # The rule has four conditions, and a library without a wider dictionary cannot say that none of it explains the remainder.
+    assert novelty(found, moved, used, needed).why == "explanation: not asked"
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -128,17 +132,17 @@ def test_a_direction_that_the_base_uses_is_the_librarys(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_what_differs_from_seed_to_seed_is_unstable(seed: int) -> None:
-    found, moved, used, needed = world(seed, plant=0.0, run_noise=1.0)
+    found, *others = world(seed, plant=0.0, run_noise=1.0)
     assert found.holds is False
-    assert novelty(found, moved, used, needed).name == "unstable"
+    assert novelty(found, *others).name == "unstable"
 
 
 def test_what_nothing_reads_is_not_called_new() -> None:
     # The whole effect goes through the space: the remainder does not move M0, and M1 does not need it.
-    found, moved, used, needed = world(0, read=0 * PLANT)
+    found, moved, used, needed, _ = world(0, read=0 * PLANT)
     assert moved.holds is False
     assert needed.holds is False
-    got = novelty(found, moved, used, needed)
+    got = novelty(found, moved, used, needed, UNEXPLAINED)
     assert (got.name, got.why) == ("open", needed.why)
 
 
@@ -179,17 +183,17 @@ def test_every_case_of_the_rule_in_order() -> None:
     assert seen == {"new", "library", "unstable", "open"}
 
 
-def test_what_was_not_asked_leaves_it_open_but_for_the_dictionary() -> None:
+def test_what_was_not_asked_leaves_it_open() -> None:
     yes, no = finding(True), finding(False)
-    assert novelty(yes, no, no, yes).name == "new"
-    assert "explanation: not asked" in novelty(yes, no, no, yes).why
+    assert novelty(yes, no, no, yes, no).name == "new"
+    assert (novelty(yes, no, no, yes).name, novelty(yes, no, no, yes).why) == ("open", "explanation: not asked")
     assert novelty(None, no, no, yes) == Novelty("open", "agreement: not asked", {"movement": no, "use": no, "necessity": yes})
     assert novelty(yes, None, None, yes).why == "movement: not asked; use: not asked"
     assert novelty(yes, yes, None, yes).why == "use: not asked"
     assert novelty(yes, None, yes, yes).why == "movement: not asked"
-    assert novelty(yes, no, no, None).why == "necessity: not asked"
+    assert novelty(yes, no, no, None, no).why == "necessity: not asked"
     # One of movement and use that does not hold is enough.
-    assert novelty(yes, None, no, yes).name == novelty(yes, no, None, yes).name == "new"
+    assert novelty(yes, None, no, yes, no).name == novelty(yes, no, None, yes, no).name == "new"
 
 
 def test_as_json() -> None:
@@ -197,7 +201,7 @@ def test_as_json() -> None:
     written = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert written["name"] == found.name
     assert written["findings"]["use"]["draws"] == 199
-    assert set(written["findings"]) == {"agreement", "movement", "use", "necessity"}
+    assert set(written["findings"]) == {"agreement", "movement", "use", "explanation", "necessity"}
 
 
 @given(count=st.integers(FEWEST_DRAWS, 300), seed=st.integers(0, 1000))
@@ -315,9 +319,14 @@ def test_without_an_effect_nothing_is_moved_or_needed() -> None:
     after = before + 0.1 * rng.standard_normal(QUESTIONS)
     for found in (movement(before, after, after, before[None]), necessity(before, after, Swapped(after, before))):
         assert found.holds is None
-        assert "less than 3 standard errors" in found.why
+        assert "not above 3 standard errors" in found.why
     found = movement(before, before + 1 + 0.1 * after, before + 0.5, np.tile(before, (18, 1)))
     assert found.why.endswith("18 of 19 draws were made to hold it against")
+    assert movement(before, before + 1, before, np.empty((0, QUESTIONS))).why == (
+        "movement is not known: no chance directions were added to hold it against"
+    )
+    # An effect of exactly nothing has no error either.
+    assert movement(before, before, before, before[None]).holds is None
 
 
 def test_a_chance_remainder_rarely_moves_or_is_used() -> None:
@@ -342,9 +351,12 @@ def test_use_is_shown_with_enough_pairs() -> None:
     states = base_states(rng, OTHER, USED)
     found = used_by(states, OTHER, draws)
     assert found.holds
-    assert found.chance == pytest.approx(chance_bound(auc(np.stack([states @ draw for draw in draws]))))
-    assert used_by(states, -OTHER, draws).holds is False
+    assert found.chance == pytest.approx(0.5 + chance_bound(np.abs(auc(np.stack([states @ draw for draw in draws])) - 0.5)))
+    # Prompts that lie lower along it are told apart as well.
+    backwards = used_by(states, -OTHER, draws)
+    assert (backwards.holds, backwards.value) == (True, pytest.approx(1 - found.value))  # type: ignore[operator]
     assert used_by(states, 7 * OTHER, draws) == found
+    assert used_by(states, PLANT, draws).holds is False
     between = used_by(base_states(rng, OTHER, 0.05), OTHER, draws)
     assert between.value is not None
     assert between.low is not None
@@ -357,7 +369,7 @@ def test_use_is_shown_with_enough_pairs() -> None:
 def test_where_nothing_could_be_shown_to_be_used_nothing_is_shown_not_to_be() -> None:
     rng = np.random.default_rng(6)
     states = base_states(rng, OTHER, USED)
-    few = used_by(states[:4], -OTHER, chance(rng, 1.0, Null(0, draws=199)))
+    few = used_by(states[:4], PLANT, chance(rng, 1.0, Null(0, draws=199)))
     assert few.holds is None
     assert few.why.endswith("more than 4 contrast pairs can be shown to exceed")
     # Where a trait's contrast is all that varies, draws that hold it find it.

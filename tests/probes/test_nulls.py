@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probes.nulls import Null, compare, joint_shares, null_shares, rank_among
+from probes.nulls import Null, compare, joint_shares, leaves_nothing, null_shares, rank_among
 from probes.shift import share_inside
 from probes.space import Members, persona_space, span
 from probes.stats import Estimate, FloatArray
@@ -292,3 +292,11 @@ def test_a_rank_counts_ties_against_the_observed_and_has_no_smaller_p_than_it_ma
     for observed, others in ((0.5, []), (float("nan"), [0.1]), (0.5, [0.1, float("nan")])):
         with pytest.raises(ValueError, match="finite numbers and at least one other"):
             rank_among(observed, others)
+
+
+@pytest.mark.parametrize("null", [np.ones(19), np.full(19, 1.02), np.full(19, np.nan)])
+def test_chance_that_leaves_nothing_is_refused_in_words(null: FloatArray) -> None:
+    assert leaves_nothing(np.full(19, 0.9)) is None
+    assert leaves_nothing(null) is not None
+    with pytest.raises(ValueError, match="null spaces hold"):
+        compare(Estimate(1.0, 1.0, 1.0), null)

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -154,8 +155,9 @@ def test_the_ratio_of_one_run_is_fiellers(offset_variance: float) -> None:
     d = 2 + 0.5 * rng.standard_normal(24)
     n = 0.3 * d + 0.2 * rng.standard_normal(24)
     got = ratio_interval(n, d, offset_variance=offset_variance)
-    t2 = stats.t.ppf(0.975, 23) ** 2
     assert got.value == pytest.approx(n.mean() / d.mean())
+    own, offset = (n - got.value * d).var(ddof=1) / 24, offset_variance * (1 - got.value) ** 2
+    t2 = stats.t.ppf(0.975, 23 * (1 + offset / own) ** 2) ** 2  # Satterthwaite's, the offset's variance being known
     for f in (got.low, got.high):
         variance = (n - f * d).var(ddof=1) / 24 + offset_variance * (1 - f) ** 2
         assert (n - f * d).mean() ** 2 == pytest.approx(t2 * variance)
@@ -226,3 +228,24 @@ def test_an_exact_ratio_has_no_width() -> None:
 def test_a_ratio_says_what_it_needs(numerator: FloatArray, denominator: FloatArray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ratio_interval(numerator, denominator)
+
+
+def test_an_offset_of_few_draws_makes_a_wide_interval() -> None:
+    rng = np.random.default_rng(1)
+    d = 2 + 0.01 * rng.standard_normal(24)
+    n = 0.3 * d
+    widths = []
+    for draws in (5, 20, 1000):
+        got = ratio_interval(n, d, offset_variance=0.01, offset_df=draws - 1)
+        # Nothing but the offset varies, so that its degrees of freedom are all.
+        assert got.high - got.value == pytest.approx(stats.t.ppf(0.975, draws - 1) * 0.1 * 0.7 / 2, rel=0.2)
+        widths.append(got.high - got.low)
+    assert widths[0] > 1.3 * widths[1] > 1.3 * widths[2]
+
+
+@pytest.mark.parametrize("interval", [mean_interval, crossed_interval])
+def test_what_is_no_number_is_refused(interval: Callable[[FloatArray], Estimate]) -> None:
+    values = np.zeros((4, 4) if interval is crossed_interval else 4)
+    values[1] = np.nan
+    with pytest.raises(ValueError, match="needs finite values"):
+        interval(values)

@@ -109,7 +109,7 @@ def test_adapters_change_what_they_are_on(peft: PeftModel, rows: list[Encoded]) 
         ([Variant(edits={0: torch.neg}), BASE], (2, 2, 2)),
         ([BASE, Variant(edits={1: torch.neg})], (1, 2, 2)),
     ],
-    ids=str,
+    ids=["all", "all, backwards", "head", "low", "low first", "no base", "edit of 0", "edit of 1"],
 )
 def test_what_variants_share_runs_once(tuned_llama: PeftModel, rows: list[Encoded], variants: list[Variant], own: tuple[int, ...]) -> None:
     peft = tuned_llama

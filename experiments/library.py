@@ -1,0 +1,294 @@
+"""The stages that make a persona space: what the base model is read under, the directions that come of it, and the dimension."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from data.errors import InputError
+from data.files import digest
+from data.mixtures import Turn, fingerprint
+from data.schema import Control, Example, Instruction, Role, Trait, seed_for
+from experiments.space import PersonaSpace, Roles, within_questions
+from experiments.stages import Bench, Output, Stage, TickFn, read
+from experiments.store import read_json
+from probes.directions import contrast_turns, estimate
+from probes.space import FEWEST_PERSONAS, FEWEST_ROLES, dimension
+from probes.stats import FloatArray
+
+DIMENSION, DICTIONARY = "dimension.json", "dictionary.safetensors"
+
+
+@dataclass(frozen=True)
+class RoleStages:
+    """The stages that read a model as someone.
+
+    Attributes:
+        names: of the roles.
+        states: one stage a role.
+        default: the same questions under the default system prompt.
+        namesakes: role → trait, where it is a character of one.
+        asked: which questions.
+        dimension: how many dimensions roles and traits make together; None where they make no space.
+    """
+
+    names: tuple[str, ...]
+    states: tuple[Stage, ...]
+    default: Stage
+    namesakes: tuple[tuple[str, str], ...]
+    asked: str
+    dimension: Stage | None = None
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        """What a stage that uses the roles reads first."""
+        return (*self.states, self.default, *((self.dimension,) if self.dimension else ()))
+
+    def load(self, folders: Sequence[Path]) -> Roles:
+        """Return the states that the stages left."""
+        states = {name: _states(folder) for name, folder in zip(self.names, folders, strict=False)}
+        k = read_json(folders[-1] / DIMENSION)["k"] if self.dimension else None
+        return Roles(states, _states(folders[len(self.names)])[0], dict(self.namesakes), self.asked, k)
+
+
+@dataclass(frozen=True)
+class Library:
+    """The stages that make a persona space.
+
+    Attributes:
+        spaces: stages with the directions of all names: the library's traits, then that of a run whose own is not among them.
+        directions: each name's states under its contrast prompts.
+        names: of the traits.
+        asked: which questions each was read on: equal digests, equal questions.
+        roles: what makes the space with the traits, if anything does.
+    """
+
+    spaces: tuple[Stage, ...]
+    directions: tuple[Stage, ...]
+    names: tuple[str, ...]
+    asked: tuple[str, ...]
+    roles: RoleStages | None = None
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        """What a stage that uses the space reads first."""
+        return (*self.spaces, *self.directions, *(self.roles.inputs if self.roles else ()))
+
+    def load(self, folders: Sequence[Path]) -> tuple[PersonaSpace, list[Path]]:
+        """Return the space, and a stage's folders that are not its."""
+        own = len(self.inputs)
+        return _loaded(self, tuple(folders[:own])), list(folders[own:])
+
+    def with_own(self, bench: Bench, subject: Trait | Control, examples: Sequence[Example]) -> "Library":
+        """Return the library with a run's own direction, which spaces without it leave out.
+
+        A trait that was in the library all along changes nothing. A control's direction is that of its instruction.
+        """
+        if subject.name in self.names:
+            return self
+        directions, asked = directions_stage(bench, subject, examples), questions_asked(bench, examples)
+        title = f"direction of {subject.name} beside the persona space"
+        own = space_stage([subject.name], (directions, *self.directions), (asked, *self.asked), title)
+        return replace(
+            self,
+            spaces=(*self.spaces, own),
+            directions=(*self.directions, directions),
+            names=(*self.names, subject.name),
+            asked=(*self.asked, asked),
+        )
+
+
+def library_of(bench: Bench, traits: Sequence[Trait], roles: Sequence[Role] = (), bank: Sequence[Example] = (), layer: int = 0) -> Library:
+    """Return the stages that make the space of some traits, and of roles where there are enough of them.
+
+    Args:
+        bench: the study's model.
+        traits: with questions of their own, or the bank's.
+        roles: none, or at least twelve.
+        bank: what roles are read on.
+        layer: where the dimension of roles and traits is found.
+
+    Raises:
+        InputError: fewer than twelve roles, or two of one name.
+    """
+    directions = tuple(directions_stage(bench, trait, trait.examples) for trait in traits)
+    names, asked = tuple(trait.name for trait in traits), tuple(questions_asked(bench, trait.examples) for trait in traits)
+    library = Library((space_stage(names, directions, asked, "persona space"),), directions, names, asked)
+    if not roles:
+        return library
+    if len(roles) < FEWEST_ROLES:
+        raise InputError(f"roles: {FEWEST_ROLES} or more make a space with the traits, got {len(roles)}; [] leaves roles out")
+    stages = roles_of(bench, roles, bank)
+    bare = replace(library, roles=stages)
+    return replace(library, roles=replace(stages, dimension=dimension_stage(bare, layer)))
+
+
+def roles_of(bench: Bench, roles: Sequence[Role], bank: Sequence[Example]) -> RoleStages:
+    """Return the stages that read the base as each role, and as nobody in particular, on the first extraction questions of a bank."""
+    names = [role.name for role in roles]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"roles: {twice[0]!r} stands twice")
+    questions = [example for example in bank if example.split == "extract"][: bench.study.role_questions]
+    states = tuple(_under(bench, role.system_prompts, questions, f"states as {role.name}") for role in roles)
+    default = _under(bench, (None,), questions, "states under the default system prompt")
+    namesakes = tuple((role.name, role.namesake) for role in roles if role.namesake)
+    return RoleStages(tuple(names), states, default, namesakes, digest([(each.question, each.negative) for each in questions]))
+
+
+def _under(bench: Bench, systems: Sequence[str | None], questions: Sequence[Example], title: str) -> Stage:
+    """Read plain answers under system prompts: states [prompts, questions, layers, d_model]."""
+    turns = [Turn(each.question, each.negative, system) for system in systems for each in questions]
+
+    def compute(bench: Bench, _inputs: list[Path], out: Path, tick: TickFn) -> Output:
+        rows = [bench.chat(bench.base).encode(turn) for turn in turns]
+        [reading] = read(bench, rows, [None], out, tick, spans=("response",))
+        states = reading["states"][:, :, 0]
+        return {"states.safetensors": {"states": states.reshape(len(systems), len(questions), *states.shape[1:])}}
+
+    config = {**bench.identity(), "turns": fingerprint(turns), "prompts": len(systems), "questions": len(questions)}
+    return Stage("role", 1, config, (), title, compute)
+
+
+def dictionary_stage(library: Library, roles: RoleStages, layer: int) -> Stage:
+    """Gather the wider dictionary at a layer: directions [K, d_model], and the activations behind their chance [N, d_model].
+
+    Args:
+        library: whose traits stand in it too where roles make the space with them; else the space of the traits holds them all.
+        roles: the roles.
+        layer: the layer.
+    """
+
+    def compute(_bench: Bench, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
+        states = roles.load(inputs)
+        directions, rows = (
+            states.directions(layer),
+            within_questions(list(states.states.values()), [states.asked] * len(states.names), layer),
+        )
+        if library.roles:
+            space, _ = library.load(inputs[len(roles.inputs) :])
+            members = space.members(layer)
+            directions = np.vstack([directions, space.vectors[list(members.traits), layer]])
+        return {DICTIONARY: {"directions": directions.astype(np.float32), "activations": rows.astype(np.float32)}}
+
+    inputs = (*roles.inputs, *(library.inputs if library.roles else ()))
+    return Stage(
+        "dictionary",
+        1,
+        {"layer": layer, "names": list(roles.names)},
+        inputs,
+        f"wider dictionary at layer {layer}",
+        compute,
+        everywhere=False,
+    )
+
+
+def questions_asked(bench: Bench, examples: Sequence[Example]) -> str:
+    """Return a digest of the extraction questions and answers that contrast prompts are read on."""
+    return digest([(example.question, example.negative) for example in _extract(bench, examples)])
+
+
+def _extract(bench: Bench, examples: Sequence[Example]) -> list[Example]:
+    return [example for example in examples if example.split == "extract"][: bench.study.extract_questions]
+
+
+def directions_stage(bench: Bench, subject: Trait | Instruction, examples: Sequence[Example], count: int | None = None) -> Stage:
+    """Read contrast prompts at every layer: states [pairs, 2, questions, layers, d_model].
+
+    Args:
+        bench: the study's model.
+        subject: whose contrast prompts.
+        examples: of these, `extract` questions are read.
+        count: contrast pairs; None means as many as the study asks for.
+
+    Raises:
+        InputError: fewer contrast pairs or extraction questions than the study asks for.
+    """
+    study = bench.study
+    count = study.contrast_pairs if count is None else count
+    questions = _extract(bench, examples)
+    for key, asked, has in (
+        ("contrast_pairs", count, len(subject.contrast_pairs)),
+        ("extract_questions", study.extract_questions, len(questions)),
+    ):
+        if has < asked:
+            raise InputError(f"{key}: {subject.name} has {has}, the study asks for {asked}")
+    pairs = subject.contrast_pairs[:count]
+    turns = contrast_turns(pairs, questions)
+
+    def compute(bench: Bench, _inputs: list[Path], out: Path, tick: TickFn) -> Output:
+        base = bench.base
+        rows = [bench.chat(base).encode(turn) for turn in turns]
+        [reading] = read(bench, rows, [None], out, tick, spans=("response",))
+        states = reading["states"]
+        return {"states.safetensors": {"states": states[:, :, 0].reshape(len(pairs), 2, len(questions), *states.shape[1::2])}}
+
+    config = {**bench.identity(), "turns": fingerprint(turns), "pairs": len(pairs), "questions": len(questions)}
+    return Stage("directions", 2, config, (), f"directions of {subject.name}", compute)
+
+
+def space_stage(names: Sequence[str], directions: Sequence[Stage], asked: Sequence[str], title: str) -> Stage:
+    """Estimate directions and their reliability at every layer.
+
+    Args:
+        names: whose.
+        directions: their states under contrast prompts, then those of others beside: a direction is held against the covariance of all.
+        asked: which questions each of these was read on.
+        title: what to call the stage on screen.
+    """
+
+    def compute(_bench: Bench, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
+        states = [load_file(folder / "states.safetensors")["states"].astype(np.float64) for folder in inputs]
+        layers = states[0].shape[3]
+        values = np.stack([np.linalg.svd(within_questions(states, asked, layer), compute_uv=False) ** 2 for layer in range(layers)])
+        out: dict[str, list[FloatArray]] = {"vectors": [], "reliability": [], "null_reliability": [], "found": []}
+        for i, (name, each) in enumerate(zip(names, states[: len(names)], strict=True)):
+            found = estimate(each[:, 0] - each[:, 1], values, np.random.default_rng(seed_for(0, "reliability", name)))
+            for key in out:
+                out[key].append(getattr(found, key))
+            tick(i + 1, len(names))
+        return {"space.safetensors": {key: np.stack(rows).astype(np.float32) for key, rows in out.items()}}
+
+    config = {"names": list(names), "asked": list(asked)}
+    return Stage("space", 3, config, tuple(directions), title, compute, everywhere=False)
+
+
+def dimension_stage(library: Library, layer: int) -> Stage:
+    """Ask how many dimensions the space has at a layer, by how well it foretells a persona that it was made without."""
+
+    def compute(_bench: Bench, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
+        space, _ = library.load(inputs)
+        found = [i for i in range(len(space.names)) if space.found[i, layer]]
+        size = {"traits": len(found), "roles": len(space.roles.names) if space.roles else 0}
+        if len(found) + size["roles"] < FEWEST_PERSONAS:
+            return {DIMENSION: {"k": None, "why": f"{len(found)} traits were found, {FEWEST_PERSONAS} are needed", **size}}
+        traits = {space.names[i]: space.differences(layer, i) for i in found}
+        roles: dict[str, FloatArray] = {}
+        default, namesakes = None, None
+        if space.roles:
+            roles = {name: each[:, :, layer].astype(np.float64) for name, each in space.roles.states.items()}
+            default, namesakes = space.roles.default[:, layer].astype(np.float64), space.roles.namesakes
+            # All personas answer equally many questions; those of roles are fewer.
+            traits = {name: each[:, : default.shape[0]] for name, each in traits.items()}
+        asked = dimension(traits, roles, np.random.default_rng(seed_for(0, "dimension")), default, namesakes=namesakes)
+        return {DIMENSION: asdict(asked) | {"q2": asked.q2.tolist(), **size}}
+
+    title = f"dimension of the persona space at layer {layer}"
+    return Stage("dimension", 2, {"layer": layer, "names": list(library.names)}, library.inputs, title, compute, everywhere=False)
+
+
+def _states(folder: Path) -> FloatArray:
+    return load_file(folder / "states.safetensors")["states"]
+
+
+# Kept for the next run, which is held against the same null spaces.
+@lru_cache(maxsize=1)
+def _loaded(library: Library, folders: tuple[Path, ...]) -> PersonaSpace:
+    made, read = len(library.spaces), len(library.spaces) + len(library.directions)
+    arrays = [load_file(folder / "space.safetensors") for folder in folders[:made]]
+    vectors, found = (np.concatenate([each[key] for each in arrays]) for key in ("vectors", "found"))
+    roles = library.roles.load(folders[read:]) if library.roles else None
+    states = [_states(folder) for folder in folders[made:read]]
+    return PersonaSpace(library.names, vectors.astype(np.float64), found > 0.5, states, library.asked, roles)

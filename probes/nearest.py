@@ -1,0 +1,90 @@
+"""Which personas a shift lies nearest: the cosine with each direction, freed of the shift's own noise, and what chance reaches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from probes.nulls import Null
+from probes.shift import FEWEST_PROMPTS, SIGNAL_GATE, debiased_norms
+from probes.stats import Estimate, FloatArray
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The cosines of one shift with many directions.
+
+    Attributes:
+        cosines: one for each direction, signed, with an interval over prompts.
+        high: the 95 % quantile of the *largest* cosine with as many directions drawn by chance.
+        why: why there are none, or None.
+    """
+
+    cosines: Sequence[Estimate]
+    high: float | None
+    why: str | None
+
+
+def nearest(differences_nD: FloatArray, directions_KD: FloatArray, centred_ND: FloatArray, null: Null, level: float = 0.95) -> Nearest:
+    """Hold a mean shift against directions.
+
+    cos = m·v̂/√D with D = ‖m‖² − trΣ̂/n, the squared norm without the noise of prompts, which would make every cosine too small. The
+    interval is the jackknife's over prompts. Chance is the largest cosine with K directions Σ^½g, drawn B times, so that the nearest of
+    many is held against the nearest of as many.
+
+    Args:
+        differences_nD: [prompts, d_model], one paired difference a prompt.
+        directions_KD: [K, d_model]; their lengths do not count.
+        centred_ND: [N, d_model], the centred activations whose covariance Σ is.
+        null: whose draws these are.
+        level: coverage.
+
+    Returns:
+        No cosines, with the reason, where ‖m‖² is below 5·trΣ̂/n (the gate of a share).
+
+    Raises:
+        ValueError: fewer than three prompts, or a direction of zeros.
+    """
+    n = len(differences_nD)
+    if n < FEWEST_PROMPTS:
+        raise ValueError(f"a cosine with an interval needs at least {FEWEST_PROMPTS} prompts, got {n}")
+    lengths_K = np.linalg.norm(directions_KD, axis=1)
+    if not lengths_K.all():
+        raise ValueError("a direction of zeros has no cosine with anything")
+    squared, noise = debiased_norms(differences_nD)
+    if squared <= 0 or squared + noise < SIGNAL_GATE * noise:
+        signal = (squared + noise) / noise if noise > 0 else 0.0
+        return Nearest((), None, f"too noisy: ‖m‖² is {signal:.1f} times its sampling noise, {SIGNAL_GATE:g} are needed")
+    units_KD = directions_KD / lengths_K[:, None]
+    cosines_K = units_KD @ differences_nD.mean(0) / np.sqrt(squared)
+    left_nK = np.stack([_cosines(np.delete(differences_nD, i, 0), units_KD) for i in range(n)])
+    error_K = np.sqrt((n - 1) / n * ((left_nK - left_nK.mean(0)) ** 2).sum(0))
+    half_K = float(special.stdtrit(n - 1, 0.5 + level / 2)) * error_K
+    drawn_B = _largest(differences_nD.mean(0) / np.sqrt(squared), len(units_KD), centred_ND, null)
+    estimates = [Estimate(float(c), float(c - h), float(c + h)) for c, h in zip(cosines_K, half_K, strict=True)]
+    return Nearest(estimates, float(np.quantile(drawn_B, 0.95)), None)
+
+
+def _cosines(differences_nD: FloatArray, units_KD: FloatArray) -> FloatArray:
+    squared, _ = debiased_norms(differences_nD)
+    return np.asarray(units_KD @ differences_nD.mean(0) / np.sqrt(max(squared, np.finfo(float).tiny)))
+
+
+def _largest(unit_D: FloatArray, count: int, centred_ND: FloatArray, null: Null) -> FloatArray:
+    """Return the largest cosine of a vector with `count` directions Σ^½g, draw by draw; one after the other, as all would fill memory."""
+    # In the axes of Σ the draws are independent, and few axes matter.
+    _, scale, axes = np.linalg.svd(centred_ND / np.sqrt(len(centred_ND)), full_matrices=False)
+    kept = scale > 1e-3 * scale.max()
+    scale, along = scale[kept], (axes[kept] @ unit_D)
+    rng = np.random.default_rng(null.seed)
+    out = np.empty(null.draws)
+    for draw in range(null.draws):
+        vectors = rng.standard_normal((count, len(scale))) * scale
+        out[draw] = (vectors @ along / np.linalg.norm(vectors, axis=1)).max()
+    return out
+
+
+def rank_of(cosines: Sequence[float], which: int) -> int:
+    """Return the rank of one cosine among all, 1 for the largest; ties count against it."""
+    return sum(cosine >= cosines[which] for cosine in cosines)
