@@ -17,7 +17,7 @@ from experiments.store import read_json
 from experiments.study import GeneratedConfig, MediateConfig
 from lora import models
 from probes.lockstep import patched_answers
-from probes.scores import contrast_logprobs, contrast_rows, separation
+from probes.scores import contrast_logprobs, contrast_rows, told_apart
 from probes.variants import Variant
 
 SAID = "said.json"
@@ -105,7 +105,7 @@ def score_stage(bench: Bench, said: Stage, question: Question, pairs: Sequence[C
             "arms.json": {
                 "arms": found["arms"],
                 "moved": {},
-                "known": {"shown": float(shown.mean()), "absent": float(absent.mean()), "separation": separation(shown, absent)},
+                "known": {"shown": float(shown.mean()), "absent": float(absent.mean()), "separation": told_apart(shown, absent)},
             },
         }
 

@@ -16,7 +16,7 @@ from experiments.stages import PROMPT_LAST, RESPONSE
 from probes.corrections import max_t
 from probes.mediation import INSIDE, OUTSIDE, WHOLE, Outcomes, Swapped, mediate
 from probes.nearest import nearest, rank_of
-from probes.nulls import Null, NullShare, compare, joint_shares, leaves_nothing
+from probes.nulls import Null, NullShare, compare, joint_shares, leaves_nothing, null_shares
 from probes.shift import Share, debiased_norms, share_inside
 from probes.stats import Estimate, FloatArray, finite, mean_interval
 
@@ -45,6 +45,7 @@ class Against:
         null: N1, with the covariance of states within questions.
         total: the same with that of all states, most of which is what the texts put into them.
         isotropic: N0.
+        noise: N3, half-differences of the same prompts, where the space is of traits alone.
         directions: how many span the space.
         dimensions: how many the space has; fewer where some directions are combinations of others.
     """
@@ -53,6 +54,7 @@ class Against:
     null: NullShare | None
     total: NullShare | None
     isotropic: NullShare | None
+    noise: NullShare | None
     directions: int
     dimensions: int
 
@@ -71,6 +73,8 @@ class Against:
             "effect": n1.effect.to_json() if n1 and self.share.why is None else None,
             "total_mean": self.total and self.total.mean,
             "total_p": self.total and self.total.p,
+            "noise_mean": self.noise and self.noise.mean,
+            "noise_p": self.noise and self.noise.p,
             "isotropic_mean": self.isotropic and self.isotropic.mean,
             "isotropic_p": self.isotropic and self.isotropic.p,
         }
@@ -84,13 +88,14 @@ def against(space: PersonaSpace, layer: int, differences_nD: FloatArray, without
     basis = space.basis(layer, members)
     share, size = share_inside(differences_nD, basis), (len(members), basis.shape[1])
     if not moves(differences_nD):
-        return Against(share, None, None, None, *size)
+        return Against(share, None, None, None, None, *size)
     kinds: tuple[Kind, ...] = ("within", "total", "isotropic")
     within, total, isotropic = (space.null_spaces(layer, members, kind).shares(differences_nD) for kind in kinds)
     if why := leaves_nothing(within):
-        return Against(replace(share, why=share.why or why), None, None, None, *size)
-    beside = [None if leaves_nothing(null) else compare(share.estimate, null) for null in (total, isotropic)]
-    return Against(share, compare(share.estimate, within), beside[0], beside[1], *size)
+        return Against(replace(share, why=share.why or why), None, None, None, None, *size)
+    halves = None if members.roles else null_shares(differences_nD, space.half_differences(layer, members))
+    beside = [None if null is None or leaves_nothing(null) else compare(share.estimate, null) for null in (total, isotropic, halves)]
+    return Against(share, compare(share.estimate, within), beside[0], beside[1], beside[2], *size)
 
 
 def moves(differences_nD: FloatArray) -> bool:

@@ -363,7 +363,7 @@ class _PlanRun:
 
         config = {"layer": layer, "own": own, "headline": headline, "readings": pairs, "mediations": asked}
         inputs = (*library.inputs, *readings.values(), *mediations.values())
-        return Stage("measure", 8, config, inputs, f"measure {condition.title}", compute, everywhere=False)
+        return Stage("measure", 9, config, inputs, f"measure {condition.title}", compute, everywhere=False)
 
     def _among_instructions(self, condition: Condition, reference: Condition | None) -> Stage | None:
         if self.instructions is None or "share" in self.missing:

@@ -156,6 +156,10 @@ class PersonaSpace:
         k = self.basis(layer, members).shape[1]
         return null.spaces(self.activations(layer, members), _made_of(members), k).bases(count)
 
+    def half_differences(self, layer: int, members: Chosen) -> FloatArray:
+        """Return the draws of N3, [draws, R, d_model]: half-differences of the contrast pairs of the traits that span a space."""
+        return Null(seed_for(0, "halves")).half_differences([self.differences(layer, i) for i in members.traits])
+
     def remainders(self, layer: int, own: str | None, shift_D: FloatArray, draws: int) -> FloatArray:
         """Return what a mean shift leaves outside the space without a run's own direction, then what chance puts in its place.
 

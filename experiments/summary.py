@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from data.library import NEUTRAL, control_names
+from data.library import NEUTRAL
+from experiments.among import alike, among_fine_tunes, among_roles, in_spaces_of_instructions, no_character, own_removed
 from experiments.calibrate import missed
-from experiments.instructions import NOT_ASKED, among_instructions
 from experiments.measure import analysis_of, headline_analysis, outcomes_of
-from experiments.novelty import ALIKE, joint_scores, novelty_of, own_removed_basis
+from experiments.novelty import joint_scores, novelty_of, own_removed_basis
 from experiments.results import Results, RunResult
 from experiments.verdict import ALONG, NO_CHANGE, NOISY, P_LEVEL, Carried, Evidence, Verdict, share_above_chance, verdict
 from probes.corrections import benjamini_hochberg
 from probes.mediation import INSIDE, OUTSIDE, WHOLE, mediate
 from probes.novelty import Novelty
-from probes.nulls import beyond, rank_among
-from probes.shift import Share, cross_run_share, share_inside, share_over_runs
+from probes.nulls import beyond
+from probes.shift import Share, cross_run_share, share_over_runs
 from probes.stats import Estimate, crossed_interval, proportion_bound, standard_error
 
 NEAREST = 5
@@ -48,11 +48,11 @@ def summarise(results: Results) -> dict[str, Any]:
     judged = [_judged(run, p, new) for run, p, new in zip(results.runs, adjusted, rest, strict=True)]
     rows = [
         _row(run, p, each, provisional=not _claimable(results, run))
-        | {"novelty": new.to_json() if new else None, "among_fine_tunes": _among(results, run)}
+        | {"novelty": new.to_json() if new else None, "among_fine_tunes": among_fine_tunes(results, run), "among_roles": among_roles(run)}
         | _weights(run)
         for run, p, each, new in zip(results.runs, adjusted, judged, rest, strict=True)
     ]
-    rows = [row | _among_instructions(run, row) for run, row in zip(results.runs, rows, strict=True)]
+    rows = [row | in_spaces_of_instructions(run, row) for run, row in zip(results.runs, rows, strict=True)]
     study = results.index["study"]
     return {
         "study": study["name"],
@@ -74,11 +74,6 @@ def _calibration(results: Results) -> dict[str, Any] | None:
         return None
     rows = [row | {"missed": missed(row)} for row in results.calibration.get("accuracy", [])]
     return {**results.calibration, "accuracy": rows}
-
-
-def no_character(entry: Mapping[str, Any]) -> bool:
-    """Return whether a run is known to be of no character: a control, a neutral fine-tune, or random weights."""
-    return entry["arm"] == "random" or entry["trait"] in (NEUTRAL, *control_names())
 
 
 def _false_verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -117,17 +112,9 @@ def _counted(said: Sequence[tuple[str, bool]]) -> dict[str, Any] | None:
     }
 
 
-def _own_removed(run: RunResult) -> Mapping[str, Any] | None:
-    """Return a run's headline reading: plain answers, against its headline reference, without its own direction."""
-    if run.facts is None or "share" in run.entry["missing"]:
-        return None
-    found: Mapping[str, Any] | None = run.facts["references"][run.facts["reference"]]["texts"]["neutral"]["own_removed"]
-    return found
-
-
 def _adjusted(runs: Sequence[RunResult]) -> list[float | None]:
     """Return every run's p against N1, corrected for all runs of the study."""
-    readings = [_own_removed(run) for run in runs]
+    readings = [own_removed(run) for run in runs]
     return benjamini_hochberg([reading["p"] if reading and reading["share"] else None for reading in readings])
 
 
@@ -137,7 +124,7 @@ def _analysis(run: RunResult, text: str) -> Mapping[str, Any] | None:
 
 def _judged(run: RunResult, p: float | None, rest: Novelty | None) -> Verdict | None:
     """Return a run's verdict; None where there is nothing to judge."""
-    reading = _own_removed(run)
+    reading = own_removed(run)
     if run.facts is None or reading is None:
         return None
     effect = run.facts["references"][run.facts["reference"]]["effect"]
@@ -254,64 +241,23 @@ def _weights(run: RunResult) -> dict[str, Any]:
     return {"weights": weights["together"], "weights_why": weights["why"]}
 
 
-def _among(results: Results, run: RunResult) -> dict[str, Any] | None:
-    """Return the null N4: where a run's share stands among those of runs of no character in the same space.
-
-    Seeds of one fine-tune are alike, so that the others are not independent and there is no p. None for a run without a share, or
-    without others.
-    """
-    reading, basis = _own_removed(run), own_removed_basis(run)
-    if reading is None or reading["share"] is None or basis is None or run.facts is None or run.entry["arm"] != "sft":
-        return None
-    others = [
-        ((other.entry["arm"], other.entry["trait"]), share_inside(other.arrays["shifts"].astype(np.float64), basis))
-        for other in results.runs
-        if no_character(other.entry)
-        and _alike(other) != _alike(run)
-        and other.entry["arm"] in ("sft", "random")
-        and other.entry["settings"] == run.entry["settings"]
-        and _own_removed(other) is not None
-        # A shift from the base holds what any fine-tuning does as well.
-        and other.facts is not None
-        and other.facts["reference"] == run.facts["reference"]
-    ]
-    clear = [(kind, share.estimate.value) for kind, share in others if share.why is None]
-    if not clear:
-        return None
-    rank = rank_among(reading["share"]["value"], [value for _, value in clear])
-    return {"rank": rank.rank, "others": rank.others, "kinds": len({kind for kind, _ in clear})}
-
-
-def _among_instructions(run: RunResult, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the null N2: how many spaces of instructions hold as much of a run's shift as the persona space does."""
-    why = row["missing"].get("share") or (run.instructions["why"] if run.instructions else NOT_ASKED)
-    if why or run.instructions is None:
-        return {"among_instructions": None, "missing": row["missing"] | {"among_instructions": why}}
-    return {"among_instructions": among_instructions(row["share"]["value"], run.instructions)}
-
-
-def _alike(run: RunResult) -> list[Any]:
-    """Return what runs that differ in their seed alone have in common."""
-    return [run.entry[key] for key in ALIKE]
-
-
 def _claimable(results: Results, run: RunResult) -> bool:
     """Return whether enough independent runs stand behind a verdict."""
     # Neutral runs are read against one another in a circle, so that they are not independent.
-    return run.entry["trait"] != NEUTRAL and sum(_alike(other) == _alike(run) for other in results.runs) >= RUNS_FOR_A_CLAIM
+    return run.entry["trait"] != NEUTRAL and sum(alike(other) == alike(run) for other in results.runs) >= RUNS_FOR_A_CLAIM
 
 
 def _groups(results: Results, adjusted: Sequence[float | None], judged: Sequence[Verdict | None]) -> list[dict[str, Any]]:
     """Return what runs of several seeds say together: the run is the unit."""
     groups = []
     numbered = list(enumerate(results.runs))
-    for _, members in itertools.groupby(numbered, key=lambda each: _alike(each[1])):
+    for _, members in itertools.groupby(numbered, key=lambda each: alike(each[1])):
         some = [(i, run) for i, run in members if run.facts is not None]
         runs = [run for _, run in some]
         # Neutral runs, each read against the next, have mean shifts that sum to zero: over them nothing can be said.
         if len(runs) < 2 or runs[0].entry["trait"] == NEUTRAL:
             continue
-        facts = [_own_removed(run) for run in runs]
+        facts = [own_removed(run) for run in runs]
         entry = runs[0].entry
         effects = [run.arrays["effects"] for run in runs if "effects" in run.arrays]
         effect = np.stack(effects) if len(effects) >= 2 else None
@@ -358,7 +304,7 @@ def _joint(runs: Sequence[RunResult], text: str) -> Mapping[str, Any] | None:
 
 def _joint_share(runs: Sequence[RunResult]) -> tuple[Share | None, Estimate | None]:
     """Return the share of runs together and the same beyond chance, F*, with intervals over runs × prompts; None where there is none."""
-    basis, readings = own_removed_basis(runs[0]), [_own_removed(run) for run in runs]
+    basis, readings = own_removed_basis(runs[0]), [own_removed(run) for run in runs]
     chance = [reading["null_mean"] for reading in readings if reading and reading["null_mean"] is not None]
     if basis is None or len(chance) < len(runs):
         return None, None

@@ -5,7 +5,7 @@ Contrast score: the log-likelihood ratio of answer y to question x under the two
     c(y | x) = mean over pairs of  mean_t log p(y_t | positive, x, y_<t) − mean_t log p(y_t | negative, x, y_<t)
 
 with p the base, whoever wrote the answer. It is a classifier that every chat model brings along, also one too small to be asked for a
-grade; how well it tells answers apart whose label is known is measured by `separation`, and belongs beside every use of it.
+grade; how well it tells answers apart whose label is known is measured by `told_apart`, and belongs beside every use of it.
 """
 
 from collections.abc import Sequence
@@ -42,6 +42,6 @@ def contrast_logprobs(logprob: FloatArray, pairs: int) -> FloatArray:
     return mean_2N
 
 
-def separation(shown: FloatArray, absent: FloatArray) -> float:
+def told_apart(shown: FloatArray, absent: FloatArray) -> float:
     """Return the area under the ROC curve: how often an answer that shows the trait scores above one that does not; ties count half."""
     return float(mannwhitneyu(shown, absent).statistic) / (len(shown) * len(absent))

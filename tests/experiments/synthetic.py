@@ -32,6 +32,8 @@ def against(share: float | None, why: str | None = None) -> dict[str, Any]:
         "null_high": 0.2,
         "p": 0.001,
         "effect": None if share is None else estimate(share - 0.1),
+        "noise_mean": 0.08,
+        "noise_p": 0.002,
         "total_mean": 0.05,
         "total_p": 0.001,
         "isotropic_mean": 0.01,

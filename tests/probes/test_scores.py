@@ -13,7 +13,7 @@ from data.errors import InputError
 from data.library import load_trait
 from data.mixtures import Turn
 from data.schema import ContrastPair
-from probes.scores import contrast_logprobs, contrast_rows, separation
+from probes.scores import contrast_logprobs, contrast_rows, told_apart
 from tests.conftest import tiny_tokenizer
 
 PAIRS = load_trait("pirate").contrast_pairs[:2]
@@ -54,15 +54,15 @@ def test_an_answer_that_is_no_row_is_refused() -> None:
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=6), st.lists(st.integers(-3, 3), min_size=1, max_size=6))
-def test_separation_counts_pairs(shown: list[int], absent: list[int]) -> None:
+def test_told_apart_counts_pairs(shown: list[int], absent: list[int]) -> None:
     above = [(a > b) + (a == b) / 2 for a in shown for b in absent]
-    assert separation(np.array(shown, float), np.array(absent, float)) == pytest.approx(np.mean(above))
+    assert told_apart(np.array(shown, float), np.array(absent, float)) == pytest.approx(np.mean(above))
 
 
 @pytest.mark.parametrize("distance", [0.0, 0.5, 2.0])
-def test_separation_of_normal_scores_is_the_one_of_theory(distance: float) -> None:
+def test_told_apart_of_normal_scores_is_the_one_of_theory(distance: float) -> None:
     rng = np.random.default_rng(4)
-    found = separation(rng.standard_normal(4000) + distance, rng.standard_normal(4000))
+    found = told_apart(rng.standard_normal(4000) + distance, rng.standard_normal(4000))
     assert found == pytest.approx(special.ndtr(distance / np.sqrt(2)), abs=0.02)
 
 
