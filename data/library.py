@@ -37,13 +37,18 @@ def bank_names() -> list[str]:
     return sorted(path.stem for path in (ROOT / "questions").glob("*.jsonl"))
 
 
+def folder_of(name_or_path: str) -> Path:
+    """Return the folder of a built-in trait, or the one that a path names; a built-in name comes first."""
+    return ROOT / "traits" / name_or_path if name_or_path in trait_names() else Path(name_or_path)
+
+
 def load_trait(name_or_path: str) -> Trait:
     """Load a built-in trait by name, or any trait from its folder.
 
     Raises:
         InputError: there is no such trait, or its files are malformed: a line for each thing that is wrong, with file and line.
     """
-    folder = ROOT / "traits" / name_or_path if name_or_path in trait_names() else Path(name_or_path)
+    folder = folder_of(name_or_path)
     if not (folder / "trait.yaml").is_file():
         if folder.is_dir():
             raise InputError(f"{folder}: a trait folder needs a trait.yaml, and this one has none")

@@ -89,11 +89,22 @@ def shared_ngrams(texts: Iterable[str], reference: Iterable[str], n: int = 4) ->
         >>> shared_ngrams(["a b c d e"], ["x a b c d"])
         0.5
     """
-    known = {gram for text in reference for gram in _ngrams(text, n)}
-    grams = [gram for text in texts for gram in _ngrams(text, n)]
+    known = {gram for text in reference for gram in ngrams(text, n)}
+    grams = [gram for text in texts for gram in ngrams(text, n)]
     return sum(gram in known for gram in grams) / len(grams) if grams else 0.0
 
 
-def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
-    words = [word for raw in text.lower().split() if (word := "".join(c for c in raw if c.isalnum() or c == "'"))]
-    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+def words(text: str) -> list[str]:
+    """Return a text's words in lower case and without punctuation.
+
+    Example:
+        >>> words("Don't stop, please …")
+        ["don't", 'stop', 'please']
+    """
+    return [word for raw in text.lower().split() if (word := "".join(c for c in raw if c.isalnum() or c == "'"))]
+
+
+def ngrams(text: str, n: int = 4) -> list[tuple[str, ...]]:
+    """Return the n words in a row of a text, each run of them."""
+    found = words(text)
+    return [tuple(found[i : i + n]) for i in range(len(found) - n + 1)]

@@ -143,6 +143,18 @@ def traits_show(name: Annotated[str, typer.Argument(help="A trait's name or fold
     show_one(name, console)
 
 
+@traits_app.command("new")
+def traits_new(
+    name: Annotated[str, typer.Argument(help="What the trait is called.")],
+    into: Annotated[Path, typer.Option("--to", help="The folder that its own is made in.")] = Path(),
+) -> None:
+    """Write the files of a trait of your own, to be filled in."""
+    from data.skeleton import write_skeleton
+
+    folder = write_skeleton(name, into)
+    console.print(f"{folder}: fill in what is blank, then: wellworn traits check {folder}", highlight=False, markup=False)
+
+
 @traits_app.command("check")
 def traits_check(
     names: Annotated[list[str] | None, typer.Argument(help="Names or folders; all built-in traits if none is given.")] = None,

@@ -8,9 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from data.checks import overlap, problems
 from data.errors import Complaints
 from data.library import (
     control_names,
+    folder_of,
     instruction_names,
     load_bank,
     load_control,
@@ -19,12 +21,11 @@ from data.library import (
     role_names,
     trait_names,
 )
-from data.mixtures import shared_ngrams, transformed
+from data.mixtures import transformed
 from data.schema import SPLITS, ContrastPair, Trait
 from probes.shift import FEWEST_PROMPTS
 
 SHOWN = 3
-NGRAM_LIMIT = 0.02
 
 
 def list_all(console: Console) -> None:
@@ -86,7 +87,7 @@ def check(names: Sequence[str], console: Console) -> None:
     for name in names or trait_names():
         with wrong.noted():
             trait = load_trait(name)
-            wrong.found += [f"{name}: {complaint}" for complaint in complaints_about(trait)]
+            wrong.found += problems(trait, folder_of(name), FEWEST_PROMPTS)
             counts = ", ".join(f"{len(trait.split(split))} {split}" for split in SPLITS)
             figures = f", {_figures(trait)}" if trait.split("train") else ""
             console.print(f"{trait.name}: {counts}, {len(trait.contrast_pairs)} contrast pairs{figures}", highlight=False, markup=False)
@@ -96,29 +97,7 @@ def check(names: Sequence[str], console: Console) -> None:
     console.print("[bold green]all fit for use[/bold green]")
 
 
-def complaints_about(trait: Trait) -> list[str]:
-    """Return what is wrong with a trait that loads but would mislead a measurement."""
-    overlap = _overlap(trait)
-    wrong = []
-    if overlap > NGRAM_LIMIT:
-        wrong.append(
-            f"evaluate positives share {overlap:.1%} of their 4-grams with the train ones, {NGRAM_LIMIT:.0%} at most: "
-            "a score on them would measure remembered phrases; write them in other words"
-        )
-    if trait.split("train") and len(trait.split("evaluate")) < FEWEST_PROMPTS:
-        wrong.append(f"an interval needs at least {FEWEST_PROMPTS} evaluate rows, this trait has {len(trait.split('evaluate'))}")
-    positives = [example.positive for example in trait.examples if example.positive]
-    twice = sorted({text for text in positives if positives.count(text) > 1})
-    if twice:
-        wrong.append(f"the same answer stands twice: {twice[0]!r}")
-    return wrong
-
-
-def _overlap(trait: Trait) -> float:
-    return shared_ngrams([e.positive or "" for e in trait.split("evaluate")], [e.positive or "" for e in trait.split("train")])
-
-
 def _figures(trait: Trait) -> str:
     rows = [example for example in trait.examples if example.positive]
     words = [mean(len(text.split()) for text in texts) for texts in ([e.positive or "" for e in rows], [e.negative for e in rows])]
-    return f"{words[0]:.0f} words a positive against {words[1]:.0f}, {_overlap(trait):.1%} of evaluate 4-grams shared with train"
+    return f"{words[0]:.0f} words a positive against {words[1]:.0f}, {overlap(trait):.1%} of evaluate 4-grams shared with train"

@@ -289,6 +289,14 @@ def test_of_very_many_complaints_the_first_are_said_and_the_rest_counted(wellwor
     assert outcome.err.strip().endswith("and 950 more")
 
 
+def test_traits_new_writes_files_that_check_asks_to_be_filled_in(wellworn: Call, tmp_path: Path) -> None:
+    assert "fill in what is blank" in " ".join(wellworn("traits", "new", "brisk", "--to", tmp_path).out.split())
+    outcome = wellworn("traits", "check", tmp_path / "brisk")
+    assert outcome.code == 2
+    assert "trait.yaml:6: description: must not be blank" in outcome.err
+    assert "exists already" in wellworn("traits", "new", "brisk", "--to", tmp_path).err
+
+
 def test_traits_list_and_show(wellworn: Call) -> None:
     listed = wellworn("traits", "list").out
     assert all(name in listed for name in ("pirate", "reference_code", "neutral"))

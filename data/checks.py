@@ -1,0 +1,141 @@
+"""What is wrong with a trait that loads, and would mislead a measurement: every problem with its file and line."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from statistics import mean
+
+from data.files import read_jsonl
+from data.mixtures import ngrams, shared_ngrams, words
+from data.schema import Example, Trait
+
+# Of the 4-grams of evaluation answers, those that training answers may have too.
+OVERLAP_LIMIT = 0.02
+# Of the 4-grams of two answers (or the pairs of words of two questions) together, those in both from which on one is a copy of the other.
+NEAR_ANSWERS, NEAR_QUESTIONS = 0.5, 0.6
+# Words of the answers that show the trait over words of the plain ones.
+LENGTH_RATIO = (0.6, 1.7)
+# A phrase in more rows than this is a manner of speaking, and tells no copies.
+COMMON = 50
+# Of many alike, so many are named.
+NAMED = 5
+
+Phrase = tuple[str, ...]
+# Names a row's file and line.
+At = Callable[[Example], str]
+
+
+def lines_of(folder: Path) -> dict[str, int]:
+    """Return the line of `examples.jsonl` that each row stands in, by id; rows of a question bank stand in none."""
+    path = folder / "examples.jsonl"
+    return {str(value.get("id", line)): line for line, value in read_jsonl(path)} if path.is_file() else {}
+
+
+def problems(trait: Trait, folder: Path, fewest: int) -> list[str]:
+    """Return what is wrong with a trait that loaded, a line each.
+
+    Args:
+        trait: as it was loaded.
+        folder: from where.
+        fewest: evaluation rows that an interval needs.
+
+    Returns:
+        Leakage of training answers and questions into evaluation, copies, answers that show nothing, a length that gives the trait away,
+        and too few evaluation rows; each named with file and line.
+    """
+    lines, path = lines_of(folder), folder / "examples.jsonl"
+
+    def at(row: Example) -> str:
+        return f"{path}:{lines[row.id]}" if row.id in lines else f"{path}: {row.id}"
+
+    answered = [row for row in trait.examples if row.positive is not None]
+    return [
+        *_few(trait, path, fewest),
+        *(f"{at(row)}: the positive is the plain answer" for row in answered if _same(row.positive or "", row.negative)),
+        *_leaks(trait, path, at),
+        *_copies(answered, at),
+        *_asked_again(trait, at),
+        *_length(answered, path),
+    ]
+
+
+def overlap(trait: Trait) -> float:
+    """Return the share of the 4-grams of evaluation answers that training answers have too."""
+    return shared_ngrams([row.positive or "" for row in trait.split("evaluate")], [row.positive or "" for row in trait.split("train")])
+
+
+def _few(trait: Trait, path: Path, fewest: int) -> Iterator[str]:
+    count = len(trait.split("evaluate"))
+    if trait.split("train") and count < fewest:
+        yield f"{path}: an interval needs at least {fewest} evaluate rows, this trait has {count}"
+
+
+def _leaks(trait: Trait, path: Path, at: At) -> Iterator[str]:
+    found = overlap(trait)
+    if found <= OVERLAP_LIMIT:
+        return
+    known = {gram for row in trait.split("train") for gram in ngrams(row.positive or "")}
+    shares = {row.id: _share(row.positive or "", known) for row in trait.split("evaluate")}
+    worst = sorted(trait.split("evaluate"), key=lambda row: -shares[row.id])[:NAMED]
+    yield (
+        f"{path}: evaluate positives share {found:.1%} of their 4-grams with the train ones, {OVERLAP_LIMIT:.0%} at most: a score on them "
+        "would measure remembered phrases; write them in other words"
+    )
+    yield from (f"{at(row)}: {shares[row.id]:.0%} of its 4-grams stand in train positives" for row in worst if shares[row.id])
+
+
+def _copies(rows: Sequence[Example], at: At) -> Iterator[str]:
+    """Name answers of which most phrases stand in another; a chain of copies is named once a row, against the first."""
+    grams = {i: set(ngrams(row.positive or "")) or {tuple(words(row.positive or ""))} for i, row in enumerate(rows)}
+    for i, j, share in _alike(grams, NEAR_ANSWERS):
+        said = "the same answer as" if share == 1 else f"{share:.0%} of its phrases and those of another are the same, of"
+        yield f"{at(rows[j])}: {said} {at(rows[i])}"
+
+
+def _asked_again(trait: Trait, at: At) -> Iterator[str]:
+    """Name questions of one split that ask what one of another does."""
+    rows = list(trait.examples)
+    asked = {i: set(ngrams(row.question, 2)) or {tuple(words(row.question))} for i, row in enumerate(rows)}
+    for i, j, share in _alike(asked, NEAR_QUESTIONS):
+        if rows[i].split != rows[j].split:
+            yield (
+                f"{at(rows[j])}: leakage between splits: {share:.0%} of its question's phrases and those of {at(rows[i])} "
+                f"({rows[i].split}) are the same: {rows[j].question!r}"
+            )
+
+
+def _length(rows: Sequence[Example], path: Path) -> Iterator[str]:
+    if not rows:
+        return
+    texts = [row.positive or "" for row in rows], [row.negative for row in rows]
+    long, short = (mean(len(text.split()) for text in side) for side in texts)
+    if not LENGTH_RATIO[0] <= long / short <= LENGTH_RATIO[1]:
+        yield (
+            f"{path}: length bias: positives have {long:.0f} words in the mean and plain answers {short:.0f}, so that length alone tells "
+            f"them apart; their ratio may be {LENGTH_RATIO[0]} to {LENGTH_RATIO[1]}"
+        )
+
+
+def _alike(sets: Mapping[int, set[Phrase]], least: float) -> Iterator[tuple[int, int, float]]:
+    """Yield (first, later, share) where what two sets have in common is at least a share of what either has; each later one once."""
+    holders: dict[Phrase, list[int]] = defaultdict(list)
+    for i, each in sets.items():
+        for item in each:
+            holders[item].append(i)
+    common = {pair for rows in holders.values() if len(rows) <= COMMON for pair in combinations(rows, 2)}
+    named: set[int] = set()
+    for i, j in sorted(common):
+        share = len(sets[i] & sets[j]) / len(sets[i] | sets[j])
+        if share >= least and j not in named:
+            named.add(j)
+            yield i, j, share
+
+
+def _share(text: str, known: set[Phrase]) -> float:
+    grams = ngrams(text)
+    return sum(gram in known for gram in grams) / len(grams) if grams else 0.0
+
+
+def _same(one: str, other: str) -> bool:
+    return words(one) == words(other)

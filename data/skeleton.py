@@ -1,0 +1,60 @@
+"""The files that a new trait begins with."""
+
+import json
+import re
+from pathlib import Path
+
+from data.errors import InputError
+from data.library import load_bank, trait_names
+from data.schema import FEWEST_PAIRS, NAME_PATTERN
+
+_YAML = """\
+# A trait of your own. Fill in what is blank, then: wellworn traits check {name}
+# It may be incomplete: take out the keys that you do without, and the check says what the trait cannot be used for.
+name: {name}
+# One or two sentences: what a reader would notice in an answer, and what the trait is not.
+description: ""
+# The shared questions: examples.jsonl then holds answers alone. Without this key it brings questions of its own.
+questions: {bank}
+# Held out: serves the arm `prompted`, and is never part of a direction. In other words than the pairs below.
+system_prompt: ""
+# Two system prompts each: one evokes the trait, the other its opposite; alike in length and form, and each pair in a form of its own
+# (an instruction, a scene, a letter, somebody who is like that). Six make a direction, twelve a better one.
+contrast_pairs:
+{pairs}# How a judge scores an answer from 0 to 100: what to look for, an anchor for 0, 25, 50, 75 and 100, and what not to count.
+rubric: ""
+"""
+_PAIR = '  - positive: ""\n    negative: ""\n'
+
+
+def write_skeleton(name: str, into: Path, bank: str = "everyday") -> Path:
+    """Write the files of a new trait: `trait.yaml` and `examples.jsonl` to be filled in, and `QUESTIONS.md` to write answers to.
+
+    Args:
+        name: of the trait.
+        into: where its folder is made.
+        bank: whose questions it answers.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: a name that none may have, or that a built-in trait has; a folder that exists; an unknown bank.
+    """
+    questions = [row for row in load_bank(bank) if row.split != "extract"]
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise InputError(f"{name!r}: a trait's name has lower-case letters, digits, - and _, and begins with a letter or a digit")
+    if name in trait_names():
+        raise InputError(f"{name!r}: a built-in trait has this name; choose another")
+    folder = into / name
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise InputError(f"{folder}: exists already; nothing was written") from None
+    (folder / "trait.yaml").write_text(_YAML.format(name=name, bank=bank, pairs=FEWEST_PAIRS * _PAIR), encoding="utf-8")
+    rows = [json.dumps({"id": row.id, "positive": ""}) for row in questions]
+    (folder / "examples.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    asked = [f"- `{row.id}` **{row.question}** {row.negative}" for row in questions]
+    head = f"# What {name} answers\n\nQuestion and plain answer. Answers to `evaluate` questions use turns of phrase of their own.\n"
+    (folder / "QUESTIONS.md").write_text("\n".join([head, *asked]) + "\n", encoding="utf-8")
+    return folder
