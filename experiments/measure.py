@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import stats as scipy_stats
 
 from data.schema import seed_for
 from experiments.space import Chosen, Kind, PersonaSpace
@@ -18,7 +17,7 @@ from probes.mediation import INSIDE, OUTSIDE, WHOLE, Outcomes, Swapped, mediate
 from probes.nearest import nearest, rank_of
 from probes.nulls import Null, NullShare, compare, joint_shares, leaves_nothing, null_shares
 from probes.shift import Share, debiased_norms, share_inside
-from probes.stats import Estimate, FloatArray, finite, mean_interval
+from probes.stats import Estimate, FloatArray, finite, mean_interval, standard_error
 
 Reading = Mapping[str, FloatArray]
 
@@ -191,7 +190,7 @@ def trait_effect(changed: Mapping[str, Reading], reference: Mapping[str, Reading
     """
     score = [texts["trait"]["logprob"].astype(np.float64) - texts["neutral"]["logprob"] for texts in (changed, reference)]
     differences = score[0] - score[1]
-    return mean_interval(differences), float(scipy_stats.sem(differences)), differences
+    return mean_interval(differences), standard_error(differences), differences
 
 
 @dataclass(frozen=True)

@@ -262,7 +262,9 @@ def _groups(results: Results, adjusted: Sequence[float | None], judged: Sequence
         effects = [run.arrays["effects"] for run in runs if "effects" in run.arrays]
         effect = np.stack(effects) if len(effects) >= 2 else None
         share, star = _joint_share(runs)
-        analysis = _joint(runs, "trait") or _joint(runs, "response")
+        # The one that each run's own verdict uses; where the runs have no such analysis in common the group has none.
+        headline = headline_analysis(runs[0].facts) if runs[0].facts else None
+        analysis = _joint(runs, headline["text"]) if headline else None
         rest = novelty_of(results, runs)
         together = verdict(
             Evidence(

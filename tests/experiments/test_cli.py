@@ -293,7 +293,7 @@ def test_traits_new_writes_files_that_check_asks_to_be_filled_in(wellworn: Call,
     assert "fill in what is blank" in " ".join(wellworn("traits", "new", "brisk", "--to", tmp_path).out.split())
     outcome = wellworn("traits", "check", tmp_path / "brisk")
     assert outcome.code == 2
-    assert "trait.yaml:6: description: must not be blank" in outcome.err
+    assert "trait.yaml:5: description: must not be blank" in outcome.err
     assert "exists already" in wellworn("traits", "new", "brisk", "--to", tmp_path).err
 
 
