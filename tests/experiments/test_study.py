@@ -67,7 +67,7 @@ def test_overrides_are_yaml_values() -> None:
         ("grid={layer: [1, 1]}", "layer: a value stands twice"),
         ("train.lora.modules_to_save=[lm_head]", "modules_to_save.* changes weights of the base itself"),
         ("train.lora.bias=all", "bias='all' changes weights of the base itself; it may be none"),
-        ("instructions=some", "instructions: may be all, or a list of instructions' names, got 'some'"),
+        ("instructions=some", "instructions: may be all, or a list of names, got 'some'"),
         ("instructions=[one_sentence, one_sentence]", "instructions: 'one_sentence' stands twice"),
         ("contrast_pairs=13", "contrast_pairs: .*less than or equal to 12, got 13"),
     ],
