@@ -68,13 +68,14 @@ def in_spaces_of_instructions(run: RunResult, row: Mapping[str, Any]) -> dict[st
     return {"among_instructions": among_instructions(row["share"]["value"], run.instructions)}
 
 
-def among_roles(run: RunResult) -> dict[str, Any] | None:
+def among_roles(results: Results, run: RunResult) -> dict[str, Any] | None:
     """Return the null N5: where a run's share stands among those of random roles, as many as the directions of its own space.
 
-    None for a run without a share, a study that names no roles, or a space that is made of roles itself.
+    A count and no p: subsets have roles in common. None for a run without a share, a study that names no roles, or a space that is made of
+    roles itself.
     """
     reading = own_removed(run)
-    if reading is None or reading["share"] is None or run.dictionary is None:
+    if reading is None or reading["share"] is None or run.dictionary is None or results.index["study"].get("roles"):
         return None
     roles, count = run.dictionary["directions"].astype(np.float64), reading["directions"]
     if count >= len(roles):
@@ -87,7 +88,6 @@ def among_roles(run: RunResult) -> dict[str, Any] | None:
         "high": float(np.quantile(shares, 0.95)),
         "at_or_above": rank.at_least,
         "draws": rank.others,
-        "p": rank.p,
         "roles": len(roles),
         "directions": count,
     }

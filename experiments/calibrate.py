@@ -16,8 +16,7 @@ from data.errors import InputError
 from data.mixtures import Turn, fingerprint
 from data.schema import seed_for
 from experiments.library import Library
-from experiments.measure import NO_SPACE
-from experiments.space import Chosen, PersonaSpace
+from experiments.space import NO_SPACE, Chosen, PersonaSpace
 from experiments.stages import Bench, Output, Stage, TickFn, responses
 from experiments.study import CalibrateConfig
 from lora.planted import Ground, Trial, accuracy, calibrate, later_curve

@@ -10,13 +10,15 @@ from safetensors.numpy import load_file
 
 from data.schema import Example, Instruction, seed_for
 from experiments.library import Library, directions_stage, questions_asked, space_stage
-from experiments.measure import NO_SPACE, moves
+from experiments.measure import moves
+from experiments.space import NO_SPACE
 from experiments.stages import Bench, Output, Stage, TickFn, responses
 from probes.nulls import Null, null_shares, rank_among
 from probes.stats import FloatArray
 
 INSTRUCTIONS = "instructions.json"
 NOT_ASKED = "the study names no instructions"
+OF_ROLES = "the space is made of roles, and instructions are too few to make one in its place"
 # Subsets overlap: more of them know little more, and they make no p.
 DRAWS = 199
 
@@ -74,7 +76,11 @@ def instructions_stage(
         # instructions would have no null.
         found = [instructions.names[i] for i in asked if arrays["found"][i, layer] > 0.5]
         old, new = (responses(folder, layer) for folder in read)
-        drawn = draw(new - old, arrays["vectors"][asked, layer].astype(np.float64), len(space.members(layer, own)))
+        members = space.members(layer, own)
+        if members.roles:
+            drawn = {"directions": len(members), "shares": [], "why": OF_ROLES}
+        else:
+            drawn = draw(new - old, arrays["vectors"][asked, layer].astype(np.float64), len(members))
         return {INSTRUCTIONS: {"asked": [instructions.names[i] for i in asked], "found": found, **drawn}}
 
     inputs = (*library.inputs, instructions.space, before, after)

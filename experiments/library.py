@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -50,7 +51,7 @@ class RoleStages:
     def load(self, folders: Sequence[Path]) -> Roles:
         """Return the states that the stages left."""
         states = {name: _states(folder) for name, folder in zip(self.names, folders, strict=False)}
-        k = read_json(folders[-1] / DIMENSION)["k"] if self.dimension else None
+        k = read_json(folders[len(self.names) + 1] / DIMENSION)["k"] if self.dimension else None
         return Roles(states, _states(folders[len(self.names)])[0], dict(self.namesakes), self.asked, k)
 
 
@@ -80,7 +81,7 @@ class Library:
     def load(self, folders: Sequence[Path]) -> tuple[PersonaSpace, list[Path]]:
         """Return the space, and a stage's folders that are not its."""
         own = len(self.inputs)
-        return _loaded(self, tuple(folders[:own])), list(folders[own:])
+        return _loaded(_Made(self), tuple(folders[:own])), list(folders[own:])
 
     def with_own(self, bench: Bench, subject: Trait | Control, examples: Sequence[Example]) -> "Library":
         """Return the library with a run's own direction, which spaces without it leave out.
@@ -112,26 +113,37 @@ def library_of(bench: Bench, traits: Sequence[Trait], roles: Sequence[Role] = ()
         layer: where the dimension of roles and traits is found.
 
     Raises:
-        InputError: fewer than twelve roles, or two of one name.
+        InputError: fewer than twelve roles, two of one name, or more questions for roles than for traits.
     """
     directions = tuple(directions_stage(bench, trait, trait.examples) for trait in traits)
     names, asked = tuple(trait.name for trait in traits), tuple(questions_asked(bench, trait.examples) for trait in traits)
     library = Library((space_stage(names, directions, asked, "persona space"),), directions, names, asked)
     if not roles:
         return library
-    if len(roles) < FEWEST_ROLES:
-        raise InputError(f"roles: {FEWEST_ROLES} or more make a space with the traits, got {len(roles)}; [] leaves roles out")
+    if bench.study.role_questions > bench.study.extract_questions:
+        asked_of = f"{bench.study.role_questions}, and a trait on extract_questions = {bench.study.extract_questions}"
+        raise InputError(f"role_questions: a role is read on {asked_of}; all personas of a space need as many at least")
     stages = roles_of(bench, roles, bank)
     bare = replace(library, roles=stages)
     return replace(library, roles=replace(stages, dimension=dimension_stage(bare, layer)))
 
 
 def roles_of(bench: Bench, roles: Sequence[Role], bank: Sequence[Example]) -> RoleStages:
-    """Return the stages that read the base as each role, and as nobody in particular, on the first extraction questions of a bank."""
+    """Return the stages that read the base as each role, and as nobody in particular, on the first extraction questions of a bank.
+
+    Raises:
+        InputError: fewer than twelve roles, two of one name, or fewer questions than the study asks for.
+    """
     names = [role.name for role in roles]
+    if len(names) < FEWEST_ROLES:
+        raise InputError(f"roles: {FEWEST_ROLES} or more make a space or a dictionary, got {len(names)}; [] leaves roles out")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"roles: {twice[0]!r} stands twice")
     questions = [example for example in bank if example.split == "extract"][: bench.study.role_questions]
+    if len(questions) < bench.study.role_questions:
+        raise InputError(
+            f"role_questions: the bank has {len(questions)} extract questions, the study asks for {bench.study.role_questions}"
+        )
     states = tuple(_under(bench, role.system_prompts, questions, f"states as {role.name}") for role in roles)
     default = _under(bench, (None,), questions, "states under the default system prompt")
     namesakes = tuple((role.name, role.namesake) for role in roles if role.namesake)
@@ -276,16 +288,36 @@ def dimension_stage(library: Library, layer: int) -> Stage:
         return {DIMENSION: asdict(asked) | {"q2": asked.q2.tolist(), **size}}
 
     title = f"dimension of the persona space at layer {layer}"
-    return Stage("dimension", 2, {"layer": layer, "names": list(library.names)}, library.inputs, title, compute, everywhere=False)
+    config: dict[str, Any] = {"layer": layer, "names": list(library.names)}
+    if library.roles:
+        # All that uses the space reads this stage, so that whoever leaves it along with whom is in every hash.
+        config |= {"roles": list(library.roles.names), "namesakes": sorted(library.roles.namesakes)}
+    return Stage("dimension", 2, config, library.inputs, title, compute, everywhere=False)
 
 
 def _states(folder: Path) -> FloatArray:
     return load_file(folder / "states.safetensors")["states"]
 
 
+class _Made:
+    """A library as a key: two are equal if they load the same from the same folders, whatever objects their stages are."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        roles = library.roles
+        self.key = (library.names, library.asked, (roles.names, roles.namesakes, roles.asked, roles.dimension is None) if roles else None)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Made) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
 # Kept for the next run, which is held against the same null spaces.
 @lru_cache(maxsize=1)
-def _loaded(library: Library, folders: tuple[Path, ...]) -> PersonaSpace:
+def _loaded(of: _Made, folders: tuple[Path, ...]) -> PersonaSpace:
+    library = of.library
     made, read = len(library.spaces), len(library.spaces) + len(library.directions)
     arrays = [load_file(folder / "space.safetensors") for folder in folders[:made]]
     vectors, found = (np.concatenate([each[key] for each in arrays]) for key in ("vectors", "found"))

@@ -23,9 +23,8 @@ Reading = Mapping[str, FloatArray]
 
 # The base's answers, which the base alone reads.
 BASE_ANSWERS = "base_answers"
-NO_SPACE = "no persona space at this layer: no direction of the library was found"
-NO_DIMENSION = "no persona space at this layer: no number of dimensions foretells a persona that was left out"
-ONLY_OWN = "no persona space without the run's own direction: no other of the library was found at this layer"
+# Raised when what is measured changes; a report of what an older version measured would lack it.
+VERSION = 10
 # What the arms of a mediation analysis are called, beside `inside`, `outside` and `whole`.
 BEFORE, AFTER = "before", "after"
 EVERYWHERE, FULL, OWN = "everywhere", "full", "own"
@@ -274,7 +273,7 @@ def measure(
     if members := space.members(layer, own):
         arrays["basis"] = space.basis(layer, members)
     facts["personas"] = personas(space, layer, shift[:, layer], own)
-    if own is not None and len(remainders := space.remainders(layer, own, arrays["shift"][layer], USE_DRAWS)):
+    if own in space.names and len(remainders := space.remainders(layer, own, arrays["shift"][layer], USE_DRAWS)):
         states = space.states[space.names.index(own)][..., layer, :]
         arrays["use"] = np.moveaxis(states @ remainders.T, -1, 0)
     facts["by_layer"] = curve(space, shift, own)
@@ -284,9 +283,10 @@ def measure(
         for name in space.names:
             # Below the first layer that was trained nothing moves, and there is no cosine.
             facts["projections"][name].append(cosines.get(name))
-    facts["found"] = [space.names[i] for i in space.members(layer).traits]
-    unsized = space.roles is not None and space.roles.k is None
-    facts["no_space"] = None if space.members(layer, own) else NO_DIMENSION if unsized else ONLY_OWN if space.members(layer) else NO_SPACE
+    facts["found"] = [name for name, found in zip(space.names, space.found[:, layer], strict=True) if found]
+    facts["no_space"] = space.no_space(layer, own)
+    # Roles make a space of k dimensions out of many more directions.
+    facts["roles"] = space.roles is not None
     facts["mediation"] = []
     for i, each in enumerate(mediated):
         if not each.arms:

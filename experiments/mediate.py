@@ -151,10 +151,11 @@ def parts_of(library: PersonaSpace, question: Question, config: MediateConfig, r
 
     inside = basis(layer, members)
     parts = {INSIDE: Swap(inside), OUTSIDE: Swap(inside, outside=True), WHOLE: Swap()}
-    # A direction that was not found is not in the space, and not swapped by itself either.
-    if question.own is not None and (everyone := library.members(layer)) != members:
+    if (everyone := library.members(layer)) != members:
         parts[FULL] = Swap(basis(layer, everyone))
-        parts[OWN] = Swap(basis(layer, Chosen((list(library.names).index(question.own),))))
+        # A direction that was not found is not in the space, and not swapped by itself either.
+        if own := [i for i in everyone.traits if library.names[i] == question.own]:
+            parts[OWN] = Swap(basis(layer, Chosen(tuple(own))))
     for i, draw in enumerate(library.null_bases(layer, members, config.draws)):
         parts[f"{DRAW}{i}"] = Swap(torch.from_numpy(draw).float())
     pushes = {}

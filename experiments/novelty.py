@@ -56,7 +56,8 @@ def novelty_of(results: Results, runs: Sequence[RunResult]) -> Novelty | None:
         necessity(outcomes.before, outcomes.after, outcomes.parts[REMAINDER]),
     )
     judged = novelty(*tests)
-    if judged.name == OPEN and (explained := _explanation(runs, basis)):
+    # Only where the seeds agree does it decide anything.
+    if judged.name == OPEN and tests[0].holds and (explained := _explanation(runs, basis)):
         judged = novelty(*tests, explained)
     if judged.name == LIBRARY and runs[0].entry["own"] in results.library:
         # The space of the verdict lacks it by choice, and so (ii) finds it again.

@@ -28,7 +28,7 @@ from experiments.calibrate import Real, calibrate_stage, later_stage
 from experiments.distil import teacher_stage
 from experiments.instructions import Instructions, instructions_of, instructions_stage
 from experiments.library import Library, RoleStages, dictionary_stage, dimension_stage, library_of, roles_of
-from experiments.measure import BASE_ANSWERS, measure
+from experiments.measure import BASE_ANSWERS, VERSION, measure
 from experiments.mediate import load_mediated
 from experiments.stages import (
     Bench,
@@ -205,7 +205,9 @@ class _PlanRun:
                 self.library = library.with_own(bench, self.subject, self.examples)
             except InputError as lacking:
                 self.missing["own_direction"] = str(lacking)
-        self.own = self.trait if self.trait in self.library.names else None
+        # A trait without a direction may still have a namesake among the roles.
+        namesakes = {who for pair in library.roles.namesakes for who in pair} if library.roles else set()
+        self.own = self.trait if self.trait in self.library.names or self.trait in namesakes else None
         self.title = run.title(self.trait, run.seed)
 
     def planned(self) -> PlannedRun:
@@ -363,7 +365,7 @@ class _PlanRun:
 
         config = {"layer": layer, "own": own, "headline": headline, "readings": pairs, "mediations": asked}
         inputs = (*library.inputs, *readings.values(), *mediations.values())
-        return Stage("measure", 9, config, inputs, f"measure {condition.title}", compute, everywhere=False)
+        return Stage("measure", VERSION, config, inputs, f"measure {condition.title}", compute, everywhere=False)
 
     def _among_instructions(self, condition: Condition, reference: Condition | None) -> Stage | None:
         if self.instructions is None or "share" in self.missing:

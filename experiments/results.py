@@ -12,6 +12,7 @@ from experiments.calibrate import LATER, PLANTED
 from experiments.generated import SAID
 from experiments.instructions import INSTRUCTIONS
 from experiments.library import DICTIONARY, DIMENSION
+from experiments.measure import VERSION
 from experiments.plan import Plan
 from experiments.store import MANIFEST, Store, read_json, write_json
 from experiments.weights import WEIGHTS
@@ -163,6 +164,9 @@ def load_results(folder: Path) -> Results:
     for stage_id in sorted(used):
         if not store.done(stage_id):
             raise InputError(f"{store.path(stage_id)}: not finished; run the study again")
+    measured_by = {read_json(store.path(run["measure"]) / MANIFEST)["version"] for run in index["runs"] if run["measure"]}
+    if measured_by - {VERSION}:
+        raise InputError(f"{folder}: measured by an older version of the suite; run the study again, which repeats only what has changed")
     runs = []
     for entry in index["runs"]:
         measured = store.path(entry["measure"]) if entry["measure"] else None

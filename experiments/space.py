@@ -18,6 +18,10 @@ from probes.stats import FloatArray
 # The null spaces of N1, of N1 with the covariance of all activations, and of N0.
 Kind = Literal["within", "total", "isotropic"]
 
+NO_SPACE = "no persona space at this layer: no direction of the library was found"
+NO_DIMENSION = "no persona space at this layer: no number of dimensions foretells a persona that was left out"
+ONLY_OWN = "no persona space without the run's own direction: no other of the library was found at this layer"
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -106,16 +110,27 @@ class PersonaSpace:
     asked: Sequence[str]
     roles: Roles | None = None
     _drawn: dict[tuple[object, ...], NullSpaces] = field(default_factory=dict, init=False, repr=False)
+    _halves: dict[tuple[int, Chosen], FloatArray] = field(default_factory=dict, init=False, repr=False)
 
     def members(self, layer: int, without: str | None = None) -> Chosen:
         """Return who spans the space at a layer: the traits found there and all roles, less the run's own trait and its namesakes."""
         traits = tuple(i for i, name in enumerate(self.names) if self.found[i, layer] and name != without)
         if self.roles is None:
             return Chosen(traits)
-        if self.roles.k is None:
-            return Chosen(())
         names = enumerate(self.roles.names)
-        return Chosen(traits, tuple(i for i, name in names if without not in (name, self.roles.namesakes.get(name)) or without is None))
+        roles = tuple(i for i, name in names if without is None or without not in (name, self.roles.namesakes.get(name)))
+        # Centred roles hold one direction fewer than they are; the axis is one more.
+        return Chosen(traits, roles) if self.roles.k is not None and self.roles.k <= len(traits) + len(roles) else Chosen(())
+
+    def no_space(self, layer: int, without: str | None = None) -> str | None:
+        """Return in words why there is no space at a layer, or None where there is one."""
+        if self.members(layer, without):
+            return None
+        if self.roles is None:
+            return ONLY_OWN if self.members(layer) else NO_SPACE
+        if self.roles.k is None:
+            return NO_DIMENSION
+        return f"no persona space at this layer: those found there hold fewer than its k = {self.roles.k} dimensions"
 
     def activations(self, layer: int, members: Chosen, kind: Kind = "within") -> FloatArray:
         """Return the centred activations [N, d_model] of those that span a space; N1 has their covariance within questions."""
@@ -141,10 +156,10 @@ class PersonaSpace:
         """
         k = self.basis(layer, members).shape[1]
         # N0 knows nothing of the activations but their width.
-        key = (kind, len(members), k) if kind == "isotropic" else (kind, layer, k, members)
+        key = (kind, _made_of(members), k) if kind == "isotropic" else (kind, layer, k, members)
         if key not in self._drawn:
             null = Null(seed_for(0, "nulls"), isotropic=kind == "isotropic")
-            self._drawn[key] = null.spaces(self.activations(layer, members, kind), _made_of(members), k)
+            self._drawn[key] = null.spaces(self._rows(layer, members, kind), _made_of(members), k)
             # Room for the spaces with and without one trait at every layer; runs of another trait come later.
             if len(self._drawn) > 2 * self.vectors.shape[1]:
                 del self._drawn[next(iter(self._drawn))]
@@ -154,11 +169,24 @@ class PersonaSpace:
         """Return the bases [count, d_model, k] of the first few spaces of N1; the rest are not made."""
         null = Null(seed_for(0, "nulls"), draws=count)
         k = self.basis(layer, members).shape[1]
-        return null.spaces(self.activations(layer, members), _made_of(members), k).bases(count)
+        return null.spaces(self._rows(layer, members), _made_of(members), k).bases(count)
+
+    def _rows(self, layer: int, members: Chosen, kind: Kind = "within") -> FloatArray:
+        """Return what null spaces are drawn from: the activations or, of many roles, fewer rows of the same covariance.
+
+        With roles there are some 3,000 activations and a hundred vectors, and G would take more than a gigabyte. The fewer rows have other
+        axes at each layer, so that draws are no longer joint over layers, which makes max-T larger, never smaller.
+        """
+        rows = self.activations(layer, members, kind)
+        return np.asarray(np.linalg.qr(rows, mode="r")) if members.roles and len(rows) > rows.shape[1] else rows
 
     def half_differences(self, layer: int, members: Chosen) -> FloatArray:
         """Return the draws of N3, [draws, R, d_model]: half-differences of the contrast pairs of the traits that span a space."""
-        return Null(seed_for(0, "halves")).half_differences([self.differences(layer, i) for i in members.traits])
+        key = (layer, members)
+        if key not in self._halves:
+            self._halves.clear()
+            self._halves[key] = Null(seed_for(0, "halves")).half_differences([self.differences(layer, i) for i in members.traits])
+        return self._halves[key]
 
     def remainders(self, layer: int, own: str | None, shift_D: FloatArray, draws: int) -> FloatArray:
         """Return what a mean shift leaves outside the space without a run's own direction, then what chance puts in its place.
@@ -182,8 +210,8 @@ class PersonaSpace:
             InputError: no direction was found at the layer.
         """
         members = self.members(layer)
-        if not members:
-            raise InputError(f"there is no persona space at layer {layer}: no direction of the library was found")
+        if why := self.no_space(layer):
+            raise InputError(f"layer {layer}: {why}")
         return chance_remainders(self.activations(layer, members), self.basis(layer, members), norm, Null(seed, draws=draws))
 
     def differences(self, layer: int, trait: int) -> FloatArray:

@@ -1,4 +1,4 @@
-"""The stages that a study expands into, and what each computes; those of the persona space are in `space.py`.
+"""The stages that a study expands into, and what each computes; those of the persona space are in `library.py`.
 
 directions → space;  train → answer → read → measure. Each stage is a function of its configuration and
 its inputs; its folder is named by a hash of both, so studies share whatever they have in common. The

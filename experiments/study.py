@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from data.errors import InputError
 from data.files import did_you_mean, parse_yaml_value, read_yaml, validated
@@ -183,6 +183,13 @@ class Study(_Config):
             if value in values[:i]:
                 raise ValueError(f"{value!r} stands twice")
         return values
+
+    @field_validator("dictionary")
+    @classmethod
+    def _one_use(cls, names: Sequence[str], info: ValidationInfo) -> Sequence[str]:
+        if names and info.data.get("roles"):
+            raise ValueError("roles that make the space are a dictionary by themselves; leave one of the two keys out")
+        return names
 
     @field_validator("grid")
     @classmethod

@@ -48,7 +48,11 @@ def summarise(results: Results) -> dict[str, Any]:
     judged = [_judged(run, p, new) for run, p, new in zip(results.runs, adjusted, rest, strict=True)]
     rows = [
         _row(run, p, each, provisional=not _claimable(results, run))
-        | {"novelty": new.to_json() if new else None, "among_fine_tunes": among_fine_tunes(results, run), "among_roles": among_roles(run)}
+        | {
+            "novelty": new.to_json() if new else None,
+            "among_fine_tunes": among_fine_tunes(results, run),
+            "among_roles": among_roles(results, run),
+        }
         | _weights(run)
         for run, p, each, new in zip(results.runs, adjusted, judged, rest, strict=True)
     ]
@@ -227,7 +231,7 @@ def _row(run: RunResult, p: float | None, judged: Verdict | None, provisional: b
     row |= {"share_full": full["share"], "share_effect_full": full["effect"]}
     if own["share"] is None:
         row["missing"]["share"] = own["why"]
-    if own["dimensions"] < own["directions"]:
+    if own["dimensions"] < own["directions"] and not facts["roles"]:
         row["missing"]["dimensions"] = f"the {own['directions']} directions of the space hold {own['dimensions']} dimensions"
     analysis = headline_analysis(run.facts)
     if analysis and (analysis["why"] or analysis["carried_why"]):

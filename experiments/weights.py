@@ -8,7 +8,6 @@ from typing import Any
 from data.errors import InputError
 from data.mixtures import Turn, fingerprint
 from experiments.library import Library
-from experiments.measure import NO_SPACE
 from experiments.stages import Bench, Condition, Output, Stage, TickFn, adapter_of
 from lora import models
 from probes.weights import summary, writes
@@ -31,7 +30,7 @@ def weights_stage(bench: Bench, condition: Condition, turns: Sequence[Turn], own
         space, rest = library.load(inputs)
         members = {layer: space.members(layer, own) for layer in range(bench.depth)}
         bases = {layer: space.basis(layer, some) for layer, some in members.items() if some}
-        facts: dict[str, Any] = {"why": None if bases else NO_SPACE, "writes": [], "together": None}
+        facts: dict[str, Any] = {"why": None if bases else space.no_space(bench.depth - 1, own), "writes": [], "together": None}
         adapter = adapter_of(rest)
         assert adapter is not None  # the condition has one
         chat = bench.chat(bench.base)

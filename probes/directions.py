@@ -52,13 +52,13 @@ def estimate(differences: FloatArray, eigenvalues: FloatArray, rng: np.random.Ge
     """Estimate a trait's direction at every layer, and judge it by half splits.
 
     Reliability is the mean cosine over all half splits of the contrast pairs, and over 20 random half
-    splits of the questions; the smaller counts. The null draws one pseudo-difference a pair from the total
-    covariance of the activations, without any link to the trait, and halves the pairs. It is the same for all
+    splits of the questions; the smaller counts. The null draws one pseudo-difference a pair from the
+    covariance of the activations within questions, without any link to the trait, and halves the pairs. It is the same for all
     questions of its pair, as a chance effect of wording is; drawing anew for each question would be too lenient.
 
     Args:
         differences: [pairs, questions, layers, d_model], positive minus negative.
-        eigenvalues: [layers, d_model] of the activations' total covariance; cosines do not depend on
+        eigenvalues: [layers, d_model] of the activations' covariance within questions; cosines do not depend on
             its axes, so the null needs nothing else.
         rng: draws question halves and the null.
     """

@@ -139,7 +139,8 @@ def share_over_runs(differences_RnD: FloatArray, basis_DK: FloatArray, level: fl
         level: coverage.
 
     Returns:
-        With the smallest signal of the runs; the gates are those of a run's share.
+        With the smallest signal of the runs, whose gate is that of a run's share. Its width is no gate here: that would choose the groups
+        whose runs happen to be alike, and their intervals would miss.
 
     Raises:
         ValueError: fewer than two runs or three prompts.
@@ -155,7 +156,7 @@ def share_over_runs(differences_RnD: FloatArray, basis_DK: FloatArray, level: fl
     if total.mean() <= 0:
         return Share(Estimate(float("nan"), -np.inf, np.inf), signal, _gate(signal, -np.inf, np.inf))
     found = ratio_interval(inside, total, level)
-    return Share(found, signal, _gate(signal, found.low, found.high))
+    return Share(found, signal, _gate(signal, found.low, found.high, widest=np.inf))
 
 
 def _pseudo_values(parts_RnK: FloatArray) -> FloatArray:
@@ -270,11 +271,11 @@ def _score_set(inside: float, total: float, linear_22: FloatArray, quadratic_22:
     return float(low), float(high)
 
 
-def _gate(signal: float, low: float, high: float) -> str | None:
+def _gate(signal: float, low: float, high: float, widest: float = WIDTH_GATE) -> str | None:
     if signal < SIGNAL_GATE:
         return f"too noisy: ‖m‖² is {signal:.1f} times its sampling noise, {SIGNAL_GATE:g} are needed"
     if not np.isfinite(low) or not np.isfinite(high):
         return "too noisy: the interval of the share is unbounded"
-    if high - low > WIDTH_GATE:
-        return f"too noisy: the interval of the share is {high - low:.2f} wide, {WIDTH_GATE:g} at most"
+    if high - low > widest:
+        return f"too noisy: the interval of the share is {high - low:.2f} wide, {widest:g} at most"
     return None

@@ -77,6 +77,7 @@ def facts(
             "of": len(LIBRARY),
         },
         "no_space": "no persona space at this layer: no direction of the library was found" if empty else None,
+        "roles": False,
         "mediation": [],
         "text_shift": None,
     }

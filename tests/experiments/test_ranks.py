@@ -1,6 +1,7 @@
 """Two processes over gloo give one process's directions and shifts."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,13 @@ from experiments.store import read_json
 ROOT = Path(__file__).parents[2]
 
 
+def free_port() -> int:
+    """Return a port that nobody listens on: tests run side by side."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_two_ranks_equal_one(tiny_study: Callable[..., Path], tmp_path: Path, launcher: str) -> None:
     # Without training the comparison is exact up to the order of sums.
@@ -23,20 +31,21 @@ def test_two_ranks_equal_one(tiny_study: Callable[..., Path], tmp_path: Path, la
     alone = subprocess.run([sys.executable, *arguments, str(tmp_path / "one")], capture_output=True, text=True, check=False)
     assert alone.returncode == 0, alone.stderr
     starts = {
-        "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"],
+        "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
         "accelerate": [
             "-m",
             "accelerate.commands.launch",
             "--config_file",
             str(ROOT / "experiments/launch/cpu2.yaml"),
             "--main_process_port",
-            "29612",
+            str(free_port()),
         ],
     }
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     both = subprocess.run(
-        [sys.executable, *starts[launcher], *arguments, str(tmp_path / "two")], capture_output=True, text=True, check=False, env=environment
-    )
+        [sys.executable, *starts[launcher], *arguments, str(tmp_path / "two")],
+        capture_output=True, text=True, check=False, env=environment, timeout=600,
+    )  # fmt: skip
     assert both.returncode == 0, both.stderr
     assert "2 process(es)" in both.stdout
     for path in sorted((tmp_path / "one" / "stages").rglob("*.safetensors")):
@@ -68,13 +77,14 @@ def test_one_process_under_accelerate_is_the_same_as_without(tiny_study: Callabl
 def test_training_on_two_ranks_runs_and_splits_the_batch(tiny_study: Callable[..., Path], tmp_path: Path) -> None:
     study = tiny_study(runs=[{"arm": "sft", "trait": "uppercase"}])
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29613"]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     both = subprocess.run(
         [*start, "-m", "experiments", "run", str(study), "--runs-dir", str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,
         env=environment,
+        timeout=600,
     )
     assert both.returncode == 0, both.stderr
     run = read_json(tmp_path / "tiny" / "summary.json")["runs"][0]
@@ -84,7 +94,7 @@ def test_training_on_two_ranks_runs_and_splits_the_batch(tiny_study: Callable[..
 def test_an_error_on_one_rank_is_raised_on_all(tiny_study: Callable[..., Path], tmp_path: Path) -> None:
     study = tiny_study(train={"batch_size": 3, "sft": {"max_steps": 1}})
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29614"]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     both = subprocess.run(
         [*start, "-m", "experiments", "run", str(study), "--runs-dir", str(tmp_path)],
         capture_output=True, text=True, check=False, env=environment, timeout=120,

@@ -12,9 +12,13 @@ from data.library import load_role, role_names
 from experiments import library
 from experiments.cli import main
 from experiments.library import DICTIONARY, DIMENSION
+from experiments.plan import plan
+from experiments.ranks import Ranks
 from experiments.results import load_results
 from experiments.space import Chosen, PersonaSpace, Roles
+from experiments.stages import Bench
 from experiments.store import read_json
+from experiments.study import load_study
 from experiments.summary import summarise
 from probes.space import persona_space
 from tests.experiments.conftest import finished, stages_of
@@ -90,15 +94,17 @@ def test_a_study_with_roles_has_a_space_of_them_and_names_the_nearest(
         assert arrays["basis"].T @ arrays["basis"] == pytest.approx(np.eye(k), abs=1e-5)
         assert row["share"] is not None or "too noisy" in row["why"]
         assert wider["directions"].shape == (15, 32)
+        # Random roles in place of a space that is made of roles would say nothing.
+        assert row["among_roles"] is None
     assert wider["activations"].shape == (13 * 5 * 2, 32)
 
 
 def test_a_dictionary_makes_no_space(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
-    study = tiny_study(dictionary=NAMES[:3], role_questions=2, mediate=None, runs=[{"arm": "sft", "trait": "pirate"}])
+    study = tiny_study(dictionary=NAMES, role_questions=2, mediate=None, runs=[{"arm": "sft", "trait": "pirate"}])
     folder = finished(study, tmp_path)
     wider = load_file(stages_of(folder, "dictionary")["wider dictionary at layer 2"] / DICTIONARY)
-    assert wider["directions"].shape == (3, 32)
-    assert wider["directions"].sum(0) == pytest.approx(np.zeros(32), abs=1e-4)
+    assert wider["directions"].shape == (13, 32)
+    assert wider["directions"].sum(0) == pytest.approx(np.zeros(32), abs=1e-3)
     [run] = load_results(folder / "tiny").runs[:1]
     assert run.arrays["basis"].shape[1] <= 2
     assert run.dictionary is not None
@@ -106,7 +112,11 @@ def test_a_dictionary_makes_no_space(tiny_study: Write, tmp_path: Path, all_foun
 
 @pytest.mark.parametrize(
     ("roles", "said"),
-    [(["oracle"], "12 or more make a space"), (["nobody"], "unknown role 'nobody'"), ("none", "may be all, or a list of names")],
+    [
+        (["oracle"], "12 or more make a space or a dictionary"),
+        (["nobody"], "unknown role 'nobody'"),
+        ("none", "may be all, or a list of names"),
+    ],
 )
 def test_roles_that_make_no_space_are_refused(
     tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], roles: object, said: str
@@ -119,3 +129,52 @@ def test_roles_that_make_no_space_are_refused(
 def test_namesakes_are_written_beside_the_roles() -> None:
     assert load_role("pirate_captain").namesake == "pirate"
     assert load_role("oracle").namesake is None
+
+
+def test_a_namesake_is_in_every_hash(tiny_study: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whom a trait takes along decides every own-removed share."""
+
+    def ids() -> list[str]:
+        study = load_study(str(tiny_study(roles=NAMES, role_questions=2, mediate=None)))
+        return [run.measure.id for run in plan(study, Bench.of(study, Ranks())).runs if run.measure]
+
+    before = ids()
+    plain = load_role
+    monkeypatch.setattr("experiments.plan.load_role", lambda name: plain(name).model_copy(update={"namesake": None}))
+    assert not set(before) & set(ids())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"roles": NAMES, "role_questions": 6}, "a role is read on 6, and a trait on extract_questions = 4"),
+        ({"dictionary": ["oracle"]}, "12 or more make a space or a dictionary"),
+        ({"roles": NAMES, "dictionary": "all"}, "roles that make the space are a dictionary by themselves"),
+    ],
+)
+def test_roles_that_cannot_be_used_are_refused_before_anything_runs(
+    tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], said: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", str(tiny_study(**changes)), "--runs-dir", str(tmp_path / "runs")])
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_layer_that_holds_fewer_dimensions_than_k_has_no_space_and_says_so(space: PersonaSpace) -> None:
+    assert space.roles is not None
+    wide = replace(space, roles=replace(space.roles, k=17))
+    assert len(wide.members(0)) == 17
+    assert not wide.members(0, "a")
+    assert wide.no_space(0) is None
+    assert "hold fewer than its k = 17 dimensions" in str(wide.no_space(0, "a"))
+    assert "no number of dimensions" in str(replace(space, roles=replace(space.roles, k=None)).no_space(0))
+
+
+def test_draws_of_many_roles_have_the_covariance_of_all_their_states(space: PersonaSpace) -> None:
+    members = space.members(0)
+    rows = space.activations(0, members)
+    fewer = space._rows(0, members)
+    assert (len(rows), fewer.shape) == (3 * 6 * 2 * 8 + 14 * 5 * 4 + 4, (WIDTH, WIDTH))
+    assert fewer.T @ fewer == pytest.approx(rows.T @ rows)
+    alone = replace(space, roles=None)
+    assert np.array_equal(alone._rows(0, alone.members(0)), alone.activations(0, alone.members(0)))

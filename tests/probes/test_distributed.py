@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_ranks_and_wrappers_change_nothing() -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29613"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*launch, "-m", "tests.probes.distributed_reading"],
         capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300,

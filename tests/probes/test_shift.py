@@ -406,3 +406,24 @@ def test_runs_that_share_their_prompts_noise_have_intervals_that_cover(share: fl
     assert len(held) >= 250
     assert 0.92 <= np.mean(held) <= 1
     assert np.mean(alone) < 0.8
+
+
+@pytest.mark.parametrize("between", [0.05, 0.13])
+def test_groups_whose_runs_differ_are_not_chosen_by_the_width_of_their_intervals(between: float) -> None:
+    """Shares of the runs themselves vary; a gate on width would let those groups pass whose runs happen to be alike."""
+    rng = np.random.default_rng(9)
+    held = []
+    for _ in range(300):
+        basis = basis_of(rng, 32, 4)
+        common = 0.1 * rng.standard_normal((24, 32))
+        runs = []
+        for share in np.clip(0.3 + between * rng.standard_normal(3), 0.01, 0.99):
+            w = rng.standard_normal(32)
+            w -= basis @ (basis.T @ w)
+            runs.append(
+                np.sqrt(share) * basis[:, 0] + np.sqrt(1 - share) * w / np.linalg.norm(w) + common + 0.03 * rng.standard_normal((24, 32))
+            )
+        got = share_over_runs(np.stack(runs), basis)
+        assert got.why is None
+        held.append(got.estimate.low <= 0.3 <= got.estimate.high)
+    assert 0.9 <= np.mean(held) <= 1
