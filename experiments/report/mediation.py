@@ -30,6 +30,12 @@ _PARTS = {
     "outside": "all but the persona space",
     "whole": "whole state",
 }
+# S and N, of which M is the mean, and C.
+_ENDS = {
+    "sufficiency": ("S, put into the reference", "triangle-right-open"),
+    "necessity": ("N, taken out of the run", "triangle-left-open"),
+}
+CARRIED = "C: persona space beyond chance, of what the layer carries"
 _SYMBOLS = {"trait": "circle", "surface": "circle-open", "response": "diamond-open", "generated": "square"}
 _PLAYERS = {
     "existing": ("existing directions", PALETTE[0]),
@@ -39,11 +45,12 @@ _PLAYERS = {
 
 
 def shares_of_parts(id: str, style: Style, facts: Mapping[str, Any]) -> Figure | None:
-    """Draw the mediated share of each part of the state with its interval, against what chance mediates; one mark a text."""
+    """Draw S, N and their mean M of each part of the state, M with its interval, against what chance mediates, and C; one mark a text."""
     analyses = _analyses(facts)
     if not analyses:
         return None
     parts = [part for part in _PARTS if any(part in each["shares"] for each in analyses.values())][::-1]
+    labels = [_PARTS[part] for part in parts] + ([CARRIED] if any(each["mediated_of_carried"] for each in analyses.values()) else [])
     data: list[dict[str, Any]] = []
     shapes: list[dict[str, Any]] = []
     step = 0.22
@@ -52,13 +59,17 @@ def shares_of_parts(id: str, style: Style, facts: Mapping[str, Any]) -> Figure |
         there = [part for part in parts if part in analysis["shares"]]
         at = [parts.index(part) + move for part in there]
         shares = [analysis["shares"][part]["mediated"] for part in there]
-        data.append(marks(at, shares, TEXTS[text], style.colour, _SYMBOLS[text]))
+        data.append(marks(at, shares, f"M, {TEXTS[text]}", style.colour, _SYMBOLS[text]))
+        for end, (name, symbol) in _ENDS.items():
+            data.append(_points(at, [analysis["shares"][part][end]["value"] for part in there], name, symbol, legend=number == 0))
+        if analysis["mediated_of_carried"]:
+            data.append(marks([len(parts) + move], [analysis["mediated_of_carried"]], f"C, {TEXTS[text]}", style.colour, "diamond"))
         if analysis["null"]:
             # Chance was drawn for the space without the own direction at this layer, and for no other part.
             x, y = rounded(analysis["null"]["mediated"]), parts.index("inside") + move
             shapes.append({"type": "line", "x0": x, "x1": x, "y0": y - step, "y1": y + step, "line": {"color": GREY, "width": 2}})
-    layout = layout_of(height=70 + 34 * len(parts), x="mediated share", left=10)
-    layout["yaxis"] |= {"tickvals": list(range(len(parts))), "ticktext": [_PARTS[part] for part in parts], "showgrid": False}
+    layout = layout_of(height=84 + 34 * len(labels), x="share", left=10)
+    layout["yaxis"] |= {"tickvals": list(range(len(labels))), "ticktext": labels, "showgrid": False}
     layout["xaxis"] |= {"zeroline": True, "zerolinecolor": GREY, "rangemode": "tozero"}
     layout["shapes"] = shapes
     first = next(iter(analyses))
@@ -104,7 +115,7 @@ def shapley_bars(id: str, facts: Mapping[str, Any]) -> Figure | None:
 
 
 def shares_by_layer(id: str, style: Style, facts: Mapping[str, Any]) -> Figure | None:
-    """Draw what the persona space and the whole state mediate at each layer that was swapped, over what chance does."""
+    """Draw what the persona space (S, N, M and C) and the whole state mediate at each layer that was swapped, over what chance does."""
     found = sorted(
         (
             each
@@ -118,7 +129,12 @@ def shares_by_layer(id: str, style: Style, facts: Mapping[str, Any]) -> Figure |
     layers = [each["layer"] for each in found]
     data = []
     for part, colour, symbol in (("whole", GREY, "circle-open"), ("inside", style.colour, "circle")):
-        data.append(marks(layers, [each["shares"][part]["mediated"] for each in found], _PARTS[part], colour, symbol, upright=True))
+        data.append(marks(layers, [each["shares"][part]["mediated"] for each in found], f"M, {_PARTS[part]}", colour, symbol, upright=True))
+    for end, (name, symbol) in _ENDS.items():
+        data.append(_points([each["shares"]["inside"][end]["value"] for each in found], layers, name, symbol))
+    if carried := [each for each in found if each["mediated_of_carried"]]:
+        where = [each["layer"] for each in carried]
+        data.append(marks(where, [each["mediated_of_carried"] for each in carried], "C", style.colour, "diamond", upright=True))
     if all(each["null"] for each in found):
         chance = [rounded(each["null"]["mediated"]) for each in found]
         data.append(
@@ -130,6 +146,12 @@ def shares_by_layer(id: str, style: Style, facts: Mapping[str, Any]) -> Figure |
     layout["shapes"] = [vertical(facts["layer"])]
     words = "; ".join(f"layer {each['layer']} {each['shares']['inside']['mediated']['value']:.2f}" for each in found)
     return Figure(id, f"Mediated share of the persona space by layer: {words}", data, layout)
+
+
+def _points(y: Sequence[float], x: Sequence[float], name: str, symbol: str, legend: bool = True) -> dict[str, Any]:
+    """Return small marks without an interval."""
+    plain = {"type": "scatter", "mode": "markers", "x": [rounded(value) for value in x], "y": list(y), "name": name, "showlegend": legend}
+    return plain | {"marker": {"symbol": symbol, "size": 7, "color": GREY}, "hovertemplate": "%{x:.2f}, %{y:.2f}"}
 
 
 def rows(facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -191,6 +191,13 @@ def test_mediation_decides_the_verdict_and_is_shown() -> None:
     assert sorted(elements.plots()) == sorted(figures)
     for spec in figures.values():
         go.Figure(spec)
+    ends = {"S, put into the reference", "N, taken out of the run"}
+    drawn = {trace["name"]: trace for trace in figures["mediation-0"]["data"]}
+    assert ends | {"M, held-out answers", "C, held-out answers", "C, training-like answers"} <= drawn.keys()
+    assert drawn["C, held-out answers"]["x"] == pytest.approx([(0.6 - 0.06) / (0.8 - 0.06)], abs=0.03)
+    by_layer = {trace["name"]: trace for trace in figures["mediation-layers-0"]["data"]}
+    assert ends | {"M, persona space", "M, whole state", "C", "N1 mean"} <= by_layer.keys()
+    assert by_layer["C"]["x"] == [2, 3]
     share = next(str(attrs["aria-label"]) for _, attrs in elements.tags if attrs.get("id") == "mediation-0")
     assert re.search(r"persona space 0\.(59|60|61); own direction 0\.(29|30|31)", share)
     assert "training-like answers" in elements.text
