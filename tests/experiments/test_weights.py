@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from data.chat import Chat
 from data.library import load_bank
 from data.mixtures import plain_turns
-from experiments.measure import NO_SPACE
+from experiments.space import NO_SPACE
 from experiments.store import read_json
 from lora import models
 from probes.space import span
