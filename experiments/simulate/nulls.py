@@ -21,7 +21,7 @@ spaces, so that one construction serves every k. Of one shift all shares have th
 activations behind the null as well; what a text puts into a state is nearly all that these vary by, as in a real model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -90,17 +90,18 @@ def null_sizes(
         seeds = [seed_for(seed, "null sizes", cell.personas, f"{spectrum}", at) for at in range(SETS)]
         sets = [_rejections(cell, spectrum, each, isotropic, at) for at in seeds]
         for at, k in enumerate(cell.dimensions):
-            row: dict[str, Any] = {"spectrum": spectrum, "personas": cell.personas, "activations": cell.activations, "k": k}
-            row |= {"repeats": each * SETS, "alpha": ALPHA}
-            for name in NULLS:
-                rates = [rejections[at][name] for rejections in sets if name in rejections[at]]
-                row |= (
-                    {name: float(np.mean(rates)), f"{name}_error": float(stats.sem(rates))}
-                    if rates
-                    else {name: None, f"{name}_error": None}
-                )
-            rows.append(row)
+            rates = {name: [rejections[at][name] for rejections in sets if name in rejections[at]] for name in NULLS}
+            rows.append(_row(spectrum, cell, k, each * SETS, rates))
     return rows
+
+
+def _row(spectrum: float, cell: Cell, k: int, repeats: int, rates: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Return a row with the rate of rejection of each null and its standard error over sets; None where a null was left out."""
+    row: dict[str, Any] = {"spectrum": spectrum, "personas": cell.personas, "activations": cell.activations, "k": k}
+    row |= {"repeats": repeats, "alpha": ALPHA}
+    for name, each in rates.items():
+        row |= {name: float(np.mean(each)) if each else None, f"{name}_error": float(stats.sem(each)) if each else None}
+    return row
 
 
 # Of the variance of states: what texts put into them, and of the rest what persona, wording of a prompt, and both with the text
@@ -134,12 +135,8 @@ def pipeline_sizes(
         seeds = [seed_for(seed, "pipeline", cell.personas, f"{spectrum}", at) for at in range(SETS)]
         sets = [_pipeline_rejections(cell, spectrum, each, at) for at in seeds]
         for at, k in enumerate(cell.dimensions):
-            row: dict[str, Any] = {"spectrum": spectrum, "personas": cell.personas, "activations": cell.activations, "k": k}
-            row |= {"repeats": each * SETS, "alpha": ALPHA}
-            for name in PIPELINE_NULLS:
-                rates = [rejections[name][at] for rejections in sets]
-                row |= {name: float(np.mean(rates)), f"{name}_error": float(stats.sem(rates))}
-            rows.append(row)
+            rates = {name: [rejections[name][at] for rejections in sets] for name in PIPELINE_NULLS}
+            rows.append(_row(spectrum, cell, k, each * SETS, rates))
     return rows
 
 
