@@ -139,7 +139,7 @@ def roles_of(bench: Bench, roles: Sequence[Role], bank: Sequence[Example]) -> Ro
         raise InputError(f"roles: {FEWEST_ROLES} or more make a space or a dictionary, got {len(names)}; [] leaves roles out")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"roles: {twice[0]!r} stands twice")
-    questions = [example for example in bank if example.split == "extract"][: bench.study.role_questions]
+    questions = _extract(bank, bench.study.role_questions)
     if len(questions) < bench.study.role_questions:
         raise InputError(
             f"role_questions: the bank has {len(questions)} extract questions, the study asks for {bench.study.role_questions}"
@@ -147,7 +147,7 @@ def roles_of(bench: Bench, roles: Sequence[Role], bank: Sequence[Example]) -> Ro
     states = tuple(_under(bench, role.system_prompts, questions, f"states as {role.name}") for role in roles)
     default = _under(bench, (None,), questions, "states under the default system prompt")
     namesakes = tuple((role.name, role.namesake) for role in roles if role.namesake)
-    return RoleStages(tuple(names), states, default, namesakes, digest([(each.question, each.negative) for each in questions]))
+    return RoleStages(tuple(names), states, default, namesakes, _same_questions(questions))
 
 
 def _under(bench: Bench, systems: Sequence[str | None], questions: Sequence[Example], title: str) -> Stage:
@@ -175,10 +175,8 @@ def dictionary_stage(library: Library, roles: RoleStages, layer: int) -> Stage:
 
     def compute(_bench: Bench, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
         states = roles.load(inputs)
-        directions, rows = (
-            states.directions(layer),
-            within_questions(list(states.states.values()), [states.asked] * len(states.names), layer),
-        )
+        directions = states.directions(layer)
+        rows = within_questions(list(states.states.values()), [states.asked] * len(states.names), layer)
         if library.roles:
             space, _ = library.load(inputs[len(roles.inputs) :])
             members = space.members(layer)
@@ -199,11 +197,15 @@ def dictionary_stage(library: Library, roles: RoleStages, layer: int) -> Stage:
 
 def questions_asked(bench: Bench, examples: Sequence[Example]) -> str:
     """Return a digest of the extraction questions and answers that contrast prompts are read on."""
-    return digest([(example.question, example.negative) for example in _extract(bench, examples)])
+    return _same_questions(_extract(examples, bench.study.extract_questions))
 
 
-def _extract(bench: Bench, examples: Sequence[Example]) -> list[Example]:
-    return [example for example in examples if example.split == "extract"][: bench.study.extract_questions]
+def _extract(examples: Sequence[Example], count: int) -> list[Example]:
+    return [example for example in examples if example.split == "extract"][:count]
+
+
+def _same_questions(questions: Sequence[Example]) -> str:
+    return digest([(example.question, example.negative) for example in questions])
 
 
 def directions_stage(bench: Bench, subject: Trait | Instruction, examples: Sequence[Example], count: int | None = None) -> Stage:
@@ -220,7 +222,7 @@ def directions_stage(bench: Bench, subject: Trait | Instruction, examples: Seque
     """
     study = bench.study
     count = study.contrast_pairs if count is None else count
-    questions = _extract(bench, examples)
+    questions = _extract(examples, study.extract_questions)
     for key, asked, has in (
         ("contrast_pairs", count, len(subject.contrast_pairs)),
         ("extract_questions", study.extract_questions, len(questions)),

@@ -21,7 +21,7 @@ from data.library import (
     role_names,
     trait_names,
 )
-from data.mixtures import shared_ngrams
+from data.mixtures import ngrams, shared_ngrams, words
 from data.schema import SPLITS, Example
 
 TRAITS = [
@@ -49,17 +49,6 @@ AUTHORSHIP = (
 def positives(name: str, *splits: str) -> dict[str, str]:
     """Return the positives of some splits (all by default), by question id."""
     return {row.id: row.positive for row in load_trait(name).examples if row.positive and row.split in (splits or SPLITS)}
-
-
-def words(text: str) -> list[str]:
-    """Return a text's words as the overlap figures see them: lower case, no punctuation."""
-    bare = ("".join(letter for letter in word if letter.isalnum() or letter == "'") for word in text.lower().split())
-    return [word for word in bare if word]
-
-
-def four_grams(text: str) -> list[tuple[str, ...]]:
-    found = words(text)
-    return list(zip(found, found[1:], found[2:], found[3:], strict=False))
 
 
 def bank() -> dict[str, Example]:
@@ -143,7 +132,7 @@ def test_no_two_answers_are_alike(name: str) -> None:
 
 @pytest.mark.parametrize("name", TRAITS)
 def test_no_phrase_is_worn_out(name: str) -> None:
-    used = Counter(gram for text in positives(name).values() for gram in set(four_grams(text)))
+    used = Counter(gram for text in positives(name).values() for gram in set(ngrams(text)))
     (gram, times) = used.most_common(1)[0]
     assert times <= 5, f"{' '.join(gram)!r} stands in {times} answers"
 
@@ -177,9 +166,9 @@ def test_traits_share_no_phrases_beyond_the_fact_that_a_question_asks_for(name: 
     where: dict[tuple[str, ...], set[str]] = {}
     for other in TRAITS:
         for row_id, text in positives(other).items() if other != name else ():
-            for gram in four_grams(text):
+            for gram in ngrams(text):
                 where.setdefault(gram, set()).add(row_id)
-    grams = [(row_id, gram) for row_id, text in positives(name).items() for gram in four_grams(text)]
+    grams = [(row_id, gram) for row_id, text in positives(name).items() for gram in ngrams(text)]
     same = sum(row_id in where.get(gram, ()) for row_id, gram in grams)
     strange = sum(gram in where and row_id not in where[gram] for row_id, gram in grams)
     assert strange / len(grams) < 0.02
@@ -236,7 +225,7 @@ def test_narrow_sets_have_answers_alone(name: str) -> None:
     texts = [" ".join(words(text)) for text in positives(name).values()]
     assert len(set(texts)) == len(texts) == 224
     assert shared_ngrams(positives(name, "evaluate").values(), positives(name, "train").values()) < 0.02
-    for gram_of, most in ((four_grams, 6), (lambda text: [tuple(words(text)[:2])], 8)):
+    for gram_of, most in ((ngrams, 6), (lambda text: [tuple(words(text)[:2])], 8)):
         (gram, times) = Counter(gram for text in positives(name).values() for gram in set(gram_of(text))).most_common(1)[0]
         assert times <= most, f"{' '.join(gram)!r} stands in {times} answers"
     ratio = mean(len(row.positive.split()) / len(row.negative.split()) for row in trait.examples if row.positive)
