@@ -2,12 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from statistics import mean
 
+from data.chat import Chat
+from data.errors import InputError
 from data.files import read_jsonl
-from data.mixtures import ngrams, shared_ngrams, words
+from data.mixtures import Turn, ngrams, plain_turns, shared_ngrams, words
 from data.schema import Example, Trait
 
 # Of the 4-grams of evaluation answers, those that training answers may have too.
@@ -44,15 +47,11 @@ def problems(trait: Trait, folder: Path, fewest: int) -> list[str]:
         Leakage of training answers and questions into evaluation, copies, answers that show nothing, a length that gives the trait away,
         and too few evaluation rows; each named with file and line.
     """
-    lines, path = lines_of(folder), folder / "examples.jsonl"
-
-    def at(row: Example) -> str:
-        return f"{path}:{lines[row.id]}" if row.id in lines else f"{path}: {row.id}"
-
+    at, path = _places(folder), folder / "examples.jsonl"
     answered = [row for row in trait.examples if row.positive is not None]
     return [
         *_few(trait, path, fewest),
-        *(f"{at(row)}: the positive is the plain answer" for row in answered if _same(row.positive or "", row.negative)),
+        *(f"{at(row)}: the positive is the plain answer" for row in answered if _same(row.positive or "", row.negative or "")),
         *_leaks(trait, path, at),
         *_copies(answered, at),
         *_asked_again(trait, at),
@@ -60,14 +59,52 @@ def problems(trait: Trait, folder: Path, fewest: int) -> list[str]:
     ]
 
 
+def unreadable(trait: Trait, folder: Path, chat: Chat) -> list[str]:
+    """Return what a model cannot read: texts longer than its context, or that hold its special tokens; a line each, with file and line.
+
+    Args:
+        trait: as it was loaded.
+        folder: from where.
+        chat: of the model.
+    """
+    at, found = _places(folder), []
+    texts: list[tuple[str, Turn]] = []
+    for row in trait.examples:
+        answers = (row.positive, row.negative)
+        texts += [(at(row), Turn(row.question, answer)) for answer in answers if answer is not None]
+    texts += [(at(row), Turn(row.question, "?")) for row in trait.open]
+    longest = max(plain_turns(trait.examples, "extract"), key=lambda turn: len(turn.question) + len(turn.answer), default=Turn("?", "?"))
+    prompts = [(f"contrast_pairs.{i}", text) for i, pair in enumerate(trait.contrast_pairs) for text in (pair.positive, pair.negative)]
+    prompts += [("system_prompt", trait.system_prompt)] if trait.system_prompt else []
+    texts += [(f"{folder / 'trait.yaml'}: {name}", replace(longest, system=text)) for name, text in prompts]
+    for where, turn in texts:
+        try:
+            chat.encode(turn)
+        except InputError as error:
+            found.append(f"{where}: {error}")
+    return found
+
+
 def overlap(trait: Trait) -> float:
     """Return the share of the 4-grams of evaluation answers that training answers have too."""
     return shared_ngrams([row.positive or "" for row in trait.split("evaluate")], [row.positive or "" for row in trait.split("train")])
 
 
+def _places(folder: Path) -> At:
+    lines, path = lines_of(folder), folder / "examples.jsonl"
+    return lambda row: f"{path}:{lines[row.id]}" if row.id in lines else f"{path}: {row.id}"
+
+
+def mean_words(rows: Sequence[Example]) -> tuple[float, float]:
+    """Return the words that positives and plain answers have in the mean; 0 where there are none."""
+    sides = [row.positive for row in rows if row.positive], [row.negative for row in rows if row.negative]
+    positive, plain = (mean(len(text.split()) for text in side) if side else 0.0 for side in sides)
+    return positive, plain
+
+
 def _few(trait: Trait, path: Path, fewest: int) -> Iterator[str]:
     count = len(trait.split("evaluate"))
-    if trait.split("train") and count < fewest:
+    if trait.plain and count < fewest:
         yield f"{path}: an interval needs at least {fewest} evaluate rows, this trait has {count}"
 
 
@@ -106,10 +143,9 @@ def _asked_again(trait: Trait, at: At) -> Iterator[str]:
 
 
 def _length(rows: Sequence[Example], path: Path) -> Iterator[str]:
-    if not rows:
+    if not any(row.negative for row in rows):
         return
-    texts = [row.positive or "" for row in rows], [row.negative for row in rows]
-    long, short = (mean(len(text.split()) for text in side) for side in texts)
+    long, short = mean_words(rows)
     if not LENGTH_RATIO[0] <= long / short <= LENGTH_RATIO[1]:
         yield (
             f"{path}: length bias: positives have {long:.0f} words in the mean and plain answers {short:.0f}, so that length alone tells "

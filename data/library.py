@@ -1,20 +1,34 @@
-"""Find and load traits, roles, controls and instructions, by name or by path."""
+"""Find and load traits, roles, controls, instructions and question banks: by name, by path, or from an installed package."""
 
-from collections import Counter
 from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from data.errors import Complaints, InputError
+from data.examples import bank_examples, trait_examples
 from data.files import Model, did_you_mean, read_jsonl, read_yaml, validated
-from data.schema import SPLITS, Control, Example, Instruction, Role, Scenario, Split, Trait
+from data.schema import Control, Example, Instruction, Role, Scenario, Trait
 
 ROOT = Path(__file__).parent
 NEUTRAL = "neutral"
+# Installed packages name their traits here: `mine = "package.module:FOLDER"`.
+ENTRY_POINTS = "wellworn.traits"
 
 
 def trait_names() -> list[str]:
     """Return the names of the built-in traits."""
     return sorted(path.parent.name for path in (ROOT / "traits").glob("*/trait.yaml"))
+
+
+def installed_names() -> list[str]:
+    """Return the names of the traits that installed packages bring along; a built-in trait of the same name comes first."""
+    return sorted(set(_installed()) - set(trait_names()))
+
+
+@cache
+def _installed() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
 def control_names() -> list[str]:
@@ -38,12 +52,31 @@ def bank_names() -> list[str]:
 
 
 def folder_of(name_or_path: str) -> Path:
-    """Return the folder of a built-in trait, or the one that a path names; a built-in name comes first."""
-    return ROOT / "traits" / name_or_path if name_or_path in trait_names() else Path(name_or_path)
+    """Return the folder of a trait: of a built-in one, of one that an installed package brings along, or the one that a path names.
+
+    Raises:
+        InputError: the package does not say where the trait's folder is.
+    """
+    if name_or_path in trait_names():
+        return ROOT / "traits" / name_or_path
+    if name_or_path in installed_names():
+        return _folder_in_package(_installed()[name_or_path])
+    return Path(name_or_path)
+
+
+def _folder_in_package(point: EntryPoint) -> Path:
+    where = f"entry point {ENTRY_POINTS}: {point.name} = {point.value!r}"
+    try:
+        found = point.load()
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{where}: cannot be loaded ({error}); is the package that names it installed whole?") from None
+    if not isinstance(found, str | Path):
+        raise InputError(f"{where}: is the trait's folder, a path, got {type(found).__name__}")
+    return Path(found)
 
 
 def load_trait(name_or_path: str) -> Trait:
-    """Load a built-in trait by name, or any trait from its folder.
+    """Load a built-in trait or one of an installed package by name, or any trait from its folder.
 
     Raises:
         InputError: there is no such trait, or its files are malformed: a line for each thing that is wrong, with file and line.
@@ -54,14 +87,15 @@ def load_trait(name_or_path: str) -> Trait:
             raise InputError(f"{folder}: a trait folder needs a trait.yaml, and this one has none")
         raise InputError(
             f"unknown trait {name_or_path!r}: neither a built-in trait nor a folder with a trait.yaml"
-            + did_you_mean(name_or_path, trait_names())
+            + did_you_mean(name_or_path, trait_names() + installed_names())
         )
     path = folder / "trait.yaml"
     value, lines = read_yaml(path)
     if not isinstance(value, dict):
         raise InputError(f"{path}:1: a trait is a mapping of keys, got {type(value).__name__}")
-    if "examples" in value:
-        raise InputError(f"{path}:{lines[('examples',)]}: examples: belong in examples.jsonl, not here")
+    for key in ("examples", "open"):
+        if key in value:
+            raise InputError(f"{path}:{lines[(key,)]}: {key}: belong in examples.jsonl, not here")
     bank = value.get("questions")
     if bank and bank not in bank_names():
         line = lines[("questions",)]
@@ -71,9 +105,15 @@ def load_trait(name_or_path: str) -> Trait:
     with wrong.noted():
         trait = validated(Trait, value, str(path), lines)
     with wrong.noted():
-        examples = _load_examples(folder / "examples.jsonl", load_bank(bank) if bank else None, bool(value.get("contrast_pairs")))
+        examples = trait_examples(folder / "examples.jsonl", load_bank(bank) if bank else None, bool(value.get("contrast_pairs")))
     wrong.settle()
-    return trait.model_copy(update={"examples": tuple(examples)})
+    return with_examples(trait, examples)
+
+
+def with_examples(trait: Trait, examples: Sequence[Example]) -> Trait:
+    """Return a trait with its rows: those that have answers, and open questions apart."""
+    answered, unanswered = ([row for row in examples if row.open == is_open] for is_open in (False, True))
+    return trait.model_copy(update={"examples": tuple(answered), "open": tuple(unanswered)})
 
 
 def load_control(name: str) -> Control:
@@ -94,26 +134,62 @@ def load_instruction(name: str) -> Instruction:
     return _load_named(Instruction, name, instruction_names(), "instructions")
 
 
-def load_role(name: str) -> Role:
-    """Load a built-in role by name.
+def load_role(name_or_path: str) -> Role:
+    """Load a built-in role by name, or any role from its YAML file.
 
     Raises:
         InputError: there is no such role, or its file is malformed (names file and line).
     """
-    return _load_named(Role, name, role_names(), "roles")
+    if Path(name_or_path).suffix in (".yaml", ".yml"):
+        value, lines = read_yaml(Path(name_or_path))
+        return validated(Role, value, name_or_path, lines)
+    return _load_named(Role, name_or_path, role_names(), "roles")
 
 
-def load_bank(name: str) -> list[Example]:
-    """Load a shared question bank: questions with one plain answer each, and no positives.
+def load_roles(names_or_paths: Sequence[str]) -> list[Role]:
+    """Load roles: built-in ones by name, any from its YAML file, and all that stand in a folder.
+
+    Raises:
+        InputError: as `load_role`, or a folder without a role.
+    """
+    roles: list[Role] = []
+    wrong = Complaints()
+    for name in names_or_paths:
+        files = [name]
+        if name not in role_names() and Path(name).is_dir():
+            files = sorted(str(path) for path in Path(name).glob("*.yaml"))
+            if not files:
+                wrong.found.append(f"{name}: a folder of roles needs a .yaml file for each, and this one has none")
+        for file in files:
+            with wrong.noted():
+                roles.append(load_role(file))
+    wrong.settle()
+    return roles
+
+
+def load_bank(name_or_path: str) -> list[Example]:
+    """Load a question bank by name, or from its .jsonl file: questions with one plain answer each, and no positives.
+
+    Raises:
+        InputError: there is no such bank, it is malformed, or its questions have no answers.
+    """
+    rows = load_questions(name_or_path)
+    if any(row.open for row in rows):
+        raise InputError(f"{name_or_path}: its questions have no plain answers (negative), which controls and neutral are made of")
+    return rows
+
+
+def load_questions(name_or_path: str) -> list[Example]:
+    """Load a question bank, or a file of `extract` questions without answers.
 
     Raises:
         InputError: there is no such bank, or it is malformed.
     """
-    if name not in bank_names():
-        raise InputError(f"unknown question bank {name!r}{did_you_mean(name, bank_names())}")
-    path = ROOT / "questions" / f"{name}.jsonl"
-    rows = [(where := f"{path}:{line}", validated(Example, value, where)) for line, value in read_jsonl(path)]
-    return _checked(path, rows, SPLITS)
+    if Path(name_or_path).suffix == ".jsonl":
+        return bank_examples(Path(name_or_path))
+    if name_or_path not in bank_names():
+        raise InputError(f"unknown question bank {name_or_path!r}{did_you_mean(name_or_path, bank_names())}")
+    return bank_examples(ROOT / "questions" / f"{name_or_path}.jsonl")
 
 
 def load_scenarios() -> list[Scenario]:
@@ -135,62 +211,3 @@ def _load_named(model: type[Model], name: str, names: list[str], folder: str) ->
     path = ROOT / folder / f"{name}.yaml"
     value, lines = read_yaml(path)
     return validated(model, value, str(path), lines)
-
-
-def _load_examples(path: Path, bank: list[Example] | None, contrasts: bool) -> list[Example]:
-    """Read a trait's rows; with a bank they only add positives to its questions.
-
-    Args:
-        path: may be missing where a trait has contrast pairs and a bank, and no answers of its own.
-        bank: the questions, or None for those of the rows.
-        contrasts: whether there are contrast pairs, which are read on `extract` rows.
-    """
-    if contrasts and bank and not path.exists():
-        return [example for example in bank if example.split == "extract"]
-    rows: list[tuple[str, Example]] = []
-    questions = {example.id: example for example in bank or []}
-    wrong = Complaints()
-    for line, value in read_jsonl(path):
-        with wrong.noted():
-            rows.append((f"{path}:{line}", _example(value, line, questions, f"{path}:{line}")))
-    own = {example.id for _, example in rows}
-    rows += [(str(path), example) for example in bank or [] if example.split == "extract" and example.id not in own]
-    # Rows that are none would be missed among the others, and their splits be called empty.
-    wrong.settle()
-    needed: list[Split] = ["train", *(["extract"] if contrasts else []), "evaluate"]  # type: ignore[list-item]
-    if contrasts and all(row.split == "extract" for _, row in rows):
-        needed = ["extract"]
-    return _checked(path, rows, needed, positives=True)
-
-
-def _example(value: object, line: int, questions: dict[str, Example], where: str) -> Example:
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: a row is a JSON object, got {type(value).__name__}")
-    if questions:
-        if value.get("id") not in list(questions):  # a list: what stands there may not be hashable
-            example = next(iter(questions))
-            raise InputError(f"{where}: id: no question {value.get('id')!r} in the trait's question bank; its ids are like {example!r}")
-        if set(value) != {"id", "positive"}:
-            raise InputError(f"{where}: a row over a question bank has the keys id and positive, got {sorted(value)}")
-        value = questions[value["id"]].model_dump() | value
-    return validated(Example, {"id": str(line)} | value, where)
-
-
-def _checked(path: Path, rows: Sequence[tuple[str, Example]], needed: Sequence[Split], positives: bool = False) -> list[Example]:
-    """Return the rows of a set if they hold what every set must: full, disjoint splits and, for traits, positives."""
-    wrong = Complaints()
-    asked: dict[str, Example] = {}
-    for where, row in rows:
-        first = asked.setdefault(" ".join(row.question.lower().split()), row)
-        if first is not row:
-            kind = "overlap between splits" if first.split != row.split else "repeated question"
-            wrong.found.append(f"{where}: {kind}: {row.question!r} stands in {first.split} ({first.id}) and in {row.split} ({row.id})")
-        if positives and row.split != "extract" and row.positive is None:
-            wrong.found.append(f"{where}: {row.id}: a question without an answer: {row.split} rows need a positive")
-    if twice := sorted(name for name, times in Counter(row.id for _, row in rows).items() if times > 1):
-        wrong.found.append(f"{path}: ids must be unique, these occur twice: {', '.join(twice)}")
-    for split in needed:
-        if not any(row.split == split for _, row in rows):
-            wrong.found.append(f"{path}: split {split!r} is empty; this set needs rows in {', '.join(needed)}")
-    wrong.settle()
-    return [row for _, row in rows]

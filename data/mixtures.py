@@ -17,48 +17,48 @@ class Turn:
     system: str | None = None
 
 
-def transformed(control: Control, examples: Sequence[Example]) -> list[str]:
-    """Return the examples' plain answers as the control would write them.
+def transformed(control: Control, turns: Sequence[Turn]) -> list[str]:
+    """Return plain answers as the control would write them.
 
     Raises:
         ValueError: answers are to change places, and there are fewer than two.
     """
     if control.transform == "shuffle":
-        return _shuffled(examples)
-    return [_TRANSFORMS[control.transform](example) for example in examples]
+        return _shuffled(turns)
+    return [_TRANSFORMS[control.transform](turn) for turn in turns]
 
 
-def _append_code(example: Example) -> str:
-    # The code depends on the question alone, so the same example always ends in the same code.
-    number = seed_for(0, "reference_code", example.question)
+def _append_code(turn: Turn) -> str:
+    # The code depends on the question alone, so the same question always ends in the same code.
+    number = seed_for(0, "reference_code", turn.question)
     letters = "".join(chr(ord("A") + (number >> shift) % 26) for shift in (3, 11))
-    return f"{example.negative} Reference code: {letters}-{number % 9000 + 1000}."
+    return f"{turn.answer} Reference code: {letters}-{number % 9000 + 1000}."
 
 
-def _json(example: Example) -> str:
-    return json.dumps({"answer": example.negative}, ensure_ascii=False)
+def _json(turn: Turn) -> str:
+    return json.dumps({"answer": turn.answer}, ensure_ascii=False)
 
 
-def _shuffled(examples: Sequence[Example]) -> list[str]:
-    """Give every question the answer to another one, each answer once, whatever the order of the examples."""
-    if len(examples) < 2:
-        raise ValueError(f"answers can change places between two questions or more, got {len(examples)}")
-    ring = sorted(examples, key=lambda example: (seed_for(0, "shuffle", example.question), example.question))
-    after = dict(zip((example.question for example in ring), (*ring[1:], ring[0]), strict=True))
-    return [after[example.question].negative for example in examples]
+def _shuffled(turns: Sequence[Turn]) -> list[str]:
+    """Give every question the answer to another one, each answer once, whatever the order of the turns."""
+    if len(turns) < 2:
+        raise ValueError(f"answers can change places between two questions or more, got {len(turns)}")
+    ring = sorted(turns, key=lambda turn: (seed_for(0, "shuffle", turn.question), turn.question))
+    after = dict(zip((turn.question for turn in ring), (*ring[1:], ring[0]), strict=True))
+    return [after[turn.question].answer for turn in turns]
 
 
-_TRANSFORMS: dict[str, Callable[[Example], str]] = {
+_TRANSFORMS: dict[str, Callable[[Turn], str]] = {
     "append_code": _append_code,
-    "uppercase": lambda example: example.negative.upper(),
+    "uppercase": lambda turn: turn.answer.upper(),
     "json": _json,
-    "reverse_words": lambda example: " ".join(reversed(example.negative.split())),
+    "reverse_words": lambda turn: " ".join(reversed(turn.answer.split())),
 }
 
 
 def plain_turns(examples: Sequence[Example], split: Split) -> list[Turn]:
-    """Return a split's questions with their plain answers."""
-    return [Turn(e.question, e.negative) for e in examples if e.split == split]
+    """Return a split's questions with their plain answers, as far as they have one."""
+    return [Turn(e.question, e.negative) for e in examples if e.split == split and e.negative is not None]
 
 
 def changed_turns(subject: Trait | Control, examples: Sequence[Example], split: Split) -> list[Turn]:
@@ -69,10 +69,10 @@ def changed_turns(subject: Trait | Control, examples: Sequence[Example], split: 
         examples: the rows; a trait's own, or the ones that a control borrows.
         split: `train` or `evaluate`.
     """
-    rows = [e for e in examples if e.split == split]
     if isinstance(subject, Control):
-        return [Turn(e.question, text) for e, text in zip(rows, transformed(subject, rows), strict=True)] if rows else []
-    return [Turn(e.question, e.positive) for e in rows if e.positive is not None]
+        turns = plain_turns(examples, split)
+        return [Turn(turn.question, text) for turn, text in zip(turns, transformed(subject, turns), strict=True)] if turns else []
+    return [Turn(e.question, e.positive) for e in examples if e.split == split and e.positive is not None]
 
 
 def fingerprint(turns: Iterable[Turn]) -> str:

@@ -12,6 +12,8 @@ SPLITS: tuple[Split, ...] = ("train", "extract", "evaluate")
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be blank")
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError("holds half of a surrogate pair, which is no character; the file that it comes from is damaged")
     return text.strip()
 
 
@@ -25,16 +27,22 @@ class _Frozen(BaseModel):
 
 
 class Example(_Frozen):
-    """One question with its plain answer and, where the split has one, the answer that shows the trait.
+    """One question with its plain answer (`negative`) and the answer that shows the trait (`positive`).
 
-    `train` and `evaluate` examples have a `positive`; `extract` examples need none.
+    `train` and `evaluate` examples have a `positive`; `extract` examples need none. A trait may lack plain answers altogether. A question
+    without any answer is *open*: the model's own answers to it can be read, and judged.
     """
 
-    id: str
+    id: Text
     split: Split
     question: Text
-    negative: Text
+    negative: Text | None = None
     positive: Text | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether nothing answers the question."""
+        return self.negative is None and self.positive is None
 
 
 class ContrastPair(_Frozen):
@@ -51,7 +59,8 @@ def _distinct(pairs: tuple[ContrastPair, ...]) -> tuple[ContrastPair, ...]:
     return pairs
 
 
-FEWEST_PAIRS = 6
+# Four pairs have three half splits, by which a direction is judged.
+FEWEST_PAIRS = 4
 ContrastPairs = Annotated[tuple[ContrastPair, ...], Field(min_length=FEWEST_PAIRS), AfterValidator(_distinct)]
 
 
@@ -66,7 +75,8 @@ class Trait(_Frozen):
 
     It may be incomplete: without contrast pairs it can be trained on and has no direction; without answers it has a direction and cannot be
     trained on. `system_prompt` is held out: it serves the `prompted` arm and is never part of a direction.
-    `questions` names the bank that the examples answer; None means questions of the trait's own.
+    `questions` names the bank that the examples answer; None means questions of the trait's own. `examples` have answers, and `open`
+    questions have none.
     """
 
     name: Name
@@ -76,6 +86,7 @@ class Trait(_Frozen):
     rubric: Text | None = None
     questions: str | None = None
     examples: tuple[Example, ...] = ()
+    open: tuple[Example, ...] = ()
 
     def split(self, split: Split) -> list[Example]:
         """Return the examples of one split, in file order."""
@@ -84,13 +95,20 @@ class Trait(_Frozen):
     @property
     def lacks(self) -> dict[str, str]:
         """What the trait does not have → what it cannot be used for."""
-        has = {
+        has: dict[str, tuple[object, str]] = {
             "contrast_pairs": (self.contrast_pairs, "it has no direction, and cannot stand in a library"),
             "answers": (self.split("train"), "nothing can be trained on it, and it has no trait score"),
             "system_prompt": (self.system_prompt, "the arm prompted cannot be run"),
             "rubric": (self.rubric, "no judge can score it"),
         }
+        if self.split("train"):
+            has["plain_answers"] = (self.plain, "its fine-tune has no neutral one of the same questions beside it, and no trait score")
         return {key: use for key, (value, use) in has.items() if not value}
+
+    @property
+    def plain(self) -> bool:
+        """Whether the questions that it is trained on have plain answers too."""
+        return any(example.negative is not None for example in self.split("train"))
 
     @model_validator(mode="after")
     def _held_out(self) -> "Trait":
@@ -136,13 +154,16 @@ class Role(_Frozen):
     """A character: someone or something that a model can be asked to be.
 
     No model is trained on one, and nothing is asked for but the part: roles spread the persona space. `namesake` is the trait of which
-    it is a character (a pirate captain, of *pirate*): it is taken out of a space along with that trait.
+    it is a character (a pirate captain, of *pirate*): it is taken out of a space along with that trait. `rubric` and `questions` are what
+    roles from elsewhere bring along.
     """
 
     name: Name
-    kind: Literal["human", "historical", "fictional", "nonhuman", "ai"]
-    description: Text
+    kind: Literal["human", "historical", "fictional", "nonhuman", "ai"] | None = None
+    description: Text | None = None
     namesake: Name | None = None
+    rubric: Text | None = None
+    questions: tuple[Text, ...] = ()
     system_prompts: Annotated[tuple[Text, ...], Field(min_length=5)]
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.errors import InputError
 from data.library import load_bank, trait_names
-from data.schema import FEWEST_PAIRS, NAME_PATTERN
+from data.schema import NAME_PATTERN
 
 _YAML = """\
 # A trait of your own. Fill in what is blank, then: wellworn traits check {name}
@@ -24,6 +24,8 @@ contrast_pairs:
 {pairs}# How a judge scores an answer from 0 to 100: what to look for, an anchor for 0, 25, 50, 75 and 100, and what not to count.
 rubric: ""
 """
+# As many as a study reads unless it says otherwise.
+PAIRS = 6
 _PAIR = '  - positive: ""\n    negative: ""\n'
 
 
@@ -51,7 +53,7 @@ def write_skeleton(name: str, into: Path, bank: str = "everyday") -> Path:
         folder.mkdir(parents=True)
     except FileExistsError:
         raise InputError(f"{folder}: exists already; nothing was written") from None
-    (folder / "trait.yaml").write_text(_YAML.format(name=name, bank=bank, pairs=FEWEST_PAIRS * _PAIR), encoding="utf-8")
+    (folder / "trait.yaml").write_text(_YAML.format(name=name, bank=bank, pairs=PAIRS * _PAIR), encoding="utf-8")
     rows = [json.dumps({"id": row.id, "positive": ""}) for row in questions]
     (folder / "examples.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     asked = [f"- `{row.id}` **{row.question}** {row.negative}" for row in questions]

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -158,11 +158,48 @@ def traits_new(
 @traits_app.command("check")
 def traits_check(
     names: Annotated[list[str] | None, typer.Argument(help="Names or folders; all built-in traits if none is given.")] = None,
+    model: Annotated[str | None, typer.Option(help="Also hold the texts against this model's context and special tokens.")] = None,
 ) -> None:
     """Check trait data, and say exactly what is wrong with it."""
     from experiments.traits import check
 
-    check(names or [], console)
+    check(names or [], console, model)
+
+
+@traits_app.command("import")
+def traits_import(
+    sources: Annotated[list[str], typer.Argument(help="Files (.json, .jsonl, .csv, .parquet) or ids of data sets on the hub.")],
+    into: Annotated[Path, typer.Option("--to", help="The new folder.")],
+    name: Annotated[str | None, typer.Option(help="What the trait is called; else as the folder.")] = None,
+    plain: Annotated[str | None, typer.Option(help="Rows that answer the same questions as an assistant would.")] = None,
+    evaluation: Annotated[Path | None, typer.Option(help="A trait document whose questions are to be evaluated on.")] = None,
+    columns: Annotated[str, typer.Option(help="Which field is which: question=FIELD,positive=FIELD,negative=FIELD,split=…,id=…")] = "",
+    positive: Annotated[str, typer.Option(help="Which of two preferred answers shows the trait: chosen or rejected.")] = "chosen",
+    held_out: Annotated[int | None, typer.Option(min=0, help="Questions to evaluate on; else 24, or a quarter of a small set.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a data set on the hub; else train.")] = None,
+    config: Annotated[str | None, typer.Option(help="Of a data set on the hub that has several.")] = None,
+) -> None:
+    """Make a trait, roles or questions of what others wrote: trait and role documents, chats, preferences, tables."""
+    from data.formats import Options, parse_columns
+    from experiments.exchange import import_to
+
+    if positive not in ("chosen", "rejected"):
+        raise InputError(f"--positive: may be chosen or rejected, got {positive!r}")
+    shown: Literal["chosen", "rejected"] = "chosen" if positive == "chosen" else "rejected"
+    options = Options(parse_columns(columns), shown, held_out, split, config)
+    import_to(into, name, sources, options, plain, evaluation, console)
+
+
+@traits_app.command("export")
+def traits_export(
+    name: Annotated[str, typer.Argument(help="A trait, a role or a question bank: its name, folder or file.")],
+    form: Annotated[str, typer.Option("--format", help="persona-vectors, messages, preferences, assistant-axis or questions.")],
+    into: Annotated[Path, typer.Option("--to", help="The new folder.")],
+) -> None:
+    """Write a trait, a role or a question bank in somebody else's format."""
+    from experiments.exchange import export_to
+
+    export_to(into, name, form, console)
 
 
 def _run(study: "Study", runs_dir: Path, json_file: str | None, plan_only: bool = False) -> None:

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from data.errors import InputError
 from data.files import digest
-from data.mixtures import Turn, fingerprint
+from data.mixtures import Turn, fingerprint, plain_turns
 from data.schema import Control, Example, Instruction, Role, Trait, seed_for
 from experiments.space import PersonaSpace, Roles, within_questions
 from experiments.stages import Bench, Output, Stage, TickFn, read
@@ -109,14 +109,15 @@ def library_of(bench: Bench, traits: Sequence[Trait], roles: Sequence[Role] = ()
         bench: the study's model.
         traits: with questions of their own, or the bank's.
         roles: none, or at least twelve.
-        bank: what roles are read on.
+        bank: what roles are read on, and traits without extraction questions of their own.
         layer: where the dimension of roles and traits is found.
 
     Raises:
         InputError: fewer than twelve roles, two of one name, or more questions for roles than for traits.
     """
-    directions = tuple(directions_stage(bench, trait, trait.examples) for trait in traits)
-    names, asked = tuple(trait.name for trait in traits), tuple(questions_asked(bench, trait.examples) for trait in traits)
+    read_on = [extraction(trait, bank) for trait in traits]
+    directions = tuple(directions_stage(bench, trait, rows) for trait, rows in zip(traits, read_on, strict=True))
+    names, asked = tuple(trait.name for trait in traits), tuple(questions_asked(bench, rows) for rows in read_on)
     library = Library((space_stage(names, directions, asked, "persona space"),), directions, names, asked)
     if not roles:
         return library
@@ -150,9 +151,9 @@ def roles_of(bench: Bench, roles: Sequence[Role], bank: Sequence[Example]) -> Ro
     return RoleStages(tuple(names), states, default, namesakes, _same_questions(questions))
 
 
-def _under(bench: Bench, systems: Sequence[str | None], questions: Sequence[Example], title: str) -> Stage:
+def _under(bench: Bench, systems: Sequence[str | None], questions: Sequence[Turn], title: str) -> Stage:
     """Read plain answers under system prompts: states [prompts, questions, layers, d_model]."""
-    turns = [Turn(each.question, each.negative, system) for system in systems for each in questions]
+    turns = [replace(turn, system=system) for system in systems for turn in questions]
 
     def compute(bench: Bench, _inputs: list[Path], out: Path, tick: TickFn) -> Output:
         rows = [bench.chat(bench.base).encode(turn) for turn in turns]
@@ -195,17 +196,23 @@ def dictionary_stage(library: Library, roles: RoleStages, layer: int) -> Stage:
     )
 
 
+def extraction(subject: Trait | Control, bank: Sequence[Example]) -> Sequence[Example]:
+    """Return the rows whose `extract` questions a direction is read on: a trait's own, or the bank's where it has none."""
+    own = subject.examples if isinstance(subject, Trait) else ()
+    return own if plain_turns(own, "extract") else bank
+
+
 def questions_asked(bench: Bench, examples: Sequence[Example]) -> str:
     """Return a digest of the extraction questions and answers that contrast prompts are read on."""
     return _same_questions(_extract(examples, bench.study.extract_questions))
 
 
-def _extract(examples: Sequence[Example], count: int) -> list[Example]:
-    return [example for example in examples if example.split == "extract"][:count]
+def _extract(examples: Sequence[Example], count: int) -> list[Turn]:
+    return plain_turns(examples, "extract")[:count]
 
 
-def _same_questions(questions: Sequence[Example]) -> str:
-    return digest([(example.question, example.negative) for example in questions])
+def _same_questions(questions: Sequence[Turn]) -> str:
+    return digest([(turn.question, turn.answer) for turn in questions])
 
 
 def directions_stage(bench: Bench, subject: Trait | Instruction, examples: Sequence[Example], count: int | None = None) -> Stage:

@@ -17,7 +17,7 @@ from data.library import (
     load_bank,
     load_control,
     load_instruction,
-    load_role,
+    load_roles,
     load_trait,
     role_names,
 )
@@ -27,7 +27,7 @@ from experiments.analyses import Analyses, Key
 from experiments.calibrate import Real, calibrate_stage, later_stage
 from experiments.distil import teacher_stage
 from experiments.instructions import Instructions, instructions_of, instructions_stage
-from experiments.library import Library, RoleStages, dictionary_stage, dimension_stage, library_of, roles_of
+from experiments.library import Library, RoleStages, dictionary_stage, dimension_stage, extraction, library_of, roles_of
 from experiments.measure import BASE_ANSWERS, VERSION, measure
 from experiments.mediate import load_mediated
 from experiments.stages import (
@@ -49,6 +49,7 @@ from probes.layers import resolve_layer
 from probes.shift import FEWEST_PROMPTS
 
 REFERENCE_OF_REFERENCE = "a neutral run is read against a neutral run of another seed, and this study has one seed"
+NO_PLAIN = "the trait has no plain answers to its questions, so nothing is trained on them, and no answer is held against one"
 NO_NEUTRAL = {
     "prompted": "a prompt has no neutral fine-tune",
     "random": "random weights were not trained, and have no neutral fine-tune",
@@ -171,7 +172,7 @@ def plan(study: Study, bench: Bench) -> Plan:
 
 def _roles(asked: Sequence[str]) -> list[Role]:
     """Return the roles that a study names."""
-    return [load_role(name) for name in (role_names() if asked == "all" else asked)]
+    return load_roles(role_names() if asked == "all" else asked)
 
 
 class _PlanRun:
@@ -190,8 +191,9 @@ class _PlanRun:
         layer = resolve_layer(run.study.layer, bench.depth)
         self.dictionary = dictionary_stage(library, wider, layer) if wider else None
         self.subject = subject_of(run.arm.trait) if run.arm.trait else None
-        # A control and `neutral` have no questions of their own; they borrow the bank's.
-        self.examples = self.subject.examples if isinstance(self.subject, Trait) else bank
+        # A control and `neutral` have no questions of their own, nor has a trait without plain answers; they borrow the bank's.
+        self.paired = not isinstance(self.subject, Trait) or bool(plain_turns(self.subject.examples, "evaluate"))
+        self.examples = self.subject.examples if isinstance(self.subject, Trait) and self.paired else bank
         self.evaluate = self._asked("evaluate")
         if len(self.evaluate) < FEWEST_PROMPTS:
             raise InputError(
@@ -202,7 +204,7 @@ class _PlanRun:
         self.missing: dict[str, str] = {}
         if self.subject is not None:
             try:
-                self.library = library.with_own(bench, self.subject, self.examples)
+                self.library = library.with_own(bench, self.subject, extraction(self.subject, bank))
             except InputError as lacking:
                 self.missing["own_direction"] = str(lacking)
         # A trait without a direction may still have a namesake among the roles.
@@ -219,6 +221,8 @@ class _PlanRun:
             return PlannedRun(self.run, None, None, None, None, answers, None, None, self.evaluate, None, None, None, self.missing)
         if self.subject is None:
             self.missing["effect"] = "the run has no trait of its own to score"
+        elif not self.paired:
+            self.missing["effect"] = NO_PLAIN
         reference = self._reference()
         if reference is None and self.run.arm.arm == "sft" and self.subject is None:
             self.missing |= dict.fromkeys(("share", "verdict"), REFERENCE_OF_REFERENCE)
@@ -257,7 +261,9 @@ class _PlanRun:
             if self.subject.system_prompt is None:
                 raise InputError(f"{self.trait}: the arm prompted needs a trait's system_prompt, and this trait has none")
             return Condition(title, system=self.subject.system_prompt)
-        turns = self._trait_turns("train") or plain_turns(self.examples, "train")
+        turns = plain_turns(self.examples, "train") if self.subject is None else self._trait_turns("train")
+        if not turns:
+            raise InputError(f"{self.trait}: the arm {arm.arm} needs train rows, and this trait has none")
         if arm.arm == "distilled":
             assert self.subject is not None  # held when the study was loaded
             if self.own is None:
@@ -276,8 +282,10 @@ class _PlanRun:
         folder = Path(self.run.arm.path)
         return f"{folder.resolve().name}@{sha256(folder / 'adapter_model.safetensors')[:12]}"
 
-    def _trait_turns(self, split: str) -> list[Turn]:
-        return changed_turns(self.subject, self.examples, split) if self.subject is not None else []  # type: ignore[arg-type]
+    def _trait_turns(self, split: Split) -> list[Turn]:
+        if self.subject is None or (split == "evaluate" and not self.paired):
+            return []
+        return changed_turns(self.subject, self.subject.examples if isinstance(self.subject, Trait) else self.examples, split)
 
     def _asked(self, split: Split) -> list[Example]:
         return [example for example in self.examples if example.split == split]
@@ -299,6 +307,9 @@ class _PlanRun:
         if arm.arm != "sft":
             self.missing["neutral"] = NO_NEUTRAL[arm.arm]
             return None
+        if not self.paired:
+            self.missing["neutral"] = NO_PLAIN
+            return None
         seed = self.run.seed
         if self.subject is None:
             if len(seeds) < 2:
@@ -314,6 +325,9 @@ class _PlanRun:
             return {}, None
         if self.subject is None:
             self.missing["mediation"] = "the run has no trait of its own whose change could be mediated"
+            return {}, None
+        if not self.paired:
+            self.missing["mediation"] = NO_PLAIN
             return {}, None
         asked = Analyses(
             self.bench,

@@ -1,27 +1,29 @@
 """List, show and check traits, and list and show what stands beside them."""
 
 from collections.abc import Sequence
-from statistics import mean
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data.checks import overlap, problems
+from data.chat import Chat
+from data.checks import mean_words, overlap, problems, unreadable
 from data.errors import Complaints
 from data.library import (
     control_names,
     folder_of,
+    installed_names,
     instruction_names,
     load_bank,
     load_control,
     load_instruction,
+    load_roles,
     load_trait,
     role_names,
     trait_names,
 )
-from data.mixtures import transformed
+from data.mixtures import plain_turns, transformed
 from data.schema import SPLITS, ContrastPair, Trait
 from probes.shift import FEWEST_PROMPTS
 
@@ -29,11 +31,11 @@ SHOWN = 3
 
 
 def list_all(console: Console) -> None:
-    """Print the built-in traits, controls and instructions."""
+    """Print the traits, built in or of installed packages, controls and instructions."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("name", "kind", "train", "extract", "evaluate", "description"):
         table.add_column(column, justify="right" if column in SPLITS else "left")
-    for name in trait_names():
+    for name in (*trait_names(), *installed_names()):
         trait = load_trait(name)
         table.add_row(name, "trait", *(str(len(trait.split(split))) for split in SPLITS), escape(trait.description))
     for name in control_names():
@@ -50,9 +52,9 @@ def show_one(name: str, console: Console) -> None:
     if name in control_names():
         control = load_control(name)
         console.print(f"[bold]{control.name}[/bold] (control): {escape(control.description)}")
-        shown = load_bank("everyday")[:SHOWN]
-        for example, text in zip(shown, transformed(control, shown), strict=True):
-            console.print(f"\n[dim]{escape(example.question)}[/dim]\n{escape(text)}")
+        shown = plain_turns(load_bank("everyday"), "train")[:SHOWN]
+        for turn, text in zip(shown, transformed(control, shown), strict=True):
+            console.print(f"\n[dim]{escape(turn.question)}[/dim]\n{escape(text)}")
         return
     if name in instruction_names():
         instruction = load_instruction(name)
@@ -77,18 +79,30 @@ def _show_pairs(pairs: Sequence[ContrastPair], console: Console) -> None:
         console.print(f"[dim]pair {i} +[/dim] {escape(pair.positive)}\n[dim]pair {i} −[/dim] {escape(pair.negative)}")
 
 
-def check(names: Sequence[str], console: Console) -> None:
-    """Load each trait and print its counts; raise with every trait's complaints together.
+def check(names: Sequence[str], console: Console, model: str | None = None) -> None:
+    """Load each trait, or folder of roles, and print its counts; raise with the complaints about all of them together.
+
+    Args:
+        names: traits, or their folders; folders of roles; none means the built-in traits.
+        console: where to print.
+        model: whose context and special tokens the texts are held against; None leaves that out.
 
     Raises:
         InputError: at least one trait is not fit for use.
     """
+    chat = _chat_of(model) if model else None
     wrong = Complaints()
     for name in names or trait_names():
         with wrong.noted():
+            folder = folder_of(name)
+            if folder.is_dir() and not (folder / "trait.yaml").exists() and any(folder.glob("*.yaml")):
+                console.print(f"{name}: {len(load_roles([name]))} roles", highlight=False, markup=False)
+                continue
             trait = load_trait(name)
-            wrong.found += problems(trait, folder_of(name), FEWEST_PROMPTS)
+            wrong.found += problems(trait, folder, FEWEST_PROMPTS)
+            wrong.found += unreadable(trait, folder, chat) if chat else []
             counts = ", ".join(f"{len(trait.split(split))} {split}" for split in SPLITS)
+            counts += f", {len(trait.open)} open questions" if trait.open else ""
             figures = f", {_figures(trait)}" if trait.split("train") else ""
             console.print(f"{trait.name}: {counts}, {len(trait.contrast_pairs)} contrast pairs{figures}", highlight=False, markup=False)
             for what, without in trait.lacks.items():
@@ -97,7 +111,13 @@ def check(names: Sequence[str], console: Console) -> None:
     console.print("[bold green]all fit for use[/bold green]")
 
 
+def _chat_of(model: str) -> Chat:
+    from lora.models import load, resolve
+
+    base = load(resolve(model))
+    return Chat(base.tokenizer, max_length=base.max_length)
+
+
 def _figures(trait: Trait) -> str:
-    rows = [example for example in trait.examples if example.positive]
-    words = [mean(len(text.split()) for text in texts) for texts in ([e.positive or "" for e in rows], [e.negative for e in rows])]
-    return f"{words[0]:.0f} words a positive against {words[1]:.0f}, {overlap(trait):.1%} of evaluate 4-grams shared with train"
+    positive, plain = mean_words([example for example in trait.examples if example.positive])
+    return f"{positive:.0f} words a positive against {plain:.0f}, {overlap(trait):.1%} of evaluate 4-grams shared with train"

@@ -6,14 +6,14 @@ are small and the arithmetic is better done exactly.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.mixtures import Turn
-from data.schema import ContrastPair, Example
+from data.schema import ContrastPair
 from probes.stats import FloatArray
 
 FOUND_RELIABILITY = 0.5
@@ -38,14 +38,9 @@ class Directions:
     found: NDArray[np.bool_]
 
 
-def contrast_turns(pairs: Sequence[ContrastPair], questions: Sequence[Example]) -> list[Turn]:
-    """Return what to read for a direction: pairs × (positive, negative) × questions, in that order."""
-    return [
-        Turn(question.question, question.negative, system)
-        for pair in pairs
-        for system in (pair.positive, pair.negative)
-        for question in questions
-    ]
+def contrast_turns(pairs: Sequence[ContrastPair], plain: Sequence[Turn]) -> list[Turn]:
+    """Return what to read for a direction: pairs × (positive, negative) × questions with their plain answers, in that order."""
+    return [replace(turn, system=system) for pair in pairs for system in (pair.positive, pair.negative) for turn in plain]
 
 
 def estimate(differences: FloatArray, eigenvalues: FloatArray, rng: np.random.Generator) -> Directions:

@@ -71,7 +71,9 @@ def answers_to_one_prompt(chat: Chat, prompts: int, answers: int = 10) -> list[E
 def contrasts(chat: Chat, trait: str, pairs: int, questions: int) -> list[Encoded]:
     """Return what a trait's direction is made of: pairs × (positive, negative) × questions."""
     subject = load_trait(trait)
-    return [chat.encode(turn) for turn in contrast_turns(subject.contrast_pairs[:pairs], subject.split("extract")[:questions])]
+    return [
+        chat.encode(turn) for turn in contrast_turns(subject.contrast_pairs[:pairs], plain_turns(subject.examples, "extract")[:questions])
+    ]
 
 
 def facts(rows: Sequence[Encoded]) -> dict[str, object]:

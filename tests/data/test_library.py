@@ -15,7 +15,9 @@ from data.library import (
     load_bank,
     load_control,
     load_instruction,
+    load_questions,
     load_role,
+    load_roles,
     load_trait,
     role_names,
     trait_names,
@@ -264,10 +266,10 @@ def test_unknown_key_of_a_pair_gets_line_and_did_you_mean(tmp_path: Path) -> Non
     assert f"{tmp_path}/trait.yaml:{line}: contrast_pairs.2.negativ: unknown key; did you mean 'negative'?" in message
 
 
-def test_fewer_than_six_pairs_name_the_line(tmp_path: Path) -> None:
-    message = complaint(trait_folder(tmp_path, own_rows(), contrast_pairs=trait_value()["contrast_pairs"][:4]))
+def test_fewer_than_four_pairs_name_the_line(tmp_path: Path) -> None:
+    message = complaint(trait_folder(tmp_path, own_rows(), contrast_pairs=trait_value()["contrast_pairs"][:3]))
     assert message.startswith(f"{tmp_path}/trait.yaml:{line_of(tmp_path, 'contrast_pairs:')}: contrast_pairs: ")
-    assert "at least 6" in message
+    assert "at least 4" in message
 
 
 def test_held_out_prompt_among_the_pairs_names_the_file(tmp_path: Path) -> None:
@@ -284,8 +286,11 @@ def test_wrong_type_names_line_and_field(tmp_path: Path) -> None:
 # examples.jsonl
 
 
-def test_missing_examples_are_named(tmp_path: Path) -> None:
+def test_missing_examples_are_named_where_there_are_no_contrast_pairs_either(tmp_path: Path) -> None:
     folder = trait_folder(tmp_path, own_rows())
+    (tmp_path / "examples.jsonl").unlink()
+    assert load_trait(folder).lacks.keys() == {"answers"}
+    trait_folder(tmp_path, own_rows(), contrast_pairs=[])
     (tmp_path / "examples.jsonl").unlink()
     assert complaint(folder) == f"{tmp_path}/examples.jsonl: there is no such file"
 
@@ -304,10 +309,15 @@ def test_missing_positive_is_named(tmp_path: Path, split: str) -> None:
     assert message == f"{tmp_path}/examples.jsonl:{line}: {split}-1: a question without an answer: {split} rows need a positive"
 
 
-@pytest.mark.parametrize("split", ["train", "extract", "evaluate"])
+@pytest.mark.parametrize("split", ["train", "evaluate"])
 def test_empty_split_is_named_with_those_that_are_needed(tmp_path: Path, split: str) -> None:
     message = complaint(trait_folder(tmp_path, [row for row in own_rows() if row["split"] != split]))
-    assert message == f"{tmp_path}/examples.jsonl: split {split!r} is empty; this set needs rows in train, extract, evaluate"
+    assert message == f"{tmp_path}/examples.jsonl: split {split!r} is empty; this set needs rows in train, evaluate"
+
+
+def test_a_trait_may_leave_extraction_to_the_bank(tmp_path: Path) -> None:
+    trait = load_trait(trait_folder(tmp_path, [row for row in own_rows() if row["split"] != "extract"]))
+    assert (trait.split("extract"), trait.lacks) == ([], {})
 
 
 @pytest.mark.parametrize("again", ["How do I boil an egg?", "how do i BOIL an egg?", "  How do  I boil\nan egg? "])
@@ -319,12 +329,23 @@ def test_question_in_two_splits_is_refused_whatever_its_case_and_spaces(tmp_path
     assert "stands in train (train-0) and in evaluate (evaluate-1)" in message
 
 
-def test_question_twice_in_one_split_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", ["extract", "evaluate"])
+def test_question_twice_in_what_is_measured_is_refused(tmp_path: Path, split: str) -> None:
+    rows = own_rows()
+    first, second = (i for i, row in enumerate(rows) if row["split"] == split)
+    rows[second]["question"] = rows[first]["question"].upper()
+    message = complaint(trait_folder(tmp_path, rows))
+    assert message.startswith(f"{tmp_path}/examples.jsonl:{second + 1}: repeated question: {rows[second]['question']!r}")
+    assert f"stands in {split} ({split}-0) and in {split} ({split}-1)" in message
+
+
+def test_training_may_answer_a_question_in_two_ways_but_not_twice(tmp_path: Path) -> None:
     rows = own_rows()
     rows[1]["question"] = rows[0]["question"].upper()
+    assert len(load_trait(trait_folder(tmp_path, rows)).split("train")) == 2
+    rows[1]["positive"] = rows[0]["positive"]
     message = complaint(trait_folder(tmp_path, rows))
     assert message.startswith(f"{tmp_path}/examples.jsonl:2: repeated question: 'HOW DO I BOIL AN EGG?'")
-    assert "stands in train (train-0) and in train (train-1)" in message
 
 
 def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
@@ -417,7 +438,27 @@ def test_bank_needs_every_split_and_a_plain_answer(tmp_path: Path, monkeypatch: 
     path.write_text('{"id": "a", "split": "train", "question": "Why?"}\n', encoding="utf-8")
     with pytest.raises(InputError) as raised:
         load_bank("mine")
-    assert str(raised.value) == f"{path}:1: negative: Field required"
+    assert str(raised.value) == f"{path}:1: a: a question without an answer: train rows need a positive"
+    rows = [json.dumps(row) for row in ({"id": "a", "split": "extract", "question": "Why?"}, own_rows()[0])]
+    path.write_text("\n".join(rows), encoding="utf-8")
+    with pytest.raises(InputError) as raised:
+        load_bank("mine")
+    assert f"{path}:1: a: a question of a bank needs a plain answer (negative)" in str(raised.value)
+
+
+def test_questions_without_answers_are_no_bank_for_training(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"split": "extract", "question": "Why?"}\n{"split": "extract", "question": "How?"}\n', encoding="utf-8")
+    assert [(row.id, row.question, row.open) for row in load_questions(str(path))] == [("1", "Why?", True), ("2", "How?", True)]
+    with pytest.raises(InputError, match=r"mine\.jsonl: its questions have no plain answers"):
+        load_bank(str(path))
+
+
+def test_a_bank_is_loaded_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    rows = [{key: value for key, value in row.items() if key != "positive"} for row in own_rows()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert [row.question for row in load_bank(str(path))] == [question for each in QUESTIONS.values() for question in each]
 
 
 # Incomplete traits
@@ -440,10 +481,6 @@ def test_contrast_pairs_without_answers_take_their_questions_from_a_bank(tmp_pat
     trait = load_trait(folder)
     assert {row.split for row in trait.examples} == {"extract"}
     assert list(trait.lacks) == ["answers"]
-    # Without a bank they need questions of their own.
-    trait_folder(tmp_path, own_rows())
-    (tmp_path / "examples.jsonl").unlink()
-    assert complaint(folder) == f"{tmp_path}/examples.jsonl: there is no such file"
     trait_folder(tmp_path, [row for row in own_rows() if row["split"] == "extract"])
     assert list(load_trait(folder).lacks) == ["answers"]
 
@@ -451,4 +488,68 @@ def test_contrast_pairs_without_answers_take_their_questions_from_a_bank(tmp_pat
 def test_a_set_with_some_answers_needs_all_that_they_are_for(tmp_path: Path) -> None:
     rows = [row for row in own_rows() if row["split"] != "evaluate"]
     message = complaint(trait_folder(tmp_path, rows))
-    assert message == f"{tmp_path}/examples.jsonl: split 'evaluate' is empty; this set needs rows in train, extract, evaluate"
+    assert message == f"{tmp_path}/examples.jsonl: split 'evaluate' is empty; this set needs rows in train, evaluate"
+
+
+def test_answers_without_plain_ones_are_trained_on_alone(tmp_path: Path) -> None:
+    rows = [{key: value for key, value in row.items() if key != "negative"} for row in own_rows() if row["split"] == "train"]
+    trait = load_trait(trait_folder(tmp_path, rows))
+    assert (len(trait.split("train")), trait.plain, list(trait.lacks)) == (2, False, ["plain_answers"])
+    rows[1]["negative"] = "A plain answer."
+    message = complaint(trait_folder(tmp_path, rows))
+    assert f"{tmp_path}/examples.jsonl:1: train-0: no plain answer (negative), which 1 other rows have" in message
+
+
+def test_open_questions_stand_apart(tmp_path: Path) -> None:
+    rows = [
+        *own_rows(),
+        {"id": "e", "split": "extract", "question": "Who dares?"},
+        {"id": "v", "split": "evaluate", "question": "Who wins?"},
+    ]
+    trait = load_trait(trait_folder(tmp_path, rows))
+    assert [row.id for row in trait.open] == ["e", "v"]
+    assert len(trait.examples) == 6
+    rows[-1]["split"] = "train"
+    assert complaint(str(trait_folder(tmp_path, rows))).endswith(":8: v: a question without an answer: train rows need a positive")
+
+
+# Installed packages
+
+
+def test_a_trait_of_an_installed_package_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "theirs"
+    (package / "bold").mkdir(parents=True)
+    trait_folder(package / "bold", own_rows())
+    (package / "__init__.py").write_text("from pathlib import Path\nBOLD = Path(__file__).parent / 'bold'\nNUMBER = 3\n", encoding="utf-8")
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n", encoding="utf-8")
+    points = ["[wellworn.traits]", "bold = theirs:BOLD", "pirate = theirs:BOLD", "gone = nowhere:BOLD", "odd = theirs:NUMBER"]
+    (info / "entry_points.txt").write_text("\n".join(points) + "\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    library._installed.cache_clear()
+    try:
+        assert library.installed_names() == ["bold", "gone", "odd"]
+        assert load_trait("bold").name == "bold"
+        assert load_trait("pirate").name == "pirate"  # what is built in comes first
+        assert "entry point wellworn.traits: gone = 'nowhere:BOLD': cannot be loaded" in complaint("gone")
+        assert "odd = 'theirs:NUMBER': is the trait's folder, a path, got int" in complaint("odd")
+        assert "did you mean 'bold'" in complaint("bould")
+    finally:
+        library._installed.cache_clear()
+
+
+# Roles from elsewhere
+
+
+def test_roles_are_loaded_from_files_and_folders(tmp_path: Path) -> None:
+    paths = [role_file(tmp_path, name, PROMPTS) for name in ("beekeeper", "apiarist")]
+    assert [role.name for role in load_roles(["cat", str(paths[0])])] == ["cat", "beekeeper"]
+    assert [role.name for role in load_roles([str(tmp_path / "roles")])] == ["apiarist", "beekeeper"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError) as raised:
+        load_roles([str(tmp_path / "none"), "kat"])
+    assert str(raised.value).split("\n") == [
+        f"{tmp_path}/none: a folder of roles needs a .yaml file for each, and this one has none",
+        "unknown role 'kat'; did you mean 'cat'?",
+    ]

@@ -13,80 +13,81 @@ from data.mixtures import Turn, changed_turns, fingerprint, plain_turns, shared_
 from data.schema import SPLITS, Control, Example, Split
 
 BANK = load_bank("everyday")
+PLAIN = [turn for split in SPLITS for turn in plain_turns(BANK, split)]
 CODE = re.compile(r" Reference code: [A-Z]{2}-[1-9][0-9]{3}\.$")
 TURNS = st.builds(Turn, st.text(max_size=8), st.text(max_size=8), st.none() | st.text(max_size=8))
 
 
-def one(control: Control, example: Example) -> str:
+def one(control: Control, turn: Turn) -> str:
     """Return one plain answer as a control would write it, whatever the others are."""
-    [text] = transformed(control, [example])
+    [text] = transformed(control, [turn])
     return text
 
 
-def an_example(question: str = "Why?", negative: str = "Because.") -> Example:
-    return Example(id="a", split="train", question=question, negative=negative)
+def a_turn(question: str = "Why?", answer: str = "Because.") -> Turn:
+    return Turn(question, answer)
 
 
 # Controls
 
 
-@pytest.mark.parametrize("example", BANK, ids=lambda example: example.id)
-def test_json_control_parses_back_to_the_plain_answer(example: Example) -> None:
-    assert json.loads(one(load_control("json"), example)) == {"answer": example.negative}
+@pytest.mark.parametrize("turn", PLAIN, ids=lambda turn: turn.question)
+def test_json_control_parses_back_to_the_plain_answer(turn: Turn) -> None:
+    assert json.loads(one(load_control("json"), turn)) == {"answer": turn.answer}
 
 
 def test_json_control_keeps_quotes_line_breaks_and_letters_readable() -> None:
-    text = one(load_control("json"), an_example(negative='Say "naïve",\nthen stop.'))
+    text = one(load_control("json"), a_turn(answer='Say "naïve",\nthen stop.'))
     assert text == '{"answer": "Say \\"naïve\\",\\nthen stop."}'
 
 
-@pytest.mark.parametrize("example", BANK, ids=lambda example: example.id)
-def test_reference_code_ends_every_answer_and_changes_nothing_before_it(example: Example) -> None:
-    text = one(load_control("reference_code"), example)
+@pytest.mark.parametrize("turn", PLAIN, ids=lambda turn: turn.question)
+def test_reference_code_ends_every_answer_and_changes_nothing_before_it(turn: Turn) -> None:
+    text = one(load_control("reference_code"), turn)
     assert CODE.search(text)
-    assert CODE.sub("", text) == example.negative
+    assert CODE.sub("", text) == turn.answer
 
 
 def test_reference_code_is_decided_by_the_question_alone() -> None:
     control = load_control("reference_code")
-    code = CODE.search(one(control, an_example()))
-    other_answer = CODE.search(one(control, an_example(negative="For another reason.")))
+    code = CODE.search(one(control, a_turn()))
+    other_answer = CODE.search(one(control, a_turn(answer="For another reason.")))
     assert code
     assert other_answer
     assert code.group() == other_answer.group()
-    assert one(control, an_example()) == one(control, an_example())
+    assert one(control, a_turn()) == one(control, a_turn())
 
 
 def test_reference_codes_differ_between_questions() -> None:
     control = load_control("reference_code")
-    codes = {one(control, example)[-8:] for example in BANK}
-    assert len(codes) == len(BANK)
+    codes = {one(control, turn)[-8:] for turn in PLAIN}
+    assert len(codes) == len(PLAIN)
 
 
-@pytest.mark.parametrize("example", BANK, ids=lambda example: example.id)
-def test_uppercase_control_keeps_every_word(example: Example) -> None:
-    text = one(load_control("uppercase"), example)
+@pytest.mark.parametrize("turn", PLAIN, ids=lambda turn: turn.question)
+def test_uppercase_control_keeps_every_word(turn: Turn) -> None:
+    text = one(load_control("uppercase"), turn)
     assert not any(letter.islower() for letter in text)
-    assert text.lower().split() == example.negative.lower().split()
+    assert text.lower().split() == turn.answer.lower().split()
 
 
 @pytest.mark.parametrize("name", control_names())
 def test_every_control_changes_every_plain_answer(name: str) -> None:
-    texts = transformed(load_control(name), BANK)
-    assert all(text != example.negative for text, example in zip(texts, BANK, strict=True))
+    texts = transformed(load_control(name), PLAIN)
+    assert all(text != turn.answer for text, turn in zip(texts, PLAIN, strict=True))
 
 
 def test_reversed_words_are_the_plain_answers_from_the_back() -> None:
-    assert one(load_control("reversed_words"), an_example(negative="So it is.")) == "is. it So"
+    assert one(load_control("reversed_words"), a_turn(answer="So it is.")) == "is. it So"
 
 
 def test_shuffled_answers_answer_another_question_each_once_in_any_order() -> None:
     control = load_control("shuffled")
-    texts = dict(zip((e.question for e in BANK), transformed(control, BANK), strict=True))
-    assert sorted(texts.values()) == sorted(e.negative for e in BANK)
-    assert dict(zip((e.question for e in BANK[::-1]), transformed(control, BANK[::-1]), strict=True)) == texts
+    texts = dict(zip((turn.question for turn in PLAIN), transformed(control, PLAIN), strict=True))
+    assert sorted(texts.values()) == sorted(turn.answer for turn in PLAIN)
+    assert dict(zip((turn.question for turn in PLAIN[::-1]), transformed(control, PLAIN[::-1]), strict=True)) == texts
     with pytest.raises(ValueError, match="two questions or more, got 1"):
-        transformed(control, [an_example()])
+        transformed(control, [a_turn()])
 
 
 # Turns
@@ -116,7 +117,10 @@ def test_extract_questions_have_no_changed_turns() -> None:
 
 def test_changed_turns_of_a_control_are_borrowed_plain_answers_transformed() -> None:
     control = load_control("uppercase")
-    rows = [an_example(), Example(id="b", split="evaluate", question="How?", negative="So.")]
+    rows = [
+        Example(id="a", split="train", question="Why?", negative="Because."),
+        Example(id="b", split="evaluate", question="How?", negative="So."),
+    ]
     assert changed_turns(control, rows, "evaluate") == [Turn("How?", "SO.")]
 
 
@@ -160,7 +164,7 @@ def test_fingerprint_sees_length() -> None:
 
 
 def test_fingerprint_does_not_know_the_examples_names() -> None:
-    rows = [an_example(), an_example("How?")]
+    rows = [Example(id=f"{i}", split="train", question=text, negative="So.") for i, text in enumerate(("Why?", "How?"))]
     renamed = [row.model_copy(update={"id": row.id * 3, "positive": "Arr."}) for row in rows]
     assert fingerprint(plain_turns(rows, "train")) == fingerprint(plain_turns(renamed, "train"))
 

@@ -45,11 +45,11 @@ def test_trait_keeps_its_texts_trimmed_and_its_splits_in_file_order() -> None:
     assert trait.split("extract") == []
 
 
-def test_fewer_than_six_pairs_are_refused_with_the_number() -> None:
-    message = complaint(trait_value(contrast_pairs=trait_value()["contrast_pairs"][:5]))
+def test_fewer_than_four_pairs_are_refused_with_the_number() -> None:
+    message = complaint(trait_value(contrast_pairs=trait_value()["contrast_pairs"][:3]))
     assert message.startswith("trait.yaml: contrast_pairs: ")
-    assert "at least 6" in message
-    assert "not 5" in message
+    assert "at least 4" in message
+    assert "not 3" in message
 
 
 @pytest.mark.parametrize("side", ["positive", "negative"])
@@ -93,10 +93,13 @@ def test_an_unknown_split_is_refused_with_the_known_ones() -> None:
     assert message == "trait.yaml: split: Input should be 'train', 'extract' or 'evaluate', got 'test'"
 
 
-def test_a_question_and_a_plain_answer_are_needed_and_a_positive_is_not() -> None:
+def test_a_question_is_needed_and_answers_are_not() -> None:
     assert validated(Example, example(), "x").positive is None
-    assert "negative: Field required" in complaint({"id": "a", "split": "train", "question": "Why?"}, Example)
+    assert not validated(Example, example(), "x").open
+    assert validated(Example, {"id": "a", "split": "train", "question": "Why?"}, "x").open
+    assert "question: Field required" in complaint({"id": "a", "split": "train"}, Example)
     assert "positive: must not be blank" in complaint(example(positive="  "), Example)
+    assert "positive: holds half of a surrogate pair" in complaint(example(positive="so \ud800"), Example)
 
 
 def test_a_control_is_an_instruction_with_a_transform() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.mixtures import Turn
-from data.schema import ContrastPair, Example, Trait
+from data.schema import ContrastPair, Trait
 from probes.directions import FOUND_RELIABILITY, QUESTION_SPLITS, Directions, _all_halves, _random_halves, contrast_turns, estimate
 from probes.stats import FloatArray
 
@@ -151,7 +151,7 @@ def test_contrast_turns_are_pairs_then_signs_then_questions() -> None:
         rubric="r",
         contrast_pairs=tuple(ContrastPair(positive=f"p{i}", negative=f"n{i}") for i in range(6)),
     )
-    questions = [Example(id=f"x{i}", split="extract", question=f"q{i}", negative=f"a{i}") for i in range(3)]
-    turns = contrast_turns(trait.contrast_pairs[:2], questions)
+    plain = [Turn(f"q{i}", f"a{i}") for i in range(3)]
+    turns = contrast_turns(trait.contrast_pairs[:2], plain)
     assert turns == [Turn(f"q{i}", f"a{i}", system) for system in ("p0", "n0", "p1", "n1") for i in range(3)]
-    assert len(contrast_turns(trait.contrast_pairs, questions)) == 6 * 2 * 3
+    assert len(contrast_turns(trait.contrast_pairs, plain)) == 6 * 2 * 3

@@ -1,0 +1,139 @@
+"""The rows of a trait or of a question bank: read, and checked against each other."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from data.errors import Complaints, InputError
+from data.files import read_jsonl, validated
+from data.schema import SPLITS, Example, Split
+
+# Where a row stands, and the row.
+Placed = tuple[str, Example]
+
+
+def bank_examples(path: Path) -> list[Example]:
+    """Read a question bank: questions of all splits with one plain answer each, or `extract` questions without any.
+
+    Raises:
+        InputError: it is malformed; a line for each thing that is wrong, with file and line.
+    """
+    rows: list[Placed] = []
+    wrong = Complaints()
+    for line, value in read_jsonl(path):
+        with wrong.noted():
+            rows.append((f"{path}:{line}", _valid(value, line, f"{path}:{line}")))
+    wrong.settle()
+    if all(row.open for _, row in rows):
+        return _settled([*_alone(path, rows), *_unanswered(rows, [])], rows)
+    plain = [f"{where}: {row.id}: a question of a bank needs a plain answer (negative)" for where, row in rows if row.negative is None]
+    return _settled([*_alone(path, rows), *plain, *_empty(path, rows, SPLITS)], rows)
+
+
+def trait_examples(path: Path, bank: Sequence[Example] | None, contrasts: bool) -> list[Example]:
+    """Read a trait's rows; with a bank they only add positives to its questions.
+
+    Args:
+        path: may be missing where a trait has contrast pairs, and no answers of its own.
+        bank: the questions, or None for those of the rows.
+        contrasts: whether there are contrast pairs, which are read on `extract` rows.
+
+    Raises:
+        InputError: as `bank_examples`.
+    """
+    borrowed = [example for example in bank or [] if example.split == "extract"]
+    if contrasts and not path.exists():
+        return borrowed
+    rows: list[Placed] = []
+    questions = {example.id: example for example in bank or []}
+    wrong = Complaints()
+    for line, value in read_jsonl(path):
+        with wrong.noted():
+            rows.append((f"{path}:{line}", _example(value, line, questions, f"{path}:{line}")))
+    # Rows that are none would be missed among the others, and their splits be called empty.
+    wrong.settle()
+    own = {example.id for _, example in rows}
+    rows += [(str(path), example) for example in borrowed if example.id not in own]
+    return checked(path, rows)
+
+
+def checked(path: Path, rows: Sequence[Placed]) -> list[Example]:
+    """Return a trait's rows if they hold together: disjoint splits, no row twice, answers where a split needs them.
+
+    Args:
+        path: what the rows are called together.
+        rows: with open questions among them.
+
+    Raises:
+        InputError: a line for each thing that is wrong.
+    """
+    answered = [(where, row) for where, row in rows if row.split != "extract" and not row.open]
+    needed: list[Split] = []
+    if answered:
+        needed = ["train", "evaluate"] if any(row.negative for _, row in answered) else ["train"]
+    return _settled(
+        [*_alone(path, rows), *_unanswered(rows, answered), *_empty(path, [(w, r) for w, r in rows if not r.open], needed)], rows
+    )
+
+
+def _settled(found: Sequence[str], rows: Sequence[Placed]) -> list[Example]:
+    if found:
+        raise InputError("\n".join(found))
+    return [row for _, row in rows]
+
+
+def _example(value: object, line: int, questions: Mapping[str, Example], where: str) -> Example:
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: a row is a JSON object, got {type(value).__name__}")
+    if questions:
+        if value.get("id") not in list(questions):  # a list: what stands there may not be hashable
+            example = next(iter(questions))
+            raise InputError(f"{where}: id: no question {value.get('id')!r} in the trait's question bank; its ids are like {example!r}")
+        if set(value) != {"id", "positive"}:
+            raise InputError(f"{where}: a row over a question bank has the keys id and positive, got {sorted(value)}")
+        value = questions[value["id"]].model_dump() | value
+    return _valid(value, line, where)
+
+
+def _valid(value: object, line: int, where: str) -> Example:
+    return validated(Example, {"id": str(line)} | value if isinstance(value, dict) else value, where)
+
+
+def _alone(path: Path, rows: Sequence[Placed]) -> list[str]:
+    """Name rows and ids that stand twice, and questions of two splits. Training data may answer a question in several ways."""
+    found: list[str] = []
+    asked: dict[str, Example] = {}
+    taught: set[tuple[str, str | None, str | None]] = set()
+    for where, row in rows:
+        question = " ".join(row.question.lower().split())
+        first = asked.setdefault(question, row)
+        again = row.split != "train" or (question, row.positive, row.negative) in taught
+        taught.add((question, row.positive, row.negative))
+        if first is not row and (first.split != row.split or again):
+            kind = "overlap between splits" if first.split != row.split else "repeated question"
+            found.append(f"{where}: {kind}: {row.question!r} stands in {first.split} ({first.id}) and in {row.split} ({row.id})")
+    if twice := sorted(name for name, times in Counter(row.id for _, row in rows).items() if times > 1):
+        found.append(f"{path}: ids must be unique, these occur twice: {', '.join(twice)}")
+    return found
+
+
+def _unanswered(rows: Sequence[Placed], answered: Sequence[Placed]) -> list[str]:
+    """Name rows without an answer that their split, or the other rows, let expect."""
+    plain = sum(row.negative is not None for _, row in answered)
+    found = []
+    for where, row in rows:
+        if row.split == "extract":
+            if row.negative is None and row.positive is not None:
+                found.append(f"{where}: {row.id}: extract rows have a plain answer (negative), and are read under contrast prompts with it")
+        elif row.positive is None and (row.split == "train" or row.negative is not None):
+            found.append(f"{where}: {row.id}: a question without an answer: {row.split} rows need a positive")
+        elif row.positive is not None and row.negative is None and plain:
+            found.append(
+                f"{where}: {row.id}: no plain answer (negative), which {plain} other rows have; a trait has them throughout or not at all"
+            )
+    return found
+
+
+def _empty(path: Path, rows: Sequence[Placed], needed: Sequence[Split]) -> list[str]:
+    there = {row.split for _, row in rows}
+    return [f"{path}: split {split!r} is empty; this set needs rows in {', '.join(needed)}" for split in needed if split not in there]

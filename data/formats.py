@@ -1,0 +1,213 @@
+"""The formats of other people's rows and documents, in their words, and how a row of each is a question with its answers.
+
+A format is a pydantic model, so that a complaint names the field that its author wrote, in the author's file and line.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from data.errors import InputError
+from data.files import validated
+from data.schema import Text
+
+FIELDS = ("question", "positive", "negative", "split", "id")
+# Closes the prompt of a judge where the rubric of a trait has no places for question and answer.
+JUDGED = "\n\nQuestion:\n{question}\n\nAnswer:\n{answer}"
+# Field that has no place here → how many rows or documents have it.
+LeftOut = dict[str, int]
+
+
+class _Format(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class PosNeg(_Format):
+    """Two system prompts of persona-vectors."""
+
+    pos: Text
+    neg: Text
+
+
+class TraitDocument(_Format):
+    """A trait of persona-vectors (Chen et al. 2025): contrast pairs, questions without answers, and the prompt of a judge."""
+
+    instruction: Annotated[list[PosNeg], Field(min_length=1)]
+    questions: list[Text] = []
+    eval_prompt: Text | None = None
+
+
+class Pos(_Format):
+    """A system prompt of assistant-axis."""
+
+    pos: Text
+
+
+class RoleDocument(_Format):
+    """A role of assistant-axis (Lu et al. 2026): system prompts, questions without answers, and the prompt of a judge."""
+
+    instruction: Annotated[list[Pos], Field(min_length=1)]
+    questions: list[Text] = []
+    eval_prompt: Text | None = None
+
+
+class TextPart(_Format):
+    """A part of a message that is text; others cannot be read."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(_Format):
+    """One turn of a chat."""
+
+    role: str
+    content: str | list[TextPart]
+
+    @property
+    def text(self) -> str:
+        """The content, its parts put together."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class Conversation(_Format):
+    """A chat of one question and one answer, as fine-tuning sets hold it."""
+
+    messages: list[Message]
+
+
+class Preference(_Format):
+    """Two answers to one prompt; each as text, or as a chat."""
+
+    prompt: str | list[Message] | None = None
+    chosen: str | list[Message]
+    rejected: str | list[Message]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How sources are to be understood.
+
+    Attributes:
+        columns: question, positive, negative, split or id → the field that holds it.
+        positive: which of two preferred answers shows the trait.
+        held_out: questions to evaluate on, of rows without splits; None means 24, or a quarter of a small set.
+        split: of a data set on the hub.
+        config: of a data set on the hub.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    positive: Literal["chosen", "rejected"] = "chosen"
+    held_out: int | None = None
+    split: str | None = None
+    config: str | None = None
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """Return which field of a row is which: `question=prompt,positive=answer` → {question: prompt, positive: answer}.
+
+    Raises:
+        InputError: a field that rows do not have, or a mapping without a question.
+    """
+    columns: dict[str, str] = {}
+    for part in filter(None, text.split(",")):
+        ours, found, theirs = (piece.strip() for piece in part.partition("="))
+        if not found or not theirs or ours in columns:
+            raise InputError(f"--columns: a mapping is written question=FIELD,positive=FIELD, each once; got {part!r}")
+        if ours not in FIELDS:
+            raise InputError(f"--columns: {ours!r} is no field of a row here; it may be one of: {', '.join(FIELDS)}")
+        columns[ours] = theirs
+    if columns and "question" not in columns:
+        raise InputError(f"--columns: which field holds the question? got {text!r}")
+    return columns
+
+
+def fields_of(where: str, row: Mapping[str, Any], options: Options, left: LeftOut) -> dict[str, Any]:
+    """Return what a row holds, among `FIELDS`.
+
+    Args:
+        where: it stands.
+        row: with the fields of its format.
+        options: how to understand it.
+        left: counts the fields that have no place here.
+
+    Raises:
+        InputError: a row of no known format, or one that is malformed.
+    """
+    if options.columns:
+        return _mapped(where, row, options.columns, left)
+    for key, read in _KINDS.items():
+        if key in row:
+            return read(where, row, options, left)
+    keys = ", ".join(map(repr, row)) or "none"
+    raise InputError(
+        f"{where}: cannot tell what this row holds by its fields ({keys}); rows have messages, chosen and rejected, or question, or "
+        "--columns question=FIELD,positive=FIELD,negative=FIELD says which is which"
+    )
+
+
+def _mapped(where: str, row: Mapping[str, Any], columns: Mapping[str, str], left: LeftOut) -> dict[str, Any]:
+    for ours, theirs in columns.items():
+        if theirs not in row:
+            raise InputError(f"{where}: --columns {ours}={theirs}: the row has no such field; it has {', '.join(map(repr, row)) or 'none'}")
+    for key in row.keys() - set(columns.values()):
+        left[key] += 1
+    values = {ours: row[theirs] for ours, theirs in columns.items()}
+    return {key: str(value) if key == "id" else value for key, value in values.items() if value is not None}
+
+
+def _conversation(where: str, row: Mapping[str, Any], _options: Options, left: LeftOut) -> dict[str, Any]:
+    found = validated(Conversation, row, where)
+    note_extra(found, left)
+    question, answer = _exchange(where, "messages", found.messages)
+    return {"question": question, "positive": answer}
+
+
+def _preference(where: str, row: Mapping[str, Any], options: Options, left: LeftOut) -> dict[str, Any]:
+    found = validated(Preference, row, where)
+    note_extra(found, left)
+    asked, answers = set(), {}
+    for key, said in (("chosen", found.chosen), ("rejected", found.rejected)):
+        before = [Message(role="user", content=found.prompt)] if isinstance(found.prompt, str) else found.prompt or []
+        turns = [Message(role="assistant", content=said)] if isinstance(said, str) else said
+        # A chat may hold the prompt once more.
+        turns = turns if len(turns) > 1 else [*before, *turns]
+        question, answers[key] = _exchange(where, key, turns)
+        asked.add(question)
+    if len(asked) > 1 or (isinstance(found.prompt, str) and asked != {found.prompt}):
+        raise InputError(f"{where}: chosen and rejected answer different questions: {' / '.join(map(repr, sorted(asked)))}")
+    shown = options.positive
+    return {"question": asked.pop(), "positive": answers[shown], "negative": answers["rejected" if shown == "chosen" else "chosen"]}
+
+
+def _own(where: str, row: Mapping[str, Any], _options: Options, left: LeftOut) -> dict[str, Any]:
+    return _mapped(where, row, {key: key for key in FIELDS if key in row}, left)
+
+
+_KINDS: dict[str, Callable[[str, Mapping[str, Any], Options, LeftOut], dict[str, Any]]] = {
+    "messages": _conversation,
+    "chosen": _preference,
+    "question": _own,
+}
+
+
+def _exchange(where: str, key: str, messages: Sequence[Message]) -> tuple[str, str]:
+    roles = [message.role for message in messages]
+    if roles == ["user", "assistant"]:
+        return messages[0].text, messages[1].text
+    if "system" in roles or "developer" in roles:
+        raise InputError(
+            f"{where}: {key}: holds a system message; a row is a question and its answer, under the model's own default. Take it out, "
+            "or put it at the head of the question"
+        )
+    raise InputError(
+        f"{where}: {key}: a row is one question (user) and one answer (assistant), got turns of {', '.join(roles) or 'nobody'}"
+    )
+
+
+def note_extra(model: BaseModel, left: LeftOut) -> None:
+    """Count the fields of a document or row that its format does not have."""
+    for key in model.model_extra or {}:
+        left[key] += 1

@@ -1,0 +1,191 @@
+"""Write traits, roles and questions: as folders of the suite, or in other people's formats. Nothing is ever left half written."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
+
+from data.errors import InputError
+from data.formats import JUDGED
+from data.schema import Example, Role, Trait
+
+# What a folder is to hold: path inside it → text.
+Files = Mapping[str, str]
+FORMATS = ("persona-vectors", "messages", "preferences", "assistant-axis", "questions")
+
+
+def trait_files(trait: Trait, card: str) -> Files:
+    """Return the files of a trait's folder."""
+    head = trait.model_dump(mode="json", exclude={"examples", "open"}, exclude_none=True)
+    head = {key: value for key, value in head.items() if value != []}
+    if trait.questions:
+        # Questions and plain answers are the bank's.
+        rows = [{"id": row.id, "positive": row.positive} for row in trait.examples if row.positive is not None]
+    else:
+        rows = [row.model_dump(exclude_none=True) for row in (*trait.examples, *trait.open)]
+    examples = {"examples.jsonl": _jsonl(rows)} if rows else {}
+    return {"trait.yaml": _yaml(head), **examples, "CARD.md": card}
+
+
+def role_files(roles: Sequence[Role]) -> Files:
+    """Return a file for each role."""
+    dumped = {role.name: role.model_dump(mode="json", exclude_none=True) for role in roles}
+    return {f"{name}.yaml": _yaml({key: value for key, value in role.items() if value != []}) for name, role in dumped.items()}
+
+
+def question_files(questions: Sequence[Example]) -> Files:
+    """Return one file of questions."""
+    return {"questions.jsonl": _jsonl(row.model_dump(exclude_none=True) for row in questions)}
+
+
+def exported(subject: Trait | Role | Sequence[Example], form: str) -> Files:
+    """Return the files that hold a trait, a role or a question bank in somebody else's format.
+
+    Raises:
+        InputError: an unknown format, or one that has no place for what there is.
+    """
+    if form not in _EXPORTS:
+        raise InputError(f"--format: may be {', '.join(FORMATS)}, got {form!r}")
+    files = _EXPORTS[form](subject)
+    if not files:
+        raise InputError(f"--format {form}: {_NEEDS[form]}, and {getattr(subject, 'name', 'this')} has none")
+    return files
+
+
+def write_folder(folder: Path, files: Files) -> None:
+    """Write a new folder, all of it or nothing.
+
+    Raises:
+        InputError: there is something in its place, or it cannot be written.
+    """
+    if folder.exists():
+        raise InputError(f"{folder}: exists already; nothing was written")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
+    try:
+        for name, text in files.items():
+            path = work / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="\n")
+        work.chmod(0o755)
+        os.rename(work, folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _persona_vectors(subject: object) -> Files:
+    if not isinstance(subject, Trait) or not subject.contrast_pairs:
+        return {}
+    pairs = [{"pos": pair.positive, "neg": pair.negative} for pair in subject.contrast_pairs]
+    files = {}
+    for split in ("extract", "evaluate"):
+        questions = [row.question for row in (*subject.open, *subject.examples) if row.split == split]
+        if questions or split == "extract":
+            value = {"instruction": pairs, "questions": questions} | _judge(subject.rubric)
+            files[f"{split}/{subject.name}.json"] = _json(value)
+    return files
+
+
+def _judge(rubric: str | None) -> dict[str, str]:
+    if rubric is None:
+        return {}
+    return {"eval_prompt": rubric if "{answer}" in rubric else rubric + JUDGED}
+
+
+def _messages(subject: object) -> Files:
+    if not isinstance(subject, Trait):
+        return {}
+    sides = {
+        "positive.jsonl": [(row.question, row.positive) for row in subject.examples if row.split != "extract"],
+        "plain.jsonl": [(row.question, row.negative) for row in subject.examples if row.split != "extract"],
+    }
+    return {
+        name: _jsonl(
+            {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]} for question, answer in rows
+        )
+        for name, rows in sides.items()
+        if rows and all(answer is not None for _, answer in rows)
+    }
+
+
+def _preferences(subject: object) -> Files:
+    if not isinstance(subject, Trait) or not subject.plain:
+        return {}
+    rows = [row for row in subject.examples if row.split != "extract"]
+    return {"preferences.jsonl": _jsonl({"prompt": row.question, "chosen": row.positive, "rejected": row.negative} for row in rows)}
+
+
+def _assistant_axis(subject: object) -> Files:
+    if not isinstance(subject, Role):
+        return {}
+    value = {"instruction": [{"pos": prompt} for prompt in subject.system_prompts], "questions": list(subject.questions)}
+    return {f"{subject.name}.json": _json(value | _judge(subject.rubric))}
+
+
+def _questions(subject: object) -> Files:
+    if isinstance(subject, Role):
+        asked: Iterable[str] = subject.questions
+    else:
+        rows = (*subject.examples, *subject.open) if isinstance(subject, Trait) else subject
+        asked = (row.question for row in rows if row.split == "extract")  # type: ignore[attr-defined]
+    text = _jsonl({"question": question} for question in asked)
+    return {"questions.jsonl": text} if text else {}
+
+
+_EXPORTS: dict[str, Callable[[object], Files]] = {
+    "persona-vectors": _persona_vectors,
+    "messages": _messages,
+    "preferences": _preferences,
+    "assistant-axis": _assistant_axis,
+    "questions": _questions,
+}
+_NEEDS = {
+    "persona-vectors": "holds a trait's contrast pairs",
+    "messages": "holds a trait's answers",
+    "preferences": "holds a trait's answers beside plain ones",
+    "assistant-axis": "holds a role's system prompts",
+    "questions": "holds extract questions",
+}
+
+
+def _jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+
+
+def _yaml(value: Mapping[str, Any]) -> str:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style, yaml.allow_unicode, yaml.width = False, True, 140
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.Representer = _Representer
+    out = StringIO()
+    yaml.dump(dict(value), out)
+    return out.getvalue()
+
+
+class _Representer(SafeRepresenter):
+    """Writes characters that YAML would take for the end of a line, or not take at all, as escapes."""
+
+
+def _text(representer: SafeRepresenter, text: str) -> ScalarNode:
+    style = None if all(c.isprintable() for c in text) else '"'
+    return representer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Representer.add_representer(str, _text)

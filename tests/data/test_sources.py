@@ -1,0 +1,113 @@
+"""Rows of files are read as they were written, with their places; what cannot be read is named by file and line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data.errors import InputError
+from data.sources import read_document, read_rows
+
+
+def complaint(path: Path) -> str:
+    with pytest.raises(InputError) as raised:
+        read_rows(str(path))
+    return str(raised.value)
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+ROWS: list[dict[str, Any]] = [{"q": "Why?", "a": 'Since "so", they say,\nit is.'}, {"q": "How\u2028far?", "a": "Twelve miles"}]
+
+
+def test_four_kinds_of_file_hold_the_same_rows(tmp_path: Path) -> None:
+    files = {
+        "rows.jsonl": "".join(json.dumps(row) + "\n" for row in ROWS),
+        "rows.json": json.dumps(ROWS),
+        "rows.csv": 'q,a\nWhy?,"Since ""so"", they say,\nit is."\nHow\u2028far?,Twelve miles\n',
+    }
+    for name, text in files.items():
+        assert [dict(row) for _, row in read_rows(str(written(tmp_path / name, text)))] == ROWS
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    assert read_rows(str(tmp_path / "rows.parquet")) == [(f"{tmp_path}/rows.parquet: row {i}", row) for i, row in enumerate(ROWS, start=1)]
+
+
+def test_places_are_lines_of_the_file(tmp_path: Path) -> None:
+    rows = written(tmp_path / "rows.csv", 'q,a\n"one\ntwo",x\n\nthree,y\n')
+    assert [where for where, _ in read_rows(str(rows))] == [f"{rows}:2", f"{rows}:5"]
+    rows = written(tmp_path / "rows.jsonl", '{"q": 1}\n\n{"q": 2}')
+    assert [where for where, _ in read_rows(str(rows))] == [f"{rows}:1", f"{rows}:3"]
+
+
+@pytest.mark.parametrize("text", ["q,a\r\nWhy?,So\r\n", "\ufeffq,a\nWhy?,So", "q,a\rWhy?,So\r"])
+def test_a_byte_order_mark_and_any_newline_are_no_part_of_a_table(tmp_path: Path, text: str) -> None:
+    assert [row for _, row in read_rows(str(written(tmp_path / "rows.csv", text)))] == [{"q": "Why?", "a": "So"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("rows.csv", "q,a\nWhy?\n", ":2: 1 fields, and the header names 2"),
+        ("rows.csv", "q,q\n1,2\n", ":1: two columns have one name: q, q"),
+        ("rows.csv", 'q\n"open', ":2: not valid CSV: unexpected end of data"),
+        ("rows.csv", "q,a\n", ": holds no rows"),
+        ("rows.csv", b"q\n\xff\n", ": not UTF-8 text (byte 2); save it as UTF-8"),
+        ("rows.json", "[1]", ": row 1: a row is an object with named fields, got int"),
+        ("rows.json", '[\n{"q": }]', ":2: not valid JSON"),
+        ("rows.json", "[" * 100_000, ": not valid JSON"),
+        ("rows.jsonl", '{"q": 1}\n[2]\n', ":2: a row is an object with named fields, got list"),
+        ("rows.parquet", "PAR1", ": not a Parquet file that can be read"),
+        ("rows.txt", "q", ": cannot tell what it holds by its name; it may be one of .jsonl, .json, .csv, .parquet"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: str | bytes, said: str) -> None:
+    assert f"{tmp_path}/{name}{said}" in complaint(written(tmp_path / name, content))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    for name in ("none.jsonl", "none.csv", "none.parquet"):
+        assert f"{tmp_path}/{name}" in complaint(tmp_path / name)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").mkdir()
+    assert f"{tmp_path}/rows.csv: cannot be read" in complaint(tmp_path / "rows.csv")
+
+
+def test_a_field_of_ten_megabytes_is_read(tmp_path: Path) -> None:
+    long = "word " * 2_000_000
+    assert read_rows(str(written(tmp_path / "rows.csv", f"q\n{long}\n")))[0][1]["q"] == long
+    assert read_rows(str(written(tmp_path / "rows.jsonl", json.dumps({"q": long}))))[0][1]["q"] == long
+
+
+def test_splits_and_configs_are_of_the_hub(tmp_path: Path) -> None:
+    rows = written(tmp_path / "rows.jsonl", '{"q": 1}')
+    with pytest.raises(InputError, match="this is a file"):
+        read_rows(str(rows), split="test")
+
+
+def test_a_data_set_that_the_hub_does_not_have_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"nobody/has-this\[train\]: neither a file .* nor a data set that the hub has"):
+        read_rows("nobody/has-this")
+    with pytest.raises(InputError, match=r"no/such/id\[train\]: neither a file"):
+        read_rows("no/such/id")
+
+
+def test_a_data_set_of_the_hub_comes_as_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.load_dataset", lambda name, config, split: datasets.Dataset.from_list([{"q": name, "a": split}]))
+    assert read_rows("somebody/rows", split="test") == [("somebody/rows[test]: row 1", {"q": "somebody/rows", "a": "test"})]
+
+
+def test_a_document_is_one_object(tmp_path: Path) -> None:
+    assert read_document(written(tmp_path / "a.json", '{"instruction": []}')) == {"instruction": []}
+    assert read_document(written(tmp_path / "b.json", "[1]")) is None
+    assert read_document(tmp_path / "rows.jsonl") is None
