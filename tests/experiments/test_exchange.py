@@ -1,0 +1,115 @@
+"""What others wrote is brought in whole or not at all, and runs; what a trait lacks is said in its report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.cli import main
+from tests.experiments.conftest import finished, stages_of
+from tests.experiments.test_cli import Write
+
+CHATS = [(f"What would you do about number {i}?", f"Dare, says {i}, and jump!", f"I would think of {i} for a while.") for i in range(30)]
+
+
+def wellworn(*arguments: object) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert stop.value.code in (0, None)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert stop.value.code == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def chats(folder: Path, name: str, answers: int) -> Path:
+    path = folder / name
+    rows = [
+        {"messages": [{"role": "user", "content": row[0]}, {"role": "assistant", "content": row[answers]}], "source": "us"} for row in CHATS
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_other_peoples_chats_are_imported_checked_and_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown, plain = chats(tmp_path, "shown.jsonl", 1), chats(tmp_path, "plain.jsonl", 2)
+    wellworn("traits", "import", shown, "--plain", plain, "--to", tmp_path / "bold")
+    said = capsys.readouterr().out
+    assert "the trait bold" in said
+    assert "left out: 'source', which 60 rows or documents have" in said
+    assert (tmp_path / "bold" / "CARD.md").read_text().startswith("# Card: bold\n\nImported from shown.jsonl, plain.jsonl,")
+    wellworn("traits", "export", tmp_path / "bold", "--format", "messages", "--to", tmp_path / "out")
+    for name, source in (("positive.jsonl", shown), ("plain.jsonl", plain)):
+        exported = [json.loads(line) for line in (tmp_path / "out" / name).read_text().splitlines()]
+        assert exported == [{"messages": json.loads(line)["messages"]} for line in source.read_text().splitlines()]
+    assert "bold: exists already; nothing was written" in refused(capsys, "traits", "import", shown, "--to", tmp_path / "bold")
+    assert "--format assistant-axis: holds a role's system prompts, and bold has none" in refused(
+        capsys, "traits", "export", tmp_path / "bold", "--format", "assistant-axis", "--to", tmp_path / "role"
+    )
+    assert "--format: may be persona-vectors, messages," in refused(
+        capsys, "traits", "export", "pirate", "--format", "tar", "--to", tmp_path / "role"
+    )
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "Bold", "con:", ""])
+def test_a_name_leads_out_of_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    shown = chats(tmp_path, "shown.jsonl", 1)
+    before = sorted(tmp_path.rglob("*"))
+    target = tmp_path / "Not A Name" if not name else tmp_path / "bold"
+    arguments: list[object] = ["traits", "import", shown, "--to", target, *(["--name", name] if name else [])]
+    assert "a name has lower-case letters" in refused(capsys, *arguments)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_nothing_is_left_of_an_import_that_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = chats(tmp_path, "shown.jsonl", 1)
+    shown.write_text(shown.read_text() + '{"messages": []}\n')
+    assert "shown.jsonl:31: messages: a row is one question" in refused(
+        capsys, "traits", "import", shown, "--to", tmp_path / "new" / "bold"
+    )
+    assert list(tmp_path.iterdir()) == [shown]
+    chats(tmp_path, "shown.jsonl", 1)
+
+    def full(self: Path, *_args: Any, **_kwargs: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert "bold: cannot be written (No space left on device)" in refused(capsys, "traits", "import", shown, "--to", tmp_path / "bold")
+    assert list(tmp_path.iterdir()) == [shown]
+
+
+def test_a_trait_without_plain_answers_is_trained_and_read_against_the_base(
+    tiny_study: Write, tmp_path: Path, all_found: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wellworn("traits", "import", chats(tmp_path, "shown.jsonl", 1), "--to", tmp_path / "bold")
+    capsys.readouterr()
+    study = tiny_study(runs=[{"arm": "sft", "trait": str(tmp_path / "bold")}])
+    folder = finished(study, tmp_path)
+    assert list(stages_of(folder, "train")) == ["train sft bold (seed 0)"]
+    summary = json.loads((folder / "tiny" / "summary.json").read_text())
+    [row] = summary["runs"]
+    assert row["trait"] == "bold"
+    assert row["effect"] is None
+    assert (row["reference"], row["mediated"]) == ("base", None)
+    assert row["share"] is not None or row["why"]
+    assert row["missing"].keys() >= {"effect", "neutral", "mediation"}
+    assert "no plain answers" in row["missing"]["neutral"]
+
+
+def test_imported_contrast_pairs_make_a_direction_on_the_banks_questions(
+    tiny_study: Write, tmp_path: Path, all_found: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wellworn("traits", "export", "childish", "--format", "persona-vectors", "--to", tmp_path / "theirs")
+    theirs = tmp_path / "theirs" / "extract" / "childish.json"
+    wellworn("traits", "import", theirs, "--to", tmp_path / "bold")
+    folder = finished(tiny_study(library=[str(tmp_path / "bold"), "pirate"], mediate=None), tmp_path)
+    row = json.loads((folder / "tiny" / "summary.json").read_text())["runs"][0]
+    assert row["coordinates"].keys() == {"bold", "pirate"}
+    study = tiny_study("untrained", runs=[{"arm": "sft", "trait": str(tmp_path / "bold")}])
+    assert "bold: the arm sft needs train rows, and this trait has none" in refused(capsys, "run", study, "--runs-dir", tmp_path / "runs")
