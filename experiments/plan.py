@@ -1,7 +1,6 @@
 """Expand a study into stages: what every run needs, each thing once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -26,10 +25,12 @@ from data.schema import Control, Example, Role, Split, Trait
 from experiments.analyses import Analyses, Key
 from experiments.calibrate import Real, calibrate_stage, later_stage
 from experiments.distil import teacher_stage
+from experiments.estimators import generated_of
 from experiments.instructions import Instructions, instructions_of, instructions_stage
 from experiments.library import Library, RoleStages, dictionary_stage, dimension_stage, extraction, library_of, roles_of
 from experiments.measure import BASE_ANSWERS, VERSION, measure
 from experiments.mediate import load_mediated
+from experiments.planned import Plan, PlannedCalibration, PlannedRun
 from experiments.stages import (
     Bench,
     Condition,
@@ -55,81 +56,6 @@ NO_NEUTRAL = {
     "random": "random weights were not trained, and have no neutral fine-tune",
     "adapter": "how the adapter was trained is not known",
 }
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run with the stages that a report shows of it.
-
-    Attributes:
-        run: the run.
-        measure: the measurement; None for `base`, which is the reference itself.
-        instructions: the null N2 of its headline share, if the study asks for it.
-        dictionary: directions that may explain what lies outside its space, if the study names roles.
-        said: what its patched arms say, if the study asks for it.
-        answers: its sample answers.
-        training: the stage with its training curve, if it was trained.
-        weights: where its adapter writes, if it has one.
-        questions: what the sample answers answer.
-        trait: the trait's own name, also where the study gave a path.
-        adapter: name and digest of an adapter from elsewhere.
-        own: the name of the run's own direction, in the library or beside it, if there is one.
-        missing: field → why it is not measured.
-    """
-
-    run: Run
-    measure: Stage | None
-    instructions: Stage | None
-    dictionary: Stage | None
-    said: Stage | None
-    answers: Stage
-    training: Stage | None
-    weights: Stage | None
-    questions: Sequence[Example]
-    trait: str | None
-    adapter: str | None
-    own: str | None
-    missing: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class PlannedCalibration:
-    """The stages that try the share on planted changes.
-
-    Attributes:
-        run: title of the run that planted changes take after.
-        planted: their share where they are planted.
-        later: and some layers on, if that is asked for.
-    """
-
-    run: str
-    planted: Stage
-    later: Stage | None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that a study computes."""
-
-    study: Study
-    bench: Bench
-    layer: int
-    library: Sequence[str]
-    questions: Sequence[Example]
-    chat: Stage
-    space: Stage
-    dimension: Stage
-    base_answers: Stage
-    runs: Sequence[PlannedRun]
-    calibration: PlannedCalibration | None
-
-    @property
-    def targets(self) -> list[Stage]:
-        """The stages to finish; everything else is an input of one of them."""
-        stages = [(run.measure, run.instructions, run.dictionary, run.answers, run.weights) for run in self.runs]
-        planned = [stage for of_run in stages for stage in of_run if stage is not None]
-        planned += [stage for stage in (self.calibration.planted, self.calibration.later) if stage] if self.calibration else []
-        return [self.chat, self.space, self.dimension, self.base_answers, *planned]
 
 
 @cache
@@ -164,10 +90,10 @@ def plan(study: Study, bench: Bench) -> Plan:
     planned = [run.planned() for run in runs]
     answers = answer_stage(bench, Condition(), shared)
     (space,) = library.spaces
-    size = library.roles.dimension if library.roles else None
-    return Plan(
-        study, bench, layer, names, shared, chat_stage(bench), space, size or dimension_stage(library, layer), answers, planned, calibration
-    )
+    size = (library.roles.dimension if library.roles else None) or dimension_stage(library, layer)
+    said = study.generated_directions
+    generated = generated_of(bench, traits, bank, library, layer, said.questions) if said else None
+    return Plan(study, bench, layer, names, shared, chat_stage(bench), space, size, answers, planned, calibration, generated)
 
 
 def _roles(asked: Sequence[str]) -> list[Role]:

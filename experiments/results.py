@@ -9,11 +9,12 @@ from safetensors.numpy import load_file
 
 from data.errors import InputError
 from experiments.calibrate import LATER, PLANTED
+from experiments.estimators import AGREEMENT
 from experiments.generated import SAID
 from experiments.instructions import INSTRUCTIONS
 from experiments.library import DICTIONARY, DIMENSION
 from experiments.measure import VERSION
-from experiments.plan import Plan
+from experiments.planned import Plan
 from experiments.store import MANIFEST, Store, read_json, write_json
 from experiments.weights import WEIGHTS
 from probes.stats import FloatArray
@@ -63,6 +64,8 @@ class Results:
         runs: in the study's order.
         manifests: stage id → manifest.
         calibration: what was found of planted changes, with the curve at a later layer under `later`; None where none were planted.
+        generated: the directions of the base's own answers, kept as those of `space`; None where the study does not ask for them.
+        agreement: trait → `cosine` of its two directions at each layer, and what chance reaches at the study's.
     """
 
     folder: Path
@@ -74,6 +77,8 @@ class Results:
     runs: Sequence[RunResult]
     manifests: Mapping[str, Mapping[str, Any]]
     calibration: Mapping[str, Any] | None = None
+    generated: Mapping[str, FloatArray] | None = None
+    agreement: Mapping[str, Any] | None = None
 
     @property
     def library(self) -> list[str]:
@@ -119,6 +124,7 @@ def save_index(plan: Plan, store: Store) -> Path:
         "base_answers": plan.base_answers.id,
         "runs": runs,
         "calibration": _calibration_ids(plan),
+        "generated": {"space": plan.generated.space.id, "agreement": plan.generated.agreement.id} if plan.generated else None,
     }
     write_json(folder / INDEX, index)
     return folder
@@ -156,6 +162,8 @@ def load_results(folder: Path) -> Results:
         # Studies of before there was a calibration have none.
         planted = index.get("calibration")
         used |= {planted[key] for key in ("planted", "later")} if planted else set()
+        said = index.get("generated")
+        used |= {said[key] for key in ("space", "agreement")} if said else set()
         # Nor do older runs have what came later.
         used |= {run.get(key) for run in index["runs"] for key in ("instructions", "dictionary", "said")}
         used -= {None}
@@ -180,7 +188,7 @@ def load_results(folder: Path) -> Results:
                 read_json(store.path(entry["weights"]) / WEIGHTS) if entry["weights"] else None,
                 read_json(store.path(drawn) / INSTRUCTIONS) if (drawn := entry.get("instructions")) else None,
                 load_file(store.path(wider) / DICTIONARY) if (wider := entry.get("dictionary")) else None,
-                read_json(store.path(said) / SAID) if (said := entry.get("said")) else None,
+                read_json(store.path(answers) / SAID) if (answers := entry.get("said")) else None,
             )
         )
     return Results(
@@ -193,6 +201,8 @@ def load_results(folder: Path) -> Results:
         runs,
         {stage_id: read_json(store.path(stage_id) / MANIFEST) for stage_id in sorted(used)},
         _calibration(store, planted) if planted else None,
+        load_file(store.path(said["space"]) / "space.safetensors") if said else None,
+        read_json(store.path(said["agreement"]) / AGREEMENT) if said else None,
     )
 
 

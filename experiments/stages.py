@@ -263,10 +263,21 @@ def answered(
     edits: Mapping[int, OnBlock] | None = None,
 ) -> list[str]:
     """Return what the model answers to questions under a condition, its adapter among the inputs, and with edits of its state."""
+    return said(bench, [(question, condition.system) for question in asked], inputs, tick, edits)
+
+
+def said(
+    bench: Bench,
+    asked: Sequence[tuple[str, str | None]],
+    inputs: Sequence[Path],
+    tick: TickFn,
+    edits: Mapping[int, OnBlock] | None = None,
+) -> list[str]:
+    """Return what the model answers to questions, each under a system prompt of its own or under the default one."""
     base, ranks = bench.base, bench.ranks
     chat = bench.chat(base)
     mine = range(len(asked))[ranks.rank :: ranks.world]
-    prompts = [chat.encode_prompt(asked[i], condition.system) for i in mine]
+    prompts = [chat.encode_prompt(*asked[i]) for i in mine]
     with models.adapted(base, named([adapter_of(inputs)])) as model, hooked(model, edits or {}):
         ids = answers(
             model,

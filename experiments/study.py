@@ -92,6 +92,16 @@ class MediateConfig(_Config):
         return count
 
 
+class GeneratedDirectionsConfig(_Config):
+    """How directions are also estimated from what the base itself says under contrast prompts.
+
+    Attributes:
+        questions: that it answers under each prompt.
+    """
+
+    questions: Annotated[int, Field(ge=4)] = 8
+
+
 class CalibrateConfig(_Config):
     """How the share is tried on planted changes whose answer is known.
 
@@ -137,6 +147,7 @@ class Study(_Config):
         seeds: training seeds; each multiplies the runs.
         mediate: which arms are run; null leaves mediation out, and with it every verdict about causes.
         calibrate: which changes are planted; null plants none.
+        generated_directions: also estimate directions from the base's own answers, to hold them against those of the library; null: do not.
         grid: dotted key → values; every combination multiplies the runs.
     """
 
@@ -166,6 +177,7 @@ class Study(_Config):
     train: TrainConfig = TrainConfig()
     mediate: MediateConfig | None = MediateConfig()
     calibrate: CalibrateConfig | None = None
+    generated_directions: GeneratedDirectionsConfig | None = None
 
     @field_validator("instructions", "roles", "dictionary", mode="before")
     @classmethod

@@ -40,6 +40,7 @@ def summarise(results: Results) -> dict[str, Any]:
             "reliability": float(space["reliability"][i, layer]),
             "null_reliability": float(space["null_reliability"][i, layer]),
             "found": bool(space["found"][i, layer] > 0.5),
+            "generated": _generated(results, i, name),
         }
         for i, name in enumerate(results.library)
     ]
@@ -69,6 +70,20 @@ def summarise(results: Results) -> dict[str, Any]:
         "groups": _groups(results, adjusted, judged),
         "false_verdicts": _false_verdicts(rows),
         "calibration": _calibration(results),
+    }
+
+
+def _generated(results: Results, i: int, name: str) -> dict[str, Any] | None:
+    """Return how reliable the direction of the base's own answers is, and its cosine with that of `state`; None where not asked for."""
+    if results.generated is None or results.agreement is None:
+        return None
+    layer, agreement = results.index["layer"], results.agreement[name]
+    return {
+        "reliability": float(results.generated["reliability"][i, layer]),
+        "null_reliability": float(results.generated["null_reliability"][i, layer]),
+        "found": bool(results.generated["found"][i, layer] > 0.5),
+        "agreement": float(agreement["cosine"][layer]),
+        "agreement_high": float(agreement["chance"]),
     }
 
 

@@ -61,7 +61,7 @@ def nearest(differences_nD: FloatArray, directions_KD: FloatArray, centred_ND: F
     left_nK = np.stack([_cosines(np.delete(differences_nD, i, 0), units_KD) for i in range(n)])
     error_K = np.sqrt((n - 1) / n * ((left_nK - left_nK.mean(0)) ** 2).sum(0))
     half_K = float(special.stdtrit(n - 1, 0.5 + level / 2)) * error_K
-    drawn_B = _largest(differences_nD.mean(0) / np.sqrt(squared), len(units_KD), centred_ND, null)
+    drawn_B = largest_by_chance(differences_nD.mean(0) / np.sqrt(squared), len(units_KD), centred_ND, null)
     estimates = [Estimate(float(c), float(c - h), float(c + h)) for c, h in zip(cosines_K, half_K, strict=True)]
     return Nearest(estimates, float(np.quantile(drawn_B, 0.95)), None)
 
@@ -71,8 +71,15 @@ def _cosines(differences_nD: FloatArray, units_KD: FloatArray) -> FloatArray:
     return np.asarray(units_KD @ differences_nD.mean(0) / np.sqrt(max(squared, np.finfo(float).tiny)))
 
 
-def _largest(unit_D: FloatArray, count: int, centred_ND: FloatArray, null: Null) -> FloatArray:
-    """Return the largest cosine of a vector with `count` directions Σ^½g, draw by draw; one after the other, as all would fill memory."""
+def largest_by_chance(unit_D: FloatArray, count: int, centred_ND: FloatArray, null: Null) -> FloatArray:
+    """Return the largest cosine of a unit vector with `count` directions Σ^½g, draw by draw [B].
+
+    Args:
+        unit_D: [d_model].
+        count: directions in each draw, one draw after the other, as all together would fill memory.
+        centred_ND: [N, d_model], the centred activations whose covariance Σ is.
+        null: whose draws these are.
+    """
     # In the axes of Σ the draws are independent, and few axes matter.
     _, scale, axes = np.linalg.svd(centred_ND / np.sqrt(len(centred_ND)), full_matrices=False)
     kept = scale > 1e-3 * scale.max()

@@ -1,0 +1,101 @@
+"""What a study computes: its stages, and those that a report shows of each run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from data.schema import Example
+from experiments.estimators import Generated
+from experiments.stages import Bench, Stage
+from experiments.study import Run, Study
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run with the stages that a report shows of it.
+
+    Attributes:
+        run: the run.
+        measure: the measurement; None for `base`, which is the reference itself.
+        instructions: the null N2 of its headline share, if the study asks for it.
+        dictionary: directions that may explain what lies outside its space, if the study names roles.
+        said: what its patched arms say, if the study asks for it.
+        answers: its sample answers.
+        training: the stage with its training curve, if it was trained.
+        weights: where its adapter writes, if it has one.
+        questions: what the sample answers answer.
+        trait: the trait's own name, also where the study gave a path.
+        adapter: name and digest of an adapter from elsewhere.
+        own: the name of the run's own direction, in the library or beside it, if there is one.
+        missing: field → why it is not measured.
+    """
+
+    run: Run
+    measure: Stage | None
+    instructions: Stage | None
+    dictionary: Stage | None
+    said: Stage | None
+    answers: Stage
+    training: Stage | None
+    weights: Stage | None
+    questions: Sequence[Example]
+    trait: str | None
+    adapter: str | None
+    own: str | None
+    missing: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class PlannedCalibration:
+    """The stages that try the share on planted changes.
+
+    Attributes:
+        run: title of the run that planted changes take after.
+        planted: their share where they are planted.
+        later: and some layers on, if that is asked for.
+    """
+
+    run: str
+    planted: Stage
+    later: Stage | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a study computes.
+
+    Attributes:
+        study: the study.
+        bench: its model.
+        layer: where shares are read.
+        library: the names of its traits.
+        questions: what the base's sample answers answer.
+        chat: how the model takes a system prompt.
+        space: the directions of the library.
+        dimension: how many dimensions their space has.
+        base_answers: sample answers of the base.
+        runs: in the study's order.
+        calibration: planted changes, if any.
+        generated: directions of what the base itself says, if they are asked for.
+    """
+
+    study: Study
+    bench: Bench
+    layer: int
+    library: Sequence[str]
+    questions: Sequence[Example]
+    chat: Stage
+    space: Stage
+    dimension: Stage
+    base_answers: Stage
+    runs: Sequence[PlannedRun]
+    calibration: PlannedCalibration | None
+    generated: Generated | None
+
+    @property
+    def targets(self) -> list[Stage]:
+        """The stages to finish; everything else is an input of one of them."""
+        stages = [(run.measure, run.instructions, run.dictionary, run.answers, run.weights) for run in self.runs]
+        planned = [stage for of_run in stages for stage in of_run if stage is not None]
+        planned += [stage for stage in (self.calibration.planted, self.calibration.later) if stage] if self.calibration else []
+        planned += [self.generated.space, self.generated.agreement] if self.generated else []
+        return [self.chat, self.space, self.dimension, self.base_answers, *planned]

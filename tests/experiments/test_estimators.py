@@ -1,0 +1,97 @@
+"""Directions of what the base itself says: read where it was said, kept as others are, and held against those of `state`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from data.chat import Chat
+from data.library import load_trait
+from data.mixtures import Turn, plain_turns
+from data.schema import seed_for
+from experiments.estimators import AGREEMENT
+from experiments.space import within_questions
+from experiments.stages import full_stop
+from experiments.store import read_json
+from lora.models import load, resolve
+from probes.capture import Spec, read
+from probes.nearest import largest_by_chance
+from probes.nulls import Null
+from tests.experiments.conftest import finished, stages_of
+from tests.experiments.test_cli import Write
+from tests.experiments.test_exchange import refused, wellworn
+
+
+@pytest.fixture
+def study(tiny_study: Write) -> dict[str, Any]:
+    return {"runs": [{"arm": "base"}], "mediate": None, "generated_directions": {"questions": 5}}
+
+
+def test_answers_are_read_under_the_prompts_that_they_were_given_to(
+    tiny_study: Write, tiny_model: Path, tmp_path: Path, all_found: None, study: dict[str, Any]
+) -> None:
+    folder = finished(tiny_study(**study), tmp_path)
+    stage = stages_of(folder, "generated")["what the base says as pessimistic and its opposite"]
+    states, answers = load_file(stage / "states.safetensors")["states"], read_json(stage / "answers.json")
+    assert states.shape == (4, 2, 5, 4, 32)
+    assert len(answers) == 4 * 2 * 5
+    trait = load_trait("pessimistic")
+    asked = [turn.question for turn in plain_turns(trait.examples, "extract")][:5]
+    base = load(resolve(str(tiny_model)), "float32")
+    for pair, side, question in ((0, 0, 0), (2, 1, 3), (3, 0, 4)):
+        system = (trait.contrast_pairs[pair].positive, trait.contrast_pairs[pair].negative)[side]
+        answer = full_stop(answers[(pair * 2 + side) * 5 + question])
+        row = Chat(base.tokenizer).encode(Turn(asked[question], answer, system))
+        alone = read(base.model, [row], Spec(spans=("response",), pad_id=base.tokenizer.pad_token_id))
+        assert states[pair, side, question] == pytest.approx(np.asarray(alone.states)[0, :, 0], rel=1e-3, abs=1e-4)
+
+
+def test_both_directions_of_a_trait_are_held_against_each_other_and_chance(
+    tiny_study: Write, tmp_path: Path, all_found: None, study: dict[str, Any]
+) -> None:
+    folder = finished(tiny_study(**study), tmp_path)
+    spaces = {title: load_file(path / "space.safetensors") for title, path in stages_of(folder, "space").items()}
+    state, said = spaces["persona space"], spaces["directions of what the base says"]
+    [agreement] = stages_of(folder, "agreement").values()
+    found = read_json(agreement / AGREEMENT)
+    stages = stages_of(folder, "generated")
+    names = ["pirate", "pessimistic"]
+    rows = [load_file(stages[f"what the base says as {name} and its opposite"] / "states.safetensors")["states"] for name in names]
+    for i, name in enumerate(names):
+        differences = (rows[i][:, 0] - rows[i][:, 1]).mean((0, 1))
+        assert said["vectors"][i] == pytest.approx(differences, abs=1e-5)
+        unit = state["vectors"][i] / np.linalg.norm(state["vectors"][i], axis=-1, keepdims=True)
+        cosines = (unit * differences).sum(-1) / np.linalg.norm(differences, axis=-1)
+        assert found[name]["cosine"] == pytest.approx(cosines, abs=1e-4)
+        drawn = largest_by_chance(unit[2].astype(float), 1, within_questions(rows, ["same", "same"], 2), Null(seed_for(0, "agreement")))
+        assert found[name]["chance"] == pytest.approx(np.quantile(drawn, 0.95), rel=0.05)
+    summary = json.loads((folder / "tiny" / "summary.json").read_text())
+    for i, row in enumerate(summary["directions"]):
+        assert row["generated"]["agreement"] == pytest.approx(found[row["trait"]]["cosine"][2])
+        assert row["generated"]["reliability"] == pytest.approx(float(said["reliability"][i, 2]))
+    assert "Two estimators" in (folder / "tiny" / "report.html").read_text()
+
+
+def test_open_questions_of_a_trait_are_what_it_is_asked(tiny_study: Write, tmp_path: Path, all_found: None, study: dict[str, Any]) -> None:
+    wellworn("traits", "export", "childish", "--format", "persona-vectors", "--to", tmp_path / "theirs")
+    theirs = tmp_path / "theirs" / "extract" / "childish.json"
+    value = json.loads(theirs.read_text())
+    value["questions"] = [f"Would you share number {i}?" for i in range(6)]
+    theirs.write_text(json.dumps(value))
+    wellworn("traits", "import", theirs, "--to", tmp_path / "bold")
+    own, others = (finished(tiny_study(**study, library=library), tmp_path) for library in ([str(tmp_path / "bold")], ["childish"]))
+    said = [read_json(path / "manifest.json")["config"]["prompts"] for path in stages_of(own, "generated").values()]
+    assert own == others
+    assert len(set(said)) == 2
+
+
+def test_fewer_questions_than_the_study_asks_for_are_refused(
+    tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], study: dict[str, Any]
+) -> None:
+    asked = tiny_study(**study | {"generated_directions": {"questions": 500}})
+    assert "generated_directions.questions: pirate has 120 extract questions, the study asks for 500" in refused(
+        capsys, "run", asked, "--runs-dir", tmp_path / "runs"
+    )
