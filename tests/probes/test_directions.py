@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 
 from data.mixtures import Turn
 from data.schema import ContrastPair, Trait
-from probes.directions import FOUND_RELIABILITY, QUESTION_SPLITS, Directions, _all_halves, _random_halves, contrast_turns, estimate
+from probes.directions import (
+    FOUND_RELIABILITY,
+    QUESTION_SPLITS,
+    Directions,
+    _all_halves,
+    _mean_cosine,
+    _mean_cosines,
+    _random_halves,
+    contrast_turns,
+    estimate,
+)
 from probes.stats import FloatArray
 
 WIDTH = 32
@@ -141,6 +151,12 @@ def test_random_halves_are_halves(rows: int) -> None:
     assert set(np.unique(halves)) == {0.0, 1.0}
     assert (halves.sum(1) == rows // 2).all()
     assert len(np.unique(halves, axis=0)) > 1
+
+
+def test_many_draws_are_halved_as_one_is() -> None:
+    rng = np.random.default_rng(0)
+    draws, halves = rng.standard_normal((30, 6, 40)) * np.geomspace(1, 1e-3, 40), _all_halves(6)
+    assert _mean_cosines(draws, halves) == pytest.approx([_mean_cosine(draw, halves) for draw in draws], abs=1e-12)
 
 
 def test_contrast_turns_are_pairs_then_signs_then_questions() -> None:
