@@ -16,6 +16,8 @@ from data.errors import Complaints, InputError
 
 Model = TypeVar("Model", bound=BaseModel)
 Location = tuple[str | int, ...]
+# What a few lines of aliases can stand for has no end.
+MOST_VALUES = 1_000_000
 
 
 def read_text(path: Path) -> str:
@@ -42,8 +44,9 @@ def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:
     """
     text = read_text(path)
     try:
-        value = YAML(typ="safe", pure=True).load(text)
-        return value, dict(_lines(YAML(typ="safe", pure=True).compose(text), ()))
+        node = YAML(typ="safe", pure=True).compose(text)
+        if (size := _size(node, {})) <= MOST_VALUES:
+            return YAML(typ="safe", pure=True).load(text), dict(_lines(node, ()))
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{path}:{line}: not valid YAML: {error.problem}") from None
@@ -51,6 +54,7 @@ def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:
         raise InputError(f"{path}: not valid YAML: {error}") from None
     except RecursionError:
         raise InputError(f"{path}: not usable YAML: nested too deeply, or an alias that holds itself") from None
+    raise InputError(f"{path}: its aliases stand for {size:.1g} values, {MOST_VALUES:,} at most")
 
 
 def parse_yaml_value(text: str) -> Any:
@@ -63,6 +67,17 @@ def parse_yaml_value(text: str) -> Any:
         return YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise InputError(f"{text!r} is not a valid YAML value: {str(error).splitlines()[0]}") from None
+
+
+def _size(node: Node | None, known: dict[int, int]) -> int:
+    """Return how many values a node stands for; each node that aliases share is counted wherever it stands, and looked at once."""
+    if node is None:
+        return 0
+    if id(node) not in known:
+        children = [each for pair in node.value for each in pair] if isinstance(node, MappingNode) else node.value
+        known[id(node)] = 1  # an alias that holds itself is refused elsewhere
+        known[id(node)] += sum(_size(each, known) for each in children) if isinstance(node, MappingNode | SequenceNode) else 0
+    return known[id(node)]
 
 
 def _lines(node: Node | None, at: Location) -> Iterator[tuple[Location, int]]:

@@ -298,6 +298,17 @@ def test_wrong_type_names_place_field_what_was_got_and_what_it_may_be() -> None:
     assert complaint({"name": "x", "rate": -1}) == "some.yaml: rate: Input should be greater than 0, got -1"
 
 
+def test_aliases_that_stand_for_endless_values_are_refused(tmp_path: Path) -> None:
+    lines = ["l0: &l0 [a, a, a, a, a, a, a, a, a]"]
+    lines += [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 30)]
+    path = tmp_path / "a.yaml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(InputError, match=r"a\.yaml: its aliases stand for .* values, 1,000,000 at most"):
+        read_yaml(path)
+    path.write_text("\n".join(lines[:3]), encoding="utf-8")
+    assert len(read_yaml(path)[0]["l2"]) == 9
+
+
 def test_missing_field_is_named_with_the_line_of_what_lacks_it() -> None:
     lines: dict[tuple[str | int, ...], int] = {("pairs",): 2, ("pairs", 0): 3}
     assert complaint({"name": "x", "pairs": [{}]}, lines) == "some.yaml:3: pairs.0.positive: Field required"
