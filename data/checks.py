@@ -6,12 +6,15 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING
 
-from data.chat import Chat
 from data.errors import InputError
 from data.files import read_jsonl
 from data.mixtures import Turn, ngrams, plain_turns, shared_ngrams, words
 from data.schema import Example, Trait
+
+if TYPE_CHECKING:
+    from data.chat import Chat
 
 # Of the 4-grams of evaluation answers, those that training answers may have too.
 OVERLAP_LIMIT = 0.02
@@ -59,7 +62,7 @@ def problems(trait: Trait, folder: Path, fewest: int) -> list[str]:
     ]
 
 
-def unreadable(trait: Trait, folder: Path, chat: Chat) -> list[str]:
+def unreadable(trait: Trait, folder: Path, chat: "Chat") -> list[str]:
     """Return what a model cannot read: texts longer than its context, or that hold its special tokens; a line each, with file and line.
 
     Args:

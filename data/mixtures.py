@@ -101,7 +101,8 @@ def words(text: str) -> list[str]:
         >>> words("Don't stop, please …")
         ["don't", 'stop', 'please']
     """
-    return [word for raw in text.lower().split() if (word := "".join(c for c in raw if c.isalnum() or c == "'"))]
+    found = (raw if raw.isalnum() else "".join(c for c in raw if c.isalnum() or c == "'") for raw in text.lower().split())
+    return [word for word in found if word]
 
 
 def ngrams(text: str, n: int = 4) -> list[tuple[str, ...]]:

@@ -1,13 +1,13 @@
 """List, show and check traits, and list and show what stands beside them."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data.chat import Chat
 from data.checks import mean_words, overlap, problems, unreadable
 from data.errors import Complaints
 from data.library import (
@@ -26,6 +26,9 @@ from data.library import (
 from data.mixtures import plain_turns, transformed
 from data.schema import SPLITS, ContrastPair, Trait
 from probes.shift import FEWEST_PROMPTS
+
+if TYPE_CHECKING:
+    from data.chat import Chat
 
 SHOWN = 3
 
@@ -111,7 +114,8 @@ def check(names: Sequence[str], console: Console, model: str | None = None) -> N
     console.print("[bold green]all fit for use[/bold green]")
 
 
-def _chat_of(model: str) -> Chat:
+def _chat_of(model: str) -> "Chat":
+    from data.chat import Chat
     from lora.models import load, resolve
 
     base = load(resolve(model))
