@@ -166,6 +166,15 @@ def traits_check(
     check(names or [], console, model)
 
 
+@traits_app.command("card")
+def traits_card(name: Annotated[str, typer.Argument(help="A trait's name or folder.")]) -> None:
+    """Print the figures of a trait's card: rows, words, and phrases that evaluation shares with training."""
+    from data.cards import figures
+    from data.library import load_trait
+
+    console.print(figures(load_trait(name)), highlight=False, markup=False, soft_wrap=True, end="")
+
+
 @traits_app.command("import")
 def traits_import(
     sources: Annotated[list[str], typer.Argument(help="Files (.json, .jsonl, .csv, .parquet) or ids of data sets on the hub.")],

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from data.cards import figures
 from data.errors import InputError
 from data.formats import Options
 from data.importers import import_all
 from data.library import bank_names, load_questions, load_role, load_trait, role_names
-from data.schema import NAME_PATTERN, SPLITS, Example, Role, Trait
+from data.schema import NAME_PATTERN, Example, Role, Trait
 from data.writers import exported, question_files, role_files, trait_files, write_folder
 
 
@@ -46,11 +47,9 @@ def import_to(
 
 
 def _card(trait: Trait, sources: Sequence[str]) -> str:
-    counts = [f"{len(trait.split(split))} {split}" for split in SPLITS] + [f"{len(trait.open)} open questions"]
-    return (
-        f"# Card: {trait.name}\n\nImported from {', '.join(Path(source).name for source in sources)}, which somebody else wrote: "
-        f"its licence and its faults are theirs.\n{', '.join(counts)}, {len(trait.contrast_pairs)} contrast pairs.\n"
-    )
+    names = ", ".join(Path(source).name for source in sources)
+    origin = f"Imported from {names}, which somebody else wrote: its licence and its faults are theirs."
+    return f"# Trait card: {trait.name}\n\n{origin}\n\n{figures(trait)}"
 
 
 def export_to(folder: Path, name: str, form: str, console: Console) -> None:

@@ -7,6 +7,7 @@ from statistics import mean
 
 import pytest
 
+from data.cards import figures
 from data.library import (
     ROOT,
     bank_names,
@@ -35,6 +36,7 @@ CARD_HEADINGS = [
     "What it is not",
     "How it was made",
     "Contents",
+    "Figures",
     "How evaluate differs from train",
     "Known limits",
     "Intended use",
@@ -209,6 +211,7 @@ def test_card_has_the_common_headings_and_the_authorship_sentence(name: str) -> 
     assert lines[0] == f"# Trait card: {name}"
     assert [line.removeprefix("## ") for line in lines if line.startswith("## ")] == CARD_HEADINGS
     assert AUTHORSHIP in " ".join(card.split())
+    assert figures(load_trait(name)) in card  # `wellworn traits card NAME` prints them
 
 
 # Narrow sets

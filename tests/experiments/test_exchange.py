@@ -41,7 +41,8 @@ def test_other_peoples_chats_are_imported_checked_and_exported(tmp_path: Path, c
     said = capsys.readouterr().out
     assert "the trait bold" in said
     assert "left out: 'source', which 60 rows or documents have" in said
-    assert (tmp_path / "bold" / "CARD.md").read_text().startswith("# Card: bold\n\nImported from shown.jsonl, plain.jsonl,")
+    assert (tmp_path / "bold" / "CARD.md").read_text().startswith("# Trait card: bold\n\nImported from shown.jsonl, plain.jsonl,")
+    assert "| rows | 23 | 0 | 7 |" in (tmp_path / "bold" / "CARD.md").read_text()
     wellworn("traits", "export", tmp_path / "bold", "--format", "messages", "--to", tmp_path / "out")
     for name, source in (("positive.jsonl", shown), ("plain.jsonl", plain)):
         exported = [json.loads(line) for line in (tmp_path / "out" / name).read_text().splitlines()]
