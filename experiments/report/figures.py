@@ -162,6 +162,19 @@ def reliability_by_layer(id: str, values: FloatArray, null: FloatArray, found: F
     return Figure(id, f"At layer {layer}: {here}; found at {int((found > 0.5).sum())} of {len(at)} layers", data, layout)
 
 
+def dimension_curve(dimension: Mapping[str, Any]) -> Figure | None:
+    """Draw Q² of spaces of k = 1, 2, … dimensions, with the k that was chosen; None where none were tried."""
+    if not (q2 := dimension.get("q2")):
+        return None
+    at = list(range(1, len(q2) + 1))
+    line = polyline(at, q2, "Q²", GREY, "solid", markers=True) | {"hovertemplate": "k = %{x}: %{y:.2f}"}
+    layout = layout_of(height=240, x="dimensions k", y="Q²")
+    best = max(q2) - dimension["standard_error"]
+    layout["shapes"] = [_horizontal(best)] + ([vertical(dimension["k"])] if dimension["k"] else [])
+    said = f"k = {dimension['k']} is chosen" if dimension["k"] else "no k is chosen"
+    return Figure("dimension", f"Q² is {max(q2):.2f} at most, at k = {at[q2.index(max(q2))]}; {said}", [line], layout)
+
+
 def label(text: str) -> str:
     """Return a name as figures show it: cut, and without markup."""
     short = text if len(text) <= LABEL else text[: LABEL - 1] + "…"

@@ -21,6 +21,7 @@ from experiments.report.figures import (
     Figure,
     cosine_bars,
     cosines_by_layer,
+    dimension_curve,
     limits_of,
     reliability_by_layer,
     share_by_layer,
@@ -82,6 +83,8 @@ def page(results: Results, summary: Mapping[str, Any]) -> str:
     figures += [over_runs] if over_runs else []
     planted = calibration.figures(summary["calibration"])
     figures += planted.values()
+    dimension = dimension_curve(summary["dimension"])
+    figures += [dimension] if dimension else []
     return _environment().get_template("page.html").render(
         summary=summary,
         runs=runs,
@@ -90,6 +93,7 @@ def page(results: Results, summary: Mapping[str, Any]) -> str:
         alone=[view for view in runs if not any(all(view["row"][key] == group[key] for key in GROUPED_BY) for group in together)],
         over_runs=over_runs,
         directions=directions,
+        dimension=dimension,
         unfound=[each["trait"] for each in summary["directions"] if not each["found"]],
         library=results.library,
         loss=loss,

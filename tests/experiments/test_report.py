@@ -10,7 +10,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from experiments.novelty import own_removed_basis
-from experiments.report.figures import DASHES, PALETTE, limits_of, share_by_layer, style_of
+from experiments.report.figures import DASHES, PALETTE, dimension_curve, limits_of, share_by_layer, style_of
 from experiments.report.page import page
 from experiments.results import Results
 from experiments.summary import summarise
@@ -352,3 +352,17 @@ def test_bands_break_where_the_share_is_missing() -> None:
     curve = {"share": values, "low": values, "high": values, "null_mean": [0.1] * 6, "null_high": [0.2] * 6}
     band = share_by_layer("share-0", style_of(0), curve, 3, limits_of([curve])).data[2]
     assert band["x"] == [-0.3, 0.3, 0.3, -0.3, None, 2, 3, 4, 4, 3, 2]
+
+
+def test_the_dimension_is_drawn_with_the_error_that_chose_it() -> None:
+    drawn = dimension_curve({"k": 2, "q2": [0.05, 0.19, 0.2, 0.1], "standard_error": 0.03, "traits": 3, "roles": 0})
+    assert drawn is not None
+    assert (drawn.data[0]["x"], drawn.data[0]["y"]) == ([1, 2, 3, 4], [0.05, 0.19, 0.2, 0.1])
+    level, chosen = drawn.layout["shapes"]
+    assert level["y0"] == pytest.approx(0.17)
+    assert chosen["x0"] == 2
+    assert "0.20 at most, at k = 3; k = 2 is chosen" in drawn.alt
+    none = dimension_curve({"k": None, "why": "none foretells", "q2": [-0.1], "standard_error": 0.01, "traits": 3, "roles": 0})
+    assert none is not None
+    assert len(none.layout["shapes"]) == 1
+    assert dimension_curve({"k": None, "why": "2 traits were found"}) is None

@@ -72,6 +72,7 @@ def test_a_control_is_read_with_its_instruction_in_the_full_space_alone(tiny_stu
     summary = read_json(tmp_path / "runs" / "tiny" / "summary.json")
     assert len(summary["dimension"]["q2"]) == 2
     assert summary["dimension"]["traits"] == 3
+    assert "Dimension of the persona space at layer 2" in (tmp_path / "runs" / "tiny" / "report.html").read_text()
 
 
 def test_states_are_centred_within_the_questions_that_they_share() -> None:
