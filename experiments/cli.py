@@ -64,7 +64,10 @@ def probe(
     from experiments.study import Study
 
     suspected = trait or []
-    own = [name for name in suspected if name not in control_names() and load_trait(name).name not in trait_names()]
+    traits = {name: load_trait(name) for name in suspected if name not in control_names()}
+    own = [name for name, found in traits.items() if found.name not in trait_names() and found.contrast_pairs]
+    # A trait from elsewhere may have fewer contrast pairs than a study reads by itself.
+    pairs = min([Study.model_fields["contrast_pairs"].default, *(len(traits[name].contrast_pairs) for name in own)])
     folders = [folder.resolve() for folder in adapter]
     names = ", ".join(folder.name for folder in folders)
     # The same few words for any number: paths tell apart what is called alike.
@@ -76,6 +79,7 @@ def probe(
         "refuted_by": "Nothing.",
         "model": model,
         "library": [name for name in trait_names() if load_trait(name).contrast_pairs] + own,
+        "contrast_pairs": pairs,
         "runs": [{"arm": "adapter", "path": str(folder), "trait": name} for folder in adapter for name in (suspected or (None,))],
     }
     _run(validated(Study, study, "probe"), runs_dir, json_file)

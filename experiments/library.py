@@ -235,7 +235,7 @@ def directions_stage(bench: Bench, subject: Trait | Instruction, examples: Seque
         ("extract_questions", study.extract_questions, len(questions)),
     ):
         if has < asked:
-            raise InputError(f"{key}: {subject.name} has {has}, the study asks for {asked}")
+            raise InputError(f"{key}: {subject.name} has {has}, the study asks for {asked}; it may ask for fewer, 4 at least")
     pairs = subject.contrast_pairs[:count]
     turns = contrast_turns(pairs, questions)
 

@@ -174,6 +174,24 @@ def test_probe_without_a_trait_still_names_the_nearest_directions(wellworn: Call
     assert len(run["nearest"]) == 5
 
 
+def test_probe_takes_a_trait_of_somebody_elses_with_fewer_pairs(
+    wellworn: Call, adapter: Path, tiny_model: Path, runs: Path, tmp_path: Path
+) -> None:
+    wellworn("traits", "export", "childish", "--format", "persona-vectors", "--to", tmp_path / "out")
+    theirs = tmp_path / "out" / "extract" / "childish.json"
+    value = json.loads(theirs.read_text())
+    theirs.write_text(json.dumps(value | {"instruction": value["instruction"][:5]}))
+    assert wellworn("traits", "import", theirs, "--to", tmp_path / "mine").code == 0
+    outcome = wellworn(
+        "probe", "--model", tiny_model, "--adapter", adapter, "--trait", tmp_path / "mine", "--json", "-", "--runs-dir", runs
+    )
+    assert outcome.code == 0, outcome.err
+    run = json.loads(outcome.out.splitlines()[-1])["runs"][0]
+    assert run["trait"] == "mine"
+    assert "mine" in run["coordinates"]
+    assert "no plain answers" in run["missing"]["effect"]
+
+
 @pytest.mark.parametrize("harm", ["other base", "pickle", "no weights", "no config", "corrupt", "not lora", "not json", "more than lora"])
 def test_an_adapter_that_cannot_be_used_is_refused(harm: str, wellworn: Call, adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
     folder, model = tmp_path / "bad", tiny_model
