@@ -1,16 +1,17 @@
 """What is wrong with a trait that loads, and would mislead a measurement: every problem with its file and line."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
+from math import ceil
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
 from data.errors import InputError
 from data.files import read_jsonl
-from data.mixtures import Turn, ngrams, plain_turns, shared_ngrams, words
+from data.mixtures import Turn, ngrams, plain_turns, same_question, shared_ngrams, words
 from data.schema import Example, Trait
 
 if TYPE_CHECKING:
@@ -38,13 +39,14 @@ def lines_of(folder: Path) -> dict[str, int]:
     return {str(value.get("id", line)): line for line, value in read_jsonl(path)} if path.is_file() else {}
 
 
-def problems(trait: Trait, folder: Path, fewest: int) -> list[str]:
+def problems(trait: Trait, folder: Path, fewest: int, bank: Sequence[Example] = ()) -> list[str]:
     """Return what is wrong with a trait that loaded, a line each.
 
     Args:
         trait: as it was loaded.
         folder: from where.
         fewest: evaluation rows that an interval needs.
+        bank: what it is measured on where it has no such rows of its own.
 
     Returns:
         Leakage of training answers and questions into evaluation, copies, answers that show nothing, a length that gives the trait away,
@@ -54,21 +56,23 @@ def problems(trait: Trait, folder: Path, fewest: int) -> list[str]:
     answered = [row for row in trait.examples if row.positive is not None]
     return [
         *_few(trait, path, fewest),
-        *(f"{at(row)}: the positive is the plain answer" for row in answered if _same(row.positive or "", row.negative or "")),
+        *(f"{at(row)}: the positive is the plain answer" for row in answered if row.negative and _same(row.positive or "", row.negative)),
         *_leaks(trait, path, at),
         *_copies(answered, at),
-        *_asked_again(trait, at),
+        *_asked_again((*trait.examples, *trait.open), at),
+        *_trained_on(trait, bank, at),
         *_length(answered, path),
     ]
 
 
-def unreadable(trait: Trait, folder: Path, chat: "Chat") -> list[str]:
+def unreadable(trait: Trait, folder: Path, chat: "Chat", bank: Sequence[Example] = ()) -> list[str]:
     """Return what a model cannot read: texts longer than its context, or that hold its special tokens; a line each, with file and line.
 
     Args:
         trait: as it was loaded.
         folder: from where.
         chat: of the model.
+        bank: what contrast prompts are read on where the trait has no such rows of its own.
     """
     at, found = _places(folder), []
     texts: list[tuple[str, Turn]] = []
@@ -76,7 +80,8 @@ def unreadable(trait: Trait, folder: Path, chat: "Chat") -> list[str]:
         answers = (row.positive, row.negative)
         texts += [(at(row), Turn(row.question, answer)) for answer in answers if answer is not None]
     texts += [(at(row), Turn(row.question, "?")) for row in trait.open]
-    longest = max(plain_turns(trait.examples, "extract"), key=lambda turn: len(turn.question) + len(turn.answer), default=Turn("?", "?"))
+    read_on = plain_turns(trait.examples, "extract") or plain_turns(bank, "extract")
+    longest = max(read_on, key=lambda turn: len(turn.question) + len(turn.answer), default=Turn("?", "?"))
     prompts = [(f"contrast_pairs.{i}", text) for i, pair in enumerate(trait.contrast_pairs) for text in (pair.positive, pair.negative)]
     prompts += [("system_prompt", trait.system_prompt)] if trait.system_prompt else []
     texts += [(f"{folder / 'trait.yaml'}: {name}", replace(longest, system=text)) for name, text in prompts]
@@ -127,22 +132,37 @@ def _leaks(trait: Trait, path: Path, at: At) -> Iterator[str]:
 
 def _copies(rows: Sequence[Example], at: At) -> Iterator[str]:
     """Name answers of which most phrases stand in another; a chain of copies is named once a row, against the first."""
-    grams = {i: set(ngrams(row.positive or "")) or {tuple(words(row.positive or ""))} for i, row in enumerate(rows)}
+    first: dict[Phrase, int] = {}
+    for i, row in enumerate(rows):
+        said = tuple(words(row.positive or "")) or (row.positive or "",)
+        if first.setdefault(said, i) != i:
+            yield f"{at(row)}: the same answer as {at(rows[first[said]])}"
+    grams = {i: set(ngrams(rows[i].positive or "")) or {said} for said, i in first.items()}
     for i, j, share in _alike(grams, NEAR_ANSWERS):
-        said = "the same answer as" if share == 1 else f"{share:.0%} of its phrases and those of another are the same, of"
-        yield f"{at(rows[j])}: {said} {at(rows[i])}"
+        yield f"{at(rows[j])}: {share:.0%} of its phrases and those of another are the same, of {at(rows[i])}"
 
 
-def _asked_again(trait: Trait, at: At) -> Iterator[str]:
+def _asked_again(rows: Sequence[Example], at: At) -> Iterator[str]:
     """Name questions of one split that ask what one of another does."""
-    rows = list(trait.examples)
     asked = {i: set(ngrams(row.question, 2)) or {tuple(words(row.question))} for i, row in enumerate(rows)}
-    for i, j, share in _alike(asked, NEAR_QUESTIONS):
-        if rows[i].split != rows[j].split:
-            yield (
-                f"{at(rows[j])}: leakage between splits: {share:.0%} of its question's phrases and those of {at(rows[i])} "
-                f"({rows[i].split}) are the same: {rows[j].question!r}"
-            )
+    for i, j, share in _alike(asked, NEAR_QUESTIONS, [row.split for row in rows]):
+        yield (
+            f"{at(rows[j])}: leakage between splits: {share:.0%} of its question's phrases and those of {at(rows[i])} "
+            f"({rows[i].split}) are the same: {rows[j].question!r}"
+        )
+
+
+def _trained_on(trait: Trait, bank: Sequence[Example], at: At) -> Iterator[str]:
+    """Name questions that the trait is trained on, and that it will be measured on where it has none of its own: the bank's."""
+    if not trait.split("train") or trait.questions:
+        return
+    used = [row for row in bank if (row.split == "evaluate" and not trait.plain) or (row.split == "extract" and trait.contrast_pairs)]
+    used = [row for row in used if row.split != "extract" or not trait.split("extract")]
+    asked = {same_question(row.question): row for row in used}
+    for row in trait.split("train"):
+        if same_question(row.question) in asked:
+            there = asked[same_question(row.question)]
+            yield f"{at(row)}: is {there.id} of the bank, on which a trait without such rows of its own is measured: {row.question!r}"
 
 
 def _length(rows: Sequence[Example], path: Path) -> Iterator[str]:
@@ -156,13 +176,24 @@ def _length(rows: Sequence[Example], path: Path) -> Iterator[str]:
         )
 
 
-def _alike(sets: Mapping[int, set[Phrase]], least: float) -> Iterator[tuple[int, int, float]]:
-    """Yield (first, later, share) where what two sets have in common is at least a share of what either has; each later one once."""
+def _alike(sets: Mapping[int, set[Phrase]], least: float, kinds: Sequence[str] | None = None) -> Iterator[tuple[int, int, float]]:
+    """Yield (first, later, share) where what two sets have in common is at least a share of what either has; each later one once.
+
+    Two such sets have a phrase in common among the rarest of each, so that no others need be looked up.
+
+    Args:
+        sets: by number.
+        least: the share.
+        kinds: of each number; only sets of different kinds are compared. None compares all.
+    """
+    times = Counter(item for each in sets.values() for item in each)
     holders: dict[Phrase, list[int]] = defaultdict(list)
     for i, each in sets.items():
-        for item in each:
+        rarest = sorted(each, key=lambda item: (times[item], item))
+        for item in rarest[: len(each) - ceil(least * len(each)) + 1]:
             holders[item].append(i)
-    common = {pair for rows in holders.values() if len(rows) <= COMMON for pair in combinations(rows, 2)}
+    pairs = (pair for rows in holders.values() if len(rows) <= COMMON for pair in combinations(rows, 2))
+    common = {pair for pair in pairs if kinds is None or kinds[pair[0]] != kinds[pair[1]]}
     named: set[int] = set()
     for i, j in sorted(common):
         share = len(sets[i] & sets[j]) / len(sets[i] | sets[j])

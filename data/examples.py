@@ -6,8 +6,11 @@ from pathlib import Path
 
 from data.errors import Complaints, InputError
 from data.files import read_jsonl, validated
+from data.mixtures import same_question
 from data.schema import SPLITS, Example, Split
 
+# Of many ids that stand twice, so many are named.
+NAMED = 10
 # Where a row stands, and the row.
 Placed = tuple[str, Example]
 
@@ -105,15 +108,22 @@ def _alone(path: Path, rows: Sequence[Placed]) -> list[str]:
     asked: dict[str, Example] = {}
     taught: set[tuple[str, str | None, str | None]] = set()
     for where, row in rows:
-        question = " ".join(row.question.lower().split())
+        question = same_question(row.question)
         first = asked.setdefault(question, row)
         again = row.split != "train" or (question, row.positive, row.negative) in taught
         taught.add((question, row.positive, row.negative))
         if first is not row and (first.split != row.split or again):
-            kind = "overlap between splits" if first.split != row.split else "repeated question"
+            kind = (
+                "overlap between splits"
+                if first.split != row.split
+                else "the same row twice"
+                if row.split == "train"
+                else "repeated question"
+            )
             found.append(f"{where}: {kind}: {row.question!r} stands in {first.split} ({first.id}) and in {row.split} ({row.id})")
     if twice := sorted(name for name, times in Counter(row.id for _, row in rows).items() if times > 1):
-        found.append(f"{path}: ids must be unique, these occur twice: {', '.join(twice)}")
+        more = f", and {len(twice) - NAMED} more" if len(twice) > NAMED else ""
+        found.append(f"{path}: ids must be unique, these occur twice: {', '.join(twice[:NAMED])}{more}")
     return found
 
 

@@ -11,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data.errors import InputError
 from data.files import validated
+from data.mixtures import same_question
 from data.schema import Text
 
+_SYSTEM = {"system", "developer"}
 FIELDS = ("question", "positive", "negative", "split", "id")
 # Closes the prompt of a judge where the rubric of a trait has no places for question and answer.
 JUDGED = "\n\nQuestion:\n{question}\n\nAnswer:\n{answer}"
@@ -39,8 +41,10 @@ class TraitDocument(_Format):
     eval_prompt: Text | None = None
 
 
-class Pos(_Format):
-    """A system prompt of assistant-axis."""
+class Pos(BaseModel):
+    """A system prompt of assistant-axis; with anything beside it, it would be something else."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pos: Text
 
@@ -94,6 +98,7 @@ class Options:
         columns: question, positive, negative, split or id → the field that holds it.
         positive: which of two preferred answers shows the trait.
         held_out: questions to evaluate on, of rows without splits; None means 24, or a quarter of a small set.
+        skip: leave out rows that cannot be used, and count them, instead of refusing all.
         split: of a data set on the hub.
         config: of a data set on the hub.
     """
@@ -101,6 +106,7 @@ class Options:
     columns: Mapping[str, str] = field(default_factory=dict)
     positive: Literal["chosen", "rejected"] = "chosen"
     held_out: int | None = None
+    skip: bool = False
     split: str | None = None
     config: str | None = None
 
@@ -168,36 +174,44 @@ def _conversation(where: str, row: Mapping[str, Any], _options: Options, left: L
 def _preference(where: str, row: Mapping[str, Any], options: Options, left: LeftOut) -> dict[str, Any]:
     found = validated(Preference, row, where)
     note_extra(found, left)
-    asked, answers = set(), {}
+    asked: list[str] = []
+    answers: dict[str, str] = {}
     for key, said in (("chosen", found.chosen), ("rejected", found.rejected)):
         before = [Message(role="user", content=found.prompt)] if isinstance(found.prompt, str) else found.prompt or []
         turns = [Message(role="assistant", content=said)] if isinstance(said, str) else said
         # A chat may hold the prompt once more.
         turns = turns if len(turns) > 1 else [*before, *turns]
         question, answers[key] = _exchange(where, key, turns)
-        asked.add(question)
-    if len(asked) > 1 or (isinstance(found.prompt, str) and asked != {found.prompt}):
-        raise InputError(f"{where}: chosen and rejected answer different questions: {' / '.join(map(repr, sorted(asked)))}")
+        asked.append(question)
+    if isinstance(found.prompt, str):
+        asked.append(found.prompt)
+    if len(different := {same_question(question): question for question in asked}) > 1:
+        raise InputError(f"{where}: prompt, chosen and rejected are of different questions: {' / '.join(map(repr, different.values()))}")
     shown = options.positive
-    return {"question": asked.pop(), "positive": answers[shown], "negative": answers["rejected" if shown == "chosen" else "chosen"]}
+    return {"question": asked[0], "positive": answers[shown], "negative": answers["rejected" if shown == "chosen" else "chosen"]}
 
 
 def _own(where: str, row: Mapping[str, Any], _options: Options, left: LeftOut) -> dict[str, Any]:
-    return _mapped(where, row, {key: key for key in FIELDS if key in row}, left)
+    # Tables of questions and answers say no more than that.
+    answer = {"positive": "answer"} if "answer" in row and "positive" not in row else {}
+    return _mapped(where, row, {key: key for key in FIELDS if key in row} | answer, left)
 
 
+# A row with two preferred answers often has a chat beside, which is one of them.
 _KINDS: dict[str, Callable[[str, Mapping[str, Any], Options, LeftOut], dict[str, Any]]] = {
-    "messages": _conversation,
     "chosen": _preference,
+    "messages": _conversation,
     "question": _own,
 }
 
 
 def _exchange(where: str, key: str, messages: Sequence[Message]) -> tuple[str, str]:
+    # An empty system message says nothing.
+    messages = [message for message in messages if message.role not in _SYSTEM or message.text.strip()]
     roles = [message.role for message in messages]
     if roles == ["user", "assistant"]:
         return messages[0].text, messages[1].text
-    if "system" in roles or "developer" in roles:
+    if set(roles) & _SYSTEM:
         raise InputError(
             f"{where}: {key}: holds a system message; a row is a question and its answer, under the model's own default. Take it out, "
             "or put it at the head of the question"
@@ -207,7 +221,11 @@ def _exchange(where: str, key: str, messages: Sequence[Message]) -> tuple[str, s
     )
 
 
-def note_extra(model: BaseModel, left: LeftOut) -> None:
-    """Count the fields of a document or row that its format does not have."""
+def note_extra(model: BaseModel, left: LeftOut, at: str = "") -> None:
+    """Count the fields of a document or row that its format does not have, at any depth."""
     for key in model.model_extra or {}:
-        left[key] += 1
+        left[f"{at}{key}"] += 1
+    for key, value in model:
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, BaseModel):
+                note_extra(part, left, f"{at}{key}.")

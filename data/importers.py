@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from data.examples import Placed, checked
 from data.files import Location, read_yaml, validated
 from data.formats import JUDGED, LeftOut, Options, RoleDocument, TraitDocument, fields_of, note_extra
 from data.library import with_examples
+from data.mixtures import same_question
 from data.schema import Example, Role, Split, Trait, seed_for
 from data.sources import Row, read_document, read_rows
 
@@ -35,54 +36,89 @@ class Imported:
     left_out: Mapping[str, int]
 
 
-def import_all(sources: Sequence[str], name: str, options: Options, plain: str | None = None, evaluation: Path | None = None) -> Imported:
+def import_all(sources: Sequence[str], name: str, options: Options, plain: Sequence[str] = (), evaluation: Sequence[str] = ()) -> Imported:
     """Read everything that makes one trait, or some roles.
 
     Args:
-        sources: trait and role documents, files of rows, ids of data sets on the hub.
+        sources: trait and role documents, folders of them, files of rows, ids of data sets on the hub.
         name: of the trait.
         options: how rows are to be understood.
         plain: rows that answer the same questions as an assistant would.
-        evaluation: a trait document whose questions are to be evaluated on.
+        evaluation: rows to be evaluated on, and trait documents whose questions are.
 
     Raises:
         InputError: anything that cannot be used; a line for each, in the words of the source, with file and line.
     """
     left: LeftOut = defaultdict(int)
-    documents: list[tuple[Path, TraitDocument]] = []
-    roles: list[Role] = []
-    rows: list[Row] = []
-    for source in sources:
-        path = Path(source)
-        value = read_document(path)
-        if value is None or "instruction" not in value:
-            rows += read_rows(source, options.split, options.config)
-        elif _is_role(value):
-            roles.append(_role(path, _valid_document(RoleDocument, path, value, left)))
-        else:
-            documents.append((path, _valid_document(TraitDocument, path, value, left)))
-    if len(documents) > 1:
-        raise InputError(f"{documents[1][0]}: a trait has one set of contrast pairs, and {documents[0][0]} holds it; import one at a time")
-    if roles and (documents or rows):
-        raise InputError(f"{', '.join(sources)}: roles and what makes a trait are imported apart")
-    asked = (evaluation, _valid_evaluation(evaluation, left)) if evaluation else None
-    placed = _examples(rows, _plain_answers(plain, options, left) if plain else None, options, left)
-    if roles:
-        return Imported(None, tuple(roles), (), left)
-    if not documents and all(row.open for _, row in placed):
+    found, tests = _read(sources, options, left), _read(evaluation, options, left)
+    if len(found.traits) > 1:
+        first, second = (path for path, _ in found.traits[:2])
+        raise InputError(f"{second}: a trait has one set of contrast pairs, and {first} holds it; import one at a time")
+    if found.roles:
+        if found.traits or found.rows or plain or evaluation or options.held_out is not None:
+            raise InputError(f"{', '.join(sources)}: roles are imported by themselves, without what makes a trait")
+        return Imported(None, _roles(found.roles), (), left)
+    if plain and not (found.rows or tests.rows):
+        raise InputError("--plain: answers the questions of rows, and there are none")
+    answers = _PlainAnswers(plain, options, left) if plain else None
+    rows, held_out = _parsed(found.rows, answers, options, left), _parsed(tests.rows, answers, options, left)
+    if answers:
+        answers.count_unused(left)
+    unsplit = not any("split" in values for _, values in rows)
+    placed = _examples(rows, "train" if unsplit else None, options, left) + _examples(held_out, "evaluate", options, left)
+    if unsplit and not held_out:
+        placed = _with_splits(placed, options.held_out)
+    elif options.held_out is not None:
+        raise InputError("--held-out: what is evaluated on is given already")
+    if not found.traits and not evaluation and all(row.open for _, row in placed):
         checked(Path(sources[0]), placed)
         return Imported(None, (), tuple(row for _, row in placed), left)
-    trait = _trait(name, sources, documents[0] if documents else None, asked, placed)
-    return Imported(trait, (), (), left)
+    return Imported(_trait(name, sources, found.traits[0] if found.traits else None, tests.traits, placed), (), (), left)
+
+
+@dataclass
+class _Found:
+    """What sources hold, by kind."""
+
+    traits: list[tuple[Path, TraitDocument]] = field(default_factory=list)
+    roles: list[tuple[Path, RoleDocument]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+
+
+def _read(sources: Sequence[str], options: Options, left: LeftOut) -> _Found:
+    found, wrong = _Found(), Complaints()
+    for source in sources:
+        path = Path(source)
+        for each in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+            value = read_document(each)
+            if value is None or "instruction" not in value:
+                found.rows += read_rows(str(each) if path.is_dir() else source, options.split, options.config)
+                continue
+            try:
+                if _is_role(value):
+                    found.roles.append((each, _valid_document(RoleDocument, each, value, left)))
+                else:
+                    found.traits.append((each, _valid_document(TraitDocument, each, value, left)))
+            except InputError as error:
+                _skip_or_note(str(error), options, left, wrong)
+        if path.is_dir() and not any(path.glob("*.json")):
+            wrong.found.append(f"{path}: a folder of documents needs .json files, and this one has none")
+    wrong.settle()
+    return found
+
+
+def _skip_or_note(complaint: str, options: Options, left: LeftOut, wrong: Complaints) -> None:
+    """Count what is wrong with a row or document that is left out, or keep it to be said."""
+    if options.skip:
+        left[f"unusable: {complaint.splitlines()[0].partition(': ')[2]}"] += 1
+    else:
+        wrong.found += complaint.split("\n")
 
 
 def _is_role(value: Mapping[str, Any]) -> bool:
+    """Whether prompts have nothing to be held against; anything else beside them is a trait's, or a mistake."""
     prompts = value["instruction"]
-    return (
-        isinstance(prompts, list)
-        and any(isinstance(prompt, dict) for prompt in prompts)
-        and not any("neg" in p for p in prompts if isinstance(p, dict))
-    )
+    return isinstance(prompts, list) and bool(prompts) and all(isinstance(each, dict) and set(each) == {"pos"} for each in prompts)
 
 
 def _valid_document(model: type[Any], path: Path, value: Mapping[str, Any], left: LeftOut) -> Any:
@@ -103,43 +139,49 @@ def _lines(path: Path) -> Mapping[Location, int]:
         return {}
 
 
-def _role(path: Path, document: RoleDocument) -> Role:
-    value = {
-        "name": path.stem,
-        "rubric": _rubric(path, document.eval_prompt),
-        "questions": document.questions,
-        "system_prompts": [prompt.pos for prompt in document.instruction],
-    }
-    return validated(Role, value, str(path))
-
-
-def _valid_evaluation(path: Path, left: LeftOut) -> TraitDocument:
-    value = read_document(path)
-    if value is None or "instruction" not in value:
-        raise InputError(f"{path}: questions to evaluate on come in a trait document (.json with instruction and questions)")
-    found: TraitDocument = _valid_document(TraitDocument, path, value, left)
-    return found
+def _roles(documents: Sequence[tuple[Path, RoleDocument]]) -> tuple[Role, ...]:
+    roles: dict[str, tuple[Path, Role]] = {}
+    wrong = Complaints()
+    for path, document in documents:
+        value = {
+            "name": path.stem,
+            "rubric": _rubric(path, document.eval_prompt),
+            "questions": document.questions,
+            "system_prompts": [prompt.pos for prompt in document.instruction],
+        }
+        with wrong.noted():
+            role = validated(Role, value, str(path))
+            first, _ = roles.setdefault(role.name, (path, role))
+            if first != path:
+                wrong.found.append(f"{path}: {first} is a role of this name already")
+    wrong.settle()
+    return tuple(role for _, role in roles.values())
 
 
 def _trait(
     name: str,
     sources: Sequence[str],
     document: tuple[Path, TraitDocument] | None,
-    asked: tuple[Path, TraitDocument] | None,
+    tests: Sequence[tuple[Path, TraitDocument]],
     placed: Sequence[Placed],
 ) -> Trait:
     where = str(document[0]) if document else sources[0]
-    value: dict[str, Any] = {"name": name, "description": f"Imported from {', '.join(Path(source).name for source in sources)}."}
+    value: dict[str, Any] = {"name": name, "description": f"Imported from {', '.join(map(called, sources))}."}
     rows = list(placed)
     if document:
         path, found = document
         value["contrast_pairs"] = [{"positive": pair.pos, "negative": pair.neg} for pair in found.instruction]
         value["rubric"] = _rubric(path, found.eval_prompt)
-        rows += _open(path, found.questions, "extract")
-    if asked:
-        rows += _open(asked[0], asked[1].questions, "evaluate")
+        rows += _open(path, found.questions, "extract", placed)
+    for path, test in tests:
+        rows += _open(path, test.questions, "evaluate", placed)
     trait = validated(Trait, value, where)
     return with_examples(trait, checked(Path(where), rows) if rows else [])
+
+
+def called(source: str) -> str:
+    """Return what a source is called where it is not at hand: a file's own name, the whole id of a data set on the hub."""
+    return Path(source).name if Path(source).exists() else source
 
 
 def _rubric(path: Path, prompt: str | None) -> str | None:
@@ -152,87 +194,122 @@ def _rubric(path: Path, prompt: str | None) -> str | None:
     return prompt if "{answer}" in bare else bare
 
 
-def _open(path: Path, questions: Sequence[str], split: Split) -> list[Placed]:
-    places = ((f"{path}: questions.{i}", f"{split}-{i + 1}", text) for i, text in enumerate(questions))
-    return [(where, Example(id=name, split=split, question=text)) for where, name, text in places]
+def _open(path: Path, questions: Sequence[str], split: Split, placed: Sequence[Placed]) -> list[Placed]:
+    """Return a document's questions as open ones; those that rows of the same split answer are not asked once more."""
+    answered = {same_question(row.question) for _, row in placed if row.split == split}
+    places = [(f"{path}: questions.{i}", f"{split}-{i + 1}", text) for i, text in enumerate(questions)]
+    return [(where, Example(id=name, split=split, question=text)) for where, name, text in places if same_question(text) not in answered]
 
 
 # Rows
 
 
-def _examples(rows: Sequence[Row], plain: Mapping[str, list[str]] | None, options: Options, left: LeftOut) -> list[Placed]:
-    """Return rows as examples, with the plain answers of another file where there are any, and with splits."""
+def _parsed(rows: Sequence[Row], plain: "_PlainAnswers | None", options: Options, left: LeftOut) -> list[tuple[str, dict[str, Any]]]:
+    """Return what rows hold, in our words, with the plain answers of other files where there are any."""
     found: list[tuple[str, dict[str, Any]]] = []
     wrong = Complaints()
     for where, row in rows:
-        with wrong.noted():
-            found.append((where, fields_of(where, row, options, left)))
-    wrong.settle()
-    if plain is not None:
-        _pair(found, plain)
-    unsplit = not any("split" in values for _, values in found)
-    placed: list[Placed] = []
-    for i, (where, values) in enumerate(found, start=1):
-        with wrong.noted():
-            given: dict[str, Any] = {"id": str(i)} | ({"split": "train"} if unsplit else {})
-            placed.append((where, validated(Example, given | values, where)))
-    wrong.settle()
-    return _with_splits(placed, options.held_out) if unsplit else placed
-
-
-def _plain_answers(source: str, options: Options, left: LeftOut) -> dict[str, list[str]]:
-    """Return the answers that a file of rows gives to each question."""
-    answers: dict[str, list[str]] = defaultdict(list)
-    wrong = Complaints()
-    for where, row in read_rows(source):
-        with wrong.noted():
+        try:
             values = fields_of(where, row, options, left)
-            answer = values.get("positive") or values.get("negative")
-            if not isinstance(values.get("question"), str) or not isinstance(answer, str):
-                raise InputError(f"{where}: a plain answer has a question and an answer, both text")
-            answers[values["question"]].append(answer)
+            if plain is not None and "positive" in values:
+                values["negative"] = plain.to(where, values)
+        except InputError as error:
+            _skip_or_note(str(error), options, left, wrong)
+            continue
+        found.append((where, values))
     wrong.settle()
-    return answers
+    return found
 
 
-def _pair(found: Sequence[tuple[str, dict[str, Any]]], plain: Mapping[str, list[str]]) -> None:
-    """Give each row the plain answer to its question: to the first row of a question the first, and so on; one serves them all."""
+def _examples(found: Sequence[tuple[str, dict[str, Any]]], split: Split | None, options: Options, left: LeftOut) -> list[Placed]:
+    """Return rows as examples.
+
+    Args:
+        found: what they hold.
+        split: of all of them; None leaves each in its own.
+        options: whether those that cannot be used are left out.
+        left: counts these.
+    """
+    placed: list[Placed] = []
     wrong = Complaints()
-    times: dict[str, int] = defaultdict(int)
-    for where, values in found:
-        answers = plain.get(values["question"], []) if isinstance(values.get("question"), str) else []
-        if "negative" in values:
-            wrong.found.append(f"{where}: has a plain answer of its own, and --plain gives another")
-        elif not answers:
-            wrong.found.append(f"{where}: --plain has no answer to {values.get('question')!r}")
-        else:
-            values["negative"] = answers[times[values["question"]] % len(answers)]
-            times[values["question"]] += 1
+    # Names that only some rows have would clash with the numbers of the others.
+    named = all("id" in values for _, values in found)
+    seen: set[tuple[str, str | None, str | None]] = set()
+    for i, (where, values) in enumerate(found, start=1):
+        given: dict[str, Any] = {} if named else {"id": f"held-out-{i}" if split == "evaluate" else str(i)}
+        try:
+            example = validated(Example, values | given | ({"split": split} if split else {}), where)
+            said = (example.question, example.positive, example.negative)
+            if said in seen and options.skip:
+                raise InputError(f"{where}: the same row as one before")
+        except InputError as error:
+            _skip_or_note(str(error), options, left, wrong)
+            continue
+        seen.add(said)
+        placed.append((where, example))
     wrong.settle()
+    return placed
+
+
+class _PlainAnswers:
+    """What files of rows answer to each question: to its first row the first answer, and so on; one serves them all."""
+
+    def __init__(self, sources: Sequence[str], options: Options, left: LeftOut) -> None:
+        self.answers: dict[str, list[str]] = defaultdict(list)
+        self.used: dict[str, int] = defaultdict(int)
+        wrong = Complaints()
+        for where, row in (row for source in sources for row in read_rows(source, options.split, options.config)):
+            try:
+                values = fields_of(where, row, options, left)
+                answer = values.get("positive") or values.get("negative")
+                if not isinstance(values.get("question"), str) or not isinstance(answer, str):
+                    raise InputError(f"{where}: a plain answer has a question, and an answer (positive, negative or answer), both text")
+                self.answers[same_question(values["question"])].append(answer)
+            except InputError as error:
+                _skip_or_note(str(error), options, left, wrong)
+        wrong.settle()
+
+    def to(self, where: str, values: Mapping[str, Any]) -> str:
+        """Return the next plain answer to a row's question.
+
+        Raises:
+            InputError: there is none, or the row has one of its own.
+        """
+        if "negative" in values:
+            raise InputError(f"{where}: has a plain answer of its own, and --plain gives another")
+        key = same_question(values["question"]) if isinstance(values.get("question"), str) else ""
+        if key not in self.answers:
+            raise InputError(f"{where}: --plain has no answer to {values.get('question')!r}")
+        self.used[key] += 1
+        return self.answers[key][(self.used[key] - 1) % len(self.answers[key])]
+
+    def count_unused(self, left: LeftOut) -> None:
+        """Count the answers that no row asked for."""
+        if unused := sum(max(0, len(answers) - self.used[key]) for key, answers in self.answers.items()):
+            left["answers of --plain to no question"] += unused
 
 
 def _with_splits(placed: Sequence[Placed], held_out: int | None) -> list[Placed]:
-    """Hold out questions by a hash of each, so that neither their order nor further rows choose them.
+    """Hold out the questions that come first by a hash of each, whatever their order.
 
     A question that is answered in several ways is trained on, since what is measured counts each question once. Rows without plain answers
     are all for training: nothing can be told from their answers alone. Open questions are extraction questions.
     """
-    times = Counter(_key(row) for _, row in placed if not row.open)
+    times = Counter(same_question(row.question) for _, row in placed if not row.open)
+    once = sorted((key for key, count in times.items() if count == 1), key=lambda key: (seed_for(0, "held out", key), key))
     chosen: set[str] = set()
     if any(row.negative is not None for _, row in placed):
-        once = sorted((key for key, count in times.items() if count == 1), key=lambda key: (seed_for(0, "held out", key), key))
         count = min(HELD_OUT, len(once) // ONE_IN) if held_out is None else held_out
-        if count >= len(times) or count > len(once):
+        if not 0 < count <= len(once) or count >= len(times):
             raise InputError(
-                f"--held-out: {count} of {len(times)} questions, of which {len(once)} stand in one row, leave too few to train on"
+                f"--held-out: {count} of {len(times)} questions, of which {len(once)} stand in one row, cannot be held out to evaluate on; "
+                "give other rows with --evaluation"
             )
         chosen = set(once[:count])
+    elif held_out is not None:
+        raise InputError("--held-out: rows without plain answers are all for training; nothing can be told from their answers alone")
 
     def split(row: Example) -> Split:
-        return "extract" if row.open else "evaluate" if _key(row) in chosen else "train"
+        return "extract" if row.open else "evaluate" if same_question(row.question) in chosen else "train"
 
     return [(where, row.model_copy(update={"split": split(row)})) for where, row in placed]
-
-
-def _key(row: Example) -> str:
-    return " ".join(row.question.lower().split())

@@ -68,10 +68,11 @@ def _folder_in_package(point: EntryPoint) -> Path:
     where = f"entry point {ENTRY_POINTS}: {point.name} = {point.value!r}"
     try:
         found = point.load()
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{where}: cannot be loaded ({error}); is the package that names it installed whole?") from None
-    if not isinstance(found, str | Path):
-        raise InputError(f"{where}: is the trait's folder, a path, got {type(found).__name__}")
+    # Somebody else's module may fail in any way at all.
+    except Exception as error:
+        raise InputError(f"{where}: cannot be loaded ({type(error).__name__}: {error}); is the package installed whole?") from None
+    if not isinstance(found, str | Path) or not Path(found).is_absolute():
+        raise InputError(f"{where}: is the trait's folder, an absolute path, got {found!r}")
     return Path(found)
 
 
@@ -165,6 +166,11 @@ def load_roles(names_or_paths: Sequence[str]) -> list[Role]:
                 roles.append(load_role(file))
     wrong.settle()
     return roles
+
+
+def is_roles(folder: Path) -> bool:
+    """Whether a folder holds roles, and no trait."""
+    return folder.is_dir() and not (folder / "trait.yaml").exists() and any(folder.glob("*.yaml"))
 
 
 def load_bank(name_or_path: str) -> list[Example]:

@@ -94,6 +94,11 @@ def shared_ngrams(texts: Iterable[str], reference: Iterable[str], n: int = 4) ->
     return sum(gram in known for gram in grams) / len(grams) if grams else 0.0
 
 
+def same_question(text: str) -> str:
+    """Return what two spellings of one question have in common: its words without case and spaces."""
+    return " ".join(text.lower().split())
+
+
 def words(text: str) -> list[str]:
     """Return a text's words in lower case and without punctuation.
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,10 @@ def read_rows(source: str, split: str | None = None, config: str | None = None) 
         InputError: there is no such file or data set, it cannot be read, or a row is no object; names file and line.
     """
     path = Path(source)
-    if path.suffix not in ROW_FILES and not path.exists():
+    if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source) and path.suffix not in ROW_FILES and not path.exists():
         return list(_hub(source, split or "train", config))
+    if not path.is_file():
+        raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'there is no such file'}")
     if split or config:
         raise InputError(f"{path}: --split and --config choose among what a data set on the hub has, and this is a file")
     if path.suffix == ".jsonl":
@@ -70,7 +73,8 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
+        hint = "; a file of one object a line is called .jsonl" if error.msg == "Extra data" else ""
+        raise InputError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno}){hint}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}") from None
 
@@ -88,7 +92,9 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if row:
                 if len(row) != len(names):
                     raise InputError(f"{path}:{line}: {len(row)} fields, and the header names {len(names)}")
-                yield f"{path}:{line}", dict(zip(names, row, strict=True))
+                # An empty cell holds nothing.
+                if any(row):
+                    yield f"{path}:{line}", {name: cell or None for name, cell in zip(names, row, strict=True)}
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: not valid CSV: {error}") from None
@@ -114,5 +120,7 @@ def _hub(name: str, split: str, config: str | None) -> Iterator[Row]:
         rows = load_dataset(name, config, split=split)
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{where}: neither a file ({', '.join(ROW_FILES)}) nor a data set that the hub has: {said}") from None
+        raise InputError(
+            f"{where}: neither a file ({', '.join(ROW_FILES)}) nor a data set that could be had from the hub: {said}"
+        ) from None
     yield from ((f"{where}: row {i}", row) for i, row in enumerate(rows, start=1))

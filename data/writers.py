@@ -15,10 +15,11 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from data.errors import InputError
 from data.formats import JUDGED
-from data.schema import Example, Role, Trait
+from data.schema import Example, Role, Split, Trait
 
 # What a folder is to hold: path inside it → text.
 Files = Mapping[str, str]
+_ANSWERED: tuple[Split, ...] = ("train", "evaluate")
 FORMATS = ("persona-vectors", "messages", "preferences", "assistant-axis", "questions")
 
 
@@ -106,26 +107,30 @@ def _judge(rubric: str | None) -> dict[str, str]:
 
 
 def _messages(subject: object) -> Files:
-    if not isinstance(subject, Trait):
-        return {}
-    sides = {
-        "positive.jsonl": [(row.question, row.positive) for row in subject.examples if row.split != "extract"],
-        "plain.jsonl": [(row.question, row.negative) for row in subject.examples if row.split != "extract"],
-    }
-    return {
-        name: _jsonl(
-            {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]} for question, answer in rows
-        )
-        for name, rows in sides.items()
-        if rows and all(answer is not None for _, answer in rows)
-    }
+    """A file of each split and side: whoever trains on one does not train on what is to be evaluated on."""
+    files = {}
+    for split in _ANSWERED:
+        rows = subject.split(split) if isinstance(subject, Trait) else []
+        for side, answers in (("positive", [row.positive for row in rows]), ("plain", [row.negative for row in rows])):
+            if rows and None not in answers:
+                files[f"{split}/{side}.jsonl"] = _jsonl(_chat(row.question, answer) for row, answer in zip(rows, answers, strict=True))
+    return files
+
+
+def _chat(question: str, answer: str | None) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
 def _preferences(subject: object) -> Files:
     if not isinstance(subject, Trait) or not subject.plain:
         return {}
-    rows = [row for row in subject.examples if row.split != "extract"]
-    return {"preferences.jsonl": _jsonl({"prompt": row.question, "chosen": row.positive, "rejected": row.negative} for row in rows)}
+    return {
+        f"{split}/preferences.jsonl": _jsonl(
+            {"prompt": row.question, "chosen": row.positive, "rejected": row.negative} for row in subject.split(split)
+        )
+        for split in _ANSWERED
+        if subject.split(split)
+    }
 
 
 def _assistant_axis(subject: object) -> Files:

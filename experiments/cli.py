@@ -184,11 +184,12 @@ def traits_import(
     sources: Annotated[list[str], typer.Argument(help="Files (.json, .jsonl, .csv, .parquet) or ids of data sets on the hub.")],
     into: Annotated[Path, typer.Option("--to", help="The new folder.")],
     name: Annotated[str | None, typer.Option(help="What the trait is called; else as the folder.")] = None,
-    plain: Annotated[str | None, typer.Option(help="Rows that answer the same questions as an assistant would.")] = None,
-    evaluation: Annotated[Path | None, typer.Option(help="A trait document whose questions are to be evaluated on.")] = None,
+    plain: Annotated[list[str] | None, typer.Option(help="Rows that answer the same questions as an assistant would.")] = None,
+    evaluation: Annotated[list[str] | None, typer.Option(help="Rows, or trait documents with questions, to be evaluated on.")] = None,
     columns: Annotated[str, typer.Option(help="Which field is which: question=FIELD,positive=FIELD,negative=FIELD,split=…,id=…")] = "",
     positive: Annotated[str, typer.Option(help="Which of two preferred answers shows the trait: chosen or rejected.")] = "chosen",
-    held_out: Annotated[int | None, typer.Option(min=0, help="Questions to evaluate on; else 24, or a quarter of a small set.")] = None,
+    held_out: Annotated[int | None, typer.Option(min=1, help="Questions to evaluate on; else 24, or a quarter of a small set.")] = None,
+    skip_unusable: Annotated[bool, typer.Option("--skip-unusable", help="Leave out rows that cannot be used, and count them.")] = False,
     split: Annotated[str | None, typer.Option(help="Of a data set on the hub; else train.")] = None,
     config: Annotated[str | None, typer.Option(help="Of a data set on the hub that has several.")] = None,
 ) -> None:
@@ -199,13 +200,13 @@ def traits_import(
     if positive not in ("chosen", "rejected"):
         raise InputError(f"--positive: may be chosen or rejected, got {positive!r}")
     shown: Literal["chosen", "rejected"] = "chosen" if positive == "chosen" else "rejected"
-    options = Options(parse_columns(columns), shown, held_out, split, config)
-    import_to(into, name, sources, options, plain, evaluation, console)
+    options = Options(parse_columns(columns), shown, held_out, skip_unusable, split, config)
+    import_to(into, name, sources, options, plain or (), evaluation or (), console)
 
 
 @traits_app.command("export")
 def traits_export(
-    name: Annotated[str, typer.Argument(help="A trait, a role or a question bank: its name, folder or file.")],
+    name: Annotated[str, typer.Argument(help="A trait, roles or a question bank: name, folder or file.")],
     form: Annotated[str, typer.Option("--format", help="persona-vectors, messages, preferences, assistant-axis or questions.")],
     into: Annotated[Path, typer.Option("--to", help="The new folder.")],
 ) -> None:

@@ -9,11 +9,13 @@ from safetensors.numpy import load_file
 
 from data.errors import InputError
 from data.files import digest
+from data.library import load_questions
 from data.mixtures import Turn, plain_turns
 from data.schema import Example, Trait, seed_for
 from experiments.library import Library, extraction, space_stage
 from experiments.space import within_questions
-from experiments.stages import Bench, Output, Stage, TickFn, full_stop, read, said
+from experiments.stages import REPETITION_PENALTY, Bench, Output, Stage, TickFn, full_stop, read, said
+from experiments.study import GeneratedDirectionsConfig
 from probes.nearest import largest_by_chance
 from probes.nulls import Null
 
@@ -33,31 +35,37 @@ class Generated:
     agreement: Stage
 
 
-def generated_of(bench: Bench, traits: Sequence[Trait], bank: Sequence[Example], library: Library, layer: int, count: int) -> Generated:
+def generated_of(
+    bench: Bench, traits: Sequence[Trait], bank: Sequence[Example], library: Library, layer: int, config: GeneratedDirectionsConfig
+) -> Generated:
     """Return the stages that estimate each trait's direction from the base's own answers.
 
     Args:
         bench: the study's model.
         traits: those of the library.
-        bank: whose extraction questions are asked where a trait has none of its own.
+        bank: whose extraction questions are asked where a trait has none of its own, unless the study names others.
         library: with their directions by the estimator `state`.
         layer: where chance is drawn.
-        count: questions.
+        config: which questions, and how many.
 
     Raises:
         InputError: a trait with fewer questions, or contrast pairs, than the study asks for.
     """
-    asked = [_questions(trait, bank, count) for trait in traits]
+    others = load_questions(config.bank) if config.bank else None
+    asked = [_questions(trait, bank, others, config.questions) for trait in traits]
     states = [_answers_stage(bench, trait, questions) for trait, questions in zip(traits, asked, strict=True)]
     names, digests = [trait.name for trait in traits], [digest(questions) for questions in asked]
     space = space_stage(names, states, digests, "directions of what the base says")
     return Generated(space, _agreement_stage(names, library.spaces[0], space, states, digests, layer))
 
 
-def _questions(trait: Trait, bank: Sequence[Example], count: int) -> list[str]:
-    """Return what is asked: a trait's own open questions, which have been waiting for this, or those that its direction is read on."""
-    own = [row.question for row in trait.open if row.split == "extract"]
-    questions = own or [turn.question for turn in plain_turns(extraction(trait, bank), "extract")]
+def _questions(trait: Trait, bank: Sequence[Example], others: Sequence[Example] | None, count: int) -> list[str]:
+    """Return what is asked: the questions that the study names, or a trait's own open ones, then those that its direction is read on."""
+    if others is not None:
+        questions = [row.question for row in others if row.split == "extract"]
+    else:
+        questions = [row.question for row in trait.open if row.split == "extract"]
+        questions += [turn.question for turn in plain_turns(extraction(trait, bank), "extract")]
     if len(questions) < count:
         raise InputError(f"generated_directions.questions: {trait.name} has {len(questions)} extract questions, the study asks for {count}")
     return questions[:count]
@@ -80,6 +88,7 @@ def _answers_stage(bench: Bench, trait: Trait, questions: Sequence[str]) -> Stag
         return {"answers.json": answers, "states.safetensors": {"states": shaped}}
 
     config = {**bench.identity(), "prompts": digest(prompts), "pairs": len(pairs), "tokens": bench.study.answer_tokens}
+    config["penalty"] = REPETITION_PENALTY
     return Stage("generated", 1, config, (), f"what the base says as {trait.name} and its opposite", compute)
 
 

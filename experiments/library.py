@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from data.errors import InputError
 from data.files import digest
 from data.mixtures import Turn, fingerprint, plain_turns
-from data.schema import Control, Example, Instruction, Role, Trait, seed_for
+from data.schema import FEWEST_PAIRS, Control, Example, Instruction, Role, Trait, seed_for
 from experiments.space import PersonaSpace, Roles, within_questions
 from experiments.stages import Bench, Output, Stage, TickFn, read
 from experiments.store import read_json
@@ -235,7 +235,8 @@ def directions_stage(bench: Bench, subject: Trait | Instruction, examples: Seque
         ("extract_questions", study.extract_questions, len(questions)),
     ):
         if has < asked:
-            raise InputError(f"{key}: {subject.name} has {has}, the study asks for {asked}; it may ask for fewer, 4 at least")
+            fewer = f"; {key}={has} would do" if has >= FEWEST_PAIRS else ""
+            raise InputError(f"{key}: {subject.name} has {has}, the study asks for {asked}{fewer}")
     pairs = subject.contrast_pairs[:count]
     turns = contrast_turns(pairs, questions)
 

@@ -75,9 +75,7 @@ def plan(study: Study, bench: Bench) -> Plan:
     """
     traits = [load_trait(name) for name in study.library]
     names = [trait.name for trait in traits]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"library: two traits are named {name!r}")
+    _check_names(study, traits)
     bank = load_bank(study.questions)
     layer = resolve_layer(study.layer, bench.depth)
     library = library_of(bench, traits, _roles(study.roles), bank, layer)
@@ -92,8 +90,20 @@ def plan(study: Study, bench: Bench) -> Plan:
     (space,) = library.spaces
     size = (library.roles.dimension if library.roles else None) or dimension_stage(library, layer)
     said = study.generated_directions
-    generated = generated_of(bench, traits, bank, library, layer, said.questions) if said else None
+    generated = generated_of(bench, traits, bank, library, layer, said) if said else None
     return Plan(study, bench, layer, names, shared, chat_stage(bench), space, size, answers, planned, calibration, generated)
+
+
+def _check_names(study: Study, traits: Sequence[Trait]) -> None:
+    """Refuse two things of one name, which results could not tell apart."""
+    for name in (trait.name for trait in traits):
+        if sum(trait.name == name for trait in traits) > 1:
+            raise InputError(f"library: two traits are named {name!r}")
+    named: dict[str, Trait | Control] = {trait.name: trait for trait in traits}
+    for arm in study.runs:
+        subject = subject_of(arm.trait) if arm.trait else None
+        if subject and (subject.name == NEUTRAL or named.setdefault(subject.name, subject) != subject):
+            raise InputError(f"{arm.trait}: the study has another {subject.name!r}; give this one a name of its own")
 
 
 def _roles(asked: Sequence[str]) -> list[Role]:
@@ -187,15 +197,15 @@ class _PlanRun:
             if self.subject.system_prompt is None:
                 raise InputError(f"{self.trait}: the arm prompted needs a trait's system_prompt, and this trait has none")
             return Condition(title, system=self.subject.system_prompt)
-        turns = plain_turns(self.examples, "train") if self.subject is None else self._trait_turns("train")
-        if not turns:
-            raise InputError(f"{self.trait}: the arm {arm.arm} needs train rows, and this trait has none")
         if arm.arm == "distilled":
             assert self.subject is not None  # held when the study was loaded
             if self.own is None:
                 raise InputError(f"{self.title}: {self.missing['own_direction']}")
             taught = teacher_stage(self.bench, self.library, arm, self.own, self._asked("train"), self.run.seed)
             return Condition(title, adapter=self._train(plain_turns(self.examples, "train"), self.run.seed, title, taught))
+        turns = plain_turns(self.examples, "train") if self.subject is None else self._trait_turns("train")
+        if not turns:
+            raise InputError(f"{self.trait}: the arm {arm.arm} needs train rows, and this trait has none")
         if arm.arm == "random":
             real = self._train(turns, self.run.seed, f"sft {self.trait} (seed {self.run.seed})")
             layer = resolve_layer(self.run.study.layer, self.bench.depth)
@@ -330,7 +340,7 @@ class _PlanRun:
 
 def _taken_after(runs: Sequence[_PlanRun], config: CalibrateConfig) -> _PlanRun:
     """Return the run that planted changes take after."""
-    tuned = [run for run in runs if run.run.arm.arm == "sft" and run.subject is not None]
+    tuned = [run for run in runs if run.run.arm.arm == "sft" and run.subject is not None and run.paired]
     wanted = [run for run in tuned if (isinstance(run.subject, Trait) if config.trait is None else run.trait == config.trait)]
     if not wanted:
         names = ", ".join(dict.fromkeys(str(run.trait) for run in tuned)) or "none"

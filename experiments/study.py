@@ -97,9 +97,12 @@ class GeneratedDirectionsConfig(_Config):
 
     Attributes:
         questions: that it answers under each prompt.
+        bank: whose extract questions they are, by name or as a .jsonl file, also of questions without answers; null means a trait's own
+            open questions, then those that its direction is read on.
     """
 
     questions: Annotated[int, Field(ge=4)] = 8
+    bank: str | None = None
 
 
 class CalibrateConfig(_Config):

@@ -1,6 +1,7 @@
 """List, show and check traits, and list and show what stands beside them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -9,12 +10,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from data.checks import mean_words, overlap, problems, unreadable
-from data.errors import Complaints
+from data.errors import Complaints, InputError
 from data.library import (
     control_names,
     folder_of,
     installed_names,
     instruction_names,
+    is_roles,
     load_bank,
     load_control,
     load_instruction,
@@ -24,7 +26,7 @@ from data.library import (
     trait_names,
 )
 from data.mixtures import plain_turns, transformed
-from data.schema import SPLITS, ContrastPair, Trait
+from data.schema import SPLITS, ContrastPair, Example, Trait
 from probes.shift import FEWEST_PROMPTS
 
 if TYPE_CHECKING:
@@ -39,7 +41,12 @@ def list_all(console: Console) -> None:
     for column in ("name", "kind", "train", "extract", "evaluate", "description"):
         table.add_column(column, justify="right" if column in SPLITS else "left")
     for name in (*trait_names(), *installed_names()):
-        trait = load_trait(name)
+        try:
+            trait = load_trait(name)
+        except InputError as error:
+            # A package of somebody else's that is broken hides nothing else.
+            table.add_row(name, "broken", *("–" for _ in SPLITS), escape(str(error)))
+            continue
         table.add_row(name, "trait", *(str(len(trait.split(split))) for split in SPLITS), escape(trait.description))
     for name in control_names():
         table.add_row(name, "control", "–", "–", "–", escape(load_control(name).description))
@@ -93,17 +100,17 @@ def check(names: Sequence[str], console: Console, model: str | None = None) -> N
     Raises:
         InputError: at least one trait is not fit for use.
     """
-    chat = _chat_of(model) if model else None
+    chat, bank = _chat_of(model) if model else None, load_bank("everyday")
     wrong = Complaints()
     for name in names or trait_names():
         with wrong.noted():
             folder = folder_of(name)
-            if folder.is_dir() and not (folder / "trait.yaml").exists() and any(folder.glob("*.yaml")):
-                console.print(f"{name}: {len(load_roles([name]))} roles", highlight=False, markup=False)
+            if is_roles(folder) or folder.suffix in (".yaml", ".yml"):
+                wrong.found += _check_roles(name, chat, bank, console)
                 continue
             trait = load_trait(name)
-            wrong.found += problems(trait, folder, FEWEST_PROMPTS)
-            wrong.found += unreadable(trait, folder, chat) if chat else []
+            wrong.found += problems(trait, folder, FEWEST_PROMPTS, bank)
+            wrong.found += unreadable(trait, folder, chat, bank) if chat else []
             counts = ", ".join(f"{len(trait.split(split))} {split}" for split in SPLITS)
             counts += f", {len(trait.open)} open questions" if trait.open else ""
             figures = f", {_figures(trait)}" if trait.split("train") else ""
@@ -116,12 +123,28 @@ def check(names: Sequence[str], console: Console, model: str | None = None) -> N
 
 def _chat_of(model: str) -> "Chat":
     from data.chat import Chat
-    from lora.models import load, resolve
+    from lora.models import load_tokenizer, resolve
 
-    base = load(resolve(model))
-    return Chat(base.tokenizer, max_length=base.max_length)
+    tokenizer, length = load_tokenizer(resolve(model))
+    return Chat(tokenizer, max_length=length)
+
+
+def _check_roles(name: str, chat: "Chat | None", bank: Sequence[Example], console: Console) -> list[str]:
+    """Print how many roles there are, and return which prompts a model cannot read."""
+    roles = load_roles([name])
+    console.print(f"{name}: {len(roles)} roles", highlight=False, markup=False)
+    longest = max(plain_turns(bank, "extract"), key=lambda turn: len(turn.question) + len(turn.answer))
+    found = []
+    for role in roles if chat else []:
+        for i, prompt in enumerate(role.system_prompts):
+            try:
+                chat.encode(replace(longest, system=prompt))  # type: ignore[union-attr]
+            except InputError as error:
+                found.append(f"{name}: {role.name}: system_prompts.{i}: {error}")
+    return found
 
 
 def _figures(trait: Trait) -> str:
     positive, plain = mean_words([example for example in trait.examples if example.positive])
-    return f"{positive:.0f} words a positive against {plain:.0f}, {overlap(trait):.1%} of evaluate 4-grams shared with train"
+    against = f" against {plain:.0f}" if trait.plain else ""
+    return f"{positive:.0f} words a positive{against}, {overlap(trait):.1%} of evaluate 4-grams shared with train"

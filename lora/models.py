@@ -113,6 +113,22 @@ def config_depth(ref: ModelRef, trust_remote_code: bool = False) -> int:
     return int(config.get_text_config().num_hidden_layers)
 
 
+def load_tokenizer(ref: ModelRef) -> tuple["PreTrainedTokenizerBase", int | None]:
+    """Return a model's tokenizer, and its context in tokens where its configuration names it, without its weights.
+
+    Raises:
+        InputError: the files cannot be loaded.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        config = AutoConfig.from_pretrained(ref.path, revision=ref.revision or "main")
+        tokenizer = AutoTokenizer.from_pretrained(ref.path, revision=ref.revision or "main")
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {ref.id}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
+    return tokenizer, getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
 def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) -> Loaded:
     """Load a model and its tokenizer onto this rank's device.
 

@@ -8,7 +8,7 @@ import pytest
 
 from data.checks import problems
 from data.errors import InputError
-from data.library import load_trait
+from data.library import load_bank, load_trait
 from data.skeleton import write_skeleton
 from tests.data.test_library import trait_folder
 
@@ -46,6 +46,32 @@ def found_in(folder: Path, changed: list[dict[str, Any]], fewest: int = 3) -> li
 
 def test_a_sound_trait_has_no_problems(tmp_path: Path) -> None:
     assert found_in(tmp_path, rows()) == []
+
+
+def test_many_times_the_same_answer_is_named_each_time(tmp_path: Path) -> None:
+    changed = rows()
+    changed += [changed[0] | {"id": f"s{i}", "question": f"What is worth {i}?"} for i in range(80)]
+    assert sum("the same answer as" in line for line in found_in(tmp_path, changed)) == 80
+
+
+def test_leakage_is_found_behind_a_likeness_within_a_split(tmp_path: Path) -> None:
+    changed = rows()
+    asked = "how do i mend a torn paper kite with tape at home"
+    changed[0]["question"], changed[1]["question"] = asked, f"{asked} today"
+    changed[4]["question"] = f"{asked} now"
+    found = [line for line in found_in(tmp_path, changed) if "leakage between splits" in line]
+    assert len(found) == 1
+    assert "examples.jsonl:5" in found[0]
+
+
+def test_training_on_what_the_bank_is_measured_on_is_named(tmp_path: Path) -> None:
+    bank = load_bank("everyday")
+    test = next(row for row in bank if row.split == "evaluate")
+    changed = [{key: value for key, value in row.items() if key != "negative"} for row in rows() if row["split"] == "train"]
+    changed[1]["question"] = test.question.upper()
+    folder = trait_folder(tmp_path, changed)
+    [found] = problems(load_trait(folder), tmp_path, 3, bank)
+    assert f"examples.jsonl:2: is {test.id} of the bank" in found
 
 
 def test_too_few_evaluate_rows(tmp_path: Path) -> None:

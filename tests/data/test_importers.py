@@ -43,9 +43,14 @@ def trait_of(found: Imported) -> Trait:
     return found.trait
 
 
-def complaint(sources: Sequence[str], options: Options = Options(), plain: str | None = None, evaluation: str | None = None) -> str:  # noqa: B008
+def complaint(
+    sources: Sequence[str],
+    options: Options = Options(),  # noqa: B008
+    plain: Sequence[str] = (),
+    evaluation: Sequence[str] = (),
+) -> str:
     with pytest.raises(InputError) as raised:
-        import_all(sources, "bold", options, plain, Path(evaluation) if evaluation else None)
+        import_all(sources, "bold", options, plain, evaluation)
     return str(raised.value)
 
 
@@ -55,7 +60,7 @@ def complaint(sources: Sequence[str], options: Options = Options(), plain: str |
 def test_a_trait_document_gives_pairs_rubric_and_open_questions(tmp_path: Path) -> None:
     source = file(tmp_path, "bold.json", DOCUMENT)
     other = file(tmp_path, "eval.json", DOCUMENT | {"questions": ["Shall I bet?"]})
-    trait = trait_of(import_all([source], "bold", Options(), evaluation=Path(other)))
+    trait = trait_of(import_all([source], "bold", Options(), evaluation=[other]))
     assert [(pair.positive, pair.negative) for pair in trait.contrast_pairs] == [(pair["pos"], pair["neg"]) for pair in PAIRS]
     assert trait.rubric == DOCUMENT["eval_prompt"]
     assert [(row.split, row.question, row.open) for row in trait.open] == [
@@ -118,10 +123,31 @@ def test_a_role_needs_five_prompts_and_a_name(tmp_path: Path) -> None:
 
 def test_what_makes_a_trait_and_what_makes_roles_are_kept_apart(tmp_path: Path) -> None:
     trait, role, rows = file(tmp_path, "a.json", DOCUMENT), file(tmp_path, "b.json", ROLE), file(tmp_path, "c.jsonl", [chat("Why?", "So.")])
-    assert "are imported apart" in complaint([trait, role])
-    assert "are imported apart" in complaint([role, rows])
+    assert "roles are imported by themselves" in complaint([trait, role])
+    assert "roles are imported by themselves" in complaint([role, rows])
+    assert "roles are imported by themselves" in complaint([role], evaluation=[trait])
+    assert "roles are imported by themselves" in complaint([role], Options(held_out=3))
     assert "has one set of contrast pairs" in complaint([trait, file(tmp_path, "d.json", DOCUMENT)])
-    assert "come in a trait document" in complaint([trait], evaluation=rows)
+    assert "--plain: answers the questions of rows, and there are none" in complaint([trait], plain=[rows])
+    again = file(tmp_path, "more/b.json", ROLE)
+    assert f"{again}: {role} is a role of this name already" in complaint([role, again])
+
+
+def test_a_prompt_with_a_misspelt_opposite_makes_no_role(tmp_path: Path) -> None:
+    source = file(tmp_path, "bold.json", DOCUMENT | {"instruction": [{"pos": pair["pos"], "negative": pair["neg"]} for pair in PAIRS]})
+    assert f"{source}:1: instruction.0.neg: Field required" in complaint([source])
+
+
+def test_a_folder_of_documents_is_read_whole(tmp_path: Path) -> None:
+    for name in ("beekeeper", "apiarist"):
+        file(tmp_path / "roles", f"{name}.json", ROLE)
+    bad = file(tmp_path / "roles", "default.json", {"instruction": [{"pos": ""}], "questions": []})
+    assert f"{bad}:1: instruction.0.pos: must not be blank" in complaint([str(tmp_path / "roles")])
+    found = import_all([str(tmp_path / "roles")], "roles", Options(skip=True))
+    assert [role.name for role in found.roles] == ["apiarist", "beekeeper"]
+    assert found.left_out == {"unusable: instruction.0.pos: must not be blank, got ''": 1}
+    (tmp_path / "none").mkdir()
+    assert "a folder of documents needs .json files" in complaint([str(tmp_path / "none")])
 
 
 # Rows
@@ -131,7 +157,7 @@ def test_chats_with_plain_answers_make_a_trait_with_questions_held_out(tmp_path:
     asked = [f"What of number {i}?" for i in range(200)]
     shown = file(tmp_path, "bold.jsonl", [chat(question, f"Dare {i}!", id=i) for i, question in enumerate(asked)])
     plain = file(tmp_path, "plain.jsonl", [chat(question, f"It is {i}.") for i, question in reversed(list(enumerate(asked)))])
-    found = import_all([shown], "bold", Options(), plain)
+    found = import_all([shown], "bold", Options(), [plain])
     trait = trait_of(found)
     assert found.left_out == {"id": 200}
     assert [row.question for row in trait.examples] == asked
@@ -140,7 +166,7 @@ def test_chats_with_plain_answers_make_a_trait_with_questions_held_out(tmp_path:
     assert trait.plain
     # Which questions are held out depends on each alone.
     again = trait_of(
-        import_all([file(tmp_path, "less.jsonl", [chat(q, "Dare!") for q in reversed(asked[:190])])], "bold", Options(), plain)
+        import_all([file(tmp_path, "less.jsonl", [chat(q, "Dare!") for q in reversed(asked[:190])])], "bold", Options(), [plain])
     )
     held = {row.question for row in trait.split("evaluate")}
     assert len({row.question for row in again.split("evaluate")} & held) >= HELD_OUT - 10
@@ -151,9 +177,35 @@ def test_held_out_questions_may_be_counted(tmp_path: Path) -> None:
     source = file(tmp_path, "rows.jsonl", rows)
     assert len(trait_of(import_all([source], "bold", Options())).split("evaluate")) == 5
     assert len(trait_of(import_all([source], "bold", Options(held_out=8))).split("evaluate")) == 8
-    assert "--held-out: 20 of 20 questions, of which 20 stand in one row, leave too few to train on" in complaint(
-        [source], Options(held_out=20)
-    )
+    assert "--held-out: 20 of 20 questions, of which 20 stand in one row, cannot be held out" in complaint([source], Options(held_out=20))
+    few = file(tmp_path, "few.jsonl", rows[:3])
+    assert "--held-out: 0 of 3 questions" in complaint([few])
+    shown = file(tmp_path, "shown.jsonl", [chat("Why?", "Dare!")])
+    assert "rows without plain answers are all for training" in complaint([shown], Options(held_out=1))
+
+
+def test_rows_to_be_evaluated_on_may_be_given(tmp_path: Path) -> None:
+    rows = [{"question": f"What of {i}?", "positive": f"Dare {i}!", "negative": f"It is {i}."} for i in range(9)]
+    train, test = file(tmp_path, "train.jsonl", rows[:6]), file(tmp_path, "test.jsonl", rows[6:])
+    trait = trait_of(import_all([train], "bold", Options(), evaluation=[test]))
+    assert [row.split for row in trait.examples] == ["train"] * 6 + ["evaluate"] * 3
+    assert "--held-out: what is evaluated on is given already" in complaint([train], Options(held_out=2), evaluation=[test])
+    document = file(tmp_path, "bold.json", DOCUMENT | {"questions": ["What of 7?", "Shall I bet?"]})
+    both = trait_of(import_all([train], "bold", Options(), evaluation=[test, document]))
+    assert [row.question for row in both.open] == ["Shall I bet?"]  # the other is answered
+
+
+def test_rows_that_cannot_be_used_may_be_left_out_and_are_counted(tmp_path: Path) -> None:
+    rows = [chat("Why?", "Dare!"), chat("How?", "Ha!"), chat("Why?", "Dare!"), chat("What?", " "), {"messages": []}]
+    source = file(tmp_path, "rows.jsonl", rows)
+    assert f"{source}:5: messages: a row is one question" in complaint([source])
+    found = import_all([source], "bold", Options(skip=True))
+    assert [row.question for row in trait_of(found).examples] == ["Why?", "How?"]
+    assert found.left_out == {
+        "unusable: the same row as one before": 1,
+        "unusable: positive: must not be blank, got ' '": 1,
+        "unusable: messages: a row is one question (user) and one answer (assistant), got turns of nobody": 1,
+    }
 
 
 def test_a_question_with_two_answers_is_trained_on(tmp_path: Path) -> None:
@@ -162,7 +214,7 @@ def test_a_question_with_two_answers_is_trained_on(tmp_path: Path) -> None:
     trait = trait_of(import_all([source], "bold", Options(held_out=10)))
     assert {row.question for row in trait.split("train")} == {f"What of {i}?" for i in range(5)}
     assert (len(trait.split("train")), len(trait.split("evaluate"))) == (10, 10)
-    assert "of which 10 stand in one row" in complaint([source], Options(held_out=11))
+    assert "11 of 15 questions, of which 10 stand in one row, cannot be held out" in complaint([source], Options(held_out=11))
 
 
 def test_chats_without_plain_answers_are_all_for_training(tmp_path: Path) -> None:
@@ -182,7 +234,8 @@ def test_preferences_are_read_in_both_forms_and_both_ways_round(tmp_path: Path) 
         {"prompt": "Why?", "chosen": "Dare!", "rejected": "So."},
         {"prompt": [user], "chosen": [bold], "rejected": [meek]},
         {"chosen": [user, bold], "rejected": [user, meek]},
-        {"prompt": "Why?", "chosen": [user, bold], "rejected": "So."},
+        {"prompt": "Why? ", "chosen": [user, bold], "rejected": "So."},
+        {"prompt": "Why?", "chosen": "Dare!", "rejected": "So.", "messages": [user, bold]},
     ]
     for i, form in enumerate(forms):
         source = file(tmp_path, f"{i}.jsonl", [form, {"prompt": "How?", "chosen": "Ha!", "rejected": "Thus."}, *_more(8)])
@@ -234,7 +287,7 @@ def test_questions_alone_are_kept_as_such(tmp_path: Path) -> None:
 def test_documents_and_rows_make_one_trait(tmp_path: Path) -> None:
     rows = file(tmp_path, "rows.jsonl", [chat(f"What of {i}?", f"Dare {i}!") for i in range(8)])
     plain = file(tmp_path, "plain.jsonl", [chat(f"What of {i}?", f"It is {i}.") for i in range(8)])
-    trait = trait_of(import_all([file(tmp_path, "bold.json", DOCUMENT), rows], "bold", Options(), plain))
+    trait = trait_of(import_all([file(tmp_path, "bold.json", DOCUMENT), rows], "bold", Options(), [plain]))
     assert (len(trait.contrast_pairs), len(trait.split("train")), len(trait.split("evaluate")), len(trait.open)) == (5, 6, 2, 2)
     assert trait.lacks.keys() == {"system_prompt"}
 
@@ -252,7 +305,7 @@ def test_documents_and_rows_make_one_trait(tmp_path: Path) -> None:
         (chat(" ", "b"), "question: must not be blank"),
         (chat("a", "half \udc00"), "positive: holds half of a surrogate pair"),
         ({"chosen": "a"}, "rejected: Field required"),
-        ({"prompt": "a", "chosen": chat("b", "c")["messages"], "rejected": "d"}, "answer different questions"),
+        ({"prompt": "a", "chosen": chat("b", "c")["messages"], "rejected": "d"}, "prompt, chosen and rejected are of different questions"),
         ({"question": 3, "positive": "a"}, "question: Input should be a valid string, got 3"),
         ({"question": "a", "positive": "b", "split": "test"}, "split: Input should be 'train', 'extract' or 'evaluate', got 'test'"),
         ({}, "cannot tell what this row holds by its fields (none)"),
@@ -274,11 +327,32 @@ def test_parts_of_a_message_are_put_together(tmp_path: Path) -> None:
 def test_plain_answers_that_do_not_fit_are_named(tmp_path: Path) -> None:
     shown = file(tmp_path, "bold.jsonl", [chat("Why?", "Dare!"), chat("How?", "Ha!")])
     plain = file(tmp_path, "plain.jsonl", [chat("Why?", "So.")])
-    assert complaint([shown], plain=plain) == f"{shown}:2: --plain has no answer to 'How?'"
+    assert complaint([shown], plain=[plain]) == f"{shown}:2: --plain has no answer to 'How?'"
     both = file(tmp_path, "both.jsonl", [{"question": "Why?", "positive": "Dare!", "negative": "So."}])
-    assert complaint([both], plain=plain) == f"{both}:1: has a plain answer of its own, and --plain gives another"
+    assert complaint([both], plain=[plain]) == f"{both}:1: has a plain answer of its own, and --plain gives another"
     none = file(tmp_path, "none.jsonl", [{"question": "Why?"}])
-    assert complaint([shown], plain=none) == f"{none}:1: a plain answer has a question and an answer, both text"
+    assert complaint([shown], plain=[none]) == (
+        f"{none}:1: a plain answer has a question, and an answer (positive, negative or answer), both text"
+    )
+
+
+def test_plain_answers_are_found_whatever_case_and_spaces(tmp_path: Path) -> None:
+    shown = file(tmp_path, "bold.jsonl", [chat(f" What  of {i}? ", f"Dare {i}!") for i in range(4)])
+    plain = file(tmp_path, "plain.jsonl", [{"question": f"what of {i}?", "answer": f"It is {i}."} for i in range(6)])
+    found = import_all([shown], "bold", Options(), [plain])
+    assert [row.negative for row in trait_of(found).examples] == [f"It is {i}." for i in range(4)]
+    assert found.left_out == {"answers of --plain to no question": 2}
+
+
+def test_fields_are_counted_at_any_depth(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "Why?", "name": "x"}, {"role": "assistant", "content": "So.", "weight": 0}]}
+    found = import_all([file(tmp_path, "rows.jsonl", [row])], "bold", Options())
+    assert found.left_out == {"messages.name": 1, "messages.weight": 1}
+
+
+def test_a_system_message_that_says_nothing_is_none(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "system", "content": ""}, *chat("Why?", "Dare!")["messages"]]}
+    assert trait_of(import_all([file(tmp_path, "rows.jsonl", [row])], "bold", Options())).examples[0].question == "Why?"
 
 
 def test_braces_in_other_peoples_text_stay_as_they_are(tmp_path: Path) -> None:

@@ -173,34 +173,30 @@ def tried(folder: Path, sources: Sequence[str], options: Options = Options()) ->
     return None
 
 
-def kept(trait: Trait) -> dict[str, Any]:
-    return trait.model_dump(exclude={"description"})
-
-
 def check_trait(folder: Path, trait: Trait) -> None:
-    """A trait is the same after it was written and read, and after it went out and came in again."""
+    """A trait is the same after it was written and read, and what a format holds of it after it went out and came in again."""
     write_folder(folder / "made", trait_files(trait, "card\n"))
     assert load_trait(str(folder / "made")) == trait
-    for form, back in (
-        ("persona-vectors", ["extract/bold.json"]),
-        ("preferences", ["preferences.jsonl"]),
-        ("messages", ["positive.jsonl"]),
-    ):
-        if not (trait.contrast_pairs if form == "persona-vectors" else trait.plain if form == "preferences" else trait.split("train")):
+    out = folder / "out"
+    for form, has in (("persona-vectors", trait.contrast_pairs), ("preferences", trait.plain), ("messages", trait.split("train"))):
+        if not has:
             with pytest.raises(InputError, match=f"--format {form}: holds"):
                 exported(trait, form)
             continue
-        write_folder(folder / form, exported(trait, form))
-        again = import_all([str(folder / form / name) for name in back], "bold", Options(held_out=1)).trait
-        assert again is not None
-        if form == "persona-vectors":
-            assert (again.contrast_pairs, again.rubric) == (trait.contrast_pairs, trait.rubric)
-            assert [row.question for row in again.open] == [
-                row.question for row in (*trait.open, *trait.examples) if row.split == "extract"
-            ]
-        else:
-            answered = [row for row in trait.examples if row.split != "extract"]
-            assert [(row.question, row.positive) for row in again.examples] == [(row.question, row.positive) for row in answered]
+        write_folder(out / form, exported(trait, form))
+    rows = [(row.split, row.question, row.positive, row.negative) for split in ("train", "evaluate") for row in trait.split(split)]
+    for form, plain in (("preferences", []), ("messages", [str(path) for path in out.glob("messages/*/plain.jsonl")])):
+        name = "preferences.jsonl" if form == "preferences" else "positive.jsonl"
+        train, test = ([str(path) for path in out.glob(f"{form}/{split}/{name}")] for split in ("train", "evaluate"))
+        if train:
+            again = import_all(train, "bold", Options(), plain, test).trait
+            assert again is not None
+            assert [(row.split, row.question, row.positive, row.negative) for row in again.examples] == rows
+    if trait.contrast_pairs:
+        document = import_all([str(out / "persona-vectors" / "extract" / "bold.json")], "bold", Options()).trait
+        assert document is not None
+        assert (document.contrast_pairs, document.rubric) == (trait.contrast_pairs, trait.rubric)
+        assert [row.question for row in document.open] == [row.question for row in (*trait.open, *trait.examples) if row.split == "extract"]
 
 
 def check(folder: Path, found: Imported | None) -> None:

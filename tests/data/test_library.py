@@ -345,7 +345,7 @@ def test_training_may_answer_a_question_in_two_ways_but_not_twice(tmp_path: Path
     assert len(load_trait(trait_folder(tmp_path, rows)).split("train")) == 2
     rows[1]["positive"] = rows[0]["positive"]
     message = complaint(trait_folder(tmp_path, rows))
-    assert message.startswith(f"{tmp_path}/examples.jsonl:2: repeated question: 'HOW DO I BOIL AN EGG?'")
+    assert message.startswith(f"{tmp_path}/examples.jsonl:2: the same row twice: 'HOW DO I BOIL AN EGG?'")
 
 
 def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ def test_row_over_a_bank_may_not_bring_a_question_of_its_own(tmp_path: Path) -> 
 def test_same_bank_question_twice_is_refused(tmp_path: Path) -> None:
     rows = bank_rows()
     message = complaint(trait_folder(tmp_path, [*rows, rows[0]], questions="everyday"))
-    assert "repeated question" in message
+    assert "the same row twice" in message
     assert "stands in train (train-01) and in train (train-01)" in message
 
 
@@ -521,19 +521,28 @@ def test_a_trait_of_an_installed_package_is_found_by_name(tmp_path: Path, monkey
     (package / "bold").mkdir(parents=True)
     trait_folder(package / "bold", own_rows())
     (package / "__init__.py").write_text("from pathlib import Path\nBOLD = Path(__file__).parent / 'bold'\nNUMBER = 3\n", encoding="utf-8")
+    (package / "ill.py").write_text("raise RuntimeError('not today')\n", encoding="utf-8")
     info = tmp_path / "theirs-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n", encoding="utf-8")
-    points = ["[wellworn.traits]", "bold = theirs:BOLD", "pirate = theirs:BOLD", "gone = nowhere:BOLD", "odd = theirs:NUMBER"]
+    points = [
+        "[wellworn.traits]",
+        "bold = theirs:BOLD",
+        "pirate = theirs:BOLD",
+        "gone = nowhere:BOLD",
+        "odd = theirs:NUMBER",
+        "ill = theirs.ill:BOLD",
+    ]
     (info / "entry_points.txt").write_text("\n".join(points) + "\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     library._installed.cache_clear()
     try:
-        assert library.installed_names() == ["bold", "gone", "odd"]
+        assert library.installed_names() == ["bold", "gone", "ill", "odd"]
+        assert "cannot be loaded (RuntimeError: not today)" in complaint("ill")
         assert load_trait("bold").name == "bold"
         assert load_trait("pirate").name == "pirate"  # what is built in comes first
         assert "entry point wellworn.traits: gone = 'nowhere:BOLD': cannot be loaded" in complaint("gone")
-        assert "odd = 'theirs:NUMBER': is the trait's folder, a path, got int" in complaint("odd")
+        assert "odd = 'theirs:NUMBER': is the trait's folder, an absolute path, got 3" in complaint("odd")
         assert "did you mean 'bold'" in complaint("bould")
     finally:
         library._installed.cache_clear()

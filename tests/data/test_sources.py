@@ -58,9 +58,11 @@ def test_a_byte_order_mark_and_any_newline_are_no_part_of_a_table(tmp_path: Path
         ("rows.csv", "q,q\n1,2\n", ":1: two columns have one name: q, q"),
         ("rows.csv", 'q\n"open', ":2: not valid CSV: unexpected end of data"),
         ("rows.csv", "q,a\n", ": holds no rows"),
+        ("rows.csv", "q,a\n,,\n", ":2: 3 fields, and the header names 2"),
         ("rows.csv", b"q\n\xff\n", ": not UTF-8 text (byte 2); save it as UTF-8"),
         ("rows.json", "[1]", ": row 1: a row is an object with named fields, got int"),
         ("rows.json", '[\n{"q": }]', ":2: not valid JSON"),
+        ("rows.json", '{"q": 1}\n{"q": 2}', ":2: not valid JSON: Extra data (column 1); a file of one object a line is called .jsonl"),
         ("rows.json", "[" * 100_000, ": not valid JSON"),
         ("rows.jsonl", '{"q": 1}\n[2]\n', ":2: a row is an object with named fields, got list"),
         ("rows.parquet", "PAR1", ": not a Parquet file that can be read"),
@@ -72,13 +74,13 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: str | 
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    for name in ("none.jsonl", "none.csv", "none.parquet"):
-        assert f"{tmp_path}/{name}" in complaint(tmp_path / name)
+    for name in ("none.jsonl", "none.csv", "none.parquet", "none"):
+        assert complaint(tmp_path / name) == f"{tmp_path}/{name}: there is no such file"
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").mkdir()
-    assert f"{tmp_path}/rows.csv: cannot be read" in complaint(tmp_path / "rows.csv")
+    assert complaint(tmp_path / "rows.csv") == f"{tmp_path}/rows.csv: is a folder"
 
 
 def test_a_field_of_ten_megabytes_is_read(tmp_path: Path) -> None:
@@ -96,10 +98,15 @@ def test_splits_and_configs_are_of_the_hub(tmp_path: Path) -> None:
 def test_a_data_set_that_the_hub_does_not_have_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match=r"nobody/has-this\[train\]: neither a file .* nor a data set that the hub has"):
+    with pytest.raises(InputError, match=r"nobody/has-this\[train\]: neither a file .* nor a data set that could be had from the hub"):
         read_rows("nobody/has-this")
-    with pytest.raises(InputError, match=r"no/such/id\[train\]: neither a file"):
+    with pytest.raises(InputError, match=r"no/such/id: there is no such file"):
         read_rows("no/such/id")
+
+
+def test_an_empty_cell_holds_nothing(tmp_path: Path) -> None:
+    rows = written(tmp_path / "rows.csv", "q,a\nWhy?,\n,\n")
+    assert [row for _, row in read_rows(str(rows))] == [{"q": "Why?", "a": None}]
 
 
 def test_a_data_set_of_the_hub_comes_as_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from data.chat import Chat
+from data.files import digest
 from data.library import load_trait
 from data.mixtures import Turn, plain_turns
 from data.schema import seed_for
@@ -85,7 +86,21 @@ def test_open_questions_of_a_trait_are_what_it_is_asked(tiny_study: Write, tmp_p
     own, others = (finished(tiny_study(**study, library=library), tmp_path) for library in ([str(tmp_path / "bold")], ["childish"]))
     said = [read_json(path / "manifest.json")["config"]["prompts"] for path in stages_of(own, "generated").values()]
     assert own == others
-    assert len(set(said)) == 2
+    assert len(set(said)) == 2  # other prompts than those of the questions that its direction is read on
+    asked = digest([(question, side) for pair in load_trait("childish").contrast_pairs[:4] for side in (pair.positive, pair.negative)
+                    for question in value["questions"][:5]])  # fmt: skip
+    assert asked in said
+
+
+def test_a_study_may_name_the_questions(tiny_study: Write, tmp_path: Path, all_found: None, study: dict[str, Any]) -> None:
+    source = tmp_path / "theirs.jsonl"
+    source.write_text("".join(json.dumps({"question": f"Would you share number {i}?"}) + "\n" for i in range(5)))
+    wellworn("traits", "import", source, "--to", tmp_path / "asked")
+    bank = str(tmp_path / "asked" / "questions.jsonl")
+    folder = finished(tiny_study(**study | {"generated_directions": {"questions": 5, "bank": bank}}), tmp_path)
+    pairs = load_trait("pirate").contrast_pairs[:4]
+    asked = digest([(f"Would you share number {i}?", side) for pair in pairs for side in (pair.positive, pair.negative) for i in range(5)])
+    assert asked in [read_json(path / "manifest.json")["config"]["prompts"] for path in stages_of(folder, "generated").values()]
 
 
 def test_fewer_questions_than_the_study_asks_for_are_refused(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from data.library import load_role, role_names
+from data.library import load_role, load_roles, role_names
 from experiments import library
 from experiments.cli import main
 from experiments.library import DICTIONARY, DIMENSION
@@ -139,8 +139,9 @@ def test_a_namesake_is_in_every_hash(tiny_study: Write, monkeypatch: pytest.Monk
         return [run.measure.id for run in plan(study, Bench.of(study, Ranks())).runs if run.measure]
 
     before = ids()
-    plain = load_role
-    monkeypatch.setattr("experiments.plan.load_role", lambda name: plain(name).model_copy(update={"namesake": None}))
+    plain = load_roles
+    alone = {"namesake": None}
+    monkeypatch.setattr("experiments.plan.load_roles", lambda names: [role.model_copy(update=alone) for role in plain(names)])
     assert not set(before) & set(ids())
 
 
