@@ -26,6 +26,11 @@ class _Format(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
+class _Document(_Format):
+    questions: list[Text] = []
+    eval_prompt: Text | None = None
+
+
 class PosNeg(_Format):
     """Two system prompts of persona-vectors."""
 
@@ -33,12 +38,10 @@ class PosNeg(_Format):
     neg: Text
 
 
-class TraitDocument(_Format):
+class TraitDocument(_Document):
     """A trait of persona-vectors (Chen et al. 2025): contrast pairs, questions without answers, and the prompt of a judge."""
 
     instruction: Annotated[list[PosNeg], Field(min_length=1)]
-    questions: list[Text] = []
-    eval_prompt: Text | None = None
 
 
 class Pos(BaseModel):
@@ -49,12 +52,10 @@ class Pos(BaseModel):
     pos: Text
 
 
-class RoleDocument(_Format):
+class RoleDocument(_Document):
     """A role of assistant-axis (Lu et al. 2026): system prompts, questions without answers, and the prompt of a judge."""
 
     instruction: Annotated[list[Pos], Field(min_length=1)]
-    questions: list[Text] = []
-    eval_prompt: Text | None = None
 
 
 class TextPart(_Format):
