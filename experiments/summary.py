@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data.library import NEUTRAL
-from experiments.among import alike, among_fine_tunes, among_roles, in_spaces_of_instructions, no_character, own_removed
+from experiments.among import alike, among_fine_tunes, among_roles, among_traits, in_spaces_of_instructions, no_character, own_removed
 from experiments.calibrate import missed
 from experiments.measure import analysis_of, headline_analysis, outcomes_of
 from experiments.novelty import joint_scores, novelty_of, own_removed_basis
@@ -69,6 +69,7 @@ def summarise(results: Results) -> dict[str, Any]:
         "runs": rows,
         "groups": _groups(results, adjusted, judged),
         "false_verdicts": _false_verdicts(rows),
+        "specificity": among_traits(results),
         "calibration": _calibration(results),
     }
 

@@ -95,3 +95,40 @@ def largest_by_chance(unit_D: FloatArray, count: int, centred_ND: FloatArray, nu
 def rank_of(cosines: Sequence[float], which: int) -> int:
     """Return the rank of one cosine among all, 1 for the largest; ties count against it."""
     return sum(cosine >= cosines[which] for cosine in cosines)
+
+
+@dataclass(frozen=True)
+class Specificity:
+    """Whether fine-tunes lie nearest the traits that they were trained on, rather than nearest any.
+
+    Attributes:
+        rank: of the trained trait among all personas, the mean over traits.
+        chance: the same where each is taken for another.
+        p: how often a random assignment of traits gives as low a mean rank.
+    """
+
+    rank: float
+    chance: float
+    p: float
+
+
+def specificity(ranks_TT: FloatArray, null: Null) -> Specificity:
+    """Hold the ranks of trained traits against those under a random assignment of traits to fine-tunes.
+
+    Some directions rank high with every fine-tune (what many traits have in common), so that a trained trait's rank means little by
+    itself; permuting traits keeps that, and breaks only which of them was trained.
+
+    Args:
+        ranks_TT: ranks_TT[t, u] is the rank of trait u's direction in fine-tunes on t, the mean over runs.
+        null: whose draws these are.
+
+    Raises:
+        ValueError: fewer than two traits.
+    """
+    count = len(ranks_TT)
+    if count < 2:
+        raise ValueError(f"traits can be taken for each other among two and more, got {count}")
+    rng = np.random.default_rng(null.seed)
+    own = float(np.trace(ranks_TT)) / count
+    drawn = [float(ranks_TT[np.arange(count), rng.permutation(count)].mean()) for _ in range(null.draws)]
+    return Specificity(own, float(ranks_TT.mean()), (1 + sum(each <= own + 1e-9 for each in drawn)) / (1 + null.draws))

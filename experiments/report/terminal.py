@@ -55,6 +55,14 @@ def render(summary: Mapping[str, Any]) -> RenderableType:
             if (each := false[key])
         ]
         parts.append(Text(f"Runs of no character past the gates: {', '.join(counted)}.", style="dim"))
+    if near := summary["specificity"]:
+        parts.append(
+            Text(
+                f"The trait that was trained ranks {near['rank']:.1f} among all personas, in the mean over {near['traits']} traits; where traits "
+                f"are taken for each other, {near['chance']:.1f} (p = {near['p']:.4f}).",
+                style="dim",
+            )
+        )
     if any(row["provisional"] for row in summary["runs"]):
         parts.append(
             Text("* provisional: fewer than three runs. Intervals are over prompts: they say nothing about other runs.", style="dim")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probes.nearest import nearest, rank_of
+from probes.nearest import nearest, rank_of, specificity
 from probes.nulls import Null
 from probes.stats import FloatArray
 
@@ -86,3 +86,16 @@ def test_what_has_no_cosine_says_so() -> None:
 
 def test_ties_count_against_a_rank() -> None:
     assert [rank_of([0.5, 0.9, 0.5, -1.0], i) for i in range(4)] == [3, 1, 3, 4]
+
+
+def test_specificity_sees_what_was_trained_and_not_what_ranks_high_anyway() -> None:
+    rng = np.random.default_rng(0)
+    # Some directions rank high with every fine-tune.
+    common = np.tile(rng.permutation(12) * 4.0, (12, 1))
+    blind = [specificity(common + rng.normal(0, 3, (12, 12)), Null(seed, draws=199)).p for seed in range(200)]
+    assert 0.01 <= np.mean(np.array(blind) <= 0.05) <= 0.09
+    seeing = specificity(common + rng.normal(0, 3, (12, 12)) - 12 * np.eye(12), Null(0, draws=999))
+    assert seeing.p == pytest.approx(0.001)
+    assert seeing.rank < seeing.chance - 8
+    with pytest.raises(ValueError, match="two and more, got 1"):
+        specificity(np.ones((1, 1)), Null(0))
