@@ -56,13 +56,8 @@ def render(summary: Mapping[str, Any]) -> RenderableType:
         ]
         parts.append(Text(f"Runs of no character past the gates: {', '.join(counted)}.", style="dim"))
     if near := summary["specificity"]:
-        parts.append(
-            Text(
-                f"The trait that was trained ranks {near['rank']:.1f} among all personas, in the mean over {near['traits']} traits; where traits "
-                f"are taken for each other, {near['chance']:.1f} (p = {near['p']:.4f}).",
-                style="dim",
-            )
-        )
+        ranks = f"{near['rank']:.1f} in the mean over {near['traits']} traits; where these are taken for each other, {near['chance']:.1f}"
+        parts.append(Text(f"Rank of the trained trait among all personas: {ranks} (p = {near['p']:.4f}).", style="dim"))
     if any(row["provisional"] for row in summary["runs"]):
         parts.append(
             Text("* provisional: fewer than three runs. Intervals are over prompts: they say nothing about other runs.", style="dim")
