@@ -310,7 +310,9 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         sys.exit(2)
     except OSError as error:
         # Whatever the file system refuses, the user alone can mend.
-        complaints.print(f"[bold red]error:[/bold red] {_escaped(str(error))}; finished stages are kept", highlight=False, soft_wrap=True)
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        kept = "; finished stages are kept" if given[:1] != ["traits"] else ""
+        complaints.print(f"[bold red]error:[/bold red] {_escaped(str(error))}{kept}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         complaints.print("stopped; run the same command again to go on from here", highlight=False)
