@@ -1,7 +1,7 @@
 """What is wrong with a trait that loads, and would mislead a measurement: every problem with its file and line."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from math import ceil
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from data.errors import InputError
 from data.files import read_jsonl
 from data.mixtures import Turn, ngrams, plain_turns, same_question, shared_ngrams, words
-from data.schema import Example, Trait
+from data.schema import Example, Role, Trait
 
 if TYPE_CHECKING:
     from data.chat import Chat
@@ -74,23 +74,37 @@ def unreadable(trait: Trait, folder: Path, chat: "Chat", bank: Sequence[Example]
         chat: of the model.
         bank: what contrast prompts are read on where the trait has no such rows of its own.
     """
-    at, found = _places(folder), []
+    at = _places(folder)
     texts: list[tuple[str, Turn]] = []
     for row in trait.examples:
         answers = (row.positive, row.negative)
         texts += [(at(row), Turn(row.question, answer)) for answer in answers if answer is not None]
     texts += [(at(row), Turn(row.question, "?")) for row in trait.open]
-    read_on = plain_turns(trait.examples, "extract") or plain_turns(bank, "extract")
-    longest = max(read_on, key=lambda turn: len(turn.question) + len(turn.answer), default=Turn("?", "?"))
+    longest = _longest(plain_turns(trait.examples, "extract") or plain_turns(bank, "extract"))
     prompts = [(f"contrast_pairs.{i}", text) for i, pair in enumerate(trait.contrast_pairs) for text in (pair.positive, pair.negative)]
     prompts += [("system_prompt", trait.system_prompt)] if trait.system_prompt else []
     texts += [(f"{folder / 'trait.yaml'}: {name}", replace(longest, system=text)) for name, text in prompts]
+    return list(_refused(texts, chat))
+
+
+def unreadable_roles(roles: Sequence[Role], name: str, chat: "Chat", bank: Sequence[Example]) -> list[str]:
+    """Return which system prompts of roles a model cannot read with the longest of what they are read on; `name` is where they are from."""
+    longest = _longest(plain_turns(bank, "extract"))
+    prompts = [(role.name, i, text) for role in roles for i, text in enumerate(role.system_prompts)]
+    texts = [(f"{name}: {role}: system_prompts.{i}", replace(longest, system=text)) for role, i, text in prompts]
+    return list(_refused(texts, chat))
+
+
+def _longest(turns: Sequence[Turn]) -> Turn:
+    return max(turns, key=lambda turn: len(turn.question) + len(turn.answer), default=Turn("?", "?"))
+
+
+def _refused(texts: Iterable[tuple[str, Turn]], chat: "Chat") -> Iterator[str]:
     for where, turn in texts:
         try:
             chat.encode(turn)
         except InputError as error:
-            found.append(f"{where}: {error}")
-    return found
+            yield f"{where}: {error}"
 
 
 def overlap(trait: Trait) -> float:
@@ -156,9 +170,8 @@ def _trained_on(trait: Trait, bank: Sequence[Example], at: At) -> Iterator[str]:
     """Name questions that the trait is trained on, and that it will be measured on where it has none of its own: the bank's."""
     if not trait.split("train") or trait.questions:
         return
-    used = [row for row in bank if (row.split == "evaluate" and not trait.plain) or (row.split == "extract" and trait.contrast_pairs)]
-    used = [row for row in used if row.split != "extract" or not trait.split("extract")]
-    asked = {same_question(row.question): row for row in used}
+    lacking = {"evaluate": not trait.plain, "extract": trait.contrast_pairs and not trait.split("extract")}
+    asked = {same_question(row.question): row for row in bank if lacking.get(row.split)}
     for row in trait.split("train"):
         if same_question(row.question) in asked:
             there = asked[same_question(row.question)]

@@ -21,12 +21,7 @@ def bank_examples(path: Path) -> list[Example]:
     Raises:
         InputError: it is malformed; a line for each thing that is wrong, with file and line.
     """
-    rows: list[Placed] = []
-    wrong = Complaints()
-    for line, value in read_jsonl(path):
-        with wrong.noted():
-            rows.append((f"{path}:{line}", _valid(value, line, f"{path}:{line}")))
-    wrong.settle()
+    rows = _rows(path, {})
     if all(row.open for _, row in rows):
         return _settled([*_alone(path, rows), *_unanswered(rows, [])], rows)
     plain = [f"{where}: {row.id}: a question of a bank needs a plain answer (negative)" for where, row in rows if row.negative is None]
@@ -47,14 +42,7 @@ def trait_examples(path: Path, bank: Sequence[Example] | None, contrasts: bool) 
     borrowed = [example for example in bank or [] if example.split == "extract"]
     if contrasts and not path.exists():
         return borrowed
-    rows: list[Placed] = []
-    questions = {example.id: example for example in bank or []}
-    wrong = Complaints()
-    for line, value in read_jsonl(path):
-        with wrong.noted():
-            rows.append((f"{path}:{line}", _example(value, line, questions, f"{path}:{line}")))
-    # Rows that are none would be missed among the others, and their splits be called empty.
-    wrong.settle()
+    rows = _rows(path, {example.id: example for example in bank or []})
     own = {example.id for _, example in rows}
     rows += [(str(path), example) for example in borrowed if example.id not in own]
     return checked(path, rows)
@@ -79,6 +67,18 @@ def checked(path: Path, rows: Sequence[Placed]) -> list[Example]:
     )
 
 
+def _rows(path: Path, questions: Mapping[str, Example]) -> list[Placed]:
+    """Read rows, which may answer the questions of a bank."""
+    rows: list[Placed] = []
+    wrong = Complaints()
+    for line, value in read_jsonl(path):
+        with wrong.noted():
+            rows.append((f"{path}:{line}", _example(value, line, questions, f"{path}:{line}")))
+    # Rows that are none would be missed among the others, and their splits be called empty.
+    wrong.settle()
+    return rows
+
+
 def _settled(found: Sequence[str], rows: Sequence[Placed]) -> list[Example]:
     if found:
         raise InputError("\n".join(found))
@@ -95,11 +95,7 @@ def _example(value: object, line: int, questions: Mapping[str, Example], where: 
         if set(value) != {"id", "positive"}:
             raise InputError(f"{where}: a row over a question bank has the keys id and positive, got {sorted(value)}")
         value = questions[value["id"]].model_dump() | value
-    return _valid(value, line, where)
-
-
-def _valid(value: object, line: int, where: str) -> Example:
-    return validated(Example, {"id": str(line)} | value if isinstance(value, dict) else value, where)
+    return validated(Example, {"id": str(line)} | value, where)
 
 
 def _alone(path: Path, rows: Sequence[Placed]) -> list[str]:
@@ -113,13 +109,9 @@ def _alone(path: Path, rows: Sequence[Placed]) -> list[str]:
         again = row.split != "train" or (question, row.positive, row.negative) in taught
         taught.add((question, row.positive, row.negative))
         if first is not row and (first.split != row.split or again):
-            kind = (
-                "overlap between splits"
-                if first.split != row.split
-                else "the same row twice"
-                if row.split == "train"
-                else "repeated question"
-            )
+            kind = "the same row twice" if row.split == "train" else "repeated question"
+            if first.split != row.split:
+                kind = "overlap between splits"
             found.append(f"{where}: {kind}: {row.question!r} stands in {first.split} ({first.id}) and in {row.split} ({row.id})")
     if twice := sorted(name for name, times in Counter(row.id for _, row in rows).items() if times > 1):
         more = f", and {len(twice) - NAMED} more" if len(twice) > NAMED else ""

@@ -1,7 +1,8 @@
 """Other people's data → traits, roles and questions: one set of sources makes one trait, or some roles."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ class _Found:
 
 
 def _read(sources: Sequence[str], options: Options, left: LeftOut) -> _Found:
-    found, wrong = _Found(), Complaints()
+    found, wrong = _Found(), _Unusable(options, left)
     for source in sources:
         path = Path(source)
         for each in sorted(path.glob("*.json")) if path.is_dir() else [path]:
@@ -94,25 +95,34 @@ def _read(sources: Sequence[str], options: Options, left: LeftOut) -> _Found:
             if value is None or "instruction" not in value:
                 found.rows += read_rows(str(each) if path.is_dir() else source, options.split, options.config)
                 continue
-            try:
+            with wrong.noted():
                 if _is_role(value):
                     found.roles.append((each, _valid_document(RoleDocument, each, value, left)))
                 else:
                     found.traits.append((each, _valid_document(TraitDocument, each, value, left)))
-            except InputError as error:
-                _skip_or_note(str(error), options, left, wrong)
         if path.is_dir() and not any(path.glob("*.json")):
             wrong.found.append(f"{path}: a folder of documents needs .json files, and this one has none")
     wrong.settle()
     return found
 
 
-def _skip_or_note(complaint: str, options: Options, left: LeftOut, wrong: Complaints) -> None:
-    """Count what is wrong with a row or document that is left out, or keep it to be said."""
-    if options.skip:
-        left[f"unusable: {complaint.splitlines()[0].partition(': ')[2]}"] += 1
-    else:
-        wrong.found += complaint.split("\n")
+class _Unusable(Complaints):
+    """What is wrong with rows and documents: to be said, or, where these may be left out, counted."""
+
+    def __init__(self, options: Options, left: LeftOut) -> None:
+        super().__init__()
+        self.skip, self.left = options.skip, left
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note or count an `InputError` raised within, and go on behind the block."""
+        try:
+            yield
+        except InputError as error:
+            if self.skip:
+                self.left[f"unusable: {str(error).splitlines()[0].partition(': ')[2]}"] += 1
+            else:
+                self.found += str(error).split("\n")
 
 
 def _is_role(value: Mapping[str, Any]) -> bool:
@@ -207,16 +217,13 @@ def _open(path: Path, questions: Sequence[str], split: Split, placed: Sequence[P
 def _parsed(rows: Sequence[Row], plain: "_PlainAnswers | None", options: Options, left: LeftOut) -> list[tuple[str, dict[str, Any]]]:
     """Return what rows hold, in our words, with the plain answers of other files where there are any."""
     found: list[tuple[str, dict[str, Any]]] = []
-    wrong = Complaints()
+    wrong = _Unusable(options, left)
     for where, row in rows:
-        try:
+        with wrong.noted():
             values = fields_of(where, row, options, left)
             if plain is not None and "positive" in values:
                 values["negative"] = plain.to(where, values)
-        except InputError as error:
-            _skip_or_note(str(error), options, left, wrong)
-            continue
-        found.append((where, values))
+            found.append((where, values))
     wrong.settle()
     return found
 
@@ -231,22 +238,19 @@ def _examples(found: Sequence[tuple[str, dict[str, Any]]], split: Split | None, 
         left: counts these.
     """
     placed: list[Placed] = []
-    wrong = Complaints()
+    wrong = _Unusable(options, left)
     # Names that only some rows have would clash with the numbers of the others.
     named = all("id" in values for _, values in found)
     seen: set[tuple[str, str | None, str | None]] = set()
     for i, (where, values) in enumerate(found, start=1):
         given: dict[str, Any] = {} if named else {"id": f"held-out-{i}" if split == "evaluate" else str(i)}
-        try:
+        with wrong.noted():
             example = validated(Example, values | given | ({"split": split} if split else {}), where)
             said = (example.question, example.positive, example.negative)
             if said in seen and options.skip:
                 raise InputError(f"{where}: the same row as one before")
-        except InputError as error:
-            _skip_or_note(str(error), options, left, wrong)
-            continue
-        seen.add(said)
-        placed.append((where, example))
+            seen.add(said)
+            placed.append((where, example))
     wrong.settle()
     return placed
 
@@ -257,16 +261,14 @@ class _PlainAnswers:
     def __init__(self, sources: Sequence[str], options: Options, left: LeftOut) -> None:
         self.answers: dict[str, list[str]] = defaultdict(list)
         self.used: dict[str, int] = defaultdict(int)
-        wrong = Complaints()
+        wrong = _Unusable(options, left)
         for where, row in (row for source in sources for row in read_rows(source, options.split, options.config)):
-            try:
+            with wrong.noted():
                 values = fields_of(where, row, options, left)
                 answer = values.get("positive") or values.get("negative")
                 if not isinstance(values.get("question"), str) or not isinstance(answer, str):
                     raise InputError(f"{where}: a plain answer has a question, and an answer (positive, negative or answer), both text")
                 self.answers[same_question(values["question"])].append(answer)
-            except InputError as error:
-                _skip_or_note(str(error), options, left, wrong)
         wrong.settle()
 
     def to(self, where: str, values: Mapping[str, Any]) -> str:

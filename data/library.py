@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent
 NEUTRAL = "neutral"
 # Installed packages name their traits here: `mine = "package.module:FOLDER"`.
 ENTRY_POINTS = "wellworn.traits"
+ROLE_FILES = (".yaml", ".yml")
 
 
 def trait_names() -> list[str]:
@@ -141,7 +142,7 @@ def load_role(name_or_path: str) -> Role:
     Raises:
         InputError: there is no such role, or its file is malformed (names file and line).
     """
-    if Path(name_or_path).suffix in (".yaml", ".yml"):
+    if Path(name_or_path).suffix in ROLE_FILES:
         value, lines = read_yaml(Path(name_or_path))
         return validated(Role, value, name_or_path, lines)
     return _load_named(Role, name_or_path, role_names(), "roles")
@@ -168,9 +169,9 @@ def load_roles(names_or_paths: Sequence[str]) -> list[Role]:
     return roles
 
 
-def is_roles(folder: Path) -> bool:
-    """Whether a folder holds roles, and no trait."""
-    return folder.is_dir() and not (folder / "trait.yaml").exists() and any(folder.glob("*.yaml"))
+def is_roles(path: Path) -> bool:
+    """Whether a path is of a role's file, or of a folder that holds roles and no trait."""
+    return path.suffix in ROLE_FILES or (path.is_dir() and not (path / "trait.yaml").exists() and any(path.glob("*.yaml")))
 
 
 def load_bank(name_or_path: str) -> list[Example]:

@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import SafeRepresenter
@@ -20,26 +21,22 @@ from data.schema import Example, Role, Split, Trait
 # What a folder is to hold: path inside it → text.
 Files = Mapping[str, str]
 _ANSWERED: tuple[Split, ...] = ("train", "evaluate")
-FORMATS = ("persona-vectors", "messages", "preferences", "assistant-axis", "questions")
 
 
 def trait_files(trait: Trait, card: str) -> Files:
     """Return the files of a trait's folder."""
-    head = trait.model_dump(mode="json", exclude={"examples", "open"}, exclude_none=True)
-    head = {key: value for key, value in head.items() if value != []}
     if trait.questions:
         # Questions and plain answers are the bank's.
         rows = [{"id": row.id, "positive": row.positive} for row in trait.examples if row.positive is not None]
     else:
         rows = [row.model_dump(exclude_none=True) for row in (*trait.examples, *trait.open)]
     examples = {"examples.jsonl": _jsonl(rows)} if rows else {}
-    return {"trait.yaml": _yaml(head), **examples, "CARD.md": card}
+    return {"trait.yaml": _yaml(trait, {"examples", "open"}), **examples, "CARD.md": card}
 
 
 def role_files(roles: Sequence[Role]) -> Files:
     """Return a file for each role."""
-    dumped = {role.name: role.model_dump(mode="json", exclude_none=True) for role in roles}
-    return {f"{name}.yaml": _yaml({key: value for key, value in role.items() if value != []}) for name, role in dumped.items()}
+    return {f"{role.name}.yaml": _yaml(role) for role in roles}
 
 
 def question_files(questions: Sequence[Example]) -> Files:
@@ -54,10 +51,11 @@ def exported(subject: Trait | Role | Sequence[Example], form: str) -> Files:
         InputError: an unknown format, or one that has no place for what there is.
     """
     if form not in _EXPORTS:
-        raise InputError(f"--format: may be {', '.join(FORMATS)}, got {form!r}")
-    files = _EXPORTS[form](subject)
+        raise InputError(f"--format: may be {', '.join(_EXPORTS)}, got {form!r}")
+    write, needs = _EXPORTS[form]
+    files = write(subject)
     if not files:
-        raise InputError(f"--format {form}: {_NEEDS[form]}, and {getattr(subject, 'name', 'this')} has none")
+        raise InputError(f"--format {form}: {needs}, and {getattr(subject, 'name', 'this')} has none")
     return files
 
 
@@ -150,19 +148,13 @@ def _questions(subject: object) -> Files:
     return {"questions.jsonl": text} if text else {}
 
 
-_EXPORTS: dict[str, Callable[[object], Files]] = {
-    "persona-vectors": _persona_vectors,
-    "messages": _messages,
-    "preferences": _preferences,
-    "assistant-axis": _assistant_axis,
-    "questions": _questions,
-}
-_NEEDS = {
-    "persona-vectors": "holds a trait's contrast pairs",
-    "messages": "holds a trait's answers",
-    "preferences": "holds a trait's answers beside plain ones",
-    "assistant-axis": "holds a role's system prompts",
-    "questions": "holds extract questions",
+# Each with what it has a place for.
+_EXPORTS: dict[str, tuple[Callable[[object], Files], str]] = {
+    "persona-vectors": (_persona_vectors, "holds a trait's contrast pairs"),
+    "messages": (_messages, "holds a trait's answers"),
+    "preferences": (_preferences, "holds a trait's answers beside plain ones"),
+    "assistant-axis": (_assistant_axis, "holds a role's system prompts"),
+    "questions": (_questions, "holds extract questions"),
 }
 
 
@@ -174,13 +166,15 @@ def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
 
 
-def _yaml(value: Mapping[str, Any]) -> str:
+def _yaml(model: BaseModel, exclude: set[str] | None = None) -> str:
+    """Return what a model holds, without what it does not."""
+    value = model.model_dump(mode="json", exclude=exclude, exclude_none=True)
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style, yaml.allow_unicode, yaml.width = False, True, 140
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.Representer = _Representer
     out = StringIO()
-    yaml.dump(dict(value), out)
+    yaml.dump({key: each for key, each in value.items() if each != []}, out)
     return out.getvalue()
 
 

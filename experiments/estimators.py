@@ -78,10 +78,9 @@ def _answers_stage(bench: Bench, trait: Trait, questions: Sequence[str]) -> Stag
 
     def compute(bench: Bench, _inputs: list[Path], out: Path, tick: TickFn) -> Output:
         answers = said(bench, prompts, [], tick)
-        rows = [
-            bench.chat(bench.base).encode(Turn(question, full_stop(answer), system))
-            for (question, system), answer in zip(prompts, answers, strict=True)
-        ]
+        chat = bench.chat(bench.base)
+        turns = [Turn(question, full_stop(answer), system) for (question, system), answer in zip(prompts, answers, strict=True)]
+        rows = [chat.encode(turn) for turn in turns]
         [reading] = read(bench, rows, [None], out, tick, spans=("response",))
         states = reading["states"]
         shaped = states[:, :, 0].reshape(len(pairs), 2, len(questions), *states.shape[1::2])

@@ -17,7 +17,6 @@ from data.library import (
     folder_of,
     is_roles,
     load_questions,
-    load_role,
     load_roles,
     load_trait,
     role_names,
@@ -88,10 +87,8 @@ def export_to(folder: Path, name: str, form: str, console: Console) -> None:
 
 
 def _subjects(name: str) -> Sequence[Trait | Role | Sequence[Example]]:
-    if name in role_names() or Path(name).suffix in (".yaml", ".yml"):
-        return [load_role(name)]
+    if name in role_names() or is_roles(folder_of(name)):
+        return load_roles([name])
     if name in bank_names() or Path(name).suffix == ".jsonl":
         return [load_questions(name)]
-    if is_roles(folder_of(name)):
-        return load_roles([name])
     return [load_trait(name)]

@@ -18,7 +18,7 @@ from probes.mediation import INSIDE, OUTSIDE, WHOLE, mediate
 from probes.novelty import Novelty
 from probes.nulls import beyond
 from probes.shift import Share, cross_run_share, share_over_runs
-from probes.stats import Estimate, crossed_interval, proportion_bound, standard_error
+from probes.stats import Estimate, FloatArray, crossed_interval, proportion_bound, standard_error
 
 NEAREST = 5
 RUNS_FOR_A_CLAIM = 3
@@ -37,9 +37,7 @@ def summarise(results: Results) -> dict[str, Any]:
     directions = [
         {
             "trait": name,
-            "reliability": float(space["reliability"][i, layer]),
-            "null_reliability": float(space["null_reliability"][i, layer]),
-            "found": bool(space["found"][i, layer] > 0.5),
+            **_direction(space, i, layer),
             "generated": _generated(results, i, name),
         }
         for i, name in enumerate(results.library)
@@ -74,15 +72,21 @@ def summarise(results: Results) -> dict[str, Any]:
     }
 
 
+def _direction(space: Mapping[str, FloatArray], i: int, layer: int) -> dict[str, Any]:
+    return {
+        "reliability": float(space["reliability"][i, layer]),
+        "null_reliability": float(space["null_reliability"][i, layer]),
+        "found": bool(space["found"][i, layer] > 0.5),
+    }
+
+
 def _generated(results: Results, i: int, name: str) -> dict[str, Any] | None:
     """Return how reliable the direction of the base's own answers is, and its cosine with that of `state`; None where not asked for."""
     if results.generated is None or results.agreement is None:
         return None
     layer, agreement = results.index["layer"], results.agreement[name]
     return {
-        "reliability": float(results.generated["reliability"][i, layer]),
-        "null_reliability": float(results.generated["null_reliability"][i, layer]),
-        "found": bool(results.generated["found"][i, layer] > 0.5),
+        **_direction(results.generated, i, layer),
         "agreement": float(agreement["cosine"][layer]),
         "agreement_high": float(agreement["chance"]),
     }

@@ -1,7 +1,6 @@
 """List, show and check traits, and list and show what stands beside them."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data.checks import mean_words, overlap, problems, unreadable
+from data.checks import mean_words, overlap, problems, unreadable, unreadable_roles
 from data.errors import Complaints, InputError
 from data.library import (
     control_names,
@@ -26,7 +25,7 @@ from data.library import (
     trait_names,
 )
 from data.mixtures import plain_turns, transformed
-from data.schema import SPLITS, ContrastPair, Example, Trait
+from data.schema import SPLITS, ContrastPair, Trait
 from probes.shift import FEWEST_PROMPTS
 
 if TYPE_CHECKING:
@@ -105,8 +104,10 @@ def check(names: Sequence[str], console: Console, model: str | None = None) -> N
     for name in names or trait_names():
         with wrong.noted():
             folder = folder_of(name)
-            if is_roles(folder) or folder.suffix in (".yaml", ".yml"):
-                wrong.found += _check_roles(name, chat, bank, console)
+            if is_roles(folder):
+                roles = load_roles([name])
+                console.print(f"{name}: {len(roles)} roles", highlight=False, markup=False)
+                wrong.found += unreadable_roles(roles, name, chat, bank) if chat else []
                 continue
             trait = load_trait(name)
             wrong.found += problems(trait, folder, FEWEST_PROMPTS, bank)
@@ -127,21 +128,6 @@ def _chat_of(model: str) -> "Chat":
 
     tokenizer, length = load_tokenizer(resolve(model))
     return Chat(tokenizer, max_length=length)
-
-
-def _check_roles(name: str, chat: "Chat | None", bank: Sequence[Example], console: Console) -> list[str]:
-    """Print how many roles there are, and return which prompts a model cannot read."""
-    roles = load_roles([name])
-    console.print(f"{name}: {len(roles)} roles", highlight=False, markup=False)
-    longest = max(plain_turns(bank, "extract"), key=lambda turn: len(turn.question) + len(turn.answer))
-    found = []
-    for role in roles if chat else []:
-        for i, prompt in enumerate(role.system_prompts):
-            try:
-                chat.encode(replace(longest, system=prompt))  # type: ignore[union-attr]
-            except InputError as error:
-                found.append(f"{name}: {role.name}: system_prompts.{i}: {error}")
-    return found
 
 
 def _figures(trait: Trait) -> str:

@@ -20,7 +20,7 @@ from data.errors import InputError
 from data.files import sha256
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = "smollm2-135m"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -56,7 +56,7 @@ class Loaded:
     @property
     def max_length(self) -> int | None:
         """The context in tokens, where the configuration names it."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return _context(self.model.config)
 
 
 def cache_dir() -> Path:
@@ -104,13 +104,23 @@ def config_depth(ref: ModelRef, trust_remote_code: bool = False) -> int:
     Raises:
         InputError: its configuration cannot be read.
     """
+    return int(_config(ref, trust_remote_code).get_text_config().num_hidden_layers)
+
+
+def _config(ref: ModelRef, trust_remote_code: bool = False) -> "PreTrainedConfig":
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(ref.path, revision=ref.revision or "main", trust_remote_code=trust_remote_code)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            ref.path, revision=ref.revision or "main", trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError) as error:
         raise InputError(f"model {ref.id}: its configuration cannot be read: {str(error).splitlines()[0]}") from error
-    return int(config.get_text_config().num_hidden_layers)
+    return config
+
+
+def _context(config: "PreTrainedConfig") -> int | None:
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def load_tokenizer(ref: ModelRef) -> tuple["PreTrainedTokenizerBase", int | None]:
@@ -119,14 +129,13 @@ def load_tokenizer(ref: ModelRef) -> tuple["PreTrainedTokenizerBase", int | None
     Raises:
         InputError: the files cannot be loaded.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
     try:
-        config = AutoConfig.from_pretrained(ref.path, revision=ref.revision or "main")
         tokenizer = AutoTokenizer.from_pretrained(ref.path, revision=ref.revision or "main")
     except (OSError, ValueError) as error:
         raise InputError(f"model {ref.id}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
-    return tokenizer, getattr(config.get_text_config(), "max_position_embeddings", None)
+    return tokenizer, _context(_config(ref))
 
 
 def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) -> Loaded:
