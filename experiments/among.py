@@ -1,7 +1,6 @@
 """Where a run's share stands among others: N2, spaces of instructions; N4, other fine-tunes; N5, spaces of other personas."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,8 @@ from data.schema import seed_for
 from experiments.instructions import NOT_ASKED, among_instructions
 from experiments.novelty import ALIKE, own_removed_basis
 from experiments.results import Results, RunResult
-from probes.nearest import specificity
 from probes.nulls import Null, null_shares, rank_among
 from probes.shift import share_inside
-
-# Four traits have 24 assignments.
-FEWEST_TRAITS, SHUFFLES = 4, 9999
 
 
 def no_character(entry: Mapping[str, Any]) -> bool:
@@ -96,22 +91,3 @@ def among_roles(results: Results, run: RunResult) -> dict[str, Any] | None:
         "roles": len(roles),
         "directions": count,
     }
-
-
-def among_traits(results: Results) -> dict[str, Any] | None:
-    """Return whether fine-tunes lie nearest the traits that they were trained on: mean ranks among all personas, and a permutation's p.
-
-    None with fewer than four traits of the library trained, of which too few can be taken for each other.
-    """
-    ranks: dict[str, list[dict[str, int]]] = {}
-    for run in results.runs:
-        near = run.facts["personas"]["nearest"] if run.facts and run.entry["arm"] == "sft" else []
-        if near and run.entry["trait"] in results.library:
-            ranks.setdefault(run.entry["trait"], []).append(
-                {each["name"]: i for i, each in enumerate(near, start=1) if each["kind"] == "trait"}
-            )
-    if len(ranks) < FEWEST_TRAITS:
-        return None
-    trained = list(ranks)
-    means = np.array([[np.mean([of_run[name] for of_run in ranks[trait]]) for name in trained] for trait in trained])
-    return {"traits": len(trained), **asdict(specificity(means, Null(seed_for(0, "specificity"), draws=SHUFFLES)))}

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from data.library import NEUTRAL
-from experiments.among import alike, among_fine_tunes, among_roles, among_traits, in_spaces_of_instructions, no_character, own_removed
+from experiments.among import alike, among_fine_tunes, among_roles, in_spaces_of_instructions, no_character, own_removed
 from experiments.calibrate import missed
 from experiments.measure import analysis_of, headline_analysis, outcomes_of
+from experiments.nearest import nearest_of, nearest_over, specificity_of
 from experiments.novelty import joint_scores, novelty_of, own_removed_basis
 from experiments.results import Results, RunResult
 from experiments.verdict import ALONG, NO_CHANGE, NOISY, P_LEVEL, Carried, Evidence, Verdict, share_above_chance, verdict
@@ -20,7 +21,6 @@ from probes.nulls import beyond
 from probes.shift import Share, cross_run_share, share_over_runs
 from probes.stats import Estimate, FloatArray, crossed_interval, proportion_bound, standard_error
 
-NEAREST = 5
 RUNS_FOR_A_CLAIM = 3
 GROUPED_BY = ("arm", "trait", "settings")
 MEDIATION_KEYS = (
@@ -67,7 +67,7 @@ def summarise(results: Results) -> dict[str, Any]:
         "runs": rows,
         "groups": _groups(results, adjusted, judged),
         "false_verdicts": _false_verdicts(rows),
-        "specificity": among_traits(results),
+        "specificity": specificity_of(results),
         "calibration": _calibration(results),
     }
 
@@ -226,13 +226,7 @@ def _row(run: RunResult, p: float | None, judged: Verdict | None, provisional: b
     own, full = shift["own_removed"], shift["full"]
     row |= {"layer": facts["layer"], "reference": facts["reference"], "share_base": base and base["share"]}
     row |= {"coordinates": shift["coordinates"], "disattenuated": shift["disattenuated"], "relative_norm": shift["relative_norm"]}
-    personas = facts["personas"]
-    row["nearest"] = [
-        {key: each[key] for key in ("name", "kind", "value", "low", "high")}
-        | {"found": each["kind"] == "role" or each["name"] in facts["found"], "beyond_chance": each["low"] > personas["high"]}
-        for each in personas["nearest"][:NEAREST]
-    ]
-    row["nearest_high"], row["own_rank"] = personas["high"], {"rank": personas["rank"], "of": personas["of"]} if personas["rank"] else None
+    row |= nearest_of(facts)
     if run.entry["own"] and run.entry["own"] not in facts["found"]:
         row["missing"]["own_direction"] = f"the direction of {run.entry['own']} was not found in this model at layer {facts['layer']}"
     for key, reference in (("effect", facts["reference"]), ("effect_base", "base")):
@@ -310,6 +304,7 @@ def _groups(results: Results, adjusted: Sequence[float | None], judged: Sequence
                 "share": share.estimate.to_json() if share and share.why is None else None,
                 "share_effect": star.to_json() if star else None,
                 "share_across_runs": _common_share(runs),
+                **nearest_over(runs),
                 **_shares(analysis),
                 **_beside([_joint(runs, text) for text in BESIDE], _analysis(runs[0], "generated")),
                 "novelty": rest.to_json() if rest else None,

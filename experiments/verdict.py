@@ -101,7 +101,7 @@ def verdict(evidence: Evidence) -> Verdict:
         return Verdict(NO_CHANGE, f"the trait score changed by {effect.value:.3f}, {below}")
     if evidence.share_why is not None or star is None:
         return Verdict(NOISY, evidence.share_why or "there is no share to judge")
-    geometry = f"p = {evidence.p:.3f}, F* = {_written(star)}"
+    geometry = f"p = {evidence.p:.3f}, F* = {star}"
     beyond = share_above_chance(evidence.p, star)
     if carried is None:
         return _by_share(geometry, beyond, star)
@@ -110,13 +110,13 @@ def verdict(evidence: Evidence) -> Verdict:
     if carried.share is None and carried.whole.low < CARRIED_GATE:
         return Verdict(
             ELSEWHERE,
-            f"the whole state at layer {carried.layer} mediates M(I) = {_written(carried.whole)} of the effect; what reads it above, "
-            f"{_written(carried.reading)}",
+            f"the whole state at layer {carried.layer} mediates M(I) = {carried.whole} of the effect; what reads it above, "
+            f"{carried.reading}",
         )
     if carried.share is None:
         return Verdict(UNDECIDED, f"{geometry}; {carried.why}")
     share = carried.share
-    numbers = f"C = {_written(share)} of what layer {carried.layer} carries, M(I) = {_written(carried.whole)}; {geometry}"
+    numbers = f"C = {share} of what layer {carried.layer} carries, M(I) = {carried.whole}; {geometry}"
     if share.low >= MOST and beyond:
         return Verdict(ALONG, numbers)
     rest = carried.remainder
@@ -140,7 +140,3 @@ def _by_share(numbers: str, beyond: bool, star: Estimate) -> Verdict:
     if star.high < EFFECT_SIZE:
         return Verdict(AT_CHANCE, f"{numbers}: the upper bound is below {EFFECT_SIZE}")
     return Verdict(UNDECIDED, f"{numbers}: neither clearly above {EFFECT_SIZE} nor clearly below")
-
-
-def _written(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"

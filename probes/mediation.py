@@ -215,7 +215,7 @@ def _chance(outcomes: Outcomes, observed: float) -> ChanceShares:
 
 def _of_carried(outcomes: Outcomes, whole: Estimate) -> tuple[Estimate | None, str | None]:
     """Return C, or None and the reason why there is none."""
-    held = f"{whole.value:.2f} [{whole.low:.2f}, {whole.high:.2f}] of the effect"
+    held = f"{whole} of the effect"
     if not np.isfinite(whole.low):
         return None, f"what the layer carries is not known: M(I) is {held}"
     if whole.low < CARRIED_GATE:

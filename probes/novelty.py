@@ -226,7 +226,7 @@ def movement(before: FloatArray, after: FloatArray, pushed: FloatArray, drawn: F
         return Finding(None, "movement is not known: no chance directions were added to hold it against")
     share = ratio_interval(pushed - before, effect)
     shares = (drawn - before).reshape(len(drawn), -1).mean(1) / effect.mean()
-    text = f"added to M0 it brings about {_written(share)} of the effect"
+    text = f"added to M0 it brings about {share} of the effect"
     if share.high <= NEGLIGIBLE:
         return _finding(False, f"{text}, {NEGLIGIBLE:.2f} at most", share)
     if len(shares) < FEWEST_DRAWS:
@@ -258,7 +258,7 @@ def use(scores_P2Q: FloatArray, drawn_BP2Q: FloatArray) -> Finding:
     found = auc_interval(scores_P2Q)
     reach = chance_bound(np.abs(auc(drawn_BP2Q) - 0.5))
     low, high = 0.5 - reach, 0.5 + reach
-    text = f"it separates trait-evoking from opposite prompts in M0 with an AUC of {_written(found)}, chance {low:.2f} to {high:.2f}"
+    text = f"it separates trait-evoking from opposite prompts in M0 with an AUC of {found}, chance {low:.2f} to {high:.2f}"
     pairs, _, questions = scores_P2Q.shape
     if highest_bound(pairs, questions) <= high:
         return _finding(None, f"{text}, more than {pairs} contrast pairs can be shown to exceed", found, high, len(drawn_BP2Q))
@@ -281,7 +281,7 @@ def necessity(before: FloatArray, after: FloatArray, without: Swapped) -> Findin
     if why := _no_effect(effect):
         return Finding(None, f"necessity is not known: {why}")
     share = ratio_interval(after - without.out, effect)
-    text = f"without it M1 loses {_written(share)} of the effect"
+    text = f"without it M1 loses {share} of the effect"
     if share.high <= NEGLIGIBLE:
         return _finding(False, f"{text}, {NEGLIGIBLE:.2f} at most", share)
     if share.low > 0:
@@ -298,7 +298,3 @@ def _no_effect(effect: FloatArray) -> str | None:
 
 def _finding(holds: bool | None, why: str, found: Estimate, chance: float | None = None, draws: int = 0) -> Finding:
     return Finding(holds, why, found.value, finite(found.low), finite(found.high), chance, draws)
-
-
-def _written(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"

@@ -24,6 +24,11 @@ class Estimate:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """Return `value [low, high]` to two digits; adding zero makes no −0.00 of what rounds to zero."""
+        value, low, high = (f"{round(x, 2) + 0.0:.2f}" for x in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]"
+
     def to_json(self) -> dict[str, Any]:
         """Return the estimate as plain JSON values; an infinite bound becomes null."""
         return {key: finite(x) for key, x in asdict(self).items()}

@@ -12,9 +12,10 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
+from experiments.nearest import SHOWN
 from experiments.report import calibration, groups, mediation, weights
 from experiments.report.figures import (
     THRESHOLD,
@@ -85,12 +86,15 @@ def page(results: Results, summary: Mapping[str, Any]) -> str:
     figures += planted.values()
     dimension = dimension_curve(summary["dimension"])
     figures += [dimension] if dimension else []
+    # What a group says stands for its runs.
+    alone = [view for view in runs if not any(all(view["row"][key] == group[key] for key in GROUPED_BY) for group in together)]
     return _environment().get_template("page.html").render(
         summary=summary,
         runs=runs,
         groups=together,
-        # What a group says stands for its runs.
-        alone=[view for view in runs if not any(all(view["row"][key] == group[key] for key in GROUPED_BY) for group in together)],
+        alone=alone,
+        resembles=[each for each in map(_resembled, [*together, *alone]) if each["nearest"]],
+        nearest_shown=SHOWN,
         over_runs=over_runs,
         directions=directions,
         dimension=dimension,
@@ -114,7 +118,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("experiments.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"number": _number, "interval": _interval, "csp": _csp}
+    environment.filters |= {"number": _number, "interval": _interval, "csp": _csp, "breakable": _breakable}
     return environment
 
 
@@ -155,6 +159,20 @@ def _run(results: Results, run: RunResult, row: Mapping[str, Any], number: int, 
             for question, answer in zip_longest(run.entry["questions"], run.answers)
         ],
         "sayings": mediation.sayings(run.said, run.entry["questions"][:SAYINGS]) if run.said else [],
+    }
+
+
+def _resembled(view: Mapping[str, Any]) -> dict[str, Any]:
+    """Return whom a run, or a group of runs, lies nearest, and the rank of the persona that was trained (in each run of a group)."""
+    row = view.get("row", view)
+    own = row.get("own_ranks") or row.get("own_rank")
+    ranks = (own.get("ranks") or [own["rank"]]) if own else []
+    return {
+        "name": view["name"],
+        "style": view.get("style"),
+        "nearest": row["nearest"] or [],
+        "high": row["nearest_high"],
+        "ranks": f"{', '.join(map(str, ranks))} of {own['of']}" if own else "–",
     }
 
 
@@ -257,6 +275,11 @@ def _script_json(value: Any) -> Markup:
 def _csp(script: str) -> str:
     """Return the source expression that lets a browser run this script and no other."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _breakable(name: str) -> Markup:
+    """Return a name whose line may end after an underscore."""
+    return escape(name).replace("_", Markup("_<wbr>"))
 
 
 def _number(value: float | None, digits: int = 2, signed: bool = False) -> str:

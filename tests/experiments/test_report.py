@@ -174,6 +174,48 @@ def test_seeds_make_groups() -> None:
     assert 'class="provisional"' not in html
 
 
+def near(**cosines: float) -> dict[str, Any]:
+    """What a measured run says of the personas nearest its shift; `high` is what chance reaches."""
+    high = cosines.pop("high")
+    order = sorted(cosines, key=lambda name: -cosines[name])
+    nearest = [
+        {"name": name, "kind": "role" if name == "old_oak" else "trait", "value": cosines[name], "low": cosines[name] - 0.05, "high": 1.0}
+        for name in order
+    ]
+    return {"why": None, "nearest": nearest, "high": high, "rank": order.index("pirate") + 1, "of": len(order)}
+
+
+def test_whom_a_change_resembles_stands_before_the_verdicts() -> None:
+    measured = facts() | {"personas": near(pirate=0.6, old_oak=0.4, poetic=0.1, high=0.5)}
+    html = rendered(study(run(measured), run(facts() | {"personas": {**near(pirate=1, high=0.5), "nearest": []}}, trait="poetic")))
+    assert html.index('id="resembles"') < html.index('id="answer"')
+    section = html[html.index('<section id="resembles">') : html.index('<section id="answer">')]
+    assert section.count('<th scope="row">') == 1
+    assert re.findall(r'class="persona([^"]*)">(\w+(?:<wbr>\w+)?)<', section) == [
+        (" beyond", "pirate"),
+        (" role", "old_<wbr>oak"),
+        ("", "poetic"),
+    ]
+    assert "1 of 3" in section
+    assert '<section id="resembles">' not in rendered(study(run(None, trait=None, arm="base", own=None)))
+
+
+def test_runs_of_several_seeds_resemble_someone_together() -> None:
+    personas = [near(pirate=0.6, old_oak=0.5, high=0.5), near(pirate=0.4, old_oak=0.6, high=0.5), near(pirate=0.8, old_oak=0.4, high=0.6)]
+    seeds = [run(facts() | {"personas": each}, seed=seed) for seed, each in enumerate(personas)]
+    noisy = run(facts() | {"personas": {"why": TOO_NOISY, "nearest": [], "high": None, "rank": None, "of": 2}}, seed=3)
+    [group] = summarise(study(*seeds, noisy))["groups"]
+    first, second = group["nearest"]
+    assert (first["name"], first["low"], first["high"], second["name"]) == ("pirate", 0.4, 0.8, "old_oak")
+    assert (first["value"], second["value"]) == pytest.approx((0.6, 0.5))
+    # Beyond chance in two of three runs is not beyond chance.
+    assert not first["beyond_chance"]
+    assert group["own_ranks"] == {"ranks": [1, 2, 1], "of": 2}
+    assert "1, 2, 1 of 2" in rendered(study(*seeds, noisy))
+    [alone] = summarise(study(noisy, run(noisy.facts, seed=4)))["groups"]
+    assert (alone["nearest"], alone["own_ranks"]) == ([], None)
+
+
 def test_mediation_decides_the_verdict_and_is_shown() -> None:
     results = study(*(mediated(0.6, seed=seed) for seed in range(3)))
     html = rendered(results)
