@@ -1,5 +1,6 @@
 """Find and load traits, roles, controls, instructions and question banks: by name, by path, or from an installed package."""
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -8,7 +9,7 @@ from pathlib import Path
 from data.errors import Complaints, InputError
 from data.examples import bank_examples, trait_examples
 from data.files import Model, did_you_mean, read_jsonl, read_yaml, validated
-from data.schema import Control, Example, Instruction, Role, Scenario, Trait
+from data.schema import NAME_PATTERN, Control, Example, Instruction, Role, Scenario, Trait
 
 ROOT = Path(__file__).parent
 NEUTRAL = "neutral"
@@ -35,6 +36,18 @@ def _installed() -> dict[str, EntryPoint]:
 def control_names() -> list[str]:
     """Return the names of the built-in controls."""
     return sorted(path.stem for path in (ROOT / "controls").glob("*.yaml"))
+
+
+def check_new_name(name: str) -> None:
+    """Check what somebody's own trait is to be called.
+
+    Raises:
+        InputError: a name that none may have, or that something built in has: a run of that name would be taken for it.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise InputError(f"{name!r}: a name has lower-case letters, digits, - and _, and begins with a letter or a digit")
+    if name in (NEUTRAL, *trait_names(), *control_names()):
+        raise InputError(f"{name!r}: is built in; call yours something else")
 
 
 def instruction_names() -> list[str]:

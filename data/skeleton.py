@@ -1,12 +1,10 @@
 """The files that a new trait begins with."""
 
 import json
-import re
 from pathlib import Path
 
 from data.errors import InputError
-from data.library import load_bank, trait_names
-from data.schema import NAME_PATTERN
+from data.library import check_new_name, load_bank
 
 _YAML = """\
 # A trait of your own. Fill in what is blank, then: wellworn traits check {name}
@@ -41,13 +39,10 @@ def write_skeleton(name: str, into: Path, bank: str = "everyday") -> Path:
         The folder.
 
     Raises:
-        InputError: a name that none may have, or that a built-in trait has; a folder that exists; an unknown bank.
+        InputError: a name that none may have, or that something built in has; a folder that exists; an unknown bank.
     """
     questions = [row for row in load_bank(bank) if row.split != "extract"]
-    if not re.fullmatch(NAME_PATTERN, name):
-        raise InputError(f"{name!r}: a trait's name has lower-case letters, digits, - and _, and begins with a letter or a digit")
-    if name in trait_names():
-        raise InputError(f"{name!r}: a built-in trait has this name; choose another")
+    check_new_name(name)
     folder = into / name
     try:
         folder.mkdir(parents=True)

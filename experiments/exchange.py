@@ -1,6 +1,5 @@
 """Bring in what others wrote, and write out what is here in their formats."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,18 +10,16 @@ from data.errors import InputError
 from data.formats import Options
 from data.importers import called, import_all
 from data.library import (
-    NEUTRAL,
     bank_names,
-    control_names,
+    check_new_name,
     folder_of,
     is_roles,
     load_questions,
     load_roles,
     load_trait,
     role_names,
-    trait_names,
 )
-from data.schema import NAME_PATTERN, Example, Role, Trait
+from data.schema import Example, Role, Trait
 from data.writers import exported, question_files, role_files, trait_files, write_folder
 
 
@@ -43,12 +40,7 @@ def import_to(
     if folder.exists():
         raise InputError(f"{folder}: exists already; nothing was written")
     named = name or folder.resolve().name
-    if not re.fullmatch(NAME_PATTERN, named):
-        raise InputError(
-            f"{named!r}: a name has lower-case letters, digits, - and _, and begins with a letter or a digit; give one with --name"
-        )
-    if named in (NEUTRAL, *trait_names(), *control_names()):
-        raise InputError(f"{named!r}: is built in; call yours something else with --name or --to")
+    check_new_name(named)
     found = import_all(sources, named, options, plain, evaluation)
     # A bare name would be looked for among the built-in ones first.
     at = folder if folder.is_absolute() or folder.parent != Path() else f"./{folder}"

@@ -143,7 +143,14 @@ def test_a_skeleton_is_checked_blank_by_blank_and_filled_in_it_loads(tmp_path: P
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("pirate", "a built-in trait has this name"), ("../up", "lower-case letters"), ("A", "lower-case"), ("", "lower-case")],
+    [
+        ("pirate", "is built in"),
+        ("uppercase", "is built in"),
+        ("neutral", "is built in"),
+        ("../up", "lower-case letters"),
+        ("A", "lower-case"),
+        ("", "lower-case"),
+    ],
 )
 def test_names_that_no_trait_may_have(tmp_path: Path, name: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
