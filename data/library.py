@@ -38,16 +38,16 @@ def control_names() -> list[str]:
     return sorted(path.stem for path in (ROOT / "controls").glob("*.yaml"))
 
 
-def check_new_name(name: str) -> None:
-    """Check what somebody's own trait is to be called.
+def check_new_name(name: str, remedy: str = "call yours something else") -> None:
+    """Check what somebody's own trait is to be called; `remedy` ends the complaint.
 
     Raises:
         InputError: a name that none may have, or that something built in has: a run of that name would be taken for it.
     """
     if not re.fullmatch(NAME_PATTERN, name):
-        raise InputError(f"{name!r}: a name has lower-case letters, digits, - and _, and begins with a letter or a digit")
+        raise InputError(f"{name!r}: a name has lower-case letters, digits, - and _, and begins with a letter or a digit; {remedy}")
     if name in (NEUTRAL, *trait_names(), *control_names()):
-        raise InputError(f"{name!r}: is built in; call yours something else")
+        raise InputError(f"{name!r}: is built in; {remedy}")
 
 
 def instruction_names() -> list[str]:

@@ -40,7 +40,7 @@ def import_to(
     if folder.exists():
         raise InputError(f"{folder}: exists already; nothing was written")
     named = name or folder.resolve().name
-    check_new_name(named)
+    check_new_name(named, "call yours something else with --name or --to")
     found = import_all(sources, named, options, plain, evaluation)
     # A bare name would be looked for among the built-in ones first.
     at = folder if folder.is_absolute() or folder.parent != Path() else f"./{folder}"

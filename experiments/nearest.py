@@ -22,7 +22,7 @@ def nearest_of(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "nearest": [
             {key: each[key] for key in ("name", "kind", "value", "low", "high")}
-            | {"found": _found(facts, each), "beyond_chance": each["low"] > personas["high"]}
+            | {"found": _found(facts, each["name"], each["kind"]), "beyond_chance": each["low"] > personas["high"]}
             for each in personas["nearest"][:SHOWN]
         ],
         "nearest_high": personas["high"],
@@ -52,7 +52,7 @@ def nearest_over(runs: Sequence[RunResult]) -> dict[str, Any]:
                 "value": float(np.mean(cosines[name, kind])),
                 "low": min(cosines[name, kind]),
                 "high": max(cosines[name, kind]),
-                "found": all(_found(facts, {"name": name, "kind": kind}) for facts in measured),
+                "found": all(_found(facts, name, kind) for facts in measured),
                 "beyond_chance": all(each[name, kind]["low"] > high for each, high in zip(of_runs, highs, strict=True)),
             }
             for name, kind in nearest
@@ -62,9 +62,9 @@ def nearest_over(runs: Sequence[RunResult]) -> dict[str, Any]:
     }
 
 
-def _found(facts: Mapping[str, Any], persona: Mapping[str, Any]) -> bool:
+def _found(facts: Mapping[str, Any], name: str, kind: str) -> bool:
     """Return whether a persona's direction was found in the model; roles have no test of their own."""
-    return bool(persona["kind"] == "role" or persona["name"] in facts["found"])
+    return kind == "role" or name in facts["found"]
 
 
 def specificity_of(results: Results) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from data.library import NEUTRAL
 from experiments.results import run_name
+from probes.stats import Estimate
 
 _STYLES = {
     "along existing persona directions": "bold green",
@@ -131,9 +132,7 @@ def _number(estimate: Mapping[str, float] | None, signed: bool = False) -> str:
 def _interval(estimate: Mapping[str, float | None] | None) -> str:
     if estimate is None:
         return "–"
-    # A null bound is an infinite one, and adding zero makes no −0.00 of what rounds to zero.
-    value, low, high = ("∞" if x is None else f"{round(x, 2) + 0.0:.2f}" for x in (estimate[key] for key in ("value", "low", "high")))
-    return f"{value} [{'−' if low == '∞' else ''}{low}, {high}]"
+    return str(Estimate.from_json(estimate)).replace("-inf", "−∞").replace("inf", "∞")
 
 
 def _is_reference(row: Mapping[str, Any]) -> bool:

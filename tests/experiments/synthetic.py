@@ -83,6 +83,17 @@ def facts(
     }
 
 
+def near(**cosines: float) -> dict[str, Any]:
+    """What a measured run says of the personas nearest its shift; `high` is what chance reaches."""
+    high = cosines.pop("high")
+    order = sorted(cosines, key=lambda name: -cosines[name])
+    nearest = [
+        {"name": name, "kind": "role" if name == "old_oak" else "trait", "value": cosines[name], "low": cosines[name] - 0.05, "high": 1.0}
+        for name in order
+    ]
+    return {"why": None, "nearest": nearest, "high": high, "rank": order.index("pirate") + 1, "of": len(order)}
+
+
 ARMS = [
     "before",
     "after",
