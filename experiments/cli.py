@@ -103,9 +103,9 @@ def doctor(model: Annotated[str, typer.Option(help="The model to look at.")] = "
 
 @app.command()
 def bench(
-    kind: Annotated[str, typer.Argument(help="capture, shift or mediate.")],
+    kind: Annotated[str, typer.Argument(help="capture, shift, mediate or generate.")],
     model: Annotated[str, typer.Option(help="smollm2-135m, a folder, or a hub id.")] = "smollm2-135m",
-    rows: Annotated[int, typer.Option(help="Rollouts to read.")] = 96,
+    rows: Annotated[int, typer.Option(help="Rollouts to read, or answers to write.")] = 96,
     repeats: Annotated[int, typer.Option(help="Timed rounds, at least 5.")] = 5,
     peers: Annotated[bool, typer.Option("--peers", help="Also run repeng and steering-vectors, in environments of their own.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures there.")] = None,

@@ -13,7 +13,7 @@ from data.errors import InputError
 from data.schema import Example, seed_for
 from experiments.library import Library
 from experiments.space import PersonaSpace
-from experiments.stages import Bench, Condition, Output, Stage, TickFn, answered
+from experiments.stages import Bench, Output, Stage, TickFn, said
 from lora.arms import Distilled
 from probes.layers import resolve_layer
 from probes.stats import FloatArray
@@ -37,7 +37,8 @@ def teacher_stage(bench: Bench, library: Library, arm: Distilled, name: str, que
         space, _ = library.load(inputs)
         vector = arm.strength * torch.from_numpy(steering_vector(space, layer, name, arm.along, seed)).float()
         edits = {layer: lambda h: (h.float() + vector.to(h.device)).to(h.dtype)}
-        return {"answers.json": answered(bench, asked, Condition(), [], tick, edits)}
+        [answers] = said(bench, [(question, None) for question in asked], [None], tick, edits)
+        return {"answers.json": answers}
 
     config = {**bench.identity(), "questions": asked, "name": name, "tokens": bench.study.answer_tokens}
     config |= {"layer": layer, "along": arm.along, "strength": arm.strength, "seed": seed if arm.along == "chance" else None}

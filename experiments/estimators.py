@@ -77,7 +77,7 @@ def _answers_stage(bench: Bench, trait: Trait, questions: Sequence[str]) -> Stag
     prompts = [(question, side) for pair in pairs for side in (pair.positive, pair.negative) for question in questions]
 
     def compute(bench: Bench, _inputs: list[Path], out: Path, tick: TickFn) -> Output:
-        answers = said(bench, prompts, [], tick)
+        [answers] = said(bench, prompts, [None], tick)
         chat = bench.chat(bench.base)
         turns = [Turn(question, full_stop(answer), system) for (question, system), answer in zip(prompts, answers, strict=True)]
         rows = [chat.encode(turn) for turn in turns]

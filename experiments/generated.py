@@ -16,6 +16,7 @@ from experiments.stages import REPETITION_PENALTY, Bench, Output, Stage, TickFn,
 from experiments.store import read_json
 from experiments.study import GeneratedConfig, MediateConfig
 from lora import models
+from probes.generate import Decoding
 from probes.lockstep import patched_answers
 from probes.scores import contrast_logprobs, contrast_rows, told_apart
 from probes.variants import Variant
@@ -54,11 +55,12 @@ def say_stage(bench: Bench, question: Question, config: GeneratedConfig, library
                 (before, after),
                 (reference, run),
                 list(arms.values()),
-                pad_id=base.tokenizer.pad_token_id,
-                max_new_tokens=bench.study.answer_tokens,
+                Decoding(
+                    bench.study.answer_tokens,
+                    repetition_penalty=REPETITION_PENALTY,
+                    progress=counter(tick, len(arms) * len(mine), "answers"),
+                ),
                 response_only=question.response_only,
-                repetition_penalty=REPETITION_PENALTY,
-                progress=counter(tick, len(arms) * len(mine), "answers"),
             )
         texts = [[chat.decode(each) for each in arm] for arm in ids]
         everyone = dict(ranks.gather([(i, [arm[at] for arm in texts]) for at, i in enumerate(mine)]))

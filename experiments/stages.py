@@ -27,8 +27,8 @@ from lora import models
 from lora.arms import TrainConfig
 from lora.random_lora import random_lora
 from probes.capture import Spec, read_variants
-from probes.generate import answers
-from probes.hooks import OnBlock, hooked
+from probes.generate import Decoding, Request, generate
+from probes.hooks import OnBlock
 from probes.stats import FloatArray
 from probes.variants import Variant
 
@@ -243,53 +243,62 @@ def random_stage(bench: Bench, real: Stage, turns: Sequence[Turn], layer: int, s
 
 
 def answer_stage(bench: Bench, condition: Condition, questions: Sequence[Example]) -> Stage:
-    """Answer the evaluate questions: greedily, with a repetition penalty that is the same for all."""
+    """Answer the evaluate questions: greedily, with a repetition penalty that is the same for all.
+
+    Stages that answer the same prompts, each with another adapter or with none, are computed together.
+    """
     asked = [example.question for example in questions]
 
-    def compute(bench: Bench, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
-        return {"answers.json": answered(bench, asked, condition, inputs, tick)}
+    def compute_all(bench: Bench, inputs: Sequence[list[Path]], _folders: Sequence[Path], tick: TickFn) -> list[Output]:
+        prompts = [(question, condition.system) for question in asked]
+        found = said(bench, prompts, [adapter_of(each) for each in inputs], tick)
+        return [{"answers.json": answers} for answers in found]
+
+    def compute(bench: Bench, inputs: list[Path], out: Path, tick: TickFn) -> Output:
+        return compute_all(bench, [inputs], [out], tick)[0]
 
     config = {**bench.identity(), "questions": asked, "system": condition.system, "tokens": bench.study.answer_tokens}
     config["penalty"] = REPETITION_PENALTY
-    return Stage("answer", 2, config, condition.inputs, f"answers of {condition.title}", compute)
-
-
-def answered(
-    bench: Bench,
-    asked: Sequence[str],
-    condition: Condition,
-    inputs: Sequence[Path],
-    tick: TickFn,
-    edits: Mapping[int, OnBlock] | None = None,
-) -> list[str]:
-    """Return what the model answers to questions under a condition, its adapter among the inputs, and with edits of its state."""
-    return said(bench, [(question, condition.system) for question in asked], inputs, tick, edits)
+    together = Together(digest(config), compute_all)
+    return Stage("answer", 2, config, condition.inputs, f"answers of {condition.title}", compute, together=together)
 
 
 def said(
     bench: Bench,
     asked: Sequence[tuple[str, str | None]],
-    inputs: Sequence[Path],
+    adapters: Sequence[Path | None],
     tick: TickFn,
     edits: Mapping[int, OnBlock] | None = None,
-) -> list[str]:
-    """Return what the model answers to questions, each under a system prompt of its own or under the default one."""
+) -> list[list[str]]:
+    """Return what the model answers to questions, [adapters][questions], each question under a system prompt or under the default one.
+
+    Args:
+        bench: the study's model.
+        asked: questions with their system prompts.
+        adapters: what it answers with, in turn or together as far as memory holds them; None is the base.
+        tick: shows how far it is.
+        edits: of its state, with each of them.
+    """
     base, ranks = bench.base, bench.ranks
     chat = bench.chat(base)
     mine = range(len(asked))[ranks.rank :: ranks.world]
     prompts = [chat.encode_prompt(*asked[i]) for i in mine]
-    with models.adapted(base, named([adapter_of(inputs)])) as model, hooked(model, edits or {}):
-        ids = answers(
-            model,
-            prompts,
-            pad_id=base.tokenizer.pad_token_id,
-            max_new_tokens=bench.study.answer_tokens,
-            repetition_penalty=REPETITION_PENALTY,
-            progress=counter(tick, len(prompts), "answers"),
-        )
-    texts = [chat.decode(each) for each in ids]
-    everyone = dict(ranks.gather(list(zip(mine, texts, strict=True))))
-    return [everyone[i] for i in range(len(asked))]
+    how = Decoding(
+        bench.study.answer_tokens,
+        repetition_penalty=REPETITION_PENALTY,
+        progress=counter(tick, len(adapters) * len(prompts), "answers"),
+    )
+    found: list[list[str]] = []
+    for some in ranks.from_main(lambda: models.fitting(adapters, bench.device)):
+        with models.adapted(base, named(some)) as model:
+            variants = [Variant(adapter.parent.name if adapter else None, edits or {}) for adapter in some]
+            answers = generate(model, [Request(prompt, variant) for variant in variants for prompt in prompts], how)
+        texts = [chat.decode(answer.ids) for answer in answers]
+        for k in range(len(some)):
+            of_one = texts[k * len(prompts) : (k + 1) * len(prompts)]
+            everyone = dict(ranks.gather(list(zip(mine, of_one, strict=True))))
+            found.append([everyone[i] for i in range(len(asked))])
+    return found
 
 
 def _written(folder: Path, asked: Sequence[str]) -> list[Turn]:

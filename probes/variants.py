@@ -35,7 +35,7 @@ def applied(model: nn.Module, variant: Variant) -> Iterator[None]:
     Raises:
         InputError: the model holds no adapter of that name.
     """
-    _refuse_unknown(model, variant)
+    refuse_unknown(model, variant)
     inner = unwrapped(model)
     if not isinstance(inner, PeftModel):
         yield
@@ -63,12 +63,12 @@ def switching(model: nn.Module) -> Iterator[Callable[[Variant], None]]:
     """
     inner = unwrapped(model)
     if not isinstance(inner, PeftModel):
-        yield lambda variant: _refuse_unknown(model, variant)
+        yield lambda variant: refuse_unknown(model, variant)
         return
     tuner: Any = inner.base_model
 
     def switch(variant: Variant) -> None:
-        _refuse_unknown(model, variant)
+        refuse_unknown(model, variant)
         if variant.adapter is None:
             tuner.disable_adapter_layers()
         else:
@@ -99,7 +99,12 @@ def _only(model: PeftModel, adapter: str) -> Iterator[None]:
             tuner.disable_adapter_layers()
 
 
-def _refuse_unknown(model: nn.Module, variant: Variant) -> None:
+def refuse_unknown(model: nn.Module, variant: Variant) -> None:
+    """Refuse a variant that the model cannot be run as.
+
+    Raises:
+        InputError: the model holds no adapter of its name.
+    """
     inner = unwrapped(model)
     if variant.adapter is not None and not isinstance(inner, PeftModel):
         raise InputError(f"adapter {variant.adapter!r}: the model holds no adapters")
@@ -115,17 +120,18 @@ def first_changed_layer(model: nn.Module, variant: Variant) -> int:
     Raises:
         InputError: the model holds no adapter of that name.
     """
-    _refuse_unknown(model, variant)
+    refuse_unknown(model, variant)
     blocks = decoder_blocks(model)
     changed = [len(blocks), *variant.edits]
     if variant.adapter is not None:
         inside = {id(module): layer for layer, block in enumerate(blocks) for module in block.modules()}
         head = unwrapped(model).get_output_embeddings()
         for module in model.modules():
-            if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper) and module is not head and _has(module, variant.adapter):
+            if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper) and module is not head and has_adapter(module, variant.adapter):
                 changed.append(inside.get(id(module), 0))
     return min(changed)
 
 
-def _has(module: BaseTunerLayer | ModulesToSaveWrapper, adapter: str) -> bool:
+def has_adapter(module: BaseTunerLayer | ModulesToSaveWrapper, adapter: str) -> bool:
+    """Whether an adapter changes what a module does."""
     return any(adapter in getattr(module, name) for name in module.adapter_layer_names)

@@ -21,15 +21,15 @@ MIB = 1024**2
 
 
 def bench(kind: str, model: str, rows: int, repeats: int, peers: bool, out: Path | None, console: Console) -> None:
-    """Run `capture`, `shift` or `mediate`.
+    """Run `capture`, `shift`, `mediate` or `generate`.
 
     Raises:
         InputError: an unknown benchmark, too few repeats, or a model that cannot be loaded.
     """
-    from experiments.bench import capture, mediate, shift
+    from experiments.bench import capture, generate, mediate, shift
 
-    if kind not in ("capture", "shift", "mediate"):
-        raise InputError(f"bench: may be capture, shift or mediate, got {kind!r}")
+    if kind not in ("capture", "shift", "mediate", "generate"):
+        raise InputError(f"bench: may be capture, shift, mediate or generate, got {kind!r}")
     if repeats < FEWEST_REPEATS:
         raise InputError(f"--repeats: may be {FEWEST_REPEATS} or more, got {repeats}")
     if rows < 8:
@@ -50,8 +50,10 @@ def bench(kind: str, model: str, rows: int, repeats: int, peers: bool, out: Path
         elif kind == "shift":
             # The loop reads the adapters nine times over; a quarter of the rollouts says as much.
             chosen = shift.cases(base, max(8, rows // 4), repeats, tick)
-        else:
+        elif kind == "mediate":
             chosen = mediate.cases(base, max(8, rows // 2), repeats, tick)
+        else:
+            chosen = generate.cases(base, rows, repeats, tick)
         for case in chosen:
             found.append(case.to_json())
             console.print(_table(found[-1]))

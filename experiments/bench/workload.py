@@ -76,6 +76,20 @@ def contrasts(chat: Chat, trait: str, pairs: int, questions: int) -> list[Encode
     ]
 
 
+def prompts(chat: Chat, count: int) -> list[list[int]]:
+    """Return prompts up to and including the generation prompt: the bank's questions, then the same under traits' contrast prompts.
+
+    Raises:
+        InputError: the library has too few.
+    """
+    bank = [example.question for example in load_bank(bank_names()[0])]
+    systems = [pair.positive for name in trait_names() for pair in load_trait(name).contrast_pairs]
+    asked = [(question, None) for question in bank] + [(question, system) for system in systems for question in bank[:8]]
+    if len(asked) < count:
+        raise InputError(f"rows: the library gives {len(asked)} prompts, {count} were asked for")
+    return [chat.encode_prompt(*each) for each in asked[:count]]
+
+
 def facts(rows: Sequence[Encoded]) -> dict[str, object]:
     """Return what there is to know about some rows."""
     lengths = sorted(len(row) for row in rows)

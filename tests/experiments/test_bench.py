@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data.errors import InputError
-from experiments.bench import mediate, shift
+from experiments.bench import generate, mediate, shift
 from experiments.bench import run as bench_run
 from experiments.bench.memory import measure
 from experiments.bench.peers import Peer, _readable_by_older
@@ -147,7 +147,7 @@ def test_arms_above_a_layer_say_what_full_passes_say(base: Loaded) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "may be capture, shift or mediate, got 'nothing'"),
+        (["nothing"], "may be capture, shift, mediate or generate, got 'nothing'"),
         (["capture", "--repeats", "4"], "may be 5 or more, got 4"),
         (["shift", "--rows", "3"], "may be 8 or more, got 3"),
         (["shift", "--json", "/nowhere/at/all.json"], "no folder /nowhere/at"),
@@ -191,3 +191,10 @@ def test_a_saved_model_is_made_readable_by_older_libraries(tmp_path: Path, base:
     assert json.loads((tmp_path / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
     again = load(resolve(str(tmp_path)), "float32").model
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), base.model.parameters(), strict=True))
+
+
+def test_answers_of_all_contenders_are_the_same_tokens(base: Loaded) -> None:
+    many, mixed = generate.cases(base, 24, 1, lambda _: None, tokens=6)
+    for case in (many, mixed):
+        assert [(outcome.error, outcome.void) for outcome in case.outcomes] == [(0.0, None)] * 2
+    assert (many.facts["prompts"], mixed.facts["prompts"]) == (24, 6)

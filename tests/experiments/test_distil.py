@@ -17,7 +17,7 @@ from experiments.stages import REPETITION_PENALTY
 from experiments.store import read_json
 from experiments.study import load_study
 from lora import models
-from probes.generate import answers
+from probes.generate import Decoding, Request, generate
 from probes.hooks import hooked
 from tests.experiments.conftest import finished, stages_of
 
@@ -73,12 +73,7 @@ def test_students_learn_what_their_teacher_says(tiny_study: Write, tmp_path: Pat
     chat = Chat(base.tokenizer)
     study = load_study(str(tmp_path / "tiny.yaml"))
     vector = 8 * torch.from_numpy(vectors[study.library.index("pirate"), 2])
+    requests = [Request(chat.encode_prompt(question)) for question in asked[:5]]
     with hooked(base.model, {2: lambda h: h + vector}):
-        ids = answers(
-            base.model,
-            [chat.encode_prompt(question) for question in asked[:5]],
-            pad_id=base.tokenizer.pad_token_id,
-            max_new_tokens=study.answer_tokens,
-            repetition_penalty=REPETITION_PENALTY,
-        )
-    assert taught[DIRECTION][:5] == [base.tokenizer.decode(each, skip_special_tokens=True).strip() for each in ids]
+        by_hand = generate(base.model, requests, Decoding(study.answer_tokens, repetition_penalty=REPETITION_PENALTY))
+    assert taught[DIRECTION][:5] == [base.tokenizer.decode(each.ids, skip_special_tokens=True).strip() for each in by_hand]

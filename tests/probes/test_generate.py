@@ -1,21 +1,33 @@
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import PreTrainedModel
 
-from probes.generate import answers
+from data.errors import InputError
+from probes import prompts as reading
+from probes.generate import Answer, Decoding, Request, generate
+from probes.hooks import hooked
+from probes.prefix import PrefixCache
+from probes.variants import Variant, applied
+
+Prompts = list[list[int]]
+Tokens = Callable[[nn.Module], AbstractContextManager[list[int]]]
+END = 2
 
 
 @pytest.fixture(scope="module")
-def prompts() -> list[list[int]]:
+def prompts() -> Prompts:
     rng = np.random.default_rng(0)
-    return [[int(i) for i in rng.integers(3, 101, length)] for length in (5, 17, 2, 9, 9, 13, 3)]
+    return [[int(i) for i in rng.integers(3, 101, length)] for length in (5, 17, 2, 9, 9, 13, 3, 1)]
 
 
 @torch.no_grad()
-def naive(model: PreTrainedModel, prompt: Sequence[int], ends: set[int], max_new_tokens: int, penalty: float = 1.0) -> list[int]:
+def naive(model: nn.Module, prompt: Sequence[int], ends: set[int], max_new_tokens: int, penalty: float = 1.0) -> list[int]:
     """One row, no padding, no cache."""
     new: list[int] = []
     while len(new) < max_new_tokens:
@@ -27,6 +39,14 @@ def naive(model: PreTrainedModel, prompt: Sequence[int], ends: set[int], max_new
             break
         new.append(token)
     return new
+
+
+def ids(answers: Sequence[Answer]) -> Prompts:
+    return [list(answer.ids) for answer in answers]
+
+
+def greedy(model: nn.Module, prompts: Prompts, length: int = 8, **settings: float) -> Prompts:
+    return ids(generate(model, [Request(prompt) for prompt in prompts], Decoding(length, **settings)))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -41,40 +61,160 @@ def ending(model: PreTrainedModel) -> Iterator[Callable[[int | list[int] | None]
     model.generation_config.eos_token_id = before
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_equals_an_argmax_loop_in_the_order_given(model: PreTrainedModel, prompts: list[list[int]], batch_size: int) -> None:
-    expected = [naive(model, prompt, {2}, 8) for prompt in prompts]
+@pytest.mark.parametrize("rows", [1, 3, 32])
+def test_equals_an_argmax_loop_in_the_order_given(model: PreTrainedModel, prompts: Prompts, rows: int) -> None:
+    expected = [naive(model, prompt, {END}, 8) for prompt in prompts]
     assert len({tuple(answer) for answer in expected}) > len(prompts) // 2
-    assert answers(model, prompts, pad_id=0, max_new_tokens=8, batch_size=batch_size) == expected
+    assert greedy(model, prompts, rows=rows) == expected
 
 
-def test_a_repetition_penalty_is_the_same_in_any_batch(model: PreTrainedModel, prompts: list[list[int]]) -> None:
-    expected = [naive(model, prompt, {2}, 8, penalty=1.5) for prompt in prompts]
-    assert expected != [naive(model, prompt, {2}, 8) for prompt in prompts]
-    for batch_size in (1, 32):
-        assert answers(model, prompts, pad_id=0, max_new_tokens=8, batch_size=batch_size, repetition_penalty=1.5) == expected
+def test_a_repetition_penalty_is_the_same_in_any_batch(model: PreTrainedModel, prompts: Prompts) -> None:
+    expected = [naive(model, prompt, {END}, 8, penalty=1.5) for prompt in prompts]
+    assert expected != [naive(model, prompt, {END}, 8) for prompt in prompts]
+    for rows in (1, 32):
+        assert greedy(model, prompts, rows=rows, repetition_penalty=1.5) == expected
 
 
-def test_stops_before_the_end_of_turn(
-    model: PreTrainedModel, prompts: list[list[int]], ending: Callable[[int | list[int] | None], None]
+@pytest.mark.parametrize("plain", [True, False], ids=["joining", "batch after batch"])
+def test_answers_end_apart_and_others_take_their_places(
+    model: PreTrainedModel,
+    prompts: Prompts,
+    ending: Callable[[int | list[int] | None], None],
+    monkeypatch: pytest.MonkeyPatch,
+    plain: bool,
 ) -> None:
+    # A model that keeps more than keys and values cannot have rows join.
+    monkeypatch.setattr(PrefixCache, "supports", staticmethod(lambda config: plain))
     ending(None)
-    free = [naive(model, prompt, set(), 8) for prompt in prompts]
-    assert answers(model, prompts, pad_id=0, max_new_tokens=8) == free
-    # Tokens that some answers reach midway: these answers end there and the others go on.
-    ends = [free[0][3], free[1][5]]
-    for end in (ends[0], ends):
-        ending(end)
-        expected = [naive(model, prompt, set(np.atleast_1d(end).tolist()), 8) for prompt in prompts]
-        assert any(len(answer) < 8 for answer in expected)
-        assert answers(model, prompts, pad_id=0, max_new_tokens=8) == expected
+    assert greedy(model, prompts) == [naive(model, prompt, set(), 8) for prompt in prompts]
+    ends = list(range(40, 60))
+    ending(ends)
+    expected = [naive(model, prompt, set(ends), 12) for prompt in prompts]
+    assert len({len(answer) for answer in expected}) > 2
+    for rows in (2, 4, 32):
+        found = generate(model, [Request(prompt) for prompt in prompts], Decoding(12, rows=rows))
+        assert ids(found) == expected
+        assert [answer.ended for answer in found] == [len(answer) < 12 for answer in expected]
 
 
-def test_progress_counts_prompts(llama: PreTrainedModel, prompts: list[list[int]]) -> None:
+def test_beginnings_that_are_shared_are_read_once(
+    model: PreTrainedModel, blocks_of: Callable[[PreTrainedModel], Sequence[nn.Module]], tokens_through: Tokens
+) -> None:
+    rng = np.random.default_rng(1)
+    system = [int(i) for i in rng.integers(3, 101, 40)]
+    prompts = [system + [int(i) for i in rng.integers(3, 101, length)] for length in (7, 3, 5, 1, 12, 9)] + [[5, 6, 7]]
+    expected = [naive(model, prompt, {END}, 6) for prompt in prompts]
+    with tokens_through(blocks_of(model)[0]) as passes:
+        assert greedy(model, prompts, 6) == expected
+    # The beginning, of which the last token of each prompt is left for later; what follows it of six rows, padded; the row that begins
+    # otherwise. From then on a token a row.
+    assert passes[:3] == [len(system) - 1, 6 * 12, 2]
+    assert max(passes[3:]) <= len(prompts)
+
+
+def steered(model: nn.Module, size: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    width = int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+    vector = size * torch.randn(width, generator=torch.Generator().manual_seed(3))
+    return lambda h: h + vector
+
+
+def apart(model: nn.Module, request: Request, length: int) -> list[int]:
+    """Answer one request by itself."""
+    variant = request.variant
+    with applied(model, variant) if variant else nullcontext(), hooked(model, variant.edits if variant else {}):
+        return naive(model, request.prompt, {END}, length)
+
+
+def test_variants_are_rows_of_one_batch(peft: PeftModel, prompts: Prompts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "LEAST_SAVED_TOKENS", 1)
+    edits = {1: steered(peft, 2.0)}
+    variants = [Variant(), Variant("low"), Variant("high"), Variant("head"), Variant(None, edits), Variant("low", edits)]
+    requests = [Request([7, 8, 9, *prompt], variant) for prompt in prompts for variant in variants]
+    expected = [apart(peft, request, 6) for request in requests]
+    # Variants differ from one another on most prompts.
+    assert len({tuple(answer) for answer in expected}) > len(requests) // 2
+    before = peft.active_adapter
+    for rows in (5, 256):
+        assert ids(generate(peft, requests, Decoding(6, rows=rows))) == expected
+    assert peft.active_adapter == before
+    assert not any(module._forward_hooks for module in peft.modules())
+
+
+def test_what_a_model_is_at_the_moment_is_a_variant_too(tuned_llama: PeftModel, prompts: Prompts) -> None:
+    requests = [Request(prompt, variant) for prompt in prompts for variant in (None, Variant("high"), Variant())]
+    with applied(tuned_llama, Variant("low")):
+        found = ids(generate(tuned_llama, requests, Decoding(6)))
+    expected = [apart(tuned_llama, Request(r.prompt, r.variant or Variant("low")), 6) for r in requests]
+    assert found == expected
+
+
+def test_adapters_that_do_more_than_add_are_run_in_turn(make_model: Callable[[str], PreTrainedModel], prompts: Prompts) -> None:
+    peft = get_peft_model(make_model("llama"), LoraConfig(r=2, target_modules=["q_proj", "up_proj"], use_dora=True), adapter_name="dora")
+    peft.add_adapter("plain", LoraConfig(r=2, target_modules=["v_proj"]))
+    peft.add_adapter("embedding", LoraConfig(r=2, target_modules=["embed_tokens"]))
+    generator = torch.Generator().manual_seed(1)
+    for name, weight in peft.named_parameters():
+        if "lora_B" in name or "lora_embedding_A" in name:
+            nn.init.normal_(weight, std=1.0, generator=generator)
+    peft.eval()
+    requests = [Request(prompt, Variant(name)) for name in ("dora", None, "plain", "embedding") for prompt in prompts]
+    expected = [apart(peft, request, 6) for request in requests]
+    assert expected[: len(prompts)] != expected[len(prompts) : 2 * len(prompts)] != expected[-len(prompts) :]
+    assert ids(generate(peft, requests, Decoding(6))) == expected
+
+
+def test_an_answer_that_is_drawn_depends_on_prompt_and_seed_alone(model: PreTrainedModel, prompts: Prompts) -> None:
+    requests = [Request(prompt, seed=seed) for prompt in prompts for seed in (0, 1)]
+    how = Decoding(10, temperature=1.0, top_p=0.9)
+    together = generate(model, requests, how)
+    assert together == [answer for request in requests for answer in generate(model, [request], how)]
+    assert together[::-1] == generate(model, requests[::-1], Decoding(10, temperature=1.0, top_p=0.9, rows=3))
+    assert all(a != b for a, b in zip(together[::2], together[1::2], strict=True))
+    assert greedy(model, prompts, 10) != ids(together[::2])
+
+
+def test_bad_requests_are_refused_before_anything_is_computed(tuned_llama: PeftModel) -> None:
+    how = Decoding(4)
+    for request, complaint in (
+        (Request([5] * 126), r"row 1: 126 tokens and 3 more do not fit the model's context of 128"),
+        (Request([]), r"row 1: is empty"),
+        (Request([5, 101]), r"row 1: holds token 101, and the model's vocabulary is 0 to 100"),
+        (Request([5], Variant("none")), r"adapter 'none': the model holds low, high, top, head"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            generate(tuned_llama, [Request([5], Variant("low")), request], how)
+    assert len(generate(tuned_llama, [Request([5] * 125)], how)[0].ids) <= 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens: may be 1 and more, got 0"),
+        ({"rows": 0}, "rows: may be 1 and more, got 0"),
+        ({"temperature": -1.0}, "temperature: may be 0 and more, got -1.0"),
+        ({"temperature": float("nan")}, "temperature: may be 0 and more, got nan"),
+        ({"top_p": 0.0}, "top_p: may be above 0 to 1, got 0.0"),
+        ({"top_p": 1.1}, "top_p: may be above 0 to 1, got 1.1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty: may be above 0, got 0.0"),
+    ],
+)
+def test_settings_are_named_where_they_are_wrong(settings: dict[str, float], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        Decoding(**({"max_new_tokens": 4} | settings))  # type: ignore[arg-type]
+
+
+def test_logits_that_are_not_finite_name_their_row(make_model: Callable[[str], PreTrainedModel]) -> None:
+    model = make_model("llama")
+    model.get_input_embeddings().weight.data[50] = float("nan")
+    with pytest.raises(InputError, match="row 1: the logits are not finite"):
+        generate(model, [Request([5, 6]), Request([5, 50]), Request([7])], Decoding(4))
+
+
+def test_progress_counts_answers(llama: PreTrainedModel, prompts: Prompts) -> None:
     seen: list[int] = []
-    answers(llama, prompts, pad_id=0, max_new_tokens=1, batch_size=3, progress=seen.append)
-    assert seen == [3, 3, 1]
+    generate(llama, [Request(prompt) for prompt in prompts], Decoding(1, rows=3, progress=seen.append))
+    assert sum(seen) == len(prompts)
 
 
-def test_no_prompts_no_answers(llama: PreTrainedModel) -> None:
-    assert answers(llama, [], pad_id=0, max_new_tokens=4) == []
+def test_no_requests_no_answers(llama: PreTrainedModel) -> None:
+    assert generate(llama, [], Decoding(4)) == []

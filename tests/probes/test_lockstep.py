@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from data.errors import InputError
-from probes.generate import answers
+from probes.generate import Decoding, Request, generate
 from probes.hooks import hooked
 from probes.lockstep import patched_answers
 from probes.patching import Arm, Push, Swap
@@ -84,9 +84,10 @@ def all_arms(peft: PeftModel) -> list[Arm]:
 def tried(
     peft: PeftModel, prompts: tuple[Prompts, Prompts], between: tuple[Variant, Variant], arms: list[Arm], **options: object
 ) -> list[Prompts]:
-    given: dict[str, object] = {"pad_id": 0, "max_new_tokens": LENGTH} | options
+    only = bool(options.pop("response_only", False))
+    how = Decoding(**({"max_new_tokens": LENGTH} | options))  # type: ignore[arg-type]
     with ending(peft):
-        return patched_answers(peft, prompts, between, arms, **given)  # type: ignore[arg-type]
+        return patched_answers(peft, prompts, between, arms, how, response_only=only)
 
 
 @pytest.mark.parametrize(("names", "penalty"), [((None, "low"), 1.0), (("high", "low"), 1.3)])
@@ -126,7 +127,8 @@ def test_an_arm_without_swaps_answers_as_its_reader(peft: PeftModel, prompts: Pr
     got = tried(peft, (prompts, prompts), (BASE, LOW), [Arm(1), Arm(0)], repetition_penalty=penalty)
     for mine, variant in zip(got, (LOW, BASE), strict=True):
         with applied(peft, variant), ending(peft):
-            assert mine == answers(peft, prompts, pad_id=0, max_new_tokens=LENGTH, repetition_penalty=penalty)
+            alone = generate(peft, [Request(prompt) for prompt in prompts], Decoding(LENGTH, repetition_penalty=penalty))
+            assert mine == [list(answer.ids) for answer in alone]
     assert got[0] != got[1]
     assert len({len(answer) for answer in got[0]}) > 1
 
@@ -154,12 +156,12 @@ def basis_outside(u: torch.Tensor) -> torch.Tensor:
 
 def test_batches_and_order_change_nothing(peft: PeftModel, prompts: Prompts) -> None:
     arms = all_arms(peft)[::2]
-    whole = tried(peft, (prompts, prompts), (BASE, LOW), arms, batch_size=100, repetition_penalty=1.2)
+    whole = tried(peft, (prompts, prompts), (BASE, LOW), arms, rows=100, repetition_penalty=1.2)
     for size in (1, 3):
-        assert tried(peft, (prompts, prompts), (BASE, LOW), arms, batch_size=size, repetition_penalty=1.2) == whole
+        assert tried(peft, (prompts, prompts), (BASE, LOW), arms, rows=size, repetition_penalty=1.2) == whole
     # Padding that ends a turn is no token that was seen before.
     back = prompts[::-1]
-    turned = tried(peft, (back, back), (BASE, LOW), arms[::-1], pad_id=2, batch_size=5, repetition_penalty=1.2)
+    turned = tried(peft, (back, back), (BASE, LOW), arms[::-1], rows=5, repetition_penalty=1.2)
     assert [each[::-1] for each in turned[::-1]] == whole
 
 

@@ -1,0 +1,94 @@
+"""`wellworn bench generate`: many answers at a time against the usual loop, and adapters as rows of one batch against one after another."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from experiments.bench.shift import random_adapters
+from experiments.bench.timing import Case, Contender, race
+from experiments.bench.workload import chat_of, prompts
+from lora.models import Loaded, adapted
+from probes.generate import Answer, Decoding, Request, end_tokens, generate
+from probes.inputs import padded
+from probes.stats import FloatArray
+from probes.variants import Variant
+
+TOKENS = 48
+LOOP_BATCH = 20
+ADAPTERS = 4
+
+Ids = list[list[int]]
+
+
+def cases(base: Loaded, count: int, repeats: int, tick: Callable[[str], None], tokens: int = TOKENS) -> Iterator[Case]:
+    """Run the benchmark of generation: greedy answers, whose tokens must be the same.
+
+    Args:
+        base: the model, in float32.
+        count: answers; a quarter as many prompts are answered by the base and by each of four adapters.
+        repeats: timed rounds.
+        tick: called with what runs next.
+        tokens: longest answer.
+    """
+    asked = prompts(chat_of(base), count)
+    yield _many(base, asked, repeats, tick, tokens)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = random_adapters(base, Path(folder), ADAPTERS, lower=0)
+        with adapted(base, paths) as model:
+            yield _mixed(model, asked[: max(1, count // 4)], [None, *paths], repeats, tick, tokens)
+
+
+def _many(base: Loaded, asked: Ids, repeats: int, tick: Callable[[str], None], tokens: int) -> Case:
+    def ours() -> Ids:
+        return _ids(generate(base.model, [Request(prompt) for prompt in asked], Decoding(tokens)))
+
+    def loop() -> Ids:
+        return [answer for start in range(0, len(asked), LOOP_BATCH) for answer in _plain(base, asked[start : start + LOOP_BATCH], tokens)]
+
+    contenders = [Contender("generate", ours, _compared(tokens)), Contender("loop", loop, _compared(tokens))]
+    return race(f"{len(asked)} answers of {tokens} tokens at most", contenders, repeats, _facts(asked), {"loop": 1.5}, tick)
+
+
+def _mixed(model: torch.nn.Module, asked: Ids, names: Sequence[str | None], repeats: int, tick: Callable[[str], None], tokens: int) -> Case:
+    how = Decoding(tokens, rows=len(names) * len(asked))
+
+    def together() -> Ids:
+        return _ids(generate(model, [Request(prompt, Variant(name)) for name in names for prompt in asked], how))
+
+    def in_turn() -> Ids:
+        return [ids for name in names for ids in _ids(generate(model, [Request(prompt, Variant(name)) for prompt in asked], how))]
+
+    contenders = [Contender("rows of one batch", together, _compared(tokens)), Contender("one after another", in_turn, _compared(tokens))]
+    title = f"{len(asked)} prompts, base and {len(names) - 1} adapters on all layers"
+    return race(title, contenders, repeats, _facts(asked), {"one after another": 1.3}, tick)
+
+
+@torch.no_grad()
+def _plain(base: Loaded, asked: Ids, tokens: int) -> Ids:
+    """Answer one batch as `generate` of transformers does."""
+    pad = int(base.tokenizer.pad_token_id)
+    ids, mask = padded(asked, pad, "left")
+    device = base.model.device
+    new = base.model.generate(  # type: ignore[operator]
+        input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=tokens, do_sample=False, pad_token_id=pad
+    )
+    ends = end_tokens(base.model)
+    answers = new[:, ids.shape[1] :].tolist()
+    return [answer[: next((k for k, token in enumerate(answer) if token in ends), tokens)] for answer in answers]
+
+
+def _ids(answers: Sequence[Answer]) -> Ids:
+    return [list(answer.ids) for answer in answers]
+
+
+def _compared(tokens: int) -> Callable[[Ids], FloatArray]:
+    """Return what turns answers into vectors that agree where all tokens do."""
+    return lambda answers: np.array([[*(token + 1 for token in ids), *[1] * (tokens + 1 - len(ids))] for ids in answers], dtype=np.float64)
+
+
+def _facts(asked: Ids) -> dict[str, object]:
+    lengths = sorted(map(len, asked))
+    return {"prompts": len(asked), "tokens": sum(lengths), "shortest": lengths[0], "longest": lengths[-1]}

@@ -1,0 +1,138 @@
+"""Keys and values of rows that are being written: they have room to grow, rows leave, and others join.
+
+Rows of different lengths end together, at the right. What a row has not is at its left, and masked.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+# Entries that are made room for at once: copying a whole cache for every token takes longer than attention does.
+ROOM = 32
+
+
+class _Layer(DynamicLayer):
+    """One block's keys and values [rows, heads, tokens, d_head], which are views of longer tensors."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self, keys: torch.Tensor | None = None, values: torch.Tensor | None = None, room: int = 0) -> None:
+        """Take over keys and values whose last `room` entries are free."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._longer: tuple[torch.Tensor, torch.Tensor] | None = None
+        if keys is not None and values is not None:
+            super().lazy_initialization(keys, values)
+            self._show((keys, values), keys.shape[2] - room)
+
+    def _show(self, longer: tuple[torch.Tensor, torch.Tensor], length: int) -> None:
+        self._longer = longer
+        self.keys, self.values = (each[:, :, :length] for each in longer)
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add entries to all rows."""
+        if not self.is_initialized:
+            super().lazy_initialization(key_states, value_states)
+            self._show((key_states[:, :, :0], value_states[:, :, :0]), 0)
+        before, more = self.keys.shape[2], key_states.shape[2]
+        if self._longer is None or self._longer[0].shape[2] < before + more:
+            # What reads several tokens reads a prompt, and is put elsewhere before it grows.
+            room = more if more > 1 else ROOM
+            self._longer = (_with_room(self.keys, room), _with_room(self.values, room))
+        for buffer, new in zip(self._longer, (key_states, value_states), strict=True):
+            buffer[:, :, before : before + more] = new
+        self._show(self._longer, before + more)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor, start: int = 0) -> None:
+        """Keep some rows, from an entry on."""
+        self._longer = None
+        self.keys, self.values = self.keys[indices, :, start:], self.values[indices, :, start:]
+
+
+def _with_room(old: torch.Tensor, room: int) -> torch.Tensor:
+    new = old.new_empty(old.shape[0], old.shape[1], old.shape[2] + room, old.shape[3])
+    new[:, :, : old.shape[2]] = old
+    return new
+
+
+class GrowingCache(DynamicCache):
+    """Keys and values of some rows in all blocks.
+
+    All of them are kept, also where a block sees a window alone: the mask sees to that, and a window's worth of entries would not
+    tell where a row begins. Only for models with plain keys and values in every block (`PrefixCache.supports`).
+    """
+
+    def __init__(self, layers: Sequence[_Layer] = ()) -> None:
+        super().__init__()
+        self.layers, self.layer_class_to_replicate = list(layers), _Layer
+
+    @property
+    def blocks(self) -> list[_Layer]:
+        """The layers, known to be of this cache's kind."""
+        return self.layers  # type: ignore[return-value]
+
+    def for_rows(self, rows: int) -> "GrowingCache":
+        """Return a cache of so many rows, each of which goes on from the one row of this."""
+        return GrowingCache([_Layer(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)) for layer in self.blocks])
+
+    def keep(self, indices: torch.Tensor, start: int = 0) -> None:
+        """Keep some rows, in the order given, from an entry on."""
+        for layer in self.blocks:
+            if layer.is_initialized:
+                layer.batch_select_indices(indices, start)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the rows that are put together.
+
+    Attributes:
+        cache: their keys and values.
+        rows: the place of each among all.
+        ends: how many entries of each to take over: what comes after them is padding. None where there is none.
+    """
+
+    cache: GrowingCache
+    rows: torch.Tensor
+    ends: torch.Tensor | None = None
+
+
+def put_together(parts: Sequence[Part], count: int, longest: int) -> GrowingCache:
+    """Return one cache of so many rows, with `longest` entries each; those in no part have nothing in theirs.
+
+    The parts are used up, block by block, so that little is held twice.
+    """
+    # Prompts of one token have nothing to keep until that is read.
+    parts = [part for part in parts if part.cache.blocks]
+    if not parts:
+        return GrowingCache()
+    made = []
+    for at, shape in enumerate([layer.keys.shape for layer in parts[0].cache.blocks]):
+        whole = []
+        for name in ("keys", "values"):
+            each: list[torch.Tensor] = [getattr(part.cache.blocks[at], name) for part in parts]
+            new = each[0].new_empty(count, shape[1], longest + ROOM, shape[3])
+            # What is masked is multiplied by nought, and must be a number.
+            new[:, :, :longest] = 0
+            for part, old in zip(parts, each, strict=True):
+                wide = min(old.shape[2], longest)
+                new[part.rows.to(new.device), :, longest - wide : longest] = _right(old, part.ends)[:, :, old.shape[2] - wide :]
+            whole.append(new)
+        for part in parts:
+            part.cache.blocks[at] = _Layer()
+        made.append(_Layer(whole[0], whole[1], room=ROOM))
+    return GrowingCache(made)
+
+
+def _right(entries_BHTD: torch.Tensor, ends_B: torch.Tensor | None) -> torch.Tensor:
+    """Move each row's entries to the right end; what stands left of them does not matter."""
+    if ends_B is None:
+        return entries_BHTD
+    total = entries_BHTD.shape[2]
+    from_BT = (torch.arange(total) - (total - ends_B)[:, None]).clamp(min=0).to(entries_BHTD.device)
+    return entries_BHTD.gather(2, from_BT[:, None, :, None].expand_as(entries_BHTD))

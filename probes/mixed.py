@@ -1,0 +1,78 @@
+"""Rows of different variants in one forward pass: what costs most, the base's weights, is read once for all of them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from probes.hooks import OnBlock, hooked
+from probes.prompts import Runs, SetRuns
+from probes.variants import Variant, applied, has_adapter, refuse_unknown
+
+
+def can_mix(model: nn.Module, variants: Sequence[Variant]) -> bool:
+    """Whether variants can be rows of one pass: all that their adapters do is to add to the outputs of linear layers."""
+    names = {variant.adapter for variant in variants if variant.adapter is not None}
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer) and any(has_adapter(module, name) for name in names):
+            if not isinstance(module, LoraLayer) or module.merged:
+                return False
+            if names & (set(module.lora_variant) | set(module.lora_embedding_A)):
+                return False
+    return True
+
+
+@contextmanager
+def mixed(model: nn.Module, variants: Sequence[Variant]) -> Iterator[SetRuns]:
+    """Yield what says which rows of the passes to come belong to which variant.
+
+    Args:
+        model: a causal LM in eval mode that holds the adapters.
+        variants: those that rows may belong to; `can_mix` holds of them.
+
+    Raises:
+        InputError: the model holds no adapter of a variant's name.
+    """
+    here: list[tuple[Variant, slice]] = []
+
+    def set_runs(runs: Runs) -> None:
+        here.clear()
+        start = 0
+        for which, count in runs:
+            here.append((variants[which], slice(start, start + count)))
+            start += count
+
+    def add(module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        for variant, rows in here:
+            if variant.adapter in module.lora_A:
+                down, up = module.lora_A[variant.adapter], module.lora_B[variant.adapter]
+                added = up(down(args[0][rows].to(down.weight.dtype))) * module.scaling[variant.adapter]
+                output[rows] += added.to(output.dtype)
+
+    def edit(layer: int) -> OnBlock:
+        def on_block(h_BTD: torch.Tensor) -> torch.Tensor | None:
+            edited = [(rows, variant.edits[layer](h_BTD[rows])) for variant, rows in here if layer in variant.edits]
+            changed = [(rows, h) for rows, h in edited if h is not None]
+            if not changed:
+                return None
+            h_BTD = h_BTD.clone()
+            for rows, h in changed:
+                h_BTD[rows] = h
+            return h_BTD
+
+        return on_block
+
+    with ExitStack() as stack:
+        for variant in variants:
+            refuse_unknown(model, variant)
+        stack.enter_context(applied(model, Variant()))
+        names = {variant.adapter for variant in variants}
+        for module in model.modules():
+            if isinstance(module, LoraLayer) and names & set(module.lora_A):
+                stack.callback(module.register_forward_hook(add).remove)
+        stack.enter_context(hooked(model, {layer: edit(layer) for variant in variants for layer in variant.edits}))
+        yield set_runs
