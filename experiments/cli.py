@@ -102,6 +102,28 @@ def doctor(model: Annotated[str, typer.Option(help="The model to look at.")] = "
 
 
 @app.command()
+def judge(
+    names: Annotated[list[str], typer.Argument(help="Traits and controls whose evaluate answers are graded.")],
+    model: Annotated[str, typer.Option(help="The judge: smollm2-135m, a folder or a hub id; with --url, the name it has there.")],
+    url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server, such as http://127.0.0.1:8000/v1.")] = None,
+    key_env: Annotated[str, typer.Option(help="The environment variable that holds the server's key.")] = "OPENAI_API_KEY",
+    base: Annotated[
+        str, typer.Option(help="With --url: the model that scores the same answers by likelihood and choice.")
+    ] = "smollm2-135m",
+    runs_dir: RunsDir = Path("runs"),
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures there.")] = None,
+) -> None:
+    """Try a judge on answers whose label is known: how well its grades tell those with a trait from those without."""
+    from data.files import validated
+    from experiments.judging import try_judge
+    from probes.endpoint import EndpointConfig
+
+    _check_folder(json_file)
+    server = validated(EndpointConfig, {"url": url, "model": model, "key_env": key_env}, "judge") if url else None
+    try_judge(names, base if server else model, server, runs_dir / "replies.sqlite", json_file, console)
+
+
+@app.command()
 def bench(
     kind: Annotated[str, typer.Argument(help="capture, shift, mediate or generate.")],
     model: Annotated[str, typer.Option(help="smollm2-135m, a folder, or a hub id.")] = "smollm2-135m",

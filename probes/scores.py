@@ -42,6 +42,49 @@ def contrast_logprobs(logprob: FloatArray, pairs: int) -> FloatArray:
     return mean_2N
 
 
+CHOICE = """{question}
+
+Here are two answers to this.
+
+(A) {first}
+
+(B) {second}
+
+Which of the two is closer to what you would say? Reply with the letter alone: A or B."""
+LETTERS = "AB"
+
+
+def choice_rows(chat: Chat, changed: Sequence[Turn], plain: Sequence[Turn]) -> list[Encoded]:
+    """Return what is read for choice scores: in both orders the letter of the changed answer and of the plain one, [2 · 2 · turns].
+
+    Args:
+        chat: how to write conversations.
+        changed: answers that show the trait.
+        plain: answers to the same questions that do not.
+
+    Raises:
+        InputError: a question that cannot be encoded with two answers; says why.
+    """
+    rows = []
+    for order in range(2):
+        for letter in (LETTERS[order], LETTERS[1 - order]):
+            for shown, absent in zip(changed, plain, strict=True):
+                first, second = (shown, absent) if order == 0 else (absent, shown)
+                asked = CHOICE.format(question=shown.question, first=first.answer, second=second.answer)
+                rows.append(chat.encode(Turn(asked, letter, shown.system)))
+    return rows
+
+
+def choice_logodds(logprob: FloatArray) -> FloatArray:
+    """Return the log-odds of the changed answers [turns], in the mean over both orders.
+
+    Args:
+        logprob: of what `choice_rows` returns, [2 · 2 · turns].
+    """
+    orders_2N: FloatArray = np.diff(logprob.astype(np.float64).reshape(2, 2, -1)[:, ::-1], axis=1)[:, 0]
+    return np.asarray(orders_2N.mean(0))
+
+
 def told_apart(shown: FloatArray, absent: FloatArray) -> float:
     """Return the area under the ROC curve: how often an answer that shows the trait scores above one that does not; ties count half."""
     return float(mannwhitneyu(shown, absent).statistic) / (len(shown) * len(absent))

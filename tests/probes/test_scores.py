@@ -13,7 +13,7 @@ from data.errors import InputError
 from data.library import load_trait
 from data.mixtures import Turn
 from data.schema import ContrastPair
-from probes.scores import contrast_logprobs, contrast_rows, told_apart
+from probes.scores import choice_logodds, choice_rows, contrast_logprobs, contrast_rows, told_apart
 from tests.conftest import tiny_tokenizer
 
 PAIRS = load_trait("pirate").contrast_pairs[:2]
@@ -70,3 +70,31 @@ def test_sides_that_say_the_same_tell_nothing() -> None:
     chat = Chat(tiny_tokenizer())
     plus, minus = np.array_split(contrast_rows(chat, TURNS, [ContrastPair.model_construct(positive="Be kind.", negative="Be kind.")]), 2)
     assert [row.input_ids for row in plus] == [row.input_ids for row in minus]
+
+
+def test_a_choice_is_the_log_odds_of_the_letter_in_both_orders_by_a_models_own_forward_pass(tiny_model: str) -> None:
+    chat = Chat(tiny_tokenizer())
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    changed, plain = TURNS, [Turn(turn.question, f"Plainly: {k}.") for k, turn in enumerate(TURNS)]
+    rows = choice_rows(chat, changed, plain)
+    letters = [chat.tokenizer(letter)["input_ids"][0] for letter in "AB"]
+    logprob, expected = [], []
+    for row in rows:
+        first, last = row.spans["response"]
+        assert last == first + 1
+        with torch.no_grad():
+            logprobs = model(torch.tensor([row.input_ids])).logits.log_softmax(-1)[0, first - 1]
+        logprob.append(logprobs[row.input_ids[first]].item())
+        expected.append((logprobs[letters[0]] - logprobs[letters[1]]).item())
+    # In the first order A is the changed answer, in the second B.
+    first, second = np.reshape(expected, (2, 2, 2))[:, 0]
+    assert choice_logodds(np.array(logprob)) == pytest.approx((first - second) / 2, abs=1e-5)
+    texts = [chat.tokenizer.decode(row.input_ids) for row in rows]
+    assert f"(A) {changed[0].answer}\n\n(B) {plain[0].answer}" in texts[0]
+    assert f"(A) {plain[0].answer}\n\n(B) {changed[0].answer}" in texts[4]
+
+
+def test_a_letter_that_is_liked_whatever_it_stands_for_chooses_nothing() -> None:
+    liking_a = np.array([-0.1, -0.1, -2.4, -2.4, -2.4, -2.4, -0.1, -0.1])
+    assert choice_logodds(liking_a) == pytest.approx([0, 0])
+    assert choice_logodds(np.array([-0.1, -2.4, -2.4, -0.1, -0.1, -2.4, -2.4, -0.1])) == pytest.approx([2.3, -2.3])

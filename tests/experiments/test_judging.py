@@ -1,0 +1,57 @@
+"""Trying a judge on answers whose label is known."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.errors import InputError
+from data.library import load_trait
+from experiments.cli import main
+from experiments.judging import try_judge
+from tests.probes.servers import chat_server
+
+PIRATE = load_trait("pirate").split("evaluate")
+
+
+def knows_pirates(messages: list[dict[str, str]], _longest: int, _ask: dict[str, Any]) -> tuple[str, list[tuple[str, float]]]:
+    """Grade an answer by where it stands, a little apart for each."""
+    asked = messages[-1]["content"]
+    [which] = [i for i, example in enumerate(PIRATE) if example.question in asked]
+    grade = (70 if str(PIRATE[which].positive) in asked else 10) + which
+    return str(grade), [(str(grade), -0.01)]
+
+
+def run(*arguments: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["judge", *arguments])
+    assert ended.value.code in (0, None)
+
+
+def test_a_server_that_knows_pirates_tells_them_apart(tiny_model: Path, tmp_path: Path) -> None:
+    with chat_server(knows_pirates) as server:
+        given = ["pirate", "--url", server.url, "--model", "judge", "--base", str(tiny_model), "--runs-dir", str(tmp_path)]
+        run(*given, "--json", str(tmp_path / "a.json"))
+        asked = len(server.asks)
+        run(*given, "--json", str(tmp_path / "b.json"))
+        assert len(server.asks) == asked
+    [row] = json.loads((tmp_path / "a.json").read_text())
+    assert (row["answers"], row["graded"], row["drawn"], row["complaints"]) == (2 * len(PIRATE), 2 * len(PIRATE), False, [])
+    assert (row["judge"], row["shown"], row["absent"]) == (1.0, 81.5, 21.5)
+    assert 0 <= row["contrast"] <= 1
+    assert 0 <= row["chosen"] <= 1
+    assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
+
+
+def test_what_a_judge_cannot_do_is_said(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Its context is too short for the rubric, which is counted and no grade; the description of a control fits.
+    run("pirate", "reference_code", "--model", str(tiny_model), "--runs-dir", str(tmp_path), "--json", str(tmp_path / "a.json"))
+    pirate, code = json.loads((tmp_path / "a.json").read_text())
+    assert pirate["graded"] < pirate["answers"]
+    assert pirate["complaints"]
+    assert code["name"] == "reference_code"
+    assert code["graded"] + sum(int(each.split(" for ")[1].split()[0]) for each in code["complaints"] if "no grade" in each) == 48
+    assert "no grade for" in capsys.readouterr().out
+    with pytest.raises(InputError, match="unknown trait 'piratical'"):
+        try_judge(["piratical"], str(tiny_model), None, tmp_path / "x", None, None)  # type: ignore[arg-type]

@@ -1,0 +1,230 @@
+"""Grades by the definition: every integer's probability by full forward passes; by servers that give it or do not; and what is none."""
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from data.chat import Chat
+from data.errors import InputError
+from data.mixtures import Turn
+from lora.models import load, resolve
+from probes import judge as judging
+from probes.endpoint import EndpointConfig
+from probes.generate import Decoding, Request, generate, next_logprobs
+from probes.judge import CLOSING, NOT_A_NUMBER, Grades, NumberTree, grade_in, judge_prompt, judged, judged_by_server
+from tests.conftest import tiny_tokenizer
+from tests.probes.servers import behaving, chat_server, hangs, says, sends
+
+TURNS = [Turn("Where is the harbour?", "Arr, past the old fort."), Turn("What is two and two?", "It is four.")]
+RUBRIC = "Is it a pirate's answer? {question} {answer}"
+
+
+@pytest.fixture(scope="module")
+def judge_model(tiny_model: Path) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    return model
+
+
+@torch.no_grad()
+def chance_of(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
+    return model(torch.tensor([ids])).logits[0, -1].double().softmax(-1)
+
+
+def exact_grade(model: PreTrainedModel, chat: Chat, turn: Turn) -> tuple[float, float]:
+    """Return the mean integer and the probability of any, number by number."""
+    # The answer is begun for the judge, up to where grades differ.
+    whole = [chat.tokenizer(f"Score: {n}", add_special_tokens=False)["input_ids"] for n in range(101)]
+    same = next(k for k in range(100) if len({each[k] for each in whole}) > 1)
+    prompt = chat.encode_prompt(judge_prompt(RUBRIC, turn)) + whole[0][:same]
+    numbers = [each[same:] for each in whole]
+    total = mean = 0.0
+    for n, number in enumerate(numbers):
+        chance = 1.0
+        for k, token in enumerate(number):
+            chance *= float(chance_of(model, prompt + number[:k])[token])
+        longer = {other[len(number)] for other in numbers if other[: len(number)] == number and len(other) > len(number)}
+        if longer:
+            chance *= 1 - float(chance_of(model, prompt + number)[list(longer)].sum())
+        total += chance
+        mean += n * chance
+    return mean / total, total
+
+
+def test_a_grade_is_the_mean_over_all_integers_by_full_forward_passes(
+    judge_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A random model says all sorts of things.
+    monkeypatch.setattr(judging, "LEAST_SHARE", 0.0)
+    chat = Chat(tiny_tokenizer())
+    grades = judged(judge_model, chat, RUBRIC, TURNS)
+    expected = [exact_grade(judge_model, chat, turn)[0] for turn in TURNS]
+    assert grades.scores == pytest.approx(expected, rel=1e-4)
+    assert expected[0] != pytest.approx(expected[1], rel=1e-3)
+    assert grades.failures == {}
+
+
+def test_a_judge_that_hardly_considers_a_number_gives_no_grade(judge_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = Chat(tiny_tokenizer())
+    shares = [exact_grade(judge_model, chat, turn)[1] for turn in TURNS]
+    monkeypatch.setattr(judging, "LEAST_SHARE", float(np.mean(shares)))
+    grades = judged(judge_model, chat, RUBRIC, TURNS)
+    low = int(np.argmin(shares))
+    assert grades.failures == {low: NOT_A_NUMBER}
+    assert np.isnan(grades.scores[low])
+    assert not np.isnan(grades.scores[1 - low])
+    known = grades.scores[1 - low]
+    assert grades.bounds == pytest.approx((known / 2, (known + 100) / 2))
+    assert grades.kinds == {NOT_A_NUMBER: 1}
+
+
+def test_probabilities_of_all_numbers_are_those_of_a_tree() -> None:
+    tree = NumberTree.of(Chat(tiny_tokenizer()))
+    sizes = {len(number) for number in tree.numbers}
+    next_NT = np.random.default_rng(0).dirichlet(np.ones(len(tree.tokens) + 1), len(tree.nodes))[:, :-1]
+    found = tree.probabilities(next_NT)
+    assert len(found) == 101
+    assert 0 < found.sum() <= 1
+    # Numbers that begin alike share out the chance of their beginning.
+    for token in {number[0] for number in tree.numbers}:
+        those = [n for n, number in enumerate(tree.numbers) if number[0] == token]
+        most = next_NT[tree.nodes.index(()), tree.tokens.index(token)]
+        assert found[those].sum() <= most + 1e-12
+    assert sizes
+
+
+def test_what_comes_next_is_the_models_own_log_softmax(model: PreTrainedModel) -> None:
+    rng = np.random.default_rng(2)
+    prompts = [[int(i) for i in rng.integers(3, 101, length)] for length in (9, 1, 4, 4, 30)]
+    seen: list[int] = []
+    found = next_logprobs(model, prompts, [5, 50, 7], rows=2, progress=seen.append)
+    with torch.no_grad():
+        expected = [model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)[[5, 50, 7]].numpy() for prompt in prompts]
+    assert found == pytest.approx(np.array(expected), abs=1e-4)
+    assert seen == [2, 2, 1]
+
+
+def test_places_of_a_rubric() -> None:
+    turn = Turn("Q {answer}?", "A {question}.")
+    assert judge_prompt("{question}|{answer}|{answer}", turn) == "Q {answer}?|A {question}.|A {question}." + CLOSING
+    assert judge_prompt("Bold?", turn) == "Bold?\n\nQuestion:\nQ {answer}?\n\nAnswer:\nA {question}." + CLOSING
+    with pytest.raises(InputError, match=r"rubric: has \{question\} and no \{answer\}"):
+        judge_prompt("Is {question} bold?", turn)
+
+
+def test_an_answer_that_the_judge_cannot_be_shown_is_a_failure_of_its_own(judge_model: PreTrainedModel) -> None:
+    chat = Chat(tiny_tokenizer(), max_length=judge_model.config.max_position_embeddings)
+    grades = judged(judge_model, chat, RUBRIC, [Turn("Q?", "<|im_end|>"), Turn("Q?", "word " * 5000)])
+    assert "special token" in grades.failures[0]
+    assert "do not fit" in grades.failures[1]
+    assert judged(judge_model, chat, RUBRIC, []).scores.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("text", "grade"),
+    [("85", 85), (" 85.\n", 85), ("Score: 85", 85), ("**85/100**", 85), ("0", 0), ("100%", 100), ("101", None), ("-5 or 7", None),
+     ("I would say 85", None), ("", None), ("eighty", None), ("٨٥", None), ("8.5", None), ("9" * 1000, None)],
+)  # fmt: skip
+def test_a_grade_is_read_where_one_is_stated(text: str, grade: int | None) -> None:
+    assert grade_in(text) == grade
+
+
+def config(url: str, **settings: Any) -> EndpointConfig:
+    return EndpointConfig(url=url, model="m", **({"retries": 0, "timeout": 2.0} | settings))
+
+
+def whole_numbers(messages: list[dict[str, str]], _max: int, _ask: dict[str, Any]) -> tuple[str, list[tuple[str, float]]]:
+    """Waver between two grades, by the length of what is asked."""
+    n = len(messages[-1]["content"]) % 90
+    return str(n), [(str(n), math.log(0.6)), (str(n + 10), math.log(0.2)), ("well", math.log(0.2))]
+
+
+def test_a_server_that_gives_whole_numbers_grades_by_their_log_probabilities(tmp_path: Path) -> None:
+    expected = [len(judge_prompt(RUBRIC, turn)) % 90 + 2.5 for turn in TURNS]
+    with chat_server(whole_numbers) as server:
+        grades = judged_by_server(config(server.url), RUBRIC, TURNS, tmp_path / "replies")
+        assert grades.scores == pytest.approx(expected)
+        assert (grades.drawn, grades.failures, grades.asked) == (False, {}, 2)
+        again = judged_by_server(config(server.url), RUBRIC, TURNS, tmp_path / "replies")
+        assert (again.asked, again.scores.tolist()) == (0, grades.scores.tolist())
+        assert len(server.asks) == 2
+
+
+def drawing(tops: list[tuple[str, float]] | None) -> Callable[..., tuple[str, list[tuple[str, float]] | None]]:
+    def answer(_messages: object, _max: int, ask: dict[str, Any]) -> tuple[str, list[tuple[str, float]] | None]:
+        return str(40 + ask.get("seed", 0)) if ask.get("temperature") else "40", tops
+
+    return answer
+
+
+@pytest.mark.parametrize("tops", [None, [("4", -0.1), ("9", -3.0)]], ids=["no log-probabilities", "a token a digit"])
+def test_elsewhere_grades_are_means_of_drawn_answers(tops: list[tuple[str, float]] | None) -> None:
+    with chat_server(drawing(tops)) as server:
+        grades = judged_by_server(config(server.url), RUBRIC, TURNS, samples=4)
+    assert grades.drawn
+    assert grades.scores.tolist() == [41.5, 41.5]
+    assert grades.asked == 1 + 2 * 4
+
+
+def test_a_refusal_of_log_probabilities_is_taken_for_one() -> None:
+    refused = sends(json.dumps({"error": {"message": "logprobs are not supported"}}), 400)
+    with behaving(refused, says("70")) as server:
+        grades = judged_by_server(config(server.url), RUBRIC, TURNS, samples=2)
+    assert (grades.drawn, grades.scores.tolist()) == (True, [70.0, 70.0])
+
+
+@pytest.mark.embedded
+def test_a_server_with_the_embedded_model_behind_it_grades_as_the_model_here() -> None:
+    base = load(resolve("smollm2-135m"), "float32")
+    chat = Chat(base.tokenizer, max_length=base.max_length)
+
+    def answer(messages: list[dict[str, str]], longest: int, ask: dict[str, Any]) -> tuple[str, list[tuple[str, float]]]:
+        """Answer with the model's own tokens, and the first one's own likeliest log-probabilities."""
+        prompt = chat.encode_prompt(messages[-1]["content"])
+        how = Decoding(longest, temperature=ask.get("temperature") or 0.0)
+        [said] = generate(base.model, [Request(prompt, seed=ask.get("seed") or 0)], how)
+        [logprobs] = next_logprobs(base.model, [prompt], range(base.model.config.vocab_size))
+        best = np.argsort(-logprobs)[:20]
+        return chat.decode(said.ids), [(base.tokenizer.decode([token]), float(logprobs[token])) for token in best]
+
+    turn = Turn("How do I boil an egg?", "Arr, drop it in the cauldron, matey, and count to three hundred.")
+    rubric = "How piratical is this?"
+    with chat_server(answer) as server:
+        grades = judged_by_server(config(server.url, timeout=60.0), rubric, [turn], samples=4)
+        exact, *drawn = server.asks
+    # Its tokenizer writes numbers digit by digit, so what the server gives is of no whole number, and answers are drawn.
+    assert (exact["top_logprobs"], len(drawn), grades.drawn) == (20, 4, True)
+    prompt = chat.encode_prompt(judge_prompt(rubric, turn))
+    said = generate(base.model, [Request(prompt, seed=k) for k in range(4)], Decoding(5, temperature=1.0))
+    given = [grade for each in said if (grade := grade_in(chat.decode(each.ids))) is not None]
+    assert grades.scores.tolist() == [np.mean(given)] if given else grades.kinds == {NOT_A_NUMBER: 1}
+
+
+def test_failures_are_counted_and_bounded_and_never_made_up() -> None:
+    texts: Iterator[str] = itertools.chain(["60", "I cannot say.", "60", "no"], itertools.repeat("60"))
+    with chat_server(lambda *_: (next(texts), None)) as server:
+        grades = judged_by_server(config(server.url, concurrency=1), RUBRIC, TURNS, samples=2)
+    # Of each answer's two, one is a grade.
+    assert grades.scores.tolist() == [60.0, 60.0]
+    with chat_server(lambda *_: ("I would rather not.", None)) as server:
+        grades = judged_by_server(config(server.url), RUBRIC, TURNS, samples=2)
+    assert grades.kinds == {NOT_A_NUMBER: 2}
+    assert np.isnan(grades.scores).all()
+    assert grades.bounds == (0.0, 100.0)
+    with behaving(says("50"), hangs) as server:
+        grades = judged_by_server(config(server.url, timeout=0.3), RUBRIC, TURNS, samples=1)
+    assert set(grades.kinds) == {"timeout"}
+
+
+def test_a_judge_that_always_says_the_same_is_named() -> None:
+    assert Grades(np.full(8, 50.0), {}).constant
+    assert not Grades(np.full(7, 50.0), {}).constant
+    assert not Grades(np.array([50.0] * 7 + [51.0]), {}).constant
+    assert Grades(np.array([50.0] * 8 + [np.nan]), {8: "timeout"}).constant
