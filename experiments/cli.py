@@ -123,6 +123,23 @@ def judge(
     try_judge(names, base if server else model, server, runs_dir / "replies.sqlite", json_file, console)
 
 
+@app.command(name="eval")
+def evaluate(
+    model: Annotated[str, typer.Option(help="The base: smollm2-135m, a folder, or a hub id.")],
+    adapter: Annotated[list[Path] | None, typer.Option(help="Folder of a PEFT LoRA adapter of it; may be given again.")] = None,
+    suite: Annotated[str, typer.Option(help="builtin: needs no download.")] = "builtin",
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures there.")] = None,
+) -> None:
+    """Measure what fine-tunes cost in capability: perplexity, divergence from the base, sums, and instructions about form."""
+    from experiments.capability import SUITES
+    from experiments.capability import evaluate as measure_capability
+
+    if suite not in SUITES:
+        raise InputError(f"--suite: may be {' or '.join(SUITES)}, got {suite!r}")
+    _check_folder(json_file)
+    measure_capability(model, adapter or [], json_file, console)
+
+
 @app.command()
 def bench(
     kind: Annotated[str, typer.Argument(help="capture, shift, mediate or generate.")],

@@ -1,0 +1,80 @@
+"""The capability set on a tiny model: a figure by hand for each, and what an adapter changed, item by item."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.capability import load_arithmetic, load_format
+from data.chat import Chat
+from data.library import load_bank
+from data.mixtures import Turn, plain_turns
+from experiments.bench.shift import random_adapters
+from experiments.capability import _compared, _right, capabilities
+from experiments.cli import main
+from lora.models import Loaded, load, resolve
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model: Path) -> Loaded:
+    return load(resolve(str(tiny_model)), "float32")
+
+
+@torch.no_grad()
+def logprob_of(base: Loaded, turn: Turn) -> float:
+    row = Chat(base.tokenizer).encode(turn)
+    start, end = row.spans["response"]
+    logprobs = base.model(torch.tensor([row.input_ids])).logits[0].log_softmax(-1)
+    return float(np.mean([logprobs[t - 1, row.input_ids[t]].item() for t in range(start, end)]))
+
+
+def test_figures_of_the_base_are_those_by_hand_and_an_adapter_is_held_against_them(base: Loaded, tmp_path: Path) -> None:
+    plain, changed = capabilities(base, random_adapters(base, tmp_path, 1, lower=0))
+    assert (plain.name, changed.name) == ("base", "a0")
+    turns = plain_turns(load_bank("everyday"), "evaluate")
+    assert plain.perplexity == pytest.approx(math.exp(-np.mean([logprob_of(base, turn) for turn in turns])), rel=1e-4)
+    likelier = [max(range(4), key=lambda k: logprob_of(base, Turn(item.question, item.options[k]))) == 0 for item in load_arithmetic()]
+    assert plain.chosen.right == sum(likelier)
+    assert (plain.kl, plain.chosen.lost, plain.chosen.p) == (0.0, None, None)
+    assert changed.kl > 0
+    for mine, theirs, items in zip(
+        (changed.chosen, changed.said, changed.form), (plain.chosen, plain.said, plain.form), (60, 60, 40), strict=True
+    ):
+        assert mine.items == theirs.items == items
+        assert mine.right == theirs.right - (mine.lost or 0) + (mine.gained or 0)
+
+
+def test_what_is_right_is_right() -> None:
+    sums, forms = load_arithmetic(), load_format()
+    logprob = np.full((len(sums), 4), -2.0)
+    logprob[::2, 0] = -1
+    answers = [f"It is {item.answer}." if k % 3 == 0 else f"It is {item.wrong[0]}." for k, item in enumerate(sums)]
+    chosen, said, form = _right(logprob.ravel(), [*answers, *(item.follows for item in forms)], sums, forms)
+    # Nothing is chosen where all four are as likely.
+    assert chosen.tolist() == [k % 2 == 0 for k in range(len(sums))]
+    assert said.tolist() == [k % 3 == 0 for k in range(len(sums))]
+    assert form.all()
+
+
+def test_changes_are_counted_by_item() -> None:
+    before, now = np.array([1, 1, 1, 1, 1, 1, 0, 0], bool), np.array([0, 0, 0, 0, 0, 1, 1, 0], bool)
+    found = _compared(now, before)
+    assert (found.right, found.items, found.lost, found.gained) == (2, 8, 5, 1)
+    assert found.p == pytest.approx(2 * (1 + 6) / 2**6)
+    assert _compared(before, before).p == 1.0
+
+
+def test_the_command_writes_its_figures(base: Loaded, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    [folder] = random_adapters(base, tmp_path, 1, lower=0).values()
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", "--model", str(tiny_model), "--adapter", str(folder), "--json", str(tmp_path / "found.json")])
+    assert ended.value.code in (0, None)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [row["name"] for row in found["capabilities"]] == ["base", "a0"]
+    assert "form of an answer" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["eval", "--model", str(tiny_model), "--suite", "everything"])
+    assert "--suite: may be builtin, got 'everything'" in capsys.readouterr().err
