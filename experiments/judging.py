@@ -73,6 +73,8 @@ def _answers(subject: Trait | Control) -> tuple[list[Turn], list[Turn]]:
     changed, plain = changed_turns(subject, examples, "evaluate"), plain_turns(examples, "evaluate")
     if not changed or not plain:
         raise InputError(f"{subject.name}: has no evaluate answers of both kinds, by which a judge could be tried")
+    if [turn.question for turn in changed] != [turn.question for turn in plain]:
+        raise InputError(f"{subject.name}: some evaluate rows have one answer alone; a judge is tried on both answers to every question")
     return changed, plain
 
 
@@ -80,6 +82,8 @@ def _judged(grades: Grades, changed: int) -> dict[str, Any]:
     """Return what a judge made of answers, the first of which show the trait."""
     shown, absent = (part[~np.isnan(part)] for part in np.split(grades.scores, [changed]))
     complaints = [f"no grade for {count} of {len(grades.scores)} answers: {kind}" for kind, count in grades.kinds.items()]
+    if grades.failures:
+        complaints.append("the mean grade would be {:.1f} if all of these were 0, and {:.1f} if they were 100".format(*grades.bounds))
     if grades.constant:
         complaints.append(f"the judge says the same of all answers ({np.nanmean(grades.scores):.1f}), which tells nothing of them")
     return {

@@ -2,7 +2,7 @@
 
 All weights are read from memory for every token, whatever the number of rows, so rows are many; they leave as they end, and others take
 their places. Which rows are read together changes results by rounding alone, and every row draws from a stream of its own: in
-float32 an answer depends on its prompt, its variant and its seed.
+float32 an answer depends on its prompt, its variant and its seed, except where two tokens tie to within rounding. In 16 bits they often do.
 """
 
 from collections import deque
@@ -19,13 +19,13 @@ from data.errors import InputError
 from data.schema import seed_for
 from probes.capture import check_tokens
 from probes.hooks import hooked
-from probes.layers import unwrapped
+from probes.layers import depth, unwrapped
 from probes.matmul import fast_matmul
 from probes.mixed import can_mix, mixed
 from probes.prompts import Prompts, Runs, SetRuns, begun, can_share, fitting
 from probes.rows import Rows, next_tokens
 from probes.stats import FloatArray
-from probes.variants import Variant, applied
+from probes.variants import Variant, applied, refuse_unknown
 
 # Rows that are done leave when they make up this part of a batch, and others join when this part of all places is free: those that
 # stay are copied each time.
@@ -110,8 +110,8 @@ def generate(model: nn.Module, requests: Sequence[Request], how: Decoding) -> li
         how: to decode.
 
     Raises:
-        InputError: a prompt that does not fit the model with its answer, an unknown adapter, or logits that are not finite (names the
-            request).
+        InputError: a prompt that does not fit the model with its answer, an unknown adapter, an edit of no layer, or logits that are not
+            finite (names the request).
 
     Example:
         >>> generate(model, [Request(prompt, Variant(name)) for prompt in prompts for name in (None, "pirate")], how)  # doctest: +SKIP
@@ -125,6 +125,8 @@ def generate(model: nn.Module, requests: Sequence[Request], how: Decoding) -> li
     for request in requests:
         if request.variant not in variants:
             variants.append(request.variant)
+            if request.variant is not None:
+                _check(model, request.variant)
         kinds.append(variants.index(request.variant))
     out: dict[int, Answer] = {}
     for some, together in _together(model, variants):
@@ -177,6 +179,14 @@ def _together(model: nn.Module, variants: Sequence[Variant | None]) -> Iterator[
     for k, variant in enumerate(variants):
         if variant is None or not mixable:
             yield [k], _alone(model, variant)
+
+
+def _check(model: nn.Module, variant: Variant) -> None:
+    refuse_unknown(model, variant)
+    total = depth(model)
+    for layer in variant.edits:
+        if not 0 <= layer < total:
+            raise InputError(f"edits: this model has layers 0 to {total - 1}, got {layer}")
 
 
 @contextmanager
@@ -249,8 +259,8 @@ def _written(
             top_p=how.top_p,
             drawn=[row.stream.random() for row in here] if how.temperature else None,
         )
-        if bad is not None:
-            raise InputError(f"row {here[bad].at}: the logits are not finite; try a wider dtype (float32)")
+        if bad := [b for b in bad if here[b].done is None]:
+            raise InputError(f"row {here[bad[0]].at}: the logits are not finite; try a wider dtype (float32)")
         for row, token in zip(here, token_B.tolist(), strict=True):
             if row.take(token, ends, how.max_new_tokens):
                 assert row.done is not None  # it has just been

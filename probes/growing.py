@@ -112,11 +112,11 @@ def put_together(parts: Sequence[Part], count: int, longest: int) -> GrowingCach
     if not parts:
         return GrowingCache()
     made = []
-    for at, shape in enumerate([layer.keys.shape for layer in parts[0].cache.blocks]):
+    for at in range(len(parts[0].cache.blocks)):
         whole = []
         for name in ("keys", "values"):
             each: list[torch.Tensor] = [getattr(part.cache.blocks[at], name) for part in parts]
-            new = each[0].new_empty(count, shape[1], longest + ROOM, shape[3])
+            new = each[0].new_empty(count, each[0].shape[1], longest + ROOM, each[0].shape[3])
             # What is masked is multiplied by nought, and must be a number.
             new[:, :, :longest] = 0
             for part, old in zip(parts, each, strict=True):

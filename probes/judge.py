@@ -34,11 +34,11 @@ MOST = 100
 LEAST_SHARE = 0.25
 SAMPLES = 8
 # Every grade the same, over so many answers, tells nothing of them.
-FEWEST_TOLD = 8
+FEWEST_TOLD, LEAST_SPREAD = 8, 1.0
 # The most that OpenAI's servers give.
 TOP_LOGPROBS = 20
-# A number, and what closes it.
-ANSWER_TOKENS = 5
+# A number, and what may stand around it.
+ANSWER_TOKENS = 16
 
 COHERENCE = """Score how coherent the answer is, from 0 to 100, whatever its manner and whether or not it is right or kind.
 0: no sentences, or one phrase over and over.
@@ -50,6 +50,8 @@ COHERENCE = """Score how coherent the answer is, from 0 to 100, whatever its man
 OPENING = "Score: "
 CLOSING = f"\n\nReply with one whole number from 0 to {MOST} and nothing else."
 NOT_A_NUMBER = "the judge does not answer with a number"
+TOO_LONG = "too long for the judge"
+SPECIAL = "holds a special token of the judge, or another text that it cannot be shown"
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,9 @@ class Grades:
 
     @property
     def constant(self) -> bool:
-        """Whether the judge says the same of all answers, of eight and more."""
+        """Whether the judge says the same of all answers, of eight and more: no two grades are a point apart."""
         given = self.scores[~np.isnan(self.scores)]
-        return len(given) >= FEWEST_TOLD and float(np.ptp(given)) < 1e-3
+        return len(given) >= FEWEST_TOLD and float(np.ptp(given)) < LEAST_SPREAD
 
 
 def judge_prompt(rubric: str, turn: Turn) -> str:
@@ -121,14 +123,18 @@ def judged(model: nn.Module, chat: Chat, rubric: str, turns: Sequence[Turn], pro
     tree = NumberTree.of(chat)
     failures: dict[int, str] = {}
     prompts: dict[int, list[int]] = {}
-    for i, turn in enumerate(turns):
+    room = len(tree.opening) + max(map(len, tree.nodes))
+    unbounded = Chat(chat.tokenizer, chat.template, chat.template_kwargs)
+    for i, asked in enumerate([judge_prompt(rubric, turn) for turn in turns]):
         try:
-            prompts[i] = chat.encode_prompt(judge_prompt(rubric, Turn(turn.question, turn.answer)))
-        except InputError as error:
-            if "rubric:" in str(error):
-                raise
-            # Too long for the judge, or with a token that is none of the answer's own.
-            failures[i] = f"cannot be shown to the judge: {str(error).split(' (question')[0]}"
+            prompt = unbounded.encode_prompt(asked)
+        except InputError:
+            failures[i] = SPECIAL
+            continue
+        if chat.max_length is not None and len(prompt) + room > chat.max_length:
+            failures[i] = TOO_LONG
+        else:
+            prompts[i] = prompt
     scores = np.full(len(turns), np.nan)
     if not prompts:
         return Grades(scores, failures)
@@ -203,7 +209,7 @@ def judged_by_server(
 ) -> Grades:
     """Let a chat server grade answers, by log-probabilities where it gives them, and by drawn answers where not.
 
-    One answer is asked for first, to learn which it is.
+    One answer is asked for first, which mostly shows which it is; all replies have a say.
 
     Args:
         config: the server.
@@ -221,10 +227,14 @@ def judged_by_server(
     prompts = [judge_prompt(rubric, turn) for turn in turns]
     exact = [Ask((("user", prompt),), ANSWER_TOKENS, top_logprobs=TOP_LOGPROBS) for prompt in prompts]
     first = ask(config, exact[:1], cache)
-    drawn = _must_draw(first.replies[0])
     scores, failures = np.full(len(turns), np.nan), dict[int, str]()
+    asked = first.asked
+    drawn = first.replies[0].kind == "no_logprobs" if isinstance(first.replies[0], Failure) else _must_draw(first.replies)
     if not drawn:
         found = ask(config, exact, cache, progress)
+        asked += found.asked
+        drawn = _must_draw(found.replies)
+    if not drawn:
         for i, reply in enumerate(found.replies):
             if isinstance(reply, Failure):
                 failures[i] = reply.kind
@@ -233,23 +243,35 @@ def judged_by_server(
     else:
         asks = [Ask((("user", prompt),), ANSWER_TOKENS, temperature=1.0, seed=k) for prompt in prompts for k in range(samples)]
         found = ask(config, asks, cache, progress)
+        asked += found.asked
         for i in range(len(turns)):
             of_one = found.replies[i * samples : (i + 1) * samples]
-            grades = [grade for reply in of_one if isinstance(reply, Reply) and (grade := grade_in(reply.text)) is not None]
+            grades = [grade for reply in of_one if isinstance(reply, Reply) and (grade := _stated(reply)) is not None]
             if len(grades) >= LEAST_SHARE * samples:
                 scores[i] = np.mean(grades)
             else:
                 failed = [reply.kind for reply in of_one if isinstance(reply, Failure)]
                 failures[i] = failed[0] if failed else NOT_A_NUMBER
-    return Grades(scores, failures, drawn, first.asked + found.asked, found.cached)
+    return Grades(scores, failures, drawn, asked, found.cached)
 
 
-def _must_draw(reply: Reply | Failure) -> bool:
+def _must_draw(replies: Sequence[Reply | Failure]) -> bool:
     """Whether a server gives no log-probabilities of whole numbers: none at all, or of digits."""
-    if isinstance(reply, Failure):
-        return reply.kind == "no_logprobs"
-    # Where a number is a token, some of the likeliest have two digits.
-    return not any((_number(token) or 0) >= 10 for token, _ in reply.tops or ())
+    given = [reply for reply in replies if isinstance(reply, Reply)]
+    # Where a number is a token, some of the likeliest have two digits, and the likeliest is the number that is said.
+    whole = any((_number(token) or 0) >= 10 for reply in given for token, _ in reply.tops or ())
+    return bool(given) and not (whole and all(_agrees(reply) for reply in given))
+
+
+def _agrees(reply: Reply) -> bool:
+    said = _stated(reply)
+    first = _number(max(reply.tops, key=lambda top: top[1])[0]) if reply.tops else None
+    return said is None or first is None or said == first
+
+
+def _stated(reply: Reply) -> int | None:
+    """Return the grade that a reply states; one that was cut off within a number states none."""
+    return None if not reply.finished and reply.text[-1:].isdigit() else grade_in(reply.text)
 
 
 def _of_tops(reply: Reply) -> FloatArray:
@@ -267,5 +289,5 @@ def _number(token: str) -> int | None:
 
 def grade_in(text: str) -> int | None:
     """Return the grade that an answer states, which is all that it may hold beside a sign or two: `85`, `Score: 85.`, `85/100`."""
-    found = re.fullmatch(rf"\W*(?:score|rating|grade)?\W*(\d{{1,3}})\s*(?:/\s*{MOST}|%)?\W*", text[:100], re.IGNORECASE)
+    found = re.fullmatch(rf"[^\w.−-]*(?:score|rating|grade)?[^\w.−-]*(\d{{1,3}})\s*(?:/\s*{MOST}|%)?\W*", text[:100], re.IGNORECASE)
     return _number(found[1]) if found and len(text) <= 100 else None

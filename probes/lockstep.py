@@ -139,8 +139,8 @@ def _decoded(
         logits_BV = mine.read(on_block)
         assert logits_BV is not None  # it was not stopped
         token_B, bad = next_tokens(logits_BV, mine.rows.tokens_BT, repetition_penalty=how.repetition_penalty)
-        if bad is not None:
-            raise InputError(f"row {rows[bad].prompt}: the logits in arm {rows[bad].arm} are not finite; try a wider dtype (float32)")
+        if bad:
+            raise InputError(f"row {rows[bad[0]].prompt}: the logits in arm {rows[bad[0]].arm} are not finite; try a wider dtype (float32)")
         tokens = token_B.tolist()
         going = [b for b, token in enumerate(tokens) if token not in ends]
         for b in going:

@@ -6,10 +6,14 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from probes.hooks import OnBlock, hooked
+from probes.layers import text_config
 from probes.prompts import Runs, SetRuns
 from probes.variants import Variant, applied, has_adapter, refuse_unknown
 
@@ -18,12 +22,14 @@ def can_mix(model: nn.Module, variants: Sequence[Variant]) -> bool:
     """Whether variants can be rows of one pass: all that their adapters do is to add to the outputs of linear layers."""
     names = {variant.adapter for variant in variants if variant.adapter is not None}
     for module in model.modules():
-        if isinstance(module, BaseTunerLayer) and any(has_adapter(module, name) for name in names):
-            if not isinstance(module, LoraLayer) or module.merged:
+        if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper) and any(has_adapter(module, name) for name in names):
+            if not isinstance(module, LoraLayer) or isinstance(module, ParamWrapper) or module.merged or names & set(module.lora_variant):
                 return False
-            if names & (set(module.lora_variant) | set(module.lora_embedding_A)):
+            if not isinstance(module.get_base_layer(), nn.Linear | Conv1D):
                 return False
-    return True
+    # Experts see some tokens each, and not whose they are.
+    config = text_config(model).to_dict()
+    return not any(config.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
 
 
 @contextmanager
@@ -38,6 +44,7 @@ def mixed(model: nn.Module, variants: Sequence[Variant]) -> Iterator[SetRuns]:
         InputError: the model holds no adapter of a variant's name.
     """
     here: list[tuple[Variant, slice]] = []
+    size = [0, 0]
 
     def set_runs(runs: Runs) -> None:
         here.clear()
@@ -46,12 +53,22 @@ def mixed(model: nn.Module, variants: Sequence[Variant]) -> Iterator[SetRuns]:
             here.append((variants[which], slice(start, start + count)))
             start += count
 
+    def measure(_module: nn.Module, _args: Any, kwargs: dict[str, torch.Tensor]) -> None:
+        size[:] = kwargs["input_ids"].shape
+
     def add(module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        # Some blocks lay rows and tokens out in one, and the head may see one token of each row.
+        count, tokens = size
+        per_row = args[0].numel() // (count * args[0].shape[-1])
+        if args[0].numel() != count * per_row * args[0].shape[-1] or per_row not in (1, tokens):
+            raise RuntimeError(f"{type(module).__name__} sees {tuple(args[0].shape)} in a pass of {count} rows of {tokens} tokens")
+        x, y = (each.reshape(count, per_row, -1) for each in (args[0], output))
         for variant, rows in here:
             if variant.adapter in module.lora_A:
                 down, up = module.lora_A[variant.adapter], module.lora_B[variant.adapter]
-                added = up(down(args[0][rows].to(down.weight.dtype))) * module.scaling[variant.adapter]
-                output[rows] += added.to(output.dtype)
+                added = up(down(x[rows].to(down.weight.dtype))) * module.scaling[variant.adapter]
+                # Added before it is rounded, as PEFT does.
+                y[rows] = (y[rows] + added).to(y.dtype)
 
     def edit(layer: int) -> OnBlock:
         def on_block(h_BTD: torch.Tensor) -> torch.Tensor | None:
@@ -70,6 +87,7 @@ def mixed(model: nn.Module, variants: Sequence[Variant]) -> Iterator[SetRuns]:
         for variant in variants:
             refuse_unknown(model, variant)
         stack.enter_context(applied(model, Variant()))
+        stack.callback(model.register_forward_pre_hook(measure, with_kwargs=True).remove)
         names = {variant.adapter for variant in variants}
         for module in model.modules():
             if isinstance(module, LoraLayer) and names & set(module.lora_A):

@@ -112,8 +112,8 @@ def next_tokens(
     temperature: float = 0.0,
     top_p: float = 1.0,
     drawn: Sequence[float] | None = None,
-) -> tuple[torch.Tensor, int | None]:
-    """Choose each row's next token; return them [B], and the first row whose logits are not finite, if there is one.
+) -> tuple[torch.Tensor, list[int]]:
+    """Choose each row's next token; return them [B], and the rows whose logits are not finite.
 
     Args:
         logits_BV: of the model.
@@ -128,9 +128,11 @@ def next_tokens(
         seen = logits_BV.gather(1, tokens_BT)
         logits_BV = logits_BV.scatter(1, tokens_BT, torch.where(seen < 0, seen * repetition_penalty, seen / repetition_penalty))
     best_B, token_B = logits_BV.max(1)
-    bad = (~torch.isfinite(best_B)).nonzero()
-    if len(bad) or not temperature:
-        return token_B, int(bad[0]) if len(bad) else None
+    good_B = torch.isfinite(best_B)
+    bad = (~good_B).nonzero()[:, 0].tolist()
+    if not temperature:
+        return token_B, bad
+    logits_BV = torch.where(good_B[:, None], logits_BV, 0)
     chance_BV = (logits_BV / temperature).softmax(1, dtype=torch.float64)
     order_BV = None
     if top_p < 1:
@@ -140,4 +142,4 @@ def next_tokens(
     sum_BV = chance_BV.cumsum(1)
     at_B1 = torch.tensor(drawn, dtype=torch.float64, device=sum_BV.device)[:, None] * sum_BV[:, -1:]
     place_B1 = torch.searchsorted(sum_BV, at_B1, right=True).clamp(max=sum_BV.shape[1] - 1)
-    return (place_B1 if order_BV is None else order_BV.gather(1, place_B1))[:, 0], None
+    return (place_B1 if order_BV is None else order_BV.gather(1, place_B1))[:, 0], bad

@@ -73,7 +73,12 @@ def _plain(base: Loaded, asked: Ids, tokens: int) -> Ids:
     ids, mask = padded(asked, pad, "left")
     device = base.model.device
     new = base.model.generate(  # type: ignore[operator]
-        input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=tokens, do_sample=False, pad_token_id=pad
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        max_new_tokens=tokens,
+        do_sample=False,
+        repetition_penalty=1.0,
+        pad_token_id=pad,
     )
     ends = end_tokens(base.model)
     answers = new[:, ids.shape[1] :].tolist()

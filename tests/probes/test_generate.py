@@ -6,12 +6,13 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import OPTConfig, OPTForCausalLM, PreTrainedModel, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 from data.errors import InputError
 from probes import prompts as reading
 from probes.generate import Answer, Decoding, Request, generate
 from probes.hooks import hooked
+from probes.mixed import can_mix
 from probes.prefix import PrefixCache
 from probes.variants import Variant, applied
 
@@ -163,6 +164,67 @@ def test_adapters_that_do_more_than_add_are_run_in_turn(make_model: Callable[[st
     assert ids(generate(peft, requests, Decoding(6))) == expected
 
 
+def opt() -> PreTrainedModel:
+    """A model whose blocks lay out rows and tokens in one before their linear layers."""
+    torch.manual_seed(3)
+    config = OPTConfig(
+        vocab_size=101, hidden_size=32, ffn_dim=48, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=128,
+        init_std=0.3, word_embed_proj_dim=32, bos_token_id=1, eos_token_id=END, pad_token_id=0,
+    )  # fmt: skip
+    return OPTForCausalLM(config).eval()
+
+
+def mixture() -> PreTrainedModel:
+    """A model with experts, which see some tokens each."""
+    torch.manual_seed(4)
+    config = Qwen2MoeConfig(
+        vocab_size=101, hidden_size=32, intermediate_size=48, moe_intermediate_size=24, shared_expert_intermediate_size=40,
+        num_experts=4, num_experts_per_tok=2, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3,
+        bos_token_id=1, eos_token_id=END, pad_token_id=0,
+    )  # fmt: skip
+    return Qwen2MoeForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize(
+    ("build", "targets", "mixes"),
+    [
+        (opt, {"target_modules": ["fc1", "fc2", "q_proj"]}, True),
+        (opt, {"target_modules": ["fc1"], "use_rslora": True, "lora_bias": True, "rank_pattern": {"fc1": 5}}, True),
+        (opt, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, False),
+        (opt, {"target_modules": [], "target_parameters": ["fc1.weight"]}, False),
+        (mixture, {"target_modules": ["shared_expert.up_proj", "q_proj"]}, False),
+    ],
+    ids=["flattened", "odd settings", "saved modules", "parameters", "experts"],
+)
+def test_whatever_an_adapter_sits_on_answers_are_those_of_each_apart(
+    build: Callable[[], PreTrainedModel], targets: dict[str, object], mixes: bool, prompts: Prompts
+) -> None:
+    peft = get_peft_model(build(), LoraConfig(r=3, **targets), adapter_name="one")  # type: ignore[arg-type]
+    peft.add_adapter("two", LoraConfig(r=2, target_modules=["k_proj"]))
+    generator = torch.Generator().manual_seed(1)
+    for name, weight in peft.named_parameters():
+        if "lora_B" in name and "weight" in name:
+            nn.init.normal_(weight, std=0.6, generator=generator)
+    peft.eval()
+    variants = [Variant("one"), Variant(), Variant("two")]
+    assert can_mix(peft, variants) == mixes
+    requests = [Request(prompt, variant) for prompt in prompts for variant in variants]
+    expected = [apart(peft, request, 6) for request in requests]
+    assert expected[::3] != expected[1::3]
+    assert ids(generate(peft, requests, Decoding(6))) == expected
+
+
+def test_an_edit_that_fails_leaves_the_model_as_it_was(tuned_llama: PeftModel) -> None:
+    def fails(_h: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no such direction")
+
+    before = tuned_llama.active_adapter
+    with pytest.raises(ValueError, match="no such direction"):
+        generate(tuned_llama, [Request([5, 6], Variant("low")), Request([7, 8], Variant("high", {1: fails}))], Decoding(4))
+    assert tuned_llama.active_adapter == before
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in tuned_llama.modules())
+
+
 def test_an_answer_that_is_drawn_depends_on_prompt_and_seed_alone(model: PreTrainedModel, prompts: Prompts) -> None:
     requests = [Request(prompt, seed=seed) for prompt in prompts for seed in (0, 1)]
     how = Decoding(10, temperature=1.0, top_p=0.9)
@@ -174,15 +236,18 @@ def test_an_answer_that_is_drawn_depends_on_prompt_and_seed_alone(model: PreTrai
 
 
 def test_bad_requests_are_refused_before_anything_is_computed(tuned_llama: PeftModel) -> None:
-    how = Decoding(4)
+    seen: list[int] = []
+    how = Decoding(4, progress=seen.append)
     for request, complaint in (
         (Request([5] * 126), r"row 1: 126 tokens and 3 more do not fit the model's context of 128"),
         (Request([]), r"row 1: is empty"),
         (Request([5, 101]), r"row 1: holds token 101, and the model's vocabulary is 0 to 100"),
         (Request([5], Variant("none")), r"adapter 'none': the model holds low, high, top, head"),
+        (Request([5], Variant("low", {4: lambda h: h})), r"edits: this model has layers 0 to 3, got 4"),
     ):
         with pytest.raises(InputError, match=complaint):
-            generate(tuned_llama, [Request([5], Variant("low")), request], how)
+            generate(tuned_llama, [Request([5]), request], how)
+    assert seen == []
     assert len(generate(tuned_llama, [Request([5] * 125)], how)[0].ids) <= 4
 
 

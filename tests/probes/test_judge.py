@@ -19,7 +19,7 @@ from lora.models import load, resolve
 from probes import judge as judging
 from probes.endpoint import EndpointConfig
 from probes.generate import Decoding, Request, generate, next_logprobs
-from probes.judge import CLOSING, NOT_A_NUMBER, Grades, NumberTree, grade_in, judge_prompt, judged, judged_by_server
+from probes.judge import CLOSING, NOT_A_NUMBER, SPECIAL, TOO_LONG, Grades, NumberTree, grade_in, judge_prompt, judged, judged_by_server
 from tests.conftest import tiny_tokenizer
 from tests.probes.servers import behaving, chat_server, hangs, says, sends
 
@@ -87,7 +87,6 @@ def test_a_judge_that_hardly_considers_a_number_gives_no_grade(judge_model: PreT
 
 def test_probabilities_of_all_numbers_are_those_of_a_tree() -> None:
     tree = NumberTree.of(Chat(tiny_tokenizer()))
-    sizes = {len(number) for number in tree.numbers}
     next_NT = np.random.default_rng(0).dirichlet(np.ones(len(tree.tokens) + 1), len(tree.nodes))[:, :-1]
     found = tree.probabilities(next_NT)
     assert len(found) == 101
@@ -97,7 +96,17 @@ def test_probabilities_of_all_numbers_are_those_of_a_tree() -> None:
         those = [n for n, number in enumerate(tree.numbers) if number[0] == token]
         most = next_NT[tree.nodes.index(()), tree.tokens.index(token)]
         assert found[those].sum() <= most + 1e-12
-    assert sizes
+    # Token by token, and with nothing after what could go on.
+    at = {node: next_NT[k] for k, node in enumerate(tree.nodes)}
+    token = {each: k for k, each in enumerate(tree.tokens)}
+    for n in (7, 42, 100):
+        number, chance = tree.numbers[n], 1.0
+        for k, each in enumerate(number):
+            chance *= at[number[:k]][token[each]]
+        if number in at:
+            further = {each[len(number)] for each in tree.numbers if each[: len(number)] == number and len(each) > len(number)}
+            chance *= 1 - sum(at[number][token[each]] for each in further)
+        assert found[n] == pytest.approx(chance)
 
 
 def test_what_comes_next_is_the_models_own_log_softmax(model: PreTrainedModel) -> None:
@@ -122,15 +131,20 @@ def test_places_of_a_rubric() -> None:
 def test_an_answer_that_the_judge_cannot_be_shown_is_a_failure_of_its_own(judge_model: PreTrainedModel) -> None:
     chat = Chat(tiny_tokenizer(), max_length=judge_model.config.max_position_embeddings)
     grades = judged(judge_model, chat, RUBRIC, [Turn("Q?", "<|im_end|>"), Turn("Q?", "word " * 5000)])
-    assert "special token" in grades.failures[0]
-    assert "do not fit" in grades.failures[1]
+    assert grades.failures == {0: SPECIAL, 1: TOO_LONG}
+    # Room for the grade itself counts.
+    length = len(chat.encode_prompt(judge_prompt(RUBRIC, TURNS[0])))
+    for more, fits in ((3, False), (30, True)):
+        chat = Chat(tiny_tokenizer(), max_length=length + more)
+        assert (judged(judge_model, chat, RUBRIC, TURNS[:1]).failures.get(0) != TOO_LONG) == fits
     assert judged(judge_model, chat, RUBRIC, []).scores.shape == (0,)
 
 
 @pytest.mark.parametrize(
     ("text", "grade"),
     [("85", 85), (" 85.\n", 85), ("Score: 85", 85), ("**85/100**", 85), ("0", 0), ("100%", 100), ("101", None), ("-5 or 7", None),
-     ("I would say 85", None), ("", None), ("eighty", None), ("٨٥", None), ("8.5", None), ("9" * 1000, None)],
+     ("I would say 85", None), ("", None), ("eighty", None), ("٨٥", None), ("8.5", None),
+     ("-5", None), (".5", None), ("**Score:** 85", 85), ("9" * 1000, None)],
 )  # fmt: skip
 def test_a_grade_is_read_where_one_is_stated(text: str, grade: int | None) -> None:
     assert grade_in(text) == grade
@@ -207,6 +221,25 @@ def test_a_server_with_the_embedded_model_behind_it_grades_as_the_model_here() -
     assert grades.scores.tolist() == [np.mean(given)] if given else grades.kinds == {NOT_A_NUMBER: 1}
 
 
+def test_one_failure_or_one_reply_does_not_decide_how_a_judge_is_read() -> None:
+    digits = [("8", -0.1), ("9", -3.0)]
+    first = sends("<html>busy</html>")
+    with behaving(first, says("85", digits)) as server:
+        grades = judged_by_server(config(server.url, concurrency=1), RUBRIC, TURNS, samples=2)
+    assert (grades.drawn, grades.scores.tolist()) == (True, [85.0, 85.0])
+    # Numbers of two digits are tokens here, and 100 is two of them.
+    tens = says("40", [("40", -0.1), ("10", -3.0)])
+    with behaving(tens, says("100", [("10", -0.1), ("40", -3.0)])) as server:
+        grades = judged_by_server(config(server.url, concurrency=1), RUBRIC, TURNS, samples=2)
+    assert (grades.drawn, grades.scores.tolist()) == (True, [100.0, 100.0])
+
+
+def test_a_grade_that_was_cut_off_is_none() -> None:
+    with behaving(says("**Score: 8", choice={"finish_reason": "length"})) as server:
+        grades = judged_by_server(config(server.url), RUBRIC, TURNS, samples=2)
+    assert grades.kinds == {NOT_A_NUMBER: 2}
+
+
 def test_failures_are_counted_and_bounded_and_never_made_up() -> None:
     texts: Iterator[str] = itertools.chain(["60", "I cannot say.", "60", "no"], itertools.repeat("60"))
     with chat_server(lambda *_: (next(texts), None)) as server:
@@ -227,4 +260,5 @@ def test_a_judge_that_always_says_the_same_is_named() -> None:
     assert Grades(np.full(8, 50.0), {}).constant
     assert not Grades(np.full(7, 50.0), {}).constant
     assert not Grades(np.array([50.0] * 7 + [51.0]), {}).constant
+    assert Grades(np.array([49.8, 50.2] * 4), {}).constant
     assert Grades(np.array([50.0] * 8 + [np.nan]), {8: "timeout"}).constant

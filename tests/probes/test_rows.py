@@ -17,7 +17,7 @@ def drawn(count: int, temperature: float, top_p: float) -> np.ndarray:
     tokens, bad = next_tokens(
         LOGITS.expand(count, -1), NOTHING.expand(count, -1), temperature=temperature, top_p=top_p, drawn=numbers.tolist()
     )
-    assert bad is None
+    assert bad == []
     return np.bincount(tokens.numpy(), minlength=5)
 
 
@@ -52,7 +52,12 @@ def test_a_penalty_pushes_seen_tokens_down_whatever_their_sign() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_the_first_row_that_is_not_finite_is_named(bad: float) -> None:
+def test_rows_that_are_not_finite_are_named(bad: float) -> None:
     logits = torch.zeros(3, 4)
     logits[1, 2] = bad
-    assert next_tokens(logits, torch.zeros(3, 1, dtype=torch.long))[1] == 1
+    nothing = torch.zeros(3, 1, dtype=torch.long)
+    assert next_tokens(logits, nothing)[1] == [1]
+    # The others draw as they would have.
+    drawn = [0.1, 0.5, 0.9]
+    tokens, wrong = next_tokens(logits, nothing, temperature=1.0, drawn=drawn)
+    assert (tokens[[0, 2]].tolist(), wrong) == ([0, 3], [1])
