@@ -67,8 +67,11 @@ def mixed(model: nn.Module, variants: Sequence[Variant]) -> Iterator[SetRuns]:
             if variant.adapter in module.lora_A:
                 down, up = module.lora_A[variant.adapter], module.lora_B[variant.adapter]
                 added = up(down(x[rows].to(down.weight.dtype))) * module.scaling[variant.adapter]
-                # Added before it is rounded, as PEFT does.
-                y[rows] = (y[rows] + added).to(y.dtype)
+                # Added before it is rounded, as PEFT does; in place where nothing is rounded.
+                if added.dtype == y.dtype:
+                    y[rows] += added
+                else:
+                    y[rows] = (y[rows] + added).to(y.dtype)
 
     def edit(layer: int) -> OnBlock:
         def on_block(h_BTD: torch.Tensor) -> torch.Tensor | None:
