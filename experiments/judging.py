@@ -1,6 +1,6 @@
 """How good a judge is: whether its grades tell apart evaluate answers whose label is known, beside what the base makes of them unasked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from probes.endpoint import EndpointConfig
 from probes.judge import Grades, judged, judged_by_server
 from probes.scores import choice_logodds, choice_rows, contrast_logprobs, contrast_rows, told_apart
 
-Judge = Callable[[str, Sequence[Turn]], Grades]
 # A control has no rubric: what it is, is its description.
 OF_A_CONTROL = "Score how much of the following the answer shows, from 0 (nothing of it) to 100 (all of it), and nothing else about it.\n"
 PAIRS = 4

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from data.chat import Encoded
-from probes.batching import by_length
+from probes.batching import Chunk, by_length
 from probes.capture import check_rows
 from probes.hooks import hooked
-from probes.inputs import padded
+from probes.inputs import batch_inputs
 from probes.logprob import head_at
 from probes.matmul import fast_matmul
 from probes.stats import FloatArray
@@ -39,17 +39,14 @@ def kl_divergence(model: nn.Module, rows: Sequence[Encoded], changed: Variant, r
     check_rows(model, rows, ("response",))
     device = next(model.parameters()).device
     found = np.zeros(len(rows))
-    for batch in by_length([len(row) for row in rows], TOKENS):
-        ids = padded([rows[i].input_ids for i in batch], pad_id)[0].to(device)
-        places = [(b, t - 1) for b, i in enumerate(batch) for t in range(*rows[i].spans["response"])]
-        slots, positions = (torch.tensor(each, device=device) for each in zip(*places, strict=True))
+    for members in by_length([len(row) for row in rows], TOKENS):
+        # Padding on the right needs no mask: no token looks ahead.
+        batch = batch_inputs(rows, members, Chunk([members]), None, (), pad_id, "right", device)
         logprobs = []
         for variant in (changed, reference):
-            # Padding on the right needs no mask: no token looks ahead.
-            with applied(model, variant), hooked(model, variant.edits), head_at(model, (slots, positions)), fast_matmul():
-                logprobs.append(model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1))
+            with applied(model, variant), hooked(model, variant.edits), head_at(model, batch.scored), fast_matmul():
+                logprobs.append(model(use_cache=False, **batch.inputs).logits[0].float().log_softmax(-1))
         mine_NV, theirs_NV = logprobs
-        kl_N = (mine_NV.exp() * (mine_NV - theirs_NV)).sum(-1).cpu().numpy()
-        counts = np.bincount(slots.cpu().numpy(), minlength=len(batch))
-        found[batch] = np.bincount(slots.cpu().numpy(), kl_N, len(batch)) / counts
+        kl_N = (mine_NV.exp() * (mine_NV - theirs_NV)).sum(-1)
+        found[members] = torch.zeros(len(members), device=device).index_add_(0, batch.scored[0], kl_N * batch.shares_N).cpu().numpy()
     return found

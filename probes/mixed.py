@@ -62,16 +62,12 @@ def mixed(model: nn.Module, variants: Sequence[Variant]) -> Iterator[SetRuns]:
         per_row = args[0].numel() // (count * args[0].shape[-1])
         if args[0].numel() != count * per_row * args[0].shape[-1] or per_row not in (1, tokens):
             raise RuntimeError(f"{type(module).__name__} sees {tuple(args[0].shape)} in a pass of {count} rows of {tokens} tokens")
-        x, y = (each.reshape(count, per_row, -1) for each in (args[0], output))
+        x, y = args[0].reshape(count, per_row, -1), output.view(count, per_row, -1)
         for variant, rows in here:
             if variant.adapter in module.lora_A:
                 down, up = module.lora_A[variant.adapter], module.lora_B[variant.adapter]
-                added = up(down(x[rows].to(down.weight.dtype))) * module.scaling[variant.adapter]
-                # Added before it is rounded, as PEFT does; in place where nothing is rounded.
-                if added.dtype == y.dtype:
-                    y[rows] += added
-                else:
-                    y[rows] = (y[rows] + added).to(y.dtype)
+                # Added in the wider dtype of the two and rounded once, as PEFT does.
+                y[rows] += up(down(x[rows].to(down.weight.dtype))) * module.scaling[variant.adapter]
 
     def edit(layer: int) -> OnBlock:
         def on_block(h_BTD: torch.Tensor) -> torch.Tensor | None:

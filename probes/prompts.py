@@ -9,6 +9,7 @@ from torch import nn
 from probes.batching import LEAST_SAVED_TOKENS, by_length, shared_prefixes
 from probes.growing import GrowingCache, Part, put_together
 from probes.hooks import forward
+from probes.inputs import padded
 from probes.layers import text_config, unwrapped
 from probes.prefix import PrefixCache
 from probes.rows import Rows
@@ -85,8 +86,7 @@ def _passes(model: nn.Module, prompts: Prompts) -> Iterator[tuple[list[int], Gro
 
 def _read(model: nn.Module, cache: GrowingCache, prompts: Prompts, start: int) -> None:
     """Read prompts from a position on, after what the cache holds."""
-    longest, device = max(map(len, prompts)), next(model.parameters()).device
-    ids = torch.tensor([[*prompt, *[prompt[-1]] * (longest - len(prompt))] for prompt in prompts], device=device)
-    positions = (start + torch.arange(longest, device=device)).expand(len(prompts), -1)
+    ids = padded(prompts, 0)[0].to(next(model.parameters()).device)
+    positions = (start + torch.arange(ids.shape[1], device=ids.device)).expand_as(ids)
     # What comes after these tokens is not asked: the head sees the least it can.
     forward(model, {}, False, input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)

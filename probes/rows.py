@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 from probes.growing import GrowingCache, Part, put_together
 from probes.hooks import OnBlock, forward
+from probes.inputs import padded
 from probes.layers import text_config
 from probes.prefix import PrefixCache
 
@@ -98,10 +99,8 @@ def _widened(values_BT: torch.Tensor, longest: int, fill_B1: torch.Tensor) -> to
 
 def _aligned(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Return tokens and mask [B, T], aligned at the right."""
-    longest = max(map(len, prompts))
-    tokens = torch.tensor([[prompt[-1]] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    return tokens.to(device), mask.to(device)
+    tokens, mask = padded(prompts, 0, "left")
+    return torch.where(mask > 0, tokens, tokens[:, -1:]).to(device), mask.to(device)
 
 
 def next_tokens(

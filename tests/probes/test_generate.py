@@ -149,15 +149,27 @@ def test_what_a_model_is_at_the_moment_is_a_variant_too(tuned_llama: PeftModel, 
     assert found == expected
 
 
-def test_adapters_that_do_more_than_add_are_run_in_turn(make_model: Callable[[str], PreTrainedModel], prompts: Prompts) -> None:
-    peft = get_peft_model(make_model("llama"), LoraConfig(r=2, target_modules=["q_proj", "up_proj"], use_dora=True), adapter_name="dora")
-    peft.add_adapter("plain", LoraConfig(r=2, target_modules=["v_proj"]))
-    peft.add_adapter("embedding", LoraConfig(r=2, target_modules=["embed_tokens"]))
+def with_adapters(model: PreTrainedModel, **configs: LoraConfig) -> PeftModel:
+    """Put adapters on a model, with weights that change what it says."""
+    (first, config), *others = configs.items()
+    peft = get_peft_model(model, config, adapter_name=first)
+    for name, config in others:
+        peft.add_adapter(name, config)
     generator = torch.Generator().manual_seed(1)
     for name, weight in peft.named_parameters():
-        if "lora_B" in name or "lora_embedding_A" in name:
+        # Of each pair of matrices the one that begins as nought.
+        if ("lora_B" in name and "weight" in name) or "lora_embedding_A" in name:
             nn.init.normal_(weight, std=1.0, generator=generator)
-    peft.eval()
+    return peft.eval()
+
+
+def test_adapters_that_do_more_than_add_are_run_in_turn(make_model: Callable[[str], PreTrainedModel], prompts: Prompts) -> None:
+    peft = with_adapters(
+        make_model("llama"),
+        dora=LoraConfig(r=2, target_modules=["q_proj", "up_proj"], use_dora=True),
+        plain=LoraConfig(r=2, target_modules=["v_proj"]),
+        embedding=LoraConfig(r=2, target_modules=["embed_tokens"]),
+    )
     requests = [Request(prompt, Variant(name)) for name in ("dora", None, "plain", "embedding") for prompt in prompts]
     expected = [apart(peft, request, 6) for request in requests]
     assert expected[: len(prompts)] != expected[len(prompts) : 2 * len(prompts)] != expected[-len(prompts) :]
@@ -199,13 +211,8 @@ def mixture() -> PreTrainedModel:
 def test_whatever_an_adapter_sits_on_answers_are_those_of_each_apart(
     build: Callable[[], PreTrainedModel], targets: dict[str, object], mixes: bool, prompts: Prompts
 ) -> None:
-    peft = get_peft_model(build(), LoraConfig(r=3, **targets), adapter_name="one")  # type: ignore[arg-type]
-    peft.add_adapter("two", LoraConfig(r=2, target_modules=["k_proj"]))
-    generator = torch.Generator().manual_seed(1)
-    for name, weight in peft.named_parameters():
-        if "lora_B" in name and "weight" in name:
-            nn.init.normal_(weight, std=0.6, generator=generator)
-    peft.eval()
+    two = LoraConfig(r=2, target_modules=["k_proj"])
+    peft = with_adapters(build(), one=LoraConfig(r=3, **targets), two=two)  # type: ignore[arg-type]
     variants = [Variant("one"), Variant(), Variant("two")]
     assert can_mix(peft, variants) == mixes
     requests = [Request(prompt, variant) for prompt in prompts for variant in variants]
