@@ -13,18 +13,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from scipy.stats import binomtest
-from torch import nn
 
 from data.capability import Arithmetic, FormatItem, follows, load_arithmetic, load_format, says
 from data.chat import Chat
 from data.library import load_bank
 from data.mixtures import Turn, plain_turns
-from experiments.stages import REPETITION_PENALTY
+from experiments.answers import REPETITION_PENALTY, spoken
 from experiments.store import write_json
 from lora import models
-from probes.capture import Spec, read_variants
 from probes.divergence import kl_divergence
-from probes.generate import Decoding, Request, generate
+from probes.generate import Decoding
+from probes.scores import mean_logprobs
 from probes.variants import Variant
 
 SUITES = ("builtin",)
@@ -106,13 +105,12 @@ def capabilities(base: models.Loaded, adapters: dict[str, Path], tick: Callable[
     with models.adapted(base, adapters) as model:
         variants = [Variant(name) for name in names]
         tick("plain answers, and the answers to sums")
-        spec = Spec(layers=(0,), spans=("response",), logprob=True, pad_id=pad)
-        readings = read_variants(model, [*plain, *options], variants, spec)
-        logprobs = [np.asarray(reading.logprob, dtype=np.float64) for reading in readings]
+        logprobs = mean_logprobs(model, [*plain, *options], variants, pad)
         tick("divergence from the base")
         kl = [float(kl_divergence(model, plain, variant, variants[0], pad).mean()) for variant in variants]
         tick("what it says")
-        texts = _said(model, chat, [*(item.question for item in sums), *(form.question for form in forms)], variants)
+        prompts = [chat.encode_prompt(question) for question in (*(item.question for item in sums), *(item.question for item in forms))]
+        texts = spoken(model, chat, prompts, variants, Decoding(ANSWER_TOKENS, repetition_penalty=REPETITION_PENALTY))
     right = [_right(each[len(plain) :], answers, sums, forms) for each, answers in zip(logprobs, texts, strict=True)]
     found = []
     for k, name in enumerate(names):
@@ -120,15 +118,6 @@ def capabilities(base: models.Loaded, adapters: dict[str, Path], tick: Callable[
         perplexity = float(np.exp(-logprobs[k][: len(plain)].mean()))
         found.append(Capability(name or "base", perplexity, kl[k], *compared))
     return found
-
-
-def _said(model: nn.Module, chat: Chat, questions: Sequence[str], variants: Sequence[Variant]) -> list[list[str]]:
-    """Return greedy answers [variants][questions], with the penalty of sample answers."""
-    prompts = [chat.encode_prompt(question) for question in questions]
-    how = Decoding(ANSWER_TOKENS, repetition_penalty=REPETITION_PENALTY)
-    answers = generate(model, [Request(prompt, variant) for variant in variants for prompt in prompts], how)
-    texts = [chat.decode(answer.ids) for answer in answers]
-    return [texts[k : k + len(prompts)] for k in range(0, len(texts), len(prompts))]
 
 
 def _right(logprob: np.ndarray, answers: Sequence[str], sums: Sequence[Arithmetic], forms: Sequence[FormatItem]) -> list[np.ndarray]:

@@ -11,9 +11,10 @@ import torch
 
 from data.errors import InputError
 from data.schema import Example, seed_for
+from experiments.answers import said
 from experiments.library import Library
 from experiments.space import PersonaSpace
-from experiments.stages import Bench, Output, Stage, TickFn, said
+from experiments.stages import Bench, Output, Stage, TickFn
 from lora.arms import Distilled
 from probes.layers import resolve_layer
 from probes.stats import FloatArray

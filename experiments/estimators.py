@@ -12,9 +12,10 @@ from data.files import digest
 from data.library import load_questions
 from data.mixtures import Turn, plain_turns
 from data.schema import Example, Trait, seed_for
+from experiments.answers import REPETITION_PENALTY, said
 from experiments.library import Library, extraction, space_stage
 from experiments.space import within_questions
-from experiments.stages import REPETITION_PENALTY, Bench, Output, Stage, TickFn, full_stop, read, said
+from experiments.stages import Bench, Output, Stage, TickFn, full_stop, read
 from experiments.study import GeneratedDirectionsConfig
 from probes.nearest import largest_by_chance
 from probes.nulls import Null

@@ -10,9 +10,10 @@ import numpy as np
 
 from data.mixtures import Turn
 from data.schema import ContrastPair
+from experiments.answers import REPETITION_PENALTY
 from experiments.library import Library
 from experiments.mediate import Question, parts_of
-from experiments.stages import REPETITION_PENALTY, Bench, Output, Stage, TickFn, adapter_of, counter, full_stop, named, read
+from experiments.stages import Bench, Output, Stage, TickFn, adapter_of, counter, full_stop, named, read
 from experiments.store import read_json
 from experiments.study import GeneratedConfig, MediateConfig
 from lora import models

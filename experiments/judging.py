@@ -17,10 +17,10 @@ from data.mixtures import Turn, changed_turns, plain_turns
 from data.schema import Control, Trait
 from experiments.store import write_json
 from lora import models
-from probes.capture import Spec, read
 from probes.endpoint import EndpointConfig
 from probes.judge import Grades, judged, judged_by_server
-from probes.scores import choice_logodds, choice_rows, contrast_logprobs, contrast_rows, told_apart
+from probes.scores import choice_logodds, choice_rows, contrast_logprobs, contrast_rows, mean_logprobs, told_apart
+from probes.variants import Variant
 
 # A control has no rubric: what it is, is its description.
 OF_A_CONTROL = "Score how much of the following the answer shows, from 0 (nothing of it) to 100 (all of it), and nothing else about it.\n"
@@ -101,20 +101,15 @@ def _unasked(
 ) -> dict[str, float | None]:
     """Return how well contrast scores tell the same answers apart, and how the base chooses between them."""
     pairs = subject.contrast_pairs[-PAIRS:]
-    turns = [*changed, *plain]
+    turns, pad = [*changed, *plain], int(base.tokenizer.pad_token_id)
     contrast = None
     if pairs:
-        positive, negative = contrast_logprobs(_logprobs(base, contrast_rows(chat, turns, pairs)), len(pairs))
+        [of_pairs] = mean_logprobs(base.model, contrast_rows(chat, turns, pairs), [Variant()], pad)
+        positive, negative = contrast_logprobs(of_pairs, len(pairs))
         contrast = told_apart(*np.split(positive - negative, [len(changed)]))
-    chosen = choice_logodds(_logprobs(base, choice_rows(chat, changed, plain)))
+    [of_letters] = mean_logprobs(base.model, choice_rows(chat, changed, plain), [Variant()], pad)
+    chosen = choice_logodds(of_letters)
     return {"contrast": contrast, "choice": float(chosen.mean()), "chosen": float((chosen > 0).mean())}
-
-
-def _logprobs(base: models.Loaded, rows: Sequence[Any]) -> np.ndarray:
-    spec = Spec(layers=(0,), spans=("response",), logprob=True, pad_id=int(base.tokenizer.pad_token_id))
-    found = read(base.model, rows, spec).logprob
-    assert found is not None  # it was asked for
-    return np.asarray(found.numpy())
 
 
 def _table(rows: Sequence[dict[str, Any]], judge: str, base: str) -> Table:

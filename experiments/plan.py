@@ -23,6 +23,7 @@ from data.library import (
 from data.mixtures import Turn, changed_turns, plain_turns
 from data.schema import Control, Example, Role, Split, Trait
 from experiments.analyses import Analyses, Key
+from experiments.answers import answer_stage
 from experiments.calibrate import Real, calibrate_stage, later_stage
 from experiments.distil import teacher_stage
 from experiments.estimators import generated_of
@@ -38,7 +39,6 @@ from experiments.stages import (
     Stage,
     TickFn,
     adapter_stage,
-    answer_stage,
     chat_stage,
     random_stage,
     read_stage,

@@ -27,16 +27,12 @@ from lora import models
 from lora.arms import TrainConfig
 from lora.random_lora import random_lora
 from probes.capture import Spec, read_variants
-from probes.generate import Decoding, Request, generate
-from probes.hooks import OnBlock
 from probes.stats import FloatArray
 from probes.variants import Variant
 
 # What a run is read at, in the order of the stored readings.
 SPANS_READ = ("prompt_last", "response")
 PROMPT_LAST, RESPONSE = range(2)
-# Greedy answers of small fine-tuned models run in circles without it, and then show nothing of their manner.
-REPETITION_PENALTY = 1.2
 
 Output = Mapping[str, Any]
 TickFn = Callable[..., None]
@@ -240,65 +236,6 @@ def random_stage(bench: Bench, real: Stage, turns: Sequence[Turn], layer: int, s
 
     config = {**bench.identity(), "turns": fingerprint(turns), "layer": layer, "seed": seed}
     return Stage("random", 1, config, (real,), f"random weights in place of {real.title.removeprefix('train ')}", compute)
-
-
-def answer_stage(bench: Bench, condition: Condition, questions: Sequence[Example]) -> Stage:
-    """Answer the evaluate questions: greedily, with a repetition penalty that is the same for all.
-
-    Stages that answer the same prompts, each with another adapter or with none, are computed together.
-    """
-    asked = [example.question for example in questions]
-
-    def compute_all(bench: Bench, inputs: Sequence[list[Path]], _folders: Sequence[Path], tick: TickFn) -> list[Output]:
-        prompts = [(question, condition.system) for question in asked]
-        found = said(bench, prompts, [adapter_of(each) for each in inputs], tick)
-        return [{"answers.json": answers} for answers in found]
-
-    def compute(bench: Bench, inputs: list[Path], out: Path, tick: TickFn) -> Output:
-        return compute_all(bench, [inputs], [out], tick)[0]
-
-    config = {**bench.identity(), "questions": asked, "system": condition.system, "tokens": bench.study.answer_tokens}
-    config["penalty"] = REPETITION_PENALTY
-    together = Together(digest(config), compute_all)
-    return Stage("answer", 2, config, condition.inputs, f"answers of {condition.title}", compute, together=together)
-
-
-def said(
-    bench: Bench,
-    asked: Sequence[tuple[str, str | None]],
-    adapters: Sequence[Path | None],
-    tick: TickFn,
-    edits: Mapping[int, OnBlock] | None = None,
-) -> list[list[str]]:
-    """Return what the model answers to questions, [adapters][questions], each question under a system prompt or under the default one.
-
-    Args:
-        bench: the study's model.
-        asked: questions with their system prompts.
-        adapters: what it answers with, in turn or together as far as memory holds them; None is the base.
-        tick: shows how far it is.
-        edits: of its state, with each of them.
-    """
-    base, ranks = bench.base, bench.ranks
-    chat = bench.chat(base)
-    mine = range(len(asked))[ranks.rank :: ranks.world]
-    prompts = [chat.encode_prompt(*asked[i]) for i in mine]
-    how = Decoding(
-        bench.study.answer_tokens,
-        repetition_penalty=REPETITION_PENALTY,
-        progress=counter(tick, len(adapters) * len(prompts), "answers"),
-    )
-    found: list[list[str]] = []
-    for some in ranks.from_main(lambda: models.fitting(adapters, bench.device)):
-        with models.adapted(base, named(some)) as model:
-            variants = [Variant(adapter.parent.name if adapter else None, edits or {}) for adapter in some]
-            answers = generate(model, [Request(prompt, variant) for variant in variants for prompt in prompts], how)
-        texts = [chat.decode(answer.ids) for answer in answers]
-        for k in range(len(some)):
-            of_one = texts[k * len(prompts) : (k + 1) * len(prompts)]
-            everyone = dict(ranks.gather(list(zip(mine, of_one, strict=True))))
-            found.append([everyone[i] for i in range(len(asked))])
-    return found
 
 
 def _written(folder: Path, asked: Sequence[str]) -> list[Turn]:

@@ -12,11 +12,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import mannwhitneyu
+from torch import nn
 
 from data.chat import Chat, Encoded
 from data.mixtures import Turn
 from data.schema import ContrastPair
+from probes.capture import Spec, read_variants
 from probes.stats import FloatArray
+from probes.variants import Variant
 
 
 def contrast_rows(chat: Chat, turns: Sequence[Turn], pairs: Sequence[ContrastPair]) -> list[Encoded]:
@@ -83,6 +86,23 @@ def choice_logodds(logprob: FloatArray) -> FloatArray:
     """
     orders_2N: FloatArray = np.diff(logprob.astype(np.float64).reshape(2, 2, -1)[:, ::-1], axis=1)[:, 0]
     return np.asarray(orders_2N.mean(0))
+
+
+def mean_logprobs(model: nn.Module, rows: Sequence[Encoded], variants: Sequence[Variant], pad_id: int) -> FloatArray:
+    """Return each row's mean log-probability of a response token, float64 [variants, rows], where nothing else is wanted.
+
+    Args:
+        model: a causal LM in eval mode that holds the adapters.
+        rows: encoded conversations.
+        variants: ways to run it.
+        pad_id: any valid token id.
+
+    Raises:
+        InputError: a row that does not fit the model, or an unknown adapter.
+    """
+    # States of one layer are the least that is read.
+    spec = Spec(layers=(0,), spans=("response",), logprob=True, pad_id=pad_id)
+    return np.stack([np.asarray(reading.logprob, dtype=np.float64) for reading in read_variants(model, rows, variants, spec)])
 
 
 def told_apart(shown: FloatArray, absent: FloatArray) -> float:

@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 from data.chat import Chat
 from data.errors import InputError
 from data.library import load_bank
+from experiments.answers import REPETITION_PENALTY
 from experiments.distil import steering_vector
 from experiments.space import PersonaSpace
-from experiments.stages import REPETITION_PENALTY
 from experiments.store import read_json
 from experiments.study import load_study
 from lora import models

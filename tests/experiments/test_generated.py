@@ -13,12 +13,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from data.chat import Chat
 from data.library import load_trait
 from data.mixtures import Turn
+from experiments.answers import REPETITION_PENALTY
 from experiments.cli import main
 from experiments.generated import SAID
 from experiments.mediate import load_mediated
 from experiments.report.mediation import SAYING
 from experiments.results import INDEX, load_results
-from experiments.stages import REPETITION_PENALTY, full_stop
+from experiments.stages import full_stop
 from experiments.store import read_json
 from probes.scores import contrast_logprobs, contrast_rows
 from tests.experiments.conftest import finished, stages_of

@@ -1,0 +1,83 @@
+"""What the model of a study answers: the stage `answer`, and what other stages let the model say."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from data.chat import Chat
+from data.files import digest
+from data.schema import Example
+from experiments.stages import Bench, Condition, Output, Stage, TickFn, Together, adapter_of, counter, named
+from lora import models
+from probes.generate import Decoding, Request, generate
+from probes.hooks import OnBlock
+from probes.prompts import Prompts
+from probes.variants import Variant
+
+# Greedy answers of small fine-tuned models run in circles without it, and then show nothing of their manner.
+REPETITION_PENALTY = 1.2
+
+
+def answer_stage(bench: Bench, condition: Condition, questions: Sequence[Example]) -> Stage:
+    """Answer the evaluate questions: greedily, with a repetition penalty that is the same for all.
+
+    Stages that answer the same prompts, each with another adapter or with none, are computed together.
+    """
+    asked = [example.question for example in questions]
+
+    def compute_all(bench: Bench, inputs: Sequence[list[Path]], _folders: Sequence[Path], tick: TickFn) -> list[Output]:
+        prompts = [(question, condition.system) for question in asked]
+        found = said(bench, prompts, [adapter_of(each) for each in inputs], tick)
+        return [{"answers.json": answers} for answers in found]
+
+    def compute(bench: Bench, inputs: list[Path], out: Path, tick: TickFn) -> Output:
+        return compute_all(bench, [inputs], [out], tick)[0]
+
+    config = {**bench.identity(), "questions": asked, "system": condition.system, "tokens": bench.study.answer_tokens}
+    config["penalty"] = REPETITION_PENALTY
+    together = Together(digest(config), compute_all)
+    return Stage("answer", 2, config, condition.inputs, f"answers of {condition.title}", compute, together=together)
+
+
+def said(
+    bench: Bench,
+    asked: Sequence[tuple[str, str | None]],
+    adapters: Sequence[Path | None],
+    tick: TickFn,
+    edits: Mapping[int, OnBlock] | None = None,
+) -> list[list[str]]:
+    """Return what the model answers to questions, [adapters][questions], each question under a system prompt or under the default one.
+
+    Args:
+        bench: the study's model.
+        asked: questions with their system prompts.
+        adapters: what it answers with, in turn or together as far as memory holds them; None is the base.
+        tick: shows how far it is.
+        edits: of its state, with each of them.
+    """
+    base, ranks = bench.base, bench.ranks
+    chat = bench.chat(base)
+    mine = range(len(asked))[ranks.rank :: ranks.world]
+    prompts = [chat.encode_prompt(*asked[i]) for i in mine]
+    how = Decoding(
+        bench.study.answer_tokens,
+        repetition_penalty=REPETITION_PENALTY,
+        progress=counter(tick, len(adapters) * len(prompts), "answers"),
+    )
+    found: list[list[str]] = []
+    for some in ranks.from_main(lambda: models.fitting(adapters, bench.device)):
+        with models.adapted(base, named(some)) as model:
+            variants = [Variant(adapter.parent.name if adapter else None, edits or {}) for adapter in some]
+            of_all = spoken(model, chat, prompts, variants, how)
+        for texts in of_all:
+            everyone = dict(ranks.gather(list(zip(mine, texts, strict=True))))
+            found.append([everyone[i] for i in range(len(asked))])
+    return found
+
+
+def spoken(model: nn.Module, chat: Chat, prompts: Prompts, variants: Sequence[Variant], how: Decoding) -> list[list[str]]:
+    """Return the texts of what a model answers to tokenised prompts, [variants][prompts], as rows of one batch."""
+    answers = generate(model, [Request(prompt, variant) for variant in variants for prompt in prompts], how)
+    texts = [chat.decode(answer.ids) for answer in answers]
+    return [texts[k * len(prompts) : (k + 1) * len(prompts)] for k in range(len(variants))]
