@@ -37,6 +37,10 @@ class Encoded:
         return len(self.input_ids)
 
 
+class TooLongError(InputError):
+    """A conversation does not fit the model's context."""
+
+
 @dataclass
 class Chat:
     """How one model's conversations are written.
@@ -104,12 +108,17 @@ class Chat:
         mask = [int(first <= i < (after + 1 if closes else last)) for i in range(len(ids))]
         return Encoded(tuple(ids), {"prompt": (0, first), "prompt_last": (first - 1, first), "response": (first, last)}, tuple(mask))
 
-    def encode_prompt(self, question: str, system: str | None = None) -> list[int]:
-        """Tokenise a question up to and including the generation prompt."""
+    def encode_prompt(self, question: str, system: str | None = None, room: int = 0) -> list[int]:
+        """Tokenise a question up to and including the generation prompt, where so many further tokens fit the model's context.
+
+        Raises:
+            TooLongError: they do not.
+            InputError: the question or the system prompt holds a special token, or the template refuses them.
+        """
         turn = Turn(question, "", system)
         self._refuse_special(turn)
         ids = self.tokenizer(self._render(turn, None), add_special_tokens=False)["input_ids"]
-        self._refuse_long(len(ids), question)
+        self._refuse_long(len(ids), question, room)
         return list(ids)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -168,6 +177,7 @@ class Chat:
                 if token in text:
                     raise InputError(f"the text {text[:60]!r} holds the tokenizer's special token {token!r}; remove it")
 
-    def _refuse_long(self, length: int, question: str) -> None:
-        if self.max_length is not None and length > self.max_length:
-            raise InputError(f"{length} tokens do not fit the model's context of {self.max_length} (question {question[:60]!r})")
+    def _refuse_long(self, length: int, question: str, room: int = 0) -> None:
+        if self.max_length is not None and length + room > self.max_length:
+            more = f" and {room} more" if room else ""
+            raise TooLongError(f"{length} tokens{more} do not fit the model's context of {self.max_length} (question {question[:60]!r})")

@@ -34,6 +34,7 @@ MOST_COMPLAINTS = 50
 
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where stages and results are kept.")]
 JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Also write the summary there; - is standard output.")]
+FiguresFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures there.")]
 
 
 @app.command()
@@ -111,7 +112,7 @@ def judge(
         str, typer.Option(help="With --url: the model that scores the same answers by likelihood and choice.")
     ] = "smollm2-135m",
     runs_dir: RunsDir = Path("runs"),
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures there.")] = None,
+    json_file: FiguresFile = None,
 ) -> None:
     """Try a judge on answers whose label is known: how well its grades tell those with a trait from those without."""
     from data.files import validated
@@ -128,7 +129,7 @@ def evaluate(
     model: Annotated[str, typer.Option(help="The base: smollm2-135m, a folder, or a hub id.")],
     adapter: Annotated[list[Path] | None, typer.Option(help="Folder of a PEFT LoRA adapter of it; may be given again.")] = None,
     suite: Annotated[str, typer.Option(help="builtin: needs no download.")] = "builtin",
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures there.")] = None,
+    json_file: FiguresFile = None,
 ) -> None:
     """Measure what fine-tunes cost in capability: perplexity, divergence from the base, sums, and instructions about form."""
     from experiments.capability import SUITES
@@ -147,7 +148,7 @@ def bench(
     rows: Annotated[int, typer.Option(help="Rollouts to read, or answers to write.")] = 96,
     repeats: Annotated[int, typer.Option(help="Timed rounds, at least 5.")] = 5,
     peers: Annotated[bool, typer.Option("--peers", help="Also run repeng and steering-vectors, in environments of their own.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures there.")] = None,
+    json_file: FiguresFile = None,
 ) -> None:
     """Measure the suite's hot loops against a bare forward pass, a plain loop and other libraries."""
     from experiments.bench.run import bench as run_bench

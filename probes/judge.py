@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from data.chat import Chat
+from data.chat import Chat, TooLongError
 from data.errors import InputError
 from data.formats import JUDGED
 from data.mixtures import Turn
@@ -124,17 +124,13 @@ def judged(model: nn.Module, chat: Chat, rubric: str, turns: Sequence[Turn], pro
     failures: dict[int, str] = {}
     prompts: dict[int, list[int]] = {}
     room = len(tree.opening) + max(map(len, tree.nodes))
-    unbounded = Chat(chat.tokenizer, chat.template, chat.template_kwargs)
     for i, asked in enumerate([judge_prompt(rubric, turn) for turn in turns]):
         try:
-            prompt = unbounded.encode_prompt(asked)
+            prompts[i] = chat.encode_prompt(asked, room=room)
+        except TooLongError:
+            failures[i] = TOO_LONG
         except InputError:
             failures[i] = SPECIAL
-            continue
-        if chat.max_length is not None and len(prompt) + room > chat.max_length:
-            failures[i] = TOO_LONG
-        else:
-            prompts[i] = prompt
     scores = np.full(len(turns), np.nan)
     if not prompts:
         return Grades(scores, failures)

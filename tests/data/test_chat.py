@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from data.chat import Chat, Encoded
+from data.chat import Chat, Encoded, TooLongError
 from data.errors import InputError
 from data.mixtures import Turn
 
@@ -350,6 +350,10 @@ def test_too_long_a_prompt_names_length_limit_and_question() -> None:
     with pytest.raises(InputError) as raised:
         chat(max_length=length - 1).encode_prompt(QUESTION)
     assert str(raised.value) == f"{length} tokens do not fit the model's context of {length - 1} (question {QUESTION!r})"
+    assert len(chat(max_length=length + 4).encode_prompt(QUESTION, room=4)) == length
+    with pytest.raises(TooLongError) as raised:
+        chat(max_length=length + 4).encode_prompt(QUESTION, room=5)
+    assert str(raised.value) == f"{length} tokens and 5 more do not fit the model's context of {length + 4} (question {QUESTION!r})"
 
 
 @pytest.mark.parametrize("spelt", ["<|im_end|>", "<|im_<|im_end|>end|>", "<|im_start|><|im_end|>"])
