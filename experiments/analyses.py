@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from data.errors import InputError
 from data.mixtures import Turn, changed_turns, plain_turns
 from data.schema import Control, Example, Trait
 from experiments.generated import say_stage, score_stage
 from experiments.library import Library
 from experiments.mediate import Question, mediate_stage
+from experiments.scores import scoring_pairs
 from experiments.stages import Bench, Condition, Stage
 from experiments.study import MediateConfig, Run
 from probes.layers import resolve_layer
@@ -90,12 +90,7 @@ class Analyses:
         if self.config.generated is None or not self._texts["trait"][0]:
             return None
         asked = self.config.generated
-        made, has = self.run.study.contrast_pairs, len(self.subject.contrast_pairs)
-        if made + asked.pairs > has:
-            raise InputError(
-                f"mediate.generated.pairs: the last {asked.pairs} of the {has} contrast pairs of {self.subject.name} score what is said, "
-                f"and the first {made} make its direction (contrast_pairs); no pair may do both, so together they may be {has} at most"
-            )
+        pairs = scoring_pairs(self.subject, asked.pairs, self.run.study.contrast_pairs, "mediate.generated.pairs")
         who = next(iter(self._references))
         changed, plain = (turns[: asked.questions] for turns in self._texts["trait"])
         question = Question(
@@ -109,7 +104,6 @@ class Analyses:
             response_only=self._prompted,
         )
         said = say_stage(self.bench, question, asked, self.library)
-        pairs = self.subject.contrast_pairs[-asked.pairs :]
         return (who, "generated", self._headline), said, score_stage(self.bench, said, question, pairs)
 
     @property

@@ -31,6 +31,8 @@ console = Console(width=None if sys.stdout.isatty() else 150)
 complaints = Console(stderr=True)
 # A file may be wrong in every line.
 MOST_COMPLAINTS = 50
+# What servers answered, in the runs folder.
+REPLIES = "replies.sqlite"
 
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where stages and results are kept.")]
 JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Also write the summary there; - is standard output.")]
@@ -121,7 +123,7 @@ def judge(
 
     _check_folder(json_file)
     server = validated(EndpointConfig, {"url": url, "model": model, "key_env": key_env}, "judge") if url else None
-    try_judge(names, base if server else model, server, runs_dir / "replies.sqlite", json_file, console)
+    try_judge(names, base if server else model, server, runs_dir / REPLIES, json_file, console)
 
 
 @app.command(name="eval")
@@ -267,7 +269,7 @@ def _run(study: "Study", runs_dir: Path, json_file: str | None, plan_only: bool 
 
     show = _screen(json_file)
     ranks = Ranks()
-    bench = Bench.of(study, ranks)
+    bench = Bench.of(study, ranks, runs_dir / REPLIES)
     planned = plan(study, bench)
     store = ranks.from_main(lambda: Store(runs_dir, create=not plan_only))
     if plan_only:

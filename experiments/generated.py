@@ -13,13 +13,14 @@ from data.schema import ContrastPair
 from experiments.answers import REPETITION_PENALTY
 from experiments.library import Library
 from experiments.mediate import Question, parts_of
-from experiments.stages import Bench, Output, Stage, TickFn, adapter_of, counter, full_stop, named, read
+from experiments.scores import contrasted
+from experiments.stages import Bench, Output, Stage, TickFn, adapter_of, counter, full_stop, named
 from experiments.store import read_json
 from experiments.study import GeneratedConfig, MediateConfig
 from lora import models
 from probes.generate import Decoding
 from probes.lockstep import patched_answers
-from probes.scores import contrast_logprobs, contrast_rows, told_apart
+from probes.scores import told_apart
 from probes.variants import Variant
 
 SAID = "said.json"
@@ -94,12 +95,7 @@ def score_stage(bench: Bench, said: Stage, question: Question, pairs: Sequence[C
         found = read_json(inputs[0] / SAID)
         turns = [Turn(q, full_stop(answer)) for arm in found["answers"] for q, answer in zip(asked, arm, strict=True)]
         turns += [*question.changed, *question.plain]
-        # Swaps often leave an answer as it was: each is read once.
-        different = {turn: i for i, turn in enumerate(dict.fromkeys(turns))}
-        rows = contrast_rows(bench.chat(bench.base), list(different), pairs)
-        # Only log-probabilities are wanted; states of one layer are the least that is read.
-        [reading] = read(bench, rows, [None], out, tick, ("response",), logprob=True, layers=(0,))
-        scores = contrast_logprobs(reading["logprob"], len(pairs))[:, [different[turn] for turn in turns]]
+        scores = contrasted(bench, pairs, turns, out, tick)
         known = len(question.changed) + len(question.plain)
         shown, absent = np.split((scores[0] - scores[1])[-known:], [len(question.changed)])
         of_arms = scores[:, :-known].reshape(2, len(found["arms"]), len(asked)).swapaxes(0, 1)

@@ -15,6 +15,7 @@ from data.errors import InputError
 from data.library import control_names, load_bank, load_control, load_trait
 from data.mixtures import Turn, changed_turns, plain_turns
 from data.schema import Control, Trait
+from experiments.grades import rubric_of
 from experiments.store import write_json
 from lora import models
 from probes.endpoint import EndpointConfig
@@ -22,8 +23,6 @@ from probes.judge import Grades, judged, judged_by_server
 from probes.scores import choice_logodds, choice_rows, contrast_logprobs, contrast_rows, mean_logprobs, told_apart
 from probes.variants import Variant
 
-# A control has no rubric: what it is, is its description.
-OF_A_CONTROL = "Score how much of the following the answer shows, from 0 (nothing of it) to 100 (all of it), and nothing else about it.\n"
 PAIRS = 4
 
 
@@ -61,7 +60,7 @@ def try_judge(names: Sequence[str], model: str, server: EndpointConfig | None, c
 
 
 def _rubric(subject: Trait | Control) -> str:
-    rubric = OF_A_CONTROL + subject.description if isinstance(subject, Control) else subject.rubric
+    rubric = rubric_of(subject)
     if rubric is None:
         raise InputError(f"{subject.name}: has no rubric, so no judge can grade it; write one in its trait.yaml")
     return rubric

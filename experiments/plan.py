@@ -21,17 +21,19 @@ from data.library import (
     role_names,
 )
 from data.mixtures import Turn, changed_turns, plain_turns
-from data.schema import Control, Example, Role, Split, Trait
+from data.schema import ContrastPair, Control, Example, Role, Split, Trait
 from experiments.analyses import Analyses, Key
 from experiments.answers import answer_stage
 from experiments.calibrate import Real, calibrate_stage, later_stage
 from experiments.distil import teacher_stage
 from experiments.estimators import generated_of
+from experiments.grades import Judge
 from experiments.instructions import Instructions, instructions_of, instructions_stage
 from experiments.library import Library, RoleStages, dictionary_stage, dimension_stage, extraction, library_of, roles_of
 from experiments.measure import BASE_ANSWERS, VERSION, measure
 from experiments.mediate import load_mediated
 from experiments.planned import Plan, PlannedCalibration, PlannedRun
+from experiments.scores import Scored, scores_stage, scoring_pairs
 from experiments.stages import (
     Bench,
     Condition,
@@ -83,7 +85,8 @@ def plan(study: Study, bench: Bench) -> Plan:
     shared = [example for example in bank if example.split == "evaluate"]
     asked = instruction_names() if study.instructions == "all" else study.instructions
     instructions = instructions_of(bench, [load_instruction(name) for name in asked], bank) if asked else None
-    runs = [_PlanRun(bench, run, library, wider, instructions, bank) for run in runs_of(study)]
+    judge = Judge.of(bench, study.scores.judge) if study.scores and study.scores.judge else None
+    runs = [_PlanRun(bench, run, library, wider, instructions, bank, judge) for run in runs_of(study)]
     calibration = _taken_after(runs, study.calibrate).calibration(study.calibrate) if study.calibrate else None
     planned = [run.planned() for run in runs]
     answers = answer_stage(bench, Condition(), shared)
@@ -122,7 +125,9 @@ class _PlanRun:
         wider: RoleStages | None,
         instructions: Instructions | None,
         bank: Sequence[Example],
+        judge: Judge | None,
     ) -> None:
+        self.judge = judge
         self.bench, self.run, self.shared, self.library, self.instructions = bench, run, library, library, instructions
         layer = resolve_layer(run.study.layer, bench.depth)
         self.dictionary = dictionary_stage(library, wider, layer) if wider else None
@@ -154,7 +159,7 @@ class _PlanRun:
         if self.run.arm.arm == "base":
             reason = "base is the reference that other runs are read against"
             self.missing |= dict.fromkeys(("effect", "share", "coordinates", "verdict"), reason)
-            return PlannedRun(self.run, None, None, None, None, answers, None, None, self.evaluate, None, None, None, self.missing)
+            return PlannedRun(self.run, None, None, None, None, answers, None, None, None, self.evaluate, None, None, None, self.missing)
         if self.subject is None:
             self.missing["effect"] = "the run has no trait of its own to score"
         elif not self.paired:
@@ -169,6 +174,7 @@ class _PlanRun:
         if condition.adapter:
             weights = weights_stage(self.bench, condition, plain_turns(self.examples, "evaluate"), self.own, self.library)
         among = self._among_instructions(condition, reference)
+        scores = self._scores(condition, reference, answers)
         adapter = self._adapter()
         return PlannedRun(
             self.run,
@@ -179,6 +185,7 @@ class _PlanRun:
             answers,
             training,
             weights,
+            scores,
             self.evaluate,
             self.trait,
             adapter,
@@ -316,6 +323,31 @@ class _PlanRun:
         config = {"layer": layer, "own": own, "headline": headline, "readings": pairs, "mediations": asked}
         inputs = (*library.inputs, *readings.values(), *mediations.values())
         return Stage("measure", VERSION, config, inputs, f"measure {condition.title}", compute, everywhere=False)
+
+    def _scores(self, condition: Condition, reference: Condition | None, answers: Stage) -> Stage | None:
+        """Lay out the scores of the run beside its reference's and the base's, if the study asks for them."""
+        if (asked := self.run.study.scores) is None:
+            return None
+        if self.subject is None:
+            self.missing["scores"] = "the run has no trait of its own to score"
+            return None
+        if not self.paired:
+            self.missing["scores"] = NO_PLAIN
+            return None
+        changed, plain = self._trait_turns("evaluate"), plain_turns(self.examples, "evaluate")
+        pairs: Sequence[ContrastPair] = ()
+        if self.subject.contrast_pairs:
+            pairs = scoring_pairs(self.subject, asked.pairs, self.run.study.contrast_pairs, "scores.pairs")
+        conditions = {"run": condition} | ({"neutral": reference} if reference else {}) | {"base": self.base}
+        texts = {"trait": (f"{self.trait} answers", changed), "neutral": ("plain answers", plain)}
+        readings = {
+            (who, text): read_stage(self.bench, by, turns, self.evaluate, title)
+            for who, by in conditions.items()
+            for text, (title, turns) in texts.items()
+        }
+        said = {who: answers if by is condition else answer_stage(self.bench, by, self.evaluate) for who, by in conditions.items()}
+        what = Scored(self.subject, self.evaluate, changed, plain, pairs)
+        return scores_stage(self.bench, what, self.judge, conditions, readings, said)
 
     def _among_instructions(self, condition: Condition, reference: Condition | None) -> Stage | None:
         if self.instructions is None or "share" in self.missing:

@@ -22,6 +22,7 @@ class PlannedRun:
         answers: its sample answers.
         training: the stage with its training curve, if it was trained.
         weights: where its adapter writes, if it has one.
+        scores: how much of its trait it shows, by several scores, if the study asks for it.
         questions: what the sample answers answer.
         trait: the trait's own name, also where the study gave a path.
         adapter: name and digest of an adapter from elsewhere.
@@ -37,6 +38,7 @@ class PlannedRun:
     answers: Stage
     training: Stage | None
     weights: Stage | None
+    scores: Stage | None
     questions: Sequence[Example]
     trait: str | None
     adapter: str | None
@@ -94,7 +96,7 @@ class Plan:
     @property
     def targets(self) -> list[Stage]:
         """The stages to finish; everything else is an input of one of them."""
-        stages = [(run.measure, run.instructions, run.dictionary, run.answers, run.weights) for run in self.runs]
+        stages = [(run.measure, run.instructions, run.dictionary, run.answers, run.weights, run.scores) for run in self.runs]
         planned = [stage for of_run in stages for stage in of_run if stage is not None]
         planned += [stage for stage in (self.calibration.planted, self.calibration.later) if stage] if self.calibration else []
         planned += [self.generated.space, self.generated.agreement] if self.generated else []

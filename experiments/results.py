@@ -15,6 +15,7 @@ from experiments.instructions import INSTRUCTIONS
 from experiments.library import DICTIONARY, DIMENSION
 from experiments.measure import VERSION
 from experiments.planned import Plan
+from experiments.scores import SCORES
 from experiments.store import MANIFEST, Store, read_json, write_json
 from experiments.weights import WEIGHTS
 from probes.stats import FloatArray
@@ -37,6 +38,7 @@ class RunResult:
         dictionary: `directions` [K, d_model] that may explain what lies outside its space, and `activations` [N, d_model] behind their
             chance; None where the study names no roles.
         said: what its patched arms say: `arms`, and `answers` [arms][questions]; None where the study does not ask.
+        scores: how much of its trait it, its reference and the base show, by several scores; None where the study does not ask.
     """
 
     entry: Mapping[str, Any]
@@ -48,6 +50,7 @@ class RunResult:
     instructions: Mapping[str, Any] | None = None
     dictionary: Mapping[str, FloatArray] | None = None
     said: Mapping[str, Any] | None = None
+    scores: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def save_index(plan: Plan, store: Store) -> Path:
             "answers": planned.answers.id,
             "training": planned.training.id if planned.training else None,
             "weights": planned.weights.id if planned.weights else None,
+            "scores": planned.scores.id if planned.scores else None,
             "questions": [example.question for example in planned.questions],
             "missing": dict(planned.missing),
         }
@@ -165,7 +169,7 @@ def load_results(folder: Path) -> Results:
         said = index.get("generated")
         used |= {said[key] for key in ("space", "agreement")} if said else set()
         # Nor do older runs have what came later.
-        used |= {run.get(key) for run in index["runs"] for key in ("instructions", "dictionary", "said")}
+        used |= {run.get(key) for run in index["runs"] for key in ("instructions", "dictionary", "said", "scores")}
         used -= {None}
     except (KeyError, TypeError):
         raise InputError(f"{folder / INDEX}: is not the index of a study; run the study again") from None
@@ -189,6 +193,7 @@ def load_results(folder: Path) -> Results:
                 read_json(store.path(drawn) / INSTRUCTIONS) if (drawn := entry.get("instructions")) else None,
                 load_file(store.path(wider) / DICTIONARY) if (wider := entry.get("dictionary")) else None,
                 read_json(store.path(answers) / SAID) if (answers := entry.get("said")) else None,
+                read_json(store.path(scored) / SCORES) if (scored := entry.get("scores")) else None,
             )
         )
     return Results(

@@ -104,14 +104,15 @@ class Bench:
     device: torch.device
     dtype: str
     depth: int
+    replies: Path | None = None
     _base: models.Loaded | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, study: Study, ranks: Ranks) -> "Bench":
-        """Find the study's model without loading its weights."""
+    def of(cls, study: Study, ranks: Ranks, replies: Path | None = None) -> "Bench":
+        """Find the study's model without loading its weights; `replies` is the file that keeps what servers answer."""
         ref = ranks.from_main(lambda: models.resolve(study.model))
         device, dtype = models.device_and_dtype(study.dtype)
-        return cls(study, ranks, ref, device, dtype, models.config_depth(ref, study.trust_remote_code))
+        return cls(study, ranks, ref, device, dtype, models.config_depth(ref, study.trust_remote_code), replies)
 
     def load(self) -> models.Loaded:
         """Load a fresh copy of the base."""
@@ -243,6 +244,11 @@ def _written(folder: Path, asked: Sequence[str]) -> list[Turn]:
     return [Turn(question, full_stop(answer)) for question, answer in zip(asked, read_json(folder / "answers.json"), strict=True)]
 
 
+def turns_of(texts: Sequence[Turn] | Stage, asked: Sequence[Example], inputs: Sequence[Path]) -> list[Turn]:
+    """Return texts that are given, or what an answer stage, the last of the inputs, answered to questions."""
+    return _written(inputs[-1], [example.question for example in asked]) if isinstance(texts, Stage) else list(texts)
+
+
 def full_stop(answer: str) -> str:
     """Return an answer, or a full stop in place of an empty one, which has no tokens to pool over, or to learn."""
     return answer or "."
@@ -263,7 +269,7 @@ def read_stage(bench: Bench, condition: Condition, texts: Sequence[Turn] | Stage
     own = texts if isinstance(texts, Stage) else None
 
     def compute_all(bench: Bench, inputs: Sequence[list[Path]], folders: Sequence[Path], tick: TickFn) -> list[Output]:
-        turns = list(texts) if not isinstance(texts, Stage) else _written(inputs[0][-1], [example.question for example in asked])
+        turns = turns_of(texts, asked, inputs[0])
         chat = bench.chat(bench.base)
         rows = [chat.encode(turn) for turn in condition.under(turns)]
         readings = read(bench, rows, [adapter_of(each) for each in inputs], folders[0], tick, SPANS_READ, logprob=True)

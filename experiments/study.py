@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 
 from data.errors import InputError
 from data.files import did_you_mean, parse_yaml_value, read_yaml, validated
 from data.library import NEUTRAL, control_names
 from lora.arms import Arm, TrainConfig
+from probes.endpoint import EndpointConfig
 from probes.layers import DEFAULT_FRACTION
 from probes.mediation import FEWEST_DRAWS
 from probes.novelty import FEWEST_DRAWS as FEWEST_PUSHES
@@ -92,6 +93,28 @@ class MediateConfig(_Config):
         return count
 
 
+class ScoresConfig(_Config):
+    """By what else than likelihood it is scored how much of a trait a run shows: by what it says, and by what it says that it would say.
+
+    Attributes:
+        judge: who grades answers: a model's name, or how an OpenAI-compatible server is reached; null: nobody.
+        pairs: contrast pairs that score an answer: a trait's last ones, none of which may make its direction.
+    """
+
+    judge: str | EndpointConfig | None = None
+    pairs: Annotated[int, Field(ge=1)] = 4
+
+    @field_validator("judge", mode="wrap")
+    @classmethod
+    def _model_or_server(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> str | EndpointConfig | None:
+        # Of two possible types each would complain; what was given says which was meant.
+        if value is None or isinstance(value, str | EndpointConfig):
+            return value
+        if not isinstance(value, dict):
+            raise ValueError("may be a model's name, or url and model of a server")
+        return EndpointConfig.model_validate(value)
+
+
 class GeneratedDirectionsConfig(_Config):
     """How directions are also estimated from what the base itself says under contrast prompts.
 
@@ -150,6 +173,7 @@ class Study(_Config):
         seeds: training seeds; each multiplies the runs.
         mediate: which arms are run; null leaves mediation out, and with it every verdict about causes.
         calibrate: which changes are planted; null plants none.
+        scores: by what else than likelihood runs are scored, and whether scores agree; null: by nothing else.
         generated_directions: also estimate directions from the base's own answers, to hold them against those of the library; null: do not.
         grid: dotted key → values; every combination multiplies the runs.
     """
@@ -180,6 +204,7 @@ class Study(_Config):
     train: TrainConfig = TrainConfig()
     mediate: MediateConfig | None = MediateConfig()
     calibrate: CalibrateConfig | None = None
+    scores: ScoresConfig | None = None
     generated_directions: GeneratedDirectionsConfig | None = None
 
     @field_validator("instructions", "roles", "dictionary", mode="before")

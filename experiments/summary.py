@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from data.library import NEUTRAL
+from experiments.agreement import over_study, scores_of
 from experiments.among import alike, among_fine_tunes, among_roles, in_spaces_of_instructions, no_character, own_removed
 from experiments.calibrate import missed
 from experiments.measure import analysis_of, headline_analysis, outcomes_of
@@ -51,6 +52,7 @@ def summarise(results: Results) -> dict[str, Any]:
             "novelty": new.to_json() if new else None,
             "among_fine_tunes": among_fine_tunes(results, run),
             "among_roles": among_roles(results, run),
+            "scores": scores_of([run]),
         }
         | _weights(run)
         for run, p, each, new in zip(results.runs, adjusted, judged, rest, strict=True)
@@ -68,6 +70,7 @@ def summarise(results: Results) -> dict[str, Any]:
         "groups": _groups(results, adjusted, judged),
         "false_verdicts": _false_verdicts(rows),
         "specificity": specificity_of(results),
+        "agreement": over_study(results.runs),
         "calibration": _calibration(results),
     }
 
@@ -308,6 +311,7 @@ def _groups(results: Results, adjusted: Sequence[float | None], judged: Sequence
                 **_shares(analysis),
                 **_beside([_joint(runs, text) for text in BESIDE], _analysis(runs[0], "generated")),
                 "novelty": rest.to_json() if rest else None,
+                "scores": scores_of(runs),
                 "verdict": together.name,
                 "why": together.why,
                 "provisional": len(runs) < RUNS_FOR_A_CLAIM,

@@ -55,6 +55,36 @@ def rank_correlation(
     return Estimate(_spearman(pair), float(low), float(high))
 
 
+def rank_correlation_within(x: ArrayLike, y: ArrayLike, rng: np.random.Generator, draws: int = 2000, level: float = 0.95) -> Estimate:
+    """Return the mean over runs of Spearman's correlation over questions, with a percentile bootstrap interval.
+
+    Runs and questions are crossed: a replicate draws questions once for all runs, and runs, where there are several. In a replicate a run
+    all of whose x or y tie has no correlation and is left out.
+
+    Args:
+        x: [questions] or [runs, questions].
+        y: the same shape, paired.
+        rng: draws questions and runs.
+        draws: bootstrap replicates.
+        level: coverage.
+
+    Raises:
+        ValueError: shapes that differ, fewer than three questions, values that are not finite, or a run in which all x or all y tie.
+    """
+    pair_2RQ = np.array([x, y], dtype=np.float64)
+    pair_2RQ = pair_2RQ[:, None] if pair_2RQ.ndim == 2 else pair_2RQ
+    if pair_2RQ.ndim != 3 or pair_2RQ.shape[2] < 3:
+        raise ValueError(f"needs two arrays [questions] or [runs, questions] of three questions and more, got {np.shape(x)}, {np.shape(y)}")
+    if not np.isfinite(pair_2RQ).all() or (np.ptp(pair_2RQ, axis=2) == 0).any():
+        raise ValueError("a rank correlation needs finite values that do not all tie")
+    _, runs, questions = pair_2RQ.shape
+    drawn_BQ, drawn_BR = rng.integers(questions, size=(draws, questions)), rng.integers(runs, size=(draws, runs))
+    of_runs_BR = _spearman_of(pair_2RQ[:, drawn_BR[:, :, None], drawn_BQ[:, None, :]])
+    kept_B = np.isfinite(of_runs_BR).any(1)
+    low, high = np.quantile(np.nanmean(of_runs_BR[kept_B], axis=1), [0.5 - level / 2, 0.5 + level / 2])
+    return Estimate(float(_spearman_of(pair_2RQ).mean()), float(low), float(high))
+
+
 def compare_dependent(r_jk: float, r_jh: float, r_kh: float, n: int) -> Difference:
     """Test whether a variable j correlates as much with k as with h, all three measured on the same n units.
 
@@ -79,6 +109,15 @@ def compare_dependent(r_jk: float, r_jh: float, r_kh: float, n: int) -> Differen
     covariance = (r_kh * (1 - 2 * pooled) - pooled * (1 - 2 * pooled - r_kh**2) / 2) / (1 - pooled) ** 2
     z = float((np.arctanh(r_jk) - np.arctanh(r_jh)) * np.sqrt((n - 3) / (2 - 2 * covariance)))
     return Difference(z, float(2 * stats.norm.sf(abs(z))))
+
+
+def _spearman_of(pairs: FloatArray) -> FloatArray:
+    """Return Spearman's correlation along the last axis of [2, …, n]; NaN where all of one tie."""
+    ranks = stats.rankdata(pairs, axis=-1)
+    ranks -= ranks.mean(-1, keepdims=True)
+    norms = np.sqrt((ranks**2).sum(-1)).prod(0)
+    products: FloatArray = (ranks[0] * ranks[1]).sum(-1)
+    return np.where(norms > 0, products / np.where(norms > 0, norms, 1), np.nan)
 
 
 def _ties(pair_2n: FloatArray) -> bool:

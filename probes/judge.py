@@ -64,6 +64,7 @@ class Grades:
         drawn: whether they are means of drawn answers, for want of log-probabilities.
         asked: what was sent to a server.
         cached: what its cache answered.
+        cost: dollars that were spent; None without a price.
     """
 
     scores: FloatArray
@@ -71,6 +72,7 @@ class Grades:
     drawn: bool = False
     asked: int = 0
     cached: int = 0
+    cost: float | None = None
 
     @cached_property
     def kinds(self) -> dict[str, int]:
@@ -224,11 +226,11 @@ def judged_by_server(
     exact = [Ask((("user", prompt),), ANSWER_TOKENS, top_logprobs=TOP_LOGPROBS) for prompt in prompts]
     first = ask(config, exact[:1], cache)
     scores, failures = np.full(len(turns), np.nan), dict[int, str]()
-    asked = first.asked
+    asked, cost = first.asked, first.cost
     drawn = first.replies[0].kind == "no_logprobs" if isinstance(first.replies[0], Failure) else _must_draw(first.replies)
     if not drawn:
         found = ask(config, exact, cache, progress)
-        asked += found.asked
+        asked, cost = asked + found.asked, _sum(cost, found.cost)
         drawn = _must_draw(found.replies)
     if not drawn:
         for i, reply in enumerate(found.replies):
@@ -239,7 +241,7 @@ def judged_by_server(
     else:
         asks = [Ask((("user", prompt),), ANSWER_TOKENS, temperature=1.0, seed=k) for prompt in prompts for k in range(samples)]
         found = ask(config, asks, cache, progress)
-        asked += found.asked
+        asked, cost = asked + found.asked, _sum(cost, found.cost)
         for i in range(len(turns)):
             of_one = found.replies[i * samples : (i + 1) * samples]
             grades = [grade for reply in of_one if isinstance(reply, Reply) and (grade := _stated(reply)) is not None]
@@ -248,7 +250,11 @@ def judged_by_server(
             else:
                 failed = [reply.kind for reply in of_one if isinstance(reply, Failure)]
                 failures[i] = failed[0] if failed else NOT_A_NUMBER
-    return Grades(scores, failures, drawn, asked, found.cached)
+    return Grades(scores, failures, drawn, asked, found.cached, cost)
+
+
+def _sum(*costs: float | None) -> float | None:
+    return None if None in costs else sum(cost for cost in costs if cost is not None)
 
 
 def _must_draw(replies: Sequence[Reply | Failure]) -> bool:

@@ -29,6 +29,7 @@ from experiments.report.figures import (
     style_of,
     training,
 )
+from experiments.report.scores import side_by_side
 from experiments.results import Results, RunResult, run_name
 from experiments.summary import GROUPED_BY, RUNS_FOR_A_CLAIM
 from experiments.verdict import RULE
@@ -88,6 +89,7 @@ def page(results: Results, summary: Mapping[str, Any]) -> str:
     figures += [dimension] if dimension else []
     # What a group says stands for its runs.
     alone = [view for view in runs if not any(all(view["row"][key] == group[key] for key in GROUPED_BY) for group in together)]
+    shown = [(each["name"], each["scores"]) for each in together] + [(view["name"], view["row"]["scores"]) for view in alone]
     return _environment().get_template("page.html").render(
         summary=summary,
         runs=runs,
@@ -96,6 +98,7 @@ def page(results: Results, summary: Mapping[str, Any]) -> str:
         resembles=[each for each in map(_resembled, [*together, *alone]) if each["nearest"]],
         nearest_shown=SHOWN,
         over_runs=over_runs,
+        scored=side_by_side(summary, shown),
         directions=directions,
         dimension=dimension,
         unfound=[each["trait"] for each in summary["directions"] if not each["found"]],

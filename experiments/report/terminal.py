@@ -11,6 +11,8 @@ from rich.text import Text
 
 from data.library import NEUTRAL
 from experiments.results import run_name
+from experiments.scores import NAMES
+from experiments.summary import GROUPED_BY
 from probes.stats import Estimate
 
 _STYLES = {
@@ -37,6 +39,8 @@ def render(summary: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [Text(summary["question"], style="bold"), _runs(summary)]
     if summary["groups"]:
         parts.append(_groups(summary))
+    if any(row["scores"] for row in summary["runs"]):
+        parts.append(_scores(summary))
     if summary["calibration"]:
         parts.append(_calibration(summary["calibration"]))
     for row in summary["runs"]:
@@ -103,6 +107,22 @@ def _groups(summary: Mapping[str, Any]) -> Table:
             _interval(group["mediated_of_carried"]),
             _verdict(group),
         )
+    return table
+
+
+def _scores(summary: Mapping[str, Any]) -> Table:
+    """Return the change of each score, of runs that differ in their seed alone together."""
+    grouped = [{key: group[key] for key in GROUPED_BY} for group in summary["groups"] if group["scores"]]
+    rows = [group for group in summary["groups"] if group["scores"]]
+    rows += [row for row in summary["runs"] if row["scores"] and {key: row[key] for key in GROUPED_BY} not in grouped]
+    judge = rows[0]["scores"]["judge"]
+    title = "change of each score" + (f" (judge: {judge})" if judge else "")
+    table = Table(box=box.SIMPLE_HEAD, title=escape(title), title_justify="left", title_style="dim", pad_edge=False)
+    for column in ("run", *NAMES):
+        table.add_column(column, justify="left" if column == "run" else "right")
+    for row in rows:
+        scores = row["scores"]["scores"]
+        table.add_row(escape(run_name(row)), *(_interval(scores[name]["change"]) for name in NAMES))
     return table
 
 

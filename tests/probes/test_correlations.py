@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from probes.correlations import compare_dependent, rank_correlation
+from probes.correlations import compare_dependent, rank_correlation, rank_correlation_within
 
 REPEATS = 100
 
@@ -28,6 +28,57 @@ def test_the_interval_covers_where_families_are_the_unit(rho: float) -> None:
     assert 0.85 <= by_family / REPEATS <= 0.99
     # Taking data sets of one family as independent makes the interval far too short.
     assert by_pair / REPEATS < 0.8
+
+
+@pytest.mark.parametrize(("runs", "rho"), [(1, 0.0), (1, 0.7), (3, 0.0), (3, 0.7)])
+def test_within_runs_the_interval_covers_where_all_runs_answer_the_same_questions(runs: int, rho: float) -> None:
+    rng = np.random.default_rng(1)
+    truth = 6 / np.pi * np.arcsin(rho / 2)
+    axes = np.linalg.cholesky([[1, rho], [rho, 1]])
+    crossed = nested = 0
+    for _ in range(REPEATS):
+        by_question = np.einsum("ij,jq->iq", axes, rng.standard_normal((2, 40)))
+        by_answer = np.einsum("ij,jrq->irq", axes, rng.standard_normal((2, runs, 40)))
+        x, y = np.sqrt(0.9) * by_question[:, None] + np.sqrt(0.1) * by_answer
+        got = rank_correlation_within(x, y, rng, draws=400)
+        crossed += got.low <= truth <= got.high
+        flat = rank_correlation_within(x.ravel(), y.ravel(), rng, draws=400)
+        nested += flat.low <= truth <= flat.high
+    assert 0.87 <= crossed / REPEATS <= 0.995
+    if runs > 1:
+        # Taking the answers of several runs to one question as independent makes the interval far too short.
+        assert nested / REPEATS < 0.85
+
+
+def test_within_runs_the_value_is_the_mean_of_spearmans() -> None:
+    rng = np.random.default_rng(2)
+    x, y = rng.integers(0, 6, (2, 4, 12))
+    one, other = (rank_correlation_within(x, y, np.random.default_rng(0)) for _ in range(2))
+    assert one == other
+    assert one.value == pytest.approx(np.mean([stats.spearmanr(a, b).statistic for a, b in zip(x, y, strict=True)]))
+    # How high a run scores as a whole is not asked.
+    shifted = rank_correlation_within(x + 10 * np.arange(4)[:, None], y - 7 * np.arange(4)[:, None], np.random.default_rng(0))
+    assert shifted == one
+    assert rank_correlation_within(x[0], y[0], rng).value == pytest.approx(stats.spearmanr(x[0], y[0]).statistic)
+
+
+def test_within_runs_draws_in_which_a_run_ties_leave_it_out() -> None:
+    got = rank_correlation_within([[1, 1, 1, 2], [1, 2, 3, 4]], [[1, 2, 3, 4], [1, 2, 4, 3]], np.random.default_rng(0))
+    assert np.isfinite([got.low, got.high]).all()
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        ([1, 2], [2, 1], "three questions and more"),
+        ([[1, 2, 3]], [[2, 2, 2]], "do not all tie"),
+        ([[1, 2, 3], [1, 1, 1]], [[1, 2, 3], [1, 2, 3]], "do not all tie"),
+        ([1, 2, np.inf], [1, 2, 3], "finite values"),
+    ],
+)
+def test_within_runs_a_rank_correlation_says_what_it_needs(x: list[float], y: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rank_correlation_within(x, y, np.random.default_rng(0))
 
 
 def test_the_value_is_spearmans_and_the_draws_are_reproducible() -> None:

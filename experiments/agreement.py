@@ -1,0 +1,141 @@
+"""What the scores of a study say: how each changed, and whether they agree about it."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data.schema import seed_for
+from experiments.results import RunResult
+from experiments.scores import CHOICE, COHERENT, CONTRAST, JUDGE, LIKELIHOOD, NAMES
+from probes.correlations import rank_correlation, rank_correlation_within
+from probes.judge import MOST
+from probes.shift import FEWEST_PROMPTS
+from probes.stats import FloatArray, crossed_interval, mean_interval
+
+# Coherence is no score of the trait.
+COMPARED = (LIKELIHOOD, CHOICE, CONTRAST, JUDGE)
+GRADED = (JUDGE, COHERENT)
+FEWEST_FAMILIES = 3
+DO_NOT_VARY = "one of the scores is the same for all questions"
+TOO_FEW = f"fewer than {FEWEST_PROMPTS} questions have both scores"
+FEW_FAMILIES = f"fewer than {FEWEST_FAMILIES} kinds of fine-tune are scored"
+
+
+def scores_of(runs: Sequence[RunResult]) -> dict[str, Any] | None:
+    """Return what the scores of one run say, or of several that differ in their seed alone; None where none were asked for.
+
+    Under `scores` each has the means of `base`, `neutral` and `run` over the questions for which all have it, the `change` of the run
+    beside its reference with its interval (over questions; of several runs, over runs × questions), how many of the values compared are
+    `missing`, and for grades the `bounds` of the change if each missing one were 0 or 100, whichever is worse. `agreement` has the rank
+    correlation of the changes of each two scores over questions, in the mean over runs.
+    """
+    if not runs or any(run.scores is None for run in runs):
+        return None
+    found = [run.scores for run in runs if run.scores is not None]
+    reference = _reference(found[0])
+    values = {score: _values(found, score) for score in NAMES}
+    return {
+        "reference": reference,
+        "judge": found[0]["judge"],
+        "drawn": any(each["drawn"] for each in found),
+        "scores": {score: _changed(score, by_who, reference, found) for score, by_who in values.items()},
+        "agreement": [
+            {"of": [a, b], **_agree(values[a], values[b], reference)}
+            for a, b in itertools.combinations(COMPARED, 2)
+            if values[a] and values[b]
+        ],
+    }
+
+
+def over_study(runs: Sequence[RunResult]) -> dict[str, Any] | None:
+    """Return whether scores order fine-tunes alike, whatever they were trained on; None where no run has scores.
+
+    A unit is a fine-tune beside the base, scored on a trait: every run on its own, and its neutral fine-tune on the same. Units of one
+    trait, and of neutral fine-tunes scored on one, are a family: the bootstrap draws families.
+    """
+    units: dict[tuple[str, str, int], dict[str, float]] = {}
+    for run in runs:
+        if run.scores is None:
+            continue
+        for who in ("run", "neutral"):
+            if who in run.scores["scores"]:
+                changes = {}
+                for score in COMPARED:
+                    by_who = _values([run.scores], score)
+                    change = by_who[who] - by_who["base"] if by_who else np.empty(0)
+                    if np.isfinite(change).sum() >= FEWEST_PROMPTS:
+                        changes[score] = float(np.nanmean(change))
+                units[f"{run.entry['arm']} {run.entry['settings']}" if who == "run" else who, run.entry["trait"], run.entry["seed"]] = (
+                    changes
+                )
+    if not units:
+        return None
+    pairs = []
+    for a, b in itertools.combinations(COMPARED, 2):
+        both = {unit: changes for unit, changes in units.items() if a in changes and b in changes}
+        if not both:
+            continue
+        families = [unit[:2] for unit in both]
+        x, y = ([changes[score] for changes in both.values()] for score in (a, b))
+        facts: dict[str, Any] = {"of": [a, b], "units": len(both), "families": len(set(families)), "correlation": None, "why": None}
+        if len(set(families)) < FEWEST_FAMILIES:
+            facts["why"] = FEW_FAMILIES
+        elif np.ptp(x) == 0 or np.ptp(y) == 0:
+            facts["why"] = DO_NOT_VARY
+        else:
+            rng = np.random.default_rng(seed_for(0, "agreement over a study", a, b))
+            facts["correlation"] = rank_correlation(x, y, families, rng).to_json()
+        pairs.append(facts)
+    return {"pairs": pairs}
+
+
+def _reference(scores: Mapping[str, Any]) -> str:
+    return "neutral" if "neutral" in scores["scores"] else "base"
+
+
+def _values(found: Sequence[Mapping[str, Any]], score: str) -> dict[str, FloatArray]:
+    """Return a score, who → [runs, questions], NaN where it is missing; empty where it was not taken."""
+    whose = found[0]["scores"]
+    if any(score not in of for each in found for of in each["scores"].values()):
+        return {}
+    return {who: np.array([each["scores"][who][score] for each in found], dtype=np.float64) for who in whose}
+
+
+def _changed(score: str, by_who: Mapping[str, FloatArray], reference: str, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what became of one score."""
+    facts: dict[str, Any] = dict.fromkeys(("base", "neutral", "run", "change", "bounds", "known", "why"))
+    facts |= {"missing": 0, "failures": {}}
+    if not by_who:
+        return facts | {"why": found[0]["missing"].get(score, "was not taken")}
+    facts["known"] = found[0]["known"].get(score)
+    facts["missing"] = int(sum(np.isnan(values).sum() for values in by_who.values()))
+    for each in found:
+        for who in by_who:
+            for kind, count in each["failures"].get(who, {}).get(score, {}).items():
+                facts["failures"][kind] = facts["failures"].get(kind, 0) + count
+    if score in GRADED and facts["missing"]:
+        least = np.nan_to_num(by_who["run"], nan=0.0) - np.nan_to_num(by_who[reference], nan=MOST)
+        most = np.nan_to_num(by_who["run"], nan=MOST) - np.nan_to_num(by_who[reference], nan=0.0)
+        facts["bounds"] = [float(least.mean()), float(most.mean())]
+    whole = np.flatnonzero(np.isfinite(np.stack(list(by_who.values()))).all(axis=(0, 1)))
+    if len(whole) < FEWEST_PROMPTS:
+        return facts | {"why": f"only {len(whole)} of {by_who['run'].shape[1]} questions have this score"}
+    facts |= {who: float(values[:, whole].mean()) for who, values in by_who.items()}
+    change = (by_who["run"] - by_who[reference])[:, whole]
+    facts["change"] = (crossed_interval(change) if len(change) > 1 else mean_interval(change[0])).to_json()
+    return facts
+
+
+def _agree(x: Mapping[str, FloatArray], y: Mapping[str, FloatArray], reference: str) -> dict[str, Any]:
+    """Return the rank correlation of the changes of two scores over questions, or why there is none."""
+    change_2RQ = np.stack([of["run"] - of[reference] for of in (x, y)])
+    change_2RQ = change_2RQ[:, :, np.isfinite(change_2RQ).all((0, 1))]
+    facts: dict[str, Any] = {"questions": change_2RQ.shape[2], "correlation": None, "why": None}
+    if change_2RQ.shape[2] < FEWEST_PROMPTS:
+        return facts | {"why": TOO_FEW}
+    if (np.ptp(change_2RQ, axis=2) == 0).any():
+        return facts | {"why": DO_NOT_VARY}
+    rng = np.random.default_rng(seed_for(0, "agreement of scores"))
+    return facts | {"correlation": rank_correlation_within(change_2RQ[0], change_2RQ[1], rng).to_json()}

@@ -1,0 +1,28 @@
+"""Scores side by side, and whether they agree, as the page and the terminal show them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def side_by_side(summary: Mapping[str, Any], views: Sequence[tuple[str, Mapping[str, Any] | None]]) -> dict[str, Any] | None:
+    """Return what the page says of scores; None where none were taken.
+
+    Args:
+        summary: the study's.
+        views: what is shown, groups before runs: its name, and its scores if it has any.
+    """
+    scored = [(name, scores) for name, scores in views if scores]
+    if not scored:
+        return None
+    over = summary["agreement"]["pairs"] if summary["agreement"] else []
+    rows = [(name, scores["agreement"]) for name, scores in scored]
+    pairs = list(dict.fromkeys(tuple(each["of"]) for _, found in [*rows, ("", over)] for each in found))
+    if over:
+        rows.append((f"{max(each['units'] for each in over)} fine-tunes of {max(each['families'] for each in over)} kinds", over))
+    of = [(name, {tuple(each["of"]): each for each in found}) for name, found in rows]
+    return {
+        "judge": scored[0][1]["judge"],
+        "drawn": any(scores["drawn"] for _, scores in scored),
+        "pairs": pairs,
+        "agreement": [(name, [found.get(pair) for pair in pairs]) for name, found in of],
+    }

@@ -1,0 +1,233 @@
+"""How much of a trait a run shows, by four scores side by side: the stages `choose`, `contrast` and `scores`; `grade` is in `grades.py`.
+
+answer → contrast, grade;  choose;  read → scores. Each score is taken of every evaluate question, for the run, its neutral fine-tune and
+the base, so that changes are paired by question:
+
+- likelihood: log p(answer with the trait) − log p(plain answer), per token, as the run finds them;
+- choice: which of the two the run says it would rather have said, in log-odds;
+- contrast: of what the run says, how much likelier the base finds it under the trait's contrast prompts than under their opposites;
+- judge: the grade of what the run says, and beside it that of its coherence.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from data.chat import TooLongError
+from data.errors import InputError
+from data.files import digest
+from data.mixtures import Turn, fingerprint
+from data.schema import ContrastPair, Control, Example, Trait
+from experiments.grades import Judge, grade_stage, load_grades, rubric_of
+from experiments.stages import Bench, Condition, Output, Stage, TickFn, Together, adapter_of, read, turns_of
+from probes.judge import COHERENCE
+from probes.scores import choice_logodds, choice_rows, contrast_logprobs, contrast_rows, told_apart
+from probes.stats import FloatArray, finite
+
+SCORES = "scores.json"
+LIKELIHOOD, CHOICE, CONTRAST, JUDGE, COHERENT = NAMES = ("likelihood", "choice", "contrast", "judge", "coherence")
+NO_JUDGE = "the study names no judge"
+NO_RUBRIC = "has no rubric, so no judge can grade it"
+NO_PAIRS = "has no contrast pairs, by which its answers could be scored"
+TOO_LONG = "a question with two answers exceeds the model's context"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a run is scored on.
+
+    Attributes:
+        subject: its trait or control.
+        asked: the evaluate questions.
+        changed: the answers with the trait.
+        plain: those without.
+        pairs: contrast pairs that score what is said; none of them made its direction.
+    """
+
+    subject: Trait | Control
+    asked: Sequence[Example]
+    changed: Sequence[Turn]
+    plain: Sequence[Turn]
+    pairs: Sequence[ContrastPair]
+
+
+def scoring_pairs(subject: Trait | Control, count: int, made: int, key: str) -> Sequence[ContrastPair]:
+    """Return a trait's last contrast pairs, which score what is said.
+
+    Raises:
+        InputError: there are not so many, or some of them make its direction.
+    """
+    has = len(subject.contrast_pairs)
+    if made + count > has:
+        raise InputError(
+            f"{key}: the last {count} of the {has} contrast pairs of {subject.name} score what is said, "
+            f"and the first {made} make its direction (contrast_pairs); no pair may do both, so together they may be {has} at most"
+        )
+    return subject.contrast_pairs[-count:]
+
+
+def scores_stage(
+    bench: Bench,
+    what: Scored,
+    judge: Judge | None,
+    conditions: Mapping[str, Condition],
+    readings: Mapping[tuple[str, str], Stage],
+    answers: Mapping[str, Stage],
+) -> Stage:
+    """Put all scores of a run side by side: `scores` who → score → [questions], null where there is none, `failures` and `known`.
+
+    Args:
+        bench: the study's model.
+        what: it is scored on.
+        judge: who grades what is said, if anybody does.
+        conditions: `run`, `neutral` where there is one, and `base`.
+        readings: (who, `trait` or `neutral`) → how it reads these answers.
+        answers: who → what it says.
+    """
+    title = conditions["run"].title
+    names: list[tuple[str, str, str]] = [(who, LIKELIHOOD, text) for who in conditions for text in ("trait", "neutral")]
+    inputs = [readings[who, text] for who, _, text in names]
+
+    def add(who: str, score: str, stage: Stage) -> None:
+        names.append((who, score, ""))
+        inputs.append(stage)
+
+    known = [*what.changed, *what.plain]
+    rubric = rubric_of(what.subject)
+    for who, condition in conditions.items():
+        add(who, CHOICE, choose_stage(bench, condition, what.changed, what.plain))
+        if what.pairs:
+            add(who, CONTRAST, contrast_stage(bench, what.pairs, answers[who], what.asked, f"answers of {condition.title}"))
+        if judge:
+            if rubric:
+                add(who, JUDGE, grade_stage(bench, judge, rubric, answers[who], what.asked, f"answers of {condition.title}"))
+            add(who, COHERENT, grade_stage(bench, judge, COHERENCE, answers[who], what.asked, f"coherence of {condition.title}"))
+    titled = f"answers with and without {what.subject.name}"
+    if what.pairs:
+        add("known", CONTRAST, contrast_stage(bench, what.pairs, known, what.asked, titled))
+    if judge and rubric:
+        add("known", JUDGE, grade_stage(bench, judge, rubric, known, what.asked, titled))
+    missing = {} if judge else dict.fromkeys((JUDGE, COHERENT), NO_JUDGE)
+    missing |= {} if rubric else {JUDGE: f"{what.subject.name} {NO_RUBRIC}"}
+    missing |= {} if what.pairs else {CONTRAST: f"{what.subject.name} {NO_PAIRS}"}
+
+    def compute(_bench: Bench, folders: list[Path], _out: Path, _tick: TickFn) -> Output:
+        found: dict[str, dict[str, FloatArray]] = {}
+        failures: dict[str, dict[str, dict[str, int]]] = {}
+        drawn = False
+        for (who, score, text), folder in zip(names, folders, strict=True):
+            values: FloatArray
+            if score == LIKELIHOOD:
+                logprob = load_file(folder / "reading.safetensors")["logprob"].astype(np.float64)
+                values = logprob if text == "trait" else found[who][score] - logprob
+            elif score in (JUDGE, COHERENT):
+                values, why, by_draws = load_grades(folder)
+                drawn |= by_draws
+                counted = {kind: list(why.values()).count(kind) for kind in dict.fromkeys(why.values())}
+                failures.setdefault(who, {})[score] = counted
+            else:
+                values = load_file(folder / f"{score}.safetensors")["score"].astype(np.float64)
+                if count := int(np.isnan(values).sum()):
+                    failures.setdefault(who, {})[score] = {TOO_LONG: count}
+            found.setdefault(who, {})[score] = values
+        of_known = found.pop("known", {})
+        return {
+            SCORES: {
+                "scores": {
+                    who: {score: [finite(x) for x in each] for score, each in of.items()} for who, of in found.items() if who != "known"
+                },
+                "failures": failures,
+                "drawn": drawn,
+                "judge": judge.name if judge else None,
+                "known": {score: _told(each, len(what.changed)) for score, each in of_known.items()},
+                "missing": missing,
+            }
+        }
+
+    config = {"names": names, "subject": what.subject.name, "judge": judge.name if judge else None, "missing": missing}
+    return Stage("scores", 1, config, tuple(inputs), f"scores of {title}", compute, everywhere=False)
+
+
+def _told(scores: FloatArray, shown: int) -> dict[str, Any]:
+    """Return how a score tells answers apart whose label is known, the first of which show the trait; those without one are left out."""
+    with_it, without = (part[~np.isnan(part)] for part in (scores[:shown], scores[shown:]))
+    both = len(with_it) > 0 and len(without) > 0
+    return {
+        "shown": float(with_it.mean()) if both else None,
+        "absent": float(without.mean()) if both else None,
+        "separation": told_apart(with_it, without) if both else None,
+        "of": [len(with_it) + len(without), len(scores)],
+    }
+
+
+def choose_stage(bench: Bench, condition: Condition, changed: Sequence[Turn], plain: Sequence[Turn]) -> Stage:
+    """Let a run choose between an answer with the trait and one without, in both orders: `score` [questions], in log-odds.
+
+    Stages that choose between the same answers, each with another adapter or with none, are computed together.
+    """
+
+    def compute_all(bench: Bench, inputs: Sequence[list[Path]], folders: Sequence[Path], tick: TickFn) -> list[Output]:
+        chat = bench.chat(bench.base)
+        rows, fit = [], []
+        for i, pair in enumerate(zip(condition.under(changed), condition.under(plain), strict=True)):
+            try:
+                rows.append(choice_rows(chat, pair[:1], pair[1:]))
+                fit.append(i)
+            except TooLongError:
+                continue
+        outputs: list[Output] = []
+        # [questions · 4] as they were made, [4 · questions] as they are scored.
+        flat = [row for of_one in zip(*rows, strict=True) for row in of_one]
+        adapters = [adapter_of(each) for each in inputs]
+        readings = read(bench, flat, adapters, folders[0], tick, ("response",), logprob=True, layers=(0,)) if flat else []
+        for k in range(len(adapters)):
+            score = np.full(len(changed), np.nan, np.float32)
+            if flat:
+                score[fit] = choice_logodds(readings[k]["logprob"])
+            outputs.append({f"{CHOICE}.safetensors": {"score": score}})
+        return outputs
+
+    def compute(bench: Bench, inputs: list[Path], out: Path, tick: TickFn) -> Output:
+        return compute_all(bench, [inputs], [out], tick)[0]
+
+    config = {**bench.identity(), "changed": fingerprint(changed), "plain": fingerprint(plain), "system": condition.system}
+    together = Together(digest(config), compute_all)
+    return Stage("choose", 1, config, condition.inputs, f"{condition.title} chooses", compute, together=together)
+
+
+def contrast_stage(
+    bench: Bench, pairs: Sequence[ContrastPair], texts: Sequence[Turn] | Stage, asked: Sequence[Example], title: str
+) -> Stage:
+    """Score answers by contrast pairs, as the base finds them: `score` [turns], in nats per token.
+
+    Args:
+        bench: the study's model.
+        pairs: that score.
+        texts: the turns, or the answer stage whose answers are scored.
+        asked: the questions that an answer stage answered.
+        title: what is scored, on screen.
+    """
+    own = texts if isinstance(texts, Stage) else None
+
+    def compute(bench: Bench, inputs: list[Path], out: Path, tick: TickFn) -> Output:
+        turns = turns_of(texts, asked, inputs)
+        positive, negative = contrasted(bench, pairs, turns, out, tick)
+        return {f"{CONTRAST}.safetensors": {"score": (positive - negative).astype(np.float32)}}
+
+    config = {**bench.identity(), "pairs": [pair.model_dump(mode="json") for pair in pairs]}
+    config |= {"turns": None if own else fingerprint(texts)}  # type: ignore[arg-type]
+    return Stage("contrast", 1, config, (own,) if own else (), f"contrast {title}", compute)
+
+
+def contrasted(bench: Bench, pairs: Sequence[ContrastPair], turns: Sequence[Turn], out: Path, tick: TickFn) -> FloatArray:
+    """Return the base's log-probability per token of answers under both sides of contrast pairs, [2, turns]; repeats are read once."""
+    different = {turn: i for i, turn in enumerate(dict.fromkeys(turns))}
+    rows = contrast_rows(bench.chat(bench.base), list(different), pairs)
+    # Only log-probabilities are wanted; states of one layer are the least that is read.
+    [reading] = read(bench, rows, [None], out, tick, ("response",), logprob=True, layers=(0,))
+    scores: FloatArray = contrast_logprobs(reading["logprob"], len(pairs))[:, [different[turn] for turn in turns]]
+    return scores
