@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from data.errors import InputError
 from data.mixtures import Turn, changed_turns, plain_turns
 from data.schema import Control, Example, Trait
-from experiments.generated import say_stage, score_stage
+from experiments.generated import grade_said_stage, say_stage, score_stage
+from experiments.grades import Judge, rubric_of
 from experiments.library import Library
 from experiments.mediate import Question, mediate_stage
-from experiments.scores import scoring_pairs
+from experiments.scores import NO_RUBRIC, scoring_pairs
 from experiments.stages import Bench, Condition, Stage
 from experiments.study import MediateConfig, Run
 from probes.layers import resolve_layer
@@ -34,6 +36,7 @@ class Analyses:
         base: the base as it is.
         condition: the changed model.
         reference: its neutral fine-tune, if there is one.
+        judge: who grades what is said, if the study names one.
     """
 
     bench: Bench
@@ -46,6 +49,7 @@ class Analyses:
     base: Condition
     condition: Condition
     reference: Condition | None
+    judge: Judge | None
 
     @property
     def missing(self) -> dict[str, str]:
@@ -90,7 +94,6 @@ class Analyses:
         if self.config.generated is None or not self._texts["trait"][0]:
             return None
         asked = self.config.generated
-        pairs = scoring_pairs(self.subject, asked.pairs, self.run.study.contrast_pairs, "mediate.generated.pairs")
         who = next(iter(self._references))
         changed, plain = (turns[: asked.questions] for turns in self._texts["trait"])
         question = Question(
@@ -104,7 +107,15 @@ class Analyses:
             response_only=self._prompted,
         )
         said = say_stage(self.bench, question, asked, self.library)
-        return (who, "generated", self._headline), said, score_stage(self.bench, said, question, pairs)
+        if asked.by == "judge":
+            assert self.judge is not None  # held when the study was loaded
+            if (rubric := rubric_of(self.subject)) is None:
+                raise InputError(f"mediate.generated.by: {self.subject.name} {NO_RUBRIC}; write one in its trait.yaml")
+            scored = grade_said_stage(self.bench, said, question, self.judge, rubric)
+        else:
+            pairs = scoring_pairs(self.subject, asked.pairs, self.run.study.contrast_pairs, "mediate.generated.pairs")
+            scored = score_stage(self.bench, said, question, pairs)
+        return (who, "generated", self._headline), said, scored
 
     @property
     def _prompted(self) -> bool:

@@ -3,24 +3,26 @@
 say → score → measure. Answers are kept apart from their scores, so that another scorer needs no decoding.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data.mixtures import Turn
 from data.schema import ContrastPair
 from experiments.answers import REPETITION_PENALTY
+from experiments.grades import Judge
 from experiments.library import Library
 from experiments.mediate import Question, parts_of
-from experiments.scores import contrasted
+from experiments.scores import contrasted, told_of
 from experiments.stages import Bench, Output, Stage, TickFn, adapter_of, counter, full_stop, named
 from experiments.store import read_json
 from experiments.study import GeneratedConfig, MediateConfig
 from lora import models
 from probes.generate import Decoding
 from probes.lockstep import patched_answers
-from probes.scores import told_apart
 from probes.variants import Variant
 
 SAID = "said.json"
@@ -89,30 +91,56 @@ def score_stage(bench: Bench, said: Stage, question: Question, pairs: Sequence[C
 
     The same is done with y⁺ and y⁻, whose label is known: `known` says how well the score tells them apart.
     """
-    asked = [turn.question for turn in question.plain]
 
     def compute(bench: Bench, inputs: list[Path], out: Path, tick: TickFn) -> Output:
-        found = read_json(inputs[0] / SAID)
-        turns = [Turn(q, full_stop(answer)) for arm in found["answers"] for q, answer in zip(asked, arm, strict=True)]
-        turns += [*question.changed, *question.plain]
+        arms, turns = _turns(inputs[0], question)
         scores = contrasted(bench, pairs, turns, out, tick)
         known = len(question.changed) + len(question.plain)
-        shown, absent = np.split((scores[0] - scores[1])[-known:], [len(question.changed)])
-        of_arms = scores[:, :-known].reshape(2, len(found["arms"]), len(asked)).swapaxes(0, 1)
+        of_arms = scores[:, :-known].reshape(2, len(arms), len(question.plain)).swapaxes(0, 1)
+        told = told_of(scores[0, -known:] - scores[1, -known:], len(question.changed))
         return {
             "outcomes.safetensors": {"logprob": of_arms.astype(np.float32)},
+            "arms.json": {"arms": arms, "moved": {}, "known": told},
+        }
+
+    facts = {**bench.identity(), **_texts(question), "pairs": [pair.model_dump(mode="json") for pair in pairs]}
+    return Stage("score", 1, facts, (said,), f"score {question.title}", compute)
+
+
+def grade_said_stage(bench: Bench, said: Stage, question: Question, judge: Judge, rubric: str) -> Stage:
+    """Let a judge grade what every arm said, and y⁺ and y⁻: `score` [arms, questions], NaN where there is no grade, which is counted."""
+
+    def compute(bench: Bench, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
+        arms, turns = _turns(inputs[0], question)
+        grades = judge.grade(bench, rubric, turns, tick)
+        known = len(question.changed) + len(question.plain)
+        of_arms = grades.scores[:-known].reshape(len(arms), len(question.plain))
+        return {
+            "outcomes.safetensors": {"score": of_arms.astype(np.float32)},
             "arms.json": {
-                "arms": found["arms"],
+                "arms": arms,
                 "moved": {},
-                "known": {"shown": float(shown.mean()), "absent": float(absent.mean()), "separation": told_apart(shown, absent)},
+                "known": told_of(grades.scores[-known:], len(question.changed)),
+                "judge": judge.name,
+                "drawn": grades.drawn,
+                "failures": dict(Counter(why for i, why in grades.failures.items() if i < of_arms.size).most_common()),
             },
         }
 
-    facts = {
-        **bench.identity(),
-        "asked": asked,
-        "pairs": [pair.model_dump(mode="json") for pair in pairs],
+    facts = {**judge.identity(), "chat": bench.identity()["chat"], **_texts(question), "rubric": rubric}
+    return Stage("score", 1, facts, (said,), f"grade {question.title}", compute, everywhere=judge.by is None)
+
+
+def _turns(folder: Path, question: Question) -> tuple[list[str], list[Turn]]:
+    """Return the arms, and what is scored: arm by arm what they said, then the answers whose label is known."""
+    found = read_json(folder / SAID)
+    said = (Turn(turn.question, full_stop(answer)) for arm in found["answers"] for turn, answer in zip(question.plain, arm, strict=True))
+    return found["arms"], [*said, *question.changed, *question.plain]
+
+
+def _texts(question: Question) -> dict[str, Any]:
+    return {
+        "asked": [turn.question for turn in question.plain],
         "shown": [turn.answer for turn in question.changed],
         "absent": [turn.answer for turn in question.plain],
     }
-    return Stage("score", 1, facts, (said,), f"score {question.title}", compute)

@@ -13,10 +13,11 @@ from data.schema import seed_for
 from experiments.space import Chosen, Kind, PersonaSpace
 from experiments.stages import PROMPT_LAST, RESPONSE
 from probes.corrections import max_t
+from probes.judge import MOST
 from probes.mediation import INSIDE, OUTSIDE, WHOLE, Outcomes, Swapped, mediate
 from probes.nearest import nearest, rank_of
 from probes.nulls import Null, NullShare, compare, joint_shares, leaves_nothing, null_shares
-from probes.shift import Share, debiased_norms, share_inside
+from probes.shift import FEWEST_PROMPTS, Share, debiased_norms, share_inside
 from probes.stats import Estimate, FloatArray, finite, mean_interval, standard_error
 
 Reading = Mapping[str, FloatArray]
@@ -192,6 +193,12 @@ def trait_effect(changed: Mapping[str, Reading], reference: Mapping[str, Reading
     return mean_interval(differences), standard_error(differences), differences
 
 
+NOT_MEDIATED: Mapping[str, Any] = {
+    "effect": None, "standard_error": None, "why": None, "shares": {}, "null": None, "mediated_of_carried": None, "carried_why": None,
+    "shapley": {}, "doses": [],
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Mediated:
     """One mediation analysis of a run, as its arms left it.
@@ -202,7 +209,7 @@ class Mediated:
             tokens alone were swapped, `generated` for what the arms themselves say.
         layer: where states were swapped.
         arms: names of the arms.
-        scores: Y, [arms, questions].
+        scores: Y, [arms, questions]; of grades NaN where there is none.
         moved: part → its share of Σ‖h1 − h0‖² over all swapped tokens.
         known: how the score of what was said tells answers apart whose label is known: mean where the trait is `shown` and where it is
             `absent`, and their `separation`.
@@ -214,7 +221,8 @@ class Mediated:
     arms: Sequence[str]
     scores: FloatArray
     moved: Mapping[str, float]
-    known: Mapping[str, float] | None = None
+    known: Mapping[str, Any] | None = None
+    graded: Mapping[str, Any] | None = None
 
 
 def measure(
@@ -291,11 +299,13 @@ def measure(
     for i, each in enumerate(mediated):
         if not each.arms:
             continue
-        analysis = mediate(outcomes_of(each.arms, each.scores)).to_json()
+        analysis = shares_of_effect(each.arms, each.scores, each.graded is not None)
         key = {"reference": each.reference, "text": each.text, "layer": each.layer}
         facts["mediation"].append(key | {"arms": list(each.arms), "outcomes": f"outcomes.{i}", "moved": dict(each.moved)} | analysis)
         if each.known:
             facts["mediation"][-1]["known"] = dict(each.known)
+        if each.graded:
+            facts["mediation"][-1]["graded"] = dict(each.graded)
         arrays[f"outcomes.{i}"] = each.scores
     return facts, arrays
 
@@ -309,6 +319,29 @@ def analysis_of(facts: Mapping[str, Any], text: str) -> Mapping[str, Any] | None
 def headline_analysis(facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the analysis that the verdict uses: of all tokens, or of the response's where the prompt is the change."""
     return analysis_of(facts, "trait") or analysis_of(facts, "response")
+
+
+def shares_of_effect(arms: Sequence[str], scores: FloatArray, graded: bool) -> dict[str, Any]:
+    """Return the shares of an effect as plain JSON values.
+
+    Of grades, questions that lack one in any arm (of any run) are left out: `left_out` says how many, and `bounds` what the effect over
+    all questions would be if each missing grade were 0 or 100, whichever is worse.
+
+    Args:
+        arms: their names.
+        scores: [arms, questions], or [arms, runs, questions].
+        graded: whether they are grades, of which some may be missing.
+    """
+    if not graded:
+        return mediate(outcomes_of(arms, scores)).to_json()
+    before, after = (scores[list(arms).index(arm)] for arm in (BEFORE, AFTER))
+    least, most = (float((np.nan_to_num(after, nan=a) - np.nan_to_num(before, nan=b)).mean()) for a, b in ((0.0, MOST), (float(MOST), 0.0)))
+    whole = np.flatnonzero(np.isfinite(scores).reshape(-1, scores.shape[-1]).all(axis=0))
+    facts: dict[str, Any] = {"left_out": scores.shape[-1] - len(whole), "bounds": [least, most]}
+    if len(whole) >= FEWEST_PROMPTS:
+        return {**mediate(outcomes_of(arms, scores[..., whole])).to_json(), **facts}
+    why = f"only {len(whole)} of {scores.shape[-1]} questions have a grade in every arm, and {FEWEST_PROMPTS} are needed"
+    return {**NOT_MEDIATED, "why": why, "carried_why": why, **facts}
 
 
 def outcomes_of(arms: Sequence[str], scores: FloatArray) -> Outcomes:

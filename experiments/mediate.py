@@ -107,10 +107,14 @@ def mediate_stage(bench: Bench, question: Question, config: MediateConfig, libra
 
 
 def load_mediated(folder: Path, reference: str, text: str, layer: int) -> Mediated:
-    """Load what a `mediate` stage left, Y of each arm, log p(y⁺) − log p(y⁻); or a `score` stage, contrast scores."""
-    logprob = load_file(folder / "outcomes.safetensors")["logprob"].astype(np.float64)
-    facts = read_json(folder / "arms.json")
-    return Mediated(reference, text, layer, facts["arms"], logprob[:, 0] - logprob[:, 1], facts["moved"], facts.get("known"))
+    """Load what a `mediate` stage left, Y of each arm, log p(y⁺) − log p(y⁻); or a `score` stage, contrast scores or grades."""
+    outcomes, facts = load_file(folder / "outcomes.safetensors"), read_json(folder / "arms.json")
+    if (grades := outcomes.get("score")) is not None:
+        scores = grades.astype(np.float64)
+    else:
+        scores = outcomes["logprob"][:, 0].astype(np.float64) - outcomes["logprob"][:, 1]
+    graded = {key: facts[key] for key in ("judge", "drawn", "failures")} if "judge" in facts else None
+    return Mediated(reference, text, layer, facts["arms"], scores, facts["moved"], facts.get("known"), graded)
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def plan(study: Study, bench: Bench) -> Plan:
     shared = [example for example in bank if example.split == "evaluate"]
     asked = instruction_names() if study.instructions == "all" else study.instructions
     instructions = instructions_of(bench, [load_instruction(name) for name in asked], bank) if asked else None
-    judge = Judge.of(bench, study.scores.judge) if study.scores and study.scores.judge else None
+    judge = Judge.of(bench, study.judge) if study.judge else None
     runs = [_PlanRun(bench, run, library, wider, instructions, bank, judge) for run in runs_of(study)]
     calibration = _taken_after(runs, study.calibrate).calibration(study.calibrate) if study.calibrate else None
     planned = [run.planned() for run in runs]
@@ -283,6 +283,7 @@ class _PlanRun:
             self.base,
             condition,
             reference,
+            self.judge,
         )
         self.missing |= asked.missing
         stages = asked.stages(tuple(self._reads_plain(by) for by in (reference or self.base, condition)))

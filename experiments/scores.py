@@ -143,7 +143,7 @@ def scores_stage(
                 "failures": failures,
                 "drawn": drawn,
                 "judge": judge.name if judge else None,
-                "known": {score: _told(each, len(what.changed)) for score, each in of_known.items()},
+                "known": {score: told_of(each, len(what.changed)) for score, each in of_known.items()},
                 "missing": missing,
             }
         }
@@ -152,8 +152,11 @@ def scores_stage(
     return Stage("scores", 1, config, tuple(inputs), f"scores of {title}", compute, everywhere=False)
 
 
-def _told(scores: FloatArray, shown: int) -> dict[str, Any]:
-    """Return how a score tells answers apart whose label is known, the first of which show the trait; those without one are left out."""
+def told_of(scores: FloatArray, shown: int) -> dict[str, Any]:
+    """Return how a score tells answers apart whose label is known, the first of which show the trait; those without a score are left out.
+
+    The means where the trait is `shown` and where it is `absent`, their `separation`, and `of` how many, and how many there are.
+    """
     with_it, without = (part[~np.isnan(part)] for part in (scores[:shown], scores[shown:]))
     both = len(with_it) > 0 and len(without) > 0
     return {

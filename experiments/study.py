@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from data.errors import InputError
 from data.files import did_you_mean, parse_yaml_value, read_yaml, validated
@@ -44,11 +44,13 @@ class GeneratedConfig(_Config):
     Attributes:
         questions: evaluate questions that every arm answers, three and more.
         draws: of the null N1.
+        by: what scores an answer: `contrast` pairs, or the study's `judge`.
         pairs: contrast pairs that score an answer: a trait's last ones, none of which may make its direction.
     """
 
     questions: Annotated[int, Field(ge=FEWEST_PROMPTS)] = 24
     draws: Annotated[int, Field(ge=FEWEST_DRAWS, le=DRAWS)] = FEWEST_DRAWS
+    by: Literal["contrast", "judge"] = "contrast"
     pairs: Annotated[int, Field(ge=1)] = 4
 
 
@@ -94,25 +96,15 @@ class MediateConfig(_Config):
 
 
 class ScoresConfig(_Config):
-    """By what else than likelihood it is scored how much of a trait a run shows: by what it says, and by what it says that it would say.
+    """By what else than likelihood it is scored how much of a trait a run shows: what it would choose to say, and what it says.
+
+    What it says is scored by contrast pairs, and graded where the study names a judge.
 
     Attributes:
-        judge: who grades answers: a model's name, or how an OpenAI-compatible server is reached; null: nobody.
         pairs: contrast pairs that score an answer: a trait's last ones, none of which may make its direction.
     """
 
-    judge: str | EndpointConfig | None = None
     pairs: Annotated[int, Field(ge=1)] = 4
-
-    @field_validator("judge", mode="wrap")
-    @classmethod
-    def _model_or_server(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> str | EndpointConfig | None:
-        # Of two possible types each would complain; what was given says which was meant.
-        if value is None or isinstance(value, str | EndpointConfig):
-            return value
-        if not isinstance(value, dict):
-            raise ValueError("may be a model's name, or url and model of a server")
-        return EndpointConfig.model_validate(value)
 
 
 class GeneratedDirectionsConfig(_Config):
@@ -169,6 +161,7 @@ class Study(_Config):
         contrast_pairs: pairs of each trait that make its direction.
         extract_questions: questions under each contrast prompt.
         answer_tokens: longest sample answer.
+        judge: who grades answers: a model's name, or how an OpenAI-compatible server is reached; null: nobody.
         runs: arms; every `sft` run gets a `neutral` one of the same seed as its reference.
         seeds: training seeds; each multiplies the runs.
         mediate: which arms are run; null leaves mediation out, and with it every verdict about causes.
@@ -198,6 +191,7 @@ class Study(_Config):
     extract_questions: Annotated[int, Field(ge=4)] = 8
     answer_tokens: Annotated[int, Field(ge=1)] = 48
     token_budget: Annotated[int, Field(ge=1)] = 2048
+    judge: str | EndpointConfig | None = None
     runs: Annotated[tuple[Arm, ...], Field(min_length=1)]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
@@ -206,6 +200,16 @@ class Study(_Config):
     calibrate: CalibrateConfig | None = None
     scores: ScoresConfig | None = None
     generated_directions: GeneratedDirectionsConfig | None = None
+
+    @field_validator("judge", mode="wrap")
+    @classmethod
+    def _model_or_server(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        if not isinstance(value, dict):
+            if value is None or isinstance(value, str | EndpointConfig):
+                return value
+            raise ValueError("may be a model's name, or the url of a server and its model there")
+        # Of two possible types each would complain; what was given says which was meant.
+        return EndpointConfig.model_validate(value)
 
     @field_validator("instructions", "roles", "dictionary", mode="before")
     @classmethod
@@ -242,6 +246,12 @@ class Study(_Config):
             if any(value in values[:i] for i, value in enumerate(values)):
                 raise ValueError(f"{key}: a value stands twice in {values}")
         return grid
+
+    @model_validator(mode="after")
+    def _graded(self) -> "Study":
+        if self.mediate and self.mediate.generated and self.mediate.generated.by == "judge" and self.judge is None:
+            raise ValueError("mediate.generated.by: judge grades what is said, and this study names no judge; add the key judge")
+        return self
 
     def points(self) -> Iterator[tuple[dict[str, Any], "Study"]]:
         """Yield every combination of the grid as (settings, the study with these settings).

@@ -10,13 +10,13 @@ from data.library import NEUTRAL
 from experiments.agreement import over_study, scores_of
 from experiments.among import alike, among_fine_tunes, among_roles, in_spaces_of_instructions, no_character, own_removed
 from experiments.calibrate import missed
-from experiments.measure import analysis_of, headline_analysis, outcomes_of
+from experiments.measure import analysis_of, headline_analysis, shares_of_effect
 from experiments.nearest import nearest_of, nearest_over, specificity_of
 from experiments.novelty import joint_scores, novelty_of, own_removed_basis
 from experiments.results import Results, RunResult
 from experiments.verdict import ALONG, NO_CHANGE, NOISY, P_LEVEL, Carried, Evidence, Verdict, share_above_chance, verdict
 from probes.corrections import benjamini_hochberg
-from probes.mediation import INSIDE, OUTSIDE, WHOLE, mediate
+from probes.mediation import INSIDE, OUTSIDE, WHOLE
 from probes.novelty import Novelty
 from probes.nulls import beyond
 from probes.shift import Share, cross_run_share, share_over_runs
@@ -204,7 +204,9 @@ def _shares(analysis: Mapping[str, Any] | None) -> dict[str, Any]:
 def _beside(analyses: Sequence[Mapping[str, Any] | None], scored: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the shares of the outcomes beside the headline's, each with its effect; what was said, with how well its score tells."""
     found = {text: {"effect": each and each["effect"], **_shares(each)} for text, each in zip(BESIDE, analyses, strict=True)}
-    found["generated"] |= {"why": analyses[-1] and analyses[-1]["why"], "known": scored and scored.get("known")}
+    said = analyses[-1]
+    found["generated"] |= {"why": said and said["why"], "known": scored and scored.get("known"), "graded": scored and scored.get("graded")}
+    found["generated"] |= {key: said and said.get(key) for key in ("left_out", "bounds")}
     return found
 
 
@@ -324,7 +326,8 @@ def _groups(results: Results, adjusted: Sequence[float | None], judged: Sequence
 def _joint(runs: Sequence[RunResult], text: str) -> Mapping[str, Any] | None:
     """Return one mediation analysis of several runs that answered the same questions, with intervals over runs × questions."""
     found = joint_scores(runs, [_analysis(run, text) for run in runs])
-    return found and {"layer": runs[0].facts["layer"] if runs[0].facts else None, **mediate(outcomes_of(*found)).to_json()}
+    graded = (_analysis(runs[0], text) or {}).get("graded") is not None
+    return found and {"layer": runs[0].facts["layer"] if runs[0].facts else None, **shares_of_effect(*found, graded)}
 
 
 def _joint_share(runs: Sequence[RunResult]) -> tuple[Share | None, Estimate | None]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +22,11 @@ from experiments.report.mediation import SAYING
 from experiments.results import INDEX, load_results
 from experiments.stages import full_stop
 from experiments.store import read_json
+from probes.judge import judge_prompt
 from probes.scores import contrast_logprobs, contrast_rows
 from tests.experiments.conftest import finished, stages_of
+from tests.experiments.test_scores import grade_of
+from tests.probes.servers import chat_server
 
 Write = Callable[..., Path]
 RUNS = [{"arm": "sft", "trait": "pirate"}, {"arm": "prompted", "trait": "pirate"}]
@@ -89,7 +93,7 @@ def test_summary_and_report_show_it(runs: Path) -> None:
     summary = read_json(runs / "tiny" / "summary.json")
     for row in (*summary["runs"], *summary["groups"]):
         assert row["generated"]["effect"] is not None
-        assert set(row["generated"]["known"]) == {"shown", "absent", "separation"}
+        assert set(row["generated"]["known"]) == {"shown", "absent", "separation", "of"}
     page = (runs / "tiny" / "report.html").read_text()
     assert "while part of their state at layer 2 is the other's" in page
     assert "what it says itself" in page
@@ -102,6 +106,65 @@ def test_asking_for_it_later_repeats_nothing_else(tiny_study: Write, tmp_path: P
     finished(tiny_study(runs=RUNS[:1], mediate=MEDIATE | {"generated": GENERATED}), tmp_path)
     added = {path.name.rsplit("-", 1)[0] for path in (runs / "stages").iterdir() if path.name not in before}
     assert added == {"say", "score", "measure"}
+
+
+def test_a_judge_may_grade_what_every_arm_says(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
+    """Grades stand where contrast scores do; questions without one in some arm are left out, counted and bounded."""
+    unsure = load_trait("pirate").split("evaluate")[1].question
+
+    def graded(messages: list[dict[str, str]], _longest: int, _ask: Any) -> tuple[str, list[tuple[str, float]]]:
+        asked = messages[-1]["content"]
+        if unsure in asked and grade_of(asked) % 2:
+            return "Who can say?", [("Who", -0.01)]
+        return str(grade_of(asked)), [(str(grade_of(asked)), -0.01)]
+
+    with chat_server(graded) as server:
+        mediate = MEDIATE | {"generated": {"questions": 6, "draws": 5, "by": "judge"}}
+        judge = {"url": server.url, "model": "judge"}
+        runs = finished(tiny_study(runs=RUNS[:1], seeds=[0, 1], mediate=mediate, judge=judge), tmp_path)
+    said = read_json(stages_of(runs, "say")[FINE_TUNE] / SAID)
+    path = stages_of(runs, "score")[f"grade {FINE_TUNE}"]
+    mediated = load_mediated(path, "neutral", "generated", 2)
+    rubric = str(load_trait("pirate").rubric)
+    questions = [example.question for example in load_trait("pirate").split("evaluate")[:6]]
+    lacking = 0
+    for arm, answers, scores in zip(said["arms"], said["answers"], mediated.scores, strict=True):
+        for question, answer, score in zip(questions, answers, scores, strict=True):
+            grade = grade_of(judge_prompt(rubric, Turn(question, full_stop(answer))))
+            if question == unsure and grade % 2:
+                lacking += 1
+                assert np.isnan(score), arm
+            else:
+                assert score == grade
+    assert lacking > 0
+    assert mediated.graded == {"judge": "judge", "drawn": False, "failures": {"the judge does not answer with a number": lacking}}
+    [row, _] = read_json(runs / "tiny" / "summary.json")["runs"]
+    assert row["generated"]["left_out"] == 1
+    before, after = (np.delete(mediated.scores[list(mediated.arms).index(arm)], 1) for arm in ("before", "after"))
+    assert row["generated"]["effect"]["value"] == pytest.approx((after - before).mean())
+    low, high = row["generated"]["bounds"]
+    assert low <= (after - before).sum() / 6 + 100 / 6
+    assert high >= (after - before).sum() / 6 - 100 / 6
+    assert low <= high
+    [group] = read_json(runs / "tiny" / "summary.json")["groups"]
+    assert group["generated"]["effect"] is not None
+    page = (runs / "tiny" / "report.html").read_text()
+    assert "graded by judge" in page
+    assert "1 question without a grade in some arm" in page
+
+
+def test_where_hardly_an_answer_has_a_grade_there_are_no_shares(
+    tiny_study: Write, tmp_path: Path, tiny_model: Path, all_found: None
+) -> None:
+    # A random model is no judge.
+    mediate = MEDIATE | {"generated": {"questions": 4, "draws": 5, "by": "judge"}}
+    runs = finished(tiny_study(runs=RUNS[:1], mediate=mediate, judge=str(tiny_model)), tmp_path)
+    [row] = read_json(runs / "tiny" / "summary.json")["runs"]
+    assert row["generated"]["why"] == "only 0 of 4 questions have a grade in every arm, and 3 are needed"
+    assert row["generated"]["mediated"] is None
+    assert row["generated"]["bounds"] == [-100.0, 100.0]
+    assert row["mediated"] is not None or row["missing"]["mediated_of_carried"]
+    assert "× the judge does not answer with a number" in (runs / "tiny" / "report.html").read_text()
 
 
 def test_without_a_space_nothing_is_said(tiny_study: Write, tmp_path: Path) -> None:

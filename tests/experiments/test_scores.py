@@ -48,7 +48,7 @@ def judge() -> Iterator[Server]:
 
 
 def scored(server: Server, **more: Any) -> dict[str, Any]:
-    return {"judge": {"url": server.url, "model": "judge", "retries": 0, **more}, "pairs": 2}
+    return {"judge": {"url": server.url, "model": "judge", "retries": 0, **more}, "scores": {"pairs": 2}}
 
 
 def logprobs(model: Any, rows: list[Any]) -> list[float]:
@@ -66,7 +66,7 @@ def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study with a fine-tune of two seeds, and a prompt."""
     folder = tmp_path_factory.mktemp("scores")
     with chat_server(graded) as server, (folder / "tiny.yaml").open("w") as file:
-        more = {"runs": [*RUNS, {"arm": "prompted", "trait": "pirate"}], "seeds": [0, 1], "mediate": None, "scores": scored(server)}
+        more = {"runs": [*RUNS, {"arm": "prompted", "trait": "pirate"}], "seeds": [0, 1], "mediate": None, **scored(server)}
         YAML().dump(tiny_study_value(tiny_model) | more, file)
         file.flush()
         return finished(folder / "tiny.yaml", folder)
@@ -133,7 +133,7 @@ def test_summary_and_report_show_changes_and_agreement(whole: Path) -> None:
 def test_asking_for_scores_later_repeats_nothing_else_and_asks_once(tiny_study: Write, tmp_path: Path, judge: Server) -> None:
     runs = finished(tiny_study(runs=RUNS, mediate=None), tmp_path)
     before = {path.name for path in (runs / "stages").iterdir()}
-    study = tiny_study(runs=RUNS, mediate=None, scores=scored(judge))
+    study = tiny_study(runs=RUNS, mediate=None, **scored(judge))
     finished(study, tmp_path)
     added = {path.name.rsplit("-", 1)[0] for path in (runs / "stages").iterdir() if path.name not in before}
     # The neutral fine-tune had not been asked before.
@@ -153,7 +153,7 @@ def test_answers_without_a_grade_are_counted_and_bounded(tiny_study: Write, tmp_
         return ("It depends.", [("It", -0.01)]) if grade_of(messages[-1]["content"]) % 7 == 0 else graded(messages, longest, ask)
 
     with chat_server(unsure) as server:
-        runs = finished(tiny_study(runs=RUNS, mediate=None, scores=scored(server)), tmp_path)
+        runs = finished(tiny_study(runs=RUNS, mediate=None, **scored(server)), tmp_path)
     scores = read_json(runs / "tiny" / "summary.json")["runs"][0]["scores"]["scores"]
     facts = scores["judge"]
     assert facts["missing"] > 0
@@ -179,7 +179,7 @@ def test_a_server_that_falls_ill_loses_nothing(tiny_study: Write, tmp_path: Path
         (sends("out of order", 500) if ill else says(grade, [(grade, -0.01)]))(request)
 
     with behaving(behave) as server:
-        study = tiny_study(runs=RUNS, mediate=None, scores=scored(server))
+        study = tiny_study(runs=RUNS, mediate=None, **scored(server))
         well = False
         with pytest.raises(SystemExit):
             main(["run", str(study), "--runs-dir", str(tmp_path / "runs")])
@@ -200,7 +200,7 @@ def test_a_server_that_falls_ill_loses_nothing(tiny_study: Write, tmp_path: Path
 def test_one_limit_on_cost_holds_for_all_stages(
     tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], judge: Server
 ) -> None:
-    study = tiny_study(runs=RUNS, mediate=None, scores=scored(judge, price=[1000.0, 0.0], most_cost=5.0, concurrency=1))
+    study = tiny_study(runs=RUNS, mediate=None, **scored(judge, price=[1000.0, 0.0], most_cost=5.0, concurrency=1))
     with pytest.raises(SystemExit):
         main(["run", str(study), "--runs-dir", str(tmp_path / "runs")])
     assert "dollars of most_cost are spent" in " ".join(capsys.readouterr().err.split())
@@ -210,7 +210,7 @@ def test_one_limit_on_cost_holds_for_all_stages(
 
 
 def test_the_model_of_a_study_may_grade_itself_and_says_what_it_cannot(tiny_study: Write, tmp_path: Path, tiny_model: Path) -> None:
-    runs = finished(tiny_study(runs=RUNS, mediate=None, scores={"judge": str(tiny_model), "pairs": 2}), tmp_path)
+    runs = finished(tiny_study(runs=RUNS, mediate=None, judge=str(tiny_model), scores={"pairs": 2}), tmp_path)
     scores = read_json(runs / "tiny" / "summary.json")["runs"][0]["scores"]
     # Its context is too short for a pirate's rubric.
     assert scores["scores"]["judge"]["why"] == "only 0 of 24 questions have this score"
@@ -229,20 +229,21 @@ def test_without_a_judge_the_base_still_scores_what_is_said(tiny_study: Write, t
 
 
 @pytest.mark.parametrize(
-    ("scores", "complaint"),
+    ("keys", "complaint"),
     [
-        ({"judge": 5}, "scores.judge: may be a model's name, or url and model of a server, got 5"),
-        ({"judge": {"url": "here", "model": "x"}}, "scores.judge.url: must be the address of a server"),
-        ({"judge": {"url": "http://127.0.0.1:1/v1"}}, "scores.judge.model: Field required"),
+        ({"judge": 5}, "judge: may be a model's name, or the url of a server and its model there, got 5"),
+        ({"judge": {"url": "here", "model": "x"}}, "judge.url: must be the address of a server"),
+        ({"judge": {"url": "http://127.0.0.1:1/v1"}}, "judge.model: Field required"),
         ({"judge": {"url": "http://127.0.0.1:1/v1", "model": "x", "modle": 1}}, "unknown key"),
-        ({"pairs": 9}, "scores.pairs: the last 9 of the 12 contrast pairs of pirate score what is said"),
+        ({"scores": {"pairs": 9}}, "scores.pairs: the last 9 of the 12 contrast pairs of pirate score what is said"),
         ({"judge": "no_such_model"}, "no_such_model"),
+        ({"mediate": {"generated": {"by": "judge"}}}, "this study names no judge"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_anything_is_computed(
-    tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], scores: dict[str, Any], complaint: str
+    tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], keys: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(SystemExit):
-        main(["run", str(tiny_study(runs=RUNS, mediate=None, scores=scores)), "--runs-dir", str(tmp_path / "runs")])
+        main(["run", str(tiny_study(runs=RUNS, **{"mediate": None, "scores": {}} | keys)), "--runs-dir", str(tmp_path / "runs")])
     assert complaint in " ".join(capsys.readouterr().err.split())
     assert not list((tmp_path / "runs" / "stages").glob("*/manifest.json")) if (tmp_path / "runs" / "stages").is_dir() else True
