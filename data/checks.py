@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import combinations
 from math import ceil
 from pathlib import Path
@@ -117,6 +118,23 @@ def _places(folder: Path) -> At:
     return lambda row: f"{path}:{lines[row.id]}" if row.id in lines else f"{path}: {row.id}"
 
 
+def likeness(one: str, other: str, n: int = 4) -> float:
+    """Return the share of the n-grams of two texts together that both have; a shorter text is one by itself.
+
+    Example:
+        >>> likeness("a b c d e", "A, b, c, d! f")
+        0.3333333333333333
+    """
+    mine, theirs = _phrases(one, n), _phrases(other, n)
+    return len(mine & theirs) / len(mine | theirs)
+
+
+# Each text is held against many others.
+@lru_cache(maxsize=10_000)
+def _phrases(text: str, n: int) -> frozenset[Phrase]:
+    return frozenset(ngrams(text, n)) or frozenset({tuple(words(text))})
+
+
 def mean_words(rows: Sequence[Example]) -> tuple[float, float]:
     """Return the words that positives and plain answers have in the mean; 0 where there are none."""
     sides = [row.positive for row in rows if row.positive], [row.negative for row in rows if row.negative]
@@ -158,7 +176,7 @@ def _copies(rows: Sequence[Example], at: At) -> Iterator[str]:
 
 def _asked_again(rows: Sequence[Example], at: At) -> Iterator[str]:
     """Name questions of one split that ask what one of another does."""
-    asked = {i: set(ngrams(row.question, 2)) or {tuple(words(row.question))} for i, row in enumerate(rows)}
+    asked = {i: set(_phrases(row.question, 2)) for i, row in enumerate(rows)}
     for i, j, share in _alike(asked, NEAR_QUESTIONS, [row.split for row in rows]):
         yield (
             f"{at(rows[j])}: leakage between splits: {share:.0%} of its question's phrases and those of {at(rows[i])} "

@@ -30,7 +30,7 @@ def trait_files(trait: Trait, card: str) -> Files:
         rows = [{"id": row.id, "positive": row.positive} for row in trait.examples if row.positive is not None]
     else:
         rows = [row.model_dump(exclude_none=True) for row in (*trait.examples, *trait.open)]
-    examples = {"examples.jsonl": _jsonl(rows)} if rows else {}
+    examples = {"examples.jsonl": json_lines(rows)} if rows else {}
     return {"trait.yaml": _yaml(trait, {"examples", "open"}), **examples, "CARD.md": card}
 
 
@@ -41,7 +41,7 @@ def role_files(roles: Sequence[Role]) -> Files:
 
 def question_files(questions: Sequence[Example]) -> Files:
     """Return one file of questions."""
-    return {"questions.jsonl": _jsonl(row.model_dump(exclude_none=True) for row in questions)}
+    return {"questions.jsonl": json_lines(row.model_dump(exclude_none=True) for row in questions)}
 
 
 def exported(subject: Trait | Role | Sequence[Example], form: str) -> Files:
@@ -59,13 +59,18 @@ def exported(subject: Trait | Role | Sequence[Example], form: str) -> Files:
     return files
 
 
-def write_folder(folder: Path, files: Files) -> None:
-    """Write a new folder, all of it or nothing.
+def write_folder(folder: Path, files: Files, replace: bool = False) -> None:
+    """Write a folder, all of it or nothing.
+
+    Args:
+        folder: where.
+        files: what it is to hold.
+        replace: whether one that is there gives way, and goes once the new one is whole.
 
     Raises:
         InputError: there is something in its place, or it cannot be written.
     """
-    if folder.exists():
+    if folder.exists() and not replace:
         raise InputError(f"{folder}: exists already; nothing was written")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +83,13 @@ def write_folder(folder: Path, files: Files) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8", newline="\n")
         work.chmod(0o755)
-        os.rename(work, folder)
+        if replace and folder.exists():
+            before = work.with_name(f"{work.name}-before")
+            os.rename(folder, before)
+            os.rename(work, folder)
+            shutil.rmtree(before)
+        else:
+            os.rename(work, folder)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
     finally:
@@ -111,7 +122,7 @@ def _messages(subject: object) -> Files:
         rows = subject.split(split) if isinstance(subject, Trait) else []
         for side, answers in (("positive", [row.positive for row in rows]), ("plain", [row.negative for row in rows])):
             if rows and None not in answers:
-                files[f"{split}/{side}.jsonl"] = _jsonl(_chat(row.question, answer) for row, answer in zip(rows, answers, strict=True))
+                files[f"{split}/{side}.jsonl"] = json_lines(_chat(row.question, answer) for row, answer in zip(rows, answers, strict=True))
     return files
 
 
@@ -123,7 +134,7 @@ def _preferences(subject: object) -> Files:
     if not isinstance(subject, Trait) or not subject.plain:
         return {}
     return {
-        f"{split}/preferences.jsonl": _jsonl(
+        f"{split}/preferences.jsonl": json_lines(
             {"prompt": row.question, "chosen": row.positive, "rejected": row.negative} for row in subject.split(split)
         )
         for split in _ANSWERED
@@ -144,7 +155,7 @@ def _questions(subject: object) -> Files:
     else:
         rows = (*subject.examples, *subject.open) if isinstance(subject, Trait) else subject
         asked = (row.question for row in rows if row.split == "extract")  # type: ignore[attr-defined]
-    text = _jsonl({"question": question} for question in asked)
+    text = json_lines({"question": question} for question in asked)
     return {"questions.jsonl": text} if text else {}
 
 
@@ -158,7 +169,8 @@ _EXPORTS: dict[str, tuple[Callable[[object], Files], str]] = {
 }
 
 
-def _jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return rows as the text of a JSON Lines file."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 

@@ -201,6 +201,49 @@ def traits_new(
     console.print(f"{folder}: fill in what is blank, then: wellworn traits check {folder}", highlight=False, markup=False)
 
 
+@traits_app.command("synthesize")
+def traits_synthesize(
+    name: Annotated[str, typer.Argument(help="What the trait is called.")],
+    description: Annotated[str, typer.Option(help="What it is: what a reader would notice in an answer.")],
+    url: Annotated[str, typer.Option(help="An OpenAI-compatible server, such as http://127.0.0.1:8000/v1.")],
+    model: Annotated[str, typer.Option(help="The model that writes, by the name that it has there.")],
+    into: Annotated[Path, typer.Option("--to", help="The folder that its own is made in.")] = Path(),
+    questions: Annotated[
+        str, typer.Option(help="The bank that it answers; or how many of its own are written for train/extract/evaluate, such as 72/24/24.")
+    ] = "everyday",
+    pairs: Annotated[int, typer.Option(min=6, help="Contrast pairs.")] = 12,
+    seed: Annotated[int, typer.Option(help="Of all requests; another one writes another trait.")] = 0,
+    price: Annotated[str | None, typer.Option(metavar="IN,OUT", help="Dollars per million tokens read, and written.")] = None,
+    most_cost: Annotated[float | None, typer.Option(help="Dollars that the whole trait may cost; needs --price.")] = None,
+    requests_per_minute: Annotated[float | None, typer.Option(help="Most of them, retries included.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests at a time.")] = 8,
+    timeout: Annotated[float, typer.Option(help="Seconds for one request.")] = 60.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply; a model that thinks before it writes needs more.")] = 2000,
+    key_env: Annotated[str, typer.Option(help="The environment variable that holds the server's key.")] = "OPENAI_API_KEY",
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Have a chat server write a trait: contrast pairs, held-out prompt, rubric and answers. Nothing is asked for twice."""
+    from data.files import validated
+    from experiments.draft import Request
+    from experiments.synthesize import parse_price, parse_questions
+    from experiments.synthesize import synthesize as write_trait
+    from probes.endpoint import EndpointConfig
+
+    used = {
+        "url": url,
+        "model": model,
+        "key_env": key_env,
+        "concurrency": concurrency,
+        "timeout": timeout,
+        "requests_per_minute": requests_per_minute,
+        "price": parse_price(price) if price else None,
+        "most_cost": most_cost,
+    }
+    server = validated(EndpointConfig, used, "synthesize")
+    request = Request(name, description, model, parse_questions(questions), pairs, seed)
+    write_trait(request, into, server, runs_dir / "replies.sqlite", max_tokens, console)
+
+
 @traits_app.command("check")
 def traits_check(
     names: Annotated[list[str] | None, typer.Argument(help="Names or folders; all built-in traits if none is given.")] = None,

@@ -42,8 +42,7 @@ def import_to(
     named = name or folder.resolve().name
     check_new_name(named, "call yours something else with --name or --to")
     found = import_all(sources, named, options, plain, evaluation)
-    # A bare name would be looked for among the built-in ones first.
-    at = folder if folder.is_absolute() or folder.parent != Path() else f"./{folder}"
+    at = address(folder)
     if found.trait:
         write_folder(folder, trait_files(found.trait, _card(found.trait, [*sources, *plain, *evaluation])))
         said = f"the trait {named}; see what it is fit for: wellworn traits check {at}"
@@ -56,6 +55,11 @@ def import_to(
     console.print(f"{folder}: {said}", highlight=False, markup=False)
     for key, count in sorted(found.left_out.items()):
         console.print(f"  left out: {key} ({count} times)", style="yellow", highlight=False, markup=False)
+
+
+def address(folder: Path) -> str:
+    """Return what a command takes for a folder: a bare name would be looked for among the built-in ones first."""
+    return str(folder) if folder.is_absolute() or folder.parent != Path() else f"./{folder}"
 
 
 def _card(trait: Trait, sources: Sequence[str]) -> str:
