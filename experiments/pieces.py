@@ -28,7 +28,7 @@ class Piece:
     Attributes:
         id: the row that it belongs to, or what else it is called; unique among those written together.
         field: of that row.
-        request: what the server is asked.
+        request: what the server is asked, but for the JSON.
         keys: of the JSON object that it is to answer with.
     """
 
@@ -69,10 +69,10 @@ class _Open:
     tries: int = 0
 
     def ask(self, number: int, seed: int, longest: int) -> Ask:
-        text = self.piece.request
-        if self.complaint:
-            # A server that takes no seed would else say the same again.
-            text += f"\n\nAn earlier try could not be used: {self.complaint}. Write another."
+        # A server that takes no seed would else say the same again.
+        again = f"\n\nAn earlier try could not be used: {self.complaint}. Write another." if self.complaint else ""
+        shape = ", ".join(f'"{key}": "…"' for key in self.piece.keys)
+        text = f"{self.piece.request}{again}\n\nReply with one JSON object and nothing else: {{{shape}}}"
         drawn = seed_for(seed, self.piece.id, self.piece.field, number)
         return Ask((("user", text),), longest, temperature=TEMPERATURE, seed=drawn)
 

@@ -92,7 +92,7 @@ def synthesize(request: Request, into: Path, server: EndpointConfig, cache: Path
     lost = _lost_before(folder, request)
     again = "the same command asks again"
     if lost == {}:
-        console.print(f"{folder}: was written before, and nothing is missing", highlight=False, markup=False)
+        console.print(f"{folder}: was written before, and nothing is missing", highlight=False, markup=False, soft_wrap=True)
     else:
         writer = Writer(server, cache, request.seed, longest)
         draft = Draft(request, writer, console)
@@ -106,9 +106,9 @@ def synthesize(request: Request, into: Path, server: EndpointConfig, cache: Path
         write_folder(folder, {**files, RECORD: _record(request, draft.lost, files)}, replace=lost is not None)
         _account(writer, console)
         lost, again = draft.lost, f"the same command{_remedy(draft, server)} asks again"
-        console.print(f"{folder}: {', '.join(str(part) for part in draft.parts)}", highlight=False, markup=False)
+        console.print(f"{folder}: {', '.join(str(part) for part in draft.parts)}", highlight=False, markup=False, soft_wrap=True)
     for what, kinds in lost.items():
-        console.print(f"  missing: {what}: {_counted(kinds)}; {again}", style="yellow", highlight=False, markup=False)
+        console.print(f"  missing: {what}: {_counted(kinds)}; {again}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     check([address(folder)], console)
 
 
@@ -186,9 +186,9 @@ def _account(writer: Writer, console: Console) -> None:
     cost, in_all = writer.cost, writer.cost_in_all
     dollars = "" if cost is None else f"; {cost:.4f} dollars, {in_all:.4f} with what was kept before"
     said = f"asked {writer.asked:,}, kept before {writer.cached:,}; {read:,} tokens read and {wrote:,} written{dollars}"
-    console.print(said, highlight=False, markup=False)
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
     if writer.rejected:
-        console.print(f"  of no use: {_counted(writer.rejected)}", style="dim", highlight=False, markup=False)
+        console.print(f"  of no use: {_counted(writer.rejected)}", style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def _remedy(draft: Draft, server: EndpointConfig) -> str:

@@ -32,10 +32,10 @@ def wanted(request: Request) -> str:
 
 def write(request: Request) -> str:
     """Return the JSON object that the request asks for, with new words for every request and seed."""
-    text = wanted(request)
+    text = " ".join(wanted(request).split())
     draw = random.Random(hashlib.sha256(f"{text}{request.ask['seed']}".encode()).digest())
     shape = json.loads(text[text.rindex("{") :])
-    [*_, (low, high)] = re.findall(r"(\d+)(?: words)? (?:to|and) (\d+) words", text)
+    [*_, (low, high)] = re.findall(r"(\d+) to (\d+) words", text)
     # Twice as many as the fewest at most, so that two texts are alike in length.
     count = (int(low) + min(int(high), max(2 * int(low), 12))) // 2
     return json.dumps({key: _sentences(draw, count, "100" in text) for key in shape}, ensure_ascii=False)
