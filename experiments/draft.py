@@ -43,6 +43,11 @@ class Request:
     pairs: int
     seed: int
 
+    @property
+    def writer(self) -> str:
+        """What the model is called where it is not at hand: of a folder, its own name."""
+        return Path(self.model).name if Path(self.model).is_absolute() else self.model
+
 
 @dataclass
 class Part:

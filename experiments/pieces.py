@@ -86,6 +86,7 @@ class Writer:
         tokens: read and written, of what was sent.
         tokens_kept: the same, of what the cache answered.
         rejected: replies and failures that were no use, by kind.
+        reasons: what was wrong with the first of each kind.
     """
 
     def __init__(self, server: EndpointConfig, cache: Path, seed: int, longest: int) -> None:
@@ -94,6 +95,7 @@ class Writer:
         self.asked = self.cached = 0
         self.tokens, self.tokens_kept = (0, 0), (0, 0)
         self.rejected: Counter[str] = Counter()
+        self.reasons: dict[str, str] = {}
 
     @property
     def cost(self) -> float | None:
@@ -192,21 +194,23 @@ class Writer:
     def _settle(self, each: _Open, asked: Ask, reply: Reply | Failure, fits: Fits, got: dict[str, Written]) -> str | None:
         """Take a reply that can be used, and return None; else return its kind, with the piece made ready for another try."""
         if isinstance(reply, Failure):
-            self.rejected[reply.kind] += reply.kind != MOST_COST
-            each.number += 1
-            return reply.kind
+            return self._useless(each, reply.kind, reply.detail)
         try:
             texts = read_texts(reply.text, each.piece.keys)
             fits(each.piece, texts, got)
         except UnfitError as error:
-            cut = not reply.finished
-            each.number += 1
-            each.complaint = "it was cut off before its end; write less" if cut else error.detail
-            kind = "cut off" if cut else error.kind
-            self.rejected[kind] += 1
-            return kind
+            kind, detail = (error.kind, error.detail) if reply.finished else ("cut off", "it was cut off before its end; write less")
+            each.complaint = detail
+            return self._useless(each, kind, detail)
         got[each.piece.id] = Written(texts, each.piece, digest(asked.messages), asked.seed or 0)
         return None
+
+    def _useless(self, each: _Open, kind: str, detail: str) -> str:
+        each.number += 1
+        if kind != MOST_COST:  # was not even asked
+            self.rejected[kind] += 1
+            self.reasons.setdefault(kind, detail)
+        return kind
 
     def _cost(self, tokens: tuple[int, int]) -> float | None:
         price = self._server.price

@@ -140,7 +140,7 @@ def _lost_before(folder: Path, request: Request) -> dict[str, dict[str, int]] | 
 def _asked(request: Request) -> dict[str, Any]:
     """Return a request as JSON gives it back."""
     value: dict[str, Any] = json.loads(json.dumps(asdict(request)))
-    return value | {"prompts": prompts.VERSION}
+    return value | {"model": request.writer, "prompts": prompts.VERSION}
 
 
 def _record(request: Request, lost: dict[str, dict[str, int]], files: Files) -> str:
@@ -153,7 +153,7 @@ def _origin(number: int, written: Written, request: Request) -> dict[str, Any]:
     return {
         "id": f"contrast_pairs.{number}" if written.piece.field == "contrast_pairs" else written.piece.id,
         "field": written.piece.field,
-        "model": request.model,
+        "model": request.writer,
         "prompts": prompts.VERSION,
         "prompt": written.prompt,
         "seed": written.seed,
@@ -170,7 +170,7 @@ def _card(trait: Trait, request: Request, draft: Draft) -> str:
 
 ## How it was made
 
-`wellworn traits synthesize` asked the model {request.model} for every text, each by itself (prompts version {prompts.VERSION}, seed
+`wellworn traits synthesize` asked the model {request.writer} for every text, each by itself (prompts version {prompts.VERSION}, seed
 {request.seed}). `{PROVENANCE}` has the digest of the request and the seed behind each. Nobody has read them yet: do, before you rely on a
 result. What may be done with them is for the terms of that model to say.
 
@@ -187,8 +187,9 @@ def _account(writer: Writer, console: Console) -> None:
     dollars = "" if cost is None else f"; {cost:.4f} dollars, {in_all:.4f} with what was kept before"
     said = f"asked {writer.asked:,}, kept before {writer.cached:,}; {read:,} tokens read and {wrote:,} written{dollars}"
     console.print(said, highlight=False, markup=False, soft_wrap=True)
-    if writer.rejected:
-        console.print(f"  of no use: {_counted(writer.rejected)}", style="dim", highlight=False, markup=False, soft_wrap=True)
+    for kind, count in writer.rejected.most_common():
+        said = f"  of no use: {count} {kind.replace('_', ' ')}, such as: {writer.reasons[kind]}"
+        console.print(said, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def _remedy(draft: Draft, server: EndpointConfig) -> str:
