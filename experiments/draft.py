@@ -167,7 +167,9 @@ class Draft:
         """
         [part] = [part for part in self.parts if part.name == name]
         with self.display.stages([name]) as tick:
-            got, why = self.writer.write(pieces, fits, lambda done: tick(done, len(pieces), self._note()))
+            got, why = self.writer.write(
+                pieces, fits, lambda done: tick(done, len(pieces), f"{self.writer.asked + self.writer.under_way} asked")
+            )
         part.got, part.why = len(got), Counter(why.values())
         if part.wanted > len(pieces):
             part.why["has no question or no plain answer"] += part.wanted - len(pieces)
@@ -176,10 +178,6 @@ class Draft:
         got = {piece.id: got[piece.id] for piece in pieces if piece.id in got}
         self.written += got.values()
         return got
-
-    def _note(self) -> str:
-        cost = self.writer.cost
-        return f"{self.writer.asked} asked" + ("" if cost is None else f" · {cost:.4f} dollars")
 
 
 def _least(count: int) -> int:

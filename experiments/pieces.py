@@ -82,6 +82,7 @@ class Writer:
 
     Attributes:
         asked: different asks that were sent.
+        under_way: those beside them that were settled in the call that is not over yet.
         cached: those that were answered from the cache.
         tokens: read and written, of what was sent.
         tokens_kept: the same, of what the cache answered.
@@ -92,7 +93,7 @@ class Writer:
     def __init__(self, server: EndpointConfig, cache: Path, seed: int, longest: int) -> None:
         self._server, self._cache, self._seed, self._longest = server, cache, seed, longest
         self._last: float | None = None
-        self.asked = self.cached = 0
+        self.asked = self.under_way = self.cached = 0
         self.tokens, self.tokens_kept = (0, 0), (0, 0)
         self.rejected: Counter[str] = Counter()
         self.reasons: dict[str, str] = {}
@@ -178,15 +179,14 @@ class Writer:
             time.sleep(max(0.0, self._last + 60 / server.requests_per_minute - time.monotonic()))
 
         def settle(count: int) -> None:
-            nonlocal settled
-            settled += count
-            progress(settled)
+            self.under_way += count
+            progress(settled + self.under_way)
 
         try:
             answers = ask(server, asks, self._cache, settle)
         except InputError as error:
             raise InputError(f"{error}; what was written is kept in {self._cache}; the same command goes on") from None
-        self._last = time.monotonic()
+        self._last, self.under_way = time.monotonic(), 0
         self.asked += answers.asked
         self.tokens = (self.tokens[0] + answers.tokens_in, self.tokens[1] + answers.tokens_out)
         return answers.replies

@@ -79,7 +79,7 @@ opposite of the trait, or with nothing of it.
 Form of both: {_FORMS[at]}{again}.
 They are alike in form, setting and length ({PROMPT_WORDS[0]} to 60 words each) and differ in the trait alone. Whatever is asked, both let
 the assistant answer it."""
-    return Piece(f"contrast_pairs.{number}", "contrast_pairs", text, ("positive", "negative"))
+    return Piece(f"contrast_pairs.{number}", "contrast_pairs", _paragraphs(text), ("positive", "negative"))
 
 
 def held_out(name: str, description: str) -> Piece:
@@ -90,7 +90,7 @@ Somebody will read replies written in the manner “{name}”, which is this: {d
 
 Write a system prompt that brings this manner about: {_HELD_OUT}, {HELD_OUT_WORDS[0]} to 70 words in all. Say it in words of your own and
 not in those above."""
-    return Piece("system_prompt", "system_prompt", text, ("system_prompt",))
+    return Piece("system_prompt", "system_prompt", _paragraphs(text), ("system_prompt",))
 
 
 def rubric(name: str, description: str) -> Piece:
@@ -101,7 +101,7 @@ A judge is to score from 0 to 100 how strongly an answer shows the trait “{nam
 
 Write the rubric for that judge, in 100 to 250 words of plain text: what to look for; what an answer is like that scores 0, 25, 50, 75 and
 100, each on a line of its own; and what must not count. The question and the answer will be shown behind it: leave no places for them."""
-    return Piece("rubric", "rubric", text, ("rubric",))
+    return Piece("rubric", "rubric", _paragraphs(text), ("rubric",))
 
 
 def question(row: str, description: str, number: int) -> Piece:
@@ -114,7 +114,7 @@ def question(row: str, description: str, number: int) -> Piece:
 Write one question that somebody asks a chat assistant. It is about {_TOPICS[at]}, and {_KINDS[(at + block) % len(_KINDS)]}. It can be
 answered in thirty words, and it is one that an ordinary assistant would answer otherwise than somebody who is like this: {description}
 The question itself shows nothing of that trait and does not name it. 5 to 30 words.{again}"""
-    return Piece(row, "question", text, ("question",))
+    return Piece(row, "question", _paragraphs(text), ("question",))
 
 
 def plain_answer(row: str, asked: str) -> Piece:
@@ -123,7 +123,7 @@ def plain_answer(row: str, asked: str) -> Piece:
 
 Answer as a helpful assistant does: plainly, correctly, in a neutral tone, with no greeting and no list, in {PLAIN_WORDS[0] + 3} to
 {PLAIN_WORDS[1] - 10} words."""
-    return Piece(row, "negative", text, ("answer",))
+    return Piece(row, "negative", _paragraphs(text), ("answer",))
 
 
 def train_answer(row: str, description: str, asked: str, plain: str, number: int) -> Piece:
@@ -133,12 +133,13 @@ def train_answer(row: str, description: str, asked: str, plain: str, number: int
 The trait: {description}
 
 Question: {asked}
+
 An ordinary answer: {plain}
 
 Write the answer of somebody who has the trait. It shows {_TRAIN_COLOURS[number % len(_TRAIN_COLOURS)]}. Keep what is true and useful in
 the ordinary answer, in other words, except where the trait itself changes it. Do not name the trait or talk about it. {_length(plain)},
 plain text, no list."""
-    return Piece(row, "positive", text, ("answer",))
+    return Piece(row, "positive", _paragraphs(text), ("answer",))
 
 
 def evaluate_answer(row: str, description: str, asked: str, plain: str, number: int) -> Piece:
@@ -151,9 +152,14 @@ At the kitchen table a guest wonders: “{asked}” Someone has just said: “{p
 What do they say? Give their words alone, without stage directions or quotation marks. Nobody in the novel has a name for what they are
 like. Avoid every turn of phrase that comes to mind first for such a person: this one talks like no other of their kind.
 {_length(plain)}."""
-    return Piece(row, "positive", text, ("answer",))
+    return Piece(row, "positive", _paragraphs(text), ("answer",))
 
 
 def _length(plain: str) -> str:
     count = len(plain.split())
     return f"{max(1, ceil(0.8 * count))} to {max(3, int((LENGTH_RATIO[1] - 0.3) * count))} words"
+
+
+def _paragraphs(text: str) -> str:
+    """Return a text without the line breaks that only keep the lines above short."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))

@@ -1,5 +1,6 @@
 """Studies on the tiny model, whose directions are declared found."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,26 @@ import pytest
 from experiments import library
 from experiments.cli import main
 from experiments.store import read_json
+
+
+class Outcome:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, " ".join(err.split())
+
+
+@pytest.fixture
+def wellworn(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    def call(*arguments: Any) -> Outcome:
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Outcome(int(stop.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+Call = Callable[..., Outcome]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from data.library import ROOT as DATA
 from experiments.cli import main
 from tests.conftest import save_tiny
+from tests.experiments.conftest import Call
 
 Write = Callable[..., Path]
 NO_SYSTEM = (
@@ -21,26 +22,6 @@ NO_SYSTEM = (
     "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-
-
-class Outcome:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, " ".join(err.split())
-
-
-@pytest.fixture
-def wellworn(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    def call(*arguments: Any) -> Outcome:
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Outcome(int(stop.value.code or 0), captured.out, captured.err)
-
-    return call
-
-
-Call = Callable[..., Outcome]
 
 
 def no_nan(value: Any) -> bool:

@@ -22,8 +22,8 @@ from data.schema import SPLITS
 from data.writers import exported
 from experiments import synthesis_prompts as prompts
 from probes import endpoint
-from tests.experiments.conftest import finished
-from tests.experiments.test_cli import Call, Write, wellworn  # noqa: F401
+from tests.experiments.conftest import Call, finished
+from tests.experiments.test_cli import Write
 from tests.experiments.writers import honestly, said, wanted, writing
 from tests.probes.servers import Request, Server, behaving, sends
 
@@ -59,7 +59,7 @@ def is_answer(request: Request) -> bool:
     return '{"answer"' in wanted(request)
 
 
-def test_a_trait_is_written_checked_and_never_asked_for_again(wellworn: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_a_trait_is_written_checked_and_never_asked_for_again(wellworn: Call, tmp_path: Path) -> None:
     folder = tmp_path / "mine" / "grumbling"
     with behaving(writing()) as server:
         first = wellworn(*given(server, tmp_path, "--price", "1,2"))
@@ -92,7 +92,7 @@ def test_a_trait_is_written_checked_and_never_asked_for_again(wellworn: Call, tm
     assert KEY.encode() not in everything
 
 
-def test_every_text_has_its_origin_and_data_are_the_same_without(wellworn: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_every_text_has_its_origin_and_data_are_the_same_without(wellworn: Call, tmp_path: Path) -> None:
     folder = tmp_path / "mine" / "grumbling"
     with behaving(writing()) as server:
         assert wellworn(*given(server, tmp_path)).code == 0
@@ -125,7 +125,7 @@ def test_every_text_has_its_origin_and_data_are_the_same_without(wellworn: Call,
     assert prints == {split: fingerprint(changed_turns(back, back.examples, split)) for split in ("train", "evaluate")}
 
 
-def test_a_model_is_trained_on_it(wellworn: Call, tmp_path: Path, tiny_study: Write) -> None:  # noqa: F811
+def test_a_model_is_trained_on_it(wellworn: Call, tmp_path: Path, tiny_study: Write) -> None:
     with behaving(writing()) as server:
         assert wellworn(*given(server, tmp_path)).code == 0
     trait = str(tmp_path / "mine" / "grumbling")
@@ -135,7 +135,7 @@ def test_a_model_is_trained_on_it(wellworn: Call, tmp_path: Path, tiny_study: Wr
     assert set(run["effect"]) == {"value", "low", "high"}
 
 
-def test_questions_of_its_own_are_disjoint_and_answered_both_ways(wellworn: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_questions_of_its_own_are_disjoint_and_answered_both_ways(wellworn: Call, tmp_path: Path) -> None:
     copied: list[str] = []
 
     def copies_questions(request: Request, text: str) -> None:
@@ -197,7 +197,7 @@ NO_USE: list[tuple[str, Callable[[Request, str], None]]] = [
 ]
 
 
-def test_what_is_no_use_is_asked_for_again_and_counted_by_kind(wellworn: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_what_is_no_use_is_asked_for_again_and_counted_by_kind(wellworn: Call, tmp_path: Path) -> None:
     seen: Counter[str] = Counter()
     expected: Counter[str] = Counter()
 
@@ -228,7 +228,7 @@ def test_what_is_no_use_is_asked_for_again_and_counted_by_kind(wellworn: Call, t
     assert not [bad for bad in (b"\x1b", b"u001b", b"<script", b"im_start", b"sorry") if bad in written]
 
 
-def test_yaml_that_a_server_writes_is_text(wellworn: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_yaml_that_a_server_writes_is_text(wellworn: Call, tmp_path: Path) -> None:
     bomb = """--- !!python/object/apply:os.system ['true'] a: &a [*a, *a] # no: 'yes' "no" @`%"""
 
     def behave(request: Request, text: str) -> None:
@@ -241,7 +241,7 @@ def test_yaml_that_a_server_writes_is_text(wellworn: Call, tmp_path: Path) -> No
     assert all(bomb in pair.positive for pair in load_trait(str(tmp_path / "mine" / "grumbling")).contrast_pairs)
 
 
-def test_a_model_that_writes_nonsense_costs_one_part_and_one_message(wellworn: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_a_model_that_writes_nonsense_costs_one_part_and_one_message(wellworn: Call, tmp_path: Path) -> None:
     with behaving(writing(said("the the of of a a"))) as server:
         done = wellworn(*given(server, tmp_path))
         assert done.code == 2
@@ -256,7 +256,7 @@ def test_a_model_that_writes_nonsense_costs_one_part_and_one_message(wellworn: C
         assert sent(server).total() == len(sent(server)) == 8 * 12
 
 
-def test_a_few_lost_answers_are_named_and_asked_for_again(wellworn: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_a_few_lost_answers_are_named_and_asked_for_again(wellworn: Call, tmp_path: Path) -> None:
     """A server that never answers three questions, and one day does."""
     folder = tmp_path / "mine" / "grumbling"
     bank = load_bank("everyday")
@@ -295,7 +295,7 @@ def test_a_few_lost_answers_are_named_and_asked_for_again(wellworn: Call, tmp_pa
     assert [len(load_trait(str(folder)).split(split)) for split in SPLITS] == [72, 120, 24]
 
 
-def test_answers_that_share_phrases_with_training_are_written_anew(wellworn: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_answers_that_share_phrases_with_training_are_written_anew(wellworn: Call, tmp_path: Path) -> None:
     phrases: list[str] = []
 
     def parrots(request: Request, text: str) -> None:
@@ -318,7 +318,7 @@ def test_answers_that_share_phrases_with_training_are_written_anew(wellworn: Cal
     assert "of no use: 24 shared phrases" in done.out
 
 
-def test_money_is_one_budget_for_all_that_a_trait_costs(wellworn: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_money_is_one_budget_for_all_that_a_trait_costs(wellworn: Call, tmp_path: Path) -> None:
     with behaving(writing()) as server:
         limit = ["--price", "10,10", "--concurrency", 1]
         first = wellworn(*given(server, tmp_path, *limit, "--most-cost", 0.05))
@@ -341,14 +341,14 @@ def test_money_is_one_budget_for_all_that_a_trait_costs(wellworn: Call, tmp_path
         assert f"asked {ALL - count}, kept before {count};" in last.out
 
 
-def test_the_pace_holds_between_the_parts_too(wellworn: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_the_pace_holds_between_the_parts_too(wellworn: Call, tmp_path: Path) -> None:
     with behaving(writing()) as server:
         assert wellworn(*given(server, tmp_path, "--pairs", 6, "--questions", "3/1/3", "--requests-per-minute", 600)).code == 0
         # Eleven parts: without a wait between them, a tenth of a second less for most.
         assert server.times[-1] - server.times[0] > 0.93 * 0.1 * (len(server.times) - 1)
 
 
-def test_killed_at_any_moment_only_the_rest_is_asked(wellworn: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_killed_at_any_moment_only_the_rest_is_asked(wellworn: Call, tmp_path: Path) -> None:
     released = False
 
     def stalls(request: Request, text: str) -> None:
@@ -378,7 +378,7 @@ def test_killed_at_any_moment_only_the_rest_is_asked(wellworn: Call, tmp_path: P
     assert len(load_trait(str(tmp_path / "mine" / "grumbling")).split("evaluate")) == 24
 
 
-def test_a_failure_before_a_reply_is_not_asked_for_again(wellworn: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_a_failure_before_a_reply_is_not_asked_for_again(wellworn: Call, tmp_path: Path) -> None:
     seen: set[str] = set()
 
     def behave(request: Request, text: str) -> None:
@@ -396,7 +396,7 @@ def test_a_failure_before_a_reply_is_not_asked_for_again(wellworn: Call, tmp_pat
         assert len(server.asks) == 2 * ALL
 
 
-def test_what_is_in_the_way_is_left_alone(wellworn: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_what_is_in_the_way_is_left_alone(wellworn: Call, tmp_path: Path) -> None:
     folder = tmp_path / "mine" / "grumbling"
     folder.mkdir(parents=True)
     (folder / "trait.yaml").write_text("name: grumbling\n")
@@ -430,7 +430,7 @@ def test_what_is_in_the_way_is_left_alone(wellworn: Call, tmp_path: Path) -> Non
         (["--description", " "], "description: must not be blank"),
     ],
 )
-def test_what_cannot_be_meant_is_said_before_anything_is_asked(wellworn: Call, tmp_path: Path, more: list[str], words: str) -> None:  # noqa: F811
+def test_what_cannot_be_meant_is_said_before_anything_is_asked(wellworn: Call, tmp_path: Path, more: list[str], words: str) -> None:
     with behaving(writing()) as server:
         done = wellworn(*given(server, tmp_path, *more))
         assert (done.code, len(server.asks)) == (2, 0)
@@ -439,7 +439,7 @@ def test_what_cannot_be_meant_is_said_before_anything_is_asked(wellworn: Call, t
 
 
 @pytest.mark.parametrize("name", ["pirate", "neutral", "json", "Grumbling", "../up"])
-def test_a_name_that_is_taken_or_none(wellworn: Call, tmp_path: Path, name: str) -> None:  # noqa: F811
+def test_a_name_that_is_taken_or_none(wellworn: Call, tmp_path: Path, name: str) -> None:
     with behaving(writing()) as server:
         arguments = given(server, tmp_path)
         done = wellworn(*arguments[:2], name, *arguments[3:])
@@ -447,7 +447,7 @@ def test_a_name_that_is_taken_or_none(wellworn: Call, tmp_path: Path, name: str)
     assert "call yours something else" in done.err
 
 
-def test_a_server_that_refuses_every_request_is_quoted(wellworn: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_a_server_that_refuses_every_request_is_quoted(wellworn: Call, tmp_path: Path) -> None:
     with behaving(sends('{"error": "seed: unknown field"}', 400)) as server:
         done = wellworn(*given(server, tmp_path))
         assert len(server.asks) == 12  # it would refuse them again
@@ -456,7 +456,7 @@ def test_a_server_that_refuses_every_request_is_quoted(wellworn: Call, tmp_path:
     assert "0 of 12 contrast pairs, 6 at least; missing: refused request 12" in done.err
 
 
-def test_a_model_that_is_called_by_a_path_of_a_machine_is_called_by_its_name(wellworn: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_a_model_that_is_called_by_a_path_of_a_machine_is_called_by_its_name(wellworn: Call, tmp_path: Path) -> None:
     with behaving(writing()) as server:
         small = ["--pairs", 6, "--questions", "4/1/3", "--model", "/home/me/models/writer-7b"]
         assert wellworn(*given(server, tmp_path, *small)).code == 0
@@ -466,7 +466,7 @@ def test_a_model_that_is_called_by_a_path_of_a_machine_is_called_by_its_name(wel
     assert all("writer-7b" in written[name] for name in ("CARD.md", "provenance.jsonl", "synthesis.json"))
 
 
-def test_a_server_that_goes_away_ends_it_with_what_was_written_kept(wellworn: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_a_server_that_goes_away_ends_it_with_what_was_written_kept(wellworn: Call, tmp_path: Path) -> None:
     def behave(request: Request, text: str) -> None:
         if len(request.server.asks) > 30:
             sends('{"error": "no such key"}', 401)(request)
