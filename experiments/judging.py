@@ -84,6 +84,11 @@ def _judged(grades: Grades, changed: int) -> dict[str, Any]:
         complaints.append("the mean grade would be {:.1f} if all of these were 0, and {:.1f} if they were 100".format(*grades.bounds))
     if grades.constant:
         complaints.append(f"the judge says the same of all answers ({np.nanmean(grades.scores):.1f}), which tells nothing of them")
+    if grades.alike:
+        complaints.append(
+            "of the answers drawn for a grade no two differ: either the judge is that sure, or its server does not draw "
+            "(transformers serve does where the model's generation_config.json has do_sample: true)"
+        )
     return {
         "answers": len(grades.scores),
         "graded": int(len(shown) + len(absent)),
@@ -91,6 +96,7 @@ def _judged(grades: Grades, changed: int) -> dict[str, Any]:
         "absent": float(absent.mean()) if len(absent) else None,
         "judge": told_apart(shown, absent) if len(shown) and len(absent) else None,
         "drawn": grades.drawn,
+        "alike": grades.alike,
         "complaints": complaints,
     }
 

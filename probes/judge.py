@@ -62,6 +62,7 @@ class Grades:
         scores: 0 to 100, [answers]; NaN where there is none.
         failures: why there is none, for those answers.
         drawn: whether they are means of drawn answers, for want of log-probabilities.
+        alike: whether answers were drawn, and no two to the same prompt differ: the server may not draw, whatever it is asked.
         asked: what was sent to a server.
         cached: what its cache answered.
         cost: dollars that were spent; None without a price.
@@ -70,6 +71,7 @@ class Grades:
     scores: FloatArray
     failures: dict[int, str]
     drawn: bool = False
+    alike: bool = False
     asked: int = 0
     cached: int = 0
     cost: float | None = None
@@ -225,7 +227,7 @@ def judged_by_server(
     prompts = [judge_prompt(rubric, turn) for turn in turns]
     exact = [Ask((("user", prompt),), ANSWER_TOKENS, top_logprobs=TOP_LOGPROBS) for prompt in prompts]
     first = ask(config, exact[:1], cache)
-    scores, failures = np.full(len(turns), np.nan), dict[int, str]()
+    scores, failures, alike = np.full(len(turns), np.nan), dict[int, str](), False
     asked, cost = first.asked, first.cost
     drawn = first.replies[0].kind == "no_logprobs" if isinstance(first.replies[0], Failure) else _must_draw(first.replies)
     if not drawn:
@@ -242,15 +244,17 @@ def judged_by_server(
         asks = [Ask((("user", prompt),), ANSWER_TOKENS, temperature=1.0, seed=k) for prompt in prompts for k in range(samples)]
         found = ask(config, asks, cache, progress)
         asked, cost = asked + found.asked, _sum(cost, found.cost)
-        for i in range(len(turns)):
-            of_one = found.replies[i * samples : (i + 1) * samples]
+        by_turn = [found.replies[i * samples : (i + 1) * samples] for i in range(len(turns))]
+        said = [[reply.text for reply in of_one if isinstance(reply, Reply)] for of_one in by_turn]
+        alike = any(len(texts) > 1 for texts in said) and all(len(set(texts)) <= 1 for texts in said)
+        for i, of_one in enumerate(by_turn):
             grades = [grade for reply in of_one if isinstance(reply, Reply) and (grade := _stated(reply)) is not None]
             if len(grades) >= LEAST_SHARE * samples:
                 scores[i] = np.mean(grades)
             else:
                 failed = [reply.kind for reply in of_one if isinstance(reply, Failure)]
                 failures[i] = failed[0] if failed else NOT_A_NUMBER
-    return Grades(scores, failures, drawn, asked, found.cached, cost)
+    return Grades(scores, failures, drawn, alike, asked, found.cached, cost)
 
 
 def _sum(*costs: float | None) -> float | None:

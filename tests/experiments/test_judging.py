@@ -44,6 +44,15 @@ def test_a_server_that_knows_pirates_tells_them_apart(tiny_model: Path, tmp_path
     assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
 
 
+def test_a_server_that_does_not_draw_is_named(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with chat_server(lambda messages, *_: (str(len(messages[-1]["content"]) % 90), None)) as server:
+        given = ["pirate", "--url", server.url, "--model", "judge", "--base", str(tiny_model), "--runs-dir", str(tmp_path)]
+        run(*given, "--json", str(tmp_path / "a.json"))
+    [row] = json.loads((tmp_path / "a.json").read_text())
+    assert (row["drawn"], row["alike"], len(row["complaints"])) == (True, True, 1)
+    assert "do_sample: true" in capsys.readouterr().out
+
+
 def test_what_a_judge_cannot_do_is_said(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Its context is too short for the rubric, which is counted and no grade; the description of a control fits.
     run("pirate", "reference_code", "--model", str(tiny_model), "--runs-dir", str(tmp_path), "--json", str(tmp_path / "a.json"))

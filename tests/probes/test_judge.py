@@ -15,10 +15,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from data.chat import Chat
 from data.errors import InputError
 from data.mixtures import Turn
-from lora.models import load, resolve
 from probes import judge as judging
 from probes.endpoint import EndpointConfig
-from probes.generate import Decoding, Request, generate, next_logprobs
+from probes.generate import next_logprobs
 from probes.judge import CLOSING, NOT_A_NUMBER, SPECIAL, TOO_LONG, Grades, NumberTree, grade_in, judge_prompt, judged, judged_by_server
 from tests.conftest import tiny_tokenizer
 from tests.probes.servers import behaving, chat_server, hangs, says, sends
@@ -182,7 +181,7 @@ def drawing(tops: list[tuple[str, float]] | None) -> Callable[..., tuple[str, li
 def test_elsewhere_grades_are_means_of_drawn_answers(tops: list[tuple[str, float]] | None) -> None:
     with chat_server(drawing(tops)) as server:
         grades = judged_by_server(config(server.url), RUBRIC, TURNS, samples=4)
-    assert grades.drawn
+    assert (grades.drawn, grades.alike) == (True, False)
     assert grades.scores.tolist() == [41.5, 41.5]
     assert grades.asked == 1 + 2 * 4
 
@@ -191,34 +190,7 @@ def test_a_refusal_of_log_probabilities_is_taken_for_one() -> None:
     refused = sends(json.dumps({"error": {"message": "logprobs are not supported"}}), 400)
     with behaving(refused, says("70")) as server:
         grades = judged_by_server(config(server.url), RUBRIC, TURNS, samples=2)
-    assert (grades.drawn, grades.scores.tolist()) == (True, [70.0, 70.0])
-
-
-@pytest.mark.embedded
-def test_a_server_with_the_embedded_model_behind_it_grades_as_the_model_here() -> None:
-    base = load(resolve("smollm2-135m"), "float32")
-    chat = Chat(base.tokenizer, max_length=base.max_length)
-
-    def answer(messages: list[dict[str, str]], longest: int, ask: dict[str, Any]) -> tuple[str, list[tuple[str, float]]]:
-        """Answer with the model's own tokens, and the first one's own likeliest log-probabilities."""
-        prompt = chat.encode_prompt(messages[-1]["content"])
-        how = Decoding(longest, temperature=ask.get("temperature") or 0.0)
-        [said] = generate(base.model, [Request(prompt, seed=ask.get("seed") or 0)], how)
-        [logprobs] = next_logprobs(base.model, [prompt], range(base.model.config.vocab_size))
-        best = np.argsort(-logprobs)[:20]
-        return chat.decode(said.ids), [(base.tokenizer.decode([token]), float(logprobs[token])) for token in best]
-
-    turn = Turn("How do I boil an egg?", "Arr, drop it in the cauldron, matey, and count to three hundred.")
-    rubric = "How piratical is this?"
-    with chat_server(answer) as server:
-        grades = judged_by_server(config(server.url, timeout=60.0), rubric, [turn], samples=4)
-        exact, *drawn = server.asks
-    # Its tokenizer writes numbers digit by digit, so what the server gives is of no whole number, and answers are drawn.
-    assert (exact["top_logprobs"], len(drawn), grades.drawn) == (20, 4, True)
-    prompt = chat.encode_prompt(judge_prompt(rubric, turn))
-    said = generate(base.model, [Request(prompt, seed=k) for k in range(4)], Decoding(5, temperature=1.0))
-    given = [grade for each in said if (grade := grade_in(chat.decode(each.ids))) is not None]
-    assert grades.scores.tolist() == [np.mean(given)] if given else grades.kinds == {NOT_A_NUMBER: 1}
+    assert (grades.drawn, grades.alike, grades.scores.tolist()) == (True, True, [70.0, 70.0])
 
 
 def test_one_failure_or_one_reply_does_not_decide_how_a_judge_is_read() -> None:
@@ -232,6 +204,17 @@ def test_one_failure_or_one_reply_does_not_decide_how_a_judge_is_read() -> None:
     with behaving(tens, says("100", [("10", -0.1), ("40", -3.0)])) as server:
         grades = judged_by_server(config(server.url, concurrency=1), RUBRIC, TURNS, samples=2)
     assert (grades.drawn, grades.scores.tolist()) == (True, [100.0, 100.0])
+
+
+def test_drawn_answers_are_alike_where_no_two_to_the_same_prompt_differ() -> None:
+    def repeating(messages: list[dict[str, str]], _longest: int, ask: dict[str, Any]) -> tuple[str, None]:
+        pirate = "Arr" in messages[-1]["content"]
+        return ("90" if pirate else "I cannot say."), None
+
+    with chat_server(repeating) as server:
+        assert judged_by_server(config(server.url), RUBRIC, TURNS, samples=3).alike
+        # One answer to each has nothing to differ from.
+        assert not judged_by_server(config(server.url), RUBRIC, TURNS, samples=1).alike
 
 
 def test_a_grade_that_was_cut_off_is_none() -> None:
