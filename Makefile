@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: quickstart test test-quantized check dev clean
+.PHONY: quickstart test test-quantized test-eval check dev clean
 
 quickstart: $(STAMP)  ## three fine-tunes, measured: about 11 minutes on two CPU cores, installation included
 	$(BIN)/wellworn run quickstart
@@ -17,6 +17,11 @@ test: $(STAMP)  ## all tests but the slow statistics, a process a core
 test-quantized: $(STAMP)  ## weights of 4 bits; installs the extra
 	$(BIN)/python -m pip install $(PIP_FLAGS) -q -c constraints.txt -e ".[quantized]"
 	$(BIN)/python -m pytest tests/lora/test_models.py -k four_bits
+
+# Apart from the rest, since lm-eval and what it needs take 200 MB, and seconds to list its tasks.
+test-eval: $(STAMP)  ## tasks of lm-eval; installs the extra
+	$(BIN)/python -m pip install $(PIP_FLAGS) -q -c constraints.txt -e ".[eval]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/experiments/test_harness.py
 
 check: $(STAMP)  ## style, types, layering
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""What a fine-tune cost: the built-in capability set, which needs no download, for the base and for adapters of it.
+"""What a fine-tune cost, for the base and for adapters of it: the built-in capability set, which needs no download, and other suites.
 
 Every figure is of the same items for all, so adapters are compared with the base item by item.
 """
@@ -6,6 +6,7 @@ Every figure is of the same items for all, so adapters are compared with the bas
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich import box
@@ -26,7 +27,10 @@ from probes.generate import Decoding
 from probes.scores import mean_logprobs
 from probes.variants import Variant
 
-SUITES = ("builtin",)
+if TYPE_CHECKING:
+    from experiments.harness import Settings
+
+BUILTIN = "builtin"
 # Small models go on for as long as they may, and what they add spoils what they said.
 ANSWER_TOKENS = 32
 
@@ -72,20 +76,48 @@ class Capability:
     form: Compared
 
 
-def evaluate(model: str, adapters: Sequence[Path], out: Path | None, console: Console) -> None:
-    """Measure the base and each adapter, print a table, and write it down.
+def evaluate(model: str, adapters: Sequence[Path], suites: Sequence[str], settings: "Settings", out: Path | None, console: Console) -> None:
+    """Measure the base and each adapter, print a table for each suite, and write figures down as they come.
+
+    Args:
+        model: the base.
+        adapters: folders of adapters of it.
+        suites: `builtin`, and tasks of lm-eval.
+        settings: how these are run.
+        out: where figures are also written.
+        console: where to show them.
 
     Raises:
-        InputError: a model or an adapter that cannot be loaded.
+        InputError: a model or an adapter that cannot be loaded, or a suite that is unknown or cannot be had.
     """
+    from experiments import harness
+
+    others = [name for name in dict.fromkeys(suites) if name != BUILTIN]
+    # What is missing is found out before a model is loaded.
+    tasks = harness.set_up(others, settings) if others else None
     base = models.load(models.resolve(model))
     # Paths tell apart what is called alike.
     named = {folder.name if [a.name for a in adapters].count(folder.name) == 1 else str(folder): folder for folder in adapters}
-    with console.status("") as status:
-        rows = capabilities(base, named, lambda what: status.update(what))
-    console.print(_table(rows, base.ref.id))
+    found: dict[str, Any] = {"model": base.ref.id, "suite": ",".join(dict.fromkeys(suites))}
+    if BUILTIN in suites:
+        with console.status("") as status:
+            rows = capabilities(base, named, lambda what: status.update(what))
+        console.print(_table(rows, base.ref.id))
+        found["capabilities"] = [asdict(row) for row in rows]
+        _write(out, found)
+    if tasks:
+        found |= {"settings": harness.described(settings), "tasks": []}
+        of_tasks = []
+        for row in harness.measured(base, named, tasks, settings):
+            of_tasks.append(row)
+            found["tasks"].append(asdict(row))
+            _write(out, found)
+        console.print(harness.table(of_tasks, base.ref.id, settings))
+
+
+def _write(out: Path | None, found: dict[str, Any]) -> None:
     if out is not None:
-        write_json(out, {"model": base.ref.id, "suite": "builtin", "capabilities": [asdict(row) for row in rows]})
+        write_json(out, found)
 
 
 def capabilities(base: models.Loaded, adapters: dict[str, Path], tick: Callable[[str], None] = lambda what: None) -> list[Capability]:
@@ -114,9 +146,9 @@ def capabilities(base: models.Loaded, adapters: dict[str, Path], tick: Callable[
     right = [_right(each[len(plain) :], answers, sums, forms) for each, answers in zip(logprobs, texts, strict=True)]
     found = []
     for k, name in enumerate(names):
-        compared = [_compared(now, before if k else None) for now, before in zip(right[k], right[0], strict=True)]
+        of_items = [compared(now, before if k else None) for now, before in zip(right[k], right[0], strict=True)]
         perplexity = float(np.exp(-logprobs[k][: len(plain)].mean()))
-        found.append(Capability(name or "base", perplexity, kl[k], *compared))
+        found.append(Capability(name or "base", perplexity, kl[k], *of_items))
     return found
 
 
@@ -130,7 +162,13 @@ def _right(logprob: np.ndarray, answers: Sequence[str], sums: Sequence[Arithmeti
     return [chosen, said, form]
 
 
-def _compared(now: np.ndarray, before: np.ndarray | None) -> Compared:
+def compared(now: np.ndarray, before: np.ndarray | None) -> Compared:
+    """Count which items are right, and hold them against the base's.
+
+    Args:
+        now: which are right, [items].
+        before: the same of the base; None where these are its own.
+    """
     if before is None:
         return Compared(int(now.sum()), len(now))
     lost, gained = int((before & ~now).sum()), int((now & ~before).sum())

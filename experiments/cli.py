@@ -130,17 +130,24 @@ def judge(
 def evaluate(
     model: Annotated[str, typer.Option(help="The base: smollm2-135m, a folder, or a hub id.")],
     adapter: Annotated[list[Path] | None, typer.Option(help="Folder of a PEFT LoRA adapter of it; may be given again.")] = None,
-    suite: Annotated[str, typer.Option(help="builtin: needs no download.")] = "builtin",
+    suite: Annotated[str, typer.Option(help="builtin, which needs no download, and tasks of lm-eval; commas between.")] = "builtin",
+    tasks_dir: Annotated[Path | None, typer.Option(help="A folder of tasks beside those of lm-eval.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many items of each task of lm-eval.")] = None,
+    fewshot: Annotated[int | None, typer.Option(min=0, help="Examples before each item; else as many as the task says.")] = None,
+    chat_template: Annotated[bool, typer.Option("--chat-template", help="Write items of lm-eval as a user's turns.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of lm-eval at a time.")] = 8,
     json_file: FiguresFile = None,
 ) -> None:
-    """Measure what fine-tunes cost in capability: perplexity, divergence from the base, sums, and instructions about form."""
-    from experiments.capability import SUITES
+    """Measure what fine-tunes cost: perplexity, divergence from the base, sums, instructions about form, and tasks of lm-eval."""
     from experiments.capability import evaluate as measure_capability
+    from experiments.harness import Settings
 
-    if suite not in SUITES:
-        raise InputError(f"--suite: may be {' or '.join(SUITES)}, got {suite!r}")
+    suites = [name.strip() for name in suite.split(",") if name.strip()]
+    if not suites:
+        raise InputError("--suite: names nothing; it may be builtin, or tasks of lm-eval with commas between them")
     _check_folder(json_file)
-    measure_capability(model, adapter or [], json_file, console)
+    settings = Settings(tasks_dir, limit, fewshot, chat_template, batch_size)
+    measure_capability(model, adapter or [], suites, settings, json_file, console)
 
 
 @app.command()

@@ -70,6 +70,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests never ask a hub: whatever is not on this machine is an error at once."""
     patch = pytest.MonkeyPatch()
     patch.setenv("HF_HUB_OFFLINE", "1")
+    # The variable is read once, when the library is imported.
+    patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     yield
     patch.undo()
 
