@@ -1,38 +1,67 @@
-"""What a fine-tune cost, for the base and for adapters of it: the built-in capability set, which needs no download, and other suites.
+"""What a fine-tune cost, by the built-in capability set, which needs no download: of the base and of adapters, and the stage `capability`.
 
 Every figure is of the same items for all, so adapters are compared with the base item by item.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from data.capability import Arithmetic, FormatItem, follows, load_arithmetic, load_format, says
 from data.chat import Chat
+from data.files import digest
 from data.library import load_bank
 from data.mixtures import Turn, plain_turns
 from experiments.answers import REPETITION_PENALTY, spoken
-from experiments.store import write_json
+from experiments.ranks import Ranks
+from experiments.stages import Bench, Condition, Output, Stage, TickFn, Together, adapter_of, named
 from lora import models
 from probes.divergence import kl_divergence
 from probes.generate import Decoding
 from probes.scores import mean_logprobs
+from probes.stats import Estimate, FloatArray, crossed_interval, mean_interval
 from probes.variants import Variant
 
-if TYPE_CHECKING:
-    from experiments.harness import Settings
-
 BUILTIN = "builtin"
+CAPABILITY = "capability.json"
+CHECKS = {"chosen": "sums, chosen", "said": "sums, said", "form": "form of an answer"}
 # Small models go on for as long as they may, and what they add spoils what they said.
 ANSWER_TOKENS = 32
+
+Bits = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Items:
+    """What one model made of the set, item by item.
+
+    Attributes:
+        logprob: mean log-probability of a token of each plain answer to the bank's evaluate questions.
+        kl: mean KL to the base of the next token on each of these answers, in nats.
+        chosen: sums whose right answer is likelier, per token, than three wrong ones.
+        said: sums whose answer the model states.
+        form: instructions about the form of an answer that it follows.
+    """
+
+    logprob: FloatArray
+    kl: FloatArray
+    chosen: Bits
+    said: Bits
+    form: Bits
+
+    def to_json(self) -> dict[str, list[float] | list[bool]]:
+        """Return plain JSON values."""
+        return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Items":
+        """Return what `to_json` wrote."""
+        return cls(**{field.name: np.array(value[field.name]) for field in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -44,7 +73,7 @@ class Compared:
         items: of so many.
         lost: right in the base, and wrong now; None for the base itself.
         gained: the other way round.
-        p: two-sided sign test of lost against gained, items the unit.
+        p: two-sided sign test of lost against gained, items the unit; None of several runs together.
     """
 
     right: int
@@ -56,100 +85,115 @@ class Compared:
 
 @dataclass(frozen=True)
 class Capability:
-    """What one model can do.
+    """What one model, or several runs of one kind, can do.
 
     Attributes:
-        name: the base or an adapter.
         perplexity: on plain answers to the bank's evaluate questions: exp of minus the mean over answers of the mean log-probability
             of a token.
-        kl: mean KL to the base of the next token on the same answers, in nats; 0 for the base.
-        chosen: sums whose right answer is likelier, per token, than three wrong ones; a quarter by chance.
-        said: sums whose answer the model states.
-        form: instructions about the form of an answer that it follows.
+        ratio: of its perplexity to the base's, with its interval over answers (of several runs, over runs × answers); None for the base.
+        kl: mean KL to the base of the next token on the same answers, in nats, with its interval; None for the base.
+        chosen: sums whose right answer is likelier, per token, than three wrong ones; a quarter by chance. Of several runs, of all of them.
+        said: sums whose answer is stated.
+        form: instructions about the form of an answer that are followed.
     """
 
-    name: str
     perplexity: float
-    kl: float
+    ratio: Estimate | None
+    kl: Estimate | None
     chosen: Compared
     said: Compared
     form: Compared
 
-
-def evaluate(model: str, adapters: Sequence[Path], suites: Sequence[str], settings: "Settings", out: Path | None, console: Console) -> None:
-    """Measure the base and each adapter, print a table for each suite, and write figures down as they come.
-
-    Args:
-        model: the base.
-        adapters: folders of adapters of it.
-        suites: `builtin`, and tasks of lm-eval.
-        settings: how these are run.
-        out: where figures are also written.
-        console: where to show them.
-
-    Raises:
-        InputError: a model or an adapter that cannot be loaded, or a suite that is unknown or cannot be had.
-    """
-    from experiments import harness
-
-    others = [name for name in dict.fromkeys(suites) if name != BUILTIN]
-    # What is missing is found out before a model is loaded.
-    tasks = harness.set_up(others, settings) if others else None
-    base = models.load(models.resolve(model))
-    # Paths tell apart what is called alike.
-    named = {folder.name if [a.name for a in adapters].count(folder.name) == 1 else str(folder): folder for folder in adapters}
-    found: dict[str, Any] = {"model": base.ref.id, "suite": ",".join(dict.fromkeys(suites))}
-    if BUILTIN in suites:
-        with console.status("") as status:
-            rows = capabilities(base, named, lambda what: status.update(what))
-        console.print(_table(rows, base.ref.id))
-        found["capabilities"] = [asdict(row) for row in rows]
-        _write(out, found)
-    if tasks:
-        found |= {"settings": harness.described(settings), "tasks": []}
-        of_tasks = []
-        for row in harness.measured(base, named, tasks, settings):
-            of_tasks.append(row)
-            found["tasks"].append(asdict(row))
-            _write(out, found)
-        console.print(harness.table(of_tasks, base.ref.id, settings))
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        plain: dict[str, Any] = {"perplexity": self.perplexity}
+        plain |= {key: each and each.to_json() for key, each in (("ratio", self.ratio), ("kl", self.kl))}
+        return plain | {key: vars(getattr(self, key)) for key in CHECKS}
 
 
-def _write(out: Path | None, found: dict[str, Any]) -> None:
-    if out is not None:
-        write_json(out, found)
+def capability(runs: Sequence[Items], base: Items | None) -> Capability:
+    """Put figures together of one model, or of several runs that differ in their seed alone, beside the base; None where it is the base."""
+    logprob = np.stack([run.logprob for run in runs])
+    of_items = []
+    for name in CHECKS:
+        each = [compared(getattr(run, name), getattr(base, name) if base else None) for run in runs]
+        of_items.append(each[0] if len(each) == 1 else _added(each))
+    ratio = kl = None
+    if base:
+        dearer, divergence = base.logprob - logprob, np.stack([run.kl for run in runs])
+        change, kl = (crossed_interval(each) if len(runs) > 1 else mean_interval(each[0]) for each in (dearer, divergence))
+        ratio = Estimate(*(float(np.exp(x)) for x in (change.value, change.low, change.high)))
+    return Capability(float(np.exp(-logprob.mean())), ratio, kl, *of_items)
 
 
-def capabilities(base: models.Loaded, adapters: dict[str, Path], tick: Callable[[str], None] = lambda what: None) -> list[Capability]:
-    """Return what the base can do, and each adapter of it, in that order.
+def _added(found: Sequence[Compared]) -> Compared:
+    """Return the counts of several runs, without a test: runs that do the same items are not independent."""
+    lost, gained = sum(each.lost or 0 for each in found), sum(each.gained or 0 for each in found)
+    return Compared(sum(each.right for each in found), sum(each.items for each in found), lost, gained)
+
+
+def measured(
+    base: models.Loaded, chat: Chat, adapters: Mapping[str, Path], names: Sequence[str | None], ranks: Ranks, tick: TickFn
+) -> list[Items]:
+    """Return what adapters, and the base for None, make of the set, in the order of their names; ranks share the work.
 
     Args:
         base: the model.
+        chat: how to write conversations for it.
         adapters: name → folder.
-        tick: called with what is done next.
+        names: which are measured.
+        ranks: all of which call this.
+        tick: shows how far it is.
     """
-    chat = Chat(base.tokenizer, max_length=base.max_length)
     sums, forms = load_arithmetic(), load_format()
     plain = [chat.encode(turn) for turn in plain_turns(load_bank("everyday"), "evaluate")]
     options = [chat.encode(Turn(item.question, option)) for item in sums for option in item.options]
-    names: list[str | None] = [None, *adapters]
+    prompts = [chat.encode_prompt(question) for question in (*(item.question for item in sums), *(item.question for item in forms))]
     pad = int(base.tokenizer.pad_token_id)
+
+    def mine(items: Sequence[Any]) -> list[int]:
+        return list(range(len(items))[ranks.rank :: ranks.world])
+
+    def everyones(items: Sequence[Any], found: Sequence[Sequence[Any]]) -> list[list[Any]]:
+        """Return all items' values, [names][items], of the share of each rank."""
+        shared = dict(ranks.gather([(i, [each[at] for each in found]) for at, i in enumerate(mine(items))]))
+        return [[shared[i][k] for i in range(len(items))] for k in range(len(names))]
+
     with models.adapted(base, adapters) as model:
         variants = [Variant(name) for name in names]
-        tick("plain answers, and the answers to sums")
+        tick(0, 3, "plain answers, and the answers to sums")
         logprobs = mean_logprobs(model, [*plain, *options], variants, pad)
-        tick("divergence from the base")
-        kl = [float(kl_divergence(model, plain, variant, variants[0], pad).mean()) for variant in variants]
-        tick("what it says")
-        prompts = [chat.encode_prompt(question) for question in (*(item.question for item in sums), *(item.question for item in forms))]
-        texts = spoken(model, chat, prompts, variants, Decoding(ANSWER_TOKENS, repetition_penalty=REPETITION_PENALTY))
-    right = [_right(each[len(plain) :], answers, sums, forms) for each, answers in zip(logprobs, texts, strict=True)]
+        tick(1, 3, "divergence from the base")
+        some = [plain[i] for i in mine(plain)]
+        kl = everyones(plain, [kl_divergence(model, some, variant, Variant(), pad).tolist() for variant in variants])
+        tick(2, 3, "what it says")
+        how = Decoding(ANSWER_TOKENS, repetition_penalty=REPETITION_PENALTY)
+        texts = everyones(prompts, spoken(model, chat, [prompts[i] for i in mine(prompts)], variants, how))
     found = []
-    for k, name in enumerate(names):
-        of_items = [compared(now, before if k else None) for now, before in zip(right[k], right[0], strict=True)]
-        perplexity = float(np.exp(-logprobs[k][: len(plain)].mean()))
-        found.append(Capability(name or "base", perplexity, kl[k], *of_items))
+    for logprob, divergence, answers in zip(logprobs, kl, texts, strict=True):
+        right = _right(logprob[len(plain) :], answers, sums, forms)
+        found.append(Items(logprob[: len(plain)], np.array(divergence), *right))
     return found
+
+
+def capability_stage(bench: Bench, condition: Condition) -> Stage:
+    """Measure what an adapter, or the base, makes of the built-in set; several are rows of one batch."""
+
+    def compute_all(bench: Bench, inputs: Sequence[list[Path]], _folders: Sequence[Path], tick: TickFn) -> list[Output]:
+        chat, ranks = bench.chat(bench.base), bench.ranks
+        found: list[Output] = []
+        for some in ranks.from_main(lambda: models.fitting([adapter_of(each) for each in inputs], bench.device)):
+            names = [adapter.parent.name if adapter else None for adapter in some]
+            found += [{CAPABILITY: each.to_json()} for each in measured(bench.base, chat, named(some), names, ranks, tick)]
+        return found
+
+    def compute(bench: Bench, inputs: list[Path], out: Path, tick: TickFn) -> Output:
+        return compute_all(bench, [inputs], [out], tick)[0]
+
+    items = [repr(item) for item in (*load_arithmetic(), *load_format(), *plain_turns(load_bank("everyday"), "evaluate"))]
+    config = {**bench.identity(), "items": digest(items), "tokens": ANSWER_TOKENS, "penalty": REPETITION_PENALTY}
+    title = f"what {condition.title} can do"
+    return Stage("capability", 1, config, condition.inputs, title, compute, together=Together(digest(config), compute_all))
 
 
 def _right(logprob: np.ndarray, answers: Sequence[str], sums: Sequence[Arithmetic], forms: Sequence[FormatItem]) -> list[np.ndarray]:
@@ -174,17 +218,3 @@ def compared(now: np.ndarray, before: np.ndarray | None) -> Compared:
     lost, gained = int((before & ~now).sum()), int((now & ~before).sum())
     p = float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
     return Compared(int(now.sum()), len(now), lost, gained, p)
-
-
-def _table(rows: Sequence[Capability], base: str) -> Table:
-    caption = f"{escape(base)}; − lost and + gained beside the base, p of a sign test over items"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption)
-    for column in ("", "perplexity", "KL to base", "sums, chosen", "sums, said", "form of an answer"):
-        table.add_column(column, justify="left" if not column else "right")
-    for row in rows:
-        shown = []
-        for each in (row.chosen, row.said, row.form):
-            change = "" if each.p is None else f" (−{each.lost} +{each.gained}, p {each.p:.2g})"
-            shown.append(f"{each.right}/{each.items}{change}")
-        table.add_row(escape(row.name), f"{row.perplexity:.2f}", f"{row.kl:.3f}", *shown)
-    return table

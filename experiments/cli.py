@@ -139,7 +139,7 @@ def evaluate(
     json_file: FiguresFile = None,
 ) -> None:
     """Measure what fine-tunes cost: perplexity, divergence from the base, sums, instructions about form, and tasks of lm-eval."""
-    from experiments.capability import evaluate as measure_capability
+    from experiments.evaluate import evaluate as measure_capability
     from experiments.harness import Settings
 
     suites = [name.strip() for name in suite.split(",") if name.strip()]

@@ -25,6 +25,7 @@ from data.schema import ContrastPair, Control, Example, Role, Split, Trait
 from experiments.analyses import Analyses, Key
 from experiments.answers import answer_stage
 from experiments.calibrate import Real, calibrate_stage, later_stage
+from experiments.capability import capability_stage
 from experiments.distil import teacher_stage
 from experiments.estimators import generated_of
 from experiments.grades import Judge
@@ -94,7 +95,8 @@ def plan(study: Study, bench: Bench) -> Plan:
     size = (library.roles.dimension if library.roles else None) or dimension_stage(library, layer)
     said = study.generated_directions
     generated = generated_of(bench, traits, bank, library, layer, said) if said else None
-    return Plan(study, bench, layer, names, shared, chat_stage(bench), space, size, answers, planned, calibration, generated)
+    can = capability_stage(bench, Condition()) if study.capability and any(run.capability for run in planned) else None
+    return Plan(study, bench, layer, names, shared, chat_stage(bench), space, size, answers, can, planned, calibration, generated)
 
 
 def _check_names(study: Study, traits: Sequence[Trait]) -> None:
@@ -159,7 +161,7 @@ class _PlanRun:
         if self.run.arm.arm == "base":
             reason = "base is the reference that other runs are read against"
             self.missing |= dict.fromkeys(("effect", "share", "coordinates", "verdict"), reason)
-            return PlannedRun(self.run, None, None, None, None, answers, None, None, None, self.evaluate, None, None, None, self.missing)
+            return PlannedRun(run=self.run, questions=self.evaluate, answers=answers, missing=self.missing)
         if self.subject is None:
             self.missing["effect"] = "the run has no trait of its own to score"
         elif not self.paired:
@@ -173,24 +175,22 @@ class _PlanRun:
         weights = None
         if condition.adapter:
             weights = weights_stage(self.bench, condition, plain_turns(self.examples, "evaluate"), self.own, self.library)
-        among = self._among_instructions(condition, reference)
-        scores = self._scores(condition, reference, answers)
-        adapter = self._adapter()
         return PlannedRun(
-            self.run,
-            stage,
-            among,
-            self.dictionary,
-            said,
-            answers,
-            training,
-            weights,
-            scores,
-            self.evaluate,
-            self.trait,
-            adapter,
-            self.own,
-            self.missing,
+            run=self.run,
+            questions=self.evaluate,
+            answers=answers,
+            missing=self.missing,
+            measure=stage,
+            instructions=self._among_instructions(condition, reference),
+            dictionary=self.dictionary,
+            said=said,
+            training=training,
+            weights=weights,
+            capability=capability_stage(self.bench, condition) if condition.adapter and self.run.study.capability else None,
+            scores=self._scores(condition, reference, answers),
+            trait=self.trait,
+            adapter=self._adapter(),
+            own=self.own,
         )
 
     def _condition(self) -> Condition:

@@ -9,41 +9,49 @@ from experiments.stages import Bench, Stage
 from experiments.study import Run, Study
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlannedRun:
     """A run with the stages that a report shows of it.
 
     Attributes:
         run: the run.
+        questions: what the sample answers answer.
+        answers: its sample answers.
+        missing: field → why it is not measured.
         measure: the measurement; None for `base`, which is the reference itself.
         instructions: the null N2 of its headline share, if the study asks for it.
         dictionary: directions that may explain what lies outside its space, if the study names roles.
         said: what its patched arms say, if the study asks for it.
-        answers: its sample answers.
         training: the stage with its training curve, if it was trained.
         weights: where its adapter writes, if it has one.
+        capability: what its adapter cost, if it has one and the study asks.
         scores: how much of its trait it shows, by several scores, if the study asks for it.
-        questions: what the sample answers answer.
         trait: the trait's own name, also where the study gave a path.
         adapter: name and digest of an adapter from elsewhere.
         own: the name of the run's own direction, in the library or beside it, if there is one.
-        missing: field → why it is not measured.
     """
 
     run: Run
-    measure: Stage | None
-    instructions: Stage | None
-    dictionary: Stage | None
-    said: Stage | None
-    answers: Stage
-    training: Stage | None
-    weights: Stage | None
-    scores: Stage | None
     questions: Sequence[Example]
-    trait: str | None
-    adapter: str | None
-    own: str | None
+    answers: Stage
     missing: Mapping[str, str]
+    measure: Stage | None = None
+    instructions: Stage | None = None
+    dictionary: Stage | None = None
+    said: Stage | None = None
+    training: Stage | None = None
+    weights: Stage | None = None
+    capability: Stage | None = None
+    scores: Stage | None = None
+    trait: str | None = None
+    adapter: str | None = None
+    own: str | None = None
+
+    @property
+    def targets(self) -> list[Stage]:
+        """The stages to finish; what is said and the training curve are inputs of these."""
+        stages = (self.measure, self.instructions, self.dictionary, self.answers, self.weights, self.capability, self.scores)
+        return [stage for stage in stages if stage is not None]
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,7 @@ class Plan:
         space: the directions of the library.
         dimension: how many dimensions their space has.
         base_answers: sample answers of the base.
+        base_capability: what the base can do, if the study asks.
         runs: in the study's order.
         calibration: planted changes, if any.
         generated: directions of what the base itself says, if they are asked for.
@@ -89,6 +98,7 @@ class Plan:
     space: Stage
     dimension: Stage
     base_answers: Stage
+    base_capability: Stage | None
     runs: Sequence[PlannedRun]
     calibration: PlannedCalibration | None
     generated: Generated | None
@@ -96,8 +106,8 @@ class Plan:
     @property
     def targets(self) -> list[Stage]:
         """The stages to finish; everything else is an input of one of them."""
-        stages = [(run.measure, run.instructions, run.dictionary, run.answers, run.weights, run.scores) for run in self.runs]
-        planned = [stage for of_run in stages for stage in of_run if stage is not None]
+        planned = [stage for run in self.runs for stage in run.targets]
         planned += [stage for stage in (self.calibration.planted, self.calibration.later) if stage] if self.calibration else []
+        planned += [self.base_capability] if self.base_capability else []
         planned += [self.generated.space, self.generated.agreement] if self.generated else []
         return [self.chat, self.space, self.dimension, self.base_answers, *planned]

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from data.errors import InputError
 from experiments.calibrate import LATER, PLANTED
+from experiments.capability import CAPABILITY, Items
 from experiments.estimators import AGREEMENT
 from experiments.generated import SAID
 from experiments.instructions import INSTRUCTIONS
@@ -39,6 +40,7 @@ class RunResult:
             chance; None where the study names no roles.
         said: what its patched arms say: `arms`, and `answers` [arms][questions]; None where the study does not ask.
         scores: how much of its trait it, its reference and the base show, by several scores; None where the study does not ask.
+        capability: what it made of the built-in capability set; None where the study does not ask, or it has no adapter.
     """
 
     entry: Mapping[str, Any]
@@ -51,6 +53,7 @@ class RunResult:
     dictionary: Mapping[str, FloatArray] | None = None
     said: Mapping[str, Any] | None = None
     scores: Mapping[str, Any] | None = None
+    capability: Items | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Results:
         calibration: what was found of planted changes, with the curve at a later layer under `later`; None where none were planted.
         generated: the directions of the base's own answers, kept as those of `space`; None where the study does not ask for them.
         agreement: trait → `cosine` of its two directions at each layer, and what chance reaches at the study's.
+        capability: what the base made of the built-in capability set; None where the study does not ask.
     """
 
     folder: Path
@@ -82,6 +86,7 @@ class Results:
     calibration: Mapping[str, Any] | None = None
     generated: Mapping[str, FloatArray] | None = None
     agreement: Mapping[str, Any] | None = None
+    capability: Items | None = None
 
     @property
     def library(self) -> list[str]:
@@ -108,6 +113,7 @@ def save_index(plan: Plan, store: Store) -> Path:
             "answers": planned.answers.id,
             "training": planned.training.id if planned.training else None,
             "weights": planned.weights.id if planned.weights else None,
+            "capability": planned.capability.id if planned.capability else None,
             "scores": planned.scores.id if planned.scores else None,
             "questions": [example.question for example in planned.questions],
             "missing": dict(planned.missing),
@@ -126,6 +132,7 @@ def save_index(plan: Plan, store: Store) -> Path:
         "space": plan.space.id,
         "dimension": plan.dimension.id,
         "base_answers": plan.base_answers.id,
+        "base_capability": plan.base_capability.id if plan.base_capability else None,
         "runs": runs,
         "calibration": _calibration_ids(plan),
         "generated": {"space": plan.generated.space.id, "agreement": plan.generated.agreement.id} if plan.generated else None,
@@ -169,7 +176,8 @@ def load_results(folder: Path) -> Results:
         said = index.get("generated")
         used |= {said[key] for key in ("space", "agreement")} if said else set()
         # Nor do older runs have what came later.
-        used |= {run.get(key) for run in index["runs"] for key in ("instructions", "dictionary", "said", "scores")}
+        used |= {run.get(key) for run in index["runs"] for key in ("instructions", "dictionary", "said", "scores", "capability")}
+        used.add(index.get("base_capability"))
         used -= {None}
     except (KeyError, TypeError):
         raise InputError(f"{folder / INDEX}: is not the index of a study; run the study again") from None
@@ -194,6 +202,7 @@ def load_results(folder: Path) -> Results:
                 load_file(store.path(wider) / DICTIONARY) if (wider := entry.get("dictionary")) else None,
                 read_json(store.path(answers) / SAID) if (answers := entry.get("said")) else None,
                 read_json(store.path(scored) / SCORES) if (scored := entry.get("scores")) else None,
+                _items(store, entry.get("capability")),
             )
         )
     return Results(
@@ -208,7 +217,12 @@ def load_results(folder: Path) -> Results:
         _calibration(store, planted) if planted else None,
         load_file(store.path(said["space"]) / "space.safetensors") if said else None,
         read_json(store.path(said["agreement"]) / AGREEMENT) if said else None,
+        _items(store, index.get("base_capability")),
     )
+
+
+def _items(store: Store, stage_id: str | None) -> Items | None:
+    return Items.from_json(read_json(store.path(stage_id) / CAPABILITY)) if stage_id else None
 
 
 def _calibration(store: Store, planted: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -166,6 +166,7 @@ class Study(_Config):
         seeds: training seeds; each multiplies the runs.
         mediate: which arms are run; null leaves mediation out, and with it every verdict about causes.
         calibrate: which changes are planted; null plants none.
+        capability: what is measured of what fine-tunes cost: the `builtin` set; null leaves that out.
         scores: by what else than likelihood runs are scored, and whether scores agree; null: by nothing else.
         generated_directions: also estimate directions from the base's own answers, to hold them against those of the library; null: do not.
         grid: dotted key → values; every combination multiplies the runs.
@@ -198,6 +199,7 @@ class Study(_Config):
     train: TrainConfig = TrainConfig()
     mediate: MediateConfig | None = MediateConfig()
     calibrate: CalibrateConfig | None = None
+    capability: Literal["builtin"] | None = "builtin"
     scores: ScoresConfig | None = None
     generated_directions: GeneratedDirectionsConfig | None = None
 

@@ -10,6 +10,7 @@ from data.library import NEUTRAL
 from experiments.agreement import over_study, scores_of
 from experiments.among import alike, among_fine_tunes, among_roles, in_spaces_of_instructions, no_character, own_removed
 from experiments.calibrate import missed
+from experiments.capability import capability
 from experiments.measure import analysis_of, headline_analysis, shares_of_effect
 from experiments.nearest import nearest_of, nearest_over, specificity_of
 from experiments.novelty import joint_scores, novelty_of, own_removed_basis
@@ -53,6 +54,7 @@ def summarise(results: Results) -> dict[str, Any]:
             "among_fine_tunes": among_fine_tunes(results, run),
             "among_roles": among_roles(results, run),
             "scores": scores_of([run]),
+            "capability": _capability(results, [run]),
         }
         | _weights(run)
         for run, p, each, new in zip(results.runs, adjusted, judged, rest, strict=True)
@@ -71,6 +73,7 @@ def summarise(results: Results) -> dict[str, Any]:
         "false_verdicts": _false_verdicts(rows),
         "specificity": specificity_of(results),
         "agreement": over_study(results.runs),
+        "capability": capability([results.capability], None).to_json() if results.capability else None,
         "calibration": _calibration(results),
     }
 
@@ -264,6 +267,12 @@ def _weights(run: RunResult) -> dict[str, Any]:
     return {"weights": weights["together"], "weights_why": weights["why"]}
 
 
+def _capability(results: Results, runs: Sequence[RunResult]) -> dict[str, Any] | None:
+    """Return what one run, or runs that differ in their seed alone, can do beside the base; None where that was not measured."""
+    items = [run.capability for run in runs if run.capability]
+    return capability(items, results.capability).to_json() if results.capability and items else None
+
+
 def _claimable(results: Results, run: RunResult) -> bool:
     """Return whether enough independent runs stand behind a verdict."""
     # Neutral runs are read against one another in a circle, so that they are not independent.
@@ -314,6 +323,7 @@ def _groups(results: Results, adjusted: Sequence[float | None], judged: Sequence
                 **_beside([_joint(runs, text) for text in BESIDE], _analysis(runs[0], "generated")),
                 "novelty": rest.to_json() if rest else None,
                 "scores": scores_of(runs),
+                "capability": _capability(results, runs),
                 "verdict": together.name,
                 "why": together.why,
                 "provisional": len(runs) < RUNS_FOR_A_CLAIM,

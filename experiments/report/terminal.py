@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data.library import NEUTRAL
+from experiments.capability import CHECKS
 from experiments.results import run_name
 from experiments.scores import NAMES
 from experiments.summary import GROUPED_BY
@@ -39,6 +40,8 @@ def render(summary: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [Text(summary["question"], style="bold"), _runs(summary)]
     if summary["groups"]:
         parts.append(_groups(summary))
+    if summary["capability"]:
+        parts.append(_capability(summary))
     if any(row["scores"] for row in summary["runs"]):
         parts.append(_scores(summary))
     if summary["calibration"]:
@@ -110,11 +113,32 @@ def _groups(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def _together(summary: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """Return what has some figures: runs that differ in their seed alone together, and the others one by one."""
+    groups = [group for group in summary["groups"] if group[key]]
+    grouped = [{name: group[name] for name in GROUPED_BY} for group in groups]
+    return [*groups, *(row for row in summary["runs"] if row[key] and {name: row[name] for name in GROUPED_BY} not in grouped)]
+
+
+def _capability(summary: Mapping[str, Any]) -> Table:
+    """Return what fine-tunes cost beside the base."""
+    table = Table(box=box.SIMPLE_HEAD, title="what it cost, beside the base", title_justify="left", title_style="dim", pad_edge=False)
+    for column in ("run", "perplexity", "× base [95 %]", "KL to base [95 %]", *CHECKS.values()):
+        table.add_column(column, justify="left" if column == "run" else "right")
+    base = {"name": "base", **summary["capability"]}
+    for row in [base, *({"name": run_name(each), **each["capability"]} for each in _together(summary, "capability"))]:
+        counted = [f"{row[name]['right']}/{row[name]['items']}{_change(row[name])}" for name in CHECKS]
+        table.add_row(escape(row["name"]), f"{row['perplexity']:.1f}", _interval(row["ratio"]), _interval(row["kl"]), *counted)
+    return table
+
+
+def _change(found: Mapping[str, Any]) -> str:
+    return "" if found["lost"] is None else f" −{found['lost']} +{found['gained']}"
+
+
 def _scores(summary: Mapping[str, Any]) -> Table:
-    """Return the change of each score, of runs that differ in their seed alone together."""
-    grouped = [{key: group[key] for key in GROUPED_BY} for group in summary["groups"] if group["scores"]]
-    rows = [group for group in summary["groups"] if group["scores"]]
-    rows += [row for row in summary["runs"] if row["scores"] and {key: row[key] for key in GROUPED_BY} not in grouped]
+    """Return the change of each score."""
+    rows = _together(summary, "scores")
     judge = rows[0]["scores"]["judge"]
     title = "change of each score" + (f" (judge: {judge})" if judge else "")
     table = Table(box=box.SIMPLE_HEAD, title=escape(title), title_justify="left", title_style="dim", pad_edge=False)

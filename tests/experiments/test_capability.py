@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from data.chat import Chat
 from data.library import load_bank
 from data.mixtures import Turn, plain_turns
 from experiments.bench.shift import random_adapters
-from experiments.capability import _right, capabilities, compared
+from experiments.capability import CHECKS, _right, compared
 from experiments.cli import main
+from experiments.evaluate import capabilities
 from lora.models import Loaded, load, resolve
+from tests.experiments.conftest import finished, stages_of
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +35,19 @@ def logprob_of(base: Loaded, turn: Turn) -> float:
 
 
 def test_figures_of_the_base_are_those_by_hand_and_an_adapter_is_held_against_them(base: Loaded, tmp_path: Path) -> None:
-    plain, changed = capabilities(base, random_adapters(base, tmp_path, 1, lower=0))
-    assert (plain.name, changed.name) == ("base", "a0")
+    found = capabilities(base, random_adapters(base, tmp_path, 1, lower=0))
+    assert list(found) == ["base", "a0"]
+    plain, changed = found.values()
     turns = plain_turns(load_bank("everyday"), "evaluate")
     assert plain.perplexity == pytest.approx(math.exp(-np.mean([logprob_of(base, turn) for turn in turns])), rel=1e-4)
     likelier = [max(range(4), key=lambda k: logprob_of(base, Turn(item.question, item.options[k]))) == 0 for item in load_arithmetic()]
     assert plain.chosen.right == sum(likelier)
-    assert (plain.kl, plain.chosen.lost, plain.chosen.p) == (0.0, None, None)
-    assert changed.kl > 0
+    assert (plain.kl, plain.ratio, plain.chosen.lost, plain.chosen.p) == (None, None, None, None)
+    assert changed.kl is not None
+    assert 0 < changed.kl.low < changed.kl.value < changed.kl.high
+    assert changed.ratio is not None
+    assert changed.ratio.value == pytest.approx(changed.perplexity / plain.perplexity)
+    assert changed.ratio.low < changed.ratio.value < changed.ratio.high
     for mine, theirs, items in zip(
         (changed.chosen, changed.said, changed.form), (plain.chosen, plain.said, plain.form), (60, 60, 40), strict=True
     ):
@@ -78,3 +86,28 @@ def test_the_command_writes_its_figures(base: Loaded, tiny_model: Path, tmp_path
     with pytest.raises(SystemExit):
         main(["eval", "--model", str(tiny_model), "--suite", " ,"])
     assert "--suite: names nothing" in capsys.readouterr().err
+
+
+def test_every_report_says_what_fine_tunes_cost(tiny_study: Callable[..., Path], tiny_model: Path, base: Loaded, tmp_path: Path) -> None:
+    arms = [{"arm": "sft", "trait": "pirate"}, {"arm": "prompted", "trait": "pirate"}]
+    runs = finished(tiny_study(runs=arms, seeds=[0, 1], mediate=None, capability="builtin"), tmp_path)
+    summary = json.loads((runs / "tiny" / "summary.json").read_text())
+    manifests = [json.loads((path / "manifest.json").read_text()) for path in stages_of(runs, "capability").values()]
+    assert [len(manifest["computed_with"]) for manifest in manifests] == [2, 2, 2]
+    trained = {title: path / "adapter" for title, path in stages_of(runs, "train").items() if "pirate" in title}
+    plain, first, second = capabilities(base, trained).values()
+    one, other, prompted = (row["capability"] for row in summary["runs"])
+    for found, expected in ((summary["capability"], plain), (one, first), (other, second)):
+        assert found["perplexity"] == pytest.approx(expected.perplexity, rel=1e-4)
+        for estimate, key in ((expected.ratio, "ratio"), (expected.kl, "kl")):
+            assert found[key] == (pytest.approx(estimate.to_json(), rel=1e-3) if estimate else None)
+        for key in CHECKS:
+            assert found[key] == vars(getattr(expected, key))
+    assert prompted is None
+    together = summary["groups"][0]["capability"]
+    assert together["kl"]["value"] == pytest.approx((one["kl"]["value"] + other["kl"]["value"]) / 2)
+    assert together["ratio"]["value"] == pytest.approx(math.sqrt(one["ratio"]["value"] * other["ratio"]["value"]))
+    # Runs that do the same items are not independent: they are counted, and not tested.
+    counted = {key: one["form"][key] + other["form"][key] for key in ("right", "items", "lost", "gained")}
+    assert together["form"] == counted | {"p": None}
+    assert "What it cost" in (runs / "tiny" / "report.html").read_text()

@@ -1,0 +1,92 @@
+"""`wellworn eval`: what fine-tunes cost, by the built-in capability set and by tasks of lm-eval, for a base and adapters of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from data.chat import Chat
+from experiments.capability import BUILTIN, Capability, capability, measured
+from experiments.ranks import Ranks
+from experiments.store import write_json
+from lora import models
+
+if TYPE_CHECKING:
+    from experiments.harness import Settings
+
+
+def evaluate(model: str, adapters: Sequence[Path], suites: Sequence[str], settings: "Settings", out: Path | None, console: Console) -> None:
+    """Measure the base and each adapter, print a table for each suite, and write figures down as they come.
+
+    Args:
+        model: the base.
+        adapters: folders of adapters of it.
+        suites: `builtin`, and tasks of lm-eval.
+        settings: how these are run.
+        out: where figures are also written.
+        console: where to show them.
+
+    Raises:
+        InputError: a model or an adapter that cannot be loaded, or a suite that is unknown or cannot be had.
+    """
+    from experiments import harness
+
+    others = [name for name in dict.fromkeys(suites) if name != BUILTIN]
+    # What is missing is found out before a model is loaded.
+    tasks = harness.set_up(others, settings) if others else None
+    base = models.load(models.resolve(model))
+    # Paths tell apart what is called alike.
+    named = {folder.name if [a.name for a in adapters].count(folder.name) == 1 else str(folder): folder for folder in adapters}
+    found: dict[str, Any] = {"model": base.ref.id, "suite": ",".join(dict.fromkeys(suites))}
+    if BUILTIN in suites:
+        with console.status("") as status:
+            rows = capabilities(base, named, lambda _done, _steps, what: status.update(what))
+        console.print(_table(rows, base.ref.id))
+        found["capabilities"] = [{"name": name, **row.to_json()} for name, row in rows.items()]
+        _write(out, found)
+    if tasks:
+        found |= {"settings": harness.described(settings), "tasks": []}
+        of_tasks = []
+        for row in harness.measured(base, named, tasks, settings):
+            of_tasks.append(row)
+            found["tasks"].append(asdict(row))
+            _write(out, found)
+        console.print(harness.table(of_tasks, base.ref.id, settings))
+
+
+def _write(out: Path | None, found: dict[str, Any]) -> None:
+    if out is not None:
+        write_json(out, found)
+
+
+def capabilities(base: models.Loaded, adapters: Mapping[str, Path], tick: Callable[..., None] = lambda *_: None) -> dict[str, Capability]:
+    """Return what the base and each adapter of it, by name, make of the built-in set.
+
+    Args:
+        base: the model.
+        adapters: name → folder.
+        tick: called with steps done, steps in all, and what is done next.
+    """
+    chat = Chat(base.tokenizer, max_length=base.max_length)
+    plain, *changed = measured(base, chat, adapters, [None, *adapters], Ranks(), tick)
+    return {"base": capability([plain], None)} | {name: capability([items], plain) for name, items in zip(adapters, changed, strict=True)}
+
+
+def _table(rows: Mapping[str, Capability], base: str) -> Table:
+    caption = f"{escape(base)}; × the base's perplexity and KL with 95 % over answers; − lost and + gained items, p of a sign test"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption)
+    for column in ("", "perplexity", "KL to base", "sums, chosen", "sums, said", "form of an answer"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, row in rows.items():
+        shown = []
+        for each in (row.chosen, row.said, row.form):
+            change = "" if each.p is None else f" (−{each.lost} +{each.gained}, p {each.p:.2g})"
+            shown.append(f"{each.right}/{each.items}{change}")
+        ratio = f" (× {row.ratio})" if row.ratio else ""
+        table.add_row(escape(name), f"{row.perplexity:.1f}{ratio}", str(row.kl or "–"), *shown)
+    return table
