@@ -11,16 +11,20 @@ from data.errors import InputError
 from data.files import digest
 from data.library import load_questions
 from data.mixtures import Turn, plain_turns
-from data.schema import Example, Trait, seed_for
+from data.schema import ContrastPair, Example, Trait, seed_for
 from experiments.answers import REPETITION_PENALTY, said
-from experiments.library import Library, extraction, space_stage
+from experiments.grades import Judge, grade_stage, load_grades
+from experiments.library import KEPT, Library, extraction, space_stage
+from experiments.scores import NO_RUBRIC
 from experiments.space import within_questions
 from experiments.stages import Bench, Output, Stage, TickFn, full_stop, read
-from experiments.study import GeneratedDirectionsConfig
+from experiments.study import FilterConfig
+from probes.judge import COHERENCE
 from probes.nearest import largest_by_chance
 from probes.nulls import Null
+from probes.stats import finite
 
-AGREEMENT = "agreement.json"
+AGREEMENT, COUNTED = "agreement.json", "kept.json"
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,16 @@ class Generated:
     Attributes:
         space: directions and reliabilities, as those of `state` are kept.
         agreement: how they agree with these.
+        kept: of each trait, which pairs of answers make its direction, if they are filtered.
     """
 
     space: Stage
     agreement: Stage
+    kept: tuple[Stage, ...] = ()
 
 
 def generated_of(
-    bench: Bench, traits: Sequence[Trait], bank: Sequence[Example], library: Library, layer: int, config: GeneratedDirectionsConfig
+    bench: Bench, traits: Sequence[Trait], bank: Sequence[Example], library: Library, layer: int, judge: Judge | None
 ) -> Generated:
     """Return the stages that estimate each trait's direction from the base's own answers.
 
@@ -47,17 +53,25 @@ def generated_of(
         bank: whose extraction questions are asked where a trait has none of its own, unless the study names others.
         library: with their directions by the estimator `state`.
         layer: where chance is drawn.
-        config: which questions, and how many.
+        judge: who grades what is said, if the study names one.
 
     Raises:
-        InputError: a trait with fewer questions, or contrast pairs, than the study asks for.
+        InputError: a trait with fewer questions, or contrast pairs, than the study asks for, or without a rubric where answers are
+            filtered.
     """
+    config = bench.study.generated_directions
+    assert config is not None  # it is asked for
     others = load_questions(config.bank) if config.bank else None
     asked = [_questions(trait, bank, others, config.questions) for trait in traits]
     states = [_answers_stage(bench, trait, questions) for trait, questions in zip(traits, asked, strict=True)]
     names, digests = [trait.name for trait in traits], [digest(questions) for questions in asked]
-    space = space_stage(names, states, digests, "directions of what the base says")
-    return Generated(space, _agreement_stage(names, library.spaces[0], space, states, digests, layer))
+    kept: list[Stage] = []
+    if config.filter:
+        assert judge is not None  # held when the study was loaded
+        both = zip(traits, asked, states, strict=True)
+        kept = [_kept_stage(bench, judge, config.filter, trait, questions, stage) for trait, questions, stage in both]
+    space = space_stage(names, states, digests, "directions of what the base says", kept)
+    return Generated(space, _agreement_stage(names, library.spaces[0], space, states, digests, layer), tuple(kept))
 
 
 def _questions(trait: Trait, bank: Sequence[Example], others: Sequence[Example] | None, count: int) -> list[str]:
@@ -74,8 +88,8 @@ def _questions(trait: Trait, bank: Sequence[Example], others: Sequence[Example] 
 
 def _answers_stage(bench: Bench, trait: Trait, questions: Sequence[str]) -> Stage:
     """Answer questions under both sides of each pair, and read the answers there: states [pairs, 2, questions, layers, d_model]."""
-    pairs = trait.contrast_pairs[: bench.study.contrast_pairs]
-    prompts = [(question, side) for pair in pairs for side in (pair.positive, pair.negative) for question in questions]
+    pairs = _pairs(bench, trait)
+    prompts = _prompts(pairs, questions)
 
     def compute(bench: Bench, _inputs: list[Path], out: Path, tick: TickFn) -> Output:
         [answers] = said(bench, prompts, [None], tick)
@@ -92,6 +106,40 @@ def _answers_stage(bench: Bench, trait: Trait, questions: Sequence[str]) -> Stag
     return Stage("generated", 1, config, (), f"what the base says as {trait.name} and its opposite", compute)
 
 
+def _pairs(bench: Bench, trait: Trait) -> Sequence[ContrastPair]:
+    return trait.contrast_pairs[: bench.study.contrast_pairs]
+
+
+def _prompts(pairs: Sequence[ContrastPair], questions: Sequence[str]) -> list[tuple[str, str]]:
+    return [(question, side) for pair in pairs for side in (pair.positive, pair.negative) for question in questions]
+
+
+def _kept_stage(bench: Bench, judge: Judge, limits: FilterConfig, trait: Trait, questions: Sequence[str], said: Stage) -> Stage:
+    """Choose the pairs of answers that make a direction, as the judge grades them: `kept` [pairs, questions], and how many.
+
+    `ungraded` of them lack a grade.
+    """
+    if trait.rubric is None:
+        raise InputError(f"generated_directions.filter: {trait.name} {NO_RUBRIC}; write one in its trait.yaml")
+    pairs = _pairs(bench, trait)
+    asked = [Turn(question, "") for question, _ in _prompts(pairs, questions)]
+    grades = (
+        grade_stage(bench, judge, trait.rubric, said, asked, f"what the base says as {trait.name} and its opposite"),
+        grade_stage(bench, judge, COHERENCE, said, asked, f"coherence of what the base says as {trait.name} and its opposite"),
+    )
+
+    def compute(_bench: Bench, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
+        score, coherence = (load_grades(folder)[0].reshape(len(pairs), 2, len(questions)) for folder in inputs)
+        # An answer without a grade is not above a limit, nor below one.
+        kept = (score[:, 0] >= limits.score) & (score[:, 1] < limits.score) & (coherence >= limits.coherence).all(1)
+        ungraded = ~np.isfinite(np.stack([score, coherence])).all((0, 2))
+        facts = {"kept": int(kept.sum()), "of": kept.size, "ungraded": int(ungraded.sum())}
+        return {KEPT: {"kept": kept}, COUNTED: facts}
+
+    config = {"limits": limits.model_dump(mode="json"), "pairs": len(pairs), "questions": len(questions)}
+    return Stage("kept", 1, config, grades, f"answers that make the direction of {trait.name}", compute, everywhere=False)
+
+
 def _agreement_stage(
     names: Sequence[str], state: Stage, generated: Stage, states: Sequence[Stage], asked: Sequence[str], layer: int
 ) -> Stage:
@@ -99,13 +147,16 @@ def _agreement_stage(
 
     def compute(_bench: Bench, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
         both = [load_file(folder / "space.safetensors")["vectors"].astype(np.float64) for folder in inputs[:2]]
-        units = [vectors / np.linalg.norm(vectors, axis=-1, keepdims=True) for vectors in both]
+        # Where too few answers were kept there is no direction, and no cosine.
+        units = [vectors / np.where((norm := np.linalg.norm(vectors, axis=-1, keepdims=True)) > 0, norm, np.nan) for vectors in both]
         cosines = (units[0] * units[1]).sum(-1)
         rows = [load_file(folder / "states.safetensors")["states"] for folder in inputs[2:]]
         centred = within_questions(rows, asked, layer)
         null = Null(seed_for(0, "agreement"))
         chance = [float(np.quantile(largest_by_chance(unit[layer], 1, centred, null), 0.95)) for unit in units[0]]
-        found = {name: {"cosine": each.tolist(), "chance": high} for name, each, high in zip(names, cosines, chance, strict=True)}
+        found = {
+            name: {"cosine": [finite(x) for x in each], "chance": high} for name, each, high in zip(names, cosines, chance, strict=True)
+        }
         return {AGREEMENT: found}
 
     config = {"names": list(names), "asked": list(asked), "layer": layer}

@@ -122,7 +122,9 @@ class Judge:
         return Grades(scores, dict(sorted(failures.items())))
 
 
-def grade_stage(bench: Bench, judge: Judge, rubric: str, texts: Sequence[Turn] | Stage, asked: Sequence[Example], title: str) -> Stage:
+def grade_stage(
+    bench: Bench, judge: Judge, rubric: str, texts: Sequence[Turn] | Stage, asked: Sequence[Example | Turn], title: str
+) -> Stage:
     """Grade answers by a rubric: `scores`, null where there is none, `failures` by answer, and whether they were `drawn`.
 
     Stages that grade answers to the same questions by the same rubric are computed together.

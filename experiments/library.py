@@ -21,6 +21,7 @@ from probes.space import FEWEST_PERSONAS, FEWEST_ROLES, dimension
 from probes.stats import FloatArray
 
 DIMENSION, DICTIONARY = "dimension.json", "dictionary.safetensors"
+KEPT = "kept.safetensors"
 
 
 @dataclass(frozen=True)
@@ -251,7 +252,7 @@ def directions_stage(bench: Bench, subject: Trait | Instruction, examples: Seque
     return Stage("directions", 2, config, (), f"directions of {subject.name}", compute)
 
 
-def space_stage(names: Sequence[str], directions: Sequence[Stage], asked: Sequence[str], title: str) -> Stage:
+def space_stage(names: Sequence[str], directions: Sequence[Stage], asked: Sequence[str], title: str, kept: Sequence[Stage] = ()) -> Stage:
     """Estimate directions and their reliability at every layer.
 
     Args:
@@ -259,22 +260,27 @@ def space_stage(names: Sequence[str], directions: Sequence[Stage], asked: Sequen
         directions: their states under contrast prompts, then those of others beside: a direction is held against the covariance of all.
         asked: which questions each of these was read on.
         title: what to call the stage on screen.
+        kept: of each name, which pairs of answers make its direction, [pairs, questions]; all, if not given.
     """
 
     def compute(_bench: Bench, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
-        states = [load_file(folder / "states.safetensors")["states"].astype(np.float64) for folder in inputs]
+        states = [load_file(folder / "states.safetensors")["states"].astype(np.float64) for folder in inputs[: len(directions)]]
+        masks = [load_file(folder / KEPT)["kept"] for folder in inputs[len(directions) :]]
         layers = states[0].shape[3]
         values = np.stack([np.linalg.svd(within_questions(states, asked, layer), compute_uv=False) ** 2 for layer in range(layers)])
         out: dict[str, list[FloatArray]] = {"vectors": [], "reliability": [], "null_reliability": [], "found": []}
         for i, (name, each) in enumerate(zip(names, states[: len(names)], strict=True)):
-            found = estimate(each[:, 0] - each[:, 1], values, np.random.default_rng(seed_for(0, "reliability", name)))
+            differences = each[:, 0] - each[:, 1]
+            if masks:
+                differences[~masks[i]] = np.nan
+            found = estimate(differences, values, np.random.default_rng(seed_for(0, "reliability", name)))
             for key in out:
                 out[key].append(getattr(found, key))
             tick(i + 1, len(names))
         return {"space.safetensors": {key: np.stack(rows).astype(np.float32) for key, rows in out.items()}}
 
     config = {"names": list(names), "asked": list(asked)}
-    return Stage("space", 3, config, tuple(directions), title, compute, everywhere=False)
+    return Stage("space", 3, config, (*directions, *kept), title, compute, everywhere=False)
 
 
 def dimension_stage(library: Library, layer: int) -> Stage:

@@ -93,8 +93,7 @@ def plan(study: Study, bench: Bench) -> Plan:
     answers = answer_stage(bench, Condition(), shared)
     (space,) = library.spaces
     size = (library.roles.dimension if library.roles else None) or dimension_stage(library, layer)
-    said = study.generated_directions
-    generated = generated_of(bench, traits, bank, library, layer, said) if said else None
+    generated = generated_of(bench, traits, bank, library, layer, judge) if study.generated_directions else None
     can = capability_stage(bench, Condition()) if study.capability and any(run.capability for run in planned) else None
     return Plan(study, bench, layer, names, shared, chat_stage(bench), space, size, answers, can, planned, calibration, generated)
 

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from data.errors import InputError
 from experiments.calibrate import LATER, PLANTED
 from experiments.capability import CAPABILITY, Items
-from experiments.estimators import AGREEMENT
+from experiments.estimators import AGREEMENT, COUNTED
 from experiments.generated import SAID
 from experiments.instructions import INSTRUCTIONS
 from experiments.library import DICTIONARY, DIMENSION
@@ -72,6 +72,7 @@ class Results:
         calibration: what was found of planted changes, with the curve at a later layer under `later`; None where none were planted.
         generated: the directions of the base's own answers, kept as those of `space`; None where the study does not ask for them.
         agreement: trait → `cosine` of its two directions at each layer, and what chance reaches at the study's.
+        kept: of each trait, how many pairs of the base's answers make its direction; empty where they are not filtered.
         capability: what the base made of the built-in capability set; None where the study does not ask.
     """
 
@@ -86,6 +87,7 @@ class Results:
     calibration: Mapping[str, Any] | None = None
     generated: Mapping[str, FloatArray] | None = None
     agreement: Mapping[str, Any] | None = None
+    kept: Sequence[Mapping[str, int]] = ()
     capability: Items | None = None
 
     @property
@@ -135,10 +137,16 @@ def save_index(plan: Plan, store: Store) -> Path:
         "base_capability": plan.base_capability.id if plan.base_capability else None,
         "runs": runs,
         "calibration": _calibration_ids(plan),
-        "generated": {"space": plan.generated.space.id, "agreement": plan.generated.agreement.id} if plan.generated else None,
+        "generated": _generated_ids(plan),
     }
     write_json(folder / INDEX, index)
     return folder
+
+
+def _generated_ids(plan: Plan) -> dict[str, Any] | None:
+    if (planned := plan.generated) is None:
+        return None
+    return {"space": planned.space.id, "agreement": planned.agreement.id, "kept": [stage.id for stage in planned.kept]}
 
 
 def _calibration_ids(plan: Plan) -> dict[str, str | None] | None:
@@ -174,7 +182,7 @@ def load_results(folder: Path) -> Results:
         planted = index.get("calibration")
         used |= {planted[key] for key in ("planted", "later")} if planted else set()
         said = index.get("generated")
-        used |= {said[key] for key in ("space", "agreement")} if said else set()
+        used |= {said["space"], said["agreement"], *said.get("kept", ())} if said else set()
         # Nor do older runs have what came later.
         used |= {run.get(key) for run in index["runs"] for key in ("instructions", "dictionary", "said", "scores", "capability")}
         used.add(index.get("base_capability"))
@@ -217,6 +225,7 @@ def load_results(folder: Path) -> Results:
         _calibration(store, planted) if planted else None,
         load_file(store.path(said["space"]) / "space.safetensors") if said else None,
         read_json(store.path(said["agreement"]) / AGREEMENT) if said else None,
+        [read_json(store.path(stage_id) / COUNTED) for stage_id in said.get("kept", ())] if said else [],
         _items(store, index.get("base_capability")),
     )
 

@@ -244,7 +244,7 @@ def _written(folder: Path, asked: Sequence[str]) -> list[Turn]:
     return [Turn(question, full_stop(answer)) for question, answer in zip(asked, read_json(folder / "answers.json"), strict=True)]
 
 
-def turns_of(texts: Sequence[Turn] | Stage, asked: Sequence[Example], inputs: Sequence[Path]) -> list[Turn]:
+def turns_of(texts: Sequence[Turn] | Stage, asked: Sequence[Example | Turn], inputs: Sequence[Path]) -> list[Turn]:
     """Return texts that are given, or what an answer stage, the last of the inputs, answered to questions."""
     return _written(inputs[-1], [example.question for example in asked]) if isinstance(texts, Stage) else list(texts)
 

@@ -107,6 +107,18 @@ class ScoresConfig(_Config):
     pairs: Annotated[int, Field(ge=1)] = 4
 
 
+class FilterConfig(_Config):
+    """Which answers make a direction, by the grades of the study's judge.
+
+    Attributes:
+        score: what an answer under the positive prompt reaches by the trait's rubric, and the one under its opposite does not.
+        coherence: what both of them reach.
+    """
+
+    score: Annotated[float, Field(ge=0, le=100)] = 50.0
+    coherence: Annotated[float, Field(ge=0, le=100)] = 50.0
+
+
 class GeneratedDirectionsConfig(_Config):
     """How directions are also estimated from what the base itself says under contrast prompts.
 
@@ -114,10 +126,12 @@ class GeneratedDirectionsConfig(_Config):
         questions: that it answers under each prompt.
         bank: whose extract questions they are, by name or as a .jsonl file, also of questions without answers; null means a trait's own
             open questions, then those that its direction is read on.
+        filter: leave out pairs of answers by the grades of the study's judge; null keeps all.
     """
 
     questions: Annotated[int, Field(ge=4)] = 8
     bank: str | None = None
+    filter: FilterConfig | None = None
 
 
 class CalibrateConfig(_Config):
@@ -253,6 +267,8 @@ class Study(_Config):
     def _graded(self) -> "Study":
         if self.mediate and self.mediate.generated and self.mediate.generated.by == "judge" and self.judge is None:
             raise ValueError("mediate.generated.by: judge grades what is said, and this study names no judge; add the key judge")
+        if self.generated_directions and self.generated_directions.filter and self.judge is None:
+            raise ValueError("generated_directions.filter: goes by a judge's grades, and this study names no judge; add the key judge")
         return self
 
     def points(self) -> Iterator[tuple[dict[str, Any], "Study"]]:

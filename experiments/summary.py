@@ -21,7 +21,7 @@ from probes.mediation import INSIDE, OUTSIDE, WHOLE
 from probes.novelty import Novelty
 from probes.nulls import beyond
 from probes.shift import Share, cross_run_share, share_over_runs
-from probes.stats import Estimate, FloatArray, crossed_interval, proportion_bound, standard_error
+from probes.stats import Estimate, FloatArray, crossed_interval, finite, proportion_bound, standard_error
 
 RUNS_FOR_A_CLAIM = 3
 GROUPED_BY = ("arm", "trait", "settings")
@@ -80,8 +80,8 @@ def summarise(results: Results) -> dict[str, Any]:
 
 def _direction(space: Mapping[str, FloatArray], i: int, layer: int) -> dict[str, Any]:
     return {
-        "reliability": float(space["reliability"][i, layer]),
-        "null_reliability": float(space["null_reliability"][i, layer]),
+        "reliability": finite(space["reliability"][i, layer]),
+        "null_reliability": finite(space["null_reliability"][i, layer]),
         "found": bool(space["found"][i, layer] > 0.5),
     }
 
@@ -93,8 +93,9 @@ def _generated(results: Results, i: int, name: str) -> dict[str, Any] | None:
     layer, agreement = results.index["layer"], results.agreement[name]
     return {
         **_direction(results.generated, i, layer),
-        "agreement": float(agreement["cosine"][layer]),
-        "agreement_high": float(agreement["chance"]),
+        "agreement": agreement["cosine"][layer],
+        "agreement_high": agreement["chance"],
+        "kept": results.kept[i] if results.kept else None,
     }
 
 

@@ -19,6 +19,7 @@ from probes.stats import FloatArray
 FOUND_RELIABILITY = 0.5
 QUESTION_SPLITS = 20
 NULL_DRAWS = 999
+FEWEST_LEFT = 4
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,22 @@ def estimate(differences: FloatArray, eigenvalues: FloatArray, rng: np.random.Ge
     questions of its pair, as a chance effect of wording is; drawing anew for each question would be too lenient.
 
     Args:
-        differences: [pairs, questions, layers, d_model], positive minus negative.
+        differences: [pairs, questions, layers, d_model], positive minus negative. Some pairs of answers may be left out, as NaN: means are
+            then over those that are there.
         eigenvalues: [layers, d_model] of the activations' covariance within questions; cosines do not depend on
             its axes, so the null needs nothing else.
         rng: draws question halves and the null.
+
+    Returns:
+        The direction; where fewer than four pairs or questions are left, one that was not found, whose reliabilities are NaN.
     """
+    there = np.isfinite(differences[:, :, 0, 0])
+    differences = differences[np.flatnonzero(there.any(axis=1))][:, np.flatnonzero(there.any(axis=0))]
     pairs, questions, layers, _ = differences.shape
+    if min(pairs, questions) < FEWEST_LEFT:
+        nothing = np.full(layers, np.nan)
+        vectors = _mean(differences, (0, 1)) if pairs else np.zeros(differences.shape[2:])
+        return Directions(vectors, nothing, nothing, np.zeros(layers, dtype=bool))
     halves_p = _all_halves(pairs)
     halves_q = _random_halves(questions, rng)
     reliability, null = np.empty(layers), np.empty(layers)
@@ -70,7 +81,7 @@ def estimate(differences: FloatArray, eigenvalues: FloatArray, rng: np.random.Ge
         draws = rng.standard_normal((NULL_DRAWS, pairs, scale.size), dtype=np.float32) * scale
         null[layer] = np.quantile(_mean_cosines(draws.astype(np.float64), halves_p), 0.95)
     found = (reliability >= FOUND_RELIABILITY) & (reliability > null)
-    return Directions(differences.mean((0, 1)), reliability, null, found)
+    return Directions(_mean(differences, (0, 1)), reliability, null, found)
 
 
 def half_split_reliability(differences: FloatArray, rng: np.random.Generator) -> float:
@@ -80,9 +91,14 @@ def half_split_reliability(differences: FloatArray, rng: np.random.Generator) ->
 
 def _half_split_cosine(differences: FloatArray, halves_p: FloatArray, halves_q: FloatArray) -> float:
     """Return the smaller of the mean half-split cosines over pairs and over questions ([pairs, questions, d])."""
-    by_pair = _mean_cosine(differences.mean(1), halves_p)
-    by_question = _mean_cosine(differences.mean(0), halves_q)
+    by_pair = _mean_cosine(_mean(differences, 1), halves_p)
+    by_question = _mean_cosine(_mean(differences, 0), halves_q)
     return min(by_pair, by_question)
+
+
+def _mean(values: FloatArray, axis: int | tuple[int, int]) -> FloatArray:
+    """Mean over what is there; the plain one, to the last digit, where nothing was left out."""
+    return np.asarray(values.mean(axis) if np.isfinite(values).all() else np.nanmean(values, axis))
 
 
 def _mean_cosines(draws: FloatArray, halves: FloatArray) -> FloatArray:

@@ -14,16 +14,20 @@ from data.library import load_trait
 from data.mixtures import Turn, plain_turns
 from data.schema import seed_for
 from experiments.estimators import AGREEMENT
+from experiments.library import KEPT
 from experiments.space import within_questions
 from experiments.stages import full_stop
 from experiments.store import read_json
 from lora.models import load, resolve
 from probes.capture import Spec, read
+from probes.judge import COHERENCE, judge_prompt
 from probes.nearest import largest_by_chance
 from probes.nulls import Null
 from tests.experiments.conftest import finished, stages_of
 from tests.experiments.test_cli import Write
 from tests.experiments.test_exchange import refused, wellworn
+from tests.experiments.test_scores import grade_of
+from tests.probes.servers import chat_server
 
 
 @pytest.fixture
@@ -110,3 +114,54 @@ def test_fewer_questions_than_the_study_asks_for_are_refused(
     assert "generated_directions.questions: pirate has 120 extract questions, the study asks for 500" in refused(
         capsys, "run", asked, "--runs-dir", tmp_path / "runs"
     )
+
+
+def test_answers_may_be_filtered_by_a_judges_grades(tiny_study: Write, tmp_path: Path, all_found: None, study: dict[str, Any]) -> None:
+    """A pair of answers makes the direction if the positive one is graded high, its opposite low, and both coherent."""
+
+    def graded(messages: list[dict[str, str]], _longest: int, _ask: Any) -> tuple[str, list[tuple[str, float]]]:
+        grade = grade_of(messages[-1]["content"])
+        return ("Well.", [("Well", -0.01)]) if grade == 33 else (str(grade), [(str(grade), -0.01)])
+
+    limits = {"score": 40, "coherence": 12}
+    with chat_server(graded) as server:
+        judge = {"url": server.url, "model": "judge"}
+        changed = study | {"generated_directions": {"questions": 5, "filter": limits}, "judge": judge}
+        folder = finished(tiny_study(**changed), tmp_path)
+    stage = stages_of(folder, "generated")["what the base says as pirate and its opposite"]
+    answers, states = read_json(stage / "answers.json"), load_file(stage / "states.safetensors")["states"].astype(float)
+    trait = load_trait("pirate")
+    asked = [turn.question for turn in plain_turns(trait.examples, "extract")][:5]
+    turns = [Turn(question, full_stop(answer)) for question, answer in zip(asked * 8, answers, strict=True)]
+    graded_by = {
+        rubric: np.array([float(grade_of(judge_prompt(rubric, turn))) for turn in turns]) for rubric in (str(trait.rubric), COHERENCE)
+    }
+    ungraded = np.any([each == 33 for each in graded_by.values()], axis=0).sum()
+    score, coherence = (np.where(each == 33, np.nan, each).reshape(4, 2, 5) for each in graded_by.values())
+    kept = (score[:, 0] >= 40) & (score[:, 1] < 40) & (coherence >= 12).all(1)
+    assert 0 < kept.sum() < kept.size
+    found = load_file(stages_of(folder, "kept")["answers that make the direction of pirate"] / KEPT)["kept"]
+    assert (found == kept).all()
+    space = load_file(stages_of(folder, "space")["directions of what the base says"] / "space.safetensors")
+    assert space["vectors"][0] == pytest.approx((states[:, 0] - states[:, 1])[kept].mean(0), abs=1e-5)
+    [pirate, _] = json.loads((folder / "tiny" / "summary.json").read_text())["directions"]
+    assert pirate["generated"]["kept"] == {"kept": int(kept.sum()), "of": 20, "ungraded": int(ungraded)}
+    assert f"{kept.sum()} of 20 ({ungraded})" in (folder / "tiny" / "report.html").read_text()
+
+
+def test_where_hardly_an_answer_is_kept_there_is_no_direction(
+    tiny_study: Write, tiny_model: Path, tmp_path: Path, study: dict[str, Any]
+) -> None:
+    # A random model is no judge: no answer has a grade.
+    changed = study | {"generated_directions": {"questions": 5, "filter": {}}, "judge": str(tiny_model)}
+    folder = finished(tiny_study(**changed), tmp_path)
+    for row in json.loads((folder / "tiny" / "summary.json").read_text())["directions"]:
+        said = row["generated"]
+        assert (said["reliability"], said["found"], said["agreement"], said["kept"]["kept"]) == (None, False, None, 0)
+        assert said["kept"]["ungraded"] == 4 * 5
+    assert "0 of 20 (20)" in (folder / "tiny" / "report.html").read_text()
+
+
+def test_a_filter_needs_a_judge(tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], study: dict[str, Any]) -> None:
+    asked = tiny_study(**study | {"generated_directions": {"questions": 5, "filter": {}}})
+    assert "generated_directions.filter: goes by a judge's grades" in refused(capsys, "run", asked, "--runs-dir", tmp_path / "runs")

@@ -49,6 +49,39 @@ def test_a_planted_direction_is_found(seed: int) -> None:
     assert cosine(got.vectors[0], v) > 0.95
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_answers_that_are_left_out_have_no_say(seed: int) -> None:
+    """A filter leaves a ragged set of answers: what it keeps makes the direction, whatever stands in the rest."""
+    rng = np.random.default_rng(seed)
+    v, other = unit(rng), unit(rng)
+    clean = v + rng.standard_normal((6, 16, WIDTH)) * np.sqrt(SPECTRUM)
+    out = rng.random((6, 16)) < 0.5
+    spoilt = np.where(out[..., None], 5 * other, clean)
+    got = judged(np.where(out[..., None], np.nan, spoilt), seed=seed)
+    assert got.vectors[0] == pytest.approx(clean[~out].mean(0))
+    assert got.found[0]
+    assert cosine(got.vectors[0], v) > 0.9
+    assert cosine(judged(spoilt, seed=seed).vectors[0], v) < 0.8
+    # Whole pairs and questions that are left out are as if they had never been asked.
+    out[:] = False
+    out[1], out[:, 3] = True, True
+    fewer = judged(np.delete(np.delete(clean, 1, 0), 3, 1), seed=seed)
+    same = judged(np.where(out[..., None], np.nan, clean), seed=seed)
+    assert same.reliability == pytest.approx(fewer.reliability)
+    assert same.vectors == pytest.approx(fewer.vectors)
+
+
+def test_too_few_answers_make_no_direction() -> None:
+    differences = np.random.default_rng(0).standard_normal((6, 16, WIDTH)) + 1
+    differences[3:] = np.nan
+    got = judged(differences)
+    assert np.isnan([got.reliability[0], got.null_reliability[0]]).all()
+    assert not got.found[0]
+    assert got.vectors[0] == pytest.approx(differences[:3].mean((0, 1)))
+    differences[:] = np.nan
+    assert (judged(differences).vectors == 0).all()
+
+
 def test_without_noise_reliability_is_one() -> None:
     v = unit(np.random.default_rng(0))
     got = judged(np.tile(3 * v, (4, 6, 1)))
