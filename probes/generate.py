@@ -22,9 +22,8 @@ from probes.hooks import hooked
 from probes.layers import depth, unwrapped
 from probes.matmul import fast_matmul
 from probes.mixed import can_mix, mixed
-from probes.prompts import Prompts, Runs, SetRuns, begun, can_share, fitting
+from probes.prompts import Runs, SetRuns, begun, can_share, fitting
 from probes.rows import Rows, next_tokens
-from probes.stats import FloatArray
 from probes.variants import Variant, applied, refuse_unknown
 
 # Rows that are done leave when they make up this part of a batch, and others join when this part of all places is free: those that
@@ -137,37 +136,6 @@ def generate(model: nn.Module, requests: Sequence[Request], how: Decoding) -> li
                 if how.progress:
                     how.progress(1)
     return [out[i] for i in range(len(requests))]
-
-
-@torch.no_grad()
-def next_logprobs(
-    model: nn.Module, prompts: Prompts, tokens: Sequence[int], rows: int = 256, progress: Callable[[int], None] | None = None
-) -> FloatArray:
-    """Return the log-probability of each of some tokens to come next after each prompt, float32 [prompts, tokens].
-
-    Args:
-        model: a causal LM in eval mode.
-        prompts: what the model reads; beginnings that many share are read once.
-        tokens: of its vocabulary.
-        rows: most prompts at a time; fewer where memory is short.
-        progress: called with the number of prompts just read.
-
-    Raises:
-        InputError: a prompt that does not fit the model.
-    """
-    check_tokens(model, prompts)
-    places = min(rows, fitting(model, max(map(len, prompts))))
-    wanted = torch.tensor(list(tokens), device=next(model.parameters()).device)
-    found = []
-    with fast_matmul():
-        for start in range(0, len(prompts), places):
-            some = prompts[start : start + places]
-            logits_BV = begun(model, some, [(0, len(some))], lambda runs: None).read()
-            assert logits_BV is not None  # nothing ends the pass early
-            found.append(logits_BV.float().log_softmax(1)[:, wanted].cpu().numpy())
-            if progress:
-                progress(len(some))
-    return np.concatenate(found)
 
 
 def _together(model: nn.Module, variants: Sequence[Variant | None]) -> Iterator[tuple[list[int], AbstractContextManager[SetRuns]]]:

@@ -25,7 +25,7 @@ from data.errors import InputError
 from data.formats import JUDGED
 from data.mixtures import Turn
 from probes.endpoint import EndpointConfig, ask
-from probes.generate import next_logprobs
+from probes.following import next_logprobs
 from probes.responses import Ask, Failure, Reply
 from probes.stats import FloatArray
 
@@ -138,9 +138,9 @@ def judged(model: nn.Module, chat: Chat, rubric: str, turns: Sequence[Turn], pro
     scores = np.full(len(turns), np.nan)
     if not prompts:
         return Grades(scores, failures)
-    rows = [[*prompt, *tree.opening, *node] for prompt in prompts.values() for node in tree.nodes]
-    logprobs = next_logprobs(model, rows, tree.tokens, progress=progress)
-    for i, of_one in zip(prompts, np.exp(logprobs.astype(np.float64)).reshape(len(prompts), len(tree.nodes), -1), strict=True):
+    rows = [[*prompt, *tree.opening] for prompt in prompts.values()]
+    logprobs = next_logprobs(model, rows, tree.tokens, tree.nodes, progress=progress)
+    for i, of_one in zip(prompts, np.exp(logprobs.astype(np.float64)), strict=True):
         _grade(i, tree.probabilities(of_one), scores, failures)
     return Grades(scores, failures)
 

@@ -68,6 +68,12 @@ class Rows:
         self.mask_BT = torch.cat([self.mask_BT, torch.ones_like(self.mask_BT[:, :1])], dim=1)
         self.unread += 1
 
+    def go_back(self, count: int) -> None:
+        """Forget the last tokens of every row, which were read."""
+        if count:
+            self.tokens_BT, self.mask_BT = self.tokens_BT[:, :-count], self.mask_BT[:, :-count]
+            self.cache.crop(-count)
+
     def keep(self, which: Sequence[int]) -> None:
         """Keep some rows, in the order given."""
         rows = torch.tensor(which, device=self.tokens_BT.device)

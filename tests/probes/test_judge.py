@@ -17,7 +17,7 @@ from data.errors import InputError
 from data.mixtures import Turn
 from probes import judge as judging
 from probes.endpoint import EndpointConfig
-from probes.generate import next_logprobs
+from probes.following import next_logprobs
 from probes.judge import CLOSING, NOT_A_NUMBER, SPECIAL, TOO_LONG, Grades, NumberTree, grade_in, judge_prompt, judged, judged_by_server
 from tests.conftest import tiny_tokenizer
 from tests.probes.servers import behaving, chat_server, hangs, says, sends
@@ -106,17 +106,6 @@ def test_probabilities_of_all_numbers_are_those_of_a_tree() -> None:
             further = {each[len(number)] for each in tree.numbers if each[: len(number)] == number and len(each) > len(number)}
             chance *= 1 - sum(at[number][token[each]] for each in further)
         assert found[n] == pytest.approx(chance)
-
-
-def test_what_comes_next_is_the_models_own_log_softmax(model: PreTrainedModel) -> None:
-    rng = np.random.default_rng(2)
-    prompts = [[int(i) for i in rng.integers(3, 101, length)] for length in (9, 1, 4, 4, 30)]
-    seen: list[int] = []
-    found = next_logprobs(model, prompts, [5, 50, 7], rows=2, progress=seen.append)
-    with torch.no_grad():
-        expected = [model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)[[5, 50, 7]].numpy() for prompt in prompts]
-    assert found == pytest.approx(np.array(expected), abs=1e-4)
-    assert seen == [2, 2, 1]
 
 
 def test_places_of_a_rubric() -> None:
