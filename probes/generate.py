@@ -210,11 +210,10 @@ def _written(
         if queue and (not here or (share and places - len(here) >= JOIN * places)):
             fresh = [_Row(i, kind, requests[i]) for kind, i in (queue.popleft() for _ in range(min(places - len(here), len(queue))))]
             others = begun(model, [requests[row.at].prompt for row in fresh], _runs(fresh), set_runs)
-            rows, here = (rows.joined(others) if rows else others), here + fresh
+            here += fresh
+            # The fresh alone are in order as they come.
             order = sorted(range(len(here)), key=lambda b: here[b].kind)
-            if order != list(range(len(here))):
-                rows.keep(order)
-                here = [here[b] for b in order]
+            rows, here = (rows.joined(others, order) if rows else others), [here[b] for b in order]
         assert rows is not None  # there are some here
         set_runs(_runs(here))
         logits_BV = rows.read()

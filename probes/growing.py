@@ -49,9 +49,14 @@ class _Layer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: torch.Tensor, start: int = 0) -> None:
-        """Keep some rows, from an entry on."""
-        self._longer = None
-        self.keys, self.values = self.keys[indices, :, start:], self.values[indices, :, start:]
+        """Keep some rows, from an entry on, with room to grow: copied once, and not again for the next token."""
+        length = self.keys.shape[2] - start
+        kept = []
+        for old in (self.keys, self.values):
+            new = old.new_empty(len(indices), old.shape[1], length + ROOM, old.shape[3])
+            torch.index_select(old[:, :, start:], 0, indices, out=new[:, :, :length])
+            kept.append(new)
+        self._show((kept[0], kept[1]), length)
 
 
 def _with_room(old: torch.Tensor, room: int) -> torch.Tensor:

@@ -62,12 +62,11 @@ def mixed(model: nn.Module, variants: Sequence[Variant]) -> Iterator[SetRuns]:
         per_row = args[0].numel() // (count * args[0].shape[-1])
         if args[0].numel() != count * per_row * args[0].shape[-1] or per_row not in (1, tokens):
             raise RuntimeError(f"{type(module).__name__} sees {tuple(args[0].shape)} in a pass of {count} rows of {tokens} tokens")
-        x, y = args[0].reshape(count, per_row, -1), output.view(count, per_row, -1)
+        x_ND, y_ND = args[0].reshape(count * per_row, -1), output.view(count * per_row, -1)
         for variant, rows in here:
-            if variant.adapter in module.lora_A:
-                down, up = module.lora_A[variant.adapter], module.lora_B[variant.adapter]
-                # Added in the wider dtype of the two and rounded once, as PEFT does.
-                y[rows] += up(down(x[rows].to(down.weight.dtype))) * module.scaling[variant.adapter]
+            if variant.adapter is not None and variant.adapter in module.lora_A:
+                tokens_of = slice(rows.start * per_row, rows.stop * per_row)
+                _update(module, variant.adapter, x_ND[tokens_of], y_ND[tokens_of])
 
     def edit(layer: int) -> OnBlock:
         def on_block(h_BTD: torch.Tensor) -> torch.Tensor | None:
@@ -93,3 +92,14 @@ def mixed(model: nn.Module, variants: Sequence[Variant]) -> Iterator[SetRuns]:
                 stack.callback(module.register_forward_hook(add).remove)
         stack.enter_context(hooked(model, {layer: edit(layer) for variant in variants for layer in variant.edits}))
         yield set_runs
+
+
+def _update(module: Any, adapter: str, x_ND: torch.Tensor, y_ND: torch.Tensor) -> None:
+    """Add an adapter's low-rank update to what a linear layer made of some tokens."""
+    down, up, scale = module.lora_A[adapter], module.lora_B[adapter], module.scaling[adapter]
+    if up.bias is None and down.weight.dtype == x_ND.dtype == y_ND.dtype:
+        # The product is summed up where it belongs: for few tokens and a low rank, what else passes through memory takes longer than it.
+        y_ND.addmm_(down(x_ND), up.weight.t(), alpha=scale)
+    else:
+        # Added in the wider dtype of the two and rounded once, as PEFT does.
+        y_ND += up(down(x_ND.to(down.weight.dtype))) * scale

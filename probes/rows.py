@@ -86,17 +86,21 @@ class Rows:
             self.cache.batch_select_indices(rows)
         self.tokens_BT, self.mask_BT = self.tokens_BT[rows, start:], mask_BT[:, start:]
 
-    def joined(self, others: "Rows") -> "Rows":
-        """Return these rows and after them others, which have as much to read; both are used up."""
+    def joined(self, others: "Rows", order: Sequence[int]) -> "Rows":
+        """Return these rows and others, which have as much to read; all are used up.
+
+        Args:
+            others: that join.
+            order: of the rows returned: indices into these and, after them, the others.
+        """
         assert isinstance(self.cache, GrowingCache)
         assert isinstance(others.cache, GrowingCache)
         longest = max(self.tokens_BT.shape[1], others.tokens_BT.shape[1])
-        count, total = len(self.tokens_BT), len(self.tokens_BT) + len(others.tokens_BT)
-        parts = [Part(self.cache, torch.arange(count)), Part(others.cache, torch.arange(count, total))]
-        both = (self, others)
-        tokens_BT = torch.cat([_widened(rows.tokens_BT, longest, rows.tokens_BT[:, -1:]) for rows in both])
-        mask_BT = torch.cat([_widened(rows.mask_BT, longest, torch.zeros_like(rows.mask_BT[:, :1])) for rows in both])
-        return Rows(self.model, put_together(parts, total, longest - self.unread), tokens_BT, mask_BT, self.unread)
+        both, places = (self, others), torch.tensor(order).argsort()
+        parts = [Part(self.cache, places[: len(self.tokens_BT)]), Part(others.cache, places[len(self.tokens_BT) :])]
+        tokens_BT = torch.cat([_widened(rows.tokens_BT, longest, rows.tokens_BT[:, -1:]) for rows in both])[order]
+        mask_BT = torch.cat([_widened(rows.mask_BT, longest, torch.zeros_like(rows.mask_BT[:, :1])) for rows in both])[order]
+        return Rows(self.model, put_together(parts, len(order), longest - self.unread), tokens_BT, mask_BT, self.unread)
 
 
 def _widened(values_BT: torch.Tensor, longest: int, fill_B1: torch.Tensor) -> torch.Tensor:
