@@ -152,7 +152,7 @@ def evaluate(
 
 @app.command()
 def bench(
-    kind: Annotated[str, typer.Argument(help="capture, shift, mediate or generate.")],
+    kind: Annotated[str, typer.Argument(help="capture, shift, mediate, generate or judge.")],
     model: Annotated[str, typer.Option(help="smollm2-135m, a folder, or a hub id.")] = "smollm2-135m",
     rows: Annotated[int, typer.Option(help="Rollouts to read, or answers to write.")] = 96,
     repeats: Annotated[int, typer.Option(help="Timed rounds, at least 5.")] = 5,

@@ -71,7 +71,7 @@ def memory(model: str, tick: Tick) -> list[dict[str, Any]]:
 
 
 def _every_layer(base: Loaded, rows: list[Encoded], pad: int, repeats: int, tick: Tick, others: list[Contender]) -> Case:
-    total = depth(base.model)
+    total, ids = depth(base.model), [row.input_ids for row in rows]
     spec = Spec(pad_id=pad)
     upper = round(total * 2 / 3)
     below = range(upper + 1)
@@ -79,7 +79,7 @@ def _every_layer(base: Loaded, rows: list[Encoded], pad: int, repeats: int, tick
         Contender("capture", lambda: read(base.model, rows, spec).states, _all_but_last),
         Contender(f"capture, layers ≤ {upper}", lambda: read(base.model, rows, replace(spec, layers=below)).states, lambda _: None),
         Contender("capture, bare", _plainly(lambda: read(base.model, rows, replace(spec, share_prefixes=False)).states), _all_but_last),
-        Contender("floor", lambda: floor(base.model, rows, spec.token_budget, pad), lambda _: None),
+        Contender("floor", lambda: floor(base.model, ids, spec.token_budget, pad), lambda _: None),
         Contender("loop", lambda: one_at_a_time(base.model, rows, range(total), SPANS), _all_but_last),
         *others,
     ]
@@ -88,10 +88,10 @@ def _every_layer(base: Loaded, rows: list[Encoded], pad: int, repeats: int, tick
 
 
 def _long(base: Loaded, rows: list[Encoded], pad: int, repeats: int, tick: Tick) -> Case:
-    spec = Spec(pad_id=pad)
+    spec, ids = Spec(pad_id=pad), [row.input_ids for row in rows]
     contenders = [
         Contender("capture", lambda: read(base.model, rows, spec).states, _all_but_last),
-        Contender("floor", lambda: floor(base.model, rows, spec.token_budget, pad), lambda _: None),
+        Contender("floor", lambda: floor(base.model, ids, spec.token_budget, pad), lambda _: None),
         Contender("loop", lambda: one_at_a_time(base.model, rows, range(depth(base.model)), SPANS), _all_but_last),
     ]
     return race("rollouts of 64–256 tokens", contenders, repeats, facts(rows), {"floor": 1 / 1.05, "loop": 1.35}, tick)

@@ -62,7 +62,7 @@ def _main() -> None:
 
     def run(some: int) -> None:
         if work == "floor":
-            floor(base.model, rows[:some], spec.token_budget, spec.pad_id)
+            floor(base.model, [row.input_ids for row in rows[:some]], spec.token_budget, spec.pad_id)
             return
         sums = torch.zeros(layers, len(SPANS), base.model.config.get_text_config().hidden_size)
         for part in stream(base.model, rows[:some], None, spec):

@@ -12,8 +12,8 @@ from probes.layers import unwrapped
 
 
 @torch.no_grad()
-def floor(model: Any, rows: Sequence[Encoded], token_budget: int, pad_id: int, layers: int | None = None) -> None:
-    """Run the bare backbone over the same batches, to the same depth, and keep nothing."""
+def floor(model: Any, rows: Sequence[Sequence[int]], token_budget: int, pad_id: int, layers: int | None = None) -> None:
+    """Run the bare backbone over the tokens of the same batches, to the same depth, and keep nothing."""
     device = next(model.parameters()).device
     backbone = unwrapped(model).get_decoder()
     whole = backbone.layers
@@ -21,7 +21,7 @@ def floor(model: Any, rows: Sequence[Encoded], token_budget: int, pad_id: int, l
         if layers is not None:
             backbone.layers = whole[:layers]
         for batch in by_length([len(row) for row in rows], token_budget):
-            ids, _ = padded([rows[i].input_ids for i in batch], pad_id)
+            ids, _ = padded([rows[i] for i in batch], pad_id)
             backbone(input_ids=ids.to(device), use_cache=False)
     finally:
         backbone.layers = whole

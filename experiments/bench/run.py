@@ -18,18 +18,19 @@ from experiments.store import commit, versions
 from lora.models import Loaded, load, resolve
 
 MIB = 1024**2
+KINDS = ("capture", "shift", "mediate", "generate", "judge")
 
 
 def bench(kind: str, model: str, rows: int, repeats: int, peers: bool, out: Path | None, console: Console) -> None:
-    """Run `capture`, `shift`, `mediate` or `generate`.
+    """Run one of `KINDS`.
 
     Raises:
         InputError: an unknown benchmark, too few repeats, or a model that cannot be loaded.
     """
-    from experiments.bench import capture, generate, mediate, shift
+    from experiments.bench import capture, generate, judge, mediate, shift
 
-    if kind not in ("capture", "shift", "mediate", "generate"):
-        raise InputError(f"bench: may be capture, shift, mediate or generate, got {kind!r}")
+    if kind not in KINDS:
+        raise InputError(f"bench: may be {', '.join(KINDS)}, got {kind!r}")
     if repeats < FEWEST_REPEATS:
         raise InputError(f"--repeats: may be {FEWEST_REPEATS} or more, got {repeats}")
     if rows < 8:
@@ -52,8 +53,10 @@ def bench(kind: str, model: str, rows: int, repeats: int, peers: bool, out: Path
             chosen = shift.cases(base, max(8, rows // 4), repeats, tick)
         elif kind == "mediate":
             chosen = mediate.cases(base, max(8, rows // 2), repeats, tick)
-        else:
+        elif kind == "generate":
             chosen = generate.cases(base, rows, repeats, tick)
+        else:
+            chosen = judge.cases(base, max(8, rows // 2), repeats, tick)
         for case in chosen:
             found.append(case.to_json())
             console.print(_table(found[-1]))

@@ -1,7 +1,7 @@
 """What the benchmarks read: conversations of the suite's own library."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from itertools import cycle
 
 from data.chat import Chat, Encoded
@@ -90,7 +90,7 @@ def prompts(chat: Chat, count: int) -> list[list[int]]:
     return [chat.encode_prompt(*each) for each in asked[:count]]
 
 
-def facts(rows: Sequence[Encoded]) -> dict[str, object]:
-    """Return what there is to know about some rows."""
-    lengths = sorted(len(row) for row in rows)
-    return {"rows": len(rows), "tokens": sum(lengths), "shortest": lengths[0], "median": lengths[len(lengths) // 2], "longest": lengths[-1]}
+def facts(rows: Sequence[Sized], name: str = "rows") -> dict[str, object]:
+    """Return what there is to know about some rows, or whatever else has tokens."""
+    lengths = sorted(map(len, rows))
+    return {name: len(rows), "tokens": sum(lengths), "shortest": lengths[0], "median": lengths[len(lengths) // 2], "longest": lengths[-1]}

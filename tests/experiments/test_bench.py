@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data.errors import InputError
-from experiments.bench import generate, mediate, shift
+from experiments.bench import generate, judge, mediate, shift
 from experiments.bench import run as bench_run
 from experiments.bench.memory import measure
 from experiments.bench.peers import Peer, _readable_by_older
@@ -108,8 +108,9 @@ def test_the_loop_reads_what_capture_reads_and_the_floor_runs_as_deep(base: Load
     assert ((loop - ours)[:, :-1].norm(dim=-1) <= 1e-4 * ours[:, :-1].norm(dim=-1)).all()
     ran: list[int] = []
     handles = [block.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, block in enumerate(base.model.model.layers)]
-    floor(base.model, rows, 10_000, pad_id=0, layers=2)
-    floor(base.model, rows, 10_000, pad_id=0)
+    ids = [row.input_ids for row in rows]
+    floor(base.model, ids, 10_000, pad_id=0, layers=2)
+    floor(base.model, ids, 10_000, pad_id=0)
     for handle in handles:
         handle.remove()
     assert ran == [0, 1, 0, 1, 2, 3]
@@ -147,7 +148,7 @@ def test_arms_above_a_layer_say_what_full_passes_say(base: Loaded) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "may be capture, shift, mediate or generate, got 'nothing'"),
+        (["nothing"], "may be capture, shift, mediate, generate, judge, got 'nothing'"),
         (["capture", "--repeats", "4"], "may be 5 or more, got 4"),
         (["shift", "--rows", "3"], "may be 8 or more, got 3"),
         (["shift", "--json", "/nowhere/at/all.json"], "no folder /nowhere/at"),
@@ -195,6 +196,21 @@ def test_a_saved_model_is_made_readable_by_older_libraries(tmp_path: Path, base:
 
 def test_answers_of_all_contenders_are_the_same_tokens(base: Loaded) -> None:
     many, mixed = generate.cases(base, 24, 1, lambda _: None, tokens=6)
+    assert [outcome.name for outcome in many.outcomes] == ["generate", "loop", "loop, 256 rows at a time"]
     for case in (many, mixed):
-        assert [(outcome.error, outcome.void) for outcome in case.outcomes] == [(0.0, None)] * 2
+        assert all((outcome.error, outcome.void) == (0.0, None) for outcome in case.outcomes)
     assert (many.facts["prompts"], mixed.facts["prompts"]) == (24, 6)
+
+
+def test_grades_that_were_had_are_not_asked_for_again(base: Loaded) -> None:
+    again, here = judge.cases(base, 8, 1, lambda _: None, remembered=30)
+    assert again.facts["answers"] == again.facts["sent at first"] == 30
+    assert (again.facts["sent again"], again.facts["without a grade"]) == (0, 0)
+    # They vary, and are the same to the last bit however they were had.
+    assert int(again.facts["different grades"]) > 25
+    assert [(outcome.name, outcome.error) for outcome in again.outcomes[:2]] == [("from the cache", 0.0), ("asked for", 0.0)]
+    limit = again.to_json()["contenders"][2]
+    assert (limit["seconds"], limit["target"]) == ([judge.MOST_SECONDS], 1.0)
+    assert [outcome.name for outcome in here.outcomes] == ["judged", "floor"]
+    assert here.facts["answers"] == 8
+    assert all(outcome.median > 0 for outcome in here.outcomes)
