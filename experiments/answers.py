@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from data.chat import Chat
+from data.errors import InputError
 from data.files import digest
 from data.schema import Example
 from experiments.stages import Bench, Condition, Output, Stage, TickFn, Together, adapter_of, counter, named
 from lora import models
+from probes.endpoint import EndpointConfig, ask
 from probes.generate import Decoding, Request, generate
 from probes.hooks import OnBlock
 from probes.prompts import Prompts
+from probes.responses import Ask, Reply
 from probes.variants import Variant
 
 # Greedy answers of small fine-tuned models run in circles without it, and then show nothing of their manner.
@@ -34,7 +38,7 @@ def answer_stage(bench: Bench, condition: Condition, questions: Sequence[Example
     def compute(bench: Bench, inputs: list[Path], out: Path, tick: TickFn) -> Output:
         return compute_all(bench, [inputs], [out], tick)[0]
 
-    config = {**bench.identity(), "questions": asked, "system": condition.system, "tokens": bench.study.answer_tokens}
+    config = {**bench.identity(), **bench.speaker(), "questions": asked, "system": condition.system, "tokens": bench.study.answer_tokens}
     config["penalty"] = REPETITION_PENALTY
     together = Together(digest(config), compute_all)
     return Stage("answer", 2, config, condition.inputs, f"answers of {condition.title}", compute, together=together)
@@ -54,8 +58,13 @@ def said(
         asked: questions with their system prompts.
         adapters: what it answers with, in turn or together as far as memory holds them; None is the base.
         tick: shows how far it is.
-        edits: of its state, with each of them.
+        edits: of its state, with each of them: then the model here answers, also where the study names a server.
+
+    Raises:
+        InputError: a server has not all of the answers to give.
     """
+    if (server := bench.study.server) and not edits:
+        return bench.ranks.from_main(lambda: _served(server, bench, asked, adapters, tick))
     base, ranks = bench.base, bench.ranks
     chat = bench.chat(base)
     mine = range(len(asked))[ranks.rank :: ranks.world]
@@ -74,6 +83,38 @@ def said(
             everyone = dict(ranks.gather(list(zip(mine, texts, strict=True))))
             found.append([everyone[i] for i in range(len(asked))])
     return found
+
+
+def _served(
+    server: EndpointConfig, bench: Bench, asked: Sequence[tuple[str, str | None]], adapters: Sequence[Path | None], tick: TickFn
+) -> list[list[str]]:
+    """Let a server answer, greedily and with the same penalty, where it knows one; adapters are its models, named after their stages."""
+    more: dict[str, Any] = {"repetition_penalty": REPETITION_PENALTY}
+    more |= {"chat_template_kwargs": kwargs} if (kwargs := bench.study.chat.template_kwargs) else {}
+    modules = {adapter.parent.name: adapter for adapter in adapters if adapter}
+    asks = [
+        Ask(
+            ((("system", system),) if system is not None else ()) + (("user", question),),
+            bench.study.answer_tokens,
+            model=adapter.parent.name if adapter else None,
+            more=more,
+        )
+        for adapter in adapters
+        for question, system in asked
+    ]
+    hint = "".join(f"\n  --lora-modules {name}={path}" for name, path in modules.items())
+    hint = f"; it serves adapters under the names of their stages, such as: vllm serve {server.model} --enable-lora{hint}" if hint else ""
+    try:
+        found = ask(server, asks, bench.replies, counter(tick, len(asks), "answers"))
+    except InputError as error:
+        raise InputError(f"{error}{hint}") from None
+    # To say nothing is an answer too.
+    texts = [each.text.strip() if isinstance(each, Reply) else "" if each.kind == "empty" else None for each in found.replies]
+    if lacking := texts.count(None):
+        counted = ", ".join(f"{kind} × {count}" for kind, count in found.failures.items() if kind != "empty")
+        raise InputError(f"{server.url}: no answer to {lacking} of {len(asks)} questions ({counted}); replies are kept{hint}")
+    said = [text or "" for text in texts]
+    return [said[k * len(asked) : (k + 1) * len(asked)] for k in range(len(adapters))]
 
 
 def spoken(model: nn.Module, chat: Chat, prompts: Prompts, variants: Sequence[Variant], how: Decoding) -> list[list[str]]:

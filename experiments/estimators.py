@@ -101,7 +101,7 @@ def _answers_stage(bench: Bench, trait: Trait, questions: Sequence[str]) -> Stag
         shaped = states[:, :, 0].reshape(len(pairs), 2, len(questions), *states.shape[1::2])
         return {"answers.json": answers, "states.safetensors": {"states": shaped}}
 
-    config = {**bench.identity(), "prompts": digest(prompts), "pairs": len(pairs), "tokens": bench.study.answer_tokens}
+    config = {**bench.identity(), **bench.speaker(), "prompts": digest(prompts), "pairs": len(pairs), "tokens": bench.study.answer_tokens}
     config["penalty"] = REPETITION_PENALTY
     return Stage("generated", 1, config, (), f"what the base says as {trait.name} and its opposite", compute)
 

@@ -63,7 +63,7 @@ class Judge:
 
     def identity(self) -> dict[str, Any]:
         """Return what the hash of a grade holds of its judge: not where a server is, nor how fast it may be asked."""
-        return {"server": self.by.model} if self.by else {"model": self.name, "dtype": self.dtype}
+        return {"server": self.by.model, "more": self.by.more} if self.by else {"model": self.name, "dtype": self.dtype}
 
     def grade(self, bench: Bench, rubric: str, turns: Sequence[Turn], tick: TickFn) -> Grades:
         """Grade answers, each different one once; rank 0 alone asks a server.

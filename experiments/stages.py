@@ -137,6 +137,11 @@ class Bench:
         """Return what every stage's hash holds of the model."""
         return {"model": self.ref.id, "dtype": self.dtype, "chat": self.study.chat.model_dump(mode="json")}
 
+    def speaker(self) -> dict[str, Any]:
+        """Return what the hash of a stage that holds answers adds to that: the server that gives them, by its name for the model."""
+        server = self.study.server
+        return {"server": server.model, "more": server.more} if server else {}
+
 
 @dataclass(frozen=True)
 class Condition:

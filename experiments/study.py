@@ -175,6 +175,8 @@ class Study(_Config):
         contrast_pairs: pairs of each trait that make its direction.
         extract_questions: questions under each contrast prompt.
         answer_tokens: longest sample answer.
+        server: an OpenAI-compatible server that gives answers in place of the model here: `model` is its name for the base, and adapters
+            are models named after their stages; null: the model here.
         judge: who grades answers: a model's name, or how an OpenAI-compatible server is reached; null: nobody.
         runs: arms; every `sft` run gets a `neutral` one of the same seed as its reference.
         seeds: training seeds; each multiplies the runs.
@@ -206,6 +208,7 @@ class Study(_Config):
     extract_questions: Annotated[int, Field(ge=4)] = 8
     answer_tokens: Annotated[int, Field(ge=1)] = 48
     token_budget: Annotated[int, Field(ge=1)] = 2048
+    server: EndpointConfig | None = None
     judge: str | EndpointConfig | None = None
     runs: Annotated[tuple[Arm, ...], Field(min_length=1)]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
@@ -262,6 +265,12 @@ class Study(_Config):
             if any(value in values[:i] for i, value in enumerate(values)):
                 raise ValueError(f"{key}: a value stands twice in {values}")
         return grid
+
+    @model_validator(mode="after")
+    def _served(self) -> "Study":
+        if self.server and self.chat.template == "plain":
+            raise ValueError("server: answers in the model's own template, and chat.template is plain; leave one of the two out")
+        return self
 
     @model_validator(mode="after")
     def _graded(self) -> "Study":

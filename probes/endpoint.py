@@ -8,12 +8,12 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 
 from data.errors import InputError
 from data.schema import Text
@@ -29,6 +29,10 @@ LONGEST_WAIT = 60.0
 IN_A_ROW = 5
 HOPELESS: frozenset[Kind] = frozenset({"connection", "unauthorized", "not_found", "other_model"})
 PASSING: frozenset[Kind] = frozenset({"rate_limit", "server", "timeout", "connection", "broken_off"})
+
+
+# What a request holds by itself.
+OWNED = {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "seed", "logprobs", "top_logprobs", "n", "stream"}
 
 
 def _address(url: str) -> str:
@@ -57,6 +61,7 @@ class EndpointConfig(BaseModel):
         requests_per_minute: most of them, retries included.
         price: dollars per million tokens read, and written.
         most_cost: dollars after which one call asks no more; what is under way then is still paid for.
+        more: further keys of each request, where the server knows them, such as `chat_template_kwargs: {enable_thinking: false}`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -70,6 +75,14 @@ class EndpointConfig(BaseModel):
     requests_per_minute: PositiveFloat | None = None
     price: tuple[NonNegativeFloat, NonNegativeFloat] | None = None
     most_cost: PositiveFloat | None = None
+    more: dict[str, Any] = {}
+
+    @field_validator("more")
+    @classmethod
+    def _not_ours(cls, keys: dict[str, Any]) -> dict[str, Any]:
+        if ours := OWNED & keys.keys():
+            raise ValueError(f"{', '.join(sorted(ours))} are set by the suite; leave them out")
+        return keys
 
     @model_validator(mode="after")
     def _priced(self) -> "EndpointConfig":
@@ -124,6 +137,7 @@ def ask(config: EndpointConfig, asks: Sequence[Ask], cache: Path | None = None, 
         >>> ask(config, [Ask((("user", "What is the capital of Peru?"),), max_tokens=8)]).replies[0].text  # doctest: +SKIP
         'Lima.'
     """
+    asks = [replace(each, more={**config.more, **each.more}) for each in asks] if config.more else asks
     keys = [each.key(config.model) for each in asks]
     wanted, times = dict(zip(keys, asks, strict=True)), Counter(keys)
     with kept(cache) as responses:

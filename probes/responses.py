@@ -5,9 +5,9 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -50,6 +50,7 @@ class Ask:
         seed: for sampling, where the server takes one.
         top_logprobs: how many log-probabilities of the first token to ask for; 0 for none.
         model: another model of the same server, an adapter for instance.
+        more: further keys of the request, such as `repetition_penalty`, where the server knows them.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -58,11 +59,13 @@ class Ask:
     seed: int | None = None
     top_logprobs: int = 0
     model: str | None = None
+    more: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def key(self, model: str) -> str:
         """Return what the ask is called in a cache: a digest of all that the answer depends on, so neither address nor key."""
         parts = [self.model or model, self.messages, self.max_tokens, float(self.temperature), self.seed, self.top_logprobs]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        parts += [self.more] if self.more else []
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

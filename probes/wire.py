@@ -112,6 +112,7 @@ class Wire:
             "temperature": ask.temperature,
             **({} if ask.seed is None else {"seed": ask.seed}),
             **tops,
+            **({"extra_body": dict(ask.more)} if ask.more else {}),
         }
         try:
             # The library's own limit is on each read: a server that sends a byte now and then would never be given up.

@@ -17,7 +17,6 @@ from data.errors import InputError
 from data.mixtures import Turn
 from probes import judge as judging
 from probes.endpoint import EndpointConfig
-from probes.following import next_logprobs
 from probes.judge import CLOSING, NOT_A_NUMBER, SPECIAL, TOO_LONG, Grades, NumberTree, grade_in, judge_prompt, judged, judged_by_server
 from tests.conftest import tiny_tokenizer
 from tests.probes.servers import behaving, chat_server, hangs, says, sends

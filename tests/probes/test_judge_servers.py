@@ -25,7 +25,8 @@ from data.chat import Chat
 from data.mixtures import Turn
 from lora.models import Loaded, load, resolve
 from probes.endpoint import EndpointConfig, ask
-from probes.generate import Decoding, Request, generate, next_logprobs
+from probes.following import next_logprobs
+from probes.generate import Decoding, Request, generate
 from probes.judge import ANSWER_TOKENS, NOT_A_NUMBER, TOP_LOGPROBS, grade_in, judge_prompt, judged_by_server
 from probes.responses import Ask, Reply
 from tests.conftest import tiny_tokenizer
@@ -52,7 +53,7 @@ def speaking(model: PreTrainedModel, chat: Chat) -> Answer:
         [said] = generate(model, [Request(prompt, seed=ask.get("seed") or 0)], how)
         if not ask.get("logprobs"):
             return chat.decode(said.ids), None
-        [logprobs] = next_logprobs(model, [prompt], range(model.config.vocab_size))
+        [[logprobs]] = next_logprobs(model, [prompt], range(model.config.vocab_size))
         return chat.decode(said.ids), [(chat.tokenizer.decode([token]), float(logprobs[token])) for token in np.argsort(-logprobs)[:50]]
 
     return answer
