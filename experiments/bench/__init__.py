@@ -1,1 +1,1 @@
-"""Measured comparisons. Each is a command: `wellworn bench capture`, `wellworn bench shift`."""
+"""Measured comparisons. Each is a command: `wellworn bench capture`, say."""
