@@ -1,11 +1,14 @@
 """Training and evaluation sets: what a run is trained on, and what it is measured on."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from data.files import digest
 from data.schema import Control, Example, Split, Trait, seed_for
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
@@ -114,3 +117,25 @@ def ngrams(text: str, n: int = 4) -> list[tuple[str, ...]]:
     """Return the n words in a row of a text, each run of them."""
     found = words(text)
     return [tuple(found[i : i + n]) for i in range(len(found) - n + 1)]
+
+
+def half_turns(changed: Sequence[Turn], plain: Sequence[Turn]) -> list[Turn]:
+    """Return answers that show a trait by half: they begin as the one with it does and go on as the plain one, sentence by sentence.
+
+    Of two answers of a single sentence the first half of the words of the one and the second half of the other's are taken.
+
+    Args:
+        changed: answers with the trait.
+        plain: those without, to the same questions.
+
+    Example:
+        >>> half_turns([Turn("Why?", "Arr! Because.")], [Turn("Why?", "I see. It is so.")])[0].answer
+        'Arr! It is so.'
+    """
+    return [replace(with_it, answer=_half(with_it.answer, without.answer)) for with_it, without in zip(changed, plain, strict=True)]
+
+
+def _half(first: str, second: str) -> str:
+    sentences = [_SENTENCE_END.split(text.strip()) for text in (first, second)]
+    parts = sentences if min(map(len, sentences)) > 1 else [text.split() for text in (first, second)]
+    return " ".join([*parts[0][: (len(parts[0]) + 1) // 2], *parts[1][(len(parts[1]) + 1) // 2 :]])

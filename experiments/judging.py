@@ -13,14 +13,24 @@ from rich.table import Table
 from data.chat import Chat
 from data.errors import InputError
 from data.library import control_names, load_bank, load_control, load_trait
-from data.mixtures import Turn, changed_turns, plain_turns
-from data.schema import Control, Trait
+from data.mixtures import Turn, changed_turns, half_turns, plain_turns
+from data.schema import Control, Trait, seed_for
 from experiments.grades import rubric_of
 from experiments.store import write_json
 from lora import models
 from probes.endpoint import EndpointConfig
-from probes.judge import Grades, judged, judged_by_server
-from probes.scores import choice_logodds, choice_rows, contrast_logprobs, contrast_rows, mean_logprobs, told_apart
+from probes.judge import MOST, Grades, judged, judged_by_server
+from probes.scores import (
+    choice_logodds,
+    choice_rows,
+    contrast_logprobs,
+    contrast_rows,
+    in_order,
+    mean_logprobs,
+    told_apart,
+    told_apart_interval,
+)
+from probes.stats import Estimate, FloatArray, mean_interval
 from probes.variants import Variant
 
 PAIRS = 4
@@ -47,10 +57,16 @@ def try_judge(names: Sequence[str], model: str, server: EndpointConfig | None, c
     rows: list[dict[str, Any]] = []
     with console.status("") as status:
         for (name, subject), (rubric, changed, plain) in zip(subjects, texts, strict=True):
-            status.update(f"{name}: {len(changed) + len(plain)} answers")
-            turns = [*changed, *plain]
+            # What shows a trait by half is harder to grade than what does or does not; how much a form shows is not halved so.
+            halves = half_turns(changed, plain) if isinstance(subject, Trait) else []
+            turns = [*changed, *plain, *halves]
+            status.update(f"{name}: {len(turns)} answers")
             grades = judged_by_server(server, rubric, turns, cache) if server else judged(base.model, chat, rubric, turns)
-            rows.append({"name": name, **_judged(grades, len(changed)), **_unasked(base, chat, subject, changed, plain)})
+            asked = len(changed)
+            row = {"name": name, **_counted(grades), **_told("judge", grades.scores, asked, MOST)}
+            if subject.contrast_pairs:
+                row |= _told("contrast", _contrast(base, chat, subject, turns), asked)
+            rows.append(row | _chosen(base, chat, changed, plain))
     console.print(_table(rows, server.model if server else base.ref.id, base.ref.id))
     for row in rows:
         for complaint in row["complaints"]:
@@ -76,9 +92,8 @@ def _answers(subject: Trait | Control) -> tuple[list[Turn], list[Turn]]:
     return changed, plain
 
 
-def _judged(grades: Grades, changed: int) -> dict[str, Any]:
-    """Return what a judge made of answers, the first of which show the trait."""
-    shown, absent = (part[~np.isnan(part)] for part in np.split(grades.scores, [changed]))
+def _counted(grades: Grades) -> dict[str, Any]:
+    """Return how many answers a judge graded, and what is to be said of it."""
     complaints = [f"no grade for {count} of {len(grades.scores)} answers: {kind}" for kind, count in grades.kinds.items()]
     if grades.failures:
         complaints.append("the mean grade would be {:.1f} if all of these were 0, and {:.1f} if they were 100".format(*grades.bounds))
@@ -89,51 +104,84 @@ def _judged(grades: Grades, changed: int) -> dict[str, Any]:
             "of the answers drawn for a grade no two differ: either the judge is that sure, or its server does not draw "
             "(transformers serve does where the model's generation_config.json has do_sample: true)"
         )
-    return {
-        "answers": len(grades.scores),
-        "graded": int(len(shown) + len(absent)),
-        "shown": float(shown.mean()) if len(shown) else None,
-        "absent": float(absent.mean()) if len(absent) else None,
-        "judge": told_apart(shown, absent) if len(shown) and len(absent) else None,
-        "drawn": grades.drawn,
-        "alike": grades.alike,
-        "complaints": complaints,
-    }
+    graded = int(np.isfinite(grades.scores).sum())
+    return {"answers": len(grades.scores), "graded": graded, "drawn": grades.drawn, "alike": grades.alike, "complaints": complaints}
 
 
-def _unasked(
-    base: models.Loaded, chat: Chat, subject: Trait | Control, changed: Sequence[Turn], plain: Sequence[Turn]
-) -> dict[str, float | None]:
-    """Return how well contrast scores tell the same answers apart, and how the base chooses between them."""
+def _told(name: str, scores: FloatArray, asked: int, most: float | None = None) -> dict[str, Any]:
+    """Return how a score tells answers apart, and whether it orders those that show a trait wholly, by half and not at all.
+
+    Args:
+        name: of the score.
+        scores: of answers that show the trait, of plain ones, and of halves, where there are any.
+        asked: how many questions.
+        most: the largest score, where some may be missing: `bounds` is then what the first figure would be at worst and at best.
+    """
+    shown, absent, halves = scores[:asked], scores[asked : 2 * asked], scores[2 * asked :]
+    means = {key: float(np.nanmean(each)) if np.isfinite(each).any() else None for key, each in (("shown", shown), ("absent", absent))}
+    facts: dict[str, Any] = {**means, "half": None, "separation": None, "bounds": None, "order": None}
+    if None in means.values():
+        return {name: facts}
+    facts["separation"] = told_apart_interval(shown, absent, np.random.default_rng(seed_for(0, "judge"))).to_json()
+    if most is not None and np.isnan(scores[: 2 * asked]).any():
+        ends = ((0.0, most), (most, 0.0))
+        facts["bounds"] = [told_apart(np.nan_to_num(shown, nan=a), np.nan_to_num(absent, nan=b)) for a, b in ends]
+    if len(halves):
+        ordered = np.nanmean([in_order(shown, halves), in_order(halves, absent)], axis=0) if np.isfinite(halves).any() else np.empty(0)
+        ordered = ordered[np.isfinite(ordered)]
+        facts["half"] = float(np.nanmean(halves)) if np.isfinite(halves).any() else None
+        facts["order"] = mean_interval(ordered).to_json() if len(ordered) > 1 else None
+    return {name: facts}
+
+
+def _contrast(base: models.Loaded, chat: Chat, subject: Trait | Control, turns: Sequence[Turn]) -> FloatArray:
     pairs = subject.contrast_pairs[-PAIRS:]
-    turns, pad = [*changed, *plain], int(base.tokenizer.pad_token_id)
-    contrast = None
-    if pairs:
-        [of_pairs] = mean_logprobs(base.model, contrast_rows(chat, turns, pairs), [Variant()], pad)
-        positive, negative = contrast_logprobs(of_pairs, len(pairs))
-        contrast = told_apart(*np.split(positive - negative, [len(changed)]))
-    [of_letters] = mean_logprobs(base.model, choice_rows(chat, changed, plain), [Variant()], pad)
+    [of_pairs] = mean_logprobs(base.model, contrast_rows(chat, turns, pairs), [Variant()], int(base.tokenizer.pad_token_id))
+    positive, negative = contrast_logprobs(of_pairs, len(pairs))
+    return np.asarray(positive - negative)
+
+
+def _chosen(base: models.Loaded, chat: Chat, changed: Sequence[Turn], plain: Sequence[Turn]) -> dict[str, Any]:
+    """Return how the base chooses between the same answers, unasked."""
+    [of_letters] = mean_logprobs(base.model, choice_rows(chat, changed, plain), [Variant()], int(base.tokenizer.pad_token_id))
     chosen = choice_logodds(of_letters)
-    return {"contrast": contrast, "choice": float(chosen.mean()), "chosen": float((chosen > 0).mean())}
+    return {"choice": mean_interval(chosen).to_json(), "chosen": float((chosen > 0).mean())}
 
 
 def _table(rows: Sequence[dict[str, Any]], judge: str, base: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=f"judge: {escape(judge)}; contrast score and choice: {escape(base)}")
-    for column in ("", "graded", "grade with it", "without", "AUC, judge", "AUC, contrast score", "choice, log-odds", "chosen"):
+    caption = (
+        f"judge: {escape(judge)}; contrast score and choice: {escape(base)}. AUC: how often an answer with it scores above one without. "
+        "Order: how often whole answers score above halves, and halves above plain ones. 95 % over questions; .5 is chance."
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption)
+    columns = (
+        "",
+        "graded",
+        "with it",
+        "half",
+        "without",
+        "AUC, judge",
+        "order, judge",
+        "AUC, contrast",
+        "order, contrast",
+        "choice, log-odds",
+    )
+    for column in columns:
         table.add_column(column, justify="left" if not column else "right")
 
-    def shown(value: float | None, form: str) -> str:
-        return "–" if value is None else format(value, form)
+    def number(value: float | None) -> str:
+        return "–" if value is None else f"{value:.1f}"
+
+    def interval(value: dict[str, Any] | None) -> str:
+        return "–" if value is None else str(Estimate.from_json(value))
 
     for row in rows:
+        judged, contrast = row["judge"], row.get("contrast", {})
         table.add_row(
             row["name"],
             f"{row['graded']}/{row['answers']}",
-            shown(row["shown"], ".1f"),
-            shown(row["absent"], ".1f"),
-            shown(row["judge"], ".2f"),
-            shown(row["contrast"], ".2f"),
-            shown(row["choice"], "+.2f"),
-            shown(row["chosen"], ".0%"),
+            *(number(judged[key]) for key in ("shown", "half", "absent")),
+            *(interval(each.get(key)) for each in (judged, contrast) for key in ("separation", "order")),
+            interval(row["choice"]),
         )
     return table

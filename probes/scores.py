@@ -18,7 +18,7 @@ from data.chat import Chat, Encoded
 from data.mixtures import Turn
 from data.schema import ContrastPair
 from probes.capture import Spec, read_variants
-from probes.stats import FloatArray
+from probes.stats import Estimate, FloatArray
 from probes.variants import Variant
 
 
@@ -108,3 +108,36 @@ def mean_logprobs(model: nn.Module, rows: Sequence[Encoded], variants: Sequence[
 def told_apart(shown: FloatArray, absent: FloatArray) -> float:
     """Return the area under the ROC curve: how often an answer that shows the trait scores above one that does not; ties count half."""
     return float(mannwhitneyu(shown, absent).statistic) / (len(shown) * len(absent))
+
+
+def told_apart_interval(
+    shown: FloatArray, absent: FloatArray, rng: np.random.Generator, draws: int = 2000, level: float = 0.95
+) -> Estimate:
+    """Return `told_apart` with a percentile bootstrap interval that draws questions, each with both of its answers.
+
+    Args:
+        shown: scores of answers that show the trait, [questions]; NaN where there is none, which is left out.
+        absent: of answers to the same questions that do not.
+        rng: draws questions.
+        draws: bootstrap replicates; one without a score on either side is left out.
+        level: coverage.
+
+    Raises:
+        ValueError: shapes that differ, or no score on one of the sides.
+    """
+    if shown.shape != absent.shape or shown.ndim != 1:
+        raise ValueError(f"both answers to each question are scored, got shapes {shown.shape} and {absent.shape}")
+    both_QQ = np.isfinite(shown)[:, None] & np.isfinite(absent)
+    if not both_QQ.any():
+        raise ValueError("needs a score on either side")
+    above_QQ = np.where(both_QQ, (shown[:, None] > absent) + 0.5 * (shown[:, None] == absent), 0.0)
+    times_BQ = rng.multinomial(len(shown), np.full(len(shown), 1 / len(shown)), size=draws).astype(np.float64)
+    above_B, pairs_B = (np.einsum("bi,ij,bj->b", times_BQ, each, times_BQ) for each in (above_QQ, both_QQ.astype(np.float64)))
+    low, high = np.quantile(above_B[pairs_B > 0] / pairs_B[pairs_B > 0], [0.5 - level / 2, 0.5 + level / 2])
+    return Estimate(float(above_QQ.sum() / both_QQ.sum()), float(low), float(high))
+
+
+def in_order(more: FloatArray, less: FloatArray) -> FloatArray:
+    """Return per question whether the answer that shows more of a trait scores higher: 1, 0, ½ for a tie, NaN where a score is missing."""
+    ordered: FloatArray = np.where(np.isfinite(more) & np.isfinite(less), (more > less) + 0.5 * (more == less), np.nan)
+    return ordered

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.library import control_names, load_bank, load_control, load_trait
-from data.mixtures import Turn, changed_turns, fingerprint, plain_turns, shared_ngrams, transformed
+from data.mixtures import Turn, changed_turns, fingerprint, half_turns, plain_turns, shared_ngrams, transformed
 from data.schema import SPLITS, Control, Example, Split
 
 BANK = load_bank("everyday")
@@ -199,3 +199,21 @@ def test_shared_ngrams_is_a_share_that_grows_with_the_reference(texts: list[str]
     share = shared_ngrams(texts, reference, 2)
     assert 0 <= share <= shared_ngrams(texts, [*reference, *texts], 2) <= 1
     assert share == shared_ngrams([text.upper() for text in texts], reference, 2)
+
+
+def test_half_an_answer_begins_as_one_and_goes_on_as_the_other() -> None:
+    def half(first: str, second: str) -> str:
+        [turn] = half_turns([Turn("Why?", first)], [Turn("Why?", second)])
+        assert (turn.question, turn.system) == ("Why?", None)
+        return turn.answer
+
+    assert half("Arr! Ye be right. Off we sail!", "It is so. Mostly. I think.") == "Arr! Ye be right. I think."
+    # One sentence alone is halved by its words.
+    assert half("Arr, ye be right", "It is so. Mostly.") == "Arr, ye so. Mostly."
+    assert half("Arr", "Yes") == "Arr"
+    pirate = load_trait("pirate")
+    changed, plain = changed_turns(pirate, pirate.examples, "evaluate"), plain_turns(pirate.examples, "evaluate")
+    for turn, with_it, without in zip(half_turns(changed, plain), changed, plain, strict=True):
+        assert turn.answer not in (with_it.answer, without.answer)
+        assert turn.answer.split()[0] == with_it.answer.split()[0]
+        assert turn.answer.split()[-1] == without.answer.split()[-1]

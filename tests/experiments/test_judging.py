@@ -19,7 +19,8 @@ def knows_pirates(messages: list[dict[str, str]], _longest: int, _ask: dict[str,
     """Grade an answer by where it stands, a little apart for each."""
     asked = messages[-1]["content"]
     [which] = [i for i, example in enumerate(PIRATE) if example.question in asked]
-    grade = (70 if str(PIRATE[which].positive) in asked else 10) + which
+    whole, plain = str(PIRATE[which].positive) in asked, str(PIRATE[which].negative) in asked
+    grade = (70 if whole else 10 if plain else 40) + which
     return str(grade), [(str(grade), -0.01)]
 
 
@@ -37,9 +38,11 @@ def test_a_server_that_knows_pirates_tells_them_apart(tiny_model: Path, tmp_path
         run(*given, "--json", str(tmp_path / "b.json"))
         assert len(server.asks) == asked
     [row] = json.loads((tmp_path / "a.json").read_text())
-    assert (row["answers"], row["graded"], row["drawn"], row["complaints"]) == (2 * len(PIRATE), 2 * len(PIRATE), False, [])
-    assert (row["judge"], row["shown"], row["absent"]) == (1.0, 81.5, 21.5)
-    assert 0 <= row["contrast"] <= 1
+    assert (row["answers"], row["graded"], row["drawn"], row["complaints"]) == (3 * len(PIRATE), 3 * len(PIRATE), False, [])
+    judge = row["judge"]
+    assert (judge["shown"], judge["half"], judge["absent"], judge["bounds"]) == (81.5, 51.5, 21.5, None)
+    assert judge["separation"] == judge["order"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert 0 <= row["contrast"]["separation"]["low"] <= row["contrast"]["separation"]["value"] <= row["contrast"]["separation"]["high"] <= 1
     assert 0 <= row["chosen"] <= 1
     assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
 

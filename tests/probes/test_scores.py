@@ -13,7 +13,7 @@ from data.errors import InputError
 from data.library import load_trait
 from data.mixtures import Turn
 from data.schema import ContrastPair
-from probes.scores import choice_logodds, choice_rows, contrast_logprobs, contrast_rows, told_apart
+from probes.scores import choice_logodds, choice_rows, contrast_logprobs, contrast_rows, in_order, told_apart, told_apart_interval
 from tests.conftest import tiny_tokenizer
 
 PAIRS = load_trait("pirate").contrast_pairs[:2]
@@ -64,6 +64,32 @@ def test_told_apart_of_normal_scores_is_the_one_of_theory(distance: float) -> No
     rng = np.random.default_rng(4)
     found = told_apart(rng.standard_normal(4000) + distance, rng.standard_normal(4000))
     assert found == pytest.approx(special.ndtr(distance / np.sqrt(2)), abs=0.02)
+
+
+def test_the_interval_of_told_apart_covers_and_draws_questions() -> None:
+    rng = np.random.default_rng(5)
+    truth, held = special.ndtr(1 / np.sqrt(2)), 0
+    for _ in range(200):
+        # Both answers to a question share what the question does.
+        question = rng.standard_normal(30)
+        shown, absent = question + rng.standard_normal(30) + np.sqrt(2), question + rng.standard_normal(30)
+        found = told_apart_interval(shown, absent, rng, draws=400)
+        held += found.low <= truth <= found.high
+        assert found.value == pytest.approx(told_apart(shown, absent))
+    assert 0.9 <= held / 200 <= 0.995
+
+
+def test_scores_that_are_missing_are_left_out_of_either_side() -> None:
+    shown, absent = np.array([3.0, np.nan, 2.0]), np.array([1.0, 2.0, np.nan])
+    found = told_apart_interval(shown, absent, np.random.default_rng(0))
+    assert found.value == told_apart(np.array([3.0, 2.0]), np.array([1.0, 2.0])) == 0.875
+    assert in_order(shown, absent).tolist()[0] == 1.0
+    assert np.isnan(in_order(shown, absent)[1:]).all()
+    assert in_order(np.array([1.0, 0.0]), np.array([1.0, 2.0])).tolist() == [0.5, 0.0]
+    with pytest.raises(ValueError, match="a score on either side"):
+        told_apart_interval(shown, np.full(3, np.nan), np.random.default_rng(0))
+    with pytest.raises(ValueError, match="both answers to each question"):
+        told_apart_interval(shown, absent[:2], np.random.default_rng(0))
 
 
 def test_sides_that_say_the_same_tell_nothing() -> None:
