@@ -167,7 +167,7 @@ def _table(rows: Sequence[dict[str, Any]], judge: str, base: str) -> Table:
         "choice, log-odds",
     )
     for column in columns:
-        table.add_column(column, justify="left" if not column else "right")
+        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
 
     def number(value: float | None) -> str:
         return "–" if value is None else f"{value:.1f}"
