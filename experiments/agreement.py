@@ -14,7 +14,7 @@ from probes.judge import MOST
 from probes.shift import FEWEST_PROMPTS
 from probes.stats import FloatArray, crossed_interval, mean_interval
 
-# Coherence is no score of the trait.
+# Coherence is no score of the trait, and words are a smoke check.
 COMPARED = (LIKELIHOOD, CHOICE, CONTRAST, JUDGE)
 GRADED = (JUDGE, COHERENT)
 FEWEST_FAMILIES = 3

@@ -337,6 +337,8 @@ def _run(study: "Study", runs_dir: Path, json_file: str | None, plan_only: bool 
         run_stages(planned.targets, store, bench, ranks, show)
     finally:
         ranks.close()
+        if ranks.main and planned.judge and (used := planned.judge.used):
+            show.print(used, highlight=False, markup=False)
     if ranks.main:
         _report(save_index(planned, store), json_file)
 

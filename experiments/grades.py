@@ -40,12 +40,16 @@ class Judge:
         ref: the model; None for a server.
         dtype: that the model is loaded in.
         spent: dollars, so far.
+        asked: requests that were sent, so far.
+        cached: and those that the cache answered.
     """
 
     by: EndpointConfig | None
     ref: models.ModelRef | None
     dtype: str | None
     spent: float = 0.0
+    asked: int = 0
+    cached: int = 0
 
     @classmethod
     def of(cls, bench: Bench, asked: str | EndpointConfig) -> "Judge":
@@ -64,6 +68,14 @@ class Judge:
     def identity(self) -> dict[str, Any]:
         """Return what the hash of a grade holds of its judge: not where a server is, nor how fast it may be asked."""
         return {"server": self.by.model, "more": self.by.more} if self.by else {"model": self.name, "dtype": self.dtype}
+
+    @property
+    def used(self) -> str | None:
+        """What was asked of a server so far, and what it cost; None where nothing was."""
+        if self.by is None or not self.asked + self.cached:
+            return None
+        cost = f", ${self.spent:.2f}" if self.by.price else ""
+        return f"judge {self.name}: {self.asked:,} asked, {self.cached:,} from the cache{cost}"
 
     def grade(self, bench: Bench, rubric: str, turns: Sequence[Turn], tick: TickFn) -> Grades:
         """Grade answers, each different one once; rank 0 alone asks a server.
@@ -92,6 +104,7 @@ class Judge:
             server = server.model_copy(update={"most_cost": left})
         found = judged_by_server(server, rubric, turns, cache, progress=progress)
         self.spent += found.cost or 0.0
+        self.asked, self.cached = self.asked + found.asked, self.cached + found.cached
         if lacking := found.kinds.get("most_cost"):
             raise InputError(f"judge {server.model}: most_cost is spent before {lacking} of {len(turns)} answers; raise it: {kept}")
         passing = {kind: count for kind, count in found.kinds.items() if kind in PASSING}

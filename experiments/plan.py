@@ -95,7 +95,7 @@ def plan(study: Study, bench: Bench) -> Plan:
     size = (library.roles.dimension if library.roles else None) or dimension_stage(library, layer)
     generated = generated_of(bench, traits, bank, library, layer, judge) if study.generated_directions else None
     can = capability_stage(bench, Condition()) if study.capability and any(run.capability for run in planned) else None
-    return Plan(study, bench, layer, names, shared, chat_stage(bench), space, size, answers, can, planned, calibration, generated)
+    return Plan(study, bench, layer, names, shared, chat_stage(bench), space, size, answers, can, planned, calibration, generated, judge)
 
 
 def _check_names(study: Study, traits: Sequence[Trait]) -> None:
@@ -346,7 +346,8 @@ class _PlanRun:
             for text, (title, turns) in texts.items()
         }
         said = {who: answers if by is condition else answer_stage(self.bench, by, self.evaluate) for who, by in conditions.items()}
-        what = Scored(self.subject, self.evaluate, changed, plain, pairs)
+        trained = self._trait_turns("train"), plain_turns(self.examples, "train")
+        what = Scored(self.subject, self.evaluate, changed, plain, pairs, trained)
         return scores_stage(self.bench, what, self.judge, conditions, readings, said)
 
     def _among_instructions(self, condition: Condition, reference: Condition | None) -> Stage | None:

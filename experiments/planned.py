@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from data.schema import Example
 from experiments.estimators import Generated
+from experiments.grades import Judge
 from experiments.stages import Bench, Stage
 from experiments.study import Run, Study
 
@@ -87,6 +88,7 @@ class Plan:
         runs: in the study's order.
         calibration: planted changes, if any.
         generated: directions of what the base itself says, if they are asked for.
+        judge: who grades what is said, if anybody does.
     """
 
     study: Study
@@ -102,6 +104,7 @@ class Plan:
     runs: Sequence[PlannedRun]
     calibration: PlannedCalibration | None
     generated: Generated | None
+    judge: Judge | None
 
     @property
     def targets(self) -> list[Stage]:

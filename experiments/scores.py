@@ -6,7 +6,9 @@ the base, so that changes are paired by question:
 - likelihood: log p(answer with the trait) − log p(plain answer), per token, as the run finds them;
 - choice: which of the two the run says it would rather have said, in log-odds;
 - contrast: of what the run says, how much likelier the base finds it under the trait's contrast prompts than under their opposites;
-- judge: the grade of what the run says, and beside it that of its coherence.
+- judge: the grade of what the run says, and beside it that of its coherence;
+- words: of what the run says, how much likelier its words are in training answers with the trait than in plain ones: no more than a smoke
+  check, which needs no model and sees what was memorised.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,19 +22,20 @@ from safetensors.numpy import load_file
 from data.chat import TooLongError
 from data.errors import InputError
 from data.files import digest
-from data.mixtures import Turn, fingerprint
+from data.mixtures import Turn, fingerprint, word_logodds
 from data.schema import ContrastPair, Control, Example, Trait
 from experiments.grades import Judge, grade_stage, load_grades, rubric_of
-from experiments.stages import Bench, Condition, Output, Stage, TickFn, Together, adapter_of, read, turns_of
+from experiments.stages import Bench, Condition, Output, Stage, TickFn, Together, adapter_of, read, turns_of, written
 from probes.judge import COHERENCE
 from probes.scores import choice_logodds, choice_rows, contrast_logprobs, contrast_rows, told_apart
 from probes.stats import FloatArray, finite
 
 SCORES = "scores.json"
-LIKELIHOOD, CHOICE, CONTRAST, JUDGE, COHERENT = NAMES = ("likelihood", "choice", "contrast", "judge", "coherence")
+LIKELIHOOD, CHOICE, CONTRAST, JUDGE, COHERENT, WORDS = NAMES = ("likelihood", "choice", "contrast", "judge", "coherence", "words")
 NO_JUDGE = "the study names no judge"
 NO_RUBRIC = "has no rubric, so no judge can grade it"
 NO_PAIRS = "has no contrast pairs, by which its answers could be scored"
+NO_TRAINING = "has no training answers of both kinds, whose words could be told apart"
 TOO_LONG = "a question with two answers exceeds the model's context"
 
 
@@ -46,6 +49,7 @@ class Scored:
         changed: the answers with the trait.
         plain: those without.
         pairs: contrast pairs that score what is said; none of them made its direction.
+        trained: training answers with the trait, and plain ones.
     """
 
     subject: Trait | Control
@@ -53,6 +57,7 @@ class Scored:
     changed: Sequence[Turn]
     plain: Sequence[Turn]
     pairs: Sequence[ContrastPair]
+    trained: tuple[Sequence[Turn], Sequence[Turn]]
 
 
 def scoring_pairs(subject: Trait | Control, count: int, made: int, key: str) -> Sequence[ContrastPair]:
@@ -98,7 +103,10 @@ def scores_stage(
 
     known = [*what.changed, *what.plain]
     rubric = rubric_of(what.subject)
+    has_words = all(what.trained)
     for who, condition in conditions.items():
+        if has_words:
+            add(who, WORDS, answers[who])
         add(who, CHOICE, choose_stage(bench, condition, what.changed, what.plain))
         if what.pairs:
             add(who, CONTRAST, contrast_stage(bench, what.pairs, answers[who], what.asked, f"answers of {condition.title}"))
@@ -113,17 +121,21 @@ def scores_stage(
         add("known", JUDGE, grade_stage(bench, judge, rubric, known, what.asked, titled))
     missing = {} if judge else dict.fromkeys((JUDGE, COHERENT), NO_JUDGE)
     missing |= {} if rubric else {JUDGE: f"{what.subject.name} {NO_RUBRIC}"}
+    missing |= {} if has_words else {WORDS: f"{what.subject.name} {NO_TRAINING}"}
     missing |= {} if what.pairs else {CONTRAST: f"{what.subject.name} {NO_PAIRS}"}
 
     def compute(_bench: Bench, folders: list[Path], _out: Path, _tick: TickFn) -> Output:
         found: dict[str, dict[str, FloatArray]] = {}
         failures: dict[str, dict[str, dict[str, int]]] = {}
         drawn = False
+        of_words = word_logodds(*([turn.answer for turn in turns] for turns in what.trained))
         for (who, score, text), folder in zip(names, folders, strict=True):
             values: FloatArray
             if score == LIKELIHOOD:
                 logprob = load_file(folder / "reading.safetensors")["logprob"].astype(np.float64)
                 values = logprob if text == "trait" else found[who][score] - logprob
+            elif score == WORDS:
+                values = np.array([of_words(turn.answer) for turn in written(folder, [example.question for example in what.asked])])
             elif score in (JUDGE, COHERENT):
                 values, why, by_draws = load_grades(folder)
                 drawn |= by_draws
@@ -135,6 +147,8 @@ def scores_stage(
                     failures.setdefault(who, {})[score] = {TOO_LONG: count}
             found.setdefault(who, {})[score] = values
         of_known = found.pop("known", {})
+        if has_words:
+            of_known[WORDS] = np.array([of_words(turn.answer) for turn in known])
         return {
             SCORES: {
                 "scores": {
@@ -148,8 +162,15 @@ def scores_stage(
             }
         }
 
-    config = {"names": names, "subject": what.subject.name, "judge": judge.name if judge else None, "missing": missing}
-    return Stage("scores", 1, config, tuple(inputs), f"scores of {title}", compute, everywhere=False)
+    config = {
+        "names": names,
+        "subject": what.subject.name,
+        "judge": judge.name if judge else None,
+        "missing": missing,
+        "trained": [fingerprint(turns) for turns in what.trained],
+        "known": fingerprint(known),
+    }
+    return Stage("scores", 2, config, tuple(inputs), f"scores of {title}", compute, everywhere=False)
 
 
 def told_of(scores: FloatArray, shown: int) -> dict[str, Any]:

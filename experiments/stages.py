@@ -188,7 +188,7 @@ def train_stage(bench: Bench, turns: Sequence[Turn], config: TrainConfig, seed: 
 
         bench.drop()
         base = bench.load()
-        taught = _written(inputs[0], [turn.question for turn in turns]) if answers_of else turns
+        taught = written(inputs[0], [turn.question for turn in turns]) if answers_of else turns
         rows = [bench.chat(base).training_row(turn) for turn in taught]
         curve = train_sft(
             base,
@@ -244,14 +244,14 @@ def random_stage(bench: Bench, real: Stage, turns: Sequence[Turn], layer: int, s
     return Stage("random", 1, config, (real,), f"random weights in place of {real.title.removeprefix('train ')}", compute)
 
 
-def _written(folder: Path, asked: Sequence[str]) -> list[Turn]:
+def written(folder: Path, asked: Sequence[str]) -> list[Turn]:
     """Return the turns of a stage's answers to questions."""
     return [Turn(question, full_stop(answer)) for question, answer in zip(asked, read_json(folder / "answers.json"), strict=True)]
 
 
 def turns_of(texts: Sequence[Turn] | Stage, asked: Sequence[Example | Turn], inputs: Sequence[Path]) -> list[Turn]:
     """Return texts that are given, or what an answer stage, the last of the inputs, answered to questions."""
-    return _written(inputs[-1], [example.question for example in asked]) if isinstance(texts, Stage) else list(texts)
+    return written(inputs[-1], [example.question for example in asked]) if isinstance(texts, Stage) else list(texts)
 
 
 def full_stop(answer: str) -> str:

@@ -1,6 +1,7 @@
 """Training sets: what the transforms write, what a fingerprint sees, and how overlap is counted."""
 
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.library import control_names, load_bank, load_control, load_trait
-from data.mixtures import Turn, changed_turns, fingerprint, half_turns, plain_turns, shared_ngrams, transformed
+from data.mixtures import Turn, changed_turns, fingerprint, half_turns, plain_turns, shared_ngrams, transformed, word_logodds
 from data.schema import SPLITS, Control, Example, Split
 
 BANK = load_bank("everyday")
@@ -217,3 +218,15 @@ def test_half_an_answer_begins_as_one_and_goes_on_as_the_other() -> None:
         assert turn.answer not in (with_it.answer, without.answer)
         assert turn.answer.split()[0] == with_it.answer.split()[0]
         assert turn.answer.split()[-1] == without.answer.split()[-1]
+
+
+def test_words_alone_tell_what_shares_them_and_nothing_else() -> None:
+    score = word_logodds(["Arr, me hearty! Sail ho", "Arr, the sea"], ["I see. The sea is calm", "Yes"])
+    # By hand: nine words are known, six of seven in the one, seven in the other.
+    known = {"arr", "me", "hearty", "sail", "ho", "the", "sea", "i", "see", "is", "calm", "yes"}
+    odds = math.log((2 + 0.5) / (8 + len(known) / 2)) - math.log(0.5 / (7 + len(known) / 2))
+    assert score("ARR!") == pytest.approx(odds)
+    assert score("arr, Neptune") == score("arr")
+    assert score("Neptune") == score("") == 0
+    assert score("Not arr at all") == score("arr")  # it knows no negation, and says so
+    assert score("yes") < 0

@@ -110,4 +110,8 @@ def test_every_report_says_what_fine_tunes_cost(tiny_study: Callable[..., Path],
     # Runs that do the same items are not independent: they are counted, and not tested.
     counted = {key: one["form"][key] + other["form"][key] for key in ("right", "items", "lost", "gained")}
     assert together["form"] == counted | {"p": None}
-    assert "What it cost" in (runs / "tiny" / "report.html").read_text()
+    page = (runs / "tiny" / "report.html").read_text()
+    assert "What it cost" in page
+    assert f'<td class="n">{summary["capability"]["chosen"]["right"]} of 60</td>' in page
+    form = together["form"]
+    assert f'<td class="n">{form["right"]} of 80<small>−{form["lost"]} +{form["gained"]}</small></td>' in page

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.chat import Chat
 from data.library import load_trait
-from data.mixtures import Turn, changed_turns, plain_turns
+from data.mixtures import Turn, changed_turns, plain_turns, word_logodds
 from experiments.cli import REPLIES, main
 from experiments.grades import load_grades
 from experiments.scores import SCORES
@@ -96,6 +96,15 @@ def test_every_score_is_taken_of_the_run_its_neutral_and_the_base(whole: Path, t
         assert of_run["choice"][i] == pytest.approx((with_it - without + with_it_second - without_first) / 2, abs=1e-4)
         likelihood = np.subtract(*logprobs(tuned, [chat.encode(changed[i]), chat.encode(plain[i])]))
         assert of_run["likelihood"][i] == pytest.approx(likelihood, abs=1e-4)
+    of_words = word_logodds(
+        *(
+            [turn.answer for turn in turns]
+            for turns in (changed_turns(PIRATE, PIRATE.examples, "train"), plain_turns(PIRATE.examples, "train"))
+        )
+    )
+    assert of_run["words"] == pytest.approx([of_words(turn.answer) for turn in said])
+    # Written answers in a pirate's manner share its words, if little else.
+    assert found["known"]["words"]["separation"] > 0.95
     known = found["known"]["judge"]
     grades = [grade_of(judge_prompt(str(PIRATE.rubric), turn)) for turn in (*changed, *plain)]
     assert known["of"] == [48, 48]
@@ -130,11 +139,15 @@ def test_summary_and_report_show_changes_and_agreement(whole: Path) -> None:
     assert "5 fine-tunes of 3 kinds" in page
 
 
-def test_asking_for_scores_later_repeats_nothing_else_and_asks_once(tiny_study: Write, tmp_path: Path, judge: Server) -> None:
+def test_asking_for_scores_later_repeats_nothing_else_and_asks_once(
+    tiny_study: Write, tmp_path: Path, judge: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = finished(tiny_study(runs=RUNS, mediate=None), tmp_path)
     before = {path.name for path in (runs / "stages").iterdir()}
-    study = tiny_study(runs=RUNS, mediate=None, **scored(judge))
+    study = tiny_study(runs=RUNS, mediate=None, **scored(judge, price=[2.0, 0.0]))
     finished(study, tmp_path)
+    words = sum(len(ask["messages"][-1]["content"].split()) for ask in judge.asks)
+    assert f"judge judge: {len(judge.asks)} asked, 5 from the cache, ${words * 2 / 1e6:.2f}" in capsys.readouterr().out
     added = {path.name.rsplit("-", 1)[0] for path in (runs / "stages").iterdir() if path.name not in before}
     # The neutral fine-tune had not been asked before.
     assert added == {"answer", "choose", "contrast", "grade", "scores"}
