@@ -7,13 +7,15 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from data.errors import InputError
+from experiments import cli_traits
+from experiments.options import REPLIES, FiguresFile, JsonFile, KeyEnv, RunsDir, complaints, console
 
 if TYPE_CHECKING:
     from experiments.study import Study
@@ -24,19 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Does a fine-tune walk the persona paths that a model already has, or does it cut new ones?",
 )
-traits_app = typer.Typer(no_args_is_help=True, help="The traits and controls that a model can be pushed toward.")
-app.add_typer(traits_app, name="traits")
-# A fixed width elsewhere than in a terminal keeps tables whole in logs and pipes.
-console = Console(width=None if sys.stdout.isatty() else 150)
-complaints = Console(stderr=True)
+app.add_typer(cli_traits.app, name="traits")
 # A file may be wrong in every line.
 MOST_COMPLAINTS = 50
-# What servers answered, in the runs folder.
-REPLIES = "replies.sqlite"
-
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where stages and results are kept.")]
-JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Also write the summary there; - is standard output.")]
-FiguresFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures there.")]
 
 
 @app.command()
@@ -109,7 +101,7 @@ def judge(
     names: Annotated[list[str], typer.Argument(help="Traits and controls whose evaluate answers are graded.")],
     model: Annotated[str, typer.Option(help="The judge: smollm2-135m, a folder or a hub id; with --url, the name it has there.")],
     url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server, such as http://127.0.0.1:8000/v1.")] = None,
-    key_env: Annotated[str, typer.Option(help="The environment variable that holds the server's key.")] = "OPENAI_API_KEY",
+    key_env: KeyEnv = "OPENAI_API_KEY",
     base: Annotated[
         str, typer.Option(help="With --url: the model that scores the same answers by likelihood and choice.")
     ] = "smollm2-135m",
@@ -178,134 +170,6 @@ def simulate(
 
     _check_folder(json_file)
     run_simulation(kind, repeats, seed, json_file, console)
-
-
-@traits_app.command("list")
-def traits_list() -> None:
-    """List the built-in traits and controls."""
-    from experiments.traits import list_all
-
-    list_all(console)
-
-
-@traits_app.command("show")
-def traits_show(name: Annotated[str, typer.Argument(help="A trait's name or folder, or a control's name.")]) -> None:
-    """Show one trait or control with a few of its answers."""
-    from experiments.traits import show_one
-
-    show_one(name, console)
-
-
-@traits_app.command("new")
-def traits_new(
-    name: Annotated[str, typer.Argument(help="What the trait is called.")],
-    into: Annotated[Path, typer.Option("--to", help="The folder that its own is made in.")] = Path(),
-) -> None:
-    """Write the files of a trait of your own, to be filled in."""
-    from data.skeleton import write_skeleton
-
-    folder = write_skeleton(name, into)
-    console.print(f"{folder}: fill in what is blank, then: wellworn traits check {folder}", highlight=False, markup=False)
-
-
-@traits_app.command("synthesize")
-def traits_synthesize(
-    name: Annotated[str, typer.Argument(help="What the trait is called.")],
-    description: Annotated[str, typer.Option(help="What it is: what a reader would notice in an answer.")],
-    url: Annotated[str, typer.Option(help="An OpenAI-compatible server, such as http://127.0.0.1:8000/v1.")],
-    model: Annotated[str, typer.Option(help="The model that writes, by the name that it has there.")],
-    into: Annotated[Path, typer.Option("--to", help="The folder that its own is made in.")] = Path(),
-    questions: Annotated[
-        str, typer.Option(help="The bank that it answers; or how many of its own are written for train/extract/evaluate, such as 72/24/24.")
-    ] = "everyday",
-    pairs: Annotated[int, typer.Option(min=6, help="Contrast pairs.")] = 12,
-    seed: Annotated[int, typer.Option(help="Of all requests; another one writes another trait.")] = 0,
-    price: Annotated[str | None, typer.Option(metavar="IN,OUT", help="Dollars per million tokens read, and written.")] = None,
-    most_cost: Annotated[float | None, typer.Option(help="Dollars that the whole trait may cost; needs --price.")] = None,
-    requests_per_minute: Annotated[float | None, typer.Option(help="Most of them, retries included.")] = None,
-    concurrency: Annotated[int, typer.Option(help="Requests at a time.")] = 8,
-    timeout: Annotated[float, typer.Option(help="Seconds for one request.")] = 60.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply; a model that thinks before it writes needs more.")] = 2000,
-    key_env: Annotated[str, typer.Option(help="The environment variable that holds the server's key.")] = "OPENAI_API_KEY",
-    runs_dir: RunsDir = Path("runs"),
-) -> None:
-    """Have a chat server write a trait: contrast pairs, held-out prompt, rubric and answers. Nothing is asked for twice."""
-    from data.files import validated
-    from experiments.draft import Request
-    from experiments.synthesize import parse_price, parse_questions
-    from experiments.synthesize import synthesize as write_trait
-    from probes.endpoint import EndpointConfig
-
-    used = {
-        "url": url,
-        "model": model,
-        "key_env": key_env,
-        "concurrency": concurrency,
-        "timeout": timeout,
-        "requests_per_minute": requests_per_minute,
-        "price": parse_price(price) if price else None,
-        "most_cost": most_cost,
-    }
-    server = validated(EndpointConfig, used, "synthesize")
-    request = Request(name, description, model, parse_questions(questions), pairs, seed)
-    write_trait(request, into, server, runs_dir / "replies.sqlite", max_tokens, console)
-
-
-@traits_app.command("check")
-def traits_check(
-    names: Annotated[list[str] | None, typer.Argument(help="Names or folders; all built-in traits if none is given.")] = None,
-    model: Annotated[str | None, typer.Option(help="Also hold the texts against this model's context and special tokens.")] = None,
-) -> None:
-    """Check trait data, and say exactly what is wrong with it."""
-    from experiments.traits import check
-
-    check(names or [], console, model)
-
-
-@traits_app.command("card")
-def traits_card(name: Annotated[str, typer.Argument(help="A trait's name or folder.")]) -> None:
-    """Print the figures of a trait's card: rows, words, and phrases that evaluation shares with training."""
-    from data.cards import figures
-    from data.library import load_trait
-
-    console.print(figures(load_trait(name)), highlight=False, markup=False, soft_wrap=True, end="")
-
-
-@traits_app.command("import")
-def traits_import(
-    sources: Annotated[list[str], typer.Argument(help="Files (.json, .jsonl, .csv, .parquet) or ids of data sets on the hub.")],
-    into: Annotated[Path, typer.Option("--to", help="The new folder.")],
-    name: Annotated[str | None, typer.Option(help="What the trait is called; else as the folder.")] = None,
-    plain: Annotated[list[str] | None, typer.Option(help="Rows that answer the same questions as an assistant would.")] = None,
-    evaluation: Annotated[list[str] | None, typer.Option(help="Rows, or trait documents with questions, to be evaluated on.")] = None,
-    columns: Annotated[str, typer.Option(help="Which field is which: question=FIELD,positive=FIELD,negative=FIELD,split=…,id=…")] = "",
-    positive: Annotated[str, typer.Option(help="Which of two preferred answers shows the trait: chosen or rejected.")] = "chosen",
-    held_out: Annotated[int | None, typer.Option(min=1, help="Questions to evaluate on; else 24, or a quarter of a small set.")] = None,
-    skip_unusable: Annotated[bool, typer.Option("--skip-unusable", help="Leave out rows that cannot be used, and count them.")] = False,
-    split: Annotated[str | None, typer.Option(help="Of a data set on the hub; else train.")] = None,
-    config: Annotated[str | None, typer.Option(help="Of a data set on the hub that has several.")] = None,
-) -> None:
-    """Make a trait, roles or questions of what others wrote: trait and role documents, chats, preferences, tables."""
-    from data.formats import Options, parse_columns
-    from experiments.exchange import import_to
-
-    if positive not in ("chosen", "rejected"):
-        raise InputError(f"--positive: may be chosen or rejected, got {positive!r}")
-    shown: Literal["chosen", "rejected"] = "chosen" if positive == "chosen" else "rejected"
-    options = Options(parse_columns(columns), shown, held_out, skip_unusable, split, config)
-    import_to(into, name, sources, options, plain or (), evaluation or (), console)
-
-
-@traits_app.command("export")
-def traits_export(
-    name: Annotated[str, typer.Argument(help="A trait, roles or a question bank: name, folder or file.")],
-    form: Annotated[str, typer.Option("--format", help="persona-vectors, messages, preferences, assistant-axis or questions.")],
-    into: Annotated[Path, typer.Option("--to", help="The new folder.")],
-) -> None:
-    """Write a trait, a role or a question bank in somebody else's format."""
-    from experiments.exchange import export_to
-
-    export_to(into, name, form, console)
 
 
 def _run(study: "Study", runs_dir: Path, json_file: str | None, plan_only: bool = False) -> None:

@@ -90,6 +90,10 @@ class EndpointConfig(BaseModel):
             raise ValueError("most_cost needs a price: [dollars per million tokens read, dollars per million tokens written]")
         return self
 
+    def cost(self, tokens_in: int, tokens_out: int) -> float | None:
+        """Return dollars for tokens read, and written; None without a price."""
+        return None if self.price is None else (tokens_in * self.price[0] + tokens_out * self.price[1]) / 1e6
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -176,8 +180,7 @@ class _Spent:
 
     @property
     def cost(self) -> float | None:
-        price = self.config.price
-        return None if price is None else (self.tokens_in * price[0] + self.tokens_out * price[1]) / 1e6
+        return self.config.cost(self.tokens_in, self.tokens_out)
 
     @property
     def used_up(self) -> bool:

@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from data.chat import Chat
 from data.library import load_trait
 from data.mixtures import Turn, changed_turns, plain_turns, word_logodds
-from experiments.cli import REPLIES, main
+from experiments.cli import main
 from experiments.grades import load_grades
+from experiments.options import REPLIES
 from experiments.scores import SCORES
 from experiments.store import read_json
 from probes.judge import judge_prompt

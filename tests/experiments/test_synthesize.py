@@ -20,7 +20,7 @@ from data.library import load_bank, load_trait
 from data.mixtures import changed_turns, fingerprint
 from data.schema import SPLITS
 from data.writers import exported
-from experiments import synthesis_prompts as prompts
+from experiments.synthesis import prompts
 from probes import endpoint
 from tests.experiments.conftest import Call, finished
 from tests.experiments.test_cli import Write

@@ -77,15 +77,25 @@ class _Open:
         return Ask((("user", text),), longest, temperature=TEMPERATURE, seed=drawn)
 
 
+@dataclass
+class Tally:
+    """Different asks, and the tokens that were read and written for them."""
+
+    asks: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+    def add(self, asks: int, tokens_in: int, tokens_out: int) -> None:
+        """Count some more."""
+        self.asks, self.tokens_in, self.tokens_out = self.asks + asks, self.tokens_in + tokens_in, self.tokens_out + tokens_out
+
+
 class Writer:
     """A server that writes, with one budget for all that it is asked.
 
     Attributes:
-        asked: different asks that were sent.
-        under_way: those beside them that were settled in the call that is not over yet.
-        cached: those that were answered from the cache.
-        tokens: read and written, of what was sent.
-        tokens_kept: the same, of what the cache answered.
+        sent: what was asked for.
+        kept: what the cache answered, at what it cost when it was asked for.
         rejected: replies and failures that were no use, by kind.
         reasons: what was wrong with the first of each kind.
     """
@@ -93,20 +103,19 @@ class Writer:
     def __init__(self, server: EndpointConfig, cache: Path, seed: int, longest: int) -> None:
         self._server, self._cache, self._seed, self._longest = server, cache, seed, longest
         self._last: float | None = None
-        self.asked = self.under_way = self.cached = 0
-        self.tokens, self.tokens_kept = (0, 0), (0, 0)
+        self.sent, self.kept = Tally(), Tally()
         self.rejected: Counter[str] = Counter()
         self.reasons: dict[str, str] = {}
 
     @property
     def cost(self) -> float | None:
         """Dollars for what was sent; None without a price."""
-        return self._cost(self.tokens)
+        return self._server.cost(self.sent.tokens_in, self.sent.tokens_out)
 
     @property
     def cost_in_all(self) -> float | None:
         """The same, with what the replies of the cache cost when they were sent for."""
-        return self._cost((self.tokens[0] + self.tokens_kept[0], self.tokens[1] + self.tokens_kept[1]))
+        return self._server.cost(self.sent.tokens_in + self.kept.tokens_in, self.sent.tokens_out + self.kept.tokens_out)
 
     def write(self, pieces: Sequence[Piece], fits: Fits, progress: Callable[[int], None]) -> tuple[dict[str, Written], dict[str, str]]:
         """Have pieces written.
@@ -161,8 +170,7 @@ class Writer:
             asks.append(chain[at])
             if (reply := found.get(keys[chain[at]])) is not None:
                 known[chain[at]] = reply
-                self.cached += 1
-                self.tokens_kept = (self.tokens_kept[0] + reply.tokens_in, self.tokens_kept[1] + reply.tokens_out)
+                self.kept.add(1, reply.tokens_in, reply.tokens_out)
         return asks, known
 
     def _sent(self, asks: Sequence[Ask], settled: int, progress: Callable[[int], None]) -> list[Reply | Failure]:
@@ -179,16 +187,16 @@ class Writer:
             time.sleep(max(0.0, self._last + 60 / server.requests_per_minute - time.monotonic()))
 
         def settle(count: int) -> None:
-            self.under_way += count
-            progress(settled + self.under_way)
+            nonlocal settled
+            settled += count
+            progress(settled)
 
         try:
             answers = ask(server, asks, self._cache, settle)
         except InputError as error:
             raise InputError(f"{error}; what was written is kept in {self._cache}; the same command goes on") from None
-        self._last, self.under_way = time.monotonic(), 0
-        self.asked += answers.asked
-        self.tokens = (self.tokens[0] + answers.tokens_in, self.tokens[1] + answers.tokens_out)
+        self._last = time.monotonic()
+        self.sent.add(answers.asked, answers.tokens_in, answers.tokens_out)
         return answers.replies
 
     def _settle(self, each: _Open, asked: Ask, reply: Reply | Failure, fits: Fits, got: dict[str, Written]) -> str | None:
@@ -211,7 +219,3 @@ class Writer:
             self.rejected[kind] += 1
             self.reasons.setdefault(kind, detail)
         return kind
-
-    def _cost(self, tokens: tuple[int, int]) -> float | None:
-        price = self._server.price
-        return None if price is None else (tokens[0] * price[0] + tokens[1] * price[1]) / 1e6

@@ -8,7 +8,7 @@ from math import ceil
 
 from data.checks import LENGTH_RATIO
 from data.written import HELD_OUT_WORDS, PLAIN_WORDS, PROMPT_WORDS
-from experiments.pieces import Piece
+from experiments.synthesis.writer import Piece
 
 # Raised whenever a text below changes.
 VERSION = 1

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import ceil
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from rich.console import Console
 from data.examples import checked
 from data.files import validated
 from data.library import load_bank, with_examples
-from data.schema import SPLITS, Example, Trait
+from data.schema import SPLITS, Example, Split, Trait
 from data.skeleton import PAIRS as FEWEST_PAIRS
 from data.written import LONGEST_ANSWER, PLAIN_WORDS, check_answer, check_held_out, check_pair, check_question, check_rubric, check_text
-from experiments import synthesis_prompts as prompts
-from experiments.pieces import Fits, Piece, Writer, Written
 from experiments.progress import Display
+from experiments.synthesis import prompts
+from experiments.synthesis.writer import Fits, Piece, Writer, Written
 from probes.shift import FEWEST_PROMPTS
 
 # Of the rows of a split that are asked for, those without which there is no trait; a few that no server writes are a loss that is named.
@@ -68,19 +69,23 @@ class NotEnoughError(Exception):
 
 
 class Draft:
-    """A trait under way, part by part."""
+    """A trait under way.
+
+    Attributes:
+        parts: in the order in which they are written.
+        written: every text, in that order.
+    """
 
     def __init__(self, request: Request, writer: Writer, console: Console) -> None:
-        self.request, self.writer = request, writer
-        own = [] if isinstance(request.questions, str) else [*zip(SPLITS, request.questions, strict=True)]
-        self.bank = load_bank(request.questions) if isinstance(request.questions, str) else []
-        wanted = {split: sum(row.split == split for row in self.bank) for split in SPLITS} | dict(own)
-        parts = [Part("contrast pairs", request.pairs, FEWEST_PAIRS), Part("rubric", 1, 1), Part("held-out prompt", 1, 1)]
-        parts += [Part(f"{split} {what}", count, _least(count)) for split, count in own for what in ("questions", "plain answers")]
-        parts += [Part(f"{split} answers", wanted[split], _least(wanted[split])) for split in ("train", "evaluate")]
-        self.parts = parts
+        self.request, self._writer = request, writer
+        self._bank = load_bank(request.questions) if isinstance(request.questions, str) else []
+        self._own: dict[Split, int] = {} if isinstance(request.questions, str) else dict(zip(SPLITS, request.questions, strict=True))
+        rows = self._own or Counter(row.split for row in self._bank)
+        self.parts = [Part("contrast pairs", request.pairs, FEWEST_PAIRS), Part("rubric", 1, 1), Part("held-out prompt", 1, 1)]
+        self.parts += [Part(f"{split} {what}", n, _least(n)) for split, n in self._own.items() for what in ("questions", "plain answers")]
+        self.parts += [Part(f"{split} answers", rows[split], _least(rows[split])) for split in SPLITS if split != "extract"]
         self.written: list[Written] = []
-        self.display = Display(console, len(parts))
+        self._display = Display(console, len(self.parts))
 
     @property
     def lost(self) -> dict[str, dict[str, int]]:
@@ -94,25 +99,19 @@ class Draft:
             NotEnoughError: too little of something.
         """
         name, description = self.request.name, self.request.description
-        with self.display:
+        with self._display:
             asked = [prompts.pair(name, description, number) for number in range(self.request.pairs)]
             pairs = [each.texts for each in self._part("contrast pairs", asked, _pair_fits).values()]
-            [rubric] = self._part(
-                "rubric", [prompts.rubric(name, description)], lambda _, texts, __: check_rubric(texts["rubric"])
-            ).values()
-            [held_out] = self._part(
-                "held-out prompt",
-                [prompts.held_out(name, description)],
-                lambda _, texts, __: check_held_out(texts["system_prompt"], pairs),
-            ).values()
-            rows = self._answered(self.bank or self._questions())
+            rubric = self._part("rubric", [prompts.rubric(name, description)], _rubric_fits)
+            held_out = self._part("held-out prompt", [prompts.held_out(name, description)], partial(_held_out_fits, pairs))
+            rows = self._answered(self._bank or self._questions())
         value = {
             "name": name,
             "description": description,
-            "system_prompt": held_out.texts["system_prompt"],
+            "system_prompt": held_out["system_prompt"].texts["system_prompt"],
             "contrast_pairs": pairs,
-            "rubric": rubric.texts["rubric"],
-            "questions": self.request.questions if self.bank else None,
+            "rubric": rubric["rubric"].texts["rubric"],
+            "questions": self.request.questions if self._bank else None,
         }
         place = folder / "examples.jsonl"
         return with_examples(validated(Trait, value, str(folder)), checked(place, [(f"{place}: {row.id}", row) for row in rows]))
@@ -120,41 +119,26 @@ class Draft:
     def _questions(self) -> list[Example]:
         """Return questions of the trait's own with their plain answers."""
         rows: list[Example] = []
-        assert not isinstance(self.request.questions, str)
-        first = 0
-        for split, count in zip(SPLITS, self.request.questions, strict=True):
-            before = [row.question for row in rows]
-
-            def fits(_: Piece, texts: Mapping[str, str], got: Mapping[str, Written], before: Sequence[str] = tuple(before)) -> None:
-                check_question(texts["question"], [*before, *(each.texts["question"] for each in got.values())])
-
+        number = 0
+        for split, count in self._own.items():
             names = [f"{split}-{i + 1:02}" for i in range(count)]
-            asked = [prompts.question(row, self.request.description, first + i) for i, row in enumerate(names)]
-            first += count
-            questions = self._part(f"{split} questions", asked, fits)
-            asked = [prompts.plain_answer(row, each.texts["question"]) for row, each in questions.items()]
-            plain = self._part(
-                f"{split} plain answers", asked, lambda _, texts, __: check_text(texts["answer"], LONGEST_ANSWER, PLAIN_WORDS)
-            )
-            rows += [
-                Example(id=row, split=split, question=questions[row].texts["question"], negative=each.texts["answer"])
-                for row, each in plain.items()
-            ]
+            asked = [prompts.question(row, self.request.description, number + i) for i, row in enumerate(names)]
+            number += count
+            fits = partial(_question_fits, [row.question for row in rows])
+            questions = {row: each.texts["question"] for row, each in self._part(f"{split} questions", asked, fits).items()}
+            asked = [prompts.plain_answer(row, question) for row, question in questions.items()]
+            plain = self._part(f"{split} plain answers", asked, _plain_fits)
+            rows += [Example(id=row, split=split, question=questions[row], negative=each.texts["answer"]) for row, each in plain.items()]
         return rows
 
     def _answered(self, rows: Sequence[Example]) -> list[Example]:
         """Return rows with answers that show the trait; of `train` and `evaluate` rows, those alone that have one."""
         plain = {row.id: row.negative or "" for row in rows}
         answers: dict[str, str] = {}
-        for split, ask_for in (("train", prompts.train_answer), ("evaluate", prompts.evaluate_answer)):
-            before = list(answers.values())
-
-            def fits(piece: Piece, texts: Mapping[str, str], got: Mapping[str, Written], before: Sequence[str] = tuple(before)) -> None:
-                like = [each.texts["answer"] for each in got.values()]
-                check_answer(texts["answer"], plain[piece.id], [*before, *like], apart=before, like=like)
-
+        for split, ask in (("train", prompts.train_answer), ("evaluate", prompts.evaluate_answer)):
             of_split = [row for row in rows if row.split == split]
-            asked = [ask_for(row.id, self.request.description, row.question, plain[row.id], i) for i, row in enumerate(of_split)]
+            asked = [ask(row.id, self.request.description, row.question, plain[row.id], i) for i, row in enumerate(of_split)]
+            fits = partial(_answer_fits, plain, list(answers.values()))
             answers |= {row: each.texts["answer"] for row, each in self._part(f"{split} answers", asked, fits).items()}
         shown = [row.model_copy(update={"positive": answers.get(row.id)}) for row in rows]
         return [row for row in shown if row.split == "extract" or row.positive is not None]
@@ -166,10 +150,8 @@ class Draft:
             NotEnoughError: there is too little of it.
         """
         [part] = [part for part in self.parts if part.name == name]
-        with self.display.stages([name]) as tick:
-            got, why = self.writer.write(
-                pieces, fits, lambda done: tick(done, len(pieces), f"{self.writer.asked + self.writer.under_way} asked")
-            )
+        with self._display.stages([name]) as tick:
+            got, why = self._writer.write(pieces, fits, lambda done: tick(done, len(pieces)))
         part.got, part.why = len(got), Counter(why.values())
         if part.wanted > len(pieces):
             part.why["has no question or no plain answer"] += part.wanted - len(pieces)
@@ -180,9 +162,40 @@ class Draft:
         return got
 
 
+def counted(kinds: Mapping[str, int]) -> str:
+    """Return how often each kind of loss occurred, the most frequent first."""
+    return ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in sorted(kinds.items(), key=lambda each: -each[1]))
+
+
 def _least(count: int) -> int:
     return max(min(count, FEWEST_PROMPTS), ceil(LEAST_SHARE * count))
 
 
+# What a text of each part is held against: what was written before it, and of its own part what is there already.
+
+
 def _pair_fits(_: Piece, texts: Mapping[str, str], got: Mapping[str, Written]) -> None:
     check_pair(texts["positive"], texts["negative"], [each.texts for each in got.values()])
+
+
+def _rubric_fits(_: Piece, texts: Mapping[str, str], __: Mapping[str, Written]) -> None:
+    check_rubric(texts["rubric"])
+
+
+def _held_out_fits(pairs: Sequence[Mapping[str, str]], _: Piece, texts: Mapping[str, str], __: Mapping[str, Written]) -> None:
+    check_held_out(texts["system_prompt"], pairs)
+
+
+def _question_fits(before: Sequence[str], _: Piece, texts: Mapping[str, str], got: Mapping[str, Written]) -> None:
+    check_question(texts["question"], [*before, *(each.texts["question"] for each in got.values())])
+
+
+def _plain_fits(_: Piece, texts: Mapping[str, str], __: Mapping[str, Written]) -> None:
+    check_text(texts["answer"], LONGEST_ANSWER, PLAIN_WORDS)
+
+
+def _answer_fits(
+    plain: Mapping[str, str], before: Sequence[str], piece: Piece, texts: Mapping[str, str], got: Mapping[str, Written]
+) -> None:
+    like = [each.texts["answer"] for each in got.values()]
+    check_answer(texts["answer"], plain[piece.id], [*before, *like], apart=before, like=like)
