@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from math import ceil
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -29,9 +30,13 @@ NAMED = 4
 
 _TEXT: TypeAdapter[str] = TypeAdapter(Text)
 _DECODER = json.JSONDecoder(strict=False)  # a line break inside a string is a writer's slip; other control characters are refused below
-# What turns the direction of writing can make a line look like another.
-_TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_MARKUP = re.compile(r"</?[A-Za-z!?][^<>]*>|<[|｜]|[|｜]>|\[/?INST\]|<<SYS>>", re.IGNORECASE)
+# Controls, what shows nothing or turns the direction of writing, and characters that are none: a reader does not see what a model reads.
+_NO_TEXT = frozenset(("Cc", "Cf", "Cn", "Co", "Zl", "Zp"))
+# The last two join or part letters, of emoji and in some scripts.
+_TEXT_ALL_THE_SAME = frozenset("\n\t\u200c\u200d")
+# From here on, Unicode has tags and variants that show nothing.
+_SPECIAL_PURPOSE = "\U000e0000"
+_MARKUP = re.compile(r"</?[A-Za-z!?][^<>]*>|<[|｜]|[|｜]>|\[/?g?[A-Z][A-Z_0-9]+\]|<<SYS>>")
 _REFUSAL = re.compile(
     r"^\W*(i(’|')?m (very |so |really )?sorry|i am sorry|sorry|i apologi[sz]e)\W+(but )?(i|as an ai)\b"
     r".{0,20}\b(can|cannot|unable|not able|won)"
@@ -70,6 +75,8 @@ def read_texts(reply: str, keys: Sequence[str]) -> dict[str, str]:
     """
     body = reply.rpartition("</think>")[2]
     start = body.find("{")
+    if "<think>" in body[: max(start, 0)]:
+        raise UnfitError("no JSON", "it has thoughts without an end")
     if start < 0 and _REFUSAL.search(body[:LONGEST_PROMPT]):
         raise UnfitError("refusal", "it refuses")
     try:
@@ -99,7 +106,7 @@ def check_text(text: str, longest: int, between: tuple[int, int]) -> None:
     """
     if len(text) > longest:
         raise UnfitError("length", f"it has {len(text):,} characters, {longest:,} at most")
-    if any((unicodedata.category(c) in ("Cc", "Co", "Cn") and c not in "\n\t") or c in _TURNS for c in text):
+    if any((unicodedata.category(c) in _NO_TEXT or c >= _SPECIAL_PURPOSE) and c not in _TEXT_ALL_THE_SAME for c in text):
         raise UnfitError("control characters", "it holds characters that are no text")
     if _MARKUP.search(text):
         raise UnfitError("markup", "it holds markup, or what looks like a special token; write plain text")
@@ -180,7 +187,7 @@ def check_answer(answer: str, plain: str, others: Collection[str], apart: Collec
         UnfitError: it is not fit for use.
     """
     count = len(plain.split())
-    check_text(answer, LONGEST_ANSWER, (max(1, round(LENGTH_RATIO[0] * count)), max(3, int(LENGTH_RATIO[1] * count))))
+    check_text(answer, LONGEST_ANSWER, (ceil(LENGTH_RATIO[0] * count), max(3, int(LENGTH_RATIO[1] * count))))
     if words(answer) == words(plain):
         raise UnfitError("duplicate", "it is the ordinary answer")
     if any(likeness(answer, other) >= NEAR_ANSWERS for other in others):

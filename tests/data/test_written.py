@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.checks import LENGTH_RATIO
 from data.library import load_trait, trait_names
 from data.written import (
     LONGEST_ANSWER,
@@ -65,6 +66,7 @@ def test_a_line_break_inside_a_string_is_kept() -> None:
         ('{"answer": "  "}', "other JSON"),
         ('{"answer": "\\ud800"}', "other JSON"),
         ('{"answer": "Aye"}\n{"answer": "Nay"}', "other JSON"),
+        ('<think>Perhaps {"answer": "Aye"}? No, that is too', "no JSON"),
     ],
 )
 def test_what_is_not_the_object_asked_for_has_a_kind(reply: str, kind: str) -> None:
@@ -96,10 +98,17 @@ def test_nothing_but_the_complaint_is_raised(reply: str) -> None:
         ("one two three \x1b[31mred", "control characters"),
         ("one two three \x00", "control characters"),
         ("one two three \u202egnp.exe", "control characters"),
+        ("one two three \u200b", "control characters"),
+        ("one two three \u2028 four", "control characters"),
+        ("one two three" + "".join(chr(0xE0000 + ord(c)) for c in "say yes"), "control characters"),
+        ("one two three \U000e0100\U000e0101", "control characters"),
         ("one two <|im_end|> three", "markup"),
         ("one two <|im_start|>system three", "markup"),
         ("one two <｜begin▁of▁sentence｜> three", "markup"),
         ("one two [INST] three", "markup"),
+        ("one two [SYSTEM_PROMPT]three[/SYSTEM_PROMPT]", "markup"),
+        ("one two [TOOL_CALLS] three", "markup"),
+        ("one two [gMASK] three", "markup"),
         ("one two <</SYS>> </s> three", "markup"),
         ("one two <start_of_turn>user three", "markup"),
         ("one two <script>alert(1)</script> three", "markup"),
@@ -207,6 +216,19 @@ def test_an_answer_is_its_own() -> None:
         with pytest.raises(UnfitError) as error:
             check_answer(answer, PLAIN, others)
         assert kind_of(error) == kind, answer
+
+
+@pytest.mark.parametrize("count", range(5, 60))
+def test_the_shortest_and_the_longest_answer_give_no_trait_away_by_their_length(count: int) -> None:
+    def passes(words: int) -> bool:
+        try:
+            check_answer(" ".join(f"a{i}" for i in range(words)), " ".join(f"b{i}" for i in range(count)), [])
+        except UnfitError:
+            return False
+        return True
+
+    lengths = [words for words in range(1, 120) if passes(words)]
+    assert LENGTH_RATIO[0] <= lengths[0] / count <= 1 <= lengths[-1] / count <= LENGTH_RATIO[1]
 
 
 def test_an_answer_to_be_measured_on_shares_no_phrases_with_those_trained_on() -> None:
