@@ -66,12 +66,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests never ask a hub: whatever is not on this machine is an error at once."""
+def _this_machine_alone() -> Iterator[None]:
+    """Tests never ask a hub or a proxy: whatever is not on this machine is an error at once."""
     patch = pytest.MonkeyPatch()
     patch.setenv("HF_HUB_OFFLINE", "1")
     # The variable is read once, when the library is imported.
     patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    # Servers of tests are on the loopback, of which a proxy of the environment knows nothing.
+    for name in ("NO_PROXY", "no_proxy"):
+        patch.setenv(name, "127.0.0.1")
     yield
     patch.undo()
 

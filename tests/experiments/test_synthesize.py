@@ -37,8 +37,6 @@ ALL = 12 + 1 + 1 + 72 + 24
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.001)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "127.0.0.1")
 
 
 def given(server: Server, tmp_path: Path, *more: object) -> list[object]:

@@ -36,8 +36,6 @@ TOPS = [("7", -0.1), ("8", -2.5)]
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.001)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "127.0.0.1")
 
 
 def config(server: Server, **changes: Any) -> EndpointConfig:
