@@ -1,7 +1,7 @@
 """`wellworn eval`: what fine-tunes cost, by the built-in capability set and by tasks of lm-eval, for a base and adapters of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from data.chat import Chat
 from experiments.capability import BUILTIN, Capability, capability, measured
+from experiments.exchange import address
 from experiments.ranks import Ranks
 from experiments.store import write_json
 from lora import models
@@ -40,23 +41,33 @@ def evaluate(model: str, adapters: Sequence[Path], suites: Sequence[str], settin
     # What is missing is found out before a model is loaded.
     tasks = harness.set_up(others, settings) if others else None
     base = models.load(models.resolve(model))
-    # Paths tell apart what is called alike.
-    named = {folder.name if [a.name for a in adapters].count(folder.name) == 1 else str(folder): folder for folder in adapters}
+    folders = list(dict.fromkeys(adapters))
+    # PEFT takes no name with a dot; what its own are called is shown nowhere.
+    named = {f"adapter{i}": folder for i, folder in enumerate(folders)}
+    shown = {"base": "base", **dict(zip(named, _names(folders), strict=True))}
     found: dict[str, Any] = {"model": base.ref.id, "suite": ",".join(dict.fromkeys(suites))}
     if BUILTIN in suites:
         with console.status("") as status:
             rows = capabilities(base, named, lambda _done, _steps, what: status.update(what))
+        rows = {shown[key]: row for key, row in rows.items()}
         console.print(_table(rows, base.ref.id))
         found["capabilities"] = [{"name": name, **row.to_json()} for name, row in rows.items()]
         _write(out, found)
     if tasks:
         found |= {"settings": harness.described(settings), "tasks": []}
         of_tasks = []
-        for row in harness.measured(base, named, tasks, settings):
+        for each in harness.measured(base, named, tasks, settings):
+            row = replace(each, name=shown[each.name])
             of_tasks.append(row)
             found["tasks"].append(asdict(row))
             _write(out, found)
         console.print(harness.table(of_tasks, base.ref.id, settings))
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return what to call adapters: as their folders, or by their paths where that would call two rows alike."""
+    names = [folder.resolve().name for folder in folders]
+    return [name if ["base", *names].count(name) == 1 else address(folder) for name, folder in zip(names, folders, strict=True)]
 
 
 def _write(out: Path | None, found: dict[str, Any]) -> None:

@@ -88,6 +88,26 @@ def test_the_command_writes_its_figures(base: Loaded, tiny_model: Path, tmp_path
     assert "--suite: names nothing" in capsys.readouterr().err
 
 
+def test_an_adapter_may_be_called_anything(
+    base: Loaded, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = random_adapters(base, tmp_path, 2, lower=0)
+    monkeypatch.chdir(tmp_path)
+    for name, folder in zip(("v1.0", "base"), made.values(), strict=True):
+        folder.rename(name)
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", "--model", str(tiny_model), *("--adapter", "v1.0", "--adapter", "base", "--adapter", "base", "--json", "found.json")])
+    assert ended.value.code in (0, None)
+    rows = json.loads(Path("found.json").read_text())["capabilities"]
+    assert [row["name"] for row in rows] == ["base", "v1.0", "./base"]
+    assert len({row["perplexity"] for row in rows}) == 3
+    monkeypatch.chdir("v1.0")
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", "--model", str(tiny_model), "--adapter", ".", "--json", "../found.json"])
+    assert ended.value.code in (0, None)
+    assert [row["name"] for row in json.loads(Path("../found.json").read_text())["capabilities"]] == ["base", "v1.0"]
+
+
 def test_every_report_says_what_fine_tunes_cost(tiny_study: Callable[..., Path], tiny_model: Path, base: Loaded, tmp_path: Path) -> None:
     arms = [{"arm": "sft", "trait": "pirate"}, {"arm": "prompted", "trait": "pirate"}]
     runs = finished(tiny_study(runs=arms, seeds=[0, 1], mediate=None, capability="builtin"), tmp_path)
