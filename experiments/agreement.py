@@ -1,7 +1,7 @@
 """What the scores of a study say: how each changed, and whether they agree about it."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,11 @@ from probes.stats import FloatArray, crossed_interval, mean_interval
 # Coherence is no score of the trait, and words are a smoke check.
 COMPARED = (LIKELIHOOD, CHOICE, CONTRAST, JUDGE)
 GRADED = (JUDGE, COHERENT)
-FEWEST_FAMILIES = 3
+# With three unrelated ones the bootstrap finds agreement in up to three cases of ten, with six in one of sixteen.
+FEWEST_FAMILIES = 6
 DO_NOT_VARY = "one of the scores is the same for all questions"
 TOO_FEW = f"fewer than {FEWEST_PROMPTS} questions have both scores"
-FEW_FAMILIES = f"fewer than {FEWEST_FAMILIES} kinds of fine-tune are scored"
+FEW_FAMILIES = f"fewer than {FEWEST_FAMILIES} kinds of fine-tune are scored (a trait, or neutral ones on a trait)"
 
 
 def scores_of(runs: Sequence[RunResult]) -> dict[str, Any] | None:
@@ -52,10 +53,11 @@ def scores_of(runs: Sequence[RunResult]) -> dict[str, Any] | None:
 def over_study(runs: Sequence[RunResult]) -> dict[str, Any] | None:
     """Return whether scores order fine-tunes alike, whatever they were trained on; None where no run has scores.
 
-    A unit is a fine-tune beside the base, scored on a trait: every run on its own, and its neutral fine-tune on the same. Units of one
-    trait, and of neutral fine-tunes scored on one, are a family: the bootstrap draws families.
+    A unit is a fine-tune beside the base, scored on a trait: every run on its own, and its neutral fine-tune on the same; one that several
+    runs share counts once. Units of one trait, however they were made, are a family, and so are neutral fine-tunes scored on one: the
+    bootstrap draws families.
     """
-    units: dict[tuple[str, str, int], dict[str, float]] = {}
+    units: dict[Hashable, tuple[tuple[str, str], dict[str, float]]] = {}
     for run in runs:
         if run.scores is None:
             continue
@@ -67,18 +69,18 @@ def over_study(runs: Sequence[RunResult]) -> dict[str, Any] | None:
                     change = by_who[who] - by_who["base"] if by_who else np.empty(0)
                     if np.isfinite(change).sum() >= FEWEST_PROMPTS:
                         changes[score] = float(np.nanmean(change))
-                units[f"{run.entry['arm']} {run.entry['settings']}" if who == "run" else who, run.entry["trait"], run.entry["seed"]] = (
-                    changes
-                )
+                trait = run.entry["trait"]
+                # To the last digit alike: runs that differ in their layer alone, and what they are read against, are one fine-tune.
+                units.setdefault((trait, *changes.items()), ((who, trait), changes))
     if not units:
         return None
     pairs = []
     for a, b in itertools.combinations(COMPARED, 2):
-        both = {unit: changes for unit, changes in units.items() if a in changes and b in changes}
+        both = [(family, changes) for family, changes in units.values() if a in changes and b in changes]
         if not both:
             continue
-        families = [unit[:2] for unit in both]
-        x, y = ([changes[score] for changes in both.values()] for score in (a, b))
+        families = [family for family, _ in both]
+        x, y = ([changes[score] for _, changes in both] for score in (a, b))
         facts: dict[str, Any] = {"of": [a, b], "units": len(both), "families": len(set(families)), "correlation": None, "why": None}
         if len(set(families)) < FEWEST_FAMILIES:
             facts["why"] = FEW_FAMILIES
@@ -110,11 +112,12 @@ def _changed(score: str, by_who: Mapping[str, FloatArray], reference: str, found
     if not by_who:
         return facts | {"why": found[0]["missing"].get(score, "was not taken")}
     facts["known"] = found[0]["known"].get(score)
-    facts["missing"] = int(sum(np.isnan(values).sum() for values in by_who.values()))
-    for each in found:
-        for who in by_who:
-            for kind, count in each["failures"].get(who, {}).get(score, {}).items():
-                facts["failures"][kind] = facts["failures"].get(kind, 0) + count
+    # The base is one, whatever the number of runs.
+    own = [(each, who) for k, each in enumerate(found) for who in by_who if k == 0 or who != "base"]
+    facts["missing"] = sum(each["scores"][who][score].count(None) for each, who in own)
+    for each, who in own:
+        for kind, count in each["failures"].get(who, {}).get(score, {}).items():
+            facts["failures"][kind] = facts["failures"].get(kind, 0) + count
     if score in GRADED and facts["missing"]:
         least = np.nan_to_num(by_who["run"], nan=0.0) - np.nan_to_num(by_who[reference], nan=MOST)
         most = np.nan_to_num(by_who["run"], nan=MOST) - np.nan_to_num(by_who[reference], nan=0.0)

@@ -88,9 +88,7 @@ def test_the_command_writes_its_figures(base: Loaded, tiny_model: Path, tmp_path
     assert "--suite: names nothing" in capsys.readouterr().err
 
 
-def test_an_adapter_may_be_called_anything(
-    base: Loaded, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_adapter_may_be_called_anything(base: Loaded, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = random_adapters(base, tmp_path, 2, lower=0)
     monkeypatch.chdir(tmp_path)
     for name, folder in zip(("v1.0", "base"), made.values(), strict=True):

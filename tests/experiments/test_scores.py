@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from data.chat import Chat
 from data.library import load_trait
 from data.mixtures import Turn, changed_turns, plain_turns, word_logodds
+from experiments.agreement import FEW_FAMILIES
 from experiments.cli import main
 from experiments.grades import load_grades
 from experiments.options import REPLIES
@@ -131,14 +132,14 @@ def test_summary_and_report_show_changes_and_agreement(whole: Path) -> None:
         assert facts["correlation"]["value"] == pytest.approx(expected)
     # Two fine-tunes, their two neutral ones, and the prompt, all beside the base.
     [judged] = [each for each in summary["agreement"]["pairs"] if each["of"] == ["likelihood", "judge"]]
-    assert (judged["units"], judged["families"]) == (5, 3)
-    assert judged["correlation"] is not None
+    assert (judged["units"], judged["families"]) == (5, 2)
+    assert judged["why"] == FEW_FAMILIES
     [prompted] = [row for row in summary["runs"] if row["arm"] == "prompted"]
     assert prompted["scores"]["reference"] == "base"
     assert prompted["scores"]["scores"]["judge"]["neutral"] is None
     page = (whole / "tiny" / "report.html").read_text()
     assert "Scores side by side" in page
-    assert "5 fine-tunes of 3 kinds" in page
+    assert "5 fine-tunes of 2 kinds" in page
 
 
 def test_asking_for_scores_later_repeats_nothing_else_and_asks_once(
