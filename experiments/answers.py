@@ -105,7 +105,9 @@ def _served(
     hint = "".join(f"\n  --lora-modules {name}={path}" for name, path in modules.items())
     hint = f"; it serves adapters under the names of their stages, such as: vllm serve {server.model} --enable-lora{hint}" if hint else ""
     try:
-        found = ask(server, asks, bench.replies, counter(tick, len(asks), "answers"))
+        # One limit for all that a command asks.
+        found = ask(server.less(bench.spent), asks, bench.replies, counter(tick, len(asks), "answers"))
+        bench.spent += found.cost or 0.0
     except InputError as error:
         raise InputError(f"{error}{hint}") from None
     # To say nothing is an answer too.

@@ -56,9 +56,9 @@ class Judge:
         """Find the judge of a study: a model's name, or how a server is reached."""
         if isinstance(asked, EndpointConfig):
             return cls(asked, None, None)
-        if asked == bench.study.model:
-            return cls(None, bench.ref, bench.dtype)
-        return cls(None, bench.ranks.from_main(lambda: models.resolve(asked)), models.device_and_dtype()[1])
+        ref = bench.ref if asked == bench.study.model else bench.ranks.from_main(lambda: models.resolve(asked))
+        # The study's own model is not loaded twice, however it is called.
+        return cls(None, ref, bench.dtype if ref.id == bench.ref.id else models.device_and_dtype()[1])
 
     @property
     def name(self) -> str:
@@ -96,17 +96,15 @@ class Judge:
 
     def _ask(self, server: EndpointConfig, cache: Path | None, rubric: str, turns: Sequence[Turn], progress: Any) -> Grades:
         kept = "replies are kept, so that the same command asks for the rest alone"
-        if server.most_cost is not None:
-            # One limit for all that a command asks.
-            left = server.most_cost - self.spent
-            if left <= 0:
-                raise InputError(f"judge {server.model}: the {server.most_cost:g} dollars of most_cost are spent; raise it: {kept}")
-            server = server.model_copy(update={"most_cost": left})
-        found = judged_by_server(server, rubric, turns, cache, progress=progress)
+        # One limit for all that a command asks.
+        found = judged_by_server(server.less(self.spent), rubric, turns, cache, progress=progress)
         self.spent += found.cost or 0.0
         self.asked, self.cached = self.asked + found.asked, self.cached + found.cached
         if lacking := found.kinds.get("most_cost"):
-            raise InputError(f"judge {server.model}: most_cost is spent before {lacking} of {len(turns)} answers; raise it: {kept}")
+            raise InputError(
+                f"judge {server.model}: the {server.most_cost:g} dollars of most_cost are spent, before {lacking} of {len(turns)} answers; "
+                f"raise it: {kept}"
+            )
         passing = {kind: count for kind, count in found.kinds.items() if kind in PASSING}
         if sum(passing.values()) > MOST_PASSING * len(turns):
             said = ", ".join(f"{kind} × {count}" for kind, count in passing.items())

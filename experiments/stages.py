@@ -96,7 +96,7 @@ class Stage:
 
 @dataclass
 class Bench:
-    """The model of a study, loaded when first needed, and how to talk to it."""
+    """The model of a study, loaded when first needed, and how to talk to it; `spent` are dollars for answers of its server."""
 
     study: Study
     ranks: Ranks
@@ -105,6 +105,7 @@ class Bench:
     dtype: str
     depth: int
     replies: Path | None = None
+    spent: float = 0.0
     _base: models.Loaded | None = field(default=None, repr=False)
 
     @classmethod

@@ -94,6 +94,10 @@ class EndpointConfig(BaseModel):
         """Return dollars for tokens read, and written; None without a price."""
         return None if self.price is None else (tokens_in * self.price[0] + tokens_out * self.price[1]) / 1e6
 
+    def less(self, spent: float) -> "EndpointConfig":
+        """Return the same with what is left of `most_cost` after some dollars: one limit for several calls."""
+        return self if self.most_cost is None else self.model_copy(update={"most_cost": max(self.most_cost - spent, 0.0)})
+
 
 @dataclass(frozen=True)
 class Answers:

@@ -231,7 +231,7 @@ def judged_by_server(
     asked, cost = first.asked, first.cost
     drawn = first.replies[0].kind == "no_logprobs" if isinstance(first.replies[0], Failure) else _must_draw(first.replies)
     if not drawn:
-        found = ask(config, exact, cache, progress)
+        found = ask(config.less(cost or 0.0), exact, cache, progress)
         asked, cost = asked + found.asked, _sum(cost, found.cost)
         drawn = _must_draw(found.replies)
     if not drawn:
@@ -242,7 +242,7 @@ def judged_by_server(
                 _grade(i, _of_tops(reply), scores, failures)
     else:
         asks = [Ask((("user", prompt),), ANSWER_TOKENS, temperature=1.0, seed=k) for prompt in prompts for k in range(samples)]
-        found = ask(config, asks, cache, progress)
+        found = ask(config.less(cost or 0.0), asks, cache, progress)
         asked, cost = asked + found.asked, _sum(cost, found.cost)
         by_turn = [found.replies[i * samples : (i + 1) * samples] for i in range(len(turns))]
         said = [[reply.text for reply in of_one if isinstance(reply, Reply)] for of_one in by_turn]

@@ -19,10 +19,13 @@ from data.library import load_trait
 from data.mixtures import Turn, changed_turns, plain_turns, word_logodds
 from experiments.agreement import FEW_FAMILIES
 from experiments.cli import main
-from experiments.grades import load_grades
+from experiments.grades import Judge, load_grades
 from experiments.options import REPLIES
+from experiments.ranks import Ranks
 from experiments.scores import SCORES
+from experiments.stages import Bench
 from experiments.store import read_json
+from experiments.study import load_study
 from probes.judge import judge_prompt
 from probes.scores import choice_rows, contrast_rows
 from tests.conftest import tiny_study_value
@@ -238,6 +241,13 @@ def test_the_model_of_a_study_may_grade_itself_and_says_what_it_cannot(tiny_stud
     assert [each["of"] for each in scores["agreement"]][-1] == ["contrast", "judge"]
     assert {each["why"] for each in scores["agreement"] if "judge" in each["of"]} == {"fewer than 3 questions have both scores"}
     assert not (runs / REPLIES).exists()
+
+
+def test_the_studys_model_is_the_judge_however_it_is_called(tiny_study: Write, tiny_model: Path) -> None:
+    study = load_study(str(tiny_study(dtype="bfloat16")))
+    bench = Bench.of(study, Ranks())
+    elsewhere = Judge.of(bench, f"{tiny_model.parent}/../{tiny_model.parent.name}/{tiny_model.name}")
+    assert elsewhere.identity() == Judge.of(bench, study.model).identity() == {"model": bench.ref.id, "dtype": "bfloat16"}
 
 
 def test_without_a_judge_the_base_still_scores_what_is_said(tiny_study: Write, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from probes.generate import Decoding, Request, generate
 from probes.variants import Variant
 from tests.experiments.conftest import finished, stages_of
 from tests.probes.servers import Request as HttpRequest
-from tests.probes.servers import Server, behaving, completion, sends
+from tests.probes.servers import Server, behaving, completion, says, sends
 
 Write = Callable[..., Path]
 RUNS = [{"arm": "sft", "trait": "pirate"}, {"arm": "prompted", "trait": "pirate"}]
@@ -89,6 +89,20 @@ def test_answers_that_cannot_be_had_are_counted_and_none_is_made_up(
         refused = sum(len(ask["messages"][-1]["content"]) % 5 == 0 for ask in server.asks)
     assert f"no answer to {refused} of 24 questions (refusal × {refused})" in " ".join(capsys.readouterr().err.split())
     assert not list((tmp_path / "runs" / "stages").glob("answer-*/manifest.json"))
+
+
+def test_one_limit_on_cost_holds_for_all_answers(tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with behaving(says("It is so.")) as server:
+        asked = {"url": server.url, "model": "tiny", "price": [1e4, 0.0], "most_cost": 5.0, "concurrency": 1}
+        runs = [{"arm": "base"}, {"arm": "prompted", "trait": "pirate"}, {"arm": "prompted", "trait": "pessimistic"}]
+        study = tiny_study(runs=runs, mediate=None, server=asked)
+        with pytest.raises(SystemExit):
+            main(["run", str(study), "--runs-dir", str(tmp_path / "runs")])
+        each = [sum(len(message["content"].split()) for message in ask["messages"]) / 100 for ask in server.asks]
+    assert "most_cost ×" in " ".join(capsys.readouterr().err.split())
+    # Some stage was finished before that.
+    assert list((tmp_path / "runs" / "stages").glob("answer-*/manifest.json"))
+    assert 5 <= sum(each) <= 5 + max(each)
 
 
 def test_a_server_writes_in_its_models_own_template(tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

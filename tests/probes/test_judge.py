@@ -107,6 +107,26 @@ def test_probabilities_of_all_numbers_are_those_of_a_tree() -> None:
         assert found[n] == pytest.approx(chance)
 
 
+def test_one_limit_on_cost_holds_for_log_probabilities_and_draws() -> None:
+    """The last answer shows that the server's log-probabilities are of something else than what it says: all are drawn."""
+    turns = [Turn("Q?", f"answer {i}") for i in range(8)]
+
+    def answer(messages: Any, _longest: int, ask: dict[str, Any]) -> tuple[str, list[tuple[str, float]] | None]:
+        if not ask.get("top_logprobs"):
+            return "50", None
+        return "50", [("90" if "answer 7" in messages[-1]["content"] else "50", -0.01)]
+
+    with chat_server(answer) as server:
+        words = sum(len(judge_prompt(RUBRIC, turn).split()) for turn in turns)
+        price = {"price": (1e6 / words, 0.0), "most_cost": 1.2, "concurrency": 1}
+        grades = judged_by_server(EndpointConfig(url=server.url, model="m", **price), RUBRIC, turns)
+        spent = sum(len(ask["messages"][-1]["content"].split()) for ask in server.asks) / words
+    assert grades.drawn
+    assert grades.kinds["most_cost"] > 0
+    assert grades.cost == pytest.approx(spent)
+    assert 1.2 <= spent <= 1.2 + 1.5 / len(turns)
+
+
 def test_places_of_a_rubric() -> None:
     turn = Turn("Q {answer}?", "A {question}.")
     assert judge_prompt("{question}|{answer}|{answer}", turn) == "Q {answer}?|A {question}.|A {question}." + CLOSING
