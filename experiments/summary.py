@@ -1,6 +1,7 @@
 """What a study found: the numbers of every run, what runs say together, and the verdicts."""
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -205,13 +206,32 @@ def _shares(analysis: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _beside(analyses: Sequence[Mapping[str, Any] | None], scored: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the shares of the outcomes beside the headline's, each with its effect; what was said, with how well its score tells."""
+def _beside(analyses: Sequence[Mapping[str, Any] | None], scored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the shares of the outcomes beside the headline's, each with its effect; what was said, with how well its score tells.
+
+    Args:
+        analyses: of these outcomes, over the runs.
+        scored: what was said, of each run that said something.
+    """
     found = {text: {"effect": each and each["effect"], **_shares(each)} for text, each in zip(BESIDE, analyses, strict=True)}
     said = analyses[-1]
-    found["generated"] |= {"why": said and said["why"], "known": scored and scored.get("known"), "graded": scored and scored.get("graded")}
+    # Answers whose label is known are the same for all runs.
+    found["generated"] |= {"why": said and said["why"], "known": scored[0].get("known") if scored else None, "graded": _graded(scored)}
     found["generated"] |= {key: said and said.get(key) for key in ("left_out", "bounds")}
     return found
+
+
+def _scored(runs: Sequence[RunResult]) -> list[Mapping[str, Any]]:
+    return [each for run in runs if (each := _analysis(run, "generated"))]
+
+
+def _graded(scored: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return who graded what runs said, and why how many grades are missing; None where nobody did."""
+    graded = [each["graded"] for each in scored if each.get("graded")]
+    if not graded:
+        return None
+    failures = sum((Counter(each["failures"]) for each in graded), Counter[str]())
+    return {"judge": graded[0]["judge"], "drawn": any(each["drawn"] for each in graded), "failures": dict(failures.most_common())}
 
 
 def _row(run: RunResult, p: float | None, judged: Verdict | None, provisional: bool) -> dict[str, Any]:
@@ -223,7 +243,7 @@ def _row(run: RunResult, p: float | None, judged: Verdict | None, provisional: b
     )  # fmt: skip
     row |= dict.fromkeys(keys)
     row |= _shares(headline_analysis(run.facts) if run.facts else None)
-    row |= _beside([_analysis(run, text) for text in BESIDE], _analysis(run, "generated"))
+    row |= _beside([_analysis(run, text) for text in BESIDE], _scored([run]))
     row |= {"provisional": provisional, "why": None, "missing": dict(run.entry["missing"])}
     if run.facts is None:
         return row
@@ -321,7 +341,7 @@ def _groups(results: Results, adjusted: Sequence[float | None], judged: Sequence
                 "share_across_runs": _common_share(runs),
                 **nearest_over(runs),
                 **_shares(analysis),
-                **_beside([_joint(runs, text) for text in BESIDE], _analysis(runs[0], "generated")),
+                **_beside([_joint(runs, text) for text in BESIDE], _scored(runs)),
                 "novelty": rest.to_json() if rest else None,
                 "scores": scores_of(runs),
                 "capability": _capability(results, runs),

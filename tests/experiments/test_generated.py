@@ -138,7 +138,7 @@ def test_a_judge_may_grade_what_every_arm_says(tiny_study: Write, tmp_path: Path
                 assert score == grade
     assert lacking > 0
     assert mediated.graded == {"judge": "judge", "drawn": False, "failures": {"the judge does not answer with a number": lacking}}
-    [row, _] = read_json(runs / "tiny" / "summary.json")["runs"]
+    [row, other] = read_json(runs / "tiny" / "summary.json")["runs"]
     assert row["generated"]["left_out"] == 1
     before, after = (np.delete(mediated.scores[list(mediated.arms).index(arm)], 1) for arm in ("before", "after"))
     assert row["generated"]["effect"]["value"] == pytest.approx((after - before).mean())
@@ -148,6 +148,8 @@ def test_a_judge_may_grade_what_every_arm_says(tiny_study: Write, tmp_path: Path
     assert low <= high
     [group] = read_json(runs / "tiny" / "summary.json")["groups"]
     assert group["generated"]["effect"] is not None
+    [count], [of_other] = (each["generated"]["graded"]["failures"].values() for each in (row, other))
+    assert list(group["generated"]["graded"]["failures"].values()) == [count + of_other]
     page = (runs / "tiny" / "report.html").read_text()
     assert "graded by judge" in page
     assert "1 question without a grade in some arm" in page
