@@ -162,7 +162,8 @@ def _symbolic(plan: Plan) -> dict[str, Any]:
     names |= {planned.run.arm.trait: planned.trait for planned in plan.runs if planned.run.arm.trait and planned.trait}
     arms = [arm | {"trait": names.get(arm["trait"], arm["trait"])} for arm in study["runs"]]
     arms = [arm | {"path": Path(arm["path"]).name} if "path" in arm else arm for arm in arms]
-    return study | {"model": plan.bench.ref.id, "library": list(plan.library), "runs": arms}
+    judge = plan.judge.name if plan.judge and isinstance(study["judge"], str) else study["judge"]
+    return study | {"model": plan.bench.ref.id, "judge": judge, "library": list(plan.library), "runs": arms}
 
 
 def load_results(folder: Path) -> Results:

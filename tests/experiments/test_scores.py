@@ -22,6 +22,7 @@ from experiments.cli import main
 from experiments.grades import Judge, load_grades
 from experiments.options import REPLIES
 from experiments.ranks import Ranks
+from experiments.results import INDEX
 from experiments.scores import SCORES
 from experiments.stages import Bench
 from experiments.store import read_json
@@ -241,6 +242,8 @@ def test_the_model_of_a_study_may_grade_itself_and_says_what_it_cannot(tiny_stud
     assert [each["of"] for each in scores["agreement"]][-1] == ["contrast", "judge"]
     assert {each["why"] for each in scores["agreement"] if "judge" in each["of"]} == {"fewer than 3 questions have both scores"}
     assert not (runs / REPLIES).exists()
+    # It is named by what it is, not by where it lies.
+    assert str(tiny_model) not in (runs / "tiny" / INDEX).read_text()
 
 
 def test_the_studys_model_is_the_judge_however_it_is_called(tiny_study: Write, tiny_model: Path) -> None:
