@@ -270,6 +270,9 @@ class Study(_Config):
     def _served(self) -> "Study":
         if self.server and self.chat.template == "plain":
             raise ValueError("server: answers in the model's own template, and chat.template is plain; leave one of the two out")
+        for key, instead in (("repetition_penalty", "leave it out"), ("chat_template_kwargs", "set chat.template_kwargs instead")):
+            if self.server and key in self.server.more:
+                raise ValueError(f"server.more: {key} is the same for answers of the server and of the model here; {instead}")
         return self
 
     @model_validator(mode="after")

@@ -105,6 +105,16 @@ def test_one_limit_on_cost_holds_for_all_answers(tiny_study: Write, tmp_path: Pa
     assert 5 <= sum(each) <= 5 + max(each)
 
 
+@pytest.mark.parametrize(("key", "value"), [("repetition_penalty", 1.0), ("chat_template_kwargs", {"enable_thinking": False})])
+def test_answers_of_a_server_are_made_as_those_here(
+    tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, value: Any
+) -> None:
+    study = tiny_study(server={"url": "http://127.0.0.1:1/v1", "model": "x", "more": {key: value}})
+    with pytest.raises(SystemExit):
+        main(["run", str(study), "--runs-dir", str(tmp_path / "runs")])
+    assert f"server.more: {key} is the same for answers of the server and of the model here" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_server_writes_in_its_models_own_template(tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = tiny_study(server={"url": "http://127.0.0.1:1/v1", "model": "x"}, chat={"template": "plain"})
     with pytest.raises(SystemExit):
