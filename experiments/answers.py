@@ -41,7 +41,9 @@ def answer_stage(bench: Bench, condition: Condition, questions: Sequence[Example
     config = {**bench.identity(), **bench.speaker(), "questions": asked, "system": condition.system, "tokens": bench.study.answer_tokens}
     config["penalty"] = REPETITION_PENALTY
     together = Together(digest(config), compute_all)
-    return Stage("answer", 2, config, condition.inputs, f"answers of {condition.title}", compute, together=together)
+    return Stage(
+        "answer", 2, config, condition.inputs, f"answers of {condition.title}", compute, check=bench.check_speaker, together=together
+    )
 
 
 def said(

@@ -103,7 +103,7 @@ def _answers_stage(bench: Bench, trait: Trait, questions: Sequence[str]) -> Stag
 
     config = {**bench.identity(), **bench.speaker(), "prompts": digest(prompts), "pairs": len(pairs), "tokens": bench.study.answer_tokens}
     config["penalty"] = REPETITION_PENALTY
-    return Stage("generated", 1, config, (), f"what the base says as {trait.name} and its opposite", compute)
+    return Stage("generated", 1, config, (), f"what the base says as {trait.name} and its opposite", compute, check=bench.check_speaker)
 
 
 def _pairs(bench: Bench, trait: Trait) -> Sequence[ContrastPair]:

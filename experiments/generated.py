@@ -128,7 +128,7 @@ def grade_said_stage(bench: Bench, said: Stage, question: Question, judge: Judge
         }
 
     facts = {**judge.identity(), "chat": bench.identity()["chat"], **_texts(question), "rubric": rubric}
-    return Stage("score", 1, facts, (said,), f"grade {question.title}", compute, everywhere=judge.by is None)
+    return Stage("score", 1, facts, (said,), f"grade {question.title}", compute, judge.by is None, judge.check)
 
 
 def _turns(folder: Path, question: Question) -> tuple[list[str], list[Turn]]:

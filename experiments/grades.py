@@ -15,7 +15,7 @@ from data.schema import Control, Example, Trait
 from experiments.stages import Bench, Output, Stage, TickFn, Together, counter, turns_of
 from experiments.store import read_json
 from lora import models
-from probes.endpoint import PASSING, EndpointConfig
+from probes.endpoint import PASSING, EndpointConfig, check
 from probes.judge import Grades, judge_prompt, judged, judged_by_server
 from probes.stats import FloatArray, finite
 
@@ -76,6 +76,11 @@ class Judge:
             return None
         cost = f", ${self.spent:.2f}" if self.by.price else ""
         return f"judge {self.name}: {self.asked:,} asked, {self.cached:,} from the cache{cost}"
+
+    def check(self) -> None:
+        """Find out before anything is computed whether the judge's server, if it has one, can be asked at all."""
+        if self.by:
+            check(self.by)
 
     def grade(self, bench: Bench, rubric: str, turns: Sequence[Turn], tick: TickFn) -> Grades:
         """Grade answers, each different one once; rank 0 alone asks a server.
@@ -176,7 +181,7 @@ def grade_stage(
     config["asked"] = [example.question for example in asked] if own else None
     together = Together(digest(config), compute_all)
     # A server is asked by one process: what it may be asked at a time, and what that may cost, is one limit.
-    return Stage("grade", 1, config, (own,) if own else (), f"grade {title}", compute, everywhere=judge.by is None, together=together)
+    return Stage("grade", 1, config, (own,) if own else (), f"grade {title}", compute, judge.by is None, judge.check, together)
 
 
 def load_grades(folder: Path) -> tuple[FloatArray, Mapping[str, str], bool]:

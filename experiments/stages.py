@@ -27,6 +27,7 @@ from lora import models
 from lora.arms import TrainConfig
 from lora.random_lora import random_lora
 from probes.capture import Spec, read_variants
+from probes.endpoint import check
 from probes.stats import FloatArray
 from probes.variants import Variant
 
@@ -142,6 +143,11 @@ class Bench:
         """Return what the hash of a stage that holds answers adds to that: the server that gives them, by its name for the model."""
         server = self.study.server
         return {"server": server.model, "more": server.more} if server else {}
+
+    def check_speaker(self) -> None:
+        """Find out before anything is computed whether that server, if there is one, can be asked at all."""
+        if self.study.server:
+            check(self.study.server)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from data.schema import Text
 from probes.responses import Ask, Failure, Kind, Reply, Responses, kept
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from probes.wire import Wire
 
 # Seconds before the first retry, doubled for each that follows, and the most that is ever waited, also where a server asks for more.
@@ -198,10 +200,7 @@ async def _ask_all(
     spent: _Spent,
     settle: Callable[[str, Reply | Failure], None],
 ) -> None:
-    try:
-        from probes.wire import connected
-    except ModuleNotFoundError as error:
-        raise InputError(f"{config.url}: asking a server needs {error.name}; install the extra: pip install -e '.[judge]'") from None
+    connected = _connected(config)
     left, keeper = iter(todo.items()), _Keeper(responses)
     hopeless = 0
 
@@ -276,6 +275,24 @@ class _Line:
         turn = max(now, self.next_turn)
         self.next_turn = turn + 60 / self.config.requests_per_minute
         await asyncio.sleep(turn - now)
+
+
+def check(config: EndpointConfig) -> None:
+    """Find out, without asking it anything, whether a server can be asked at all.
+
+    Raises:
+        InputError: the extra `judge` is not installed, or the key is no key.
+    """
+    _connected(config)
+    _key(config)
+
+
+def _connected(config: EndpointConfig) -> "Callable[..., AbstractAsyncContextManager[Wire]]":
+    try:
+        from probes.wire import connected
+    except ModuleNotFoundError as error:
+        raise InputError(f"{config.url}: asking a server needs {error.name}; install the extra: pip install -e '.[judge]'") from None
+    return connected
 
 
 def _key(config: EndpointConfig) -> str:

@@ -1,6 +1,7 @@
 """Answers of a study from a server that has the base and the study's adapters as models."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,20 @@ def test_answers_of_a_server_are_made_as_those_here(
     with pytest.raises(SystemExit):
         main(["run", str(study), "--runs-dir", str(tmp_path / "runs")])
     assert f"server.more: {key} is the same for answers of the server and of the model here" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("keys", [{"server": {"model": "x"}}, {"judge": {"model": "x"}, "scores": {"pairs": 2}}])
+def test_a_missing_extra_is_found_out_before_anything_is_computed(
+    tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any]
+) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    monkeypatch.delitem(sys.modules, "probes.wire", raising=False)
+    key = next(iter(keys))
+    study = tiny_study(runs=RUNS[:1], mediate=None, **keys | {key: keys[key] | {"url": "http://127.0.0.1:1/v1"}})
+    with pytest.raises(SystemExit):
+        main(["run", str(study), "--runs-dir", str(tmp_path / "runs")])
+    assert "install the extra: pip install -e '.[judge]'" in " ".join(capsys.readouterr().err.split())
+    assert not list((tmp_path / "runs").glob("stages/*/manifest.json"))
 
 
 def test_a_server_writes_in_its_models_own_template(tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
