@@ -41,6 +41,7 @@ def scores_of(runs: Sequence[RunResult]) -> dict[str, Any] | None:
         "reference": reference,
         "judge": found[0]["judge"],
         "drawn": any(each["drawn"] for each in found),
+        "alike": any(each["alike"] for each in found),
         "scores": {score: _changed(score, by_who, reference, found) for score, by_who in values.items()},
         "agreement": [
             {"of": [a, b], **_agree(values[a], values[b], reference)}

@@ -129,7 +129,7 @@ def _kept_stage(bench: Bench, judge: Judge, limits: FilterConfig, trait: Trait, 
     )
 
     def compute(_bench: Bench, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
-        score, coherence = (load_grades(folder)[0].reshape(len(pairs), 2, len(questions)) for folder in inputs)
+        score, coherence = (load_grades(folder).scores.reshape(len(pairs), 2, len(questions)) for folder in inputs)
         # An answer without a grade is not above a limit, nor below one.
         kept = (score[:, 0] >= limits.score) & (score[:, 1] < limits.score) & (coherence >= limits.coherence).all(1)
         ungraded = ~np.isfinite(np.stack([score, coherence])).all((0, 2))

@@ -1,6 +1,6 @@
 """The stage `grade`: what a judge makes of answers, by a rubric. The judge is a model here, or an OpenAI-compatible server."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from experiments.store import read_json
 from lora import models
 from probes.endpoint import PASSING, EndpointConfig, check
 from probes.judge import Grades, judge_prompt, judged, judged_by_server
-from probes.stats import FloatArray, finite
+from probes.stats import finite
 
 GRADES = "grades.json"
 # A control has no rubric: what it is, is its description.
@@ -141,7 +141,7 @@ class Judge:
 def grade_stage(
     bench: Bench, judge: Judge, rubric: str, texts: Sequence[Turn] | Stage, asked: Sequence[Example | Turn], title: str
 ) -> Stage:
-    """Grade answers by a rubric: `scores`, null where there is none, `failures` by answer, and whether they were `drawn`.
+    """Grade answers by a rubric: `scores`, null where there is none, `failures` by answer, whether `drawn`, and all draws `alike`.
 
     Stages that grade answers to the same questions by the same rubric are computed together.
 
@@ -169,7 +169,7 @@ def grade_stage(
             end = start + len(turns)
             failures = {str(i - start): why for i, why in found.failures.items() if start <= i < end}
             scores = [finite(score) for score in found.scores[start:end]]
-            outputs.append({GRADES: {"scores": scores, "failures": failures, "drawn": found.drawn}})
+            outputs.append({GRADES: {"scores": scores, "failures": failures, "drawn": found.drawn, "alike": found.alike}})
             start = end
         return outputs
 
@@ -181,10 +181,11 @@ def grade_stage(
     config["asked"] = [example.question for example in asked] if own else None
     together = Together(digest(config), compute_all)
     # A server is asked by one process: what it may be asked at a time, and what that may cost, is one limit.
-    return Stage("grade", 1, config, (own,) if own else (), f"grade {title}", compute, judge.by is None, judge.check, together)
+    return Stage("grade", 2, config, (own,) if own else (), f"grade {title}", compute, judge.by is None, judge.check, together)
 
 
-def load_grades(folder: Path) -> tuple[FloatArray, Mapping[str, str], bool]:
-    """Load what a `grade` stage left: grades, NaN where there is none, why, and whether they were drawn."""
+def load_grades(folder: Path) -> Grades:
+    """Load what a `grade` stage left."""
     found = read_json(folder / GRADES)
-    return np.array([np.nan if score is None else score for score in found["scores"]]), found["failures"], found["drawn"]
+    scores = np.array([np.nan if score is None else score for score in found["scores"]])
+    return Grades(scores, {int(i): why for i, why in found["failures"].items()}, found["drawn"], found["alike"])

@@ -85,6 +85,8 @@ def scores_stage(
 ) -> Stage:
     """Put all scores of a run side by side: `scores` who → score → [questions], null where there is none, `failures` and `known`.
 
+    `drawn` says whether grades are means of drawn answers, and `alike` whether none of these differed from the others to its prompt.
+
     Args:
         bench: the study's model.
         what: it is scored on.
@@ -127,7 +129,7 @@ def scores_stage(
     def compute(_bench: Bench, folders: list[Path], _out: Path, _tick: TickFn) -> Output:
         found: dict[str, dict[str, FloatArray]] = {}
         failures: dict[str, dict[str, dict[str, int]]] = {}
-        drawn = False
+        drawn = set[bool]()
         of_words = word_logodds(*([turn.answer for turn in turns] for turns in what.trained))
         for (who, score, text), folder in zip(names, folders, strict=True):
             values: FloatArray
@@ -137,10 +139,9 @@ def scores_stage(
             elif score == WORDS:
                 values = np.array([of_words(turn.answer) for turn in written(folder, [example.question for example in what.asked])])
             elif score in (JUDGE, COHERENT):
-                values, why, by_draws = load_grades(folder)
-                drawn |= by_draws
-                counted = {kind: list(why.values()).count(kind) for kind in dict.fromkeys(why.values())}
-                failures.setdefault(who, {})[score] = counted
+                grades = load_grades(folder)
+                values, drawn = grades.scores, drawn | {grades.alike} if grades.drawn else drawn
+                failures.setdefault(who, {})[score] = grades.kinds
             else:
                 values = load_file(folder / f"{score}.safetensors")["score"].astype(np.float64)
                 if count := int(np.isnan(values).sum()):
@@ -155,7 +156,8 @@ def scores_stage(
                     who: {score: [finite(x) for x in each] for score, each in of.items()} for who, of in found.items() if who != "known"
                 },
                 "failures": failures,
-                "drawn": drawn,
+                "drawn": bool(drawn),
+                "alike": drawn == {True},
                 "judge": judge.name if judge else None,
                 "known": {score: told_of(each, len(what.changed)) for score, each in of_known.items()},
                 "missing": missing,

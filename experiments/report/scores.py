@@ -23,6 +23,7 @@ def side_by_side(summary: Mapping[str, Any], views: Sequence[tuple[str, Mapping[
     return {
         "judge": scored[0][1]["judge"],
         "drawn": any(scores["drawn"] for _, scores in scored),
+        "alike": any(scores["alike"] for _, scores in scored),
         "pairs": pairs,
         "agreement": [(name, [found.get(pair) for pair in pairs]) for name, found in of],
     }

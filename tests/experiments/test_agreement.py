@@ -33,7 +33,7 @@ def scored(
         lacking: dict[str, list[float | None]] = {"base": [None, *[5.0] * (QUESTIONS - 1)], "run": grades}
         for who, given in lacking.items():
             scores[who][JUDGE], failures[who] = given, {JUDGE: {"timeout": given.count(None)} if None in given else {}}
-    facts = {"scores": scores, "failures": failures, "drawn": False, "judge": None, "known": {}, "missing": {}}
+    facts = {"scores": scores, "failures": failures, "drawn": False, "alike": False, "judge": None, "known": {}, "missing": {}}
     made = {"arm": "sft", "trait": trait, "adapter": None, "seed": seed, "settings": {}} | entry
     return RunResult(made, None, {}, [], [], scores=facts)
 

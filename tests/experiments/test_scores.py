@@ -214,7 +214,7 @@ def test_a_server_that_falls_ill_loses_nothing(tiny_study: Write, tmp_path: Path
         answered = 30
         before = len(server.asks)
         runs = finished(study, tmp_path)
-        grades = [load_grades(path)[0] for path in stages_of(runs, "grade").values()]
+        grades = [load_grades(path).scores for path in stages_of(runs, "grade").values()]
         different = len({ask["messages"][-1]["content"] for ask in server.asks})
         assert len(server.asks) - before == different - answered
     assert not np.isnan(np.concatenate(grades)).any()
