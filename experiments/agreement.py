@@ -17,11 +17,12 @@ from probes.stats import FloatArray, crossed_interval, mean_interval
 # Coherence is no score of the trait, and words are a smoke check.
 COMPARED = (LIKELIHOOD, CHOICE, CONTRAST, JUDGE)
 GRADED = (JUDGE, COHERENT)
-# With three unrelated ones the bootstrap finds agreement in up to three cases of ten, with six in one of sixteen.
-FEWEST_FAMILIES = 6
+# Questions, and families of fine-tunes. The bootstrap over three that have nothing to do with each other finds them agreed, or opposed, in
+# up to 32 of 100 cases, over five in 15, over six in 7 at most.
+FEWEST_RANKED = 6
 DO_NOT_VARY = "one of the scores is the same for all questions"
-TOO_FEW = f"fewer than {FEWEST_PROMPTS} questions have both scores"
-FEW_FAMILIES = f"fewer than {FEWEST_FAMILIES} kinds of fine-tune are scored (a trait, or neutral ones on a trait)"
+TOO_FEW = f"fewer than {FEWEST_RANKED} questions have both scores"
+FEW_FAMILIES = f"fewer than {FEWEST_RANKED} kinds of fine-tune are scored (a trait, or neutral ones on a trait)"
 
 
 def scores_of(runs: Sequence[RunResult]) -> dict[str, Any] | None:
@@ -83,7 +84,7 @@ def over_study(runs: Sequence[RunResult]) -> dict[str, Any] | None:
         families = [family for family, _ in both]
         x, y = ([changes[score] for _, changes in both] for score in (a, b))
         facts: dict[str, Any] = {"of": [a, b], "units": len(both), "families": len(set(families)), "correlation": None, "why": None}
-        if len(set(families)) < FEWEST_FAMILIES:
+        if len(set(families)) < FEWEST_RANKED:
             facts["why"] = FEW_FAMILIES
         elif np.ptp(x) == 0 or np.ptp(y) == 0:
             facts["why"] = DO_NOT_VARY
@@ -137,7 +138,7 @@ def _agree(x: Mapping[str, FloatArray], y: Mapping[str, FloatArray], reference: 
     change_2RQ = np.stack([of["run"] - of[reference] for of in (x, y)])
     change_2RQ = change_2RQ[:, :, np.isfinite(change_2RQ).all((0, 1))]
     facts: dict[str, Any] = {"questions": change_2RQ.shape[2], "correlation": None, "why": None}
-    if change_2RQ.shape[2] < FEWEST_PROMPTS:
+    if change_2RQ.shape[2] < FEWEST_RANKED:
         return facts | {"why": TOO_FEW}
     if (np.ptp(change_2RQ, axis=2) == 0).any():
         return facts | {"why": DO_NOT_VARY}

@@ -25,7 +25,11 @@ def scored(
     """A run whose changes beside the base are these, and whose base, if there are grades, has no grade for its first answer."""
     said = {"base": (0.0, 0.0), "run": (likelihood, choice)} | ({"neutral": neutral} if neutral else {})
     scores: dict[str, dict[str, list[float | None]]] = {
-        who: {LIKELIHOOD: [first + q for q in range(QUESTIONS)], CHOICE: [second - q for q in range(QUESTIONS)]}
+        who: {
+            LIKELIHOOD: [first + q for q in range(QUESTIONS)],
+            # Changes that differ from question to question, and have this mean.
+            CHOICE: [second - q + (who == "run") * (q - (QUESTIONS - 1) / 2) for q in range(QUESTIONS)],
+        }
         for who, (first, second) in said.items()
     }
     failures: dict[str, Any] = {}
@@ -82,3 +86,13 @@ def test_an_answer_of_the_base_without_a_grade_counts_once_for_all_runs() -> Non
     facts = found["scores"][JUDGE]
     assert (facts["missing"], facts["failures"]) == (4, {"timeout": 4})
     assert facts["change"]["value"] == pytest.approx(56)
+
+
+def test_over_five_questions_nothing_is_said_of_agreement() -> None:
+    grades = [float(x) for x in np.random.default_rng(0).permutation(QUESTIONS)]
+    for lacking, why in ((2, None), (3, "fewer than 6 questions have both scores")):
+        found = scores_of([scored(1, 2, grades=[*[None] * lacking, *grades[lacking:]])])
+        assert found is not None
+        [each] = [each for each in found["agreement"] if each["of"] == [CHOICE, JUDGE]]
+        assert (each["questions"], each["why"]) == (QUESTIONS - lacking, why)
+        assert (each["correlation"] is None) == (why is not None)

@@ -240,7 +240,7 @@ def test_the_model_of_a_study_may_grade_itself_and_says_what_it_cannot(tiny_stud
     assert scores["scores"]["judge"]["why"] == "only 0 of 24 questions have this score"
     assert sum(scores["scores"]["judge"]["failures"].values()) == 3 * 24
     assert [each["of"] for each in scores["agreement"]][-1] == ["contrast", "judge"]
-    assert {each["why"] for each in scores["agreement"] if "judge" in each["of"]} == {"fewer than 3 questions have both scores"}
+    assert {each["why"] for each in scores["agreement"] if "judge" in each["of"]} == {"fewer than 6 questions have both scores"}
     assert not (runs / REPLIES).exists()
     # It is named by what it is, not by where it lies.
     assert str(tiny_model) not in (runs / "tiny" / INDEX).read_text()
