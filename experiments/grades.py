@@ -53,12 +53,20 @@ class Judge:
 
     @classmethod
     def of(cls, bench: Bench, asked: str | EndpointConfig) -> "Judge":
-        """Find the judge of a study: a model's name, or how a server is reached."""
+        """Find the judge of a study: a model's name, or how a server is reached.
+
+        Raises:
+            InputError: no such model, or one that cannot be talked to.
+        """
         if isinstance(asked, EndpointConfig):
             return cls(asked, None, None)
         ref = bench.ref if asked == bench.study.model else bench.ranks.from_main(lambda: models.resolve(asked))
         # The study's own model is not loaded twice, however it is called.
-        return cls(None, ref, bench.dtype if ref.id == bench.ref.id else models.device_and_dtype()[1])
+        if ref.id == bench.ref.id:
+            return cls(None, ref, bench.dtype)
+        if not bench.ranks.from_main(lambda: bool(models.load_tokenizer(ref)[0].chat_template)):
+            raise InputError(f"judge: {ref.id} has no chat template, so that it cannot be asked for a grade; name a chat model")
+        return cls(None, ref, models.device_and_dtype()[1])
 
     @property
     def name(self) -> str:

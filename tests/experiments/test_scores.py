@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -251,6 +252,19 @@ def test_the_studys_model_is_the_judge_however_it_is_called(tiny_study: Write, t
     bench = Bench.of(study, Ranks())
     elsewhere = Judge.of(bench, f"{tiny_model.parent}/../{tiny_model.parent.name}/{tiny_model.name}")
     assert elsewhere.identity() == Judge.of(bench, study.model).identity() == {"model": bench.ref.id, "dtype": "bfloat16"}
+
+
+def test_a_judge_that_cannot_be_talked_to_is_found_out_before_anything_is_computed(
+    tiny_study: Write, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "mute")
+    (tmp_path / "mute" / "chat_template.jinja").unlink()
+    with pytest.raises(SystemExit):
+        main(
+            ["run", str(tiny_study(runs=RUNS, mediate=None, judge=str(tmp_path / "mute"), scores={})), "--runs-dir", str(tmp_path / "runs")]
+        )
+    assert "has no chat template, so that it cannot be asked for a grade" in " ".join(capsys.readouterr().err.split())
+    assert not list((tmp_path / "runs").glob("stages/*/manifest.json"))
 
 
 def test_without_a_judge_the_base_still_scores_what_is_said(tiny_study: Write, tmp_path: Path) -> None:
