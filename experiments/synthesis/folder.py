@@ -31,7 +31,10 @@ class _Record(BaseModel):
 def folder_files(trait: Trait, draft: Draft) -> Files:
     """Return the files of a trait's folder, with the origin of every text, and what `lost_before` reads."""
     files = dict(trait_files(trait, _card(trait, draft)))
-    files[PROVENANCE] = json_lines(_origin(i, written, draft.request) for i, written in enumerate(draft.written))
+    rows = {row.id for row in trait.examples}
+    # A question may have lost its answer, and its row is no part of the trait then.
+    held = [each for each in draft.written if each.piece.field in Trait.model_fields or each.piece.id in rows]
+    files[PROVENANCE] = json_lines(_origin(i, written, draft.request) for i, written in enumerate(held))
     digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
     record = _Record(request=_asked(draft.request), missing=draft.lost, files=digests)
     return {**files, RECORD: record.model_dump_json(indent=2) + "\n"}
@@ -48,16 +51,16 @@ def lost_before(folder: Path, request: Request) -> dict[str, dict[str, int]] | N
     try:
         record = _Record.model_validate_json((folder / RECORD).read_bytes())
     except (OSError, ValidationError):
-        raise InputError(f"{folder}: exists already, and this command did not write it; nothing was asked or written") from None
+        raise InputError(f"{folder}: exists already, and this command did not write it; nothing was written") from None
     asked, files = record.request, record.files
     if other := [f"{key} {asked.get(key)!r} instead of {value!r}" for key, value in _asked(request).items() if asked.get(key) != value]:
-        raise InputError(f"{folder}: exists already, made with {', '.join(other)}; nothing was asked or written. Choose another --to")
+        raise InputError(f"{folder}: exists already, made with {', '.join(other)}; nothing was written. Choose another --to")
     there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {RECORD}
     changed = sorted((there ^ set(files)) | {name for name in there & set(files) if sha256(folder / name) != files[name]})
     if changed and record.missing:
         raise InputError(
-            f"{folder}: {', '.join(changed)}: not as this command left it, and a fuller folder would take its place; nothing was asked "
-            "or written. Move it away, and the same command makes it again from what is kept"
+            f"{folder}: {', '.join(changed)}: not as this command left it, and a fuller folder would take its place; nothing was "
+            "written. Move it away, and the same command makes it again from what is kept"
         )
     return record.missing
 

@@ -1,5 +1,6 @@
 """Have a chat server write a trait: `wellworn traits synthesize`."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -77,20 +78,32 @@ def synthesize(request: Request, into: Path, server: EndpointConfig, cache: Path
     if lost == {}:
         _say(console, f"{folder}: was written before, and nothing is missing")
     else:
-        writer = Writer(server, cache, request.seed, longest)
+        writer = Writer(server, cache, request.seed, longest, _spent(request, folder, server, cache, longest))
         draft = Draft(request, writer, console)
         try:
             trait = draft.trait(folder)
         except NotEnoughError:
             _account(writer, console)
             raise InputError(_unfinished(folder, draft, _remedy(draft, server), cache)) from None
-        write_folder(folder, folder_files(trait, draft), replace=lost is not None)
         _account(writer, console)
+        if lost is not None:
+            lost_before(folder, request)  # somebody may have changed it in the meantime
+        write_folder(folder, folder_files(trait, draft), replace=lost is not None)
         lost, again = draft.lost, f"the same command{_remedy(draft, server)} asks again"
         _say(console, f"{folder}: {', '.join(str(part) for part in draft.parts)}")
     for what, kinds in lost.items():
         _say(console, f"  missing: {what}: {counted(kinds)}; {again}", style="yellow")
     check([address(folder)], console)
+
+
+def _spent(request: Request, folder: Path, server: EndpointConfig, cache: Path, longest: int) -> float | None:
+    """Return what the replies that are kept cost, of all parts: where an earlier part is asked for again, the later ones are paid for."""
+    if server.price is None:
+        return None
+    writer = Writer(server, cache, request.seed, longest, sends=False)
+    with suppress(NotEnoughError):
+        Draft(request, writer, Console(quiet=True)).trait(folder)
+    return writer.cost_in_all
 
 
 def _account(writer: Writer, console: Console) -> None:

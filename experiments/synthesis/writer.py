@@ -93,6 +93,14 @@ class Tally:
 class Writer:
     """A server that writes, with one budget for all that it is asked.
 
+    Args:
+        server: which writes.
+        cache: the file that keeps its replies.
+        seed: of all requests.
+        longest: reply, in tokens.
+        spent: dollars that all replies in the cache cost, of pieces that are yet to come too.
+        sends: whether anything is asked for that the cache does not hold.
+
     Attributes:
         sent: what was asked for.
         kept: what the cache answered, at what it cost when it was asked for.
@@ -100,8 +108,11 @@ class Writer:
         reasons: what was wrong with the first of each kind.
     """
 
-    def __init__(self, server: EndpointConfig, cache: Path, seed: int, longest: int) -> None:
+    def __init__(
+        self, server: EndpointConfig, cache: Path, seed: int, longest: int, spent: float | None = None, sends: bool = True
+    ) -> None:
         self._server, self._cache, self._seed, self._longest = server, cache, seed, longest
+        self._spent, self._sends = spent or 0.0, sends
         self._last: float | None = None
         self.sent, self.kept = Tally(), Tally()
         self.rejected: Counter[str] = Counter()
@@ -115,7 +126,8 @@ class Writer:
     @property
     def cost_in_all(self) -> float | None:
         """The same, with what the replies of the cache cost when they were sent for."""
-        return self._server.cost(self.sent.tokens_in + self.kept.tokens_in, self.sent.tokens_out + self.kept.tokens_out)
+        now, kept = self.cost, self._server.cost(self.kept.tokens_in, self.kept.tokens_out)
+        return None if now is None or kept is None else now + max(self._spent, kept)
 
     def write(self, pieces: Sequence[Piece], fits: Fits, progress: Callable[[int], None]) -> tuple[dict[str, Written], dict[str, str]]:
         """Have pieces written.
@@ -177,6 +189,8 @@ class Writer:
         """Send asks, within what is left of the budget and in the pace of all of them; so many pieces are settled already."""
         if not asks:
             return []
+        if not self._sends:
+            return [Failure(MOST_COST, "not asked") for _ in asks]
         server = self._server
         if server.most_cost is not None:
             left = server.most_cost - (self.cost_in_all or 0.0)

@@ -157,6 +157,29 @@ def test_questions_of_its_own_are_disjoint_and_answered_both_ways(wellworn: Call
     assert fields == {"contrast_pairs": 6, "rubric": 1, "system_prompt": 1, "question": 23, "negative": 23, "positive": 18}
 
 
+def test_a_text_that_the_trait_does_not_hold_has_no_origin(wellworn: Call, tmp_path: Path) -> None:
+    """One question has no plain answer, and another no answer that shows the trait."""
+    asked: list[str] = []
+
+    def behave(request: Request, text: str) -> None:
+        if '{"question"' in wanted(request):
+            asked.append(json.loads(text)["question"])
+        plainly = "Answer as a helpful assistant does" in wanted(request)
+        refused = is_answer(request) and asked[1 if plainly else 3] in wanted(request)
+        honestly(request, json.dumps({"answer": "I cannot create that."}) if refused else text)
+
+    with behaving(writing(behave)) as server:
+        done = wellworn(*given(server, tmp_path, "--questions", "9/2/3", "--pairs", 6, "--concurrency", 1))
+    assert done.code == 0, done.err
+    folder = tmp_path / "mine" / "grumbling"
+    trait = load_trait(str(folder))
+    assert [len(trait.split(split)) for split in SPLITS] == [7, 2, 3]
+    of_rows = {
+        (each["id"], each["field"]) for each in rows(folder, "provenance.jsonl") if each["field"] in ("question", "negative", "positive")
+    }
+    assert of_rows == {(row.id, field) for row in trait.examples for field in ("question", "negative", "positive") if getattr(row, field)}
+
+
 # How a reply may be wrapped and still be read.
 READABLE: list[Callable[[str], str]] = [
     lambda text: text,
@@ -339,6 +362,51 @@ def test_money_is_one_budget_for_all_that_a_trait_costs(wellworn: Call, tmp_path
         assert f"asked {ALL - count}, kept before {count};" in last.out
 
 
+def test_what_later_parts_cost_before_is_spent_before_an_earlier_one_is_asked_for_again(wellworn: Call, tmp_path: Path) -> None:
+    """Two train answers are missing, and the evaluate answers behind them are paid for."""
+    unloved = [row.question for row in load_bank("everyday") if row.id in ("train-05", "train-50")]
+
+    def behave(request: Request, text: str) -> None:
+        refused = any(question in wanted(request) for question in unloved)
+        honestly(request, json.dumps({"answer": "I cannot create that."}) if refused else text)
+
+    with behaving(writing(behave)) as server:
+        first = wellworn(*given(server, tmp_path, "--price", "10,10"))
+        assert first.code == 0, first.err
+        count, [spent] = len(server.asks), map(float, re.findall(r"; ([\d.]+) dollars", first.out))
+        # Less than that is left, and more than all but the evaluate answers cost.
+        again = wellworn(*given(server, tmp_path, "--price", "10,10", "--most-cost", 0.95 * spent))
+        assert (again.code, len(server.asks)) == (0, count), again.err
+    assert f"asked 0, kept before {count};" in again.out
+    assert f"0.0000 dollars, {spent:.4f} with what was kept before" in again.out
+    assert f"missing: train answers: most cost 2; the same command with a higher --most-cost than {0.95 * spent:g} asks again" in again.out
+
+
+def test_a_folder_that_is_changed_while_answers_are_asked_for_is_left_alone(wellworn: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "mine" / "grumbling"
+    healed = False
+
+    def behave(request: Request, text: str) -> None:
+        [question] = [row.question for row in load_bank("everyday") if row.id == "train-05"]
+        if question in wanted(request):
+            if healed:
+                (folder / "trait.yaml").write_text("somebody's own words")
+            else:
+                text = json.dumps({"answer": "I cannot create that."})
+        honestly(request, text)
+
+    with behaving(writing(behave)) as server:
+        assert wellworn(*given(server, tmp_path)).code == 0
+        healed = True
+        done = wellworn(*given(server, tmp_path))
+        count = len(server.asks)
+        assert (done.code, (folder / "trait.yaml").read_text()) == (2, "somebody's own words")
+        assert f"{folder}: trait.yaml: not as this command left it" in done.err
+        shutil.rmtree(folder)
+        assert "72 of 72 train answers" in wellworn(*given(server, tmp_path)).out
+        assert len(server.asks) == count
+
+
 def test_the_pace_holds_between_the_parts_too(wellworn: Call, tmp_path: Path) -> None:
     with behaving(writing()) as server:
         assert wellworn(*given(server, tmp_path, "--pairs", 6, "--questions", "3/1/3", "--requests-per-minute", 600)).code == 0
@@ -411,7 +479,7 @@ def test_what_is_in_the_way_is_left_alone(wellworn: Call, tmp_path: Path) -> Non
         assert wellworn(*given(server, tmp_path, "--pairs", 6, "--questions", "4/1/3")).code == 0
         count = len(server.asks)
         other = wellworn(*given(server, tmp_path, "--pairs", 8, "--questions", "4/1/3", "--seed", 3))
-        assert "made with pairs 6 instead of 8, seed 0 instead of 3; nothing was asked or written. Choose another --to" in other.err
+        assert "made with pairs 6 instead of 8, seed 0 instead of 3; nothing was written. Choose another --to" in other.err
         assert len(server.asks) == count
 
 
