@@ -163,13 +163,16 @@ def test_the_first_items_and_the_models_own_template_where_they_are_asked_for(
 @needs_lm_eval
 def test_what_cannot_be_run_is_said_in_one_message_before_a_model_is_loaded(tasks_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tasks_dir / "broken.yaml").write_text("task: colours_broken\ndataset_path: [json\n")
+    # One that nobody has fetched before, as many have those of lm-eval.
+    far = CHOSEN.replace("task: colours", "task: colours_far").replace("dataset_path: json", "dataset_path: nobody/no-such-colours")
+    (tasks_dir / "far.yaml").write_text(far.replace("dataset_kwargs: {data_files: {test: DATA}}\n", ""))
     nowhere = Path("no/such/model")
-    suite = "colurs,hellaswag,colours_broken,colours"
+    suite = "colurs,colours_far,colours_broken,colours"
     assert evaluated(nowhere, "--suite", suite, "--tasks-dir", tasks_dir) == 2
     said = capsys.readouterr().err
     assert "'colurs' is neither 'builtin' nor a task of lm-eval" in said
     assert "did you mean 'colours'" in said
-    assert "task hellaswag: its data set or a metric cannot be had" in said
+    assert "task colours_far: its data set or a metric cannot be had" in said
     assert "'colours_broken' is neither" in said
     assert len(said.strip().splitlines()) == 3
     assert evaluated(nowhere, "--suite", "colours", "--tasks-dir", tasks_dir / "none") == 2
