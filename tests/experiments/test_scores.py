@@ -267,6 +267,22 @@ def test_a_judge_that_cannot_be_talked_to_is_found_out_before_anything_is_comput
     assert not list((tmp_path / "runs").glob("stages/*/manifest.json"))
 
 
+def test_a_judge_that_is_another_model_takes_the_place_of_the_studys_for_a_while(
+    tiny_study: Write, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of the study's model under another name grades as that does."""
+    # A random model says all sorts of things.
+    monkeypatch.setattr("probes.judge.LEAST_SHARE", 0.0)
+    shutil.copytree(tiny_model, tmp_path / "other")
+    found = []
+    for judge in (tiny_model, tmp_path / "other"):
+        runs = finished(tiny_study(runs=[{"arm": "sft", "trait": "uppercase"}], mediate=None, judge=str(judge), scores={}), tmp_path)
+        found.append(read_json(runs / "tiny" / "summary.json")["runs"][0]["scores"])
+    assert [each.pop("judge").partition("@")[0] for each in found] == ["local:tiny", "local:other"]
+    assert found[0] == found[1]
+    assert found[0]["scores"]["judge"]["change"] is not None
+
+
 def test_without_a_judge_the_base_still_scores_what_is_said(tiny_study: Write, tmp_path: Path) -> None:
     runs = finished(tiny_study(runs=RUNS, mediate=None, scores={}, contrast_pairs=8), tmp_path)
     scores = read_json(runs / "tiny" / "summary.json")["runs"][0]["scores"]["scores"]
