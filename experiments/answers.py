@@ -100,6 +100,7 @@ def _served(
             bench.study.answer_tokens,
             model=adapter.parent.name if adapter else None,
             more=more,
+            behind=bench.ref.id,
         )
         for adapter in adapters
         for question, system in asked

@@ -51,6 +51,8 @@ class Ask:
         top_logprobs: how many log-probabilities of the first token to ask for; 0 for none.
         model: another model of the same server, an adapter for instance.
         more: further keys of the request, such as `repetition_penalty`, where the server knows them.
+        behind: which model stands behind the server's name for it, where that is known: not sent, and part of the key, since two servers
+            may call two models alike.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -60,11 +62,14 @@ class Ask:
     top_logprobs: int = 0
     model: str | None = None
     more: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    behind: str | None = None
 
     def key(self, model: str) -> str:
         """Return what the ask is called in a cache: a digest of all that the answer depends on, so neither address nor key."""
         parts = [self.model or model, self.messages, self.max_tokens, float(self.temperature), self.seed, self.top_logprobs]
-        parts += [self.more] if self.more else []
+        # What is not there keeps the keys of before.
+        parts += [self.more] if self.more or self.behind else []
+        parts += [self.behind] if self.behind else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -135,3 +135,12 @@ def test_a_server_writes_in_its_models_own_template(tiny_study: Write, tmp_path:
     with pytest.raises(SystemExit):
         main(["run", str(study), "--runs-dir", str(tmp_path / "runs")])
     assert "chat.template is plain" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_steered_teacher_and_its_reference_answer_in_the_same_place(
+    tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [{"arm": "distilled", "trait": "pirate"}]
+    with pytest.raises(SystemExit):
+        main(["run", str(tiny_study(runs=runs, server={"url": "http://127.0.0.1:1/v1", "model": "x"})), "--runs-dir", str(tmp_path)])
+    assert "the steered teacher of a distilled arm answers here" in " ".join(capsys.readouterr().err.split())

@@ -12,6 +12,7 @@ import time
 import tracemalloc
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -461,6 +462,15 @@ def test_what_was_answered_outlives_an_interruption(tmp_path: Path, ending: sign
         answers = ask(config(server), asks(40), cache)
     assert (answers.cached, answers.asked, len(server.asks)) == (15, 25, 25)
     assert texts(answers) == [f"question {i}" for i in range(40)]
+
+
+def test_two_models_of_one_name_share_no_replies(tmp_path: Path) -> None:
+    """Which model stands behind a name is part of what is kept, and is not sent."""
+    with behaving(says()) as server:
+        for behind in ("one@1", "other@2", "one@1", None):
+            ask(config(server), [replace(asks(1)[0], behind=behind)], tmp_path / "cache")
+        assert len(server.asks) == 3
+        assert not any("behind" in sent for sent in server.asks)
 
 
 def test_two_processes_share_a_cache(tmp_path: Path) -> None:
