@@ -439,6 +439,8 @@ def test_none_of_a_thousand_kept_replies_is_asked_for(tmp_path: Path) -> None:
 def started(url: str, cache: Path, count: int) -> subprocess.Popen[str]:
     """Start a process that asks, and prints a line for each reply."""
     program = (
+        # What was started in the background of a shell ignores the interruption that it is sent.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path; from probes.endpoint import EndpointConfig, ask; from probes.responses import Ask\n"
         f"asks = [Ask((('user', f'question {{i}}'),), max_tokens=4) for i in range({count})]\n"
         f"ask(EndpointConfig(url={url!r}, model='judge'), asks, Path({str(cache)!r}), lambda more: print(more, flush=True))\n"
