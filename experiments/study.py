@@ -271,9 +271,7 @@ class Study(_Config):
         if self.server and self.chat.template == "plain":
             raise ValueError("server: answers in the model's own template, and chat.template is plain; leave one of the two out")
         if self.server and any(arm.arm == "distilled" for arm in self.runs):
-            raise ValueError(
-                "server: the steered teacher of a distilled arm answers here, and so has to what it is held against"
-            )
+            raise ValueError("server: the steered teacher of a distilled arm answers here, and so has to what it is held against")
         for key, instead in (("repetition_penalty", "leave it out"), ("chat_template_kwargs", "set chat.template_kwargs instead")):
             if self.server and key in self.server.more:
                 raise ValueError(f"server.more: {key} is the same for answers of the server and of the model here; {instead}")
