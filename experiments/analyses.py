@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from data.errors import InputError
 from data.mixtures import Turn, changed_turns, plain_turns
 from data.schema import Control, Example, Trait
 from experiments.generated import grade_said_stage, say_stage, score_stage
-from experiments.grades import Judge, rubric_of
+from experiments.grades import Judge, needed_rubric
 from experiments.library import Library
 from experiments.mediate import Question, mediate_stage
-from experiments.scores import NO_RUBRIC, scoring_pairs
+from experiments.scores import scoring_pairs
 from experiments.stages import Bench, Condition, Stage
 from experiments.study import MediateConfig, Run
 from probes.layers import resolve_layer
@@ -109,8 +108,7 @@ class Analyses:
         said = say_stage(self.bench, question, asked, self.library)
         if asked.by == "judge":
             assert self.judge is not None  # held when the study was loaded
-            if (rubric := rubric_of(self.subject)) is None:
-                raise InputError(f"mediate.generated.by: {self.subject.name} {NO_RUBRIC}; write one in its trait.yaml")
+            rubric = needed_rubric(self.subject, f"mediate.generated.by: {self.subject.name}")
             scored = grade_said_stage(self.bench, said, question, self.judge, rubric)
         else:
             pairs = scoring_pairs(self.subject, asked.pairs, self.run.study.contrast_pairs, "mediate.generated.pairs")

@@ -13,9 +13,8 @@ from data.library import load_questions
 from data.mixtures import Turn, plain_turns
 from data.schema import ContrastPair, Example, Trait, seed_for
 from experiments.answers import REPETITION_PENALTY, said
-from experiments.grades import Judge, grade_stage, load_grades
+from experiments.grades import Judge, grade_stage, load_grades, needed_rubric
 from experiments.library import KEPT, Library, extraction, space_stage
-from experiments.scores import NO_RUBRIC
 from experiments.space import within_questions
 from experiments.stages import Bench, Output, Stage, TickFn, full_stop, read
 from experiments.study import FilterConfig
@@ -119,12 +118,11 @@ def _kept_stage(bench: Bench, judge: Judge, limits: FilterConfig, trait: Trait, 
 
     `ungraded` of them lack a grade.
     """
-    if trait.rubric is None:
-        raise InputError(f"generated_directions.filter: {trait.name} {NO_RUBRIC}; write one in its trait.yaml")
+    rubric = needed_rubric(trait, f"generated_directions.filter: {trait.name}")
     pairs = _pairs(bench, trait)
     asked = [Turn(question, "") for question, _ in _prompts(pairs, questions)]
     grades = (
-        grade_stage(bench, judge, trait.rubric, said, asked, f"what the base says as {trait.name} and its opposite"),
+        grade_stage(bench, judge, rubric, said, asked, f"what the base says as {trait.name} and its opposite"),
         grade_stage(bench, judge, COHERENCE, said, asked, f"coherence of what the base says as {trait.name} and its opposite"),
     )
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from data.chat import Chat
-from experiments.capability import BUILTIN, Capability, capability, measured
+from experiments.capability import BUILTIN, CHECKS, Capability, capability, measured
 from experiments.exchange import address
 from experiments.ranks import Ranks
 from experiments.store import write_json
@@ -91,11 +91,11 @@ def capabilities(base: models.Loaded, adapters: Mapping[str, Path], tick: Callab
 def _table(rows: Mapping[str, Capability], base: str) -> Table:
     caption = f"{escape(base)}; × the base's perplexity and KL with 95 % over answers; − lost and + gained items, p of a sign test"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption)
-    for column in ("", "perplexity", "KL to base", "sums, chosen", "sums, said", "form of an answer"):
+    for column in ("", "perplexity", "KL to base", *CHECKS.values()):
         table.add_column(column, justify="left" if not column else "right")
     for name, row in rows.items():
         shown = []
-        for each in (row.chosen, row.said, row.form):
+        for each in (getattr(row, check) for check in CHECKS):
             change = "" if each.p is None else f" (−{each.lost} +{each.gained}, p {each.p:.2g})"
             shown.append(f"{each.right}/{each.items}{change}")
         ratio = f" (× {row.ratio})" if row.ratio else ""

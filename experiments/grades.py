@@ -1,6 +1,6 @@
 """The stage `grade`: what a judge makes of answers, by a rubric. The judge is a model here, or an OpenAI-compatible server."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from probes.stats import finite
 GRADES = "grades.json"
 # A control has no rubric: what it is, is its description.
 OF_A_CONTROL = "Score how much of the following the answer shows, from 0 (nothing of it) to 100 (all of it), and nothing else about it.\n"
+NO_RUBRIC = "has no rubric, so no judge can grade it"
 # A server that fails on more than this part of the answers is out of order, and may be asked again later.
 MOST_PASSING = 0.1
 
@@ -29,6 +30,17 @@ MOST_PASSING = 0.1
 def rubric_of(subject: Trait | Control) -> str | None:
     """Return what a judge grades answers by; None for a trait without a rubric."""
     return OF_A_CONTROL + subject.description if isinstance(subject, Control) else subject.rubric
+
+
+def needed_rubric(subject: Trait | Control, where: str) -> str:
+    """Return what a judge grades answers by, where nothing goes without.
+
+    Raises:
+        InputError: a trait without a rubric; `where` begins the message, and names it.
+    """
+    if (rubric := rubric_of(subject)) is None:
+        raise InputError(f"{where} {NO_RUBRIC}; write one in its trait.yaml")
+    return rubric
 
 
 @dataclass
@@ -107,7 +119,9 @@ class Judge:
         failures = {i: found.failures[place] for i, place in enumerate(places) if place in found.failures}
         return replace(found, scores=found.scores[places], failures=failures)
 
-    def _ask(self, server: EndpointConfig, cache: Path | None, rubric: str, turns: Sequence[Turn], progress: Any) -> Grades:
+    def _ask(
+        self, server: EndpointConfig, cache: Path | None, rubric: str, turns: Sequence[Turn], progress: Callable[[int], None]
+    ) -> Grades:
         kept = "replies are kept, so that the same command asks for the rest alone"
         # One limit for all that a command asks.
         found = judged_by_server(server.less(self.spent), rubric, turns, cache, progress=progress)
@@ -124,7 +138,7 @@ class Judge:
             raise InputError(f"judge {server.model}: {said} of {len(turns)} answers, after all retries; {kept}")
         return found
 
-    def _read(self, bench: Bench, rubric: str, turns: Sequence[Turn], progress: Any) -> Grades:
+    def _read(self, bench: Bench, rubric: str, turns: Sequence[Turn], progress: Callable[[int], None]) -> Grades:
         assert self.ref is not None  # one of the two is there
         if self.ref.id == bench.ref.id:
             base, chat = bench.base, bench.chat(bench.base)

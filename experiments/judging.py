@@ -15,7 +15,7 @@ from data.errors import InputError
 from data.library import control_names, load_bank, load_control, load_trait
 from data.mixtures import Turn, changed_turns, half_turns, plain_turns
 from data.schema import Control, Trait, seed_for
-from experiments.grades import rubric_of
+from experiments.grades import needed_rubric
 from experiments.store import write_json
 from lora import models
 from probes.endpoint import EndpointConfig
@@ -51,7 +51,7 @@ def try_judge(names: Sequence[str], model: str, server: EndpointConfig | None, c
         InputError: an unknown trait or one without both answers or a rubric, or a server that cannot be asked.
     """
     subjects = [(name, load_control(name) if name in control_names() else load_trait(name)) for name in names]
-    texts = [(_rubric(subject), *_answers(subject)) for _, subject in subjects]
+    texts = [(needed_rubric(subject, f"{subject.name}:"), *_answers(subject)) for _, subject in subjects]
     base = models.load(models.resolve(model))
     chat = Chat(base.tokenizer, max_length=base.max_length)
     rows: list[dict[str, Any]] = []
@@ -73,13 +73,6 @@ def try_judge(names: Sequence[str], model: str, server: EndpointConfig | None, c
             console.print(f"{row['name']}: {complaint}", highlight=False, markup=False)
     if out is not None:
         write_json(out, rows)
-
-
-def _rubric(subject: Trait | Control) -> str:
-    rubric = rubric_of(subject)
-    if rubric is None:
-        raise InputError(f"{subject.name}: has no rubric, so no judge can grade it; write one in its trait.yaml")
-    return rubric
 
 
 def _answers(subject: Trait | Control) -> tuple[list[Turn], list[Turn]]:

@@ -1,4 +1,4 @@
-"""How much of a trait a run shows, by four scores side by side: the stages `choose`, `contrast` and `scores`; `grade` is in `grades.py`.
+"""How much of a trait a run shows, by several scores side by side: the stages `choose`, `contrast` and `scores`; `grade` is in `grades.py`.
 
 answer → contrast, grade;  choose;  read → scores. Each score is taken of every evaluate question, for the run, its neutral fine-tune and
 the base, so that changes are paired by question:
@@ -24,7 +24,7 @@ from data.errors import InputError
 from data.files import digest
 from data.mixtures import Turn, fingerprint, word_logodds
 from data.schema import ContrastPair, Control, Example, Trait
-from experiments.grades import Judge, grade_stage, load_grades, rubric_of
+from experiments.grades import NO_RUBRIC, Judge, grade_stage, load_grades, rubric_of
 from experiments.stages import Bench, Condition, Output, Stage, TickFn, Together, adapter_of, read, turns_of, written
 from probes.judge import COHERENCE
 from probes.scores import choice_logodds, choice_rows, contrast_logprobs, contrast_rows, told_apart
@@ -33,7 +33,6 @@ from probes.stats import FloatArray, finite
 SCORES = "scores.json"
 LIKELIHOOD, CHOICE, CONTRAST, JUDGE, COHERENT, WORDS = NAMES = ("likelihood", "choice", "contrast", "judge", "coherence", "words")
 NO_JUDGE = "the study names no judge"
-NO_RUBRIC = "has no rubric, so no judge can grade it"
 NO_PAIRS = "has no contrast pairs, by which its answers could be scored"
 NO_TRAINING = "has no training answers of both kinds, whose words could be told apart"
 TOO_LONG = "a question with two answers exceeds the model's context"
@@ -152,9 +151,7 @@ def scores_stage(
             of_known[WORDS] = np.array([of_words(turn.answer) for turn in known])
         return {
             SCORES: {
-                "scores": {
-                    who: {score: [finite(x) for x in each] for score, each in of.items()} for who, of in found.items() if who != "known"
-                },
+                "scores": {who: {score: [finite(x) for x in each] for score, each in of.items()} for who, of in found.items()},
                 "failures": failures,
                 "drawn": bool(drawn),
                 "alike": drawn == {True},

@@ -189,14 +189,9 @@ class Writer:
         """Send asks, within what is left of the budget and in the pace of all of them; so many pieces are settled already."""
         if not asks:
             return []
-        if not self._sends:
+        server = self._server.less(self.cost_in_all or 0.0)
+        if not self._sends or server.most_cost == 0:
             return [Failure(MOST_COST, "not asked") for _ in asks]
-        server = self._server
-        if server.most_cost is not None:
-            left = server.most_cost - (self.cost_in_all or 0.0)
-            if left <= 0:
-                return [Failure(MOST_COST, "not asked") for _ in asks]
-            server = server.model_copy(update={"most_cost": left})
         if server.requests_per_minute is not None and self._last is not None:
             time.sleep(max(0.0, self._last + 60 / server.requests_per_minute - time.monotonic()))
 
