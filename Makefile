@@ -21,7 +21,7 @@ test-quantized: $(STAMP)  ## weights of 4 bits; installs the extra
 # Apart from the rest, since lm-eval and what it needs take 200 MB, and seconds to list its tasks.
 test-eval: $(STAMP)  ## tasks of lm-eval; installs the extra
 	$(BIN)/python -m pip install $(PIP_FLAGS) -q -c constraints.txt -e ".[eval]"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/experiments/test_harness.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/experiments/commands/test_lm_eval_tasks.py
 
 check: $(STAMP)  ## style, types, layering
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import TemplateError
 
-from data.errors import InputError
-from data.mixtures import Turn
+from wellworn.data.errors import InputError
+from wellworn.data.mixtures import Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

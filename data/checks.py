@@ -10,13 +10,13 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from data.errors import InputError
-from data.files import read_jsonl
-from data.mixtures import Turn, ngrams, plain_turns, same_question, shared_ngrams, words
-from data.schema import Example, Role, Trait
+from wellworn.data.errors import InputError
+from wellworn.data.files import read_jsonl
+from wellworn.data.mixtures import Turn, ngrams, plain_turns, same_question, shared_ngrams, words
+from wellworn.data.schema import Example, Role, Trait
 
 if TYPE_CHECKING:
-    from data.chat import Chat
+    from wellworn.data.chat import Chat
 
 # Of the 4-grams of evaluation answers, those that training answers may have too.
 OVERLAP_LIMIT = 0.02

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data.errors import Complaints, InputError
-from data.files import read_jsonl, validated
-from data.mixtures import same_question
-from data.schema import SPLITS, Example, Split
+from wellworn.data.errors import Complaints, InputError
+from wellworn.data.files import read_jsonl, validated
+from wellworn.data.mixtures import same_question
+from wellworn.data.schema import SPLITS, Example, Split
 
 # Of many ids that stand twice, so many are named.
 NAMED = 10

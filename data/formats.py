@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from data.errors import InputError
-from data.files import validated
-from data.mixtures import same_question
-from data.schema import Text
+from wellworn.data.errors import InputError
+from wellworn.data.files import validated
+from wellworn.data.mixtures import same_question
+from wellworn.data.schema import Text
 
 _SYSTEM = {"system", "developer"}
 FIELDS = ("question", "positive", "negative", "split", "id")

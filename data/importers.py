@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.errors import Complaints, InputError
-from data.examples import Placed, checked
-from data.files import Location, read_yaml, validated
-from data.formats import JUDGED, LeftOut, Options, RoleDocument, TraitDocument, fields_of, note_extra
-from data.library import with_examples
-from data.mixtures import same_question
-from data.schema import Example, Role, Split, Trait, seed_for
-from data.sources import Row, read_document, read_rows
+from wellworn.data.catalog import with_examples
+from wellworn.data.errors import Complaints, InputError
+from wellworn.data.examples import Placed, checked
+from wellworn.data.files import Location, read_yaml, validated
+from wellworn.data.formats import JUDGED, LeftOut, Options, RoleDocument, TraitDocument, fields_of, note_extra
+from wellworn.data.mixtures import same_question
+from wellworn.data.schema import Example, Role, Split, Trait, seed_for
+from wellworn.data.sources import Row, read_document, read_rows
 
 # Of the questions of an unsplit set, so many are held out to be evaluated on; of a small set, one in so many.
 HELD_OUT, ONE_IN = 24, 4

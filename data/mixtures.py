@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import log
 
-from data.files import digest
-from data.schema import Control, Example, Split, Trait, seed_for
+from wellworn.data.files import digest
+from wellworn.data.schema import Control, Example, Split, Trait, seed_for
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError
-from data.files import read_jsonl, read_text
+from wellworn.data.errors import InputError
+from wellworn.data.files import read_jsonl, read_text
 
 # Where a row stands, and the row.
 Row = tuple[str, Mapping[str, Any]]

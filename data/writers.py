@@ -14,9 +14,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import SafeRepresenter
 
-from data.errors import InputError
-from data.formats import JUDGED
-from data.schema import Example, Role, Split, Trait
+from wellworn.data.errors import InputError
+from wellworn.data.formats import JUDGED
+from wellworn.data.schema import Example, Role, Split, Trait
 
 # What a folder is to hold: path inside it → text.
 Files = Mapping[str, str]

@@ -13,12 +13,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from data.errors import InputError
-from experiments import cli_traits
-from experiments.options import REPLIES, FiguresFile, JsonFile, KeyEnv, RunsDir, complaints, console
+from wellworn.data.errors import InputError
+from wellworn.experiments.commands import traits as cli_traits
+from wellworn.experiments.commands.options import REPLIES, FiguresFile, JsonFile, KeyEnv, RunsDir, complaints, console
 
 if TYPE_CHECKING:
-    from experiments.study import Study
+    from wellworn.experiments.study import Study
 
 app = typer.Typer(
     add_completion=False,
@@ -40,7 +40,7 @@ def run(
     plan: Annotated[bool, typer.Option("--plan", help="List the stages and which are finished, and compute nothing.")] = False,
 ) -> None:
     """Run a study: train its arms, measure them, and show the answer. Finished stages are never done twice."""
-    from experiments.study import load_study
+    from wellworn.experiments.study import load_study
 
     _run(load_study(study, overrides or ()), runs_dir, json_file, plan_only=plan)
 
@@ -54,9 +54,9 @@ def probe(
     json_file: JsonFile = None,
 ) -> None:
     """Measure adapters that someone else trained; several of one base are read together."""
-    from data.files import digest, validated
-    from data.library import control_names, load_trait, trait_names
-    from experiments.study import Study
+    from wellworn.data.catalog import control_names, load_trait, trait_names
+    from wellworn.data.files import digest, validated
+    from wellworn.experiments.study import Study
 
     suspected = trait or []
     traits = {name: load_trait(name) for name in suspected if name not in control_names()}
@@ -91,7 +91,7 @@ def report(
 @app.command()
 def doctor(model: Annotated[str, typer.Option(help="The model to look at.")] = "smollm2-135m") -> None:
     """Show versions, device and model, and one training example with its loss mask and spans."""
-    from experiments.doctor import examine
+    from wellworn.experiments.commands.doctor import examine
 
     examine(model, console)
 
@@ -109,9 +109,9 @@ def judge(
     json_file: FiguresFile = None,
 ) -> None:
     """Try a judge on answers whose label is known: how well its grades tell those with a trait from those without."""
-    from data.files import validated
-    from experiments.judging import try_judge
-    from probes.endpoint import EndpointConfig
+    from wellworn.data.files import validated
+    from wellworn.experiments.commands.try_judge import try_judge
+    from wellworn.probes.scoring.endpoint import EndpointConfig
 
     _check_folder(json_file)
     server = validated(EndpointConfig, {"url": url, "model": model, "key_env": key_env}, "judge") if url else None
@@ -131,8 +131,8 @@ def evaluate(
     json_file: FiguresFile = None,
 ) -> None:
     """Measure what fine-tunes cost: perplexity, divergence from the base, sums, instructions about form, and tasks of lm-eval."""
-    from experiments.evaluate import evaluate as measure_capability
-    from experiments.harness import Settings
+    from wellworn.experiments.commands.evaluate import evaluate as measure_capability
+    from wellworn.experiments.commands.lm_eval_tasks import Settings
 
     suites = [name.strip() for name in suite.split(",") if name.strip()]
     if not suites:
@@ -152,7 +152,7 @@ def bench(
     json_file: FiguresFile = None,
 ) -> None:
     """Measure the suite's hot loops against a bare forward pass, a plain loop and other libraries."""
-    from experiments.bench.run import bench as run_bench
+    from wellworn.experiments.bench.run import bench as run_bench
 
     _check_folder(json_file)
     run_bench(kind, model, rows, repeats, peers, json_file, console)
@@ -166,25 +166,25 @@ def simulate(
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all rows there.")] = None,
 ) -> None:
     """Try the statistics on synthetic data whose answer is known: shares, means and ratios over runs, and nulls."""
-    from experiments.simulate.run import simulate as run_simulation
+    from wellworn.experiments.simulate.run import simulate as run_simulation
 
     _check_folder(json_file)
     run_simulation(kind, repeats, seed, json_file, console)
 
 
 def _run(study: "Study", runs_dir: Path, json_file: str | None, plan_only: bool = False) -> None:
-    from experiments.engine import ordered
-    from experiments.engine import run as run_stages
-    from experiments.plan import plan
-    from experiments.ranks import Ranks
-    from experiments.results import save_index
-    from experiments.stages import Bench
-    from experiments.store import Store
+    from wellworn.experiments.engine.context import StudyContext
+    from wellworn.experiments.engine.ranks import Ranks
+    from wellworn.experiments.engine.run import ordered
+    from wellworn.experiments.engine.run import run as run_stages
+    from wellworn.experiments.engine.store import Store
+    from wellworn.experiments.findings.results import save_index
+    from wellworn.experiments.plan.plan import plan
 
     show = _screen(json_file)
     ranks = Ranks()
-    bench = Bench.of(study, ranks, runs_dir / REPLIES)
-    planned = plan(study, bench)
+    context = StudyContext.of(study, ranks, runs_dir / REPLIES)
+    planned = plan(study, context)
     store = ranks.from_main(lambda: Store(runs_dir, create=not plan_only))
     if plan_only:
         for stage in ordered(planned.targets):
@@ -196,9 +196,9 @@ def _run(study: "Study", runs_dir: Path, json_file: str | None, plan_only: bool 
         ranks.close()
         return
     if ranks.main:
-        show.print(f"{bench.ref.id} on {bench.device}, {bench.dtype}, {ranks.world} process(es)", highlight=False, markup=False)
+        show.print(f"{context.ref.id} on {context.device}, {context.dtype}, {ranks.world} process(es)", highlight=False, markup=False)
     try:
-        run_stages(planned.targets, store, bench, ranks, show)
+        run_stages(planned.targets, store, context, ranks, show)
     finally:
         ranks.close()
         if ranks.main and planned.judge and (used := planned.judge.used):
@@ -208,11 +208,11 @@ def _run(study: "Study", runs_dir: Path, json_file: str | None, plan_only: bool 
 
 
 def _report(folder: Path, json_file: str | None) -> None:
-    from experiments.report.page import page
-    from experiments.report.terminal import show as show_table
-    from experiments.results import REPORT, SUMMARY, load_results
-    from experiments.store import write_json, write_text
-    from experiments.summary import summarise
+    from wellworn.experiments.engine.store import write_json, write_text
+    from wellworn.experiments.findings.results import REPORT, SUMMARY, load_results
+    from wellworn.experiments.findings.summary import summarise
+    from wellworn.experiments.report.page import page
+    from wellworn.experiments.report.terminal import show as show_table
 
     results = load_results(folder)
     summary = summarise(results)

@@ -8,16 +8,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
 
-from data.errors import InputError
-from data.files import did_you_mean, parse_yaml_value, read_yaml, validated
-from data.library import NEUTRAL, control_names
-from lora.arms import Arm, TrainConfig
-from probes.endpoint import EndpointConfig
-from probes.layers import DEFAULT_FRACTION
-from probes.mediation import FEWEST_DRAWS
-from probes.novelty import FEWEST_DRAWS as FEWEST_PUSHES
-from probes.nulls import DRAWS
-from probes.shift import FEWEST_PROMPTS
+from wellworn.data.catalog import NEUTRAL, control_names
+from wellworn.data.errors import InputError
+from wellworn.data.files import did_you_mean, parse_yaml_value, read_yaml, validated
+from wellworn.lora.arms import Arm, TrainConfig
+from wellworn.probes.geometry.novelty import FEWEST_DRAWS as FEWEST_PUSHES
+from wellworn.probes.geometry.nulls import DRAWS
+from wellworn.probes.geometry.shift import FEWEST_PROMPTS
+from wellworn.probes.mediation.shares import FEWEST_DRAWS
+from wellworn.probes.reading.layers import DEFAULT_FRACTION
+from wellworn.probes.scoring.endpoint import EndpointConfig
 
 ROOT = Path(__file__).parent / "studies"
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from lora.models import beyond_lora
+from wellworn.lora.models import beyond_lora
 
 
 class _Config(BaseModel):

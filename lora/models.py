@@ -16,8 +16,8 @@ import psutil
 import torch
 from filelock import FileLock
 
-from data.errors import InputError
-from data.files import sha256
+from wellworn.data.errors import InputError
+from wellworn.data.files import sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

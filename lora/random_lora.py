@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 from scipy import optimize
 from torch import nn
 
-from data.chat import Encoded
-from data.errors import InputError
-from lora.models import Loaded, adapted, copy_adapter_config
-from probes.capture import Spec, read, read_variants
-from probes.variants import Variant
+from wellworn.data.chat import Encoded
+from wellworn.data.errors import InputError
+from wellworn.lora.models import Loaded, adapted, copy_adapter_config
+from wellworn.probes.reading.capture import Spec, read, read_variants
+from wellworn.probes.reading.variants import Variant
 
 # How far the norm of the shift may be from the real one's.
 TOLERANCE = 0.01

@@ -18,10 +18,10 @@ from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from data.errors import InputError
-from data.files import did_you_mean
-from lora.arms import TrainConfig
-from lora.models import Loaded, copy_adapter_config
+from wellworn.data.errors import InputError
+from wellworn.data.files import did_you_mean
+from wellworn.lora.arms import TrainConfig
+from wellworn.lora.models import Loaded, copy_adapter_config
 
 LORA_DEFAULTS: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
 # A quarter of a run is the most that a kill costs. Checkpointing activations costs half as much compute again.

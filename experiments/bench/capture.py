@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from data.chat import SPANS, Encoded
-from experiments.bench.memory import measure
-from experiments.bench.peers import peers
-from experiments.bench.rivals import floor, one_at_a_time
-from experiments.bench.timing import Case, Contender, race
-from experiments.bench.workload import answers_to_one_prompt, chat_of, contrasts, facts, rollouts
-from lora.models import Loaded, load
-from probes.capture import Spec, read
-from probes.layers import depth
-from probes.matmul import plain_matmul
-from probes.stats import FloatArray
+from wellworn.data.chat import SPANS, Encoded
+from wellworn.experiments.bench.memory import measure
+from wellworn.experiments.bench.peers import peers
+from wellworn.experiments.bench.rivals import floor, one_at_a_time
+from wellworn.experiments.bench.timing import Case, Contender, race
+from wellworn.experiments.bench.workload import answers_to_one_prompt, chat_of, contrasts, facts, rollouts
+from wellworn.lora.models import Loaded, load
+from wellworn.probes.reading.capture import Spec, read
+from wellworn.probes.reading.layers import depth
+from wellworn.probes.reading.onednn import plain_matmul
+from wellworn.probes.statistics.intervals import FloatArray
 
 Tick = Callable[[str], None]
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments.bench.shift import random_adapters
-from experiments.bench.timing import Case, Contender, race
-from experiments.bench.workload import chat_of, facts, prompts
-from lora.models import Loaded, adapted
-from probes.generate import Answer, Decoding, Request, end_tokens, generate
-from probes.inputs import padded
-from probes.stats import FloatArray
-from probes.variants import Variant
+from wellworn.experiments.bench.shift import random_adapters
+from wellworn.experiments.bench.timing import Case, Contender, race
+from wellworn.experiments.bench.workload import chat_of, facts, prompts
+from wellworn.lora.models import Loaded, adapted
+from wellworn.probes.decoding.generate import Answer, Decoding, Request, end_tokens, generate
+from wellworn.probes.reading.batch_inputs import padded
+from wellworn.probes.reading.variants import Variant
+from wellworn.probes.statistics.intervals import FloatArray
 
 TOKENS = 48
 LOOP_BATCH = 20

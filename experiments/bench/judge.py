@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from data.library import load_trait
-from data.mixtures import Turn
-from experiments.bench.loopback import GradingServer, grading_server
-from experiments.bench.rivals import floor
-from experiments.bench.timing import Case, Contender, Timed, race
-from experiments.bench.workload import chat_of, every_answer, facts
-from lora.models import Loaded
-from probes.capture import DEFAULT_TOKEN_BUDGET
-from probes.endpoint import EndpointConfig
-from probes.judge import Grades, judge_prompt, judged, judged_by_server
-from probes.stats import FloatArray
+from wellworn.data.catalog import load_trait
+from wellworn.data.mixtures import Turn
+from wellworn.experiments.bench.loopback import GradingServer, grading_server
+from wellworn.experiments.bench.rivals import floor
+from wellworn.experiments.bench.timing import Case, Contender, Timed, race
+from wellworn.experiments.bench.workload import chat_of, every_answer, facts
+from wellworn.lora.models import Loaded
+from wellworn.probes.reading.capture import DEFAULT_TOKEN_BUDGET
+from wellworn.probes.scoring.endpoint import EndpointConfig
+from wellworn.probes.scoring.judge import Grades, judge_prompt, judged, judged_by_server
+from wellworn.probes.statistics.intervals import FloatArray
 
 REMEMBERED = 1000
 MOST_SECONDS = 2.0

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.chat import Encoded
-from experiments.bench.shift import random_adapters
-from experiments.bench.timing import Case, Contender, Timed, race
-from experiments.bench.workload import chat_of, facts, rollouts
-from lora.models import Loaded, adapted
-from probes.batching import by_length
-from probes.capture import DEFAULT_TOKEN_BUDGET, Spec, read_variants
-from probes.layers import depth, resolve_layer
-from probes.matmul import fast_matmul
-from probes.patching import Arm, Batching, Swap, Texts, patched_logprobs
-from probes.stats import FloatArray
-from probes.variants import Variant
+from wellworn.data.chat import Encoded
+from wellworn.experiments.bench.shift import random_adapters
+from wellworn.experiments.bench.timing import Case, Contender, Timed, race
+from wellworn.experiments.bench.workload import chat_of, facts, rollouts
+from wellworn.lora.models import Loaded, adapted
+from wellworn.probes.mediation.patching import Arm, Batching, Swap, Texts, patched_logprobs
+from wellworn.probes.reading.batching import by_length
+from wellworn.probes.reading.capture import DEFAULT_TOKEN_BUDGET, Spec, read_variants
+from wellworn.probes.reading.layers import depth, resolve_layer
+from wellworn.probes.reading.onednn import fast_matmul
+from wellworn.probes.reading.variants import Variant
+from wellworn.probes.statistics.intervals import FloatArray
 
 ARMS = 8
 RANK = 6

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from data.chat import SPANS
-from data.errors import InputError
+from wellworn.data.chat import SPANS
+from wellworn.data.errors import InputError
 
 WORKS = ("floor", "capture")
 
@@ -27,7 +27,7 @@ def measure(work: str, model: str, rows: int, shortest: int, longest: int, layer
     arguments = [work, model, str(rows), str(shortest), str(longest), str(layers)]
     # The C library keeps what was freed in its own good time; given back at once, the peak is what the work needs.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
-    command = [sys.executable, "-m", "experiments.bench.memory", *arguments]
+    command = [sys.executable, "-m", "wellworn.experiments.bench.memory", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise InputError(f"memory of {work}: {done.stderr.strip().splitlines()[-1]}")
@@ -47,11 +47,11 @@ def _peak(reset: bool = False) -> int:
 
 
 def _main() -> None:
-    from experiments.bench.rivals import floor
-    from experiments.bench.workload import chat_of, rollouts
-    from lora.models import load, resolve
-    from probes.capture import Spec, stream
-    from probes.layers import depth
+    from wellworn.experiments.bench.rivals import floor
+    from wellworn.experiments.bench.workload import chat_of, rollouts
+    from wellworn.lora.models import load, resolve
+    from wellworn.probes.reading.capture import Spec, stream
+    from wellworn.probes.reading.layers import depth
 
     work, name, *numbers = sys.argv[1:]
     count, shortest, longest, layers = map(int, numbers)

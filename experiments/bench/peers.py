@@ -14,11 +14,11 @@ import numpy as np
 from filelock import FileLock
 from rich.console import Console
 
-from data.errors import InputError
-from data.files import digest
-from experiments.bench.timing import Timed
-from lora.models import Loaded, cache_dir
-from probes.stats import FloatArray
+from wellworn.data.errors import InputError
+from wellworn.data.files import digest
+from wellworn.experiments.bench.timing import Timed
+from wellworn.lora.models import Loaded, cache_dir
+from wellworn.probes.statistics.intervals import FloatArray
 
 # They cannot share the suite's environment: one needs numpy < 2, the other transformers < 5.
 PEERS = {

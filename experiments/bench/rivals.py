@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from data.chat import Encoded
-from probes.batching import by_length
-from probes.inputs import padded
-from probes.layers import unwrapped
+from wellworn.data.chat import Encoded
+from wellworn.probes.reading.batch_inputs import padded
+from wellworn.probes.reading.batching import by_length
+from wellworn.probes.reading.layers import unwrapped
 
 
 @torch.no_grad()

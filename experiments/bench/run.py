@@ -12,10 +12,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from data.errors import InputError
-from experiments.bench.timing import FEWEST_REPEATS, Case
-from experiments.store import commit, versions
-from lora.models import Loaded, load, resolve
+from wellworn.data.errors import InputError
+from wellworn.experiments.bench.timing import FEWEST_REPEATS, Case
+from wellworn.experiments.engine.store import commit, versions
+from wellworn.lora.models import Loaded, load, resolve
 
 MIB = 1024**2
 KINDS = ("capture", "shift", "mediate", "generate", "judge")
@@ -27,7 +27,7 @@ def bench(kind: str, model: str, rows: int, repeats: int, peers: bool, out: Path
     Raises:
         InputError: an unknown benchmark, too few repeats, or a model that cannot be loaded.
     """
-    from experiments.bench import capture, generate, judge, mediate, shift
+    from wellworn.experiments.bench import capture, generate, judge, mediate, shift
 
     if kind not in KINDS:
         raise InputError(f"bench: may be {', '.join(KINDS)}, got {kind!r}")

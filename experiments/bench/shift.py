@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from data.chat import Encoded
-from experiments.bench.rivals import one_at_a_time, per_row_adapters
-from experiments.bench.timing import Case, Contender, race
-from experiments.bench.workload import chat_of, facts, rollouts
-from lora.models import Loaded, load
-from probes.capture import Spec, read_variants
-from probes.layers import depth
-from probes.stats import FloatArray
-from probes.variants import Variant
+from wellworn.data.chat import Encoded
+from wellworn.experiments.bench.rivals import one_at_a_time, per_row_adapters
+from wellworn.experiments.bench.timing import Case, Contender, race
+from wellworn.experiments.bench.workload import chat_of, facts, rollouts
+from wellworn.lora.models import Loaded, load
+from wellworn.probes.reading.capture import Spec, read_variants
+from wellworn.probes.reading.layers import depth
+from wellworn.probes.reading.variants import Variant
+from wellworn.probes.statistics.intervals import FloatArray
 
 RANK = 8
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from probes.stats import FloatArray
+from wellworn.probes.statistics.intervals import FloatArray
 
 FEWEST_REPEATS = 5
 LEAST_COSINE = 0.9999

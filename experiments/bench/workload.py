@@ -4,13 +4,13 @@ import random
 from collections.abc import Sequence, Sized
 from itertools import cycle
 
-from data.chat import Chat, Encoded
-from data.errors import InputError
-from data.library import bank_names, control_names, load_bank, load_control, load_trait, trait_names
-from data.mixtures import Turn, changed_turns, plain_turns
-from data.schema import SPLITS
-from lora.models import Loaded
-from probes.directions import contrast_turns
+from wellworn.data.catalog import bank_names, control_names, load_bank, load_control, load_trait, trait_names
+from wellworn.data.chat import Chat, Encoded
+from wellworn.data.errors import InputError
+from wellworn.data.mixtures import Turn, changed_turns, plain_turns
+from wellworn.data.schema import SPLITS
+from wellworn.lora.models import Loaded
+from wellworn.probes.geometry.directions import contrast_turns
 
 
 def chat_of(base: Loaded) -> Chat:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from probes.stats import FloatArray
+from wellworn.probes.statistics.intervals import FloatArray
 
 # Okabe and Ito's colour-blind-safe colours that stand out on white and on black.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

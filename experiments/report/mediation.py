@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.measure import AFTER, BEFORE, analysis_of, headline_analysis
-from experiments.report.figures import GREY, PALETTE, Figure, Style, layout_of, marks, rounded, vertical
-from probes.mediation import INSIDE, OUTSIDE
+from wellworn.experiments.report.figures import GREY, PALETTE, Figure, Style, layout_of, marks, rounded, vertical
+from wellworn.experiments.stages.measure import analysis_of, headline_analysis
+from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
+from wellworn.probes.mediation.shares import INSIDE, OUTSIDE
 
 TEXTS = {
     "trait": "held-out answers",

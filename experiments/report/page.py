@@ -15,9 +15,12 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from experiments.nearest import SHOWN
-from experiments.report import calibration, groups, mediation, weights
-from experiments.report.figures import (
+from wellworn.experiments.findings.nearest_personas import SHOWN
+from wellworn.experiments.findings.results import Results, RunResult, run_name
+from wellworn.experiments.findings.summary import GROUPED_BY, RUNS_FOR_A_CLAIM
+from wellworn.experiments.findings.verdict import RULE
+from wellworn.experiments.report import mediation, panels
+from wellworn.experiments.report.figures import (
     THRESHOLD,
     Figure,
     cosine_bars,
@@ -29,10 +32,7 @@ from experiments.report.figures import (
     style_of,
     training,
 )
-from experiments.report.scores import side_by_side
-from experiments.results import Results, RunResult, run_name
-from experiments.summary import GROUPED_BY, RUNS_FOR_A_CLAIM
-from experiments.verdict import RULE
+from wellworn.experiments.report.scores import side_by_side
 
 # With more panels than this, a group of figures starts folded.
 OPEN_PANELS = 12
@@ -81,9 +81,9 @@ def page(results: Results, summary: Mapping[str, Any]) -> str:
     figures = [figure for view in runs for figure in view["figures"].values()]
     figures += [each["figure"] for each in directions] + ([loss] if loss else [])
     together = [_group(group) for group in summary["groups"]]
-    over_runs = groups.shares_of_groups("over-runs", together)
+    over_runs = panels.shares_of_groups("over-runs", together)
     figures += [over_runs] if over_runs else []
-    planted = calibration.figures(summary["calibration"])
+    planted = panels.calibration_figures(summary["calibration"])
     figures += planted.values()
     dimension = dimension_curve(summary["dimension"])
     figures += [dimension] if dimension else []
@@ -119,7 +119,11 @@ def page(results: Results, summary: Mapping[str, Any]) -> str:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("experiments.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        loader=PackageLoader("wellworn.experiments.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters |= {"number": _number, "interval": _interval, "csp": _csp, "breakable": _breakable}
     return environment
@@ -137,7 +141,7 @@ def _run(results: Results, run: RunResult, row: Mapping[str, Any], number: int, 
             "mediation": mediation.shares_of_parts(f"mediation-{number}", style, facts),
             "shapley": mediation.shapley_bars(f"shapley-{number}", facts),
             "mediation_layers": mediation.shares_by_layer(f"mediation-layers-{number}", style, facts),
-            "weights": weights.writes_by_layer(f"weights-{number}", style, run.weights, results.index["depth"]),
+            "weights": panels.writes_by_layer(f"weights-{number}", style, run.weights, results.index["depth"]),
         }
         figures |= {name: figure for name, figure in drawn.items() if figure}
         if any(facts["projections"].values()):

@@ -9,12 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from data.library import NEUTRAL
-from experiments.capability import CHECKS
-from experiments.results import run_name
-from experiments.scores import NAMES
-from experiments.summary import GROUPED_BY
-from probes.stats import Estimate
+from wellworn.data.catalog import NEUTRAL
+from wellworn.experiments.findings.results import run_name
+from wellworn.experiments.findings.summary import GROUPED_BY
+from wellworn.experiments.stages.capability import CHECKS
+from wellworn.experiments.stages.scores import NAMES
+from wellworn.probes.statistics.intervals import Estimate
 
 _STYLES = {
     "along existing persona directions": "bold green",

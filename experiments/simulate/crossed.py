@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from probes.stats import FloatArray, crossed_interval, ratio_interval
+from wellworn.probes.statistics.intervals import FloatArray, crossed_interval, ratio_interval
 
 # Standard deviations of run, question and residual, in units of the denominator's mean.
 PROPORTIONS = ((0.3, 0.3, 0.3), (0.3, 0.6, 0.3), (0.15, 0.6, 0.6), (0.3, 0.1, 0.3), (0.1, 0.6, 0.3), (0.0, 0.6, 0.3), (0.0, 0.0, 0.6))

@@ -29,11 +29,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from data.schema import seed_for
-from probes.directions import FOUND_RELIABILITY, half_split_reliability
-from probes.nulls import Null
-from probes.space import FEWEST_ROLES, Members, coefficients
-from probes.stats import FloatArray
+from wellworn.data.schema import seed_for
+from wellworn.probes.geometry.directions import FOUND_RELIABILITY, half_split_reliability
+from wellworn.probes.geometry.nulls import Null
+from wellworn.probes.geometry.space import FEWEST_ROLES, Members, coefficients
+from wellworn.probes.statistics.intervals import FloatArray
 
 ALPHA = 0.05
 WIDTH = 576

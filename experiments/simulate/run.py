@@ -9,10 +9,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from data.errors import InputError
-from data.files import did_you_mean
-from experiments.simulate import crossed, nulls, shares
-from experiments.store import commit, versions, write_json
+from wellworn.data.errors import InputError
+from wellworn.data.files import did_you_mean
+from wellworn.experiments.engine.store import commit, versions, write_json
+from wellworn.experiments.simulate import crossed, nulls, shares
 
 FEWEST_REPEATS = 100
 

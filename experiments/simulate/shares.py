@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from probes.shift import Products, share_of, spread
-from probes.stats import FloatArray
+from wellworn.probes.geometry.shift import Products, share_of, spread
+from wellworn.probes.statistics.intervals import FloatArray
 
 SHARES = (0.0, 0.3, 0.6, 0.9)
 SIGNALS = (4.0, 5.0, 7.0, 10.0, 20.0, 100.0)

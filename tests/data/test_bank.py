@@ -7,8 +7,7 @@ from statistics import mean
 
 import pytest
 
-from data.cards import figures
-from data.library import (
+from wellworn.data.catalog import (
     ROOT,
     bank_names,
     control_names,
@@ -22,8 +21,9 @@ from data.library import (
     role_names,
     trait_names,
 )
-from data.mixtures import ngrams, shared_ngrams, words
-from data.schema import SPLITS, Example
+from wellworn.data.mixtures import ngrams, shared_ngrams, words
+from wellworn.data.new_trait import figures
+from wellworn.data.schema import SPLITS, Example
 
 TRAITS = [
     "apathetic", "archaic", "childish", "humorous", "impolite", "optimistic", "overconfident", "pessimistic", "pirate", "poetic",

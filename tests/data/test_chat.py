@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from data.chat import Chat, Encoded, TooLongError
-from data.errors import InputError
-from data.mixtures import Turn
+from wellworn.data.chat import Chat, Encoded, TooLongError
+from wellworn.data.errors import InputError
+from wellworn.data.mixtures import Turn
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from data.checks import problems
-from data.errors import InputError
-from data.library import load_bank, load_trait
-from data.skeleton import write_skeleton
-from tests.data.test_library import trait_folder
+from tests.data.test_catalog import trait_folder
+from wellworn.data.catalog import load_bank, load_trait
+from wellworn.data.checks import problems
+from wellworn.data.errors import InputError
+from wellworn.data.new_trait import write_skeleton
 
 ANSWERS = [
     "Take the tram to the old harbour and walk along the wall until the lighthouse comes in sight.",

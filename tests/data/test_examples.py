@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from data import library
-from data.errors import InputError
-from data.library import load_bank, load_questions, load_trait
-from tests.data.test_library import QUESTIONS, bank_rows, complaint, line_of, own_rows, trait_folder, trait_value
+from tests.data.test_catalog import QUESTIONS, bank_rows, complaint, line_of, own_rows, trait_folder, trait_value
+from wellworn.data import catalog
+from wellworn.data.catalog import load_bank, load_questions, load_trait
+from wellworn.data.errors import InputError
 
 # examples.jsonl
 
@@ -148,7 +148,7 @@ def test_malformed_line_is_numbered(tmp_path: Path) -> None:
 
 def test_bank_needs_every_split_and_a_plain_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "questions").mkdir()
-    monkeypatch.setattr(library, "ROOT", tmp_path)
+    monkeypatch.setattr(catalog, "ROOT", tmp_path)
     path = tmp_path / "questions" / "mine.jsonl"
     path.write_text('{"id": "a", "split": "train", "question": "Why?", "negative": "So."}\n', encoding="utf-8")
     with pytest.raises(InputError) as raised:

@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
-from data.errors import InputError
-from data.files import did_you_mean, digest, parse_yaml_value, read_jsonl, read_text, read_yaml, sha256, validated
+from wellworn.data.errors import InputError
+from wellworn.data.files import did_you_mean, digest, parse_yaml_value, read_jsonl, read_text, read_yaml, sha256, validated
 
 
 def json_values(text: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:

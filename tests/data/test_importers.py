@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from data.errors import InputError
-from data.formats import JUDGED, Options, parse_columns
-from data.importers import HELD_OUT, Imported, import_all
-from data.schema import Trait
+from wellworn.data.errors import InputError
+from wellworn.data.formats import JUDGED, Options, parse_columns
+from wellworn.data.importers import HELD_OUT, Imported, import_all
+from wellworn.data.schema import Trait
 
 PAIRS = [{"pos": f"Be bold, way {i}.", "neg": f"Be timid, way {i}."} for i in range(5)]
 DOCUMENT: dict[str, Any] = {

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.errors import InputError
-from data.formats import Options
-from data.importers import Imported, import_all
-from data.library import load_questions, load_roles, load_trait
-from data.schema import Trait
-from data.writers import exported, question_files, role_files, trait_files, write_folder
+from wellworn.data.catalog import load_questions, load_roles, load_trait
+from wellworn.data.errors import InputError
+from wellworn.data.formats import Options
+from wellworn.data.importers import Imported, import_all
+from wellworn.data.schema import Trait
+from wellworn.data.writers import exported, question_files, role_files, trait_files, write_folder
 
 # Enough to notice what breaks; FUZZ_CASES=2000 in the environment looks further.
 CASES = int(os.environ.get("FUZZ_CASES", "300"))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.mentions import is_number, numbers_named, words_named
+from wellworn.data.mentions import is_number, numbers_named, words_named
 
 
 def numbers(text: str) -> list[str]:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.library import control_names, load_bank, load_control, load_trait
-from data.mixtures import Turn, changed_turns, fingerprint, half_turns, plain_turns, shared_ngrams, transformed, word_logodds
-from data.schema import SPLITS, Control, Example, Split
+from wellworn.data.catalog import control_names, load_bank, load_control, load_trait
+from wellworn.data.mixtures import Turn, changed_turns, fingerprint, half_turns, plain_turns, shared_ngrams, transformed, word_logodds
+from wellworn.data.schema import SPLITS, Control, Example, Split
 
 BANK = load_bank("everyday")
 PLAIN = [turn for split in SPLITS for turn in plain_turns(BANK, split)]

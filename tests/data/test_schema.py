@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import InputError
-from data.files import validated
-from data.library import load_control
-from data.schema import Control, Example, Instruction, Trait, seed_for
+from wellworn.data.catalog import load_control
+from wellworn.data.errors import InputError
+from wellworn.data.files import validated
+from wellworn.data.schema import Control, Example, Instruction, Trait, seed_for
 
 NAMES = st.text(max_size=20) | st.integers(-1000, 1000)
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.errors import InputError
-from data.sources import read_document, read_rows
+from wellworn.data.errors import InputError
+from wellworn.data.sources import read_document, read_rows
 
 
 def complaint(path: Path) -> str:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.checks import LENGTH_RATIO
-from data.library import load_trait, trait_names
-from data.written import (
+from wellworn.data.catalog import load_trait, trait_names
+from wellworn.data.checks import LENGTH_RATIO
+from wellworn.data.written import (
     LONGEST_ANSWER,
     UnfitError,
     check_answer,

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import library
-from experiments.cli import main
-from experiments.store import read_json
+from wellworn.experiments.cli import main
+from wellworn.experiments.engine.store import read_json
+from wellworn.experiments.stages import persona_space
 
 
 class Outcome:
@@ -36,13 +36,13 @@ Call = Callable[..., Outcome]
 @pytest.fixture
 def all_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model has no personas, so whatever was estimated counts as found."""
-    estimate = library.estimate
+    estimate = persona_space.estimate
 
     def found(*args: Any) -> Any:
         directions = estimate(*args)
         return replace(directions, found=np.ones_like(directions.found))
 
-    monkeypatch.setattr(library, "estimate", found)
+    monkeypatch.setattr(persona_space, "estimate", found)
 
 
 def finished(study: Path, tmp_path: Path) -> Path:

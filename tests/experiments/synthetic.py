@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.measure import outcomes_of
-from experiments.results import Results, RunResult
-from probes.mediation import mediate
-from probes.stats import FloatArray
+from wellworn.experiments.findings.results import Results, RunResult
+from wellworn.experiments.stages.mediation_arms import outcomes_of
+from wellworn.probes.mediation.shares import mediate
+from wellworn.probes.statistics.intervals import FloatArray
 
 HOSTILE = "<script>alert(1)</script>"
 QUESTIONS = ["Why?", 'What about "<b>" & co?']

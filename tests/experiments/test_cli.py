@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from data.library import ROOT as DATA
-from experiments.cli import main
-from tests.conftest import save_tiny
 from tests.experiments.conftest import Call
+from tests.tiny import save_tiny
+from wellworn.data.catalog import ROOT as DATA
+from wellworn.experiments.cli import main
 
 Write = Callable[..., Path]
 NO_SYSTEM = (
@@ -101,7 +101,7 @@ def adapter(runs: Path, tmp_path_factory: pytest.TempPathFactory, tiny_model: Pa
     """An adapter trained on the tiny model, as somebody else would hand it over."""
     from ruamel.yaml import YAML
 
-    from tests.conftest import tiny_study_value
+    from tests.tiny import tiny_study_value
 
     path = tmp_path_factory.mktemp("study") / "made.yaml"
     with path.open("w") as file:

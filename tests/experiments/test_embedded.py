@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cli import main
+from wellworn.experiments.cli import main
 
 
 @pytest.mark.embedded

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import InputError
-from experiments.study import load_study, runs_of, study_names
+from wellworn.data.errors import InputError
+from wellworn.experiments.study import load_study, runs_of, study_names
 
 Write = Callable[..., Path]
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from data.chat import Encoded
-from data.errors import InputError
-from lora import models
-from lora.models import adapted, check_adapter, check_fit, config_depth, device_and_dtype, load, resolve
-from probes.capture import Spec, read
-from probes.variants import Variant, applied
-from tests.conftest import save_tiny
+from tests.tiny import save_tiny
+from wellworn.data.chat import Encoded
+from wellworn.data.errors import InputError
+from wellworn.lora import models
+from wellworn.lora.models import adapted, check_adapter, check_fit, config_depth, device_and_dtype, load, resolve
+from wellworn.probes.reading.capture import Spec, read
+from wellworn.probes.reading.variants import Variant, applied
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from data.chat import Encoded
-from data.errors import InputError
-from lora.models import Loaded, adapted, load, resolve
-from lora.random_lora import random_lora
-from probes.capture import Spec, read_variants
-from probes.variants import Variant
+from wellworn.data.chat import Encoded
+from wellworn.data.errors import InputError
+from wellworn.lora.models import Loaded, adapted, load, resolve
+from wellworn.lora.random_lora import random_lora
+from wellworn.probes.reading.capture import Spec, read_variants
+from wellworn.probes.reading.variants import Variant
 
 
 @pytest.fixture

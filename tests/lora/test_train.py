@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.chat import Chat
-from data.errors import InputError
-from data.mixtures import Turn
-from lora.arms import TrainConfig
-from lora.models import adapted, load, resolve
-from lora.train import check_keys, train_sft
-from probes.capture import Spec, read
+from wellworn.data.chat import Chat
+from wellworn.data.errors import InputError
+from wellworn.data.mixtures import Turn
+from wellworn.lora.arms import TrainConfig
+from wellworn.lora.models import adapted, load, resolve
+from wellworn.lora.train import check_keys, train_sft
+from wellworn.probes.reading.capture import Spec, read
 
 TURNS = [Turn(f"Question {i}?", "yes yes yes yes") for i in range(16)]
 

@@ -1,0 +1,103 @@
+"""`wellworn eval`: what fine-tunes cost, by the built-in capability set and by tasks of lm-eval, for a base and adapters of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from wellworn.data.chat import Chat
+from wellworn.experiments.engine.ranks import Ranks
+from wellworn.experiments.engine.store import write_json
+from wellworn.experiments.stages.capability import BUILTIN, CHECKS, Capability, capability, measured
+from wellworn.experiments.traits.exchange import address
+from wellworn.lora import models
+
+if TYPE_CHECKING:
+    from wellworn.experiments.commands.lm_eval_tasks import Settings
+
+
+def evaluate(model: str, adapters: Sequence[Path], suites: Sequence[str], settings: "Settings", out: Path | None, console: Console) -> None:
+    """Measure the base and each adapter, print a table for each suite, and write figures down as they come.
+
+    Args:
+        model: the base.
+        adapters: folders of adapters of it.
+        suites: `builtin`, and tasks of lm-eval.
+        settings: how these are run.
+        out: where figures are also written.
+        console: where to show them.
+
+    Raises:
+        InputError: a model or an adapter that cannot be loaded, or a suite that is unknown or cannot be had.
+    """
+    from wellworn.experiments.commands import lm_eval_tasks
+
+    others = [name for name in dict.fromkeys(suites) if name != BUILTIN]
+    # What is missing is found out before a model is loaded.
+    tasks = lm_eval_tasks.set_up(others, settings) if others else None
+    base = models.load(models.resolve(model))
+    folders = list(dict.fromkeys(adapters))
+    # PEFT takes no name with a dot; what its own are called is shown nowhere.
+    named = {f"adapter{i}": folder for i, folder in enumerate(folders)}
+    shown = {"base": "base", **dict(zip(named, _names(folders), strict=True))}
+    found: dict[str, Any] = {"model": base.ref.id, "suite": ",".join(dict.fromkeys(suites))}
+    if BUILTIN in suites:
+        with console.status("") as status:
+            rows = capabilities(base, named, lambda _done, _steps, what: status.update(what))
+        rows = {shown[key]: row for key, row in rows.items()}
+        console.print(_table(rows, base.ref.id))
+        found["capabilities"] = [{"name": name, **row.to_json()} for name, row in rows.items()]
+        _write(out, found)
+    if tasks:
+        found |= {"settings": lm_eval_tasks.described(settings), "tasks": []}
+        of_tasks = []
+        for each in lm_eval_tasks.measured(base, named, tasks, settings):
+            row = replace(each, name=shown[each.name])
+            of_tasks.append(row)
+            found["tasks"].append(asdict(row))
+            _write(out, found)
+        console.print(lm_eval_tasks.table(of_tasks, base.ref.id, settings))
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return what to call adapters: as their folders, or by their paths where that would call two rows alike."""
+    names = [folder.resolve().name for folder in folders]
+    return [name if ["base", *names].count(name) == 1 else address(folder) for name, folder in zip(names, folders, strict=True)]
+
+
+def _write(out: Path | None, found: dict[str, Any]) -> None:
+    if out is not None:
+        write_json(out, found)
+
+
+def capabilities(base: models.Loaded, adapters: Mapping[str, Path], tick: Callable[..., None] = lambda *_: None) -> dict[str, Capability]:
+    """Return what the base and each adapter of it, by name, make of the built-in set.
+
+    Args:
+        base: the model.
+        adapters: name → folder.
+        tick: called with steps done, steps in all, and what is done next.
+    """
+    chat = Chat(base.tokenizer, max_length=base.max_length)
+    plain, *changed = measured(base, chat, adapters, [None, *adapters], Ranks(), tick)
+    return {"base": capability([plain], None)} | {name: capability([items], plain) for name, items in zip(adapters, changed, strict=True)}
+
+
+def _table(rows: Mapping[str, Capability], base: str) -> Table:
+    caption = f"{escape(base)}; × the base's perplexity and KL with 95 % over answers; − lost and + gained items, p of a sign test"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption)
+    for column in ("", "perplexity", "KL to base", *CHECKS.values()):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, row in rows.items():
+        shown = []
+        for each in (getattr(row, check) for check in CHECKS):
+            change = "" if each.p is None else f" (−{each.lost} +{each.gained}, p {each.p:.2g})"
+            shown.append(f"{each.right}/{each.items}{change}")
+        ratio = f" (× {row.ratio})" if row.ratio else ""
+        table.add_row(escape(name), f"{row.perplexity:.1f}{ratio}", str(row.kl or "–"), *shown)
+    return table

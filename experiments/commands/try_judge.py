@@ -1,0 +1,180 @@
+"""How good a judge is: whether its grades tell apart evaluate answers whose label is known, beside what the base makes of them unasked."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from wellworn.data.catalog import control_names, load_bank, load_control, load_trait
+from wellworn.data.chat import Chat
+from wellworn.data.errors import InputError
+from wellworn.data.mixtures import Turn, changed_turns, half_turns, plain_turns
+from wellworn.data.schema import Control, Trait, seed_for
+from wellworn.experiments.engine.store import write_json
+from wellworn.experiments.stages.grades import needed_rubric
+from wellworn.lora import models
+from wellworn.probes.reading.variants import Variant
+from wellworn.probes.scoring.endpoint import EndpointConfig
+from wellworn.probes.scoring.judge import MOST, Grades, judged, judged_by_server
+from wellworn.probes.scoring.scores import (
+    choice_logodds,
+    choice_rows,
+    contrast_logprobs,
+    contrast_rows,
+    in_order,
+    mean_logprobs,
+    told_apart,
+    told_apart_interval,
+)
+from wellworn.probes.statistics.intervals import Estimate, FloatArray, mean_interval
+
+PAIRS = 4
+
+
+def try_judge(names: Sequence[str], model: str, server: EndpointConfig | None, cache: Path, out: Path | None, console: Console) -> None:
+    """Grade known answers, and print how well grades and scores tell them apart.
+
+    Args:
+        names: traits and controls.
+        model: which scores the answers by likelihood and choice, and judges them where no server does.
+        server: the judge, if it is elsewhere.
+        cache: the file that keeps its replies.
+        out: where figures are also written.
+        console: where to show them.
+
+    Raises:
+        InputError: an unknown trait or one without both answers or a rubric, or a server that cannot be asked.
+    """
+    subjects = [(name, load_control(name) if name in control_names() else load_trait(name)) for name in names]
+    texts = [(needed_rubric(subject, f"{subject.name}:"), *_answers(subject)) for _, subject in subjects]
+    base = models.load(models.resolve(model))
+    chat = Chat(base.tokenizer, max_length=base.max_length)
+    rows: list[dict[str, Any]] = []
+    with console.status("") as status:
+        for (name, subject), (rubric, changed, plain) in zip(subjects, texts, strict=True):
+            # What shows a trait by half is harder to grade than what does or does not; how much a form shows is not halved so.
+            halves = half_turns(changed, plain) if isinstance(subject, Trait) else []
+            turns = [*changed, *plain, *halves]
+            status.update(f"{name}: {len(turns)} answers")
+            grades = judged_by_server(server, rubric, turns, cache) if server else judged(base.model, chat, rubric, turns)
+            asked = len(changed)
+            row = {"name": name, **_counted(grades), **_told("judge", grades.scores, asked, MOST)}
+            if subject.contrast_pairs:
+                row |= _told("contrast", _contrast(base, chat, subject, turns), asked)
+            rows.append(row | _chosen(base, chat, changed, plain))
+    console.print(_table(rows, server.model if server else base.ref.id, base.ref.id))
+    for row in rows:
+        for complaint in row["complaints"]:
+            console.print(f"{row['name']}: {complaint}", highlight=False, markup=False)
+    if out is not None:
+        write_json(out, rows)
+
+
+def _answers(subject: Trait | Control) -> tuple[list[Turn], list[Turn]]:
+    examples = subject.examples if isinstance(subject, Trait) else load_bank("everyday")
+    changed, plain = changed_turns(subject, examples, "evaluate"), plain_turns(examples, "evaluate")
+    if not changed or not plain:
+        raise InputError(f"{subject.name}: has no evaluate answers of both kinds, by which a judge could be tried")
+    if [turn.question for turn in changed] != [turn.question for turn in plain]:
+        raise InputError(f"{subject.name}: some evaluate rows have one answer alone; a judge is tried on both answers to every question")
+    return changed, plain
+
+
+def _counted(grades: Grades) -> dict[str, Any]:
+    """Return how many answers a judge graded, and what is to be said of it."""
+    complaints = [f"no grade for {count} of {len(grades.scores)} answers: {kind}" for kind, count in grades.kinds.items()]
+    if grades.failures:
+        complaints.append("the mean grade would be {:.1f} if all of these were 0, and {:.1f} if they were 100".format(*grades.bounds))
+    if grades.constant:
+        complaints.append(f"the judge says the same of all answers ({np.nanmean(grades.scores):.1f}), which tells nothing of them")
+    if grades.alike:
+        complaints.append(
+            "of the answers drawn for a grade no two differ: either the judge is that sure, or its server does not draw "
+            "(transformers serve does where the model's generation_config.json has do_sample: true)"
+        )
+    graded = int(np.isfinite(grades.scores).sum())
+    return {"answers": len(grades.scores), "graded": graded, "drawn": grades.drawn, "alike": grades.alike, "complaints": complaints}
+
+
+def _told(name: str, scores: FloatArray, asked: int, most: float | None = None) -> dict[str, Any]:
+    """Return how a score tells answers apart, and whether it orders those that show a trait wholly, by half and not at all.
+
+    Args:
+        name: of the score.
+        scores: of answers that show the trait, of plain ones, and of halves, where there are any.
+        asked: how many questions.
+        most: the largest score, where some may be missing: `bounds` is then what the first figure would be at worst and at best.
+    """
+    shown, absent, halves = scores[:asked], scores[asked : 2 * asked], scores[2 * asked :]
+    means = {key: float(np.nanmean(each)) if np.isfinite(each).any() else None for key, each in (("shown", shown), ("absent", absent))}
+    facts: dict[str, Any] = {**means, "half": None, "separation": None, "bounds": None, "order": None}
+    if None in means.values():
+        return {name: facts}
+    facts["separation"] = told_apart_interval(shown, absent, np.random.default_rng(seed_for(0, "judge"))).to_json()
+    if most is not None and np.isnan(scores[: 2 * asked]).any():
+        ends = ((0.0, most), (most, 0.0))
+        facts["bounds"] = [told_apart(np.nan_to_num(shown, nan=a), np.nan_to_num(absent, nan=b)) for a, b in ends]
+    if len(halves):
+        ordered = np.nanmean([in_order(shown, halves), in_order(halves, absent)], axis=0) if np.isfinite(halves).any() else np.empty(0)
+        ordered = ordered[np.isfinite(ordered)]
+        facts["half"] = float(np.nanmean(halves)) if np.isfinite(halves).any() else None
+        facts["order"] = mean_interval(ordered).to_json() if len(ordered) > 1 else None
+    return {name: facts}
+
+
+def _contrast(base: models.Loaded, chat: Chat, subject: Trait | Control, turns: Sequence[Turn]) -> FloatArray:
+    pairs = subject.contrast_pairs[-PAIRS:]
+    [of_pairs] = mean_logprobs(base.model, contrast_rows(chat, turns, pairs), [Variant()], int(base.tokenizer.pad_token_id))
+    positive, negative = contrast_logprobs(of_pairs, len(pairs))
+    return np.asarray(positive - negative)
+
+
+def _chosen(base: models.Loaded, chat: Chat, changed: Sequence[Turn], plain: Sequence[Turn]) -> dict[str, Any]:
+    """Return how the base chooses between the same answers, unasked."""
+    [of_letters] = mean_logprobs(base.model, choice_rows(chat, changed, plain), [Variant()], int(base.tokenizer.pad_token_id))
+    chosen = choice_logodds(of_letters)
+    return {"choice": mean_interval(chosen).to_json(), "chosen": float((chosen > 0).mean())}
+
+
+def _table(rows: Sequence[dict[str, Any]], judge: str, base: str) -> Table:
+    caption = (
+        f"judge: {escape(judge)}; contrast score and choice: {escape(base)}. AUC: how often an answer with it scores above one without. "
+        "Order: how often whole answers score above halves, and halves above plain ones. 95 % over questions; .5 is chance."
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption)
+    columns = (
+        "",
+        "graded",
+        "with it",
+        "half",
+        "without",
+        "AUC, judge",
+        "order, judge",
+        "AUC, contrast",
+        "order, contrast",
+        "choice, log-odds",
+    )
+    for column in columns:
+        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
+
+    def number(value: float | None) -> str:
+        return "–" if value is None else f"{value:.1f}"
+
+    def interval(value: dict[str, Any] | None) -> str:
+        return "–" if value is None else str(Estimate.from_json(value))
+
+    for row in rows:
+        judged, contrast = row["judge"], row.get("contrast", {})
+        table.add_row(
+            row["name"],
+            f"{row['graded']}/{row['answers']}",
+            *(number(judged[key]) for key in ("shown", "half", "absent")),
+            *(interval(each.get(key)) for each in (judged, contrast) for key in ("separation", "order")),
+            interval(row["choice"]),
+        )
+    return table

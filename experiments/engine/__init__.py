@@ -1,0 +1,1 @@
+"""Walk stages, whatever they compute: each once, stored whole, on one process or many."""

@@ -1,0 +1,68 @@
+"""The model of a study, and how to talk to it: what every stage computes with."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wellworn.data.chat import Chat
+from wellworn.experiments.engine.ranks import Ranks
+from wellworn.experiments.study import Study
+from wellworn.lora import models
+from wellworn.probes.scoring.endpoint import check
+
+
+@dataclass
+class StudyContext:
+    """The model of a study, loaded when first needed, and how to talk to it; `spent` are dollars for answers of its server."""
+
+    study: Study
+    ranks: Ranks
+    ref: models.ModelRef
+    device: torch.device
+    dtype: str
+    depth: int
+    replies: Path | None = None
+    spent: float = 0.0
+    _base: models.Loaded | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, study: Study, ranks: Ranks, replies: Path | None = None) -> "StudyContext":
+        """Find the study's model without loading its weights; `replies` is the file that keeps what servers answer."""
+        ref = ranks.from_main(lambda: models.resolve(study.model))
+        device, dtype = models.device_and_dtype(study.dtype)
+        return cls(study, ranks, ref, device, dtype, models.config_depth(ref, study.trust_remote_code), replies)
+
+    def load(self) -> models.Loaded:
+        """Load a fresh copy of the base."""
+        return models.load(self.ref, self.dtype, self.study.trust_remote_code)
+
+    @property
+    def base(self) -> models.Loaded:
+        """The shared copy of the base, never changed for longer than a `with`."""
+        if self._base is None:
+            self._base = self.load()
+        return self._base
+
+    def drop(self) -> None:
+        """Free the shared copy, to make room for training."""
+        self._base = None
+
+    def chat(self, base: models.Loaded) -> Chat:
+        """Return how to write conversations for the model."""
+        return Chat(base.tokenizer, self.study.chat.template, self.study.chat.template_kwargs, base.max_length)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what every stage's hash holds of the model."""
+        return {"model": self.ref.id, "dtype": self.dtype, "chat": self.study.chat.model_dump(mode="json")}
+
+    def speaker(self) -> dict[str, Any]:
+        """Return what the hash of a stage that holds answers adds to that: the server that gives them, by its name for the model."""
+        server = self.study.server
+        return {"server": server.model, "more": server.more} if server else {}
+
+    def check_speaker(self) -> None:
+        """Find out before anything is computed whether that server, if there is one, can be asked at all."""
+        if self.study.server:
+            check(self.study.server)

@@ -1,0 +1,75 @@
+"""All ranks walk the same stages; rank 0 alone decides and writes."""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from wellworn.data.errors import InputError
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """This process among its peers; a group of one where there is no launcher."""
+
+    def __init__(self) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from accelerate import PartialState
+            from accelerate.utils import InitProcessGroupKwargs
+
+            # Rank 0 may wait for another process's training, so the group must not time out meanwhile.
+            timeout = InitProcessGroupKwargs(timeout=timedelta(hours=24)).to_kwargs()
+            PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true"), **timeout)
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+
+    @property
+    def main(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    def from_main(self, decide: Callable[[], T]) -> T:
+        """Let rank 0 decide something and tell all; an exception there is raised everywhere."""
+        if self.world == 1:
+            return decide()
+        box: list[Any] = [None, None]
+        if self.main:
+            try:
+                box[0] = decide()
+            except Exception as error:
+                box[1] = error
+        dist.broadcast_object_list(box, src=0)
+        if box[1] is not None:
+            raise box[1]
+        result: T = box[0]
+        return result
+
+    def together(self, error: Exception | None) -> None:
+        """Raise on all ranks what happened on any of them."""
+        if self.world == 1:
+            if error is not None:
+                raise error
+            return
+        errors: list[Any] = [None] * self.world
+        dist.all_gather_object(errors, None if error is None else (isinstance(error, InputError), f"{type(error).__name__}: {error}"))
+        if error is not None:
+            raise error
+        for rank, other in enumerate(errors):
+            if other is not None:
+                raise (InputError if other[0] else RuntimeError)(f"rank {rank}: {other[1]}")
+
+    def gather(self, part: list[T]) -> list[T]:
+        """Return the parts of all ranks, one after another."""
+        if self.world == 1:
+            return part
+        parts: list[Any] = [None] * self.world
+        dist.all_gather_object(parts, part)
+        return [item for each in parts for item in each]
+
+    def close(self) -> None:
+        """Leave the process group, if this object's launcher made one."""
+        if dist.is_initialized():
+            dist.destroy_process_group()

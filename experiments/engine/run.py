@@ -1,0 +1,156 @@
+"""Walk the stages of a study: each once, whoever else is at work in the same runs folder."""
+
+import errno
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from wellworn.data.errors import InputError
+from wellworn.experiments.engine.context import StudyContext
+from wellworn.experiments.engine.progress import Display, Tick, headed
+from wellworn.experiments.engine.ranks import Ranks
+from wellworn.experiments.engine.stage import Output, Stage, write_output
+from wellworn.experiments.engine.store import Store
+
+POLL_SECONDS = 0.5
+FULL_DISK_BYTES = 1_000_000
+# Stages computed in one go: enough to share what can be shared, and few enough to leave some to other processes.
+MOST_TOGETHER = 9
+
+
+def ordered(targets: Sequence[Stage]) -> list[Stage]:
+    """Return the targets and all they need, each once, inputs before what uses them."""
+    seen: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.id not in seen:
+            for needed in stage.inputs:
+                visit(needed)
+            seen[stage.id] = stage
+
+    for target in targets:
+        visit(target)
+    return list(seen.values())
+
+
+def run(targets: Sequence[Stage], store: Store, context: StudyContext, ranks: Ranks, console: Console, quiet: bool = False) -> None:
+    """Finish the targets and all they need.
+
+    Stages that are finished are left alone; stages that another live process holds are waited for
+    while others are done. After an error everything that was finished stays finished.
+
+    Raises:
+        InputError: a stage cannot be computed, a finished one is corrupt, or the disk is full.
+    """
+    stages = ordered(targets)
+    todo = [stage for stage in stages if not ranks.from_main(lambda s=stage: store.done(s.id))]  # type: ignore[misc]
+    for stage in todo:
+        if stage.check is not None:
+            stage.check()
+    with Display(console, len(stages), quiet=quiet or not ranks.main) as display:
+        for _ in range(len(stages) - len(todo)):
+            display.skipped()
+        announced = False
+        while todo:
+            taken = ranks.from_main(lambda: _next(todo, store))
+            if not taken:
+                if not announced:
+                    waiting = {s.id for s in todo}
+                    display.waiting([s.title for s in todo if not any(n.id in waiting for n in s.inputs)])
+                    announced = True
+                time.sleep(POLL_SECONDS)
+                continue
+            stages = [stage for stage in todo if stage.id in taken]
+            todo[:] = [stage for stage in todo if stage.id not in taken]
+            try:
+                # Another process may have finished some of them just before.
+                done = ranks.from_main(lambda: [s.id for s in stages if store.done(s.id)])  # noqa: B023
+                for _ in done:
+                    display.skipped()
+                _compute_all([s for s in stages if s.id not in done], store, context, ranks, display)
+            finally:
+                if ranks.main:
+                    for stage in stages:
+                        store.release(stage.id)
+
+
+def _next(todo: Sequence[Stage], store: Store) -> list[str]:
+    """Return the ids of stages whose inputs are finished and whose locks are ours now: one, or several to compute together."""
+    waiting = {stage.id for stage in todo}
+    ready = [stage for stage in todo if not any(needed.id in waiting for needed in stage.inputs)]
+    # What can be computed together comes last: by then more of it is ready.
+    for stage in sorted(ready, key=lambda each: each.together is not None):
+        if not store.acquire(stage.id):
+            continue
+        taken = [stage.id]
+        for other in ready:
+            if len(taken) < MOST_TOGETHER and _alike(stage, other) and store.acquire(other.id):
+                taken.append(other.id)
+        return taken
+    return []
+
+
+def _alike(a: Stage, b: Stage) -> bool:
+    return a is not b and a.together is not None and b.together is not None and a.together.key == b.together.key
+
+
+def _compute_all(stages: Sequence[Stage], store: Store, context: StudyContext, ranks: Ranks, display: Display) -> None:
+    """Compute stages in one go; where that fails, one by one, so that the one at fault is named and those before it are kept."""
+    try:
+        if stages:
+            _compute(stages, store, context, ranks, display)
+    except InputError:
+        if len(stages) == 1 or ranks.from_main(lambda: _full(store.root)):
+            raise
+        # Some may have been published before the error.
+        done = ranks.from_main(lambda: [stage.id for stage in stages if store.done(stage.id)])
+        for stage in stages:
+            if stage.id not in done:
+                _compute([stage], store, context, ranks, display)
+
+
+def _compute(stages: Sequence[Stage], store: Store, context: StudyContext, ranks: Ranks, display: Display) -> None:
+    error: Exception | None = None
+    with display.stages([stage.title for stage in stages]) as tick:
+        start = time.perf_counter()
+        try:
+            folders = ranks.from_main(lambda: [store.begin(stage.id) for stage in stages])
+            if stages[0].everywhere or ranks.main:
+                outputs = _outputs(stages, [[store.path(n.id) for n in stage.inputs] for stage in stages], folders, context, tick)
+                if ranks.main:
+                    seconds = (time.perf_counter() - start) / len(stages)
+                    for stage, folder, output in zip(stages, folders, outputs, strict=True):
+                        write_output(folder, output)
+                        store.publish(stage.id, stage.facts(seconds, stages))
+        except Exception as caught:
+            error = _explained(caught, stages, store.root)
+            if ranks.world > 1 and not isinstance(error, InputError):
+                # The other ranks may be inside a collective of their own: gathering errors would wait for them
+                # until the time-out. Ending this process makes the launcher end them.
+                raise error from caught
+        ranks.together(error)
+
+
+def _outputs(
+    stages: Sequence[Stage], inputs: Sequence[list[Path]], folders: Sequence[Path], context: StudyContext, tick: Tick
+) -> list[Output]:
+    [first, *others] = stages
+    if first.together is not None and others:
+        return first.together.compute(context, inputs, folders, tick)
+    return [first.compute(context, inputs[0], folders[0], tick)]
+
+
+def _explained(error: Exception, stages: Sequence[Stage], root: Path) -> Exception:
+    """Turn a full disk, which each library reports in its own way, into one message; say which stage an input is wrong for."""
+    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or _full(root):
+        return InputError(f"the disk that holds {root} is full; make room and run again: finished stages are kept")
+    if isinstance(error, InputError):
+        return InputError(f"{headed([stage.title for stage in stages])}: {error}")
+    return error
+
+
+def _full(root: Path) -> bool:
+    return shutil.disk_usage(root).free < FULL_DISK_BYTES

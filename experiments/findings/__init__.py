@@ -1,0 +1,1 @@
+"""Arithmetic on finished stages, no model touched: what a study found."""

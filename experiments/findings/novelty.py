@@ -1,0 +1,95 @@
+"""Whether what lies outside the space is new: the tests of `probes.novelty` on the runs of a study."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from wellworn.data.catalog import NEUTRAL
+from wellworn.data.schema import seed_for
+from wellworn.experiments.findings.results import Results, RunResult
+from wellworn.experiments.stages.measure import headline_analysis
+from wellworn.experiments.stages.mediation_arms import CHANCE, PUSHED, REMAINDER, outcomes_of
+from wellworn.probes.geometry.novelty import LIBRARY, OPEN, Finding, Novelty, agreement, movement, necessity, novelty, use
+from wellworn.probes.geometry.sparse_explanation import explanation
+from wellworn.probes.statistics.intervals import FloatArray
+
+# What runs that differ in their seed alone have in common.
+ALIKE = ("arm", "trait", "adapter", "settings")
+
+
+def own_removed_basis(run: RunResult) -> FloatArray | None:
+    """Return the space of the verdict, [d_model, k]: of those found at the run's layer, less its own; None where there is none."""
+    return run.arrays["basis"].astype(np.float64) if "basis" in run.arrays else None
+
+
+def joint_scores(runs: Sequence[RunResult], analyses: Sequence[Mapping[str, Any] | None]) -> tuple[Sequence[str], FloatArray] | None:
+    """Return the arms that runs have in common and their outcomes [arms, runs, questions]; of one run [arms, questions].
+
+    None where a run has no such analysis, or another set of arms.
+    """
+    there = [each for each in analyses if each]
+    if len(there) < len(runs) or any(each["arms"] != there[0]["arms"] for each in there):
+        return None
+    scores = [run.arrays[each["outcomes"]] for run, each in zip(runs, there, strict=True)]
+    return there[0]["arms"], scores[0] if len(scores) == 1 else np.stack(scores, axis=1)
+
+
+def novelty_of(results: Results, runs: Sequence[RunResult]) -> Novelty | None:
+    """Judge what one run, or runs that differ in their seed alone, leave outside the persona space.
+
+    None where that was not asked, or where there is no space. Whether a wider dictionary explains it (iii) is asked where the study
+    names roles, and where that can decide anything.
+    """
+    found = joint_scores(runs, [headline_analysis(run.facts) if run.facts else None for run in runs])
+    basis = own_removed_basis(runs[0])
+    if found is None or PUSHED not in found[0] or basis is None:
+        return None
+    arms, scores = found
+    y = dict(zip(arms, scores, strict=True))
+    outcomes = outcomes_of(arms, scores)
+    drawn = np.stack([outcome for arm, outcome in y.items() if arm.startswith(CHANCE)])
+    tests = (
+        agreement(_peers(results, runs[0]), runs[0].entry["trait"], basis),
+        movement(outcomes.before, outcomes.after, y[PUSHED], drawn),
+        _use(runs),
+        necessity(outcomes.before, outcomes.after, outcomes.parts[REMAINDER]),
+    )
+    judged = novelty(*tests)
+    # Only where the seeds agree does it decide anything.
+    if judged.name == OPEN and tests[0].holds and (explained := _explanation(runs, basis)):
+        judged = novelty(*tests, explained)
+    if judged.name == LIBRARY and runs[0].entry["own"] in results.library:
+        # The space of the verdict lacks it by choice, and so (ii) finds it again.
+        return replace(judged, why=f"{judged.why}; the library's own direction of the run is part of what lies outside")
+    return judged
+
+
+def _peers(results: Results, run: RunResult) -> dict[tuple[str, int], FloatArray]:
+    """Return the shifts [prompts, d_model] of all traits and controls that were trained and read as this run was."""
+    return {
+        (other.entry["trait"], other.entry["seed"]): other.arrays["shifts"].astype(np.float64)
+        for other in results.runs
+        if other.facts is not None
+        and other.entry["trait"] != NEUTRAL
+        # Traits with questions of their own are read on other text, against another neutral fine-tune.
+        and all(other.entry[key] == run.entry[key] for key in ("arm", "settings", "questions"))
+    }
+
+
+def _explanation(runs: Sequence[RunResult], basis: FloatArray) -> Finding | None:
+    """Return whether the study's wider dictionary explains the remainder that runs have in the mean; None where it has none."""
+    if (wider := runs[0].dictionary) is None:
+        return None
+    shifts = np.stack([run.arrays["shifts"] for run in runs]).mean(0, dtype=np.float64)
+    return explanation(shifts, wider["directions"].astype(np.float64), basis, wider["activations"].astype(np.float64), seed_for(0, "wider"))
+
+
+def _use(runs: Sequence[RunResult]) -> Finding | None:
+    """Return whether the base uses the remainder that runs have in the mean; None where the trait has no contrast prompts."""
+    projections = [run.arrays["use"].astype(np.float64) for run in runs if "use" in run.arrays]
+    if len(projections) < len(runs):
+        return None
+    # A projection is linear in what is projected on; chance directions of runs differ in their length alone.
+    return use(np.mean([each[0] for each in projections], axis=0), projections[0][1:])

@@ -1,0 +1,117 @@
+"""What a study computes: its stages, and those that a report shows of each run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from wellworn.data.schema import Example
+from wellworn.experiments.engine.context import StudyContext
+from wellworn.experiments.engine.stage import Stage
+from wellworn.experiments.stages.generated_directions import Generated
+from wellworn.experiments.stages.grades import Judge
+from wellworn.experiments.study import Run, Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """A run with the stages that a report shows of it.
+
+    Attributes:
+        run: the run.
+        questions: what the sample answers answer.
+        answers: its sample answers.
+        missing: field → why it is not measured.
+        measure: the measurement; None for `base`, which is the reference itself.
+        instructions: the null N2 of its headline share, if the study asks for it.
+        dictionary: directions that may explain what lies outside its space, if the study names roles.
+        said: what its patched arms say, if the study asks for it.
+        training: the stage with its training curve, if it was trained.
+        weights: where its adapter writes, if it has one.
+        capability: what its adapter cost, if it has one and the study asks.
+        scores: how much of its trait it shows, by several scores, if the study asks for it.
+        trait: the trait's own name, also where the study gave a path.
+        adapter: name and digest of an adapter from elsewhere.
+        own: the name of the run's own direction, in the library or beside it, if there is one.
+    """
+
+    run: Run
+    questions: Sequence[Example]
+    answers: Stage
+    missing: Mapping[str, str]
+    measure: Stage | None = None
+    instructions: Stage | None = None
+    dictionary: Stage | None = None
+    said: Stage | None = None
+    training: Stage | None = None
+    weights: Stage | None = None
+    capability: Stage | None = None
+    scores: Stage | None = None
+    trait: str | None = None
+    adapter: str | None = None
+    own: str | None = None
+
+    @property
+    def targets(self) -> list[Stage]:
+        """The stages to finish; what is said and the training curve are inputs of these."""
+        stages = (self.measure, self.instructions, self.dictionary, self.answers, self.weights, self.capability, self.scores)
+        return [stage for stage in stages if stage is not None]
+
+
+@dataclass(frozen=True)
+class PlannedCalibration:
+    """The stages that try the share on planted changes.
+
+    Attributes:
+        run: title of the run that planted changes take after.
+        planted: their share where they are planted.
+        later: and some layers on, if that is asked for.
+    """
+
+    run: str
+    planted: Stage
+    later: Stage | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a study computes.
+
+    Attributes:
+        study: the study.
+        context: its model.
+        layer: where shares are read.
+        library: the names of its traits.
+        questions: what the base's sample answers answer.
+        chat: how the model takes a system prompt.
+        space: the directions of the library.
+        dimension: how many dimensions their space has.
+        base_answers: sample answers of the base.
+        base_capability: what the base can do, if the study asks.
+        runs: in the study's order.
+        calibration: planted changes, if any.
+        generated: directions of what the base itself says, if they are asked for.
+        judge: who grades what is said, if anybody does.
+    """
+
+    study: Study
+    context: StudyContext
+    layer: int
+    library: Sequence[str]
+    questions: Sequence[Example]
+    chat: Stage
+    space: Stage
+    dimension: Stage
+    base_answers: Stage
+    base_capability: Stage | None
+    runs: Sequence[PlannedRun]
+    calibration: PlannedCalibration | None
+    generated: Generated | None
+    judge: Judge | None
+
+    @property
+    def targets(self) -> list[Stage]:
+        """The stages to finish; everything else is an input of one of them."""
+        planned = [stage for run in self.runs for stage in run.targets]
+        planned += [stage for stage in (self.calibration.planted, self.calibration.later) if stage] if self.calibration else []
+        planned += [self.base_capability] if self.base_capability else []
+        planned += [self.generated.space, self.generated.agreement] if self.generated else []
+        return [self.chat, self.space, self.dimension, self.base_answers, *planned]

@@ -1,0 +1,153 @@
+"""What the model of a study answers: the stage `answer`, and what other stages let the model say."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from wellworn.data.chat import Chat
+from wellworn.data.errors import InputError
+from wellworn.data.files import digest
+from wellworn.data.mixtures import Turn
+from wellworn.data.schema import Example
+from wellworn.experiments.engine.context import StudyContext
+from wellworn.experiments.engine.stage import Condition, Output, Stage, TickFn, Together, adapter_of, counter, named
+from wellworn.experiments.engine.store import read_json
+from wellworn.lora import models
+from wellworn.probes.decoding.generate import Decoding, Request, generate
+from wellworn.probes.decoding.prefill import Prompts
+from wellworn.probes.reading.hooks import OnBlock
+from wellworn.probes.reading.variants import Variant
+from wellworn.probes.scoring.endpoint import EndpointConfig, ask
+from wellworn.probes.scoring.responses import Ask, Reply
+
+# Greedy answers of small fine-tuned models run in circles without it, and then show nothing of their manner.
+REPETITION_PENALTY = 1.2
+
+
+def answer_stage(context: StudyContext, condition: Condition, questions: Sequence[Example]) -> Stage:
+    """Answer the evaluate questions: greedily, with a repetition penalty that is the same for all.
+
+    Stages that answer the same prompts, each with another adapter or with none, are computed together.
+    """
+    asked = [example.question for example in questions]
+
+    def compute_all(context: StudyContext, inputs: Sequence[list[Path]], _folders: Sequence[Path], tick: TickFn) -> list[Output]:
+        prompts = [(question, condition.system) for question in asked]
+        found = said(context, prompts, [adapter_of(each) for each in inputs], tick)
+        return [{"answers.json": answers} for answers in found]
+
+    def compute(context: StudyContext, inputs: list[Path], out: Path, tick: TickFn) -> Output:
+        return compute_all(context, [inputs], [out], tick)[0]
+
+    config = {
+        **context.identity(),
+        **context.speaker(),
+        "questions": asked,
+        "system": condition.system,
+        "tokens": context.study.answer_tokens,
+    }
+    config["penalty"] = REPETITION_PENALTY
+    together = Together(digest(config), compute_all)
+    return Stage(
+        "answer", 2, config, condition.inputs, f"answers of {condition.title}", compute, check=context.check_speaker, together=together
+    )
+
+
+def written(folder: Path, asked: Sequence[str]) -> list[Turn]:
+    """Return the turns of a stage's answers to questions."""
+    return [Turn(question, full_stop(answer)) for question, answer in zip(asked, read_json(folder / "answers.json"), strict=True)]
+
+
+def turns_of(texts: Sequence[Turn] | Stage, asked: Sequence[Example | Turn], inputs: Sequence[Path]) -> list[Turn]:
+    """Return texts that are given, or what an answer stage, the last of the inputs, answered to questions."""
+    return written(inputs[-1], [example.question for example in asked]) if isinstance(texts, Stage) else list(texts)
+
+
+def full_stop(answer: str) -> str:
+    """Return an answer, or a full stop in place of an empty one, which has no tokens to pool over, or to learn."""
+    return answer or "."
+
+
+def said(
+    context: StudyContext,
+    asked: Sequence[tuple[str, str | None]],
+    adapters: Sequence[Path | None],
+    tick: TickFn,
+    edits: Mapping[int, OnBlock] | None = None,
+) -> list[list[str]]:
+    """Return what the model answers to questions, [adapters][questions], each question under a system prompt or under the default one.
+
+    Args:
+        context: the study's model.
+        asked: questions with their system prompts.
+        adapters: what it answers with, in turn or together as far as memory holds them; None is the base.
+        tick: shows how far it is.
+        edits: of its state, with each of them: then the model here answers, also where the study names a server.
+
+    Raises:
+        InputError: a server has not all of the answers to give.
+    """
+    if (server := context.study.server) and not edits:
+        return context.ranks.from_main(lambda: _served(server, context, asked, adapters, tick))
+    base, ranks = context.base, context.ranks
+    chat = context.chat(base)
+    mine = range(len(asked))[ranks.rank :: ranks.world]
+    prompts = [chat.encode_prompt(*asked[i]) for i in mine]
+    how = Decoding(
+        context.study.answer_tokens,
+        repetition_penalty=REPETITION_PENALTY,
+        progress=counter(tick, len(adapters) * len(prompts), "answers"),
+    )
+    found: list[list[str]] = []
+    for some in ranks.from_main(lambda: models.fitting(adapters, context.device)):
+        with models.adapted(base, named(some)) as model:
+            variants = [Variant(adapter.parent.name if adapter else None, edits or {}) for adapter in some]
+            of_all = spoken(model, chat, prompts, variants, how)
+        for texts in of_all:
+            everyone = dict(ranks.gather(list(zip(mine, texts, strict=True))))
+            found.append([everyone[i] for i in range(len(asked))])
+    return found
+
+
+def _served(
+    server: EndpointConfig, context: StudyContext, asked: Sequence[tuple[str, str | None]], adapters: Sequence[Path | None], tick: TickFn
+) -> list[list[str]]:
+    """Let a server answer, greedily and with the same penalty, where it knows one; adapters are its models, named after their stages."""
+    more: dict[str, Any] = {"repetition_penalty": REPETITION_PENALTY}
+    more |= {"chat_template_kwargs": kwargs} if (kwargs := context.study.chat.template_kwargs) else {}
+    modules = {adapter.parent.name: adapter for adapter in adapters if adapter}
+    asks = [
+        Ask(
+            ((("system", system),) if system is not None else ()) + (("user", question),),
+            context.study.answer_tokens,
+            model=adapter.parent.name if adapter else None,
+            more=more,
+            behind=context.ref.id,
+        )
+        for adapter in adapters
+        for question, system in asked
+    ]
+    hint = "".join(f"\n  --lora-modules {name}={path}" for name, path in modules.items())
+    hint = f"; it serves adapters under the names of their stages, such as: vllm serve {server.model} --enable-lora{hint}" if hint else ""
+    try:
+        # One limit for all that a command asks.
+        found = ask(server.less(context.spent), asks, context.replies, counter(tick, len(asks), "answers"))
+        context.spent += found.cost or 0.0
+    except InputError as error:
+        raise InputError(f"{error}{hint}") from None
+    # To say nothing is an answer too.
+    texts = [each.text.strip() if isinstance(each, Reply) else "" if each.kind == "empty" else None for each in found.replies]
+    if lacking := texts.count(None):
+        counted = ", ".join(f"{kind} × {count}" for kind, count in found.failures.items() if kind != "empty")
+        raise InputError(f"{server.url}: no answer to {lacking} of {len(asks)} questions ({counted}); replies are kept{hint}")
+    said = [text or "" for text in texts]
+    return [said[k * len(asked) : (k + 1) * len(asked)] for k in range(len(adapters))]
+
+
+def spoken(model: nn.Module, chat: Chat, prompts: Prompts, variants: Sequence[Variant], how: Decoding) -> list[list[str]]:
+    """Return the texts of what a model answers to tokenised prompts, [variants][prompts], as rows of one batch."""
+    answers = generate(model, [Request(prompt, variant) for variant in variants for prompt in prompts], how)
+    texts = [chat.decode(answer.ids) for answer in answers]
+    return [texts[k * len(prompts) : (k + 1) * len(prompts)] for k in range(len(variants))]

@@ -1,0 +1,221 @@
+"""What a fine-tune cost, by the built-in capability set, which needs no download: of the base and of adapters, and the stage `capability`.
+
+Every figure is of the same items for all, so adapters are compared with the base item by item.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from wellworn.data.capability_items import Arithmetic, FormatItem, follows, load_arithmetic, load_format, says
+from wellworn.data.catalog import load_bank
+from wellworn.data.chat import Chat
+from wellworn.data.files import digest
+from wellworn.data.mixtures import Turn, plain_turns
+from wellworn.experiments.engine.context import StudyContext
+from wellworn.experiments.engine.ranks import Ranks
+from wellworn.experiments.engine.stage import Condition, Output, Stage, TickFn, Together, adapter_of, named
+from wellworn.experiments.stages.answers import REPETITION_PENALTY, spoken
+from wellworn.lora import models
+from wellworn.probes.decoding.generate import Decoding
+from wellworn.probes.reading.divergence import kl_divergence
+from wellworn.probes.reading.variants import Variant
+from wellworn.probes.scoring.scores import mean_logprobs
+from wellworn.probes.statistics.intervals import Estimate, FloatArray, crossed_interval, mean_interval
+
+BUILTIN = "builtin"
+CAPABILITY = "capability.json"
+CHECKS = {"chosen": "sums, chosen", "said": "sums, said", "form": "form of an answer"}
+# Small models go on for as long as they may, and what they add spoils what they said.
+ANSWER_TOKENS = 32
+
+Bits = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Items:
+    """What one model made of the set, item by item.
+
+    Attributes:
+        logprob: mean log-probability of a token of each plain answer to the bank's evaluate questions.
+        kl: mean KL to the base of the next token on each of these answers, in nats.
+        chosen: sums whose right answer is likelier, per token, than three wrong ones.
+        said: sums whose answer the model states.
+        form: instructions about the form of an answer that it follows.
+    """
+
+    logprob: FloatArray
+    kl: FloatArray
+    chosen: Bits
+    said: Bits
+    form: Bits
+
+    def to_json(self) -> dict[str, list[float] | list[bool]]:
+        """Return plain JSON values."""
+        return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Items":
+        """Return what `to_json` wrote."""
+        return cls(**{field.name: np.array(value[field.name]) for field in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How many items a model gets right, and what changed beside the base.
+
+    Attributes:
+        right: how many.
+        items: of so many.
+        lost: right in the base, and wrong now; None for the base itself.
+        gained: the other way round.
+        p: two-sided sign test of lost against gained, items the unit; None of several runs together.
+    """
+
+    right: int
+    items: int
+    lost: int | None = None
+    gained: int | None = None
+    p: float | None = None
+
+
+@dataclass(frozen=True)
+class Capability:
+    """What one model, or several runs of one kind, can do.
+
+    Attributes:
+        perplexity: on plain answers to the bank's evaluate questions: exp of minus the mean over answers of the mean log-probability
+            of a token.
+        ratio: of its perplexity to the base's, with its interval over answers (of several runs, over runs × answers); None for the base.
+        kl: mean KL to the base of the next token on the same answers, in nats, with its interval; None for the base.
+        chosen: sums whose right answer is likelier, per token, than three wrong ones; a quarter by chance. Of several runs, of all of them.
+        said: sums whose answer is stated.
+        form: instructions about the form of an answer that are followed.
+    """
+
+    perplexity: float
+    ratio: Estimate | None
+    kl: Estimate | None
+    chosen: Compared
+    said: Compared
+    form: Compared
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        plain: dict[str, Any] = {"perplexity": self.perplexity}
+        plain |= {key: each and each.to_json() for key, each in (("ratio", self.ratio), ("kl", self.kl))}
+        return plain | {key: vars(getattr(self, key)) for key in CHECKS}
+
+
+def capability(runs: Sequence[Items], base: Items | None) -> Capability:
+    """Put figures together of one model, or of several runs that differ in their seed alone, beside the base; None where it is the base."""
+    logprob = np.stack([run.logprob for run in runs])
+    of_items = []
+    for name in CHECKS:
+        each = [compared(getattr(run, name), getattr(base, name) if base else None) for run in runs]
+        of_items.append(each[0] if len(each) == 1 else _added(each))
+    ratio = kl = None
+    if base:
+        dearer, divergence = base.logprob - logprob, np.stack([run.kl for run in runs])
+        change, kl = (crossed_interval(each) if len(runs) > 1 else mean_interval(each[0]) for each in (dearer, divergence))
+        ratio = Estimate(*(float(np.exp(x)) for x in (change.value, change.low, change.high)))
+    return Capability(float(np.exp(-logprob.mean())), ratio, kl, *of_items)
+
+
+def _added(found: Sequence[Compared]) -> Compared:
+    """Return the counts of several runs, without a test: runs that do the same items are not independent."""
+    lost, gained = sum(each.lost or 0 for each in found), sum(each.gained or 0 for each in found)
+    return Compared(sum(each.right for each in found), sum(each.items for each in found), lost, gained)
+
+
+def measured(
+    base: models.Loaded, chat: Chat, adapters: Mapping[str, Path], names: Sequence[str | None], ranks: Ranks, tick: TickFn
+) -> list[Items]:
+    """Return what adapters, and the base for None, make of the set, in the order of their names; ranks share the work.
+
+    Args:
+        base: the model.
+        chat: how to write conversations for it.
+        adapters: name → folder.
+        names: which are measured.
+        ranks: all of which call this.
+        tick: shows how far it is.
+    """
+    sums, forms = load_arithmetic(), load_format()
+    plain = [chat.encode(turn) for turn in plain_turns(load_bank("everyday"), "evaluate")]
+    options = [chat.encode(Turn(item.question, option)) for item in sums for option in item.options]
+    prompts = [chat.encode_prompt(question) for question in (*(item.question for item in sums), *(item.question for item in forms))]
+    pad = int(base.tokenizer.pad_token_id)
+
+    def mine(items: Sequence[Any]) -> list[int]:
+        return list(range(len(items))[ranks.rank :: ranks.world])
+
+    def everyones(items: Sequence[Any], found: Sequence[Sequence[Any]]) -> list[list[Any]]:
+        """Return all items' values, [names][items], of the share of each rank."""
+        shared = dict(ranks.gather([(i, [each[at] for each in found]) for at, i in enumerate(mine(items))]))
+        return [[shared[i][k] for i in range(len(items))] for k in range(len(names))]
+
+    with models.adapted(base, adapters) as model:
+        variants = [Variant(name) for name in names]
+        tick(0, 3, "plain answers, and the answers to sums")
+        logprobs = mean_logprobs(model, [*plain, *options], variants, pad)
+        tick(1, 3, "divergence from the base")
+        some = [plain[i] for i in mine(plain)]
+        kl = everyones(plain, [kl_divergence(model, some, variant, Variant(), pad).tolist() for variant in variants])
+        tick(2, 3, "what it says")
+        how = Decoding(ANSWER_TOKENS, repetition_penalty=REPETITION_PENALTY)
+        texts = everyones(prompts, spoken(model, chat, [prompts[i] for i in mine(prompts)], variants, how))
+    found = []
+    for logprob, divergence, answers in zip(logprobs, kl, texts, strict=True):
+        right = _right(logprob[len(plain) :], answers, sums, forms)
+        found.append(Items(logprob[: len(plain)], np.array(divergence), *right))
+    return found
+
+
+def capability_stage(context: StudyContext, condition: Condition) -> Stage:
+    """Measure what an adapter, or the base, makes of the built-in set; several are rows of one batch."""
+
+    def compute_all(context: StudyContext, inputs: Sequence[list[Path]], _folders: Sequence[Path], tick: TickFn) -> list[Output]:
+        chat, ranks = context.chat(context.base), context.ranks
+        found: list[Output] = []
+        for some in ranks.from_main(lambda: models.fitting([adapter_of(each) for each in inputs], context.device)):
+            names = [adapter.parent.name if adapter else None for adapter in some]
+            found += [{CAPABILITY: each.to_json()} for each in measured(context.base, chat, named(some), names, ranks, tick)]
+        return found
+
+    def compute(context: StudyContext, inputs: list[Path], out: Path, tick: TickFn) -> Output:
+        return compute_all(context, [inputs], [out], tick)[0]
+
+    items = [repr(item) for item in (*load_arithmetic(), *load_format(), *plain_turns(load_bank("everyday"), "evaluate"))]
+    config = {**context.identity(), "items": digest(items), "tokens": ANSWER_TOKENS, "penalty": REPETITION_PENALTY}
+    title = f"what {condition.title} can do"
+    return Stage("capability", 1, config, condition.inputs, title, compute, together=Together(digest(config), compute_all))
+
+
+def _right(logprob: np.ndarray, answers: Sequence[str], sums: Sequence[Arithmetic], forms: Sequence[FormatItem]) -> list[np.ndarray]:
+    """Return which items are right: sums chosen, sums said, forms."""
+    of_options = logprob.reshape(len(sums), -1)
+    # The right answer is the first; to be as likely as another is not to be chosen.
+    chosen = of_options[:, 0] > of_options[:, 1:].max(1)
+    said = np.array([says(answer, item) for answer, item in zip(answers, sums, strict=False)])
+    form = np.array([follows(item.check, answer) for item, answer in zip(forms, answers[len(sums) :], strict=True)])
+    return [chosen, said, form]
+
+
+def compared(now: np.ndarray, before: np.ndarray | None) -> Compared:
+    """Count which items are right, and hold them against the base's.
+
+    Args:
+        now: which are right, [items].
+        before: the same of the base; None where these are its own.
+    """
+    if before is None:
+        return Compared(int(now.sum()), len(now))
+    lost, gained = int((before & ~now).sum()), int((now & ~before).sum())
+    p = float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
+    return Compared(int(now.sum()), len(now), lost, gained, p)

@@ -1,0 +1,169 @@
+"""The estimator `generated`: directions of what the base itself says under contrast prompts, and how they agree with those of `state`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from wellworn.data.catalog import load_questions
+from wellworn.data.errors import InputError
+from wellworn.data.files import digest
+from wellworn.data.mixtures import Turn, plain_turns
+from wellworn.data.schema import ContrastPair, Example, Trait, seed_for
+from wellworn.experiments.engine.context import StudyContext
+from wellworn.experiments.engine.stage import Output, Stage, TickFn
+from wellworn.experiments.stages.answers import REPETITION_PENALTY, full_stop, said
+from wellworn.experiments.stages.grades import Judge, grade_stage, load_grades, needed_rubric
+from wellworn.experiments.stages.loaded_space import within_questions
+from wellworn.experiments.stages.persona_space import KEPT, Library, extraction, space_stage
+from wellworn.experiments.stages.readings import read
+from wellworn.experiments.study import FilterConfig
+from wellworn.probes.geometry.nearest import largest_by_chance
+from wellworn.probes.geometry.nulls import Null
+from wellworn.probes.scoring.judge import COHERENCE
+from wellworn.probes.statistics.intervals import finite
+
+AGREEMENT, COUNTED = "agreement.json", "kept.json"
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The stages of the estimator `generated`.
+
+    Attributes:
+        space: directions and reliabilities, as those of `state` are kept.
+        agreement: how they agree with these.
+        kept: of each trait, which pairs of answers make its direction, if they are filtered.
+    """
+
+    space: Stage
+    agreement: Stage
+    kept: tuple[Stage, ...] = ()
+
+
+def generated_of(
+    context: StudyContext, traits: Sequence[Trait], bank: Sequence[Example], library: Library, layer: int, judge: Judge | None
+) -> Generated:
+    """Return the stages that estimate each trait's direction from the base's own answers.
+
+    Args:
+        context: the study's model.
+        traits: those of the library.
+        bank: whose extraction questions are asked where a trait has none of its own, unless the study names others.
+        library: with their directions by the estimator `state`.
+        layer: where chance is drawn.
+        judge: who grades what is said, if the study names one.
+
+    Raises:
+        InputError: a trait with fewer questions, or contrast pairs, than the study asks for, or without a rubric where answers are
+            filtered.
+    """
+    config = context.study.generated_directions
+    assert config is not None  # it is asked for
+    others = load_questions(config.bank) if config.bank else None
+    asked = [_questions(trait, bank, others, config.questions) for trait in traits]
+    states = [_answers_stage(context, trait, questions) for trait, questions in zip(traits, asked, strict=True)]
+    names, digests = [trait.name for trait in traits], [digest(questions) for questions in asked]
+    kept: list[Stage] = []
+    if config.filter:
+        assert judge is not None  # held when the study was loaded
+        both = zip(traits, asked, states, strict=True)
+        kept = [_kept_stage(context, judge, config.filter, trait, questions, stage) for trait, questions, stage in both]
+    space = space_stage(names, states, digests, "directions of what the base says", kept)
+    return Generated(space, _agreement_stage(names, library.spaces[0], space, states, digests, layer), tuple(kept))
+
+
+def _questions(trait: Trait, bank: Sequence[Example], others: Sequence[Example] | None, count: int) -> list[str]:
+    """Return what is asked: the questions that the study names, or a trait's own open ones, then those that its direction is read on."""
+    if others is not None:
+        questions = [row.question for row in others if row.split == "extract"]
+    else:
+        questions = [row.question for row in trait.open if row.split == "extract"]
+        questions += [turn.question for turn in plain_turns(extraction(trait, bank), "extract")]
+    if len(questions) < count:
+        raise InputError(f"generated_directions.questions: {trait.name} has {len(questions)} extract questions, the study asks for {count}")
+    return questions[:count]
+
+
+def _answers_stage(context: StudyContext, trait: Trait, questions: Sequence[str]) -> Stage:
+    """Answer questions under both sides of each pair, and read the answers there: states [pairs, 2, questions, layers, d_model]."""
+    pairs = _pairs(context, trait)
+    prompts = _prompts(pairs, questions)
+
+    def compute(context: StudyContext, _inputs: list[Path], out: Path, tick: TickFn) -> Output:
+        [answers] = said(context, prompts, [None], tick)
+        chat = context.chat(context.base)
+        turns = [Turn(question, full_stop(answer), system) for (question, system), answer in zip(prompts, answers, strict=True)]
+        rows = [chat.encode(turn) for turn in turns]
+        [reading] = read(context, rows, [None], out, tick, spans=("response",))
+        states = reading["states"]
+        shaped = states[:, :, 0].reshape(len(pairs), 2, len(questions), *states.shape[1::2])
+        return {"answers.json": answers, "states.safetensors": {"states": shaped}}
+
+    config = {
+        **context.identity(),
+        **context.speaker(),
+        "prompts": digest(prompts),
+        "pairs": len(pairs),
+        "tokens": context.study.answer_tokens,
+    }
+    config["penalty"] = REPETITION_PENALTY
+    return Stage("generated", 1, config, (), f"what the base says as {trait.name} and its opposite", compute, check=context.check_speaker)
+
+
+def _pairs(context: StudyContext, trait: Trait) -> Sequence[ContrastPair]:
+    return trait.contrast_pairs[: context.study.contrast_pairs]
+
+
+def _prompts(pairs: Sequence[ContrastPair], questions: Sequence[str]) -> list[tuple[str, str]]:
+    return [(question, side) for pair in pairs for side in (pair.positive, pair.negative) for question in questions]
+
+
+def _kept_stage(context: StudyContext, judge: Judge, limits: FilterConfig, trait: Trait, questions: Sequence[str], said: Stage) -> Stage:
+    """Choose the pairs of answers that make a direction, as the judge grades them: `kept` [pairs, questions], and how many.
+
+    `ungraded` of them lack a grade.
+    """
+    rubric = needed_rubric(trait, f"generated_directions.filter: {trait.name}")
+    pairs = _pairs(context, trait)
+    asked = [Turn(question, "") for question, _ in _prompts(pairs, questions)]
+    grades = (
+        grade_stage(context, judge, rubric, said, asked, f"what the base says as {trait.name} and its opposite"),
+        grade_stage(context, judge, COHERENCE, said, asked, f"coherence of what the base says as {trait.name} and its opposite"),
+    )
+
+    def compute(_bench: StudyContext, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
+        score, coherence = (load_grades(folder).scores.reshape(len(pairs), 2, len(questions)) for folder in inputs)
+        # An answer without a grade is not above a limit, nor below one.
+        kept = (score[:, 0] >= limits.score) & (score[:, 1] < limits.score) & (coherence >= limits.coherence).all(1)
+        ungraded = ~np.isfinite(np.stack([score, coherence])).all((0, 2))
+        facts = {"kept": int(kept.sum()), "of": kept.size, "ungraded": int(ungraded.sum())}
+        return {KEPT: {"kept": kept}, COUNTED: facts}
+
+    config = {"limits": limits.model_dump(mode="json"), "pairs": len(pairs), "questions": len(questions)}
+    return Stage("kept", 1, config, grades, f"answers that make the direction of {trait.name}", compute, everywhere=False)
+
+
+def _agreement_stage(
+    names: Sequence[str], state: Stage, generated: Stage, states: Sequence[Stage], asked: Sequence[str], layer: int
+) -> Stage:
+    """Hold each trait's two directions against each other, at every layer, and against chance at one."""
+
+    def compute(_bench: StudyContext, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
+        both = [load_file(folder / "space.safetensors")["vectors"].astype(np.float64) for folder in inputs[:2]]
+        # Where too few answers were kept there is no direction, and no cosine.
+        units = [vectors / np.where((norm := np.linalg.norm(vectors, axis=-1, keepdims=True)) > 0, norm, np.nan) for vectors in both]
+        cosines = (units[0] * units[1]).sum(-1)
+        rows = [load_file(folder / "states.safetensors")["states"] for folder in inputs[2:]]
+        centred = within_questions(rows, asked, layer)
+        null = Null(seed_for(0, "agreement"))
+        chance = [float(np.quantile(largest_by_chance(unit[layer], 1, centred, null), 0.95)) for unit in units[0]]
+        found = {
+            name: {"cosine": [finite(x) for x in each], "chance": high} for name, each, high in zip(names, cosines, chance, strict=True)
+        }
+        return {AGREEMENT: found}
+
+    config = {"names": list(names), "asked": list(asked), "layer": layer}
+    return Stage("agreement", 1, config, (state, generated, *states), "agreement of two estimators", compute, everywhere=False)

@@ -1,0 +1,91 @@
+"""Readings of fixed text: the stage `read`, and what other stages read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from wellworn.data.chat import Encoded
+from wellworn.data.files import digest
+from wellworn.data.mixtures import Turn, fingerprint
+from wellworn.data.schema import Example
+from wellworn.experiments.engine.context import StudyContext
+from wellworn.experiments.engine.stage import Condition, Output, Stage, TickFn, Together, adapter_of, counter, named
+from wellworn.experiments.engine.store import WORK
+from wellworn.experiments.stages.answers import turns_of
+from wellworn.lora import models
+from wellworn.probes.reading.capture import Spec, read_variants
+from wellworn.probes.reading.variants import Variant
+from wellworn.probes.statistics.intervals import FloatArray
+
+# What a run is read at, in the order of the stored readings.
+SPANS_READ = ("prompt_last", "response")
+
+PROMPT_LAST, RESPONSE = range(2)
+
+
+def read_stage(context: StudyContext, condition: Condition, texts: Sequence[Turn] | Stage, asked: Sequence[Example], title: str) -> Stage:
+    """Read fixed text: states [rows, layers, spans, d_model] and log-probabilities [rows].
+
+    Stages that read the same tokens, each with another adapter or with none, are computed together.
+
+    Args:
+        context: the study's model.
+        condition: how to run it.
+        texts: the turns, or the answer stage whose answers are to be read.
+        asked: the questions that an answer stage answered.
+        title: what the texts are called on screen.
+    """
+    own = texts if isinstance(texts, Stage) else None
+
+    def compute_all(context: StudyContext, inputs: Sequence[list[Path]], folders: Sequence[Path], tick: TickFn) -> list[Output]:
+        turns = turns_of(texts, asked, inputs[0])
+        chat = context.chat(context.base)
+        rows = [chat.encode(turn) for turn in condition.under(turns)]
+        readings = read(context, rows, [adapter_of(each) for each in inputs], folders[0], tick, SPANS_READ, logprob=True)
+        return [{"reading.safetensors": reading} for reading in readings]
+
+    def compute(context: StudyContext, inputs: list[Path], out: Path, tick: TickFn) -> Output:
+        return compute_all(context, [inputs], [out], tick)[0]
+
+    config = {**context.identity(), "turns": None if own else fingerprint(texts), "system": condition.system}  # type: ignore[arg-type]
+    together = Together(digest([config, own.id if own else None]), compute_all)
+    inputs = (*condition.inputs, own) if own else condition.inputs
+    return Stage("read", 2, config, inputs, f"{condition.title} reads {title}", compute, together=together)
+
+
+def responses(folder: Path, layer: int) -> FloatArray:
+    """Return the states of the response at a layer, [rows, d_model], that a `read` stage left."""
+    return np.asarray(load_file(folder / "reading.safetensors")["states"][:, layer, RESPONSE], dtype=np.float64)
+
+
+def read(
+    context: StudyContext,
+    rows: Sequence[Encoded],
+    adapters: Sequence[Path | None],
+    out: Path,
+    tick: TickFn,
+    spans: Sequence[str],
+    logprob: bool = False,
+    layers: Sequence[int] | None = None,
+) -> list[dict[str, FloatArray]]:
+    """Read rows with adapters, and with the base for None: all at once, or in turn as far as memory holds them."""
+    spec = Spec(
+        layers=layers,
+        spans=spans,
+        logprob=logprob,
+        pad_id=context.base.tokenizer.pad_token_id,
+        token_budget=context.study.token_budget,
+        progress=counter(tick, len(adapters) * sum(len(row) for row in rows) // context.ranks.world, "tokens"),
+    )
+    found = []
+    for some in context.ranks.from_main(lambda: models.fitting(adapters, context.device)):
+        with models.adapted(context.base, named(some)) as model:
+            variants = [Variant(adapter.parent.name if adapter else None) for adapter in some]
+            # After a kill others may be ready, or less memory free: what was read is of use to the same group alone.
+            work = out / WORK / digest([variant.adapter for variant in variants])
+            for reading in read_variants(model, rows, variants, spec, work=work):
+                arrays = {"states": reading.states.numpy()}
+                found.append(arrays if reading.logprob is None else arrays | {"logprob": reading.logprob.numpy()})
+    return found

@@ -1,0 +1,259 @@
+"""How much of a trait a run shows, by several scores side by side: the stages `choose`, `contrast` and `scores`; `grade` is in `grades.py`.
+
+answer → contrast, grade;  choose;  read → scores. Each score is taken of every evaluate question, for the run, its neutral fine-tune and
+the base, so that changes are paired by question:
+
+- likelihood: log p(answer with the trait) − log p(plain answer), per token, as the run finds them;
+- choice: which of the two the run says it would rather have said, in log-odds;
+- contrast: of what the run says, how much likelier the base finds it under the trait's contrast prompts than under their opposites;
+- judge: the grade of what the run says, and beside it that of its coherence;
+- words: of what the run says, how much likelier its words are in training answers with the trait than in plain ones: no more than a smoke
+  check, which needs no model and sees what was memorised.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from wellworn.data.chat import TooLongError
+from wellworn.data.errors import InputError
+from wellworn.data.files import digest
+from wellworn.data.mixtures import Turn, fingerprint, word_logodds
+from wellworn.data.schema import ContrastPair, Control, Example, Trait
+from wellworn.experiments.engine.context import StudyContext
+from wellworn.experiments.engine.stage import Condition, Output, Stage, TickFn, Together, adapter_of
+from wellworn.experiments.stages.answers import turns_of, written
+from wellworn.experiments.stages.grades import NO_RUBRIC, Judge, grade_stage, load_grades, rubric_of
+from wellworn.experiments.stages.readings import read
+from wellworn.probes.scoring.judge import COHERENCE
+from wellworn.probes.scoring.scores import choice_logodds, choice_rows, contrast_logprobs, contrast_rows, told_apart
+from wellworn.probes.statistics.intervals import FloatArray, finite
+
+SCORES = "scores.json"
+LIKELIHOOD, CHOICE, CONTRAST, JUDGE, COHERENT, WORDS = NAMES = ("likelihood", "choice", "contrast", "judge", "coherence", "words")
+NO_JUDGE = "the study names no judge"
+NO_PAIRS = "has no contrast pairs, by which its answers could be scored"
+NO_TRAINING = "has no training answers of both kinds, whose words could be told apart"
+TOO_LONG = "a question with two answers exceeds the model's context"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a run is scored on.
+
+    Attributes:
+        subject: its trait or control.
+        asked: the evaluate questions.
+        changed: the answers with the trait.
+        plain: those without.
+        pairs: contrast pairs that score what is said; none of them made its direction.
+        trained: training answers with the trait, and plain ones.
+    """
+
+    subject: Trait | Control
+    asked: Sequence[Example]
+    changed: Sequence[Turn]
+    plain: Sequence[Turn]
+    pairs: Sequence[ContrastPair]
+    trained: tuple[Sequence[Turn], Sequence[Turn]]
+
+
+def scoring_pairs(subject: Trait | Control, count: int, made: int, key: str) -> Sequence[ContrastPair]:
+    """Return a trait's last contrast pairs, which score what is said.
+
+    Raises:
+        InputError: there are not so many, or some of them make its direction.
+    """
+    has = len(subject.contrast_pairs)
+    if made + count > has:
+        raise InputError(
+            f"{key}: the last {count} of the {has} contrast pairs of {subject.name} score what is said, "
+            f"and the first {made} make its direction (contrast_pairs); no pair may do both, so together they may be {has} at most"
+        )
+    return subject.contrast_pairs[-count:]
+
+
+def scores_stage(
+    context: StudyContext,
+    what: Scored,
+    judge: Judge | None,
+    conditions: Mapping[str, Condition],
+    readings: Mapping[tuple[str, str], Stage],
+    answers: Mapping[str, Stage],
+) -> Stage:
+    """Put all scores of a run side by side: `scores` who → score → [questions], null where there is none, `failures` and `known`.
+
+    `drawn` says whether grades are means of drawn answers, and `alike` whether none of these differed from the others to its prompt.
+
+    Args:
+        context: the study's model.
+        what: it is scored on.
+        judge: who grades what is said, if anybody does.
+        conditions: `run`, `neutral` where there is one, and `base`.
+        readings: (who, `trait` or `neutral`) → how it reads these answers.
+        answers: who → what it says.
+    """
+    title = conditions["run"].title
+    names: list[tuple[str, str, str]] = [(who, LIKELIHOOD, text) for who in conditions for text in ("trait", "neutral")]
+    inputs = [readings[who, text] for who, _, text in names]
+
+    def add(who: str, score: str, stage: Stage) -> None:
+        names.append((who, score, ""))
+        inputs.append(stage)
+
+    known = [*what.changed, *what.plain]
+    rubric = rubric_of(what.subject)
+    has_words = all(what.trained)
+    for who, condition in conditions.items():
+        if has_words:
+            add(who, WORDS, answers[who])
+        add(who, CHOICE, choose_stage(context, condition, what.changed, what.plain))
+        if what.pairs:
+            add(who, CONTRAST, contrast_stage(context, what.pairs, answers[who], what.asked, f"answers of {condition.title}"))
+        if judge:
+            if rubric:
+                add(who, JUDGE, grade_stage(context, judge, rubric, answers[who], what.asked, f"answers of {condition.title}"))
+            add(who, COHERENT, grade_stage(context, judge, COHERENCE, answers[who], what.asked, f"coherence of {condition.title}"))
+    titled = f"answers with and without {what.subject.name}"
+    if what.pairs:
+        add("known", CONTRAST, contrast_stage(context, what.pairs, known, what.asked, titled))
+    if judge and rubric:
+        add("known", JUDGE, grade_stage(context, judge, rubric, known, what.asked, titled))
+    missing = {} if judge else dict.fromkeys((JUDGE, COHERENT), NO_JUDGE)
+    missing |= {} if rubric else {JUDGE: f"{what.subject.name} {NO_RUBRIC}"}
+    missing |= {} if has_words else {WORDS: f"{what.subject.name} {NO_TRAINING}"}
+    missing |= {} if what.pairs else {CONTRAST: f"{what.subject.name} {NO_PAIRS}"}
+
+    def compute(_bench: StudyContext, folders: list[Path], _out: Path, _tick: TickFn) -> Output:
+        found: dict[str, dict[str, FloatArray]] = {}
+        failures: dict[str, dict[str, dict[str, int]]] = {}
+        drawn = set[bool]()
+        of_words = word_logodds(*([turn.answer for turn in turns] for turns in what.trained))
+        for (who, score, text), folder in zip(names, folders, strict=True):
+            values: FloatArray
+            if score == LIKELIHOOD:
+                logprob = load_file(folder / "reading.safetensors")["logprob"].astype(np.float64)
+                values = logprob if text == "trait" else found[who][score] - logprob
+            elif score == WORDS:
+                values = np.array([of_words(turn.answer) for turn in written(folder, [example.question for example in what.asked])])
+            elif score in (JUDGE, COHERENT):
+                grades = load_grades(folder)
+                values, drawn = grades.scores, drawn | {grades.alike} if grades.drawn else drawn
+                failures.setdefault(who, {})[score] = grades.kinds
+            else:
+                values = load_file(folder / f"{score}.safetensors")["score"].astype(np.float64)
+                if count := int(np.isnan(values).sum()):
+                    failures.setdefault(who, {})[score] = {TOO_LONG: count}
+            found.setdefault(who, {})[score] = values
+        of_known = found.pop("known", {})
+        if has_words:
+            of_known[WORDS] = np.array([of_words(turn.answer) for turn in known])
+        return {
+            SCORES: {
+                "scores": {who: {score: [finite(x) for x in each] for score, each in of.items()} for who, of in found.items()},
+                "failures": failures,
+                "drawn": bool(drawn),
+                "alike": drawn == {True},
+                "judge": judge.name if judge else None,
+                "known": {score: told_of(each, len(what.changed)) for score, each in of_known.items()},
+                "missing": missing,
+            }
+        }
+
+    config = {
+        "names": names,
+        "subject": what.subject.name,
+        "judge": judge.name if judge else None,
+        "missing": missing,
+        "trained": [fingerprint(turns) for turns in what.trained],
+        "known": fingerprint(known),
+    }
+    return Stage("scores", 2, config, tuple(inputs), f"scores of {title}", compute, everywhere=False)
+
+
+def told_of(scores: FloatArray, shown: int) -> dict[str, Any]:
+    """Return how a score tells answers apart whose label is known, the first of which show the trait; those without a score are left out.
+
+    The means where the trait is `shown` and where it is `absent`, their `separation`, and `of` how many, and how many there are.
+    """
+    with_it, without = (part[~np.isnan(part)] for part in (scores[:shown], scores[shown:]))
+    both = len(with_it) > 0 and len(without) > 0
+    return {
+        "shown": float(with_it.mean()) if both else None,
+        "absent": float(without.mean()) if both else None,
+        "separation": told_apart(with_it, without) if both else None,
+        "of": [len(with_it) + len(without), len(scores)],
+    }
+
+
+def choose_stage(context: StudyContext, condition: Condition, changed: Sequence[Turn], plain: Sequence[Turn]) -> Stage:
+    """Let a run choose between an answer with the trait and one without, in both orders: `score` [questions], in log-odds.
+
+    Stages that choose between the same answers, each with another adapter or with none, are computed together.
+    """
+
+    def compute_all(context: StudyContext, inputs: Sequence[list[Path]], folders: Sequence[Path], tick: TickFn) -> list[Output]:
+        chat = context.chat(context.base)
+        rows, fit = [], []
+        for i, pair in enumerate(zip(condition.under(changed), condition.under(plain), strict=True)):
+            try:
+                rows.append(choice_rows(chat, pair[:1], pair[1:]))
+                fit.append(i)
+            except TooLongError:
+                continue
+        outputs: list[Output] = []
+        # [questions · 4] as they were made, [4 · questions] as they are scored.
+        flat = [row for of_one in zip(*rows, strict=True) for row in of_one]
+        adapters = [adapter_of(each) for each in inputs]
+        readings = read(context, flat, adapters, folders[0], tick, ("response",), logprob=True, layers=(0,)) if flat else []
+        for k in range(len(adapters)):
+            score = np.full(len(changed), np.nan, np.float32)
+            if flat:
+                score[fit] = choice_logodds(readings[k]["logprob"])
+            outputs.append({f"{CHOICE}.safetensors": {"score": score}})
+        return outputs
+
+    def compute(context: StudyContext, inputs: list[Path], out: Path, tick: TickFn) -> Output:
+        return compute_all(context, [inputs], [out], tick)[0]
+
+    config = {**context.identity(), "changed": fingerprint(changed), "plain": fingerprint(plain), "system": condition.system}
+    together = Together(digest(config), compute_all)
+    return Stage("choose", 1, config, condition.inputs, f"{condition.title} chooses", compute, together=together)
+
+
+def contrast_stage(
+    context: StudyContext, pairs: Sequence[ContrastPair], texts: Sequence[Turn] | Stage, asked: Sequence[Example], title: str
+) -> Stage:
+    """Score answers by contrast pairs, as the base finds them: `score` [turns], in nats per token.
+
+    Args:
+        context: the study's model.
+        pairs: that score.
+        texts: the turns, or the answer stage whose answers are scored.
+        asked: the questions that an answer stage answered.
+        title: what is scored, on screen.
+    """
+    own = texts if isinstance(texts, Stage) else None
+
+    def compute(context: StudyContext, inputs: list[Path], out: Path, tick: TickFn) -> Output:
+        turns = turns_of(texts, asked, inputs)
+        positive, negative = contrasted(context, pairs, turns, out, tick)
+        return {f"{CONTRAST}.safetensors": {"score": (positive - negative).astype(np.float32)}}
+
+    config = {**context.identity(), "pairs": [pair.model_dump(mode="json") for pair in pairs]}
+    config |= {"turns": None if own else fingerprint(texts)}  # type: ignore[arg-type]
+    return Stage("contrast", 1, config, (own,) if own else (), f"contrast {title}", compute)
+
+
+def contrasted(context: StudyContext, pairs: Sequence[ContrastPair], turns: Sequence[Turn], out: Path, tick: TickFn) -> FloatArray:
+    """Return the base's log-probability per token of answers under both sides of contrast pairs, [2, turns]; repeats are read once."""
+    different = {turn: i for i, turn in enumerate(dict.fromkeys(turns))}
+    rows = contrast_rows(context.chat(context.base), list(different), pairs)
+    # Only log-probabilities are wanted; states of one layer are the least that is read.
+    [reading] = read(context, rows, [None], out, tick, ("response",), logprob=True, layers=(0,))
+    scores: FloatArray = contrast_logprobs(reading["logprob"], len(pairs))[:, [different[turn] for turn in turns]]
+    return scores

@@ -1,0 +1,100 @@
+"""Adapters: trained, taken in from elsewhere, or drawn at random; and how conversations are written."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from wellworn.data.files import sha256
+from wellworn.data.mixtures import Turn, fingerprint
+from wellworn.data.schema import seed_for
+from wellworn.experiments.engine.context import StudyContext
+from wellworn.experiments.engine.stage import Output, Stage, TickFn, adapter_of
+from wellworn.experiments.engine.store import WORK
+from wellworn.experiments.stages.answers import written
+from wellworn.lora import models
+from wellworn.lora.arms import TrainConfig
+from wellworn.lora.random_lora import random_lora
+
+
+def chat_stage(context: StudyContext) -> Stage:
+    """Note how conversations are written; a model that cannot be talked to is found out first of all."""
+
+    def compute(context: StudyContext, _inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
+        folded = context.chat(context.base).folds_system
+        return {"chat.json": {"system_prompt": "folded into the first user turn" if folded else "taken by the template"}}
+
+    return Stage("chat", 1, context.identity(), (), "chat template", compute)
+
+
+def train_stage(
+    context: StudyContext, turns: Sequence[Turn], config: TrainConfig, seed: int, title: str, answers_of: Stage | None = None
+) -> Stage:
+    """Fine-tune a LoRA adapter; equal data and settings make an equal stage, whatever the trait is called.
+
+    Args:
+        context: the study's model.
+        turns: what it is trained on.
+        config: how.
+        seed: of the run.
+        title: on screen.
+        answers_of: a stage whose answers stand in place of the turns' own, in their order.
+    """
+
+    def compute(context: StudyContext, inputs: list[Path], out: Path, tick: TickFn) -> Output:
+        from wellworn.lora.train import train_sft
+
+        context.drop()
+        base = context.load()
+        taught = written(inputs[0], [turn.question for turn in turns]) if answers_of else turns
+        rows = [context.chat(base).training_row(turn) for turn in taught]
+        curve = train_sft(
+            base,
+            rows,
+            config,
+            seed=seed_for(seed, "train"),
+            out=out / "adapter",
+            work=out / WORK,
+            progress=lambda step, steps, loss: tick(step, steps, "" if loss is None else f"loss {loss:.2f}"),
+        )
+        return {"training.json": curve}
+
+    def check() -> None:
+        from wellworn.lora.train import check_keys
+
+        check_keys(config)
+
+    plain = {**context.identity(), "turns": fingerprint(turns), "train": config.model_dump(mode="json"), "seed": seed}
+    return Stage("train", 2, plain, (answers_of,) if answers_of else (), title, compute, check=check)
+
+
+def adapter_stage(context: StudyContext, folder: Path, title: str) -> Stage:
+    """Take in someone else's adapter: a copy, so that results never depend on the user's folder."""
+    models.check_adapter(folder)
+    names = ("adapter_config.json", "adapter_model.safetensors")
+
+    def compute(context: StudyContext, _inputs: list[Path], out: Path, _tick: TickFn) -> Output:
+        models.check_fit(context.base, folder)
+        (out / "adapter").mkdir()
+        (out / "adapter" / names[1]).write_bytes((folder / names[1]).read_bytes())
+        models.copy_adapter_config(folder, out / "adapter")
+        return {}
+
+    config = {**context.identity(), "files": {name: sha256(folder / name) for name in names}}
+    return Stage("adapter", 1, config, (), title, compute, everywhere=False)
+
+
+def random_stage(context: StudyContext, real: Stage, turns: Sequence[Turn], layer: int, seed: int) -> Stage:
+    """Draw a LoRA of random weights that shifts states at a layer, in the mean over some turns, as far as a trained one does."""
+
+    def compute(context: StudyContext, inputs: list[Path], out: Path, _tick: TickFn) -> Output:
+        base, like = context.base, adapter_of(inputs)
+        assert like is not None  # the input is a `train` stage
+        rows = [context.chat(base).encode(turn) for turn in turns]
+        # Every rank draws the same weights, into a folder of its own: the reading in between is shared.
+        own = out / WORK / str(context.ranks.rank)
+        norm = random_lora(base, like, rows, layer, own, seed_for(seed, "random LoRA"))
+        if context.ranks.main:
+            own.rename(out / "adapter")
+        return {"random.json": {"norm": norm}}
+
+    config = {**context.identity(), "turns": fingerprint(turns), "layer": layer, "seed": seed}
+    return Stage("random", 1, config, (real,), f"random weights in place of {real.title.removeprefix('train ')}", compute)

@@ -1,0 +1,1 @@
+"""Traits from the command line: shown, imported, exported, synthesised."""

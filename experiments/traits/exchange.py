@@ -1,0 +1,90 @@
+"""Bring in what others wrote, and write out what is here in their formats."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from wellworn.data.catalog import (
+    bank_names,
+    check_new_name,
+    folder_of,
+    is_roles,
+    load_questions,
+    load_roles,
+    load_trait,
+    role_names,
+)
+from wellworn.data.errors import InputError
+from wellworn.data.formats import Options
+from wellworn.data.importers import called, import_all
+from wellworn.data.new_trait import figures
+from wellworn.data.schema import Example, Role, Trait
+from wellworn.data.writers import exported, question_files, role_files, trait_files, write_folder
+
+
+def import_to(
+    folder: Path,
+    name: str | None,
+    sources: Sequence[str],
+    options: Options,
+    plain: Sequence[str],
+    evaluation: Sequence[str],
+    console: Console,
+) -> None:
+    """Write what sources hold into a new folder, and say what it is.
+
+    Raises:
+        InputError: a source that cannot be used, a name that is taken, or a folder that exists; nothing is written then.
+    """
+    if folder.exists():
+        raise InputError(f"{folder}: exists already; nothing was written")
+    named = name or folder.resolve().name
+    check_new_name(named, "call yours something else with --name or --to")
+    found = import_all(sources, named, options, plain, evaluation)
+    at = address(folder)
+    if found.trait:
+        write_folder(folder, trait_files(found.trait, _card(found.trait, [*sources, *plain, *evaluation])))
+        said = f"the trait {named}; see what it is fit for: wellworn traits check {at}"
+    elif found.roles:
+        write_folder(folder, role_files(found.roles))
+        said = f"{len(found.roles)} roles; in a study: roles: [{at}]"
+    else:
+        write_folder(folder, question_files(found.questions))
+        said = f"{len(found.questions)} questions without answers; in a study: generated_directions: {{bank: {at}/questions.jsonl}}"
+    console.print(f"{folder}: {said}", highlight=False, markup=False)
+    for key, count in sorted(found.left_out.items()):
+        console.print(f"  left out: {key} ({count} times)", style="yellow", highlight=False, markup=False)
+
+
+def address(folder: Path) -> str:
+    """Return what a command takes for a folder: a bare name would be looked for among the built-in ones first."""
+    return str(folder) if folder.is_absolute() or folder.parent != Path() else f"./{folder}"
+
+
+def _card(trait: Trait, sources: Sequence[str]) -> str:
+    names = ", ".join(map(called, sources))
+    origin = f"Imported from {names}, which somebody else wrote: its licence and its faults are theirs."
+    return f"# Trait card: {trait.name}\n\n{origin}\n\n{figures(trait)}"
+
+
+def export_to(folder: Path, name: str, form: str, console: Console) -> None:
+    """Write a trait, a role or a question bank into a new folder, in somebody else's format.
+
+    Raises:
+        InputError: nothing of that name, a format that does not fit it, or a folder that exists.
+    """
+    files: dict[str, str] = {}
+    for subject in _subjects(name):
+        files |= exported(subject, form)
+    write_folder(folder, files)
+    for path in files:
+        console.print(str(folder / path), highlight=False, markup=False)
+
+
+def _subjects(name: str) -> Sequence[Trait | Role | Sequence[Example]]:
+    if name in role_names() or is_roles(folder_of(name)):
+        return load_roles([name])
+    if name in bank_names() or Path(name).suffix == ".jsonl":
+        return [load_questions(name)]
+    return [load_trait(name)]

@@ -1,0 +1,210 @@
+"""A trait as a chat server writes it, part by part."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import ceil
+from pathlib import Path
+
+from rich.console import Console
+
+from wellworn.data.catalog import load_bank, with_examples
+from wellworn.data.examples import checked
+from wellworn.data.files import validated
+from wellworn.data.new_trait import PAIRS as FEWEST_PAIRS
+from wellworn.data.schema import SPLITS, Example, Split, Trait
+from wellworn.data.written import (
+    LONGEST_ANSWER,
+    PLAIN_WORDS,
+    check_answer,
+    check_held_out,
+    check_pair,
+    check_question,
+    check_rubric,
+    check_text,
+)
+from wellworn.experiments.engine.progress import Display
+from wellworn.experiments.traits.synthesis import prompts
+from wellworn.experiments.traits.synthesis.writer import Fits, Piece, Writer, Written
+from wellworn.probes.geometry.shift import FEWEST_PROMPTS
+
+# Of the rows of a split that are asked for, those without which there is no trait; a few that no server writes are a loss that is named.
+LEAST_SHARE = 0.75
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be written.
+
+    Attributes:
+        name: of the trait.
+        description: of it.
+        model: who writes it.
+        questions: the bank that it answers, or how many of its own it has for `train`, `extract` and `evaluate`.
+        pairs: contrast pairs.
+        seed: of all requests.
+    """
+
+    name: str
+    description: str
+    model: str
+    questions: str | tuple[int, int, int]
+    pairs: int
+    seed: int
+
+    @property
+    def writer(self) -> str:
+        """What the model is called where it is not at hand: of a folder, its own name."""
+        return Path(self.model).name if Path(self.model).is_absolute() else self.model
+
+
+@dataclass
+class Part:
+    """Texts of one kind: how many were wanted, how many there are, and why others are not."""
+
+    name: str
+    wanted: int
+    least: int
+    got: int = 0
+    why: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        return self.name if self.wanted == self.got == 1 else f"{self.got} of {self.wanted} {self.name}"
+
+
+class NotEnoughError(Exception):
+    """Too little of a part for a trait."""
+
+
+class Draft:
+    """A trait under way.
+
+    Attributes:
+        parts: in the order in which they are written.
+        written: every text, in that order.
+    """
+
+    def __init__(self, request: Request, writer: Writer, console: Console) -> None:
+        self.request, self._writer = request, writer
+        self._bank = load_bank(request.questions) if isinstance(request.questions, str) else []
+        self._own: dict[Split, int] = {} if isinstance(request.questions, str) else dict(zip(SPLITS, request.questions, strict=True))
+        rows = self._own or Counter(row.split for row in self._bank)
+        self.parts = [Part("contrast pairs", request.pairs, FEWEST_PAIRS), Part("rubric", 1, 1), Part("held-out prompt", 1, 1)]
+        self.parts += [Part(f"{split} {what}", n, _least(n)) for split, n in self._own.items() for what in ("questions", "plain answers")]
+        self.parts += [Part(f"{split} answers", rows[split], _least(rows[split])) for split in SPLITS if split != "extract"]
+        self.written: list[Written] = []
+        self._display = Display(console, len(self.parts))
+
+    @property
+    def lost(self) -> dict[str, dict[str, int]]:
+        """What is missing of each part, by kind."""
+        return {part.name: dict(part.why) for part in self.parts if part.why}
+
+    def trait(self, folder: Path) -> Trait:
+        """Return the trait, once everything that it needs is written.
+
+        Raises:
+            NotEnoughError: too little of something.
+        """
+        name, description = self.request.name, self.request.description
+        with self._display:
+            asked = [prompts.pair(name, description, number) for number in range(self.request.pairs)]
+            pairs = [each.texts for each in self._part("contrast pairs", asked, _pair_fits).values()]
+            rubric = self._part("rubric", [prompts.rubric(name, description)], _rubric_fits)
+            held_out = self._part("held-out prompt", [prompts.held_out(name, description)], partial(_held_out_fits, pairs))
+            rows = self._answered(self._bank or self._questions())
+        value = {
+            "name": name,
+            "description": description,
+            "system_prompt": held_out["system_prompt"].texts["system_prompt"],
+            "contrast_pairs": pairs,
+            "rubric": rubric["rubric"].texts["rubric"],
+            "questions": self.request.questions if self._bank else None,
+        }
+        place = folder / "examples.jsonl"
+        return with_examples(validated(Trait, value, str(folder)), checked(place, [(f"{place}: {row.id}", row) for row in rows]))
+
+    def _questions(self) -> list[Example]:
+        """Return questions of the trait's own with their plain answers."""
+        rows: list[Example] = []
+        number = 0
+        for split, count in self._own.items():
+            names = [f"{split}-{i + 1:02}" for i in range(count)]
+            asked = [prompts.question(row, self.request.description, number + i) for i, row in enumerate(names)]
+            number += count
+            fits = partial(_question_fits, [row.question for row in rows])
+            questions = {row: each.texts["question"] for row, each in self._part(f"{split} questions", asked, fits).items()}
+            asked = [prompts.plain_answer(row, question) for row, question in questions.items()]
+            plain = self._part(f"{split} plain answers", asked, _plain_fits)
+            rows += [Example(id=row, split=split, question=questions[row], negative=each.texts["answer"]) for row, each in plain.items()]
+        return rows
+
+    def _answered(self, rows: Sequence[Example]) -> list[Example]:
+        """Return rows with answers that show the trait; of `train` and `evaluate` rows, those alone that have one."""
+        plain = {row.id: row.negative or "" for row in rows}
+        answers: dict[str, str] = {}
+        for split, ask in (("train", prompts.train_answer), ("evaluate", prompts.evaluate_answer)):
+            of_split = [row for row in rows if row.split == split]
+            asked = [ask(row.id, self.request.description, row.question, plain[row.id], i) for i, row in enumerate(of_split)]
+            fits = partial(_answer_fits, plain, list(answers.values()))
+            answers |= {row: each.texts["answer"] for row, each in self._part(f"{split} answers", asked, fits).items()}
+        shown = [row.model_copy(update={"positive": answers.get(row.id)}) for row in rows]
+        return [row for row in shown if row.split == "extract" or row.positive is not None]
+
+    def _part(self, name: str, pieces: Sequence[Piece], fits: Fits) -> dict[str, Written]:
+        """Have a part written.
+
+        Raises:
+            NotEnoughError: there is too little of it.
+        """
+        [part] = [part for part in self.parts if part.name == name]
+        with self._display.stages([name]) as tick:
+            got, why = self._writer.write(pieces, fits, lambda done: tick(done, len(pieces)))
+        part.got, part.why = len(got), Counter(why.values())
+        if part.wanted > len(pieces):
+            part.why["has no question or no plain answer"] += part.wanted - len(pieces)
+        if part.got < part.least:
+            raise NotEnoughError
+        got = {piece.id: got[piece.id] for piece in pieces if piece.id in got}
+        self.written += got.values()
+        return got
+
+
+def counted(kinds: Mapping[str, int]) -> str:
+    """Return how often each kind of loss occurred, the most frequent first."""
+    return ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in sorted(kinds.items(), key=lambda each: -each[1]))
+
+
+def _least(count: int) -> int:
+    return max(min(count, FEWEST_PROMPTS), ceil(LEAST_SHARE * count))
+
+
+# What a text of each part is held against: what was written before it, and of its own part what is there already.
+
+
+def _pair_fits(_: Piece, texts: Mapping[str, str], got: Mapping[str, Written]) -> None:
+    check_pair(texts["positive"], texts["negative"], [each.texts for each in got.values()])
+
+
+def _rubric_fits(_: Piece, texts: Mapping[str, str], __: Mapping[str, Written]) -> None:
+    check_rubric(texts["rubric"])
+
+
+def _held_out_fits(pairs: Sequence[Mapping[str, str]], _: Piece, texts: Mapping[str, str], __: Mapping[str, Written]) -> None:
+    check_held_out(texts["system_prompt"], pairs)
+
+
+def _question_fits(before: Sequence[str], _: Piece, texts: Mapping[str, str], got: Mapping[str, Written]) -> None:
+    check_question(texts["question"], [*before, *(each.texts["question"] for each in got.values())])
+
+
+def _plain_fits(_: Piece, texts: Mapping[str, str], __: Mapping[str, Written]) -> None:
+    check_text(texts["answer"], LONGEST_ANSWER, PLAIN_WORDS)
+
+
+def _answer_fits(
+    plain: Mapping[str, str], before: Sequence[str], piece: Piece, texts: Mapping[str, str], got: Mapping[str, Written]
+) -> None:
+    like = [each.texts["answer"] for each in got.values()]
+    check_answer(texts["answer"], plain[piece.id], [*before, *like], apart=before, like=like)

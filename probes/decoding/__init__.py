@@ -1,0 +1,1 @@
+"""Text out: answers of many variants of a model in one batch."""

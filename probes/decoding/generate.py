@@ -1,0 +1,245 @@
+"""Let a model answer: many prompts at a time, of the base, of adapters and of steered variants, as rows of one batch.
+
+All weights are read from memory for every token, whatever the number of rows, so rows are many; they leave as they end, and others take
+their places. Which rows are read together changes results by rounding alone, and every row draws from a stream of its own: in
+float32 an answer depends on its prompt, its variant and its seed, except where two tokens tie to within rounding. In 16 bits they often do.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import nn
+
+from wellworn.data.errors import InputError
+from wellworn.data.schema import seed_for
+from wellworn.probes.decoding.mixed_adapters import can_mix, mixed
+from wellworn.probes.decoding.prefill import Runs, SetRuns, begun, can_share, fitting
+from wellworn.probes.decoding.rows import Rows, next_tokens
+from wellworn.probes.reading.capture import check_tokens
+from wellworn.probes.reading.hooks import hooked
+from wellworn.probes.reading.layers import depth, unwrapped
+from wellworn.probes.reading.onednn import fast_matmul
+from wellworn.probes.reading.variants import Variant, applied, refuse_unknown
+
+# Rows that are done leave when they make up this part of a batch, and others join when this part of all places is free: those that
+# stay are copied each time.
+LEAVE, JOIN = 1 / 8, 1 / 4
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are decoded.
+
+    Attributes:
+        max_new_tokens: longest answer.
+        temperature: what logits are divided by before a token is drawn; 0 takes the top token.
+        top_p: draw from the most likely tokens that together have this probability.
+        repetition_penalty: what the logits of tokens seen before are divided by (multiplied by, where
+            negative), as in arXiv:1909.05858; 1 is none.
+        rows: most answers at a time; fewer where memory is short.
+        progress: called with the number of answers just finished.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    rows: int = 256
+    progress: Callable[[int], None] | None = None
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "max_new_tokens": (self.max_new_tokens >= 1, "1 and more"),
+            "rows": (self.rows >= 1, "1 and more"),
+            "temperature": (self.temperature >= 0, "0 and more"),
+            "top_p": (0 < self.top_p <= 1, "above 0 to 1"),
+            "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
+        }
+        for name, (good, may) in allowed.items():
+            if not good:
+                raise InputError(f"{name}: may be {may}, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """An answer that is wanted.
+
+    Attributes:
+        prompt: tokens up to and including the generation prompt.
+        variant: how the model is run; None means as it is.
+        seed: of the tokens that are drawn; answers to the same prompt differ by it.
+    """
+
+    prompt: Sequence[int]
+    variant: Variant | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said.
+
+    Attributes:
+        ids: tokens, without the end of the turn.
+        ended: whether it ended its turn, rather than being cut off.
+    """
+
+    ids: tuple[int, ...]
+    ended: bool
+
+
+def end_tokens(model: nn.Module) -> set[int]:
+    """Return the tokens at which a model ends its turn; none where its generation settings name none."""
+    ends: int | list[int] | None = unwrapped(model).generation_config.eos_token_id
+    return set() if ends is None else set(ends) if isinstance(ends, list) else {ends}
+
+
+@torch.no_grad()
+def generate(model: nn.Module, requests: Sequence[Request], how: Decoding) -> list[Answer]:
+    """Answer requests, in their order.
+
+    Args:
+        model: a causal LM in eval mode, which holds the adapters that requests name.
+        requests: what is wanted, of any variants.
+        how: to decode.
+
+    Raises:
+        InputError: a prompt that does not fit the model with its answer, an unknown adapter, an edit of no layer, or logits that are not
+            finite (names the request).
+
+    Example:
+        >>> generate(model, [Request(prompt, Variant(name)) for prompt in prompts for name in (None, "pirate")], how)  # doctest: +SKIP
+    """
+    if not requests:
+        return []
+    # The last token of an answer is not read.
+    check_tokens(model, [request.prompt for request in requests], room=how.max_new_tokens - 1)
+    variants: list[Variant | None] = []
+    kinds = []
+    for request in requests:
+        if request.variant not in variants:
+            variants.append(request.variant)
+            if request.variant is not None:
+                _check(model, request.variant)
+        kinds.append(variants.index(request.variant))
+    out: dict[int, Answer] = {}
+    for some, together in _together(model, variants):
+        waiting = [(some.index(kind), i) for i, kind in enumerate(kinds) if kind in some]
+        with fast_matmul(), together as set_runs:
+            for i, answer in _written(model, requests, waiting, how, set_runs):
+                out[i] = answer
+                if how.progress:
+                    how.progress(1)
+    return [out[i] for i in range(len(requests))]
+
+
+def _together(model: nn.Module, variants: Sequence[Variant | None]) -> Iterator[tuple[list[int], AbstractContextManager[SetRuns]]]:
+    """Yield which variants are rows of one batch, by index, and what says which row is whose."""
+    named = {k: variant for k, variant in enumerate(variants) if variant is not None}
+    mixable = len(named) > 1 and can_mix(model, list(named.values()))
+    if mixable:
+        yield list(named), mixed(model, list(named.values()))
+    for k, variant in enumerate(variants):
+        if variant is None or not mixable:
+            yield [k], _alone(model, variant)
+
+
+def _check(model: nn.Module, variant: Variant) -> None:
+    refuse_unknown(model, variant)
+    total = depth(model)
+    for layer in variant.edits:
+        if not 0 <= layer < total:
+            raise InputError(f"edits: this model has layers 0 to {total - 1}, got {layer}")
+
+
+@contextmanager
+def _alone(model: nn.Module, variant: Variant | None) -> Iterator[SetRuns]:
+    """Run a model in one way, or as it is."""
+    with ExitStack() as stack:
+        if variant is not None:
+            stack.enter_context(applied(model, variant))
+            stack.enter_context(hooked(model, variant.edits))
+        yield lambda runs: None
+
+
+class _Row:
+    """An answer that is being written."""
+
+    def __init__(self, at: int, kind: int, request: Request) -> None:
+        self.at, self.kind = at, kind
+        self.ids: list[int] = []
+        self.done: Answer | None = None
+        # A stream of its own, so that what is drawn does not depend on the rows beside it.
+        self.stream = np.random.default_rng(seed_for(request.seed, "answer", *request.prompt))
+
+    def take(self, token: int, ends: set[int], longest: int) -> bool:
+        """Go on by a token; return whether the answer is now done."""
+        if self.done is not None:
+            return False
+        if token not in ends:
+            self.ids.append(token)
+        if token in ends or len(self.ids) == longest:
+            self.done = Answer(tuple(self.ids), token in ends)
+        return self.done is not None
+
+
+def _written(
+    model: nn.Module, requests: Sequence[Request], waiting: Sequence[tuple[int, int]], how: Decoding, set_runs: SetRuns
+) -> Iterator[tuple[int, Answer]]:
+    """Write the answers to some requests; yield each as it is done.
+
+    Args:
+        model: as in `generate`.
+        requests: all of them.
+        waiting: (variant, request) of those that are written.
+        how: to decode.
+        set_runs: told which variant rows belong to.
+    """
+    ends, share = end_tokens(model), can_share(model)
+    # Those of one variant stand together, and of these those of like length.
+    queue = deque(sorted(waiting, key=lambda each: (each[0], -len(requests[each[1]].prompt), each[1])))
+    places = min(how.rows, fitting(model, max(len(requests[i].prompt) for _, i in waiting) + how.max_new_tokens))
+    rows: Rows | None = None
+    here: list[_Row] = []
+    while queue or here:
+        if queue and (not here or (share and places - len(here) >= JOIN * places)):
+            fresh = [_Row(i, kind, requests[i]) for kind, i in (queue.popleft() for _ in range(min(places - len(here), len(queue))))]
+            others = begun(model, [requests[row.at].prompt for row in fresh], _runs(fresh), set_runs)
+            here += fresh
+            # The fresh alone are in order as they come.
+            order = sorted(range(len(here)), key=lambda b: here[b].kind)
+            rows, here = (rows.joined(others, order) if rows else others), [here[b] for b in order]
+        assert rows is not None  # there are some here
+        set_runs(_runs(here))
+        logits_BV = rows.read()
+        assert logits_BV is not None  # nothing ends the pass early
+        token_B, bad = next_tokens(
+            logits_BV,
+            rows.tokens_BT,
+            repetition_penalty=how.repetition_penalty,
+            temperature=how.temperature,
+            top_p=how.top_p,
+            drawn=[row.stream.random() for row in here] if how.temperature else None,
+        )
+        if bad := [b for b in bad if here[b].done is None]:
+            raise InputError(f"row {here[bad[0]].at}: the logits are not finite; try a wider dtype (float32)")
+        for row, token in zip(here, token_B.tolist(), strict=True):
+            if row.take(token, ends, how.max_new_tokens):
+                assert row.done is not None  # it has just been
+                yield row.at, row.done
+        rows.go_on(token_B)
+        going = [b for b, row in enumerate(here) if row.done is None]
+        if len(here) - len(going) >= LEAVE * len(here):
+            if going:
+                rows.keep(going)
+            here = [here[b] for b in going]
+            rows = rows if going else None
+
+
+def _runs(rows: Sequence[_Row]) -> Runs:
+    return [(kind, len(list(some))) for kind, some in groupby(rows, key=lambda row: row.kind)]

@@ -1,0 +1,72 @@
+"""What comes next: exact log-probabilities of tokens after prompts, and after each of several ways to go on from them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
+
+import numpy as np
+import torch
+from torch import nn
+
+from wellworn.probes.decoding.prefill import Prompts, begun, can_share, fitting
+from wellworn.probes.decoding.rows import Rows
+from wellworn.probes.reading.capture import check_tokens
+from wellworn.probes.reading.onednn import fast_matmul
+from wellworn.probes.statistics.intervals import FloatArray
+
+
+@torch.no_grad()
+def next_logprobs(
+    model: nn.Module,
+    prompts: Prompts,
+    tokens: Sequence[int],
+    after: Prompts = ((),),
+    rows: int = 256,
+    progress: Callable[[int], None] | None = None,
+) -> FloatArray:
+    """Return the log-probability of each of some tokens to come next, float32 [prompts, ways to go on, tokens].
+
+    A prompt is read once, however many ways there are to go on from it, and a beginning that many prompts share is read once for all.
+
+    Args:
+        model: a causal LM in eval mode.
+        prompts: what the model reads.
+        tokens: of its vocabulary.
+        after: ways to go on from every prompt before the next token is asked for, all different; the empty one is the prompt itself.
+        rows: most prompts at a time; fewer where memory is short.
+        progress: called with the number of prompts just read.
+
+    Raises:
+        InputError: a prompt that does not fit the model, with the longest way to go on from it.
+    """
+    deepest = max(map(len, after))
+    check_tokens(model, prompts, room=deepest)
+    places = min(rows, fitting(model, max(map(len, prompts)) + deepest))
+    wanted = torch.tensor(list(tokens), device=next(model.parameters()).device)
+    found: FloatArray = np.empty((len(prompts), len(after), len(tokens)), np.float32)
+    with fast_matmul():
+        for start in range(0, len(prompts), places):
+            some = prompts[start : start + places]
+            for way, logits_BV in _ways(model, some, after):
+                found[start : start + len(some), way] = logits_BV.float().log_softmax(1)[:, wanted].cpu().numpy()
+            if progress:
+                progress(len(some))
+    return found
+
+
+def _ways(model: nn.Module, prompts: Prompts, after: Prompts) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield each way to go on, by index, and the logits after it [B, V]."""
+    share, here = can_share(model), list[int]()
+    rows = begun(model, prompts, [(0, len(prompts))], lambda runs: None)
+    # In this order each has most in common with the one before it: the rest of that is forgotten.
+    for way in sorted(range(len(after)), key=lambda k: list(after[k])):
+        if share:
+            common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(here, after[way], strict=False)))
+            rows.go_back(len(here) - common)
+            for token in after[way][common:]:
+                rows.go_on(torch.full((len(prompts),), token, device=rows.tokens_BT.device))
+            here = list(after[way])
+        else:
+            rows = Rows.starting(model, [[*prompt, *after[way]] for prompt in prompts])
+        logits_BV = rows.read()
+        assert logits_BV is not None  # nothing ends the pass early
+        yield way, logits_BV

@@ -1,0 +1,92 @@
+"""Begin rows: read all of many prompts but the last token of each; those of like length together, and a beginning that many share once."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import psutil
+import torch
+from torch import nn
+
+from wellworn.probes.decoding.kv_cache import GrowingCache, Part, put_together
+from wellworn.probes.decoding.rows import Rows
+from wellworn.probes.reading.batch_inputs import padded
+from wellworn.probes.reading.batching import LEAST_SAVED_TOKENS, by_length, shared_prefixes
+from wellworn.probes.reading.hooks import forward
+from wellworn.probes.reading.layers import text_config, unwrapped
+from wellworn.probes.reading.prefix_cache import PrefixCache
+
+# Tokens of one pass. More are slower on a processor: what a pass computes no longer fits its cache.
+PASS_TOKENS = 2048
+
+Prompts = Sequence[Sequence[int]]
+# How many rows of a pass belong to which variant, by its index, in the order of the rows.
+Runs = Sequence[tuple[int, int]]
+SetRuns = Callable[[Runs], None]
+
+
+def begun(model: nn.Module, prompts: Prompts, runs: Runs, set_runs: SetRuns) -> Rows:
+    """Return rows that have read their prompts but for the last token, which they read next; of a model that cannot share, nothing.
+
+    Args:
+        model: a causal LM in eval mode.
+        prompts: of the rows.
+        runs: which variant they belong to.
+        set_runs: told which variant the rows of each pass belong to.
+    """
+    rows = Rows.starting(model, prompts)
+    if not can_share(model):
+        return rows
+    parts, start = [], 0
+    for kind, count in runs:
+        # More tokens than rows are read here, so variants gain nothing by being read together.
+        set_runs([(kind, count)])
+        for members, cache in _passes(model, [prompt[:-1] for prompt in prompts[start : start + count]]):
+            ends = torch.tensor([len(prompts[start + i]) - 1 for i in members])
+            parts.append(Part(cache, torch.tensor(members) + start, ends))
+        start += count
+    rows.cache, rows.unread = put_together(parts, len(prompts), rows.tokens_BT.shape[1] - 1), 1
+    return rows
+
+
+def can_share(model: nn.Module) -> bool:
+    """Whether the model keeps plain keys and values, which can be put together as they are needed."""
+    return PrefixCache.supports(text_config(model))
+
+
+def fitting(model: nn.Module, tokens: int) -> int:
+    """Return how many rows of so many tokens memory has room for, at least one: a third of what is free may hold keys and values."""
+    config, weight = text_config(model), next(model.parameters())
+    free = torch.cuda.mem_get_info(weight.device)[0] if weight.is_cuda else psutil.virtual_memory().available
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    size = torch.finfo(unwrapped(model).dtype).bits // 8
+    return max(1, int(free // (3 * 2 * config.num_hidden_layers * heads * width * size * tokens)))
+
+
+def _passes(model: nn.Module, prompts: Prompts) -> Iterator[tuple[list[int], GrowingCache]]:
+    """Read prompts pass by pass; yield which they were, and their keys and values, padded on the right.
+
+    Padding on the right needs no mask: no token looks ahead, and entries follow one another also behind a shared
+    beginning, as sliding windows want it.
+    """
+    lengths = [len(prompt) for prompt in prompts]
+    groups = shared_prefixes(prompts, [max(0, length - 1) for length in lengths])
+    shared = [(common, members) for common, members in groups if common * (len(members) - 1) >= LEAST_SAVED_TOKENS]
+    known = {i for _, members in shared for i in members}
+    alone = [i for i, length in enumerate(lengths) if length and i not in known]
+    for common, members in [*shared, (0, alone)]:
+        beginning = GrowingCache()
+        if common:
+            _read(model, beginning, [prompts[members[0]][:common]], 0)
+        for batch in by_length([lengths[i] - common for i in members], PASS_TOKENS):
+            some = [members[k] for k in batch]
+            cache = beginning.for_rows(len(some))
+            _read(model, cache, [prompts[i][common:] for i in some], common)
+            yield some, cache
+
+
+def _read(model: nn.Module, cache: GrowingCache, prompts: Prompts, start: int) -> None:
+    """Read prompts from a position on, after what the cache holds."""
+    ids = padded(prompts, 0)[0].to(next(model.parameters()).device)
+    positions = (start + torch.arange(ids.shape[1], device=ids.device)).expand_as(ids)
+    # What comes after these tokens is not asked: the head sees the least it can.
+    forward(model, {}, False, input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)

@@ -1,0 +1,1 @@
+"""Where a change lies: persona directions, the space they span, and what chance gives."""

@@ -1,0 +1,1 @@
+"""States out: activations and log-probabilities of fixed text."""

@@ -1,0 +1,137 @@
+"""Ways to run the same weights: with one of several adapters, or with edits of the residual stream."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+
+from wellworn.data.errors import InputError
+from wellworn.probes.reading.hooks import OnBlock
+from wellworn.probes.reading.layers import decoder_blocks, unwrapped
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run a model.
+
+    Attributes:
+        adapter: name of a loaded PEFT adapter; None switches all adapters off.
+        edits: layer → what to do with that block's output [batch, tokens, d_model].
+    """
+
+    adapter: str | None = None
+    edits: Mapping[int, OnBlock] = field(default_factory=dict)
+
+
+@contextmanager
+def applied(model: nn.Module, variant: Variant) -> Iterator[None]:
+    """Switch to a variant's adapter for a while; edits are the reader's.
+
+    Raises:
+        InputError: the model holds no adapter of that name.
+    """
+    refuse_unknown(model, variant)
+    inner = unwrapped(model)
+    if not isinstance(inner, PeftModel):
+        yield
+        return
+    # Whatever PEFT switches, it also decides anew which weights are trained.
+    trained = [(weight, weight.requires_grad) for weight in inner.parameters()]
+    try:
+        with _only(inner, variant.adapter) if variant.adapter is not None else inner.disable_adapter():
+            yield
+    finally:
+        for weight, before in trained:
+            if weight.requires_grad != before:
+                weight.requires_grad_(before)
+
+
+@contextmanager
+def switching(model: nn.Module) -> Iterator[Callable[[Variant], None]]:
+    """Yield what switches to a variant's adapter, for loops that switch at every step; the model is put back in the end.
+
+    Entering and leaving `applied` looks at every weight and asks PEFT for the state of every layer, which takes several times as long
+    as the switch itself, and longer than a GPU takes to decode a token.
+
+    Raises:
+        InputError: when called, the model holds no adapter of that name.
+    """
+    inner = unwrapped(model)
+    if not isinstance(inner, PeftModel):
+        yield lambda variant: refuse_unknown(model, variant)
+        return
+    tuner: Any = inner.base_model
+
+    def switch(variant: Variant) -> None:
+        refuse_unknown(model, variant)
+        if variant.adapter is None:
+            tuner.disable_adapter_layers()
+        else:
+            tuner.enable_adapter_layers()
+            tuner.set_adapter(variant.adapter, inference_mode=True)
+
+    # Any adapter will do: what was on before is on again afterwards.
+    with applied(model, Variant(next(iter(inner.peft_config)))):
+        try:
+            yield switch
+        finally:
+            tuner.enable_adapter_layers()
+
+
+@contextmanager
+def _only(model: PeftModel, adapter: str) -> Iterator[None]:
+    tuner: Any = model.base_model
+    # The tuner knows of several active adapters; the model around it, of one.
+    before, enabled = tuner.active_adapter, model.get_model_status().enabled
+    if enabled is False:
+        tuner.enable_adapter_layers()
+    tuner.set_adapter(adapter, inference_mode=True)
+    try:
+        yield
+    finally:
+        tuner.set_adapter(before, inference_mode=True)
+        if enabled is False:
+            tuner.disable_adapter_layers()
+
+
+def refuse_unknown(model: nn.Module, variant: Variant) -> None:
+    """Refuse a variant that the model cannot be run as.
+
+    Raises:
+        InputError: the model holds no adapter of its name.
+    """
+    inner = unwrapped(model)
+    if variant.adapter is not None and not isinstance(inner, PeftModel):
+        raise InputError(f"adapter {variant.adapter!r}: the model holds no adapters")
+    if variant.adapter is not None and variant.adapter not in inner.peft_config:
+        raise InputError(f"adapter {variant.adapter!r}: the model holds {', '.join(inner.peft_config)}")
+
+
+def first_changed_layer(model: nn.Module, variant: Variant) -> int:
+    """Return the lowest layer whose output the variant can change; the model's depth if there is none.
+
+    An adapter on the output embedding changes log-probabilities alone; one elsewhere outside the blocks, every layer.
+
+    Raises:
+        InputError: the model holds no adapter of that name.
+    """
+    refuse_unknown(model, variant)
+    blocks = decoder_blocks(model)
+    changed = [len(blocks), *variant.edits]
+    if variant.adapter is not None:
+        inside = {id(module): layer for layer, block in enumerate(blocks) for module in block.modules()}
+        head = unwrapped(model).get_output_embeddings()
+        for module in model.modules():
+            if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper) and module is not head and has_adapter(module, variant.adapter):
+                changed.append(inside.get(id(module), 0))
+    return min(changed)
+
+
+def has_adapter(module: BaseTunerLayer | ModulesToSaveWrapper, adapter: str) -> bool:
+    """Whether an adapter changes what a module does."""
+    return any(adapter in getattr(module, name) for name in module.adapter_layer_names)

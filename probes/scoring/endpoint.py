@@ -1,0 +1,312 @@
+"""Ask an OpenAI-compatible chat server: OpenAI, `vllm serve` with adapters as models, `transformers serve`.
+
+Every reply is kept as it arrives, so whatever ends a call, the next asks only for what is missing. What cannot be had is a `Failure` with a
+kind, in the place of the reply: who asks counts them, and decides.
+"""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
+
+from wellworn.data.errors import InputError
+from wellworn.data.schema import Text
+from wellworn.probes.scoring.responses import Ask, Failure, Kind, Reply, Responses, kept
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from wellworn.probes.scoring.wire import Wire
+
+# Seconds before the first retry, doubled for each that follows, and the most that is ever waited, also where a server asks for more.
+FIRST_WAIT = 0.5
+LONGEST_WAIT = 60.0
+# So many such failures one after the other, and nothing can succeed.
+IN_A_ROW = 5
+HOPELESS: frozenset[Kind] = frozenset({"connection", "unauthorized", "not_found", "other_model"})
+PASSING: frozenset[Kind] = frozenset({"rate_limit", "server", "timeout", "connection", "broken_off"})
+
+
+# What a request holds by itself.
+OWNED = {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "seed", "logprobs", "top_logprobs", "n", "stream"}
+
+
+def _address(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        named = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        named = False
+    if not named:
+        raise ValueError("must be the address of a server, such as http://127.0.0.1:8000/v1")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("must hold no password, query or fragment; a key comes from the environment")
+    return url
+
+
+class EndpointConfig(BaseModel):
+    """A chat server, and how it may be used.
+
+    Attributes:
+        url: its base, such as `http://127.0.0.1:8000/v1`.
+        model: the name that it has there.
+        key_env: the environment variable that holds the key; a server that needs none is asked without.
+        concurrency: requests at a time.
+        retries: of one request, where another try may help.
+        timeout: seconds for one request.
+        requests_per_minute: most of them, retries included.
+        price: dollars per million tokens read, and written.
+        most_cost: dollars after which one call asks no more; what is under way then is still paid for.
+        more: further keys of each request, where the server knows them, such as `chat_template_kwargs: {enable_thinking: false}`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    url: Annotated[str, AfterValidator(_address)]
+    model: Text
+    key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "OPENAI_API_KEY"
+    concurrency: Annotated[int, Field(ge=1)] = 8
+    retries: Annotated[int, Field(ge=0)] = 5
+    timeout: PositiveFloat = 60.0
+    requests_per_minute: PositiveFloat | None = None
+    price: tuple[NonNegativeFloat, NonNegativeFloat] | None = None
+    most_cost: PositiveFloat | None = None
+    more: dict[str, Any] = {}
+
+    @field_validator("more")
+    @classmethod
+    def _not_ours(cls, keys: dict[str, Any]) -> dict[str, Any]:
+        if ours := OWNED & keys.keys():
+            raise ValueError(f"{', '.join(sorted(ours))} are set by the suite; leave them out")
+        return keys
+
+    @model_validator(mode="after")
+    def _priced(self) -> "EndpointConfig":
+        if self.most_cost is not None and self.price is None:
+            raise ValueError("most_cost needs a price: [dollars per million tokens read, dollars per million tokens written]")
+        return self
+
+    def cost(self, tokens_in: int, tokens_out: int) -> float | None:
+        """Return dollars for tokens read, and written; None without a price."""
+        return None if self.price is None else (tokens_in * self.price[0] + tokens_out * self.price[1]) / 1e6
+
+    def less(self, spent: float) -> "EndpointConfig":
+        """Return the same with what is left of `most_cost` after some dollars: one limit for several calls."""
+        return self if self.most_cost is None else self.model_copy(update={"most_cost": max(self.most_cost - spent, 0.0)})
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What came of a call.
+
+    Attributes:
+        replies: one for each ask, in their order.
+        asked: different asks that were sent, however often each was tried.
+        cached: different asks that the cache answered.
+        tokens_in: tokens read for what was sent, where the server says.
+        tokens_out: tokens written.
+        cost: dollars; None without a price.
+    """
+
+    replies: list[Reply | Failure]
+    asked: int
+    cached: int
+    tokens_in: int
+    tokens_out: int
+    cost: float | None
+
+    @property
+    def failures(self) -> dict[Kind, int]:
+        """How many asks failed, by kind, the most frequent first."""
+        return dict(Counter(each.kind for each in self.replies if isinstance(each, Failure)).most_common())
+
+
+def ask(config: EndpointConfig, asks: Sequence[Ask], cache: Path | None = None, progress: Callable[[int], None] | None = None) -> Answers:
+    """Put asks to a chat server, several at a time, and return what came of each, in their order.
+
+    An ask whose reply is in the cache is not sent, nor is one twice that occurs twice. Failures are not kept.
+
+    Args:
+        config: the server.
+        asks: what to ask.
+        cache: the file that keeps replies, made if it is not there; processes may share it.
+        progress: called with the number of asks just settled.
+
+    Raises:
+        InputError: the extra `judge` is not installed, the key is no key, the cache cannot be used, or nothing can be had: five asks one
+            after the other (all, of fewer) found no server, no access, no such model, or another one.
+
+    Example:
+        >>> config = EndpointConfig(url="http://127.0.0.1:8000/v1", model="judge")
+        >>> ask(config, [Ask((("user", "What is the capital of Peru?"),), max_tokens=8)]).replies[0].text  # doctest: +SKIP
+        'Lima.'
+    """
+    asks = [replace(each, more={**config.more, **each.more}) for each in asks] if config.more else asks
+    keys = [each.key(config.model) for each in asks]
+    wanted, times = dict(zip(keys, asks, strict=True)), Counter(keys)
+    with kept(cache) as responses:
+        settled: dict[str, Reply | Failure] = dict(responses.known(wanted))
+        cached = len(settled)
+        if progress and cached:
+            progress(sum(times[key] for key in settled))
+
+        def settle(key: str, outcome: Reply | Failure) -> None:
+            settled[key] = outcome
+            if progress:
+                progress(times[key])
+
+        spent = _Spent(config)
+        if todo := {key: each for key, each in wanted.items() if key not in settled}:
+            try:
+                asyncio.run(_ask_all(config, todo, responses, spent, settle))
+            except ExceptionGroup as errors:  # of several workers, the first that could not go on
+                raise errors.exceptions[0] from None
+    return Answers([settled[key] for key in keys], spent.asked, cached, spent.tokens_in, spent.tokens_out, spent.cost)
+
+
+@dataclass
+class _Spent:
+    """What a call has used up so far."""
+
+    config: EndpointConfig
+    asked: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+    def add(self, outcome: Reply | Failure) -> None:
+        self.asked += 1
+        self.tokens_in += outcome.tokens_in
+        self.tokens_out += outcome.tokens_out
+
+    @property
+    def cost(self) -> float | None:
+        return self.config.cost(self.tokens_in, self.tokens_out)
+
+    @property
+    def used_up(self) -> bool:
+        return self.config.most_cost is not None and (self.cost or 0.0) >= self.config.most_cost
+
+
+async def _ask_all(
+    config: EndpointConfig,
+    todo: Mapping[str, Ask],
+    responses: Responses,
+    spent: _Spent,
+    settle: Callable[[str, Reply | Failure], None],
+) -> None:
+    connected = _connected(config)
+    left, keeper = iter(todo.items()), _Keeper(responses)
+    hopeless = 0
+
+    async def work(line: _Line) -> None:
+        nonlocal hopeless
+        for key, each in left:  # shared: every ask goes to the one worker that takes it
+            if spent.used_up:
+                settle(key, Failure("most_cost", f"not asked: {spent.cost:.4f} of {config.most_cost:g} dollars are spent"))
+                continue
+            outcome = await line.ask(each, key)
+            spent.add(outcome)
+            if isinstance(outcome, Reply):
+                await keeper.keep(key, outcome)
+            settle(key, outcome)
+            if config.most_cost is not None and isinstance(outcome, Reply) and not outcome.tokens_in:
+                raise InputError(f"{config.url}: does not say how many tokens it reads, so most_cost cannot be kept; leave it out")
+            hopeless = hopeless + 1 if isinstance(outcome, Failure) and outcome.kind in HOPELESS else 0
+            if isinstance(outcome, Failure) and hopeless >= min(IN_A_ROW, len(todo)):
+                raise InputError(f"{config.url}, model {each.model or config.model}: {outcome.detail}; {_remedy(outcome.kind, config)}")
+
+    async with connected(config.url, _key(config), config.timeout, config.concurrency) as wire, asyncio.TaskGroup() as workers:
+        line = _Line(wire, config)
+        for _ in range(min(config.concurrency, len(todo))):
+            workers.create_task(work(line))
+
+
+class _Keeper:
+    """Keeps replies as they arrive: those that arrive while others are being written are then written together.
+
+    A write waits for the disk, for longer than some servers take to answer; a line to itself for each would hold them up.
+    """
+
+    def __init__(self, responses: Responses) -> None:
+        self._responses = responses
+        self._waiting: dict[str, Reply] = {}
+        self._writing = asyncio.Lock()
+
+    async def keep(self, key: str, reply: Reply) -> None:
+        self._waiting[key] = reply
+        async with self._writing:
+            if key in self._waiting:
+                batch, self._waiting = self._waiting, {}
+                await asyncio.to_thread(self._responses.keep, batch)
+
+
+@dataclass
+class _Line:
+    """A server as it is asked: in its pace, and again where another try may help."""
+
+    wire: "Wire"
+    config: EndpointConfig
+    reached: bool = False
+    next_turn: float = 0.0
+
+    async def ask(self, ask: Ask, key: str) -> Reply | Failure:
+        for retry in range(self.config.retries + 1):
+            await self._turn()
+            outcome, wished = await self.wire.send(ask, ask.model or self.config.model)
+            self.reached = self.reached or isinstance(outcome, Reply) or outcome.kind != "connection"
+            # A server that was never there will not come; one that was may be starting again.
+            if isinstance(outcome, Reply) or outcome.kind not in PASSING or not self.reached or retry == self.config.retries:
+                break
+            # Spread by the ask's own key: those that were refused together do not come back together.
+            usual = FIRST_WAIT * 2**retry * (1 + int(key[:8], 16) / 2**32)
+            await asyncio.sleep(min(max(usual, wished), LONGEST_WAIT))
+        return outcome
+
+    async def _turn(self) -> None:
+        if self.config.requests_per_minute is None:
+            return
+        now = asyncio.get_running_loop().time()
+        turn = max(now, self.next_turn)
+        self.next_turn = turn + 60 / self.config.requests_per_minute
+        await asyncio.sleep(turn - now)
+
+
+def check(config: EndpointConfig) -> None:
+    """Find out, without asking it anything, whether a server can be asked at all.
+
+    Raises:
+        InputError: the extra `judge` is not installed, or the key is no key.
+    """
+    _connected(config)
+    _key(config)
+
+
+def _connected(config: EndpointConfig) -> "Callable[..., AbstractAsyncContextManager[Wire]]":
+    try:
+        from wellworn.probes.scoring.wire import connected
+    except ModuleNotFoundError as error:
+        raise InputError(f"{config.url}: asking a server needs {error.name}; install the extra: pip install -e '.[judge]'") from None
+    return connected
+
+
+def _key(config: EndpointConfig) -> str:
+    key = os.environ.get(config.key_env, "").strip()
+    # Anything else cannot stand in a header, and the complaint about that would quote it.
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise InputError(f"${config.key_env}: holds something that is no API key")
+    return key
+
+
+def _remedy(kind: Kind, config: EndpointConfig) -> str:
+    return {
+        "connection": "start the server, or correct url",
+        "unauthorized": f"set ${config.key_env} to a key that this server takes",
+        "not_found": "correct url (it mostly ends in /v1) or model, or let the server load it",
+        "other_model": "correct model",
+    }[kind]

@@ -1,0 +1,1 @@
+"""Intervals, corrections for many tests, correlations."""

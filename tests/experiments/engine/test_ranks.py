@@ -1,0 +1,102 @@
+"""Two processes over gloo give one process's directions and shifts."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.tiny import ROOT
+from wellworn.experiments.engine.store import read_json
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on: tests run side by side."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_two_ranks_equal_one(tiny_study: Callable[..., Path], tmp_path: Path, launcher: str) -> None:
+    # Without training the comparison is exact up to the order of sums.
+    study = tiny_study(runs=[{"arm": "prompted", "trait": "pirate"}])
+    arguments = ["-m", "wellworn", "run", str(study), "--runs-dir"]
+    alone = subprocess.run([sys.executable, *arguments, str(tmp_path / "one")], capture_output=True, text=True, check=False)
+    assert alone.returncode == 0, alone.stderr
+    starts = {
+        "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+        "accelerate": [
+            "-m",
+            "accelerate.commands.launch",
+            "--config_file",
+            str(ROOT / "experiments/launch/cpu2.yaml"),
+            "--main_process_port",
+            str(free_port()),
+        ],
+    }
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    both = subprocess.run(
+        [sys.executable, *starts[launcher], *arguments, str(tmp_path / "two")],
+        capture_output=True, text=True, check=False, env=environment, timeout=600,
+    )  # fmt: skip
+    assert both.returncode == 0, both.stderr
+    assert "2 process(es)" in both.stdout
+    for path in sorted((tmp_path / "one" / "stages").rglob("*.safetensors")):
+        other = load_file(tmp_path / "two" / path.relative_to(tmp_path / "one"))
+        for name, array in load_file(path).items():
+            assert other[name].shape == array.shape, (path, name)
+            # Where there is no space no arm is run, and there is nothing to compare.
+            if not array.size:
+                continue
+            scale = np.abs(array).max()
+            assert np.abs(other[name] - array).max() <= 1e-5 * scale, (path, name)
+
+
+def test_one_process_under_accelerate_is_the_same_as_without(tiny_study: Callable[..., Path], tmp_path: Path) -> None:
+    study = tiny_study(runs=[{"arm": "sft", "trait": "pirate"}])
+    for name, start in (
+        ("plain", []),
+        ("launched", ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "accelerate_config.yaml")]),
+    ):
+        done = subprocess.run(
+            [sys.executable, *start, "-m", "wellworn", "run", str(study), "--runs-dir", str(tmp_path / name)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    plain, launched = (tmp_path / name / "tiny" / "summary.json" for name in ("plain", "launched"))
+    assert plain.read_bytes() == launched.read_bytes()
+
+
+def test_training_on_two_ranks_runs_and_splits_the_batch(tiny_study: Callable[..., Path], tmp_path: Path) -> None:
+    study = tiny_study(runs=[{"arm": "sft", "trait": "uppercase"}])
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    both = subprocess.run(
+        [*start, "-m", "wellworn", "run", str(study), "--runs-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=600,
+    )
+    assert both.returncode == 0, both.stderr
+    run = read_json(tmp_path / "tiny" / "summary.json")["runs"][0]
+    assert run["effect"]["value"] != 0
+
+
+def test_an_error_on_one_rank_is_raised_on_all(tiny_study: Callable[..., Path], tmp_path: Path) -> None:
+    study = tiny_study(train={"batch_size": 3, "sft": {"max_steps": 1}})
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    both = subprocess.run(
+        [*start, "-m", "wellworn", "run", str(study), "--runs-dir", str(tmp_path)],
+        capture_output=True, text=True, check=False, env=environment, timeout=120,
+    )  # fmt: skip
+    assert both.returncode != 0
+    assert "train.batch_size: 3 is not divisible by the 2 processes" in " ".join(both.stderr.split())

@@ -1,0 +1,176 @@
+"""What lies outside the persona space, over the runs of a study whose answer is known."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.experiments.synthetic import mediated
+from tests.experiments.synthetic import study as report_study
+from wellworn.experiments.findings.novelty import novelty_of, own_removed_basis
+from wellworn.experiments.findings.results import Results, RunResult
+from wellworn.experiments.findings.summary import summarise
+from wellworn.experiments.report.page import page
+from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, CHANCE, PUSHED, REMAINDER
+from wellworn.probes.statistics.intervals import FloatArray
+
+WIDTH, LAYER, QUESTIONS, PAIRS = 240, 1, 24, 12
+LIBRARY = ["pirate", "poetic"]
+SUBJECTS = ["pirate", "reference_code", "uppercase", "json"]
+SEEDS = range(3)
+ARMS = [BEFORE, AFTER, f"{REMAINDER}.into", f"{REMAINDER}.out", PUSHED, *(f"{CHANCE}{i}" for i in range(19))]
+
+
+def outcomes(rng: np.random.Generator, pushed: float, lost: float) -> FloatArray:
+    """Y of every arm, [arms, questions], for an effect of one: what the remainder brings about by itself, and what is lost without it."""
+    shares = [0, 1, 0.3, 1 - lost, pushed, *rng.normal(0, 0.03, 19)]
+    before, effect = rng.standard_normal(QUESTIONS), 1 + 0.1 * rng.standard_normal(QUESTIONS)
+    return np.stack([before + share * effect + 0.02 * rng.standard_normal(QUESTIONS) for share in shares])
+
+
+def projections(rng: np.random.Generator, apart: float) -> FloatArray:
+    """States under contrast prompts on the remainder, and on 199 chance directions, [200, pairs, 2, questions]."""
+    scores = rng.standard_normal((200, PAIRS, 2, 1)) + 0.3 * rng.standard_normal((200, PAIRS, 2, QUESTIONS))
+    # Prompts hardly differ along the remainder, so that an AUC of a half is known well.
+    scores[0] = 0.02 * rng.standard_normal((PAIRS, 2, 1)) + 0.3 * rng.standard_normal((PAIRS, 2, QUESTIONS))
+    scores[0, :, 0] += apart
+    return scores
+
+
+def study(
+    pushed: float = 0.5,
+    lost: float = 0.4,
+    apart: float | None = 0.0,
+    run_noise: float = 0.2,
+    arms: list[str] = ARMS,
+    depth: int = 2,
+    dictionary: bool = True,
+    found: bool = True,
+) -> Results:
+    """Each subject's shift goes along one library direction, and along one of its own that all its seeds share."""
+    rng = np.random.default_rng(0)
+    vectors = np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0].T
+    runs = []
+    # Twenty roles whose directions have nothing to do with what the subjects write.
+    wider = {"directions": vectors[20:40], "activations": rng.standard_normal((400, WIDTH))} if dictionary else None
+    for i, subject in enumerate(SUBJECTS):
+        for seed in SEEDS:
+            mean = vectors[0] + vectors[2 + i] + run_noise * np.sqrt(2 / WIDTH) * rng.standard_normal(WIDTH)
+            shifts = mean + 0.5 / np.sqrt(WIDTH) * rng.standard_normal((QUESTIONS, WIDTH))
+            entry = {"arm": "sft", "trait": subject, "adapter": None, "seed": seed, "settings": {}, "own": subject, "questions": ["Why?"]}
+            analysis = {"reference": "neutral", "text": "trait", "layer": LAYER, "arms": arms, "outcomes": "outcomes.0"}
+            arrays = {"shifts": shifts, "outcomes.0": outcomes(rng, pushed, lost)[: len(arms)]}
+            if apart is not None:
+                arrays["use"] = projections(rng, apart)
+            if found:
+                arrays["basis"] = vectors[[i for i, name in enumerate(LIBRARY) if name != subject]].T
+            facts = {"layer": LAYER, "reference": "neutral", "mediation": [analysis]}
+            runs.append(RunResult(entry, facts, arrays, [], [], dictionary=wider))
+    space = {"vectors": np.repeat(vectors[:2, None], depth, axis=1), "found": np.ones((2, depth))}
+    return Results(Path("runs/small"), {"layer": LAYER, "library": LIBRARY}, {}, space, {}, [], runs, {})
+
+
+def group(results: Results, trait: str = "reference_code") -> list[RunResult]:
+    return [run for run in results.runs if run.entry["trait"] == trait]
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({}, "new"),
+        ({"pushed": 0.0}, "new"),
+        ({"apart": 5.0}, "library"),
+        ({"apart": 5.0, "pushed": 0.0}, "new"),
+        ({"apart": None}, "open"),
+        ({"apart": None, "pushed": 0.0}, "new"),
+        ({"run_noise": 5.0}, "unstable"),
+        ({"lost": 0.0}, "open"),
+        ({"dictionary": False}, "open"),
+    ],
+)
+def test_a_remainder_of_known_kind_is_told(changed: dict[str, float | None], name: str) -> None:
+    found = novelty_of(results := study(**changed), group(results))  # type: ignore[arg-type]
+    assert found is not None
+    assert found.name == name
+    assert ("use" in found.findings) == (changed.get("apart", 0.0) is not None)
+
+
+def test_a_run_by_itself_is_judged_with_the_agreement_of_its_seeds() -> None:
+    results = study()
+    together, alone = novelty_of(results, group(results)), novelty_of(results, group(results)[:1])
+    assert together is not None
+    assert alone is not None
+    assert alone.name == "new"
+    assert alone.findings["agreement"] == together.findings["agreement"]
+    cosine = alone.findings["agreement"].value
+    # 1 along the own direction against .2² of run noise; the library's direction is in the space.
+    assert cosine == pytest.approx(1 / (1 + 2 * 0.2**2), abs=0.05)
+    assert alone.findings["movement"].value != together.findings["movement"].value
+    # The run's own interval is over questions, that of the group over runs too.
+    assert together.findings["movement"].value == pytest.approx(0.5, abs=0.02)
+    assert together.findings["necessity"].value == pytest.approx(0.4, abs=0.02)
+
+
+def test_a_run_s_own_direction_is_part_of_what_lies_outside() -> None:
+    results = study()
+    assert own_removed_basis(group(results, "pirate")[0]).shape == (WIDTH, 1)  # type: ignore[union-attr]
+    assert own_removed_basis(group(results)[0]).shape == (WIDTH, 2)  # type: ignore[union-attr]
+
+
+def test_what_was_not_asked_or_has_no_space_is_not_judged() -> None:
+    results = study(arms=ARMS[:4])
+    assert novelty_of(results, group(results)) is None
+    results = study(found=False)
+    assert novelty_of(results, group(results)) is None
+
+
+def test_runs_with_other_arms_or_settings_are_no_peers() -> None:
+    results = study()
+    few = [run for run in results.runs if run.entry["trait"] in ("reference_code", "json")]
+    for run in results.runs:
+        if run not in few:
+            run.entry["settings"]["train.lora.r"] = 1  # type: ignore[index]
+    found = novelty_of(results, group(results))
+    assert found is not None
+    # Two subjects with three seeds each have six cosines between different seeds.
+    assert "other traits have 6 of the 19 cosines that are needed" in found.why
+    assert found.name == "open"
+
+
+def test_the_report_has_every_test_of_the_remainder() -> None:
+    """The stage's arms are those of the report's own synthetic runs, and what lies outside the space is new by construction."""
+    results = study()
+    runs = [mediated(0.05, seed=run.entry["seed"], trait=run.entry["trait"], own=run.entry["trait"]) for run in results.runs]
+    for run, like in zip(runs, results.runs, strict=True):
+        layer = run.facts["layer"]  # type: ignore[index]
+        analysis = run.facts["mediation"][0]  # type: ignore[index]
+        analysis["arms"] = [*analysis["arms"], *ARMS[2:]]
+        effect = run.arrays["outcomes.0"][1] - run.arrays["outcomes.0"][0]
+        shares = (like.arrays["outcomes.0"] - like.arrays["outcomes.0"][0]).mean(1)[2:]
+        added = run.arrays["outcomes.0"][0] + shares[:, None] * effect + 0.02 * np.random.default_rng(layer).standard_normal((22, 24))
+        run.arrays["outcomes.0"] = np.vstack([run.arrays["outcomes.0"], added])  # type: ignore[index]
+        run.arrays.update({key: like.arrays[key] for key in ("shifts", "use", "basis")})  # type: ignore[attr-defined]
+    runs = [replace(run, dictionary=like.dictionary) for run, like in zip(runs, results.runs, strict=True)]
+    whole = report_study(*runs)
+    plain = dict.fromkeys(("found", "reliability", "null_reliability"), np.ones((2, 4)))
+    whole.space.update(plain, vectors=np.repeat(results.space["vectors"][:, :1], 4, axis=1))  # type: ignore[attr-defined]
+    whole.index["library"] = LIBRARY  # type: ignore[index]
+    summary = summarise(whole)
+    control = next(each for each in summary["groups"] if each["trait"] == "reference_code")
+    assert (control["novelty"]["name"], control["verdict"]) == ("new", "new directions")
+    assert "remainders of 3 seeds have a cosine of" in control["why"]
+    assert summary["false_verdicts"]["along"]["count"] == 0
+    html = page(whole, summary)
+    assert "What lies outside the space" in html
+    assert html.count("<small>not asked</small>") == 0
+    # Every subject's own runs against the nine of the three others, of which those that are controls count.
+    others = {run["trait"]: (run["among_fine_tunes"]["others"], run["among_fine_tunes"]["kinds"]) for run in summary["runs"]}
+    assert others == {"pirate": (9, 3), "reference_code": (6, 2), "uppercase": (6, 2), "json": (6, 2)}
+    # Random weights stand in for a control among the others, and have no rank of their own.
+    for run in runs:
+        if run.entry["trait"] == "json":
+            run.entry.update(arm="random", trait="poetic")  # type: ignore[attr-defined]
+    rows = summarise(whole)["runs"]
+    kinds = {(row["arm"], row["trait"]): row["among_fine_tunes"] and row["among_fine_tunes"]["kinds"] for row in rows}
+    assert kinds == {("sft", "pirate"): 3, ("sft", "reference_code"): 2, ("sft", "uppercase"): 2, ("random", "poetic"): None}

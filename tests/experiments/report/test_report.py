@@ -1,0 +1,340 @@
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from plotly.offline import get_plotlyjs
+
+from tests.experiments.synthetic import (
+    HOSTILE,
+    NO_OTHER_SEED,
+    TOO_NOISY,
+    estimate,
+    facts,
+    mediated,
+    near,
+    run,
+    study,
+)
+from wellworn.experiments.findings.novelty import own_removed_basis
+from wellworn.experiments.findings.results import Results
+from wellworn.experiments.findings.summary import summarise
+from wellworn.experiments.findings.verdict import RULE
+from wellworn.experiments.report.figures import DASHES, PALETTE, dimension_curve, limits_of, share_by_layer, style_of
+from wellworn.experiments.report.page import page
+from wellworn.probes.geometry.shift import share_over_runs
+
+
+def rendered(results: Results) -> str:
+    return page(results, summarise(results)).replace(get_plotlyjs(), "/* plotly.js */")
+
+
+class Elements(HTMLParser):
+    """What a browser would find in the page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1][0] == "script" and not self.scripts[-1]:
+            self.scripts[-1] = data
+        else:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def ids(self) -> list[str]:
+        return [str(attrs["id"]) for _, attrs in self.tags if "id" in attrs]
+
+    def plots(self) -> list[str]:
+        return [str(attrs["id"]) for tag, attrs in self.tags if tag == "div" and attrs.get("class") == "plot"]
+
+    def figures(self) -> dict[str, Any]:
+        read: dict[str, Any] = json.loads(self.scripts[0])
+        return read
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    noisy = run(facts(None, TOO_NOISY), trait=HOSTILE)
+    lone = run(facts(neutral=False, effect=False), trait="neutral", own=None, missing={"share": NO_OTHER_SEED, "verdict": NO_OTHER_SEED})
+    return rendered(study(run(facts()), noisy, lone, run(None, trait=None, arm="base", own=None)))
+
+
+def test_hostile_text_is_text(html: str) -> None:
+    elements = Elements(html)
+    assert HOSTILE not in html
+    assert len(elements.scripts) == 3
+    assert html.count("</script>") == 3
+    # It is there all the same, for a reader to see.
+    assert f"Arr </script>{HOSTILE}" in elements.text
+    assert "Because </td>." in elements.text
+    assert "a < b & {{ 7 * 7 }}" in elements.text
+
+
+def test_plotly_gets_names_escaped(html: str) -> None:
+    bars = Elements(html).figures()["nearest-0"]
+    assert any("&lt;script&gt;" in label for label in bars["layout"]["yaxis"]["ticktext"])
+    assert "<script" not in json.dumps(Elements(html).figures())
+
+
+def test_page_asks_the_network_for_nothing(html: str) -> None:
+    for tag, attrs in Elements(html).tags:
+        assert tag not in ("link", "img", "iframe", "object", "embed", "base")
+        assert "src" not in attrs
+        assert str(attrs.get("href", "#")).startswith("#")
+    assert not re.search(r"url\(|@import|https?://", html)
+    assert "default-src 'none'" in html
+
+
+def test_only_our_scripts_may_run(html: str) -> None:
+    policy = next(str(attrs["content"]) for tag, attrs in Elements(html).tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert re.search(r"script-src 'sha256-[\w+/]{43}=' 'sha256-[\w+/]{43}='$", policy)
+
+
+def test_same_input_gives_the_same_bytes() -> None:
+    results = study(run(facts()), run(facts(None, TOO_NOISY), seed=1))
+    assert page(results, summarise(results)) == page(results, summarise(results))
+
+
+def test_every_figure_has_its_place_and_is_valid_plotly(html: str) -> None:
+    elements = Elements(html)
+    figures = elements.figures()
+    assert sorted(elements.plots()) == sorted(figures)
+    assert len(set(elements.ids())) == len(elements.ids())
+    # Three runs were measured, three directions; the base arm has no figure.
+    kinds = ("nearest", "share", "cosines", "reliability")
+    assert set(figures) == {f"{kind}-{i}" for kind in kinds for i in range(3)} | {"training"}
+    for spec in figures.values():
+        go.Figure(spec)
+
+
+def test_plots_say_in_words_what_they_show(html: str) -> None:
+    plots = [attrs for _, attrs in Elements(html).tags if attrs.get("class") == "plot"]
+    assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in plots)
+    share = next(str(attrs["aria-label"]) for attrs in plots if attrs["id"] == "share-0")
+    assert "sft pirate · seed 0" in share
+    assert "0.70" in share
+
+
+def test_what_was_not_measured_says_why(html: str) -> None:
+    text = Elements(html).text
+    assert TOO_NOISY in text
+    assert "too noisy to say" in text
+    assert NO_OTHER_SEED in text
+    assert "base is the reference" in text
+    assert "empty answer" in text
+
+
+def test_answer_and_rule_are_printed(html: str) -> None:
+    text = Elements(html).text
+    assert "more of the change lies along persona directions" in text
+    assert " ".join(RULE.split()) in text
+    assert "provisional" in text
+    assert "wellworn report <runs-dir>/small" in text
+    assert "2.13.0" in text
+
+
+def test_table_headers_have_a_scope(html: str) -> None:
+    assert all(attrs.get("scope") in ("col", "row") for tag, attrs in Elements(html).tags if tag == "th")
+
+
+def test_no_path_of_the_machine_is_shown() -> None:
+    trait = "/secret/of/this/machine/traits/mine"
+    results = study(run(facts(), trait=trait), runs=[{"arm": "sft", "trait": trait}, {"arm": "adapter", "path": "C:\\secret\\adapter"}])
+    results.manifests["train-1"]["title"] = f"train sft {trait} (seed 0)"  # type: ignore[index]
+    text = rendered(results)
+    assert "secret" not in text
+    assert "…/mine" in text
+    assert "…/adapter" in text
+
+
+def test_seeds_make_groups() -> None:
+    html = rendered(study(*(run(facts(), seed=seed) for seed in range(3))))
+    assert "The run is the unit" in Elements(html).text
+    assert "share above chance × 3" in Elements(html).text
+    answers = html[html.index('<ul class="answers-list">') : html.index('<dl class="claims">')]
+    assert answers.count("<li>") == 1
+    assert "sft pirate, 3 runs" in answers
+    assert "C = " not in Elements(html).text
+    assert 'class="provisional"' not in html
+
+
+def test_whom_a_change_resembles_stands_before_the_verdicts() -> None:
+    measured = facts() | {"personas": near(pirate=0.6, old_oak=0.4, poetic=0.1, high=0.5)}
+    html = rendered(study(run(measured), run(facts() | {"personas": {**near(pirate=1, high=0.5), "nearest": []}}, trait="poetic")))
+    assert html.index('id="resembles"') < html.index('id="answer"')
+    section = html[html.index('<section id="resembles">') : html.index('<section id="answer">')]
+    assert section.count('<th scope="row">') == 1
+    assert re.findall(r'class="persona([^"]*)">(\w+(?:<wbr>\w+)?)<', section) == [
+        (" beyond", "pirate"),
+        (" role", "old_<wbr>oak"),
+        ("", "poetic"),
+    ]
+    assert "1 of 3" in section
+    assert '<section id="resembles">' not in rendered(study(run(None, trait=None, arm="base", own=None)))
+
+
+def test_ranks_of_several_seeds_stand_in_one_row() -> None:
+    personas = [near(pirate=pirate, old_oak=oak, high=0.5) for pirate, oak in ((0.6, 0.5), (0.4, 0.6), (0.8, 0.4))]
+    seeds = [run(facts() | {"personas": each}, seed=seed) for seed, each in enumerate(personas)]
+    noisy = run(facts() | {"personas": {"why": TOO_NOISY, "nearest": [], "high": None, "rank": None, "of": 2}}, seed=3)
+    assert "1, 2, 1 of 2" in rendered(study(*seeds, noisy))
+
+
+def test_false_verdicts_are_written_out() -> None:
+    shares = [run(facts(), trait=trait, own=None) for trait in ("uppercase", "json", "neutral")]
+    shares.append(run(facts(None, TOO_NOISY), trait="reference_code", own=None))
+    assert "3 of 3 would pass for it by the share of their shift alone" in Elements(rendered(study(*shares))).text
+    causes = [mediated(inside, trait=trait, own=trait) for inside, trait in ((0.05, "uppercase"), (0.6, "json"))]
+    assert "1 of 2 were found to change along existing persona directions" in Elements(rendered(study(*causes))).text
+
+
+def test_mediation_decides_the_verdict_and_is_shown() -> None:
+    results = study(*(mediated(0.6, seed=seed) for seed in range(3)))
+    html = rendered(results)
+    elements = Elements(html)
+    assert "along existing persona directions × 3" in elements.text
+    assert "most of the behaviour change that this layer carries" in elements.text
+    figures = elements.figures()
+    assert {"mediation-0", "shapley-0", "mediation-layers-0", "over-runs"} <= set(figures)
+    shape, behaviour = figures["over-runs"]["data"]
+    basis = own_removed_basis(results.runs[0])
+    assert basis is not None
+    share = share_over_runs(np.stack([run.arrays["shifts"] for run in results.runs]), basis).estimate.value
+    assert shape["x"] == pytest.approx([(share - 0.1) / 0.9], abs=5e-4)
+    assert behaviour["x"] == pytest.approx([(0.6 - 0.06) / (0.8 - 0.06)], abs=0.02)
+    assert sorted(elements.plots()) == sorted(figures)
+    for spec in figures.values():
+        go.Figure(spec)
+    ends = {"S, put into the reference", "N, taken out of the run"}
+    drawn = {trace["name"]: trace for trace in figures["mediation-0"]["data"]}
+    assert ends | {"M, held-out answers", "C, held-out answers", "C, training-like answers"} <= drawn.keys()
+    assert drawn["C, held-out answers"]["x"] == pytest.approx([(0.6 - 0.06) / (0.8 - 0.06)], abs=0.03)
+    by_layer = {trace["name"]: trace for trace in figures["mediation-layers-0"]["data"]}
+    assert ends | {"M, persona space", "M, whole state", "C", "N1 mean"} <= by_layer.keys()
+    assert by_layer["C"]["x"] == [2, 3]
+    share = next(str(attrs["aria-label"]) for _, attrs in elements.tags if attrs.get("id") == "mediation-0")
+    assert re.search(r"persona space 0\.(59|60|61); own direction 0\.(29|30|31)", share)
+    assert "training-like answers" in elements.text
+
+
+def planted(**changed: Any) -> dict[str, Any]:
+    """What a calibration with two planted shares found; the second share passed no gate."""
+    row = {"gated": True, "draws": 20, "bias": -0.3, "bias_of_space": -0.29, "coverage": 0.1, "error_held": 0.011, "coverage_held": 0.95}
+    return {
+        "run": f"sft {HOSTILE} (seed 0)",
+        "layer": 3,
+        "directions": 2,
+        "size": 4.5,
+        "why": None,
+        "points": [
+            {"alpha": 0.0, "share": estimate(0.01), "target": 0.03, "held": 0.0},
+            {"alpha": 1.0, "share": None, "target": 1.0, "held": 0.58},
+        ],
+        "accuracy": [row | {"alpha": 0.0, "error": 0.321}, dict.fromkeys(row) | {"alpha": 1.0, "error": None, "gated": True, "draws": 0}],
+        "later": {
+            "layer": 1,
+            "later": 3,
+            "draws": 4,
+            "why": None,
+            "alphas": [0.0, 1.0],
+            "raw": [0.02, 0.61],
+            "anchors": [0.01, 0.63],
+            "scaled": [0.016, 0.968],
+            "rank_correlation": 1.0,
+        },
+    } | changed
+
+
+def test_planted_changes_are_shown_with_both_targets() -> None:
+    results = replace(study(run(facts())), calibration=planted())
+    html = rendered(results)
+    elements = Elements(html)
+    assert HOSTILE not in html
+    figures = elements.figures()
+    assert sorted(elements.plots()) == sorted(figures)
+    assert {"calibration-planted", "calibration-later"} <= set(figures)
+    for spec in figures.values():
+        go.Figure(spec)
+    named = {trace["name"]: trace for trace in figures["calibration-planted"]["data"]}
+    assert (named["as planted"]["x"], named["as planted"]["y"]) == ([0, 1], [0, 1])
+    assert named["in the other half's space"]["y"] == [0.03, 1.0]
+    assert named["in the measured space"]["y"] == [0.0, 0.58]
+    assert (named["measured"]["x"], named["measured"]["y"]) == ([0.0], [0.01])
+    assert named["measured"]["error_y"]["array"] == [0.05]
+    assert named["measured"]["error_y"]["arrayminus"] == [0.05]
+    assert figures["calibration-later"]["data"][1]["y"] == [0.02, 0.61]
+    assert "other half's space: error 0.321, 0.05 at most" in elements.text
+    assert "0.011" in elements.text
+    assert "rank correlation with what was planted 1.00" in elements.text
+    summary = summarise(results)["calibration"]
+    assert [len(row["missed"]) for row in summary["accuracy"]] == [2, 0]
+
+
+def test_a_calibration_that_could_not_be_made_says_why() -> None:
+    nothing = {"run": "sft pirate (seed 0)", "layer": 3, "directions": 0, "size": 4.5, "why": "no directions", "later": None}
+    text = Elements(rendered(replace(study(run(facts())), calibration=nothing))).text
+    assert "No change was planted: no directions." in text
+    lost = {"layer": 1, "later": 3, "draws": 4, "why": "the plants are lost"}
+    html = rendered(replace(study(run(facts())), calibration=planted(later=lost)))
+    assert "Nothing was read at layer 3: the plants are lost." in Elements(html).text
+    assert "calibration-later" not in html
+    assert "planted changes" not in Elements(rendered(study(run(facts())))).text
+
+
+def test_one_layer_and_no_space() -> None:
+    html = rendered(study(run(facts(depth=1, empty=True)), depth=1, found=False))
+    text = Elements(html).text
+    assert "So there is no persona space at this layer" in text
+    assert "no direction of the library was found" in text
+
+
+def test_thirty_runs_each_have_a_look() -> None:
+    looks = [style_of(i) for i in range(len(PALETTE) * len(DASHES))]
+    assert len(set(looks)) == len(looks) >= 30
+    html = rendered(study(*(run(facts(), seed=seed) for seed in range(30))))
+    assert len([id for id in Elements(html).plots() if id.startswith("share-")]) == 30
+
+
+def test_runs_of_one_name_are_told_apart() -> None:
+    adapters = [run(facts(neutral=False), trait=None, arm="adapter", own=None) for _ in range(2)]
+    text = Elements(rendered(study(*adapters))).text
+    assert "adapter · seed 0 · run 1" in text
+    assert "adapter · seed 0 · run 2" in text
+
+
+def test_bands_break_where_the_share_is_missing() -> None:
+    values = [0.2, None, 0.4, 0.5, 0.6, None]
+    curve = {"share": values, "low": values, "high": values, "null_mean": [0.1] * 6, "null_high": [0.2] * 6}
+    band = share_by_layer("share-0", style_of(0), curve, 3, limits_of([curve])).data[2]
+    assert band["x"] == [-0.3, 0.3, 0.3, -0.3, None, 2, 3, 4, 4, 3, 2]
+
+
+def test_the_dimension_is_drawn_with_the_error_that_chose_it() -> None:
+    drawn = dimension_curve({"k": 2, "q2": [0.05, 0.19, 0.2, 0.1], "standard_error": 0.03, "traits": 3, "roles": 0})
+    assert drawn is not None
+    assert (drawn.data[0]["x"], drawn.data[0]["y"]) == ([1, 2, 3, 4], [0.05, 0.19, 0.2, 0.1])
+    level, chosen = drawn.layout["shapes"]
+    assert level["y0"] == pytest.approx(0.17)
+    assert chosen["x0"] == 2
+    assert "0.20 at most, at k = 3; k = 2 is chosen" in drawn.alt
+    none = dimension_curve({"k": None, "why": "none foretells", "q2": [-0.1], "standard_error": 0.01, "traits": 3, "roles": 0})
+    assert none is not None
+    assert len(none.layout["shapes"]) == 1
+    assert dimension_curve({"k": None, "why": "2 traits were found"}) is None

@@ -1,0 +1,167 @@
+"""What others wrote is brought in whole or not at all, and runs; what a trait lacks is said in its report."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.experiments.conftest import finished, stages_of
+from tests.experiments.test_cli import Write
+from wellworn.data.catalog import load_role, load_roles, load_trait
+from wellworn.experiments.cli import main
+
+CHATS = [(f"What would you do about number {i}?", f"Dare, says {i}, and jump!", f"I would think of {i} for a while.") for i in range(30)]
+
+
+def wellworn(*arguments: object) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert stop.value.code in (0, None)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert stop.value.code == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def chats(folder: Path, name: str, answers: int) -> Path:
+    path = folder / name
+    rows = [
+        {"messages": [{"role": "user", "content": row[0]}, {"role": "assistant", "content": row[answers]}], "source": "us"} for row in CHATS
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_other_peoples_chats_are_imported_checked_and_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown, plain = chats(tmp_path, "shown.jsonl", 1), chats(tmp_path, "plain.jsonl", 2)
+    wellworn("traits", "import", shown, "--plain", plain, "--to", tmp_path / "bold")
+    said = capsys.readouterr().out
+    assert "the trait bold" in said
+    assert "left out: source (60 times)" in said
+    assert (tmp_path / "bold" / "CARD.md").read_text().startswith("# Trait card: bold\n\nImported from shown.jsonl, plain.jsonl,")
+    assert "| rows | 23 | 0 | 7 |" in (tmp_path / "bold" / "CARD.md").read_text()
+    wellworn("traits", "export", tmp_path / "bold", "--format", "messages", "--to", tmp_path / "out")
+    for name, source in (("positive.jsonl", shown), ("plain.jsonl", plain)):
+        exported = [
+            json.loads(line) for split in ("train", "evaluate") for line in (tmp_path / "out" / split / name).read_text().splitlines()
+        ]
+        expected = [{"messages": json.loads(line)["messages"]} for line in source.read_text().splitlines()]
+        assert sorted(exported, key=str) == sorted(expected, key=str)
+    train, test = tmp_path / "out" / "train", tmp_path / "out" / "evaluate"
+    plains = ["--plain", train / "plain.jsonl", "--plain", test / "plain.jsonl"]
+    wellworn("traits", "import", train / "positive.jsonl", *plains, "--evaluation", test / "positive.jsonl", "--to", tmp_path / "again")
+    rows = [
+        [(row.split, row.question, row.positive, row.negative) for row in load_trait(str(tmp_path / name)).examples]
+        for name in ("bold", "again")
+    ]
+    assert sorted(rows[0]) == sorted(rows[1])
+    assert "bold: exists already; nothing was written" in refused(capsys, "traits", "import", shown, "--to", tmp_path / "bold")
+    assert "--format assistant-axis: holds a role's system prompts, and bold has none" in refused(
+        capsys, "traits", "export", tmp_path / "bold", "--format", "assistant-axis", "--to", tmp_path / "role"
+    )
+    assert "--format: may be persona-vectors, messages," in refused(
+        capsys, "traits", "export", "pirate", "--format", "tar", "--to", tmp_path / "role"
+    )
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "Bold", "con:", ""])
+def test_a_name_leads_out_of_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    shown = chats(tmp_path, "shown.jsonl", 1)
+    before = sorted(tmp_path.rglob("*"))
+    target = tmp_path / "Not A Name" if not name else tmp_path / "bold"
+    arguments: list[object] = ["traits", "import", shown, "--to", target, *(["--name", name] if name else [])]
+    assert "a name has lower-case letters" in refused(capsys, *arguments)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["pirate", "uppercase", "neutral"])
+def test_a_name_that_is_built_in_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    said = refused(capsys, "traits", "import", chats(tmp_path, "shown.jsonl", 1), "--to", tmp_path / name)
+    assert f"'{name}': is built in; call yours something else" in said
+
+
+def test_two_things_of_one_name_are_no_study(tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wellworn("traits", "import", chats(tmp_path, "shown.jsonl", 1), "--to", tmp_path / "bold")
+    for name in ("pirate", "neutral"):
+        shutil.copytree(tmp_path / "bold", tmp_path / name)
+        path = tmp_path / name / "trait.yaml"
+        path.write_text(path.read_text().replace("name: bold", f"name: {name}"))
+        study = tiny_study(runs=[{"arm": "sft", "trait": str(tmp_path / name)}])
+        assert f"the study has another '{name}'; give this one a name of its own" in refused(capsys, "run", study, "--plan")
+
+
+def test_changes_are_not_planted_in_the_size_of_a_trait_without_plain_answers(
+    tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wellworn("traits", "import", chats(tmp_path, "shown.jsonl", 1), "--to", tmp_path / "bold")
+    study = tiny_study(runs=[{"arm": "sft", "trait": str(tmp_path / "bold")}], calibrate={})
+    assert "planted changes take after an sft run of a trait" in refused(capsys, "run", study, "--plan")
+
+
+def test_roles_go_out_and_come_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("cat", "oracle"):
+        wellworn("traits", "export", name, "--format", "assistant-axis", "--to", tmp_path / name)
+    wellworn("traits", "import", tmp_path / "cat", tmp_path / "oracle" / "oracle.json", "--to", tmp_path / "some")
+    assert [role.system_prompts for role in load_roles([str(tmp_path / "some")])] == [
+        load_role(name).system_prompts for name in ("cat", "oracle")
+    ]
+    capsys.readouterr()
+    wellworn("traits", "check", tmp_path / "some")
+    assert "2 roles" in capsys.readouterr().out
+    wellworn("traits", "export", tmp_path / "some", "--format", "assistant-axis", "--to", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cat.json", "oracle.json"]
+
+
+def test_nothing_is_left_of_an_import_that_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = chats(tmp_path, "shown.jsonl", 1)
+    shown.write_text(shown.read_text() + '{"messages": []}\n')
+    assert "shown.jsonl:31: messages: a row is one question" in refused(
+        capsys, "traits", "import", shown, "--to", tmp_path / "new" / "bold"
+    )
+    assert list(tmp_path.iterdir()) == [shown]
+    chats(tmp_path, "shown.jsonl", 1)
+
+    def full(self: Path, *_args: Any, **_kwargs: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert "bold: cannot be written (No space left on device)" in refused(capsys, "traits", "import", shown, "--to", tmp_path / "bold")
+    assert list(tmp_path.iterdir()) == [shown]
+
+
+def test_a_trait_without_plain_answers_is_trained_and_read_against_the_base(
+    tiny_study: Write, tmp_path: Path, all_found: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wellworn("traits", "import", chats(tmp_path, "shown.jsonl", 1), "--to", tmp_path / "bold")
+    capsys.readouterr()
+    study = tiny_study(runs=[{"arm": "sft", "trait": str(tmp_path / "bold")}])
+    folder = finished(study, tmp_path)
+    assert list(stages_of(folder, "train")) == ["train sft bold (seed 0)"]
+    summary = json.loads((folder / "tiny" / "summary.json").read_text())
+    [row] = summary["runs"]
+    assert row["trait"] == "bold"
+    assert row["effect"] is None
+    assert (row["reference"], row["mediated"]) == ("base", None)
+    assert row["share"] is not None or row["why"]
+    assert row["missing"].keys() >= {"effect", "neutral", "mediation"}
+    assert "no plain answers" in row["missing"]["neutral"]
+
+
+def test_imported_contrast_pairs_make_a_direction_on_the_banks_questions(
+    tiny_study: Write, tmp_path: Path, all_found: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wellworn("traits", "export", "childish", "--format", "persona-vectors", "--to", tmp_path / "theirs")
+    theirs = tmp_path / "theirs" / "extract" / "childish.json"
+    wellworn("traits", "import", theirs, "--to", tmp_path / "bold")
+    folder = finished(tiny_study(library=[str(tmp_path / "bold"), "pirate"], mediate=None), tmp_path)
+    row = json.loads((folder / "tiny" / "summary.json").read_text())["runs"][0]
+    assert row["coordinates"].keys() == {"bold", "pirate"}
+    study = tiny_study("untrained", runs=[{"arm": "sft", "trait": str(tmp_path / "bold")}])
+    assert "bold: the arm sft needs train rows, and this trait has none" in refused(capsys, "run", study, "--runs-dir", tmp_path / "runs")
