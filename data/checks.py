@@ -170,14 +170,14 @@ def _copies(rows: Sequence[Example], at: At) -> Iterator[str]:
         if first.setdefault(said, i) != i:
             yield f"{at(row)}: the same answer as {at(rows[first[said]])}"
     grams = {i: set(ngrams(rows[i].positive or "")) or {said} for said, i in first.items()}
-    for i, j, share in _alike(grams, NEAR_ANSWERS):
+    for i, j, share in _near_duplicates(grams, NEAR_ANSWERS):
         yield f"{at(rows[j])}: {share:.0%} of its phrases and those of another are the same, of {at(rows[i])}"
 
 
 def _asked_again(rows: Sequence[Example], at: At) -> Iterator[str]:
     """Name questions of one split that ask what one of another does."""
     asked = {i: set(_phrases(row.question, 2)) for i, row in enumerate(rows)}
-    for i, j, share in _alike(asked, NEAR_QUESTIONS, [row.split for row in rows]):
+    for i, j, share in _near_duplicates(asked, NEAR_QUESTIONS, [row.split for row in rows]):
         yield (
             f"{at(rows[j])}: leakage between splits: {share:.0%} of its question's phrases and those of {at(rows[i])} "
             f"({rows[i].split}) are the same: {rows[j].question!r}"
@@ -207,7 +207,7 @@ def _length(rows: Sequence[Example], path: Path) -> Iterator[str]:
         )
 
 
-def _alike(sets: Mapping[int, set[Phrase]], least: float, kinds: Sequence[str] | None = None) -> Iterator[tuple[int, int, float]]:
+def _near_duplicates(sets: Mapping[int, set[Phrase]], least: float, kinds: Sequence[str] | None = None) -> Iterator[tuple[int, int, float]]:
     """Yield (first, later, share) where what two sets have in common is at least a share of what either has; each later one once.
 
     Two such sets have a phrase in common among the rarest of each, so that no others need be looked up.

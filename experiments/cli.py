@@ -216,12 +216,12 @@ def _report(folder: Path, json_file: str | None) -> None:
 
     results = load_results(folder)
     summary = summarise(results)
-    write_json(folder / SUMMARY, summary)
+    write_json(folder / SUMMARY, summary.to_json())
     write_text(folder / REPORT, page(results, summary))
     if json_file == "-":
-        sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(summary.to_json(), ensure_ascii=False) + "\n")
     elif json_file:
-        write_json(Path(json_file), summary)
+        write_json(Path(json_file), summary.to_json())
     show = _screen(json_file)
     show_table(summary, show)
     show.print(f"report: {folder / REPORT}", highlight=False, markup=False)

@@ -13,7 +13,8 @@ from wellworn.experiments.bench.shift import random_adapters
 from wellworn.experiments.bench.timing import Case, Contender, Timed, race
 from wellworn.experiments.bench.workload import chat_of, facts, rollouts
 from wellworn.lora.models import Loaded, adapted
-from wellworn.probes.mediation.patching import Arm, Batching, Swap, Texts, patched_logprobs
+from wellworn.probes.mediation.interventions import Arm, Swap
+from wellworn.probes.mediation.patching import Batching, Texts, patched_logprobs
 from wellworn.probes.reading.batching import by_length
 from wellworn.probes.reading.capture import DEFAULT_TOKEN_BUDGET, Spec, read_variants
 from wellworn.probes.reading.layers import depth, resolve_layer

@@ -2,20 +2,20 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from wellworn.data.chat import Chat
 from wellworn.experiments.engine.ranks import Ranks
+from wellworn.experiments.engine.stage import Config
 from wellworn.experiments.study import Study
 from wellworn.lora import models
-from wellworn.probes.scoring.endpoint import check
+from wellworn.probes.scoring.endpoint import Budget, check
 
 
 @dataclass
 class StudyContext:
-    """The model of a study, loaded when first needed, and how to talk to it; `spent` are dollars for answers of its server."""
+    """The model of a study, loaded when first needed, and how to talk to it; `budget` counts what its server was asked for."""
 
     study: Study
     ranks: Ranks
@@ -24,7 +24,7 @@ class StudyContext:
     dtype: str
     depth: int
     replies: Path | None = None
-    spent: float = 0.0
+    budget: Budget = field(default_factory=Budget)
     _base: models.Loaded | None = field(default=None, repr=False)
 
     @classmethod
@@ -53,11 +53,11 @@ class StudyContext:
         """Return how to write conversations for the model."""
         return Chat(base.tokenizer, self.study.chat.template, self.study.chat.template_kwargs, base.max_length)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Config:
         """Return what every stage's hash holds of the model."""
         return {"model": self.ref.id, "dtype": self.dtype, "chat": self.study.chat.model_dump(mode="json")}
 
-    def speaker(self) -> dict[str, Any]:
+    def speaker(self) -> Config:
         """Return what the hash of a stage that holds answers adds to that: the server that gives them, by its name for the model."""
         server = self.study.server
         return {"server": server.model, "more": server.more} if server else {}

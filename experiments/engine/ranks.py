@@ -1,7 +1,7 @@
 """All ranks walk the same stages; rank 0 alone decides and writes."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ import torch.distributed as dist
 from wellworn.data.errors import InputError
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Ranks:
@@ -61,13 +62,21 @@ class Ranks:
             if other is not None:
                 raise (InputError if other[0] else RuntimeError)(f"rank {rank}: {other[1]}")
 
-    def gather(self, part: list[T]) -> list[T]:
-        """Return the parts of all ranks, one after another."""
-        if self.world == 1:
-            return part
-        parts: list[Any] = [None] * self.world
-        dist.all_gather_object(parts, part)
-        return [item for each in parts for item in each]
+    def share(self, items: Sequence[T], work: Callable[[list[T]], Sequence[R]]) -> list[R]:
+        """Let each rank work on its part of some items; return what became of all of them, in their order, on every rank.
+
+        Args:
+            items: the same on all ranks.
+            work: part of the items → one result for each of them.
+        """
+        mine = range(len(items))[self.rank :: self.world]
+        found = list(zip(mine, work([items[i] for i in mine]), strict=True))
+        parts: list[Any] = [found]
+        if self.world > 1:
+            parts = [None] * self.world
+            dist.all_gather_object(parts, found)
+        results = dict(result for part in parts for result in part)
+        return [results[i] for i in range(len(items))]
 
     def close(self) -> None:
         """Leave the process group, if this object's launcher made one."""

@@ -12,7 +12,7 @@ from wellworn.data.errors import InputError
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.progress import Display, Tick, headed
 from wellworn.experiments.engine.ranks import Ranks
-from wellworn.experiments.engine.stage import Output, Stage, write_output
+from wellworn.experiments.engine.stage import Folders, Output, Stage, write_output
 from wellworn.experiments.engine.store import Store
 
 POLL_SECONDS = 0.5
@@ -27,7 +27,7 @@ def ordered(targets: Sequence[Stage]) -> list[Stage]:
 
     def visit(stage: Stage) -> None:
         if stage.id not in seen:
-            for needed in stage.inputs:
+            for needed in stage.needs:
                 visit(needed)
             seen[stage.id] = stage
 
@@ -59,7 +59,7 @@ def run(targets: Sequence[Stage], store: Store, context: StudyContext, ranks: Ra
             if not taken:
                 if not announced:
                     waiting = {s.id for s in todo}
-                    display.waiting([s.title for s in todo if not any(n.id in waiting for n in s.inputs)])
+                    display.waiting([s.title for s in todo if not any(n.id in waiting for n in s.needs)])
                     announced = True
                 time.sleep(POLL_SECONDS)
                 continue
@@ -80,21 +80,17 @@ def run(targets: Sequence[Stage], store: Store, context: StudyContext, ranks: Ra
 def _next(todo: Sequence[Stage], store: Store) -> list[str]:
     """Return the ids of stages whose inputs are finished and whose locks are ours now: one, or several to compute together."""
     waiting = {stage.id for stage in todo}
-    ready = [stage for stage in todo if not any(needed.id in waiting for needed in stage.inputs)]
+    ready = [stage for stage in todo if not any(needed.id in waiting for needed in stage.needs)]
     # What can be computed together comes last: by then more of it is ready.
     for stage in sorted(ready, key=lambda each: each.together is not None):
         if not store.acquire(stage.id):
             continue
         taken = [stage.id]
         for other in ready:
-            if len(taken) < MOST_TOGETHER and _alike(stage, other) and store.acquire(other.id):
+            if len(taken) < MOST_TOGETHER and stage.can_share(other) and store.acquire(other.id):
                 taken.append(other.id)
         return taken
     return []
-
-
-def _alike(a: Stage, b: Stage) -> bool:
-    return a is not b and a.together is not None and b.together is not None and a.together.key == b.together.key
 
 
 def _compute_all(stages: Sequence[Stage], store: Store, context: StudyContext, ranks: Ranks, display: Display) -> None:
@@ -119,7 +115,7 @@ def _compute(stages: Sequence[Stage], store: Store, context: StudyContext, ranks
         try:
             folders = ranks.from_main(lambda: [store.begin(stage.id) for stage in stages])
             if stages[0].everywhere or ranks.main:
-                outputs = _outputs(stages, [[store.path(n.id) for n in stage.inputs] for stage in stages], folders, context, tick)
+                outputs = _outputs(stages, [stage.folders(store.path) for stage in stages], folders, context, tick)
                 if ranks.main:
                     seconds = (time.perf_counter() - start) / len(stages)
                     for stage, folder, output in zip(stages, folders, outputs, strict=True):
@@ -135,7 +131,7 @@ def _compute(stages: Sequence[Stage], store: Store, context: StudyContext, ranks
 
 
 def _outputs(
-    stages: Sequence[Stage], inputs: Sequence[list[Path]], folders: Sequence[Path], context: StudyContext, tick: Tick
+    stages: Sequence[Stage], inputs: Sequence[Folders], folders: Sequence[Path], context: StudyContext, tick: Tick
 ) -> list[Output]:
     [first, *others] = stages
     if first.together is not None and others:

@@ -1,11 +1,11 @@
 """A stage: one unit of work, a function of its configuration and its inputs, named by a hash of both."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from safetensors.numpy import save
@@ -17,8 +17,58 @@ from wellworn.experiments.engine.store import write_json
 if TYPE_CHECKING:
     from wellworn.experiments.engine.context import StudyContext
 
+# File name → arrays by name for `.safetensors`, a JSON value for `.json`.
 Output = Mapping[str, Any]
+# Plain JSON: all that decides a stage's result apart from its inputs.
+Config = Mapping[str, Any]
 TickFn = Callable[..., None]
+Inputs = Mapping[str, "Stage | Sequence[Stage]"]
+
+
+class Kind(NamedTuple):
+    """A kind of stage, and the integer that is raised when its results change."""
+
+    name: str
+    version: int
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The folders of a stage's inputs, under the names that the stage gives them.
+
+    Attributes:
+        named: name → folders, in the stage's order; hashable.
+    """
+
+    named: tuple[tuple[str, tuple[Path, ...]], ...] = ()
+
+    def __getitem__(self, name: str) -> Path:
+        """Return the folder of an input that is one stage."""
+        [folder] = self.all(name)
+        return folder
+
+    def all(self, name: str) -> tuple[Path, ...]:
+        """Return the folders of an input of several stages; none where there is no such input."""
+        return dict(self.named).get(name, ())
+
+    def within(self, group: str) -> "Folders":
+        """Return the inputs that `grouped` put under a name."""
+        prefix = f"{group}/"
+        return Folders(tuple((name.removeprefix(prefix), folders) for name, folders in self.named if name.startswith(prefix)))
+
+    @property
+    def adapter(self) -> Path | None:
+        """The adapter of a condition, if it has one."""
+        return self["adapter"] / "adapter" if self.all("adapter") else None
+
+
+def grouped(group: str, inputs: Inputs) -> dict[str, "Stage | Sequence[Stage]"]:
+    """Return inputs under names that begin with a group's, so that those of two conditions do not collide."""
+    return {f"{group}/{name}": stages for name, stages in inputs.items()}
+
+
+Compute = Callable[["StudyContext", Folders, Path, TickFn], Output]
+ComputeAll = Callable[["StudyContext", Sequence[Folders], Sequence[Path], TickFn], list[Output]]
 
 
 @dataclass(frozen=True)
@@ -31,17 +81,17 @@ class Together:
     """
 
     key: str
-    compute: Callable[["StudyContext", Sequence[list[Path]], Sequence[Path], TickFn], list[Output]]
+    compute: ComputeAll
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Stage:
     """One unit of work.
 
     Attributes:
-        kind: name of the stage, with `version` the integer beside it.
+        kind: what it is, with the integer that is raised when its results change.
         config: plain JSON; all that decides the result apart from the inputs.
-        inputs: stages whose folders are read.
+        inputs: stages whose folders are read, by name, in the order in which the hash takes them.
         title: what to call it on screen; not part of the hash.
         compute: (context, input folders, own folder, tick) → files to write.
         everywhere: whether all ranks take part, or rank 0 alone.
@@ -49,32 +99,71 @@ class Stage:
         together: how to compute it along with others like it, where that is faster; results are the same.
     """
 
-    kind: str
-    version: int
-    config: Mapping[str, Any]
-    inputs: tuple["Stage", ...]
+    kind: Kind
+    config: Config
+    inputs: Inputs = field(default_factory=dict)
     title: str
-    compute: Callable[["StudyContext", list[Path], Path, TickFn], Output]
+    compute: Compute
     everywhere: bool = True
     check: Callable[[], None] | None = None
     together: Together | None = None
 
+    @classmethod
+    def joint(
+        cls,
+        *,
+        kind: Kind,
+        config: Config,
+        inputs: Inputs,
+        title: str,
+        shared: Any,
+        compute_all: ComputeAll,
+        everywhere: bool = True,
+        check: Callable[[], None] | None = None,
+    ) -> "Stage":
+        """Return a stage that can be computed along with others: those whose `shared`, a JSON value, is the same."""
+
+        def compute(context: "StudyContext", folders: Folders, out: Path, tick: TickFn) -> Output:
+            return compute_all(context, [folders], [out], tick)[0]
+
+        together = Together(digest(shared), compute_all)
+        return cls(
+            kind=kind, config=config, inputs=inputs, title=title, compute=compute, everywhere=everywhere, check=check, together=together
+        )
+
+    @cached_property
+    def needs(self) -> tuple["Stage", ...]:
+        """All inputs, in the order of their names and of the stages under each."""
+        return tuple(stage for stages in self.inputs.values() for stage in _each(stages))
+
     @cached_property
     def id(self) -> str:
         """`<kind>-<hash>`."""
-        return f"{self.kind}-{digest([self.kind, self.version, self.config, [stage.id for stage in self.inputs]])}"
+        return f"{self.kind.name}-{digest([*self.kind, self.config, [stage.id for stage in self.needs]])}"
 
-    def facts(self, seconds: float, along: Sequence["Stage"] = ()) -> dict[str, Any]:
+    def folders(self, path: Callable[[str], Path]) -> Folders:
+        """Return where its inputs are, by what gives the folder of a stage's id."""
+        return Folders(tuple((name, tuple(path(stage.id) for stage in _each(stages))) for name, stages in self.inputs.items()))
+
+    def can_share(self, other: "Stage") -> bool:
+        """Return whether the two can be computed in one go."""
+        return self is not other and None not in (self.together, other.together) and self.together.key == other.together.key  # type: ignore[union-attr]
+
+    def facts(self, seconds: float, along: Sequence["Stage"] = ()) -> Config:
         """Return what the manifest records: its part of the time, and which stages were computed in the same go."""
         return {
-            "stage": self.kind,
-            "version": self.version,
+            "stage": self.kind.name,
+            "version": self.kind.version,
             "title": self.title,
             "config": self.config,
-            "inputs": [stage.id for stage in self.inputs],
+            "inputs": [stage.id for stage in self.needs],
             "seconds": round(seconds, 3),
             "computed_with": [stage.id for stage in along if stage is not self],
         }
+
+
+def _each(stages: "Stage | Sequence[Stage]") -> Iterator["Stage"]:
+    yield from (stages,) if isinstance(stages, Stage) else stages
 
 
 @dataclass(frozen=True)
@@ -86,9 +175,9 @@ class Condition:
     system: str | None = None
 
     @property
-    def inputs(self) -> tuple[Stage, ...]:
-        """The stage that makes the adapter, if any."""
-        return (self.adapter,) if self.adapter else ()
+    def inputs(self) -> dict[str, Stage]:
+        """The stage that makes the adapter, if any, as `adapter`."""
+        return {"adapter": self.adapter} if self.adapter else {}
 
     def under(self, turns: Sequence[Turn]) -> list[Turn]:
         """Return the turns as they are read under this condition."""
@@ -116,11 +205,6 @@ def write_output(folder: Path, output: Output) -> None:
             write_json(folder / name, value)
 
 
-def adapter_of(inputs: Sequence[Path]) -> Path | None:
-    """Return the adapter among a stage's inputs, if there is one."""
-    return next((folder / "adapter" for folder in inputs if (folder / "adapter").is_dir()), None)
-
-
-def named(adapters: Sequence[Path | None]) -> dict[str, Path]:
-    """Name adapters after the stages that made them."""
+def by_stage(adapters: Sequence[Path | None]) -> dict[str, Path]:
+    """Return adapters under the names of the stages that made them."""
     return {adapter.parent.name: adapter for adapter in adapters if adapter}

@@ -1,13 +1,14 @@
 """Whom runs come to resemble: the personas nearest a run's shift, those of several runs together, and whether they are the trained ones."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from wellworn.data.schema import seed_for
+from wellworn.experiments.engine.record import Record
 from wellworn.experiments.findings.results import Results, RunResult
+from wellworn.experiments.stages.measurement import Measurement
 from wellworn.probes.geometry.nearest import specificity
 from wellworn.probes.geometry.nulls import Null
 
@@ -16,71 +17,130 @@ SHOWN = 5
 FEWEST_TRAITS, SHUFFLES = 4, 9999
 
 
-def nearest_of(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the personas nearest one run's shift, with intervals over prompts, and the rank of the one that was trained."""
-    personas = facts["personas"]
-    return {
-        "nearest": [
-            {key: each[key] for key in ("name", "kind", "value", "low", "high")}
-            | {"found": _found(facts, each["name"], each["kind"]), "beyond_chance": each["low"] > personas["high"]}
-            for each in personas["nearest"][:SHOWN]
-        ],
-        "nearest_high": personas["high"],
-        "own_rank": {"rank": personas["rank"], "of": personas["of"]} if personas["rank"] else None,
-    }
+class Persona(Record):
+    """A persona near a shift.
 
-
-def nearest_over(runs: Sequence[RunResult]) -> dict[str, Any]:
-    """Return the personas nearest several runs' shifts: the mean cosine over runs, and from the lowest to the highest of them.
-
-    A persona is beyond chance where it is in every run. `own_ranks` has the rank of the trained one in each. Runs too noisy to have any are
-    left out.
+    Attributes:
+        name: the trait or role.
+        kind: which of the two.
+        value: the cosine with its direction; of several runs, the mean.
+        low: lower 95 % bound over prompts; of several runs, the lowest.
+        high: upper 95 % bound over prompts; of several runs, the highest.
+        found: whether the direction was found in this model; roles have no test of their own.
+        beyond_chance: whether `low` exceeds what the nearest of as many random directions reaches, in every run.
     """
-    measured = [run.facts for run in runs if run.facts and run.facts["personas"]["nearest"]]
-    of_runs = [{(each["name"], each["kind"]): each for each in facts["personas"]["nearest"]} for facts in measured]
+
+    name: str
+    kind: Literal["trait", "role"]
+    value: float
+    low: float
+    high: float
+    found: bool
+    beyond_chance: bool
+
+
+class OwnRank(Record):
+    """Where the trained trait is among all personas.
+
+    Attributes:
+        rank: from 1, the nearest.
+        of: how many personas there are.
+    """
+
+    rank: int
+    of: int
+
+
+class OwnRanks(Record):
+    """The same of several runs.
+
+    Attributes:
+        ranks: of each run.
+        of: how many personas there are.
+    """
+
+    ranks: Sequence[int]
+    of: int
+
+
+class SpecificityRow(Record):
+    """Whether fine-tunes lie nearest the traits that they were trained on.
+
+    Attributes:
+        traits: how many traits were trained.
+        rank: of the trained trait among all personas, the mean over traits.
+        chance: the same where traits are taken for each other.
+        p: by permutation.
+    """
+
+    traits: int
+    rank: float
+    chance: float
+    p: float
+
+
+def nearest_of(facts: Measurement) -> tuple[list[Persona], OwnRank | None]:
+    """Return the personas nearest one run's shift, with intervals over prompts, and the rank of the one that was trained."""
+    personas = facts.personas
+    nearest = [
+        Persona(
+            **vars(each),
+            found=_found(facts, each.name, each.kind),
+            beyond_chance=personas.high is not None and each.low > personas.high,
+        )
+        for each in personas.nearest[:SHOWN]
+    ]
+    return nearest, OwnRank(rank=personas.rank, of=personas.of) if personas.rank else None
+
+
+def nearest_over(runs: Sequence[RunResult]) -> tuple[list[Persona], float | None, OwnRanks | None]:
+    """Return the personas nearest several runs' shifts, what chance reaches on average, and the rank of the trained one in each.
+
+    A persona's value is its mean cosine over runs, from the lowest to the highest of them; it is beyond chance where it is in every run.
+    Runs too noisy to have any are left out.
+    """
+    measured = [run.facts for run in runs if run.facts and run.facts.personas.nearest]
     if not measured:
-        return {"nearest": [], "nearest_high": None, "own_ranks": None}
-    highs = [facts["personas"]["high"] for facts in measured]
-    cosines = {persona: [each[persona]["value"] for each in of_runs] for persona in of_runs[0]}
-    nearest = sorted(cosines, key=lambda persona: -np.mean(cosines[persona]))[:SHOWN]
-    ranks = [facts["personas"]["rank"] for facts in measured]
-    return {
-        "nearest": [
-            {
-                "name": name,
-                "kind": kind,
-                "value": float(np.mean(cosines[name, kind])),
-                "low": min(cosines[name, kind]),
-                "high": max(cosines[name, kind]),
-                "found": all(_found(facts, name, kind) for facts in measured),
-                "beyond_chance": all(each[name, kind]["low"] > high for each, high in zip(of_runs, highs, strict=True)),
-            }
-            for name, kind in nearest
-        ],
-        "nearest_high": float(np.mean(highs)),
-        "own_ranks": {"ranks": ranks, "of": measured[0]["personas"]["of"]} if all(ranks) else None,
-    }
+        return [], None, None
+    of_runs = [{(each.name, each.kind): each for each in facts.personas.nearest} for facts in measured]
+    highs = [facts.personas.high for facts in measured if facts.personas.high is not None]
+    cosines = {persona: [each[persona].value for each in of_runs] for persona in of_runs[0]}
+    ranks = [facts.personas.rank for facts in measured]
+    nearest = [
+        Persona(
+            name=name,
+            kind=kind,
+            value=float(np.mean(cosines[name, kind])),
+            low=min(cosines[name, kind]),
+            high=max(cosines[name, kind]),
+            found=all(_found(facts, name, kind) for facts in measured),
+            beyond_chance=all(each[name, kind].low > high for each, high in zip(of_runs, highs, strict=True)),
+        )
+        for name, kind in sorted(cosines, key=lambda persona: -np.mean(cosines[persona]))[:SHOWN]
+    ]
+    known = [rank for rank in ranks if rank]
+    own = OwnRanks(ranks=known, of=measured[0].personas.of) if len(known) == len(ranks) else None
+    return nearest, float(np.mean(highs)), own
 
 
-def _found(facts: Mapping[str, Any], name: str, kind: str) -> bool:
+def _found(facts: Measurement, name: str, kind: str) -> bool:
     """Return whether a persona's direction was found in the model; roles have no test of their own."""
-    return kind == "role" or name in facts["found"]
+    return kind == "role" or name in facts.found
 
 
-def specificity_of(results: Results) -> dict[str, Any] | None:
+def specificity_of(results: Results) -> SpecificityRow | None:
     """Return whether fine-tunes lie nearest the traits that they were trained on: mean ranks among all personas, and a permutation's p.
 
     None with fewer than four traits of the library trained, of which too few can be taken for each other.
     """
     ranks: dict[str, list[dict[str, int]]] = {}
     for run in results.runs:
-        near = run.facts["personas"]["nearest"] if run.facts and run.entry["arm"] == "sft" else []
-        if near and run.entry["trait"] in results.library:
-            ranks.setdefault(run.entry["trait"], []).append(
-                {each["name"]: i for i, each in enumerate(near, start=1) if each["kind"] == "trait"}
-            )
+        near = run.facts.personas.nearest if run.facts and run.entry.arm == "sft" else []
+        if near and (trait := run.entry.trait) in results.index.library:
+            ranks.setdefault(str(trait), []).append({each.name: i for i, each in enumerate(near, start=1) if each.kind == "trait"})
     if len(ranks) < FEWEST_TRAITS:
         return None
     trained = list(ranks)
     means = np.array([[np.mean([of_run[name] for of_run in ranks[trait]]) for name in trained] for trait in trained])
-    return {"traits": len(trained), **asdict(specificity(means, Null(seed_for(0, "specificity"), draws=SHUFFLES)))}
+    found = specificity(means, Null(seed_for(0, "specificity"), draws=SHUFFLES))
+    return SpecificityRow(traits=len(trained), **vars(found))

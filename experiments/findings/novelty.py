@@ -1,22 +1,20 @@
 """Whether what lies outside the space is new: the tests of `probes.novelty` on the runs of a study."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from wellworn.data.catalog import NEUTRAL
 from wellworn.data.schema import seed_for
 from wellworn.experiments.findings.results import Results, RunResult
-from wellworn.experiments.stages.measure import headline_analysis
+from wellworn.experiments.stages.measurement import Analysis
 from wellworn.experiments.stages.mediation_arms import CHANCE, PUSHED, REMAINDER, outcomes_of
 from wellworn.probes.geometry.novelty import LIBRARY, OPEN, Finding, Novelty, agreement, movement, necessity, novelty, use
 from wellworn.probes.geometry.sparse_explanation import explanation
 from wellworn.probes.statistics.intervals import FloatArray
 
 # What runs that differ in their seed alone have in common.
-ALIKE = ("arm", "trait", "adapter", "settings")
 
 
 def own_removed_basis(run: RunResult) -> FloatArray | None:
@@ -24,16 +22,16 @@ def own_removed_basis(run: RunResult) -> FloatArray | None:
     return run.arrays["basis"].astype(np.float64) if "basis" in run.arrays else None
 
 
-def joint_scores(runs: Sequence[RunResult], analyses: Sequence[Mapping[str, Any] | None]) -> tuple[Sequence[str], FloatArray] | None:
+def joint_scores(runs: Sequence[RunResult], analyses: Sequence[Analysis | None]) -> tuple[Sequence[str], FloatArray] | None:
     """Return the arms that runs have in common and their outcomes [arms, runs, questions]; of one run [arms, questions].
 
     None where a run has no such analysis, or another set of arms.
     """
     there = [each for each in analyses if each]
-    if len(there) < len(runs) or any(each["arms"] != there[0]["arms"] for each in there):
+    if len(there) < len(runs) or any(each.arms != there[0].arms for each in there):
         return None
-    scores = [run.arrays[each["outcomes"]] for run, each in zip(runs, there, strict=True)]
-    return there[0]["arms"], scores[0] if len(scores) == 1 else np.stack(scores, axis=1)
+    scores = [run.arrays[each.outcomes] for run, each in zip(runs, there, strict=True)]
+    return there[0].arms, scores[0] if len(scores) == 1 else np.stack(scores, axis=1)
 
 
 def novelty_of(results: Results, runs: Sequence[RunResult]) -> Novelty | None:
@@ -42,7 +40,7 @@ def novelty_of(results: Results, runs: Sequence[RunResult]) -> Novelty | None:
     None where that was not asked, or where there is no space. Whether a wider dictionary explains it (iii) is asked where the study
     names roles, and where that can decide anything.
     """
-    found = joint_scores(runs, [headline_analysis(run.facts) if run.facts else None for run in runs])
+    found = joint_scores(runs, [run.facts.headline_analysis if run.facts else None for run in runs])
     basis = own_removed_basis(runs[0])
     if found is None or PUSHED not in found[0] or basis is None:
         return None
@@ -51,7 +49,7 @@ def novelty_of(results: Results, runs: Sequence[RunResult]) -> Novelty | None:
     outcomes = outcomes_of(arms, scores)
     drawn = np.stack([outcome for arm, outcome in y.items() if arm.startswith(CHANCE)])
     tests = (
-        agreement(_peers(results, runs[0]), runs[0].entry["trait"], basis),
+        agreement(_peers(results, runs[0]), str(runs[0].entry.trait), basis),
         movement(outcomes.before, outcomes.after, y[PUSHED], drawn),
         _use(runs),
         necessity(outcomes.before, outcomes.after, outcomes.parts[REMAINDER]),
@@ -60,7 +58,7 @@ def novelty_of(results: Results, runs: Sequence[RunResult]) -> Novelty | None:
     # Only where the seeds agree does it decide anything.
     if judged.name == OPEN and tests[0].holds and (explained := _explanation(runs, basis)):
         judged = novelty(*tests, explained)
-    if judged.name == LIBRARY and runs[0].entry["own"] in results.library:
+    if judged.name == LIBRARY and runs[0].entry.own in results.index.library:
         # The space of the verdict lacks it by choice, and so (ii) finds it again.
         return replace(judged, why=f"{judged.why}; the library's own direction of the run is part of what lies outside")
     return judged
@@ -69,12 +67,12 @@ def novelty_of(results: Results, runs: Sequence[RunResult]) -> Novelty | None:
 def _peers(results: Results, run: RunResult) -> dict[tuple[str, int], FloatArray]:
     """Return the shifts [prompts, d_model] of all traits and controls that were trained and read as this run was."""
     return {
-        (other.entry["trait"], other.entry["seed"]): other.arrays["shifts"].astype(np.float64)
+        (str(other.entry.trait), other.entry.seed): other.arrays["shifts"].astype(np.float64)
         for other in results.runs
         if other.facts is not None
-        and other.entry["trait"] != NEUTRAL
+        and other.entry.trait != NEUTRAL
         # Traits with questions of their own are read on other text, against another neutral fine-tune.
-        and all(other.entry[key] == run.entry[key] for key in ("arm", "settings", "questions"))
+        and (other.entry.arm, other.entry.settings, other.entry.questions) == (run.entry.arm, run.entry.settings, run.entry.questions)
     }
 
 

@@ -1,14 +1,16 @@
 """What the scores of a study say: how each changed, and whether they agree about it."""
 
 import itertools
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from wellworn.data.schema import seed_for
+from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.findings.results import RunResult
-from wellworn.experiments.stages.scores import CHOICE, COHERENT, CONTRAST, JUDGE, LIKELIHOOD, NAMES
+from wellworn.experiments.stages.measurement import Known
+from wellworn.experiments.stages.scores import CHOICE, COHERENT, CONTRAST, JUDGE, LIKELIHOOD, NAMES, TakenScores
 from wellworn.probes.geometry.shift import FEWEST_PROMPTS
 from wellworn.probes.scoring.judge import MOST
 from wellworn.probes.statistics.correlations import rank_correlation, rank_correlation_within
@@ -25,34 +27,117 @@ TOO_FEW = f"fewer than {FEWEST_RANKED} questions have both scores"
 FEW_FAMILIES = f"fewer than {FEWEST_RANKED} kinds of fine-tune are scored (a trait, or neutral ones on a trait)"
 
 
-def scores_of(runs: Sequence[RunResult]) -> dict[str, Any] | None:
+class ScoreChange(Record):
+    """What became of one score.
+
+    Attributes:
+        base: the base's mean.
+        neutral: the neutral fine-tune's mean.
+        run: the run's mean.
+        change: of the run against its reference, paired by question.
+        bounds: what the change would be if each missing grade were 0, or 100, whichever is worse.
+        known: how the score discriminates known answers.
+        why: why there is none, in words.
+        missing: how many of the values compared are missing.
+        failures: reason → how many are missing for it.
+    """
+
+    base: float | None = None
+    neutral: float | None = None
+    run: float | None = None
+    change: Interval | None = None
+    bounds: Sequence[float] | None = None
+    known: Known | None = None
+    why: str | None = None
+    missing: int = 0
+    failures: Mapping[str, int] = {}
+
+
+class ScoresAgree(Record):
+    """Whether two scores agree over questions.
+
+    Attributes:
+        of: the two scores.
+        questions: how many have both.
+        correlation: Spearman's, of their changes, the mean over runs.
+        why: why there is none, in words.
+    """
+
+    of: Sequence[str]
+    questions: int
+    correlation: Interval | None
+    why: str | None
+
+
+class FineTunesAgree(Record):
+    """Whether two scores order fine-tunes alike.
+
+    Attributes:
+        of: the two scores.
+        units: how many fine-tunes have both.
+        families: of how many kinds.
+        correlation: Spearman's, of their changes.
+        why: why there is none, in words.
+    """
+
+    of: Sequence[str]
+    units: int
+    families: int
+    correlation: Interval | None
+    why: str | None
+
+
+class RunScores(Record):
+    """How much of its trait a run shows, by several scores.
+
+    Attributes:
+        reference: what changes are taken against, `neutral` or `base`.
+        judge: who graded what is said; null where nobody did.
+        drawn: whether grades are means of drawn answers.
+        alike: whether no two draws to one prompt differ.
+        scores: `likelihood` (nats per token), `choice` (log-odds), `contrast` (nats per token), `judge` and `coherence` (0–100), `words`.
+        agreement: of each two scores.
+    """
+
+    reference: str
+    judge: str | None
+    drawn: bool
+    alike: bool
+    scores: Mapping[str, ScoreChange]
+    agreement: Sequence[ScoresAgree]
+
+
+class StudyAgreement(Record):
+    """Whether scores agree over the fine-tunes of a study.
+
+    Attributes:
+        pairs: of each two scores.
+    """
+
+    pairs: Sequence[FineTunesAgree]
+
+
+def scores_of(runs: Sequence[RunResult]) -> RunScores | None:
     """Return what the scores of one run say, or of several that differ in their seed alone; None where none were asked for.
 
-    Under `scores` each has the means of `base`, `neutral` and `run` over the questions for which all have it, the `change` of the run
-    beside its reference with its interval (over questions; of several runs, over runs × questions), how many of the values compared are
-    `missing`, and for grades the `bounds` of the change if each missing one were 0 or 100, whichever is worse. `agreement` has the rank
-    correlation of the changes of each two scores over questions, in the mean over runs.
+    Intervals are over questions; of several runs, over runs × questions.
     """
     if not runs or any(run.scores is None for run in runs):
         return None
     found = [run.scores for run in runs if run.scores is not None]
     reference = _reference(found[0])
     values = {score: _values(found, score) for score in NAMES}
-    return {
-        "reference": reference,
-        "judge": found[0]["judge"],
-        "drawn": any(each["drawn"] for each in found),
-        "alike": any(each["alike"] for each in found),
-        "scores": {score: _changed(score, by_who, reference, found) for score, by_who in values.items()},
-        "agreement": [
-            {"of": [a, b], **_agree(values[a], values[b], reference)}
-            for a, b in itertools.combinations(COMPARED, 2)
-            if values[a] and values[b]
-        ],
-    }
+    return RunScores(
+        reference=reference,
+        judge=found[0].judge,
+        drawn=any(each.drawn for each in found),
+        alike=any(each.alike for each in found),
+        scores={score: _changed(score, by_who, reference, found) for score, by_who in values.items()},
+        agreement=[_agree((a, b), values, reference) for a, b in itertools.combinations(COMPARED, 2) if values[a] and values[b]],
+    )
 
 
-def over_study(runs: Sequence[RunResult]) -> dict[str, Any] | None:
+def over_study(runs: Sequence[RunResult]) -> StudyAgreement | None:
     """Return whether scores order fine-tunes alike, whatever they were trained on; None where no run has scores.
 
     A unit is a fine-tune beside the base, scored on a trait: every run on its own, and its neutral fine-tune on the same; one that several
@@ -64,14 +149,14 @@ def over_study(runs: Sequence[RunResult]) -> dict[str, Any] | None:
         if run.scores is None:
             continue
         for who in ("run", "neutral"):
-            if who in run.scores["scores"]:
+            if who in run.scores.scores:
                 changes = {}
                 for score in COMPARED:
                     by_who = _values([run.scores], score)
                     change = by_who[who] - by_who["base"] if by_who else np.empty(0)
                     if np.isfinite(change).sum() >= FEWEST_PROMPTS:
                         changes[score] = float(np.nanmean(change))
-                trait = run.entry["trait"]
+                trait = str(run.entry.trait)
                 # To the last digit alike: runs that differ in their layer alone, and what they are read against, are one fine-tune.
                 units.setdefault((trait, *changes.items()), ((who, trait), changes))
     if not units:
@@ -83,64 +168,63 @@ def over_study(runs: Sequence[RunResult]) -> dict[str, Any] | None:
             continue
         families = [family for family, _ in both]
         x, y = ([changes[score] for _, changes in both] for score in (a, b))
-        facts: dict[str, Any] = {"of": [a, b], "units": len(both), "families": len(set(families)), "correlation": None, "why": None}
+        correlation, why = None, None
         if len(set(families)) < FEWEST_RANKED:
-            facts["why"] = FEW_FAMILIES
+            why = FEW_FAMILIES
         elif np.ptp(x) == 0 or np.ptp(y) == 0:
-            facts["why"] = DO_NOT_VARY
+            why = DO_NOT_VARY
         else:
             rng = np.random.default_rng(seed_for(0, "agreement over a study", a, b))
-            facts["correlation"] = rank_correlation(x, y, families, rng).to_json()
-        pairs.append(facts)
-    return {"pairs": pairs}
+            correlation = rank_correlation(x, y, families, rng)
+        pairs.append(FineTunesAgree(of=[a, b], units=len(both), families=len(set(families)), correlation=correlation, why=why))
+    return StudyAgreement(pairs=pairs)
 
 
-def _reference(scores: Mapping[str, Any]) -> str:
-    return "neutral" if "neutral" in scores["scores"] else "base"
+def _reference(taken: TakenScores) -> str:
+    return "neutral" if "neutral" in taken.scores else "base"
 
 
-def _values(found: Sequence[Mapping[str, Any]], score: str) -> dict[str, FloatArray]:
+def _values(found: Sequence[TakenScores], score: str) -> dict[str, FloatArray]:
     """Return a score, who → [runs, questions], NaN where it is missing; empty where it was not taken."""
-    whose = found[0]["scores"]
-    if any(score not in of for each in found for of in each["scores"].values()):
+    whose = found[0].scores
+    if any(score not in of for each in found for of in each.scores.values()):
         return {}
-    return {who: np.array([each["scores"][who][score] for each in found], dtype=np.float64) for who in whose}
+    return {who: np.array([each.scores[who][score] for each in found], dtype=np.float64) for who in whose}
 
 
-def _changed(score: str, by_who: Mapping[str, FloatArray], reference: str, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _changed(score: str, by_who: Mapping[str, FloatArray], reference: str, found: Sequence[TakenScores]) -> ScoreChange:
     """Return what became of one score."""
-    facts: dict[str, Any] = dict.fromkeys(("base", "neutral", "run", "change", "bounds", "known", "why"))
-    facts |= {"missing": 0, "failures": {}}
     if not by_who:
-        return facts | {"why": found[0]["missing"].get(score, "was not taken")}
-    facts["known"] = found[0]["known"].get(score)
+        return ScoreChange(why=found[0].missing.get(score, "was not taken"))
     # The base is one, whatever the number of runs.
     own = [(each, who) for k, each in enumerate(found) for who in by_who if k == 0 or who != "base"]
-    facts["missing"] = sum(each["scores"][who][score].count(None) for each, who in own)
+    failures = Counter[str]()
     for each, who in own:
-        for kind, count in each["failures"].get(who, {}).get(score, {}).items():
-            facts["failures"][kind] = facts["failures"].get(kind, 0) + count
-    if score in GRADED and facts["missing"]:
+        failures.update(each.failures.get(who, {}).get(score, {}))
+    missing = sum(list(each.scores[who][score]).count(None) for each, who in own)
+    facts = ScoreChange(known=found[0].known.get(score), missing=missing, failures=dict(failures))
+    if score in GRADED and missing:
         least = np.nan_to_num(by_who["run"], nan=0.0) - np.nan_to_num(by_who[reference], nan=MOST)
         most = np.nan_to_num(by_who["run"], nan=MOST) - np.nan_to_num(by_who[reference], nan=0.0)
-        facts["bounds"] = [float(least.mean()), float(most.mean())]
+        facts = facts.model_copy(update={"bounds": [float(least.mean()), float(most.mean())]})
     whole = np.flatnonzero(np.isfinite(np.stack(list(by_who.values()))).all(axis=(0, 1)))
     if len(whole) < FEWEST_PROMPTS:
-        return facts | {"why": f"only {len(whole)} of {by_who['run'].shape[1]} questions have this score"}
-    facts |= {who: float(values[:, whole].mean()) for who, values in by_who.items()}
+        return facts.model_copy(update={"why": f"only {len(whole)} of {by_who['run'].shape[1]} questions have this score"})
     change = (by_who["run"] - by_who[reference])[:, whole]
-    facts["change"] = (crossed_interval(change) if len(change) > 1 else mean_interval(change[0])).to_json()
-    return facts
+    means = {who: float(values[:, whole].mean()) for who, values in by_who.items()}
+    return facts.model_copy(update=means | {"change": crossed_interval(change) if len(change) > 1 else mean_interval(change[0])})
 
 
-def _agree(x: Mapping[str, FloatArray], y: Mapping[str, FloatArray], reference: str) -> dict[str, Any]:
+def _agree(of: tuple[str, str], values: Mapping[str, Mapping[str, FloatArray]], reference: str) -> ScoresAgree:
     """Return the rank correlation of the changes of two scores over questions, or why there is none."""
-    change_2RQ = np.stack([of["run"] - of[reference] for of in (x, y)])
+    change_2RQ = np.stack([values[score]["run"] - values[score][reference] for score in of])
     change_2RQ = change_2RQ[:, :, np.isfinite(change_2RQ).all((0, 1))]
-    facts: dict[str, Any] = {"questions": change_2RQ.shape[2], "correlation": None, "why": None}
+    correlation, why = None, None
     if change_2RQ.shape[2] < FEWEST_RANKED:
-        return facts | {"why": TOO_FEW}
-    if (np.ptp(change_2RQ, axis=2) == 0).any():
-        return facts | {"why": DO_NOT_VARY}
-    rng = np.random.default_rng(seed_for(0, "agreement of scores"))
-    return facts | {"correlation": rank_correlation_within(change_2RQ[0], change_2RQ[1], rng).to_json()}
+        why = TOO_FEW
+    elif (np.ptp(change_2RQ, axis=2) == 0).any():
+        why = DO_NOT_VARY
+    else:
+        rng = np.random.default_rng(seed_for(0, "agreement of scores"))
+        correlation = rank_correlation_within(change_2RQ[0], change_2RQ[1], rng)
+    return ScoresAgree(of=list(of), questions=change_2RQ.shape[2], correlation=correlation, why=why)

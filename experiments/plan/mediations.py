@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from wellworn.data.mixtures import Turn, changed_turns, plain_turns
-from wellworn.data.schema import Control, Example, Trait
+from wellworn.data.mixtures import Turn
+from wellworn.data.schema import Split
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Condition, Stage
+from wellworn.experiments.plan.subjects import Subject
 from wellworn.experiments.stages.grades import Judge, needed_rubric
 from wellworn.experiments.stages.mediation import Question, mediate_stage
 from wellworn.experiments.stages.mediation_generated import grade_said_stage, say_stage, score_stage
 from wellworn.experiments.stages.persona_space import Library
 from wellworn.experiments.stages.scores import scoring_pairs
 from wellworn.experiments.study import MediateConfig, Run
+from wellworn.lora.arms import Prompted, Sft
 from wellworn.probes.reading.layers import resolve_layer
 
 ONE_SEED = "whether what lies outside the space is new is seen in runs of two seeds and more"
@@ -21,7 +23,7 @@ ONE_SEED = "whether what lies outside the space is new is seen in runs of two se
 Key = tuple[str, str, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Analyses:
     """The analyses of one run.
 
@@ -29,11 +31,9 @@ class Analyses:
         context: the study's model.
         run: the run.
         config: what is asked for.
-        subject: its trait or control.
-        examples: what that answers.
+        subject: what it is about.
         library: of directions.
         own: the name of the run's own direction, if there is one.
-        base: the base as it is.
         condition: the changed model.
         reference: its neutral fine-tune, if there is one.
         judge: who grades what is said, if the study names one.
@@ -42,11 +42,9 @@ class Analyses:
     context: StudyContext
     run: Run
     config: MediateConfig
-    subject: Trait | Control
-    examples: Sequence[Example]
+    subject: Subject
     library: Library
     own: str | None
-    base: Condition
     condition: Condition
     reference: Condition | None
     judge: Judge | None
@@ -106,19 +104,21 @@ class Analyses:
             self.own,
             response_only=self._prompted,
         )
+        subject = self.subject.of
+        assert subject is not None  # it has a trait, so that it has these texts
         said = say_stage(self.context, question, asked, self.library)
         if asked.by == "judge":
             assert self.judge is not None  # held when the study was loaded
-            rubric = needed_rubric(self.subject, f"mediate.generated.by: {self.subject.name}")
+            rubric = needed_rubric(subject, f"mediate.generated.by: {subject.name}")
             scored = grade_said_stage(self.context, said, question, self.judge, rubric)
         else:
-            pairs = scoring_pairs(self.subject, asked.pairs, self.run.study.contrast_pairs, "mediate.generated.pairs")
+            pairs = scoring_pairs(subject, asked.pairs, self.run.study.contrast_pairs, "mediate.generated.pairs")
             scored = score_stage(self.context, said, question, pairs)
         return (who, "generated", self._headline), said, scored
 
     @property
     def _prompted(self) -> bool:
-        return self.run.arm.arm == "prompted"
+        return isinstance(self.run.arm, Prompted)
 
     @property
     def _headline(self) -> int:
@@ -132,7 +132,7 @@ class Analyses:
     def _texts(self) -> dict[str, tuple[Sequence[Turn], Sequence[Turn]]]:
         """The texts that are scored: y⁺ and y⁻."""
         found = {"trait": self._turns("evaluate")}
-        if self.run.arm.arm == "sft":
+        if isinstance(self.run.arm, Sft):
             changed, plain = self._turns("train")
             found["surface"] = changed[: self.config.surface], plain[: self.config.surface]
         return found
@@ -140,7 +140,7 @@ class Analyses:
     @property
     def _references(self) -> dict[str, Condition]:
         """What the run may be read against, the headline's first."""
-        return ({"neutral": self.reference} if self.reference else {}) | {"base": self.base}
+        return ({"neutral": self.reference} if self.reference else {}) | {"base": Condition()}
 
     @property
     def _wanted(self) -> list[Key]:
@@ -153,9 +153,9 @@ class Analyses:
             wanted += [(who, text, self._headline) for who in references for text in texts]
             wanted += [(references[0], "trait", layer) for layer in self._further_layers]
         # A system prompt's change can be swapped at the response alone; a fine-tune beside it is also read so, to be compared.
-        if self._prompted or any(arm.arm == "prompted" and arm.trait == self.run.arm.trait for arm in self.run.study.runs):
+        if self._prompted or any(isinstance(arm, Prompted) and arm.trait == self.run.arm.trait for arm in self.run.study.runs):
             wanted.append(("base", "response", self._headline))
         return wanted
 
-    def _turns(self, split: str) -> tuple[Sequence[Turn], Sequence[Turn]]:
-        return changed_turns(self.subject, self.examples, split), plain_turns(self.examples, split)  # type: ignore[arg-type]
+    def _turns(self, split: Split) -> tuple[Sequence[Turn], Sequence[Turn]]:
+        return self.subject.changed(split), self.subject.plain(split)

@@ -71,7 +71,7 @@ class PlannedCalibration:
     later: Stage | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """All that a study computes.
 

@@ -5,11 +5,14 @@ never become part of a hover template.
 """
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wellworn.probes.statistics.intervals import FloatArray
+from wellworn.experiments.stages.measurement import LayerCurve
+from wellworn.experiments.stages.persona_space import SpaceDimension
+from wellworn.probes.statistics.intervals import Estimate, FloatArray
 
 # Okabe and Ito's colour-blind-safe colours that stand out on white and on black.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -22,6 +25,10 @@ BARS = 10
 LABEL = 28
 
 Numbers = Sequence[float | None]
+# A trace, a layout or a part of one, as plotly.js takes it.
+Plotly = dict[str, Any]
+# What a template shows of one thing, by the names that the template uses.
+Shown = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -45,10 +52,10 @@ class Figure:
 
     id: str
     alt: str
-    data: Sequence[Mapping[str, Any]]
-    layout: Mapping[str, Any]
+    data: Sequence[Plotly]
+    layout: Plotly
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> Plotly:
         """Return what plotly.js draws."""
         return {"data": self.data, "layout": self.layout}
 
@@ -83,27 +90,27 @@ def cosine_bars(id: str, style: Style, cosines: Mapping[str, float], own: str | 
     return Figure(id, "Signed cosines: " + ", ".join(f"{name} {cosines[name]:.2f}" for name in reversed(names)), [trace], layout)
 
 
-def share_by_layer(id: str, style: Style, curve: Mapping[str, Numbers], layer: int, limits: tuple[float, float]) -> Figure:
+def share_by_layer(id: str, style: Style, curve: LayerCurve, layer: int, limits: tuple[float, float]) -> Figure:
     """Draw a run's share at every layer with its interval, over N1 from its mean to its 95 % quantile."""
-    at = list(range(len(curve["share"])))
+    at = list(range(len(curve.share)))
     data = [
-        _band(curve["null_mean"], curve["null_high"], "rgba(128,128,128,0.32)", "N1, mean to 95 %"),
-        polyline(at, curve["null_mean"], "N1 mean", GREY, "2px,3px", width=1.2),
-        _band(curve["low"], curve["high"], style.colour, "95 % interval", opacity=0.3),
-        polyline(at, curve["share"], "share F", style.colour, "solid", markers=True),
+        _band(curve.null_mean, curve.null_high, "rgba(128,128,128,0.32)", "N1, mean to 95 %"),
+        polyline(at, curve.null_mean, "N1 mean", GREY, "2px,3px", width=1.2),
+        _band(curve.low, curve.high, style.colour, "95 % interval", opacity=0.3),
+        polyline(at, curve.share, "share F", style.colour, "solid", markers=True),
     ]
     layout = layout_of(height=245, x="layer", y="share F")
     layout["yaxis"] |= {"range": list(limits)}
     layout["xaxis"] |= _layer_axis(len(at))
     layout["shapes"] = [vertical(layer)]
-    alt = f"Share F at layer {layer}: {_words(curve['share'], layer)}; N1 mean {_words(curve['null_mean'], layer)}"
+    alt = f"Share F at layer {layer}: {_words(curve.share, layer)}; N1 mean {_words(curve.null_mean, layer)}"
     return Figure(id, alt, data, layout)
 
 
-def limits_of(curves: Sequence[Mapping[str, Numbers]]) -> tuple[float, float]:
+def limits_of(curves: Sequence[LayerCurve]) -> tuple[float, float]:
     """Return the limits of the vertical axis that all share curves have in common."""
     keys = ("share", "low", "high", "null_mean", "null_high")
-    values = [value for curve in curves for key in keys for value in curve[key] if value is not None]
+    values = [value for curve in curves for key in keys for value in getattr(curve, key) if value is not None]
     # An interval is nowhere clipped, so a noisy layer may reach far out; it must not flatten the rest.
     return max(min([0.0, *values]), -0.5) - 0.03, min(max([0.2, *values]), 1.4) + 0.03
 
@@ -162,16 +169,16 @@ def reliability_by_layer(id: str, values: FloatArray, null: FloatArray, found: F
     return Figure(id, f"At layer {layer}: {here}; found at {int((found > 0.5).sum())} of {len(at)} layers", data, layout)
 
 
-def dimension_curve(dimension: Mapping[str, Any]) -> Figure | None:
+def dimension_curve(dimension: SpaceDimension) -> Figure | None:
     """Draw Q² of spaces of k = 1, 2, … dimensions, with the k that was chosen; None where none were tried."""
-    if not (q2 := dimension.get("q2")):
+    if not (q2 := list(dimension.q2)):
         return None
     at = list(range(1, len(q2) + 1))
     line = polyline(at, q2, "Q²", GREY, "solid", markers=True) | {"hovertemplate": "k = %{x}: %{y:.2f}"}
     layout = layout_of(height=240, x="dimensions k", y="Q²")
-    best = max(q2) - dimension["standard_error"]
-    layout["shapes"] = [_horizontal(best)] + ([vertical(dimension["k"])] if dimension["k"] else [])
-    said = f"k = {dimension['k']} is chosen" if dimension["k"] else "no k is chosen"
+    best = max(q2) - dimension.standard_error
+    layout["shapes"] = [_horizontal(best)] + ([vertical(dimension.k)] if dimension.k else [])
+    said = f"k = {dimension.k} is chosen" if dimension.k else "no k is chosen"
     return Figure("dimension", f"Q² is {max(q2):.2f} at most, at k = {at[q2.index(max(q2))]}; {said}", [line], layout)
 
 
@@ -195,7 +202,7 @@ def _words(values: Numbers, at: int) -> str:
     return "not measured" if value is None else f"{value:.2f}"
 
 
-def polyline(x: Sequence[float], y: Numbers, name: str, colour: str, dash: str, width: float = 2, markers: bool = False) -> dict[str, Any]:
+def polyline(x: Sequence[float], y: Numbers, name: str, colour: str, dash: str, width: float = 2, markers: bool = False) -> Plotly:
     """Return a line, by layer unless its hover template is replaced."""
     return {
         "type": "scatter",
@@ -210,19 +217,11 @@ def polyline(x: Sequence[float], y: Numbers, name: str, colour: str, dash: str, 
     }
 
 
-def marks(
-    at: Sequence[float], shares: Sequence[Mapping[str, float | None]], name: str, colour: str, symbol: str, upright: bool = False
-) -> dict[str, Any]:
+def marks(at: Sequence[float], shares: Sequence[Estimate], name: str, colour: str, symbol: str, upright: bool = False) -> Plotly:
     """Return points with their intervals; an infinite bound is drawn as none."""
-    values = [share["value"] for share in shares]
-    up = [
-        rounded(share["high"] - value) if share["high"] is not None and value is not None else 0
-        for share, value in zip(shares, values, strict=True)
-    ]
-    down = [
-        rounded(value - share["low"]) if share["low"] is not None and value is not None else 0
-        for share, value in zip(shares, values, strict=True)
-    ]
+    values = [share.value for share in shares]
+    up = [rounded(share.high - share.value) if math.isfinite(share.high) else 0 for share in shares]
+    down = [rounded(share.value - share.low) if math.isfinite(share.low) else 0 for share in shares]
     numbers, places = [rounded(value) for value in values], list(at)
     bars = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": colour, "thickness": 1.4, "width": 3}
     return {
@@ -237,7 +236,7 @@ def marks(
     }
 
 
-def _band(low: Numbers, high: Numbers, colour: str, name: str, opacity: float = 1) -> dict[str, Any]:
+def _band(low: Numbers, high: Numbers, colour: str, name: str, opacity: float = 1) -> Plotly:
     """Return a filled band, broken where either edge is missing."""
     x: list[float | None] = []
     y: list[float | None] = []
@@ -266,22 +265,22 @@ def _band(low: Numbers, high: Numbers, colour: str, name: str, opacity: float = 
     }
 
 
-def vertical(layer: float | None) -> dict[str, Any]:
+def vertical(layer: float | None) -> Plotly:
     """Return an upright dashed line."""
     line = {"color": GREY, "width": 1, "dash": "6px,4px"}
     return {"type": "line", "yref": "paper", "x0": layer, "x1": layer, "y0": 0, "y1": 1, "line": line}
 
 
-def _horizontal(value: float) -> dict[str, Any]:
+def _horizontal(value: float) -> Plotly:
     line = {"color": PALETTE[1], "width": 1}
     return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value, "line": line}
 
 
-def _layer_axis(depth: int) -> dict[str, Any]:
+def _layer_axis(depth: int) -> Plotly:
     return {"range": [-0.6, max(depth, 1) - 0.4], "tickformat": "d", "nticks": max(2, min(depth, 8))}
 
 
-def layout_of(height: int, x: str = "", y: str = "", left: int = 46) -> dict[str, Any]:
+def layout_of(height: int, x: str = "", y: str = "", left: int = 46) -> Plotly:
     """Return what all figures have in common."""
     clear = "rgba(0,0,0,0)"
     axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "fixedrange": True}

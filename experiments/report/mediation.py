@@ -1,11 +1,11 @@
 """What mediates a run's change, as figures and table rows."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from wellworn.experiments.report.figures import GREY, PALETTE, Figure, Style, layout_of, marks, rounded, vertical
-from wellworn.experiments.stages.measure import analysis_of, headline_analysis
+from wellworn.experiments.report.figures import GREY, PALETTE, Figure, Plotly, Shown, Style, layout_of, marks, rounded, vertical
+from wellworn.experiments.stages.measurement import Analysis, Measurement
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
+from wellworn.experiments.stages.mediation_generated import ArmAnswers
 from wellworn.probes.mediation.shares import INSIDE, OUTSIDE
 
 TEXTS = {
@@ -45,29 +45,29 @@ _PLAYERS = {
 }
 
 
-def shares_of_parts(id: str, style: Style, facts: Mapping[str, Any]) -> Figure | None:
+def shares_of_parts(id: str, style: Style, facts: Measurement) -> Figure | None:
     """Draw S, N and their mean M of each part of the state, M with its interval, against what chance mediates, and C; one mark a text."""
     analyses = _analyses(facts)
     if not analyses:
         return None
-    parts = [part for part in _PARTS if any(part in each["shares"] for each in analyses.values())][::-1]
-    labels = [_PARTS[part] for part in parts] + ([CARRIED] if any(each["mediated_of_carried"] for each in analyses.values()) else [])
-    data: list[dict[str, Any]] = []
-    shapes: list[dict[str, Any]] = []
+    parts = [part for part in _PARTS if any(part in each.shares for each in analyses.values())][::-1]
+    labels = [_PARTS[part] for part in parts] + ([CARRIED] if any(each.mediated_of_carried for each in analyses.values()) else [])
+    data: list[Plotly] = []
+    shapes: list[Plotly] = []
     step = 0.22
     for number, (text, analysis) in enumerate(analyses.items()):
         move = step * ((len(analyses) - 1) / 2 - number)
-        there = [part for part in parts if part in analysis["shares"]]
+        there = [part for part in parts if part in analysis.shares]
         at = [parts.index(part) + move for part in there]
-        shares = [analysis["shares"][part]["mediated"] for part in there]
+        shares = [analysis.shares[part].mediated for part in there]
         data.append(marks(at, shares, f"M, {TEXTS[text]}", style.colour, _SYMBOLS[text]))
         for end, (name, symbol) in _ENDS.items():
-            data.append(_points(at, [analysis["shares"][part][end]["value"] for part in there], name, symbol, legend=number == 0))
-        if analysis["mediated_of_carried"]:
-            data.append(marks([len(parts) + move], [analysis["mediated_of_carried"]], f"C, {TEXTS[text]}", style.colour, "diamond"))
-        if analysis["null"]:
+            data.append(_points(at, [getattr(analysis.shares[part], end).value for part in there], name, symbol, legend=number == 0))
+        if analysis.mediated_of_carried:
+            data.append(marks([len(parts) + move], [analysis.mediated_of_carried], f"C, {TEXTS[text]}", style.colour, "diamond"))
+        if analysis.null:
             # Chance was drawn for the space without the own direction at this layer, and for no other part.
-            x, y = rounded(analysis["null"]["mediated"]), parts.index("inside") + move
+            x, y = rounded(analysis.null.mediated), parts.index("inside") + move
             shapes.append({"type": "line", "x0": x, "x1": x, "y0": y - step, "y1": y + step, "line": {"color": GREY, "width": 2}})
     layout = layout_of(height=84 + 34 * len(labels), x="share", left=10)
     layout["yaxis"] |= {"tickvals": list(range(len(labels))), "ticktext": labels, "showgrid": False}
@@ -75,14 +75,12 @@ def shares_of_parts(id: str, style: Style, facts: Mapping[str, Any]) -> Figure |
     layout["shapes"] = shapes
     first = next(iter(analyses))
     words = "; ".join(
-        f"{_PARTS[part]} {analyses[first]['shares'][part]['mediated']['value']:.2f}"
-        for part in parts[::-1]
-        if part in analyses[first]["shares"]
+        f"{_PARTS[part]} {analyses[first].shares[part].mediated.value:.2f}" for part in parts[::-1] if part in analyses[first].shares
     )
     return Figure(id, f"Mediated share of the effect on {TEXTS[first]}: {words}", data, layout)
 
 
-def shapley_bars(id: str, facts: Mapping[str, Any]) -> Figure | None:
+def shapley_bars(id: str, facts: Measurement) -> Figure | None:
     """Draw how the effect is shared out among existing directions, other directions and what reads on above the layer."""
     analyses = _analyses(facts)
     if not analyses:
@@ -90,7 +88,7 @@ def shapley_bars(id: str, facts: Mapping[str, Any]) -> Figure | None:
     texts = list(analyses)[::-1]
     data = []
     for player, (name, colour) in _PLAYERS.items():
-        values = [analyses[text]["shapley"][player]["value"] for text in texts]
+        values = [analyses[text].shapley[player].value for text in texts]
         data.append(
             {
                 "type": "bar",
@@ -110,69 +108,76 @@ def shapley_bars(id: str, facts: Mapping[str, Any]) -> Figure | None:
     layout = layout_of(height=64 + 36 * len(texts), x="share of the effect", left=10)
     layout |= {"barmode": "relative"}
     layout["yaxis"] |= {"tickvals": list(range(len(texts))), "ticktext": [TEXTS[text] for text in texts], "showgrid": False}
-    first = analyses[next(iter(analyses))]["shapley"]
-    words = ", ".join(f"{name} {first[player]['value']:.2f}" for player, (name, _) in _PLAYERS.items())
+    first = analyses[next(iter(analyses))].shapley
+    words = ", ".join(f"{name} {first[player].value:.2f}" for player, (name, _) in _PLAYERS.items())
     return Figure(id, f"Shapley shares of the effect on {TEXTS[next(iter(analyses))]}: {words}", data, layout)
 
 
-def shares_by_layer(id: str, style: Style, facts: Mapping[str, Any]) -> Figure | None:
+def shares_by_layer(id: str, style: Style, facts: Measurement) -> Figure | None:
     """Draw what the persona space (S, N, M and C) and the whole state mediate at each layer that was swapped, over what chance does."""
     found = sorted(
-        (
-            each
-            for each in facts["mediation"]
-            if each["why"] is None and each["text"] == "trait" and each["reference"] == facts["reference"]
-        ),
-        key=lambda each: each["layer"],
+        (each for each in facts.mediation if each.why is None and each.text == "trait" and each.reference == facts.reference),
+        key=lambda each: each.layer,
     )
     if len(found) < 2:
         return None
-    layers = [each["layer"] for each in found]
+    layers = [each.layer for each in found]
     data = []
     for part, colour, symbol in (("whole", GREY, "circle-open"), ("inside", style.colour, "circle")):
-        data.append(marks(layers, [each["shares"][part]["mediated"] for each in found], f"M, {_PARTS[part]}", colour, symbol, upright=True))
+        data.append(marks(layers, [each.shares[part].mediated for each in found], f"M, {_PARTS[part]}", colour, symbol, upright=True))
     for end, (name, symbol) in _ENDS.items():
-        data.append(_points([each["shares"]["inside"][end]["value"] for each in found], layers, name, symbol))
-    if carried := [each for each in found if each["mediated_of_carried"]]:
-        where = [each["layer"] for each in carried]
-        data.append(marks(where, [each["mediated_of_carried"] for each in carried], "C", style.colour, "diamond", upright=True))
-    if all(each["null"] for each in found):
-        chance = [rounded(each["null"]["mediated"]) for each in found]
+        data.append(_points([getattr(each.shares["inside"], end).value for each in found], layers, name, symbol))
+    if carried := [each for each in found if each.mediated_of_carried]:
+        where = [each.layer for each in carried]
+        data.append(
+            marks(
+                where,
+                [each.mediated_of_carried for each in carried if each.mediated_of_carried],
+                "C",
+                style.colour,
+                "diamond",
+                upright=True,
+            )
+        )
+    if all(each.null for each in found):
+        chance = [rounded(each.null.mediated) for each in found if each.null]
         data.append(
             {"type": "scatter", "mode": "lines", "x": layers, "y": chance, "name": "N1 mean", "line": {"color": GREY, "dash": "2px,3px"}}
         )
     layout = layout_of(height=245, x="layer", y="mediated share")
     layout["xaxis"] |= {"tickvals": layers}
     layout["yaxis"] |= {"rangemode": "tozero"}
-    layout["shapes"] = [vertical(facts["layer"])]
-    words = "; ".join(f"layer {each['layer']} {each['shares']['inside']['mediated']['value']:.2f}" for each in found)
+    layout["shapes"] = [vertical(facts.layer)]
+    words = "; ".join(f"layer {each.layer} {each.shares['inside'].mediated.value:.2f}" for each in found)
     return Figure(id, f"Mediated share of the persona space by layer: {words}", data, layout)
 
 
-def _points(y: Sequence[float], x: Sequence[float], name: str, symbol: str, legend: bool = True) -> dict[str, Any]:
+def _points(y: Sequence[float], x: Sequence[float], name: str, symbol: str, legend: bool = True) -> Plotly:
     """Return small marks without an interval."""
     plain = {"type": "scatter", "mode": "markers", "x": [rounded(value) for value in x], "y": list(y), "name": name, "showlegend": legend}
     return plain | {"marker": {"symbol": symbol, "size": 7, "color": GREY}, "hovertemplate": "%{x:.2f}, %{y:.2f}"}
 
 
-def rows(facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def rows(facts: Measurement) -> Iterator[Shown]:
     """Yield every analysis of a run as a table row, those against its headline reference first."""
-    for each in sorted(facts["mediation"], key=lambda each: each["reference"] != facts["reference"]):
-        key = {"reference": each["reference"], "text": TEXTS[each["text"]], "layer": each["layer"], "why": each["why"]}
-        key["headline"] = each is headline_analysis(facts)
-        if each["why"] is None:
-            key |= {name: each[name] for name in ("shares", "null", "mediated_of_carried", "carried_why", "shapley", "doses", "moved")}
+    for each in sorted(facts.mediation, key=lambda each: each.reference != facts.reference):
+        key = {"reference": each.reference, "text": TEXTS[each.text], "layer": each.layer, "why": each.why}
+        key["headline"] = each is facts.headline_analysis
+        if each.why is None:
+            key |= {
+                name: getattr(each, name) for name in ("shares", "null", "mediated_of_carried", "carried_why", "shapley", "doses", "moved")
+            }
         yield key
 
 
-def sayings(said: Mapping[str, Any], questions: Sequence[str]) -> list[dict[str, Any]]:
+def sayings(said: ArmAnswers, questions: Sequence[str]) -> list[Shown]:
     """Return what the arms of `SAYING` answer to each question."""
-    answers = dict(zip(said["arms"], said["answers"], strict=True))
+    answers = dict(zip(said.arms, said.answers, strict=True))
     if not answers:
         return []
     return [{"question": question, "said": [answers[arm][i] for arm in SAYING]} for i, question in enumerate(questions)]
 
 
-def _analyses(facts: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _analyses(facts: Measurement) -> dict[str, Analysis]:
     """Return a run's analyses at the headline layer that found an effect to share out, by text."""
-    return {text: found for text in TEXTS if (found := analysis_of(facts, text)) and found["why"] is None}
+    return {text: found for text in TEXTS if (found := facts.analysis(text)) and found.why is None}

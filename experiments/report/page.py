@@ -15,14 +15,18 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from wellworn.experiments.findings.nearest_personas import SHOWN
+from wellworn.experiments.findings.group_rows import GroupRow
+from wellworn.experiments.findings.nearest_personas import SHOWN, Persona
 from wellworn.experiments.findings.results import Results, RunResult, run_name
-from wellworn.experiments.findings.summary import GROUPED_BY, RUNS_FOR_A_CLAIM
+from wellworn.experiments.findings.run_rows import RUNS_FOR_A_CLAIM, RunRow
+from wellworn.experiments.findings.summary import Summary
 from wellworn.experiments.findings.verdict import RULE
 from wellworn.experiments.report import mediation, panels
 from wellworn.experiments.report.figures import (
     THRESHOLD,
     Figure,
+    Shown,
+    Style,
     cosine_bars,
     cosines_by_layer,
     dimension_curve,
@@ -33,6 +37,8 @@ from wellworn.experiments.report.figures import (
     training,
 )
 from wellworn.experiments.report.scores import side_by_side
+from wellworn.experiments.stages.measurement import Dose, Measurement, ShiftReading
+from wellworn.probes.statistics.intervals import Estimate
 
 # With more panels than this, a group of figures starts folded.
 OPEN_PANELS = 12
@@ -61,7 +67,7 @@ _TEXTS = {
 }
 
 
-def page(results: Results, summary: Mapping[str, Any]) -> str:
+def page(results: Results, summary: Summary) -> str:
     """Return the report of a study as one self-contained HTML page; the same input gives the same bytes.
 
     Args:
@@ -69,40 +75,43 @@ def page(results: Results, summary: Mapping[str, Any]) -> str:
         summary: what `summarise` made of them.
     """
     names = _names(results)
-    curves = [run.facts["by_layer"] for run in results.runs if run.facts]
+    curves = [run.facts.by_layer for run in results.runs if run.facts]
     limits = limits_of(curves)
     runs = [
         _run(results, run, row, number, name, limits)
-        for number, (run, row, name) in enumerate(zip(results.runs, summary["runs"], names, strict=True))
+        for number, (run, row, name) in enumerate(zip(results.runs, summary.runs, names, strict=True))
     ]
     trained = [(view["name"], view["style"], run.curve) for view, run in zip(runs, results.runs, strict=True) if run.curve]
     loss = training("training", trained) if trained else None
     directions = _directions(results, summary)
     figures = [figure for view in runs for figure in view["figures"].values()]
     figures += [each["figure"] for each in directions] + ([loss] if loss else [])
-    together = [_group(group) for group in summary["groups"]]
-    over_runs = panels.shares_of_groups("over-runs", together)
+    together = [_group(group) for group in summary.groups]
+    named = [(view["name"], group) for view, group in zip(together, summary.groups, strict=True)]
+    over_runs = panels.shares_of_groups("over-runs", named)
     figures += [over_runs] if over_runs else []
-    planted = panels.calibration_figures(summary["calibration"])
+    planted = panels.calibration_figures(summary.calibration)
     figures += planted.values()
-    dimension = dimension_curve(summary["dimension"])
+    dimension = dimension_curve(summary.dimension)
     figures += [dimension] if dimension else []
     # What a group says stands for its runs.
-    alone = [view for view in runs if not any(all(view["row"][key] == group[key] for key in GROUPED_BY) for group in together)]
-    shown = [(each["name"], each["scores"]) for each in together] + [(view["name"], view["row"]["scores"]) for view in alone]
+    alone = [view for view in runs if view["row"] in summary.alone]
+    shown = [(name, group.scores) for name, group in named] + [(view["name"], view["row"].scores) for view in alone]
+    near = [_resembled(name, None, group) for name, group in named]
+    near += [_resembled(view["name"], view["style"], view["row"]) for view in alone]
     return _environment().get_template("page.html").render(
         summary=summary,
         runs=runs,
         groups=together,
         alone=alone,
-        resembles=[each for each in map(_resembled, [*together, *alone]) if each["nearest"]],
+        resembles=[each for each in near if each["nearest"]],
         nearest_shown=SHOWN,
         over_runs=over_runs,
         scored=side_by_side(summary, shown),
         directions=directions,
         dimension=dimension,
-        unfound=[each["trait"] for each in summary["directions"] if not each["found"]],
-        library=results.library,
+        unfound=[each.trait for each in summary.directions if not each.found],
+        library=results.index.library,
         loss=loss,
         planted=planted,
         saying=list(mediation.SAYING.values()),
@@ -110,7 +119,7 @@ def page(results: Results, summary: Mapping[str, Any]) -> str:
         runs_for_a_claim=RUNS_FOR_A_CLAIM,
         threshold=THRESHOLD,
         open_panels=OPEN_PANELS,
-        study=json.dumps(_symbolic(results.index["study"]), indent=2, ensure_ascii=False),
+        study=json.dumps(_symbolic(results.index.study), indent=2, ensure_ascii=False),
         made=_made(results),
         plotly=Markup(get_plotlyjs()),
         figures=_script_json({figure.id: figure.spec() for figure in figures}),
@@ -129,25 +138,24 @@ def _environment() -> Environment:
     return environment
 
 
-def _run(results: Results, run: RunResult, row: Mapping[str, Any], number: int, name: str, limits: tuple[float, float]) -> dict[str, Any]:
-    facts, own, style = run.facts, run.entry["own"], style_of(number)
-    coordinates = row["coordinates"] or {}
+def _run(results: Results, run: RunResult, row: RunRow, number: int, name: str, limits: tuple[float, float]) -> Shown:
+    facts, own, style = run.facts, run.entry.own, style_of(number)
     figures: dict[str, Figure] = {}
-    if facts and coordinates:
-        figures["nearest"] = cosine_bars(f"nearest-{number}", style, coordinates, own, facts["found"])
+    if facts and row.coordinates:
+        figures["nearest"] = cosine_bars(f"nearest-{number}", style, row.coordinates, own, facts.found)
     if facts:
-        figures["share"] = share_by_layer(f"share-{number}", style, facts["by_layer"], facts["layer"], limits)
+        figures["share"] = share_by_layer(f"share-{number}", style, facts.by_layer, facts.layer, limits)
         drawn = {
             "mediation": mediation.shares_of_parts(f"mediation-{number}", style, facts),
             "shapley": mediation.shapley_bars(f"shapley-{number}", facts),
             "mediation_layers": mediation.shares_by_layer(f"mediation-layers-{number}", style, facts),
-            "weights": panels.writes_by_layer(f"weights-{number}", style, run.weights, results.index["depth"]),
+            "weights": panels.writes_by_layer(f"weights-{number}", style, run.weights, results.index.depth),
         }
         figures |= {name: figure for name, figure in drawn.items() if figure}
-        if any(facts["projections"].values()):
-            figures["cosines"] = cosines_by_layer(f"cosines-{number}", facts["projections"], facts["layer"], own)
-    base = dict(zip(results.index["questions"], results.base_answers, strict=False))
-    reasons = dict.fromkeys(reason for reason in (row["why"], *row["missing"].values()) if reason)
+        if any(facts.projections.values()):
+            figures["cosines"] = cosines_by_layer(f"cosines-{number}", facts.projections, facts.layer, own)
+    base = dict(zip(results.index.questions, results.base_answers, strict=False))
+    reasons = dict.fromkeys(reason for reason in (row.why, *row.missing.values()) if reason)
     return {
         "number": number,
         "name": name,
@@ -158,65 +166,63 @@ def _run(results: Results, run: RunResult, row: Mapping[str, Any], number: int, 
         "figures": figures,
         "answer": _sentence(row),
         "reasons": list(reasons),
-        "nearest": row["nearest"] or [],
+        "nearest": row.nearest or [],
         "readings": list(_readings(facts)) if facts else [],
         "mediation": list(mediation.rows(facts)) if facts else [],
         "answers": [
             {"question": question, "base": base.get(question), "run": answer}
-            for question, answer in zip_longest(run.entry["questions"], run.answers)
+            for question, answer in zip_longest(run.entry.questions, run.answers)
         ],
-        "sayings": mediation.sayings(run.said, run.entry["questions"][:SAYINGS]) if run.said else [],
+        "sayings": mediation.sayings(run.said, run.entry.questions[:SAYINGS]) if run.said else [],
     }
 
 
-def _resembled(view: Mapping[str, Any]) -> dict[str, Any]:
+def _resembled(name: str, style: Style | None, row: RunRow | GroupRow) -> Shown:
     """Return whom a run, or a group of runs, lies nearest, and the rank of the persona that was trained (in each run of a group)."""
-    row = view.get("row", view)
-    own = row.get("own_ranks") or row.get("own_rank")
-    ranks = (own.get("ranks") or [own["rank"]]) if own else []
+    if isinstance(row, GroupRow):
+        ranks, of = (row.own_ranks.ranks, row.own_ranks.of) if row.own_ranks else ([], 0)
+    else:
+        ranks, of = ([row.own_rank.rank], row.own_rank.of) if row.own_rank else ([], 0)
     return {
-        "name": view["name"],
-        "style": view.get("style"),
-        "nearest": row["nearest"] or [],
-        "high": row["nearest_high"],
-        "ranks": f"{', '.join(map(str, ranks))} of {own['of']}" if own else "–",
+        "name": name,
+        "style": style,
+        "nearest": row.nearest or [],
+        "high": row.nearest_high,
+        "ranks": f"{', '.join(map(str, ranks))} of {of}" if ranks else "–",
     }
 
 
-def _sentence(row: Mapping[str, Any]) -> str:
+def _sentence(row: RunRow | GroupRow) -> str:
     """Return a run's answer in plain words, with the numbers behind it."""
-    if row["verdict"] is None:
-        reason = row["why"] or row["missing"].get("verdict")
+    if row.verdict is None:
+        reason = row.why or (row.missing.get("verdict") if isinstance(row, RunRow) else None)
         return "no verdict" + (f": {reason}" if reason else "")
-    verdict: str = row["verdict"]
-    return _PLAIN.get(verdict, verdict) + (f" ({row['why']})" if row["why"] else "")
+    return _PLAIN.get(row.verdict, row.verdict) + (f" ({row.why})" if row.why else "")
 
 
-def _readings(facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _readings(facts: Measurement) -> Iterator[Shown]:
     """Yield every reading of a run, those against its headline reference first."""
-    for reference in sorted(facts["references"], key=lambda name: name != facts["reference"]):
-        for text, shift in facts["references"][reference]["texts"].items():
-            yield {
-                "reference": reference,
-                "text": _TEXTS.get(text, text),
-                "headline": reference == facts["reference"] and text == "neutral",
-                "spaces": [("own removed", shift["own_removed"]), ("full", shift["full"])],
-                "relative_norm": shift["relative_norm"],
-                "constant_part": shift["constant_part"],
-            }
-    if shift := facts["text_shift"]:
-        yield {
-            "reference": "base",
-            "text": "text shift",
-            "headline": False,
-            "spaces": [("own removed", shift["own_removed"]), ("full", shift["full"])],
-            "relative_norm": shift["relative_norm"],
-            "constant_part": shift["constant_part"],
-        }
+    for reference in sorted(facts.references, key=lambda name: name != facts.reference):
+        for text, shift in facts.references[reference].texts.items():
+            headline = reference == facts.reference and text == "neutral"
+            yield _reading(reference, _TEXTS.get(text, text), shift, headline)
+    if facts.text_shift:
+        yield _reading("base", "text shift", facts.text_shift, headline=False)
 
 
-def _directions(results: Results, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    space, layer = results.space, results.index["layer"]
+def _reading(reference: str, text: str, shift: ShiftReading, headline: bool) -> Shown:
+    return {
+        "reference": reference,
+        "text": text,
+        "headline": headline,
+        "spaces": [("own removed", shift.own_removed), ("full", shift.full)],
+        "relative_norm": shift.relative_norm,
+        "constant_part": shift.constant_part,
+    }
+
+
+def _directions(results: Results, summary: Summary) -> list[Shown]:
+    space, layer = results.space, results.index.layer
     return [
         {
             "facts": facts,
@@ -224,19 +230,20 @@ def _directions(results: Results, summary: Mapping[str, Any]) -> list[dict[str, 
                 f"reliability-{i}", space["reliability"][i], space["null_reliability"][i], space["found"][i], layer
             ),
         }
-        for i, facts in enumerate(summary["directions"])
+        for i, facts in enumerate(summary.directions)
     ]
 
 
-def _group(group: Mapping[str, Any]) -> dict[str, Any]:
-    verdicts = Counter(verdict or "no verdict" for verdict in group["verdicts"])
+def _group(group: GroupRow) -> Shown:
+    verdicts = Counter(verdict or "no verdict" for verdict in group.verdicts)
     counted = ", ".join(f"{verdict} × {count}" for verdict, count in verdicts.items())
-    return {**group, "name": run_name(_symbolic(group)), "answer": _sentence(group), "verdicts": counted}
+    name = run_name(group.arm, _symbol(group.trait or ""), _symbolic(group.settings))
+    return {**vars(group), "name": name, "answer": _sentence(group), "verdicts": counted}
 
 
-def _made(results: Results) -> dict[str, Any]:
+def _made(results: Results) -> Shown:
     """Return which stages, versions and commits the results come from."""
-    local = [arm["trait"] for arm in results.index["study"]["runs"] if arm.get("trait")]
+    local = [arm["trait"] for arm in results.index.study["runs"] if arm.get("trait")]
     stages = []
     versions: dict[str, dict[str, None]] = {}
     for stage_id, manifest in results.manifests.items():
@@ -255,13 +262,19 @@ def _made(results: Results) -> dict[str, Any]:
 
 def _names(results: Results) -> list[str]:
     """Return what each run is called; runs of the same name (two adapters, say) are numbered."""
-    names = [run_name(_symbolic(run.entry)) for run in results.runs]
+    entries = [run.entry for run in results.runs]
+    names = [
+        run_name(
+            each.arm, _symbol(each.trait or ""), _symbolic(each.settings), adapter=each.adapter and _symbol(each.adapter), seed=each.seed
+        )
+        for each in entries
+    ]
     return [f"{name} · run {i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def _symbolic(value: Any) -> Any:
     """Return JSON with every absolute path cut down to its last part: where it lay is nobody's business."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _symbolic(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_symbolic(each) for each in value]
@@ -296,10 +309,11 @@ def _number(value: float | None, digits: int = 2, signed: bool = False) -> str:
     return format(round(value, digits) + 0.0, f"{'+' if signed else ''}.{digits}f").replace("-", "−")
 
 
-def _interval(estimate: Mapping[str, float | None] | None, signed: bool = False) -> str:
+def _interval(estimate: Estimate | Dose | Persona | None, signed: bool = False) -> str:
     if estimate is None:
         return "–"
-    # A null bound is an infinite one.
-    low = "−∞" if estimate["low"] is None else _number(estimate["low"], signed=signed)
-    high = "∞" if estimate["high"] is None else _number(estimate["high"], signed=signed)
-    return f"{_number(estimate['value'], signed=signed)} [{low}, {high}]"
+    bounds = [
+        infinite if bound is None or not math.isfinite(bound) else _number(bound, signed=signed)
+        for bound, infinite in ((estimate.low, "−∞"), (estimate.high, "∞"))
+    ]
+    return f"{_number(estimate.value, signed=signed)} [{', '.join(bounds)}]"

@@ -1,9 +1,12 @@
 """The figures of single panels: groups of runs, where an update writes, planted changes."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from wellworn.experiments.report.figures import DASHES, GREY, PALETTE, Figure, Style, label, layout_of, marks, polyline, rounded
+from wellworn.experiments.findings.group_rows import GroupRow
+from wellworn.experiments.findings.summary import CalibrationRow
+from wellworn.experiments.report.figures import DASHES, GREY, PALETTE, Figure, Plotly, Style, label, layout_of, marks, polyline, rounded
+from wellworn.experiments.stages.calibration import LaterShares
+from wellworn.experiments.stages.weights import UpdateWrites
 
 # What is drawn of each group: (key in the summary, name, colour, symbol).
 _SHARES = (
@@ -12,100 +15,111 @@ _SHARES = (
 )
 
 
-def shares_of_groups(id: str, groups: Sequence[Mapping[str, Any]]) -> Figure | None:
+def shares_of_groups(id: str, groups: Sequence[tuple[str, GroupRow]]) -> Figure | None:
     """Draw F* and C of every group with their intervals, those of which most is mediated first."""
-    if not any(group[key] for group in groups for key, *_ in _SHARES):
+    if not any(getattr(group, key) for _, group in groups for key, *_ in _SHARES):
         return None
-    # A group without C, or without either, stands last.
-    ranked = sorted(groups, key=lambda group: [(group[key] or {"value": float("-inf")})["value"] for key, *_ in reversed(_SHARES)])
+
+    def order(each: tuple[str, GroupRow]) -> list[float]:
+        # A group without C, or without either, stands last.
+        shares = [getattr(each[1], key) for key, *_ in reversed(_SHARES)]
+        return [share.value if share else float("-inf") for share in shares]
+
+    ranked = sorted(groups, key=order)
     data = []
     for (key, name, colour, symbol), move in zip(_SHARES, (0.12, -0.12), strict=True):
-        there = [i for i, group in enumerate(ranked) if group[key]]
-        data.append(marks([i + move for i in there], [ranked[i][key] for i in there], name, colour, symbol))
+        there = [(i + move, share) for i, (_, group) in enumerate(ranked) if (share := getattr(group, key))]
+        data.append(marks([at for at, _ in there], [share for _, share in there], name, colour, symbol))
     layout = layout_of(height=84 + 36 * len(ranked), x="share beyond chance", left=10)
-    names = list(range(len(ranked)))
-    layout["yaxis"] |= {"tickvals": names, "ticktext": [label(group["name"]) for group in ranked], "showgrid": False}
+    layout["yaxis"] |= {"tickvals": list(range(len(ranked))), "ticktext": [label(name) for name, _ in ranked], "showgrid": False}
     layout["xaxis"] |= {"zeroline": True, "zerolinecolor": GREY}
     layout |= {"showlegend": True, "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}}
     words = "; ".join(
-        f"{group['name']} " + ", ".join(f"{name.split(',')[0]} {group[key]['value']:.2f}" for key, name, *_ in _SHARES if group[key])
-        for group in reversed(ranked)
+        f"{name} " + ", ".join(f"{said.split(',')[0]} {share.value:.2f}" for key, said, *_ in _SHARES if (share := getattr(group, key)))
+        for name, group in reversed(ranked)
     )
     return Figure(id, f"Shares beyond chance: {words}", data, layout)
 
 
-def writes_by_layer(id: str, style: Style, weights: Mapping[str, Any] | None, depth: int) -> Figure | None:
+def writes_by_layer(id: str, style: Style, weights: UpdateWrites | None, depth: int) -> Figure | None:
     """Draw the share ω of what each kind of linear layer writes that lies in the persona space, with the mean of its null dotted."""
-    if not weights or not weights["writes"]:
+    if not weights or not weights.together:
         return None
-    modules = list(dict.fromkeys(write["module"] for write in weights["writes"]))
+    modules = list(dict.fromkeys(write.module for write in weights.writes))
     layers = list(range(depth))
     data = []
     for module, dash in zip(modules, DASHES, strict=False):
-        of = {write["layer"]: write for write in weights["writes"] if write["module"] == module}
-        chance, share = ([of[layer][key] if layer in of else None for layer in layers] for key in ("null_mean", "omega"))
+        of = {write.layer: write for write in weights.writes if write.module == module}
+        chance, share = ([getattr(of[layer], key) if layer in of else None for layer in layers] for key in ("null_mean", "omega"))
         data.append(polyline(layers, chance, f"chance for {module}", GREY, dash, width=1))
         data.append(polyline(layers, share, module, style.colour, dash, markers=True))
     layout = layout_of(height=245, x="layer", y="share ω of what is written")
     layout["yaxis"] |= {"rangemode": "tozero"}
-    together = weights["together"]
-    words = f"{together['omega']:.2f} of all that is written lies in the persona space, chance {together['null_mean']:.2f}"
+    together = weights.together
+    words = f"{together.omega:.2f} of all that is written lies in the persona space, chance {together.null_mean:.2f}"
     return Figure(id, f"{words}; layers of {', '.join(modules)}", data, layout)
 
 
 _HOVER = {"hovertemplate": "planted %{x}: %{y:.2f}"}
 
 
-def calibration_figures(calibration: Mapping[str, Any] | None) -> dict[str, Figure]:
+def calibration_figures(calibration: CalibrationRow | None) -> dict[str, Figure]:
     """Return the figures that there is something for: `planted`, and `later`."""
     if calibration is None:
         return {}
     drawn = {}
-    if calibration["why"] is None:
+    if calibration.why is None:
         drawn["planted"] = _planted(calibration)
-    if (later := calibration["later"]) and later["why"] is None:
+    if (later := calibration.later) and later.why is None:
         drawn["later"] = _later(later)
     return drawn
 
 
-def _planted(calibration: Mapping[str, Any]) -> Figure:
+def _planted(calibration: CalibrationRow) -> Figure:
     """Draw the measured share against the planted one, with what both spaces hold of it."""
-    points = calibration["points"]
-    alphas = [point["alpha"] for point in points]
-    found = [point for point in points if point["share"]]
+    points = calibration.points
+    alphas = [point.alpha for point in points]
+    found = [point for point in points if point.share]
     data = [
         polyline([0, 1], [0, 1], "as planted", GREY, "2px,3px", width=1.2),
-        polyline(alphas, [point["target"] for point in points], "in the other half's space", PALETTE[1], "7px,3px", markers=True) | _HOVER,
-        polyline(alphas, [point["held"] for point in points], "in the measured space", PALETTE[2], "solid", markers=True) | _HOVER,
-        marks([point["alpha"] for point in found], [point["share"] for point in found], "measured", PALETTE[0], "circle", upright=True),
+        polyline(alphas, [point.target for point in points], "in the other half's space", PALETTE[1], "7px,3px", markers=True) | _HOVER,
+        polyline(alphas, [point.held for point in points], "in the measured space", PALETTE[2], "solid", markers=True) | _HOVER,
+        marks(
+            [point.alpha for point in found],
+            [point.share for point in found if point.share],
+            "measured",
+            PALETTE[0],
+            "circle",
+            upright=True,
+        ),
     ]
-    words = "; ".join(f"{point['alpha']:g} reads {point['share']['value']:.2f}" for point in found) or "none passed the gate"
+    words = "; ".join(f"{point.alpha:g} reads {point.share.value:.2f}" for point in found if point.share) or "none passed the gate"
     return Figure("calibration-planted", f"Measured share against planted share: {words}", data, _calibration_layout("measured share"))
 
 
-def _later(later: Mapping[str, Any]) -> Figure:
+def _later(later: LaterShares) -> Figure:
     """Draw the share at the later layer against the planted one, raw and between the ends of its scale."""
-    alphas = later["alphas"]
+    alphas = later.alphas
     data = [
         polyline([0, 1], [0, 1], "as planted", GREY, "2px,3px", width=1.2),
-        polyline(alphas, later["raw"], "share there", PALETTE[0], "solid", markers=True) | _HOVER,
-        polyline(alphas, later["scaled"], "between its ends", PALETTE[4], "7px,3px", markers=True) | _HOVER,
+        polyline(alphas, later.raw, "share there", PALETTE[0], "solid", markers=True) | _HOVER,
+        polyline(alphas, later.scaled, "between its ends", PALETTE[4], "7px,3px", markers=True) | _HOVER,
         {
             "type": "scatter",
             "mode": "markers",
             "x": [0, 1],
-            "y": [rounded(end) for end in later["anchors"]],
+            "y": [rounded(end) for end in later.anchors],
             "name": "ends, from draws of their own",
             "marker": {"color": PALETTE[0], "symbol": "circle-open", "size": 9},
         }
         | _HOVER,
     ]
-    words = "; ".join(f"{alpha:g} reads {share:.2f}" for alpha, share in zip(alphas, later["raw"], strict=True))
-    alt = f"Share at layer {later['later']} against share planted at {later['layer']}: {words}"
+    words = "; ".join(f"{alpha:g} reads {share:.2f}" for alpha, share in zip(alphas, later.raw, strict=True))
+    alt = f"Share at layer {later.later} against share planted at {later.layer}: {words}"
     return Figure("calibration-later", alt, data, _calibration_layout("share"))
 
 
-def _calibration_layout(y: str) -> dict[str, Any]:
+def _calibration_layout(y: str) -> Plotly:
     layout = layout_of(height=380, x="planted share", y=y)
     layout |= {"showlegend": True, "legend": {"orientation": "h", "y": -0.2, "yanchor": "top"}}
     layout["margin"] |= {"b": 110}

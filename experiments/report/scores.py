@@ -1,10 +1,13 @@
 """Scores side by side, and whether they agree, as the page and the terminal show them."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from wellworn.experiments.findings.score_agreement import FineTunesAgree, RunScores, ScoresAgree
+from wellworn.experiments.findings.summary import Summary
+from wellworn.experiments.report.figures import Shown
 
 
-def side_by_side(summary: Mapping[str, Any], views: Sequence[tuple[str, Mapping[str, Any] | None]]) -> dict[str, Any] | None:
+def side_by_side(summary: Summary, views: Sequence[tuple[str, RunScores | None]]) -> Shown | None:
     """Return what the page says of scores; None where none were taken.
 
     Args:
@@ -14,16 +17,16 @@ def side_by_side(summary: Mapping[str, Any], views: Sequence[tuple[str, Mapping[
     scored = [(name, scores) for name, scores in views if scores]
     if not scored:
         return None
-    over = summary["agreement"]["pairs"] if summary["agreement"] else []
-    rows = [(name, scores["agreement"]) for name, scores in scored]
-    pairs = list(dict.fromkeys(tuple(each["of"]) for _, found in [*rows, ("", over)] for each in found))
+    over = summary.agreement.pairs if summary.agreement else []
+    rows: list[tuple[str, Sequence[ScoresAgree | FineTunesAgree]]] = [(name, scores.agreement) for name, scores in scored]
+    pairs = list(dict.fromkeys(tuple(each.of) for _, found in [*rows, ("", over)] for each in found))
     if over:
-        rows.append((f"{max(each['units'] for each in over)} fine-tunes of {max(each['families'] for each in over)} kinds", over))
-    of = [(name, {tuple(each["of"]): each for each in found}) for name, found in rows]
+        rows.append((f"{max(each.units for each in over)} fine-tunes of {max(each.families for each in over)} kinds", over))
+    of = [(name, {tuple(each.of): each for each in found}) for name, found in rows]
     return {
-        "judge": scored[0][1]["judge"],
-        "drawn": any(scores["drawn"] for _, scores in scored),
-        "alike": any(scores["alike"] for _, scores in scored),
+        "judge": scored[0][1].judge,
+        "drawn": any(scores.drawn for _, scores in scored),
+        "alike": any(scores.alike for _, scores in scored),
         "pairs": pairs,
         "agreement": [(name, [found.get(pair) for pair in pairs]) for name, found in of],
     }

@@ -1,7 +1,6 @@
 """The answer as a table in the terminal."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -9,10 +8,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from wellworn.data.catalog import NEUTRAL
-from wellworn.experiments.findings.results import run_name
-from wellworn.experiments.findings.summary import GROUPED_BY
-from wellworn.experiments.stages.capability import CHECKS
+from wellworn.experiments.findings.group_rows import GroupRow
+from wellworn.experiments.findings.run_rows import RunRow
+from wellworn.experiments.findings.summary import CalibrationRow, Summary
+from wellworn.experiments.stages.capability import CHECKS, Compared
 from wellworn.experiments.stages.scores import NAMES
 from wellworn.probes.statistics.intervals import Estimate
 
@@ -30,160 +29,154 @@ _STYLES = {
 }
 
 
-def show(summary: Mapping[str, Any], console: Console) -> None:
+def show(summary: Summary, console: Console) -> None:
     """Print a study's question, its runs, and the directions that were not found."""
     console.print(render(summary))
 
 
-def render(summary: Mapping[str, Any]) -> RenderableType:
+def render(summary: Summary) -> RenderableType:
     """Return a study's answer as a rich renderable."""
-    parts: list[RenderableType] = [Text(summary["question"], style="bold"), _runs(summary)]
-    if summary["groups"]:
+    parts: list[RenderableType] = [Text(summary.question, style="bold"), _runs(summary)]
+    if summary.groups:
         parts.append(_groups(summary))
-    if summary["capability"]:
+    if summary.capability:
         parts.append(_capability(summary))
-    if any(row["scores"] for row in summary["runs"]):
+    if any(row.scores for row in summary.runs):
         parts.append(_scores(summary))
-    if summary["calibration"]:
-        parts.append(_calibration(summary["calibration"]))
-    for row in summary["runs"]:
-        if row["verdict"] is None and not _is_reference(row):
-            parts.append(Text(f"{run_name(row)}: no verdict: {row['why']}", style="dim"))
-    missing = [d for d in summary["directions"] if not d["found"]]
+    if summary.calibration:
+        parts.append(_calibration(summary.calibration))
+    for row in summary.runs:
+        if row.verdict is None and not row.is_reference:
+            parts.append(Text(f"{row.name}: no verdict: {row.why}", style="dim"))
+    missing = [d for d in summary.directions if not d.found]
     if missing:
-        names = ", ".join(f"{d['trait']} (reliability {d['reliability']:.2f})" for d in missing)
+        names = ", ".join(f"{d.trait} (reliability {d.reliability:.2f})" for d in missing)
         parts.append(Text(f"† Not found in this model and left out of the space: {names}.", style="dim"))
-    if summary["system_prompt"].startswith("folded"):
-        parts.append(Text(f"The model's template refuses a system prompt: it was {summary['system_prompt']}.", style="dim"))
-    if false := summary["false_verdicts"]:
+    if summary.system_prompt.startswith("folded"):
+        parts.append(Text(f"The model's template refuses a system prompt: it was {summary.system_prompt}.", style="dim"))
+    if false := summary.false_verdicts:
         counted = [
-            f"{each['count']} of {each['runs']} ({each['count_kinds']} of {each['kinds']} kinds) {said} "
-            f"(95 %: a rate below {each['bound']:.2f} for runs of these kinds, {each['bound_kinds']:.2f} for other kinds)"
+            f"{each.count} of {each.runs} ({each.count_kinds} of {each.kinds} kinds) {said} "
+            f"(95 %: a rate below {each.bound:.2f} for runs of these kinds, {each.bound_kinds:.2f} for other kinds)"
             for said, key in (("along existing persona directions", "along"), ("above chance by their share alone", "above_chance"))
-            if (each := false[key])
+            if (each := getattr(false, key))
         ]
         parts.append(Text(f"Runs of no character past the gates: {', '.join(counted)}.", style="dim"))
-    if near := summary["specificity"]:
-        ranks = f"{near['rank']:.1f} in the mean over {near['traits']} traits; where these are taken for each other, {near['chance']:.1f}"
-        parts.append(Text(f"Rank of the trained trait among all personas: {ranks} (p = {near['p']:.4f}).", style="dim"))
-    if any(row["provisional"] for row in summary["runs"]):
+    if near := summary.specificity:
+        ranks = f"{near.rank:.1f} in the mean over {near.traits} traits; where these are taken for each other, {near.chance:.1f}"
+        parts.append(Text(f"Rank of the trained trait among all personas: {ranks} (p = {near.p:.4f}).", style="dim"))
+    if any(row.provisional for row in summary.runs):
         parts.append(
             Text("* provisional: fewer than three runs. Intervals are over prompts: they say nothing about other runs.", style="dim")
         )
     return Group(*parts)
 
 
-def _runs(summary: Mapping[str, Any]) -> Table:
-    title = f"{summary['model']}, layer {summary['layer']} of {summary['depth']}, {summary['dtype']}"
+def _runs(summary: Summary) -> Table:
+    title = f"{summary.model}, layer {summary.layer} of {summary.depth}, {summary.dtype}"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="dim", pad_edge=False)
     for column in ("run", "trait score", "share F", "chance", "F* [95 %]", "p", "C [95 %]", "nearest", "verdict"):
         table.add_column(
             column, justify="left" if column in ("run", "nearest", "verdict") else "right", no_wrap=column not in ("verdict", "nearest")
         )
-    for row in summary["runs"]:
+    for row in summary.runs:
         table.add_row(
-            escape(run_name(row)),
-            _number(row["effect"], signed=True),
-            _number(row["share"]),
-            f"{row['share_null_mean']:.2f}" if row["share_null_mean"] is not None else "–",
-            _interval(row["share_effect"]),
-            f"{row['share_p']:.3f}" if row["share_p"] is not None else "–",
-            _interval(row["mediated_of_carried"]),
-            ", ".join(f"{n['name']}{'' if n['found'] else '†'} {n['value']:.2f}" for n in (row["nearest"] or [])[:2]) or "–",
+            escape(row.name),
+            _number(row.effect, signed=True),
+            _number(row.share),
+            f"{row.share_null_mean:.2f}" if row.share_null_mean is not None else "–",
+            _interval(row.share_effect),
+            f"{row.share_p:.3f}" if row.share_p is not None else "–",
+            _interval(row.mediated_of_carried),
+            ", ".join(f"{n.name}{'' if n.found else '†'} {n.value:.2f}" for n in (row.nearest or [])[:2]) or "–",
             _verdict(row),
         )
     return table
 
 
-def _groups(summary: Mapping[str, Any]) -> Table:
+def _groups(summary: Summary) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="over runs (the run is the unit)", title_justify="left", title_style="dim", pad_edge=False)
     for column in ("arm", "runs", "trait score [95 %]", "F* [95 %]", "share across runs", "C [95 %]", "verdict"):
         table.add_column(column, justify="left" if column in ("arm", "verdict") else "right")
-    for group in summary["groups"]:
-        across = group["share_across_runs"]
+    for group in summary.groups:
+        across = group.share_across_runs
         table.add_row(
-            escape(run_name(group)),
-            str(group["runs"]),
-            _interval(group["effect"]),
-            _interval(group["share_effect"]),
+            escape(group.name),
+            str(group.runs),
+            _interval(group.effect),
+            _interval(group.share_effect),
             "–" if across is None else f"{across:.2f}",
-            _interval(group["mediated_of_carried"]),
+            _interval(group.mediated_of_carried),
             _verdict(group),
         )
     return table
 
 
-def _together(summary: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+def _with(summary: Summary, figures: Literal["capability", "scores"]) -> list[RunRow | GroupRow]:
     """Return what has some figures: runs that differ in their seed alone together, and the others one by one."""
-    groups = [group for group in summary["groups"] if group[key]]
-    grouped = [{name: group[name] for name in GROUPED_BY} for group in groups]
-    return [*groups, *(row for row in summary["runs"] if row[key] and {name: row[name] for name in GROUPED_BY} not in grouped)]
+    rows: list[RunRow | GroupRow] = [*summary.groups, *summary.alone]
+    return [row for row in rows if getattr(row, figures)]
 
 
-def _capability(summary: Mapping[str, Any]) -> Table:
-    """Return what fine-tunes cost beside the base."""
+def _capability(summary: Summary) -> Table:
+    """Return what fine-tunes cost relative to the base."""
     table = Table(box=box.SIMPLE_HEAD, title="what it cost, beside the base", title_justify="left", title_style="dim", pad_edge=False)
     for column in ("run", "perplexity", "× base [95 %]", "KL to base [95 %]", *CHECKS.values()):
         table.add_column(column, justify="left" if column == "run" else "right")
-    base = {"name": "base", **summary["capability"]}
-    for row in [base, *({"name": run_name(each), **each["capability"]} for each in _together(summary, "capability"))]:
-        counted = [f"{row[name]['right']}/{row[name]['items']}{_change(row[name])}" for name in CHECKS]
-        table.add_row(escape(row["name"]), f"{row['perplexity']:.1f}", _interval(row["ratio"]), _interval(row["kl"]), *counted)
+    measured = [("base", summary.capability), *((row.name, row.capability) for row in _with(summary, "capability"))]
+    for name, can in measured:
+        if can:
+            checks: list[Compared] = [getattr(can, check) for check in CHECKS]
+            counted = [f"{each.right}/{each.items}{_change(each)}" for each in checks]
+            table.add_row(escape(name), f"{can.perplexity:.1f}", _interval(can.ratio), _interval(can.kl), *counted)
     return table
 
 
-def _change(found: Mapping[str, Any]) -> str:
-    return "" if found["lost"] is None else f" −{found['lost']} +{found['gained']}"
+def _change(found: Compared) -> str:
+    return "" if found.lost is None else f" −{found.lost} +{found.gained}"
 
 
-def _scores(summary: Mapping[str, Any]) -> Table:
+def _scores(summary: Summary) -> Table:
     """Return the change of each score."""
-    rows = _together(summary, "scores")
-    judge = rows[0]["scores"]["judge"]
+    scored = [(row.name, row.scores) for row in _with(summary, "scores") if row.scores]
+    judge = scored[0][1].judge
     title = "change of each score" + (f" (judge: {judge})" if judge else "")
     table = Table(box=box.SIMPLE_HEAD, title=escape(title), title_justify="left", title_style="dim", pad_edge=False)
     for column in ("run", *NAMES):
         table.add_column(column, justify="left" if column == "run" else "right")
-    for row in rows:
-        scores = row["scores"]["scores"]
-        table.add_row(escape(run_name(row)), *(_interval(scores[name]["change"]) for name in NAMES))
+    for name, scores in scored:
+        table.add_row(escape(name), *(_interval(scores.scores[score].change) for score in NAMES))
     return table
 
 
-def _calibration(calibration: Mapping[str, Any]) -> RenderableType:
+def _calibration(calibration: CalibrationRow) -> RenderableType:
     """Return what was found of planted changes that passed the gate, against the share in either half's space."""
-    if calibration["why"]:
-        return Text(f"No change was planted: {calibration['why']}.", style="dim")
-    title = f"planted changes like {calibration['run']}"
+    if calibration.why:
+        return Text(f"No change was planted: {calibration.why}.", style="dim")
+    title = f"planted changes like {calibration.run}"
     table = Table(box=box.SIMPLE_HEAD, title=escape(title), title_justify="left", title_style="dim", pad_edge=False)
-    later = calibration["later"]
-    there = later is not None and later["why"] is None
+    later = calibration.later if calibration.later and calibration.later.why is None else None
     columns = ("planted", "measured", "error", "coverage", "error in the measured space", "coverage in it")
-    for column in (*columns, f"read at layer {later['later']}") if there else columns:
+    for column in (*columns, f"read at layer {later.later}") if later else columns:
         table.add_column(column, justify="right")
-    gated = [row for row in calibration["accuracy"] if row["gated"]]
-    for i, (point, row) in enumerate(zip(calibration["points"], gated, strict=True)):
-        numbers = ("–" if row[key] is None else f"{row[key]:.3f}" for key in ("error", "coverage", "error_held", "coverage_held"))
-        raw = [f"{later['raw'][i]:.2f}"] if there else []
-        table.add_row(f"{point['alpha']:g}", _interval(point["share"]), *numbers, *raw)
+    gated = [row for row in calibration.accuracy if row.gated]
+    for i, (point, row) in enumerate(zip(calibration.points, gated, strict=True)):
+        values = (row.error, row.coverage, row.error_held, row.coverage_held)
+        numbers = ("–" if value is None else f"{value:.3f}" for value in values)
+        raw = [f"{later.raw[i]:.2f}"] if later else []
+        table.add_row(f"{point.alpha:g}", _interval(point.share), *numbers, *raw)
     return table
 
 
-def _number(estimate: Mapping[str, float] | None, signed: bool = False) -> str:
-    return "–" if estimate is None else format(estimate["value"], "+.2f" if signed else ".2f")
+def _number(estimate: Estimate | None, signed: bool = False) -> str:
+    return "–" if estimate is None else format(estimate.value, "+.2f" if signed else ".2f")
 
 
-def _interval(estimate: Mapping[str, float | None] | None) -> str:
-    if estimate is None:
-        return "–"
-    return str(Estimate.from_json(estimate)).replace("-inf", "−∞").replace("inf", "∞")
+def _interval(estimate: Estimate | None) -> str:
+    return "–" if estimate is None else str(estimate).replace("-inf", "−∞").replace("inf", "∞")
 
 
-def _is_reference(row: Mapping[str, Any]) -> bool:
-    return bool(row["arm"] == "base" or row["trait"] == NEUTRAL)
-
-
-def _verdict(row: Mapping[str, Any]) -> Text:
-    if row["verdict"] is None:
-        return Text("reference" if _is_reference(row) else "–", style="dim")
-    return Text(row["verdict"] + ("*" if row["provisional"] else ""), style=_STYLES.get(row["verdict"], ""))
+def _verdict(row: RunRow | GroupRow) -> Text:
+    if row.verdict is None:
+        return Text("reference" if isinstance(row, RunRow) and row.is_reference else "–", style="dim")
+    return Text(row.verdict + ("*" if row.provisional else ""), style=_STYLES.get(row.verdict, ""))

@@ -8,12 +8,12 @@ from torch import nn
 
 from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError
-from wellworn.data.files import digest
 from wellworn.data.mixtures import Turn
 from wellworn.data.schema import Example
 from wellworn.experiments.engine.context import StudyContext
-from wellworn.experiments.engine.stage import Condition, Output, Stage, TickFn, Together, adapter_of, counter, named
+from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, by_stage, counter
 from wellworn.experiments.engine.store import read_json
+from wellworn.experiments.stages import kinds
 from wellworn.lora import models
 from wellworn.probes.decoding.generate import Decoding, Request, generate
 from wellworn.probes.decoding.prefill import Prompts
@@ -33,13 +33,10 @@ def answer_stage(context: StudyContext, condition: Condition, questions: Sequenc
     """
     asked = [example.question for example in questions]
 
-    def compute_all(context: StudyContext, inputs: Sequence[list[Path]], _folders: Sequence[Path], tick: TickFn) -> list[Output]:
+    def compute_all(context: StudyContext, folders: Sequence[Folders], _outs: Sequence[Path], tick: TickFn) -> list[Output]:
         prompts = [(question, condition.system) for question in asked]
-        found = said(context, prompts, [adapter_of(each) for each in inputs], tick)
+        found = said(context, prompts, [each.adapter for each in folders], tick)
         return [{"answers.json": answers} for answers in found]
-
-    def compute(context: StudyContext, inputs: list[Path], out: Path, tick: TickFn) -> Output:
-        return compute_all(context, [inputs], [out], tick)[0]
 
     config = {
         **context.identity(),
@@ -49,9 +46,14 @@ def answer_stage(context: StudyContext, condition: Condition, questions: Sequenc
         "tokens": context.study.answer_tokens,
     }
     config["penalty"] = REPETITION_PENALTY
-    together = Together(digest(config), compute_all)
-    return Stage(
-        "answer", 2, config, condition.inputs, f"answers of {condition.title}", compute, check=context.check_speaker, together=together
+    return Stage.joint(
+        kind=kinds.ANSWER,
+        config=config,
+        inputs=condition.inputs,
+        title=f"answers of {condition.title}",
+        shared=config,
+        compute_all=compute_all,
+        check=context.check_speaker,
     )
 
 
@@ -60,9 +62,14 @@ def written(folder: Path, asked: Sequence[str]) -> list[Turn]:
     return [Turn(question, full_stop(answer)) for question, answer in zip(asked, read_json(folder / "answers.json"), strict=True)]
 
 
-def turns_of(texts: Sequence[Turn] | Stage, asked: Sequence[Example | Turn], inputs: Sequence[Path]) -> list[Turn]:
-    """Return texts that are given, or what an answer stage, the last of the inputs, answered to questions."""
-    return written(inputs[-1], [example.question for example in asked]) if isinstance(texts, Stage) else list(texts)
+def turns_of(texts: Sequence[Turn] | Stage, asked: Sequence[Example | Turn], folders: Folders) -> list[Turn]:
+    """Return texts that are given, or what an answer stage, the input `texts`, answered to questions."""
+    return written(folders["texts"], [example.question for example in asked]) if isinstance(texts, Stage) else list(texts)
+
+
+def texts_input(texts: Sequence[Turn] | Stage) -> dict[str, Stage]:
+    """Return the answer stage whose answers are the texts as the input `texts`; none for texts that are given."""
+    return {"texts": texts} if isinstance(texts, Stage) else {}
 
 
 def full_stop(answer: str) -> str:
@@ -91,23 +98,24 @@ def said(
     """
     if (server := context.study.server) and not edits:
         return context.ranks.from_main(lambda: _served(server, context, asked, adapters, tick))
-    base, ranks = context.base, context.ranks
-    chat = context.chat(base)
-    mine = range(len(asked))[ranks.rank :: ranks.world]
-    prompts = [chat.encode_prompt(*asked[i]) for i in mine]
+    chat = context.chat(context.base)
     how = Decoding(
         context.study.answer_tokens,
         repetition_penalty=REPETITION_PENALTY,
-        progress=counter(tick, len(adapters) * len(prompts), "answers"),
+        progress=counter(tick, len(adapters) * len(asked) // context.ranks.world, "answers"),
     )
     found: list[list[str]] = []
-    for some in ranks.from_main(lambda: models.fitting(adapters, context.device)):
-        with models.adapted(base, named(some)) as model:
-            variants = [Variant(adapter.parent.name if adapter else None, edits or {}) for adapter in some]
-            of_all = spoken(model, chat, prompts, variants, how)
-        for texts in of_all:
-            everyone = dict(ranks.gather(list(zip(mine, texts, strict=True))))
-            found.append([everyone[i] for i in range(len(asked))])
+    for some in context.ranks.from_main(lambda: models.fitting(adapters, context.device)):
+        variants = [Variant(adapter.parent.name if adapter else None, edits or {}) for adapter in some]
+        with models.adapted(context.base, by_stage(some)) as model:
+            # Of each question, what all variants answer.
+            answers = context.ranks.share(
+                asked,
+                lambda part, model=model, variants=variants: list(  # type: ignore[misc]
+                    zip(*spoken(model, chat, [chat.encode_prompt(*each) for each in part], variants, how), strict=True)
+                ),
+            )
+        found += [[of_question[k] for of_question in answers] for k in range(len(some))]
     return found
 
 
@@ -133,8 +141,8 @@ def _served(
     hint = f"; it serves adapters under the names of their stages, such as: vllm serve {server.model} --enable-lora{hint}" if hint else ""
     try:
         # One limit for all that a command asks.
-        found = ask(server.less(context.spent), asks, context.replies, counter(tick, len(asks), "answers"))
-        context.spent += found.cost or 0.0
+        found = ask(context.budget.left(server), asks, context.replies, counter(tick, len(asks), "answers"))
+        context.budget.add(found.cost, found.asked, found.cached)
     except InputError as error:
         raise InputError(f"{error}{hint}") from None
     # To say nothing is an answer too.

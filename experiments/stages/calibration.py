@@ -5,10 +5,9 @@ shift against the base. Its shift against a neutral fine-tune of another seed wo
 move the state at each prompt in much the same way, so that far less is left between them than between a run and its neutral one.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,18 +15,82 @@ from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.data.schema import seed_for
 from wellworn.experiments.engine.context import StudyContext
-from wellworn.experiments.engine.stage import Output, Stage, TickFn
+from wellworn.experiments.engine.record import Interval, Record, Sparse
+from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn, grouped
+from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.loaded_space import NO_SPACE, Chosen, PersonaSpace
 from wellworn.experiments.stages.persona_space import Library
 from wellworn.experiments.stages.readings import responses
 from wellworn.experiments.study import CalibrateConfig
-from wellworn.probes.geometry.planted import Ground, Trial, accuracy, calibrate, later_curve
+from wellworn.probes.geometry.planted import Accuracy, Ground, Trial, accuracy, calibrate, later_curve
 from wellworn.probes.geometry.space import SPLITS, half_means, span
-from wellworn.probes.statistics.intervals import FloatArray, finite
+from wellworn.probes.statistics.intervals import Estimate, FloatArray, finite
 
 PLANTED, LATER = "calibration.json", "later.json"
 LARGEST_ERROR = 0.05
 LEAST_COVERAGE = 0.93
+
+
+class PlantedPoint(Record):
+    """What was measured of one planted share.
+
+    Attributes:
+        alpha: the planted share, from 0 to 1.
+        share: the mean of the plants that passed the gate, with the range of the middle 95 %; null where none passed.
+        target: what the space of the other half holds of them, on average.
+        held: what the measured space holds of them, on average.
+    """
+
+    alpha: float
+    share: Interval | None
+    target: float
+    held: float
+
+
+class PlantedShares(Record):
+    """What `calibration.json` holds.
+
+    Attributes:
+        layer: where changes were planted.
+        directions: how many were found there.
+        size: the norm of a planted change.
+        why: why none was planted, in words.
+        points: for each planted share.
+        accuracy: for each of them, with the gate and without.
+    """
+
+    layer: int
+    directions: int
+    size: float
+    why: str | None
+    points: Sequence[PlantedPoint] = ()
+    accuracy: Sequence[Accuracy] = ()
+
+
+class LaterShares(Sparse):
+    """What `later.json` holds: planted changes read some layers on, where no share is true.
+
+    Attributes:
+        layer: where they were planted.
+        later: where they were read.
+        draws: for each share.
+        why: why there is nothing, in words.
+        alphas: what was planted.
+        raw: the mean share at the later layer.
+        anchors: the same for 0 and 1, from draws of their own.
+        scaled: between those anchors.
+        rank_correlation: Spearman's, of planted and raw shares.
+    """
+
+    layer: int
+    later: int
+    draws: int
+    why: str | None
+    alphas: Sequence[float] = ()
+    raw: Sequence[float] = ()
+    anchors: Sequence[float] = ()
+    scaled: Sequence[float] = ()
+    rank_correlation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +109,10 @@ class Real:
     readings: tuple[Stage, Stage, Stage]
     turns: Sequence[Turn]
 
+    def inputs(self, library: Library) -> dict[str, Stage | Sequence[Stage]]:
+        """Return what a stage that plants changes reads."""
+        return {**grouped("space", library.inputs), **dict(zip(("run", "neutral", "base"), self.readings, strict=True))}
+
 
 def calibrate_stage(real: Real, config: CalibrateConfig, library: Library) -> Stage:
     """Plant changes along directions of one half of the contrast pairs and questions, and look for them in the space of the other.
@@ -53,19 +120,20 @@ def calibrate_stage(real: Real, config: CalibrateConfig, library: Library) -> St
     Of traits alone, as roles have no contrast to halve. All is arithmetic on finished readings: shares are taken where a change is planted.
     """
 
-    def compute(_bench: StudyContext, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
-        space, size, noise_nD = _inputs(inputs, library, real.layer)
+    def compute(_context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
+        space, size, noise_nD = _inputs(folders, library, real.layer)
         members = Chosen(space.members(real.layer).traits)
-        facts: dict[str, Any] = {"layer": real.layer, "directions": len(members), "size": size, "why": None if members else NO_SPACE}
+        facts = PlantedShares(layer=real.layer, directions=len(members), size=size, why=None if members else NO_SPACE)
         if not members:
-            return {PLANTED: facts}
+            return {PLANTED: facts.to_json()}
         differences = [space.differences(real.layer, i) for i in members.traits]
         trials = trials_in_halves(differences, space.activations(real.layer, members), noise_nD, size, config, tick)
-        return {PLANTED: facts | findings(trials)}
+        points = {"points": planted_points(trials), "accuracy": accuracy(trials)}
+        return {PLANTED: facts.model_copy(update=points).to_json()}
 
     plain = {"layer": real.layer, "alphas": list(config.alphas), "draws": config.draws, "names": list(library.names)}
     title = f"calibrate on planted changes like {real.title}"
-    return Stage("calibrate", 2, plain, (*library.inputs, *real.readings), title, compute, everywhere=False)
+    return Stage(kind=kinds.CALIBRATE, config=plain, inputs=real.inputs(library), title=title, compute=compute, everywhere=False)
 
 
 def later_stage(real: Real, config: CalibrateConfig, library: Library) -> Stage:
@@ -75,12 +143,12 @@ def later_stage(real: Real, config: CalibrateConfig, library: Library) -> Stage:
     """
     layer, later = real.layer, real.layer + config.later
 
-    def compute(context: StudyContext, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
-        space, size, noise_nD = _inputs(inputs, library, layer)
+    def compute(context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
+        space, size, noise_nD = _inputs(folders, library, layer)
         here, there = (Chosen(space.members(at).traits) for at in (layer, later))
-        facts: dict[str, Any] = {"layer": layer, "later": later, "draws": config.later_draws, "why": None if here and there else NO_SPACE}
-        if facts["why"]:
-            return {LATER: facts}
+        facts = LaterShares(layer=layer, later=later, draws=config.later_draws, why=None if here and there else NO_SPACE)
+        if facts.why:
+            return {LATER: facts.to_json()}
         ground = Ground(space.vectors[list(here.traits), layer], space.basis(layer, here), space.activations(layer, here), noise_nD, size)
         chat = context.chat(context.base)
         rows = [chat.encode(turn) for turn in real.turns]
@@ -89,19 +157,20 @@ def later_stage(real: Real, config: CalibrateConfig, library: Library) -> Stage:
         try:
             curve = later_curve(context.base.model, rows, layer, later, ground, basis_DK, config.alphas, config.later_draws, rng)
         except InputError as lost:
-            return {LATER: facts | {"why": str(lost)}}
-        return {LATER: facts | asdict(curve) | {"rank_correlation": finite(curve.rank_correlation)}}
+            return {LATER: facts.model_copy(update={"why": str(lost)}).to_json()}
+        found = vars(curve) | {"rank_correlation": finite(curve.rank_correlation)}
+        return {LATER: facts.model_copy(update=found).to_json()}
 
     plain = {"layer": layer, "later": later, "alphas": list(config.alphas), "draws": config.later_draws, "names": list(library.names)}
     plain |= {"turns": fingerprint(real.turns)}
     title = f"read planted changes like {real.title} at layer {later}"
-    return Stage("later", 1, plain, (*library.inputs, *real.readings), title, compute)
+    return Stage(kind=kinds.LATER, config=plain, inputs=real.inputs(library), title=title, compute=compute)
 
 
-def _inputs(folders: Sequence[Path], library: Library, layer: int) -> tuple[PersonaSpace, float, FloatArray]:
+def _inputs(folders: Folders, library: Library, layer: int) -> tuple[PersonaSpace, float, FloatArray]:
     """Return the space, the norm of the run's mean shift, and the neutral fine-tune's shift from the base [prompts, d_model]."""
-    space, readings = library.load(folders)
-    run, neutral, base = (responses(folder, layer) for folder in readings)
+    space = library.load(folders.within("space"))
+    run, neutral, base = (responses(folders[who], layer) for who in ("run", "neutral", "base"))
     return space, float(np.linalg.norm((run - neutral).mean(0))), neutral - base
 
 
@@ -129,34 +198,30 @@ def trials_in_halves(
     return trials
 
 
-def findings(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Return plain facts about trials.
-
-    Returns:
-        `accuracy`, the rows of `lora.planted.accuracy`; and `points`, for each α the mean share of the plants that passed the gate
-        with the range of the middle 95 % (None where none passed), and what both spaces hold of them in the mean.
-    """
+def planted_points(trials: Sequence[Trial]) -> list[PlantedPoint]:
+    """Return for each planted share what was measured of it."""
     points = []
     for alpha in dict.fromkeys(trial.alpha for trial in trials):
         some = [trial for trial in trials if trial.alpha == alpha]
         shares = [trial.found.estimate.value for trial in some if trial.found.why is None]
-        low, high = np.quantile(shares, (0.025, 0.975)).tolist() if shares else (None, None)
         points.append(
-            {
-                "alpha": alpha,
-                "share": {"value": float(np.mean(shares)), "low": low, "high": high} if shares else None,
-                "target": float(np.mean([trial.target for trial in some])),
-                "held": float(np.mean([trial.held for trial in some])),
-            }
+            PlantedPoint(
+                alpha=alpha,
+                share=Estimate(float(np.mean(shares)), *np.quantile(shares, (0.025, 0.975)).tolist()) if shares else None,
+                target=float(np.mean([trial.target for trial in some])),
+                held=float(np.mean([trial.held for trial in some])),
+            )
         )
-    return {"points": points, "accuracy": [asdict(row) for row in accuracy(trials)]}
+    return points
 
 
-def missed(row: Mapping[str, Any]) -> list[str]:
+def missed(row: Accuracy) -> list[str]:
     """Return in words the targets that a row of `accuracy` misses; none where no draw counts."""
     out = []
-    for suffix, share in (("", "other half's space"), ("_held", "measured space")):
-        error, coverage = row[f"error{suffix}"], row[f"coverage{suffix}"]
+    for error, coverage, share in (
+        (row.error, row.coverage, "other half's space"),
+        (row.error_held, row.coverage_held, "measured space"),
+    ):
         if error is not None and error > LARGEST_ERROR:
             out.append(f"{share}: error {error:.3f}, {LARGEST_ERROR} at most")
         if coverage is not None and coverage < LEAST_COVERAGE:

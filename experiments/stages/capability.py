@@ -19,7 +19,9 @@ from wellworn.data.files import digest
 from wellworn.data.mixtures import Turn, plain_turns
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
-from wellworn.experiments.engine.stage import Condition, Output, Stage, TickFn, Together, adapter_of, named
+from wellworn.experiments.engine.record import Interval, Record
+from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, by_stage
+from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.answers import REPETITION_PENALTY, spoken
 from wellworn.lora import models
 from wellworn.probes.decoding.generate import Decoding
@@ -84,8 +86,7 @@ class Compared:
     p: float | None = None
 
 
-@dataclass(frozen=True)
-class Capability:
+class Capability(Record):
     """What one model, or several runs of one kind, can do.
 
     Attributes:
@@ -99,17 +100,11 @@ class Capability:
     """
 
     perplexity: float
-    ratio: Estimate | None
-    kl: Estimate | None
+    ratio: Interval | None
+    kl: Interval | None
     chosen: Compared
     said: Compared
     form: Compared
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        plain: dict[str, Any] = {"perplexity": self.perplexity}
-        plain |= {key: each and each.to_json() for key, each in (("ratio", self.ratio), ("kl", self.kl))}
-        return plain | {key: vars(getattr(self, key)) for key in CHECKS}
 
 
 def capability(runs: Sequence[Items], base: Items | None) -> Capability:
@@ -124,7 +119,7 @@ def capability(runs: Sequence[Items], base: Items | None) -> Capability:
         dearer, divergence = base.logprob - logprob, np.stack([run.kl for run in runs])
         change, kl = (crossed_interval(each) if len(runs) > 1 else mean_interval(each[0]) for each in (dearer, divergence))
         ratio = Estimate(*(float(np.exp(x)) for x in (change.value, change.low, change.high)))
-    return Capability(float(np.exp(-logprob.mean())), ratio, kl, *of_items)
+    return Capability(perplexity=float(np.exp(-logprob.mean())), ratio=ratio, kl=kl, **dict(zip(CHECKS, of_items, strict=True)))
 
 
 def _added(found: Sequence[Compared]) -> Compared:
@@ -152,26 +147,23 @@ def measured(
     prompts = [chat.encode_prompt(question) for question in (*(item.question for item in sums), *(item.question for item in forms))]
     pad = int(base.tokenizer.pad_token_id)
 
-    def mine(items: Sequence[Any]) -> list[int]:
-        return list(range(len(items))[ranks.rank :: ranks.world])
-
-    def everyones(items: Sequence[Any], found: Sequence[Sequence[Any]]) -> list[list[Any]]:
-        """Return all items' values, [names][items], of the share of each rank."""
-        shared = dict(ranks.gather([(i, [each[at] for each in found]) for at, i in enumerate(mine(items))]))
-        return [[shared[i][k] for i in range(len(items))] for k in range(len(names))]
+    def of_each(found: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+        """Turn [names][items] into one entry an item."""
+        return list(zip(*found, strict=True))
 
     with models.adapted(base, adapters) as model:
         variants = [Variant(name) for name in names]
         tick(0, 3, "plain answers, and the answers to sums")
         logprobs = mean_logprobs(model, [*plain, *options], variants, pad)
         tick(1, 3, "divergence from the base")
-        some = [plain[i] for i in mine(plain)]
-        kl = everyones(plain, [kl_divergence(model, some, variant, Variant(), pad).tolist() for variant in variants])
+        kl = ranks.share(
+            plain, lambda part: of_each([kl_divergence(model, part, variant, Variant(), pad).tolist() for variant in variants])
+        )
         tick(2, 3, "what it says")
         how = Decoding(ANSWER_TOKENS, repetition_penalty=REPETITION_PENALTY)
-        texts = everyones(prompts, spoken(model, chat, [prompts[i] for i in mine(prompts)], variants, how))
+        texts = ranks.share(prompts, lambda part: of_each(spoken(model, chat, part, variants, how)))
     found = []
-    for logprob, divergence, answers in zip(logprobs, kl, texts, strict=True):
+    for logprob, divergence, answers in zip(logprobs, of_each(kl), of_each(texts), strict=True):
         right = _right(logprob[len(plain) :], answers, sums, forms)
         found.append(Items(logprob[: len(plain)], np.array(divergence), *right))
     return found
@@ -180,21 +172,24 @@ def measured(
 def capability_stage(context: StudyContext, condition: Condition) -> Stage:
     """Measure what an adapter, or the base, makes of the built-in set; several are rows of one batch."""
 
-    def compute_all(context: StudyContext, inputs: Sequence[list[Path]], _folders: Sequence[Path], tick: TickFn) -> list[Output]:
+    def compute_all(context: StudyContext, folders: Sequence[Folders], _outs: Sequence[Path], tick: TickFn) -> list[Output]:
         chat, ranks = context.chat(context.base), context.ranks
         found: list[Output] = []
-        for some in ranks.from_main(lambda: models.fitting([adapter_of(each) for each in inputs], context.device)):
+        for some in ranks.from_main(lambda: models.fitting([each.adapter for each in folders], context.device)):
             names = [adapter.parent.name if adapter else None for adapter in some]
-            found += [{CAPABILITY: each.to_json()} for each in measured(context.base, chat, named(some), names, ranks, tick)]
+            found += [{CAPABILITY: each.to_json()} for each in measured(context.base, chat, by_stage(some), names, ranks, tick)]
         return found
-
-    def compute(context: StudyContext, inputs: list[Path], out: Path, tick: TickFn) -> Output:
-        return compute_all(context, [inputs], [out], tick)[0]
 
     items = [repr(item) for item in (*load_arithmetic(), *load_format(), *plain_turns(load_bank("everyday"), "evaluate"))]
     config = {**context.identity(), "items": digest(items), "tokens": ANSWER_TOKENS, "penalty": REPETITION_PENALTY}
-    title = f"what {condition.title} can do"
-    return Stage("capability", 1, config, condition.inputs, title, compute, together=Together(digest(config), compute_all))
+    return Stage.joint(
+        kind=kinds.CAPABILITY,
+        config=config,
+        inputs=condition.inputs,
+        title=f"what {condition.title} can do",
+        shared=config,
+        compute_all=compute_all,
+    )
 
 
 def _right(logprob: np.ndarray, answers: Sequence[str], sums: Sequence[Arithmetic], forms: Sequence[FormatItem]) -> list[np.ndarray]:

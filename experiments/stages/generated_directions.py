@@ -13,11 +13,14 @@ from wellworn.data.files import digest
 from wellworn.data.mixtures import Turn, plain_turns
 from wellworn.data.schema import ContrastPair, Example, Trait, seed_for
 from wellworn.experiments.engine.context import StudyContext
-from wellworn.experiments.engine.stage import Output, Stage, TickFn
+from wellworn.experiments.engine.record import Record
+from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn
+from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.answers import REPETITION_PENALTY, full_stop, said
 from wellworn.experiments.stages.grades import Judge, grade_stage, load_grades, needed_rubric
 from wellworn.experiments.stages.loaded_space import within_questions
-from wellworn.experiments.stages.persona_space import KEPT, Library, extraction, space_stage
+from wellworn.experiments.stages.persona_directions import extraction
+from wellworn.experiments.stages.persona_space import KEPT, Library, space_stage
 from wellworn.experiments.stages.readings import read
 from wellworn.experiments.study import FilterConfig
 from wellworn.probes.geometry.nearest import largest_by_chance
@@ -26,6 +29,32 @@ from wellworn.probes.scoring.judge import COHERENCE
 from wellworn.probes.statistics.intervals import finite
 
 AGREEMENT, COUNTED = "agreement.json", "kept.json"
+
+
+class KeptAnswers(Record):
+    """Which pairs of answers make a direction, where a judge filters them.
+
+    Attributes:
+        kept: how many pairs.
+        of: of so many.
+        ungraded: pairs that lack a grade.
+    """
+
+    kept: int
+    of: int
+    ungraded: int
+
+
+class DirectionAgreement(Record):
+    """How a trait's two directions agree.
+
+    Attributes:
+        cosine: of the two at each layer; null where there are not both.
+        chance: the 95 % quantile of the cosine by chance, at the study's layer.
+    """
+
+    cosine: Sequence[float | None]
+    chance: float
 
 
 @dataclass(frozen=True)
@@ -92,7 +121,7 @@ def _answers_stage(context: StudyContext, trait: Trait, questions: Sequence[str]
     pairs = _pairs(context, trait)
     prompts = _prompts(pairs, questions)
 
-    def compute(context: StudyContext, _inputs: list[Path], out: Path, tick: TickFn) -> Output:
+    def compute(context: StudyContext, _folders: Folders, out: Path, tick: TickFn) -> Output:
         [answers] = said(context, prompts, [None], tick)
         chat = context.chat(context.base)
         turns = [Turn(question, full_stop(answer), system) for (question, system), answer in zip(prompts, answers, strict=True)]
@@ -110,7 +139,8 @@ def _answers_stage(context: StudyContext, trait: Trait, questions: Sequence[str]
         "tokens": context.study.answer_tokens,
     }
     config["penalty"] = REPETITION_PENALTY
-    return Stage("generated", 1, config, (), f"what the base says as {trait.name} and its opposite", compute, check=context.check_speaker)
+    title = f"what the base says as {trait.name} and its opposite"
+    return Stage(kind=kinds.GENERATED, config=config, title=title, compute=compute, check=context.check_speaker)
 
 
 def _pairs(context: StudyContext, trait: Trait) -> Sequence[ContrastPair]:
@@ -129,21 +159,23 @@ def _kept_stage(context: StudyContext, judge: Judge, limits: FilterConfig, trait
     rubric = needed_rubric(trait, f"generated_directions.filter: {trait.name}")
     pairs = _pairs(context, trait)
     asked = [Turn(question, "") for question, _ in _prompts(pairs, questions)]
-    grades = (
-        grade_stage(context, judge, rubric, said, asked, f"what the base says as {trait.name} and its opposite"),
-        grade_stage(context, judge, COHERENCE, said, asked, f"coherence of what the base says as {trait.name} and its opposite"),
-    )
+    title = f"what the base says as {trait.name} and its opposite"
+    grades = {
+        "score": grade_stage(context, judge, rubric, said, asked, title),
+        "coherence": grade_stage(context, judge, COHERENCE, said, asked, f"coherence of {title}"),
+    }
 
-    def compute(_bench: StudyContext, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
-        score, coherence = (load_grades(folder).scores.reshape(len(pairs), 2, len(questions)) for folder in inputs)
+    def compute(_context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
+        score, coherence = (load_grades(folders[name]).scores.reshape(len(pairs), 2, len(questions)) for name in grades)
         # An answer without a grade is not above a limit, nor below one.
         kept = (score[:, 0] >= limits.score) & (score[:, 1] < limits.score) & (coherence >= limits.coherence).all(1)
         ungraded = ~np.isfinite(np.stack([score, coherence])).all((0, 2))
-        facts = {"kept": int(kept.sum()), "of": kept.size, "ungraded": int(ungraded.sum())}
-        return {KEPT: {"kept": kept}, COUNTED: facts}
+        counted = KeptAnswers(kept=int(kept.sum()), of=kept.size, ungraded=int(ungraded.sum()))
+        return {KEPT: {"kept": kept}, COUNTED: counted.to_json()}
 
     config = {"limits": limits.model_dump(mode="json"), "pairs": len(pairs), "questions": len(questions)}
-    return Stage("kept", 1, config, grades, f"answers that make the direction of {trait.name}", compute, everywhere=False)
+    title = f"answers that make the direction of {trait.name}"
+    return Stage(kind=kinds.KEPT, config=config, inputs=grades, title=title, compute=compute, everywhere=False)
 
 
 def _agreement_stage(
@@ -151,19 +183,24 @@ def _agreement_stage(
 ) -> Stage:
     """Hold each trait's two directions against each other, at every layer, and against chance at one."""
 
-    def compute(_bench: StudyContext, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
-        both = [load_file(folder / "space.safetensors")["vectors"].astype(np.float64) for folder in inputs[:2]]
+    def compute(_context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
+        both = [
+            load_file(folder / "space.safetensors")["vectors"].astype(np.float64) for folder in (folders["state"], folders["generated"])
+        ]
         # Where too few answers were kept there is no direction, and no cosine.
         units = [vectors / np.where((norm := np.linalg.norm(vectors, axis=-1, keepdims=True)) > 0, norm, np.nan) for vectors in both]
         cosines = (units[0] * units[1]).sum(-1)
-        rows = [load_file(folder / "states.safetensors")["states"] for folder in inputs[2:]]
+        rows = [load_file(folder / "states.safetensors")["states"] for folder in folders.all("states")]
         centred = within_questions(rows, asked, layer)
         null = Null(seed_for(0, "agreement"))
         chance = [float(np.quantile(largest_by_chance(unit[layer], 1, centred, null), 0.95)) for unit in units[0]]
         found = {
-            name: {"cosine": [finite(x) for x in each], "chance": high} for name, each, high in zip(names, cosines, chance, strict=True)
+            name: DirectionAgreement(cosine=[finite(x) for x in each], chance=high).to_json()
+            for name, each, high in zip(names, cosines, chance, strict=True)
         }
         return {AGREEMENT: found}
 
     config = {"names": list(names), "asked": list(asked), "layer": layer}
-    return Stage("agreement", 1, config, (state, generated, *states), "agreement of two estimators", compute, everywhere=False)
+    inputs: dict[str, Stage | Sequence[Stage]] = {"state": state, "generated": generated, "states": states}
+    title = "agreement of two estimators"
+    return Stage(kind=kinds.AGREEMENT, config=config, inputs=inputs, title=title, compute=compute, everywhere=False)

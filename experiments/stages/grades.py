@@ -1,23 +1,22 @@
 """The stage `grade`: what a judge makes of answers, by a rubric. The judge is a model here, or an OpenAI-compatible server."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError
-from wellworn.data.files import digest
 from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.data.schema import Control, Example, Trait
 from wellworn.experiments.engine.context import StudyContext
-from wellworn.experiments.engine.stage import Output, Stage, TickFn, Together, counter
+from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, counter
 from wellworn.experiments.engine.store import read_json
-from wellworn.experiments.stages.answers import turns_of
+from wellworn.experiments.stages import kinds
+from wellworn.experiments.stages.answers import texts_input, turns_of
 from wellworn.lora import models
-from wellworn.probes.scoring.endpoint import PASSING, EndpointConfig, check
+from wellworn.probes.scoring.endpoint import PASSING, Budget, EndpointConfig, check
 from wellworn.probes.scoring.judge import Grades, judge_prompt, judged, judged_by_server
 from wellworn.probes.statistics.intervals import finite
 
@@ -53,17 +52,13 @@ class Judge:
         by: the server; None for a model here.
         ref: the model; None for a server.
         dtype: that the model is loaded in.
-        spent: dollars, so far.
-        asked: requests that were sent, so far.
-        cached: and those that the cache answered.
+        budget: what was asked of the server so far.
     """
 
     by: EndpointConfig | None
     ref: models.ModelRef | None
     dtype: str | None
-    spent: float = 0.0
-    asked: int = 0
-    cached: int = 0
+    budget: Budget = field(default_factory=Budget)
 
     @classmethod
     def of(cls, context: StudyContext, asked: str | EndpointConfig) -> "Judge":
@@ -87,17 +82,17 @@ class Judge:
         """The server's name for it, or the model's."""
         return self.by.model if self.by else self.ref.id if self.ref else ""
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Config:
         """Return what the hash of a grade holds of its judge: not where a server is, nor how fast it may be asked."""
         return {"server": self.by.model, "more": self.by.more} if self.by else {"model": self.name, "dtype": self.dtype}
 
     @property
     def used(self) -> str | None:
         """What was asked of a server so far, and what it cost; None where nothing was."""
-        if self.by is None or not self.asked + self.cached:
+        if self.by is None or not self.budget.asked + self.budget.cached:
             return None
-        cost = f", ${self.spent:.2f}" if self.by.price else ""
-        return f"judge {self.name}: {self.asked:,} asked, {self.cached:,} from the cache{cost}"
+        cost = f", ${self.budget.spent:.2f}" if self.by.price else ""
+        return f"judge {self.name}: {self.budget.asked:,} asked, {self.budget.cached:,} from the cache{cost}"
 
     def check(self) -> None:
         """Find out before anything is computed whether the judge's server, if it has one, can be asked at all."""
@@ -126,9 +121,8 @@ class Judge:
     ) -> Grades:
         kept = "replies are kept, so that the same command asks for the rest alone"
         # One limit for all that a command asks.
-        found = judged_by_server(server.less(self.spent), rubric, turns, cache, progress=progress)
-        self.spent += found.cost or 0.0
-        self.asked, self.cached = self.asked + found.asked, self.cached + found.cached
+        found = judged_by_server(self.budget.left(server), rubric, turns, cache, progress=progress)
+        self.budget.add(found.cost, found.asked, found.cached)
         if lacking := found.kinds.get("most_cost"):
             raise InputError(
                 f"judge {server.model}: the {server.most_cost:g} dollars of most_cost are spent, before {lacking} of {len(turns)} answers; "
@@ -149,17 +143,14 @@ class Judge:
             context.drop()
             base = models.load(self.ref, self.dtype or "auto")
             chat = Chat(base.tokenizer, max_length=base.max_length)
-        ranks = context.ranks
-        mine = range(len(turns))[ranks.rank :: ranks.world]
-        found = judged(base.model, chat, rubric, [turns[i] for i in mine], progress)
-        everyone = ranks.gather([(i, float(found.scores[k]), found.failures.get(k)) for k, i in enumerate(mine)])
-        scores = np.full(len(turns), np.nan)
-        failures = {}
-        for i, score, why in everyone:
-            scores[i] = score
-            if why is not None:
-                failures[i] = why
-        return Grades(scores, dict(sorted(failures.items())))
+
+        def grade(part: list[Turn]) -> list[tuple[float, str | None]]:
+            found = judged(base.model, chat, rubric, part, progress)
+            return [(float(score), found.failures.get(i)) for i, score in enumerate(found.scores)]
+
+        found = context.ranks.share(turns, grade)
+        scores = np.array([score for score, _ in found], dtype=np.float64)
+        return Grades(scores, {i: why for i, (_, why) in enumerate(found) if why is not None})
 
 
 def grade_stage(
@@ -180,12 +171,11 @@ def grade_stage(
     Raises:
         InputError: a rubric without a place for the answer where it has one for the question.
     """
-    own = texts if isinstance(texts, Stage) else None
     # A rubric that cannot be used is found out before anything is computed.
     judge_prompt(rubric, Turn("?", "."))
 
-    def compute_all(context: StudyContext, inputs: Sequence[list[Path]], _folders: Sequence[Path], tick: TickFn) -> list[Output]:
-        sets = [turns_of(texts, asked, each) for each in inputs]
+    def compute_all(context: StudyContext, folders: Sequence[Folders], _outs: Sequence[Path], tick: TickFn) -> list[Output]:
+        sets = [turns_of(texts, asked, each) for each in folders]
         found = judge.grade(context, rubric, [turn for turns in sets for turn in turns], tick)
         outputs: list[Output] = []
         start = 0
@@ -197,15 +187,20 @@ def grade_stage(
             start = end
         return outputs
 
-    def compute(context: StudyContext, inputs: list[Path], out: Path, tick: TickFn) -> Output:
-        return compute_all(context, [inputs], [out], tick)[0]
-
     config = {"judge": judge.identity(), "rubric": rubric, "chat": None if judge.by else context.identity()["chat"]}
-    config["turns"] = None if own else fingerprint(texts)  # type: ignore[arg-type]
-    config["asked"] = [example.question for example in asked] if own else None
-    together = Together(digest(config), compute_all)
-    # A server is asked by one process: what it may be asked at a time, and what that may cost, is one limit.
-    return Stage("grade", 2, config, (own,) if own else (), f"grade {title}", compute, judge.by is None, judge.check, together)
+    config["turns"] = None if isinstance(texts, Stage) else fingerprint(texts)
+    config["asked"] = [example.question for example in asked] if isinstance(texts, Stage) else None
+    return Stage.joint(
+        kind=kinds.GRADE,
+        config=config,
+        inputs=texts_input(texts),
+        title=f"grade {title}",
+        shared=config,
+        compute_all=compute_all,
+        # A server is asked by one process: what it may be asked at a time, and what that may cost, is one limit.
+        everywhere=judge.by is None,
+        check=judge.check,
+    )
 
 
 def load_grades(folder: Path) -> Grades:

@@ -1,21 +1,23 @@
 """The null N2: the share of a run's shift in spaces of instructions that are no character."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
 
 from wellworn.data.schema import Example, Instruction, seed_for
 from wellworn.experiments.engine.context import StudyContext
-from wellworn.experiments.engine.stage import Output, Stage, TickFn
+from wellworn.experiments.engine.record import Record
+from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn, grouped
+from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.loaded_space import NO_SPACE
 from wellworn.experiments.stages.measure import moves
-from wellworn.experiments.stages.persona_space import Library, directions_stage, questions_asked, space_stage
+from wellworn.experiments.stages.persona_directions import directions_stage, questions_asked
+from wellworn.experiments.stages.persona_space import Library, space_stage
 from wellworn.experiments.stages.readings import responses
-from wellworn.probes.geometry.nulls import Null, null_shares, rank_among
+from wellworn.probes.geometry.nulls import Null, null_shares
 from wellworn.probes.statistics.intervals import FloatArray
 
 INSTRUCTIONS = "instructions.json"
@@ -23,6 +25,24 @@ NOT_ASKED = "the study names no instructions"
 OF_ROLES = "the space is made of roles, and instructions are too few to make one in its place"
 # Subsets overlap: more of them know little more, and they make no p.
 DRAWS = 199
+
+
+class InstructionShares(Record):
+    """What `instructions.json` holds.
+
+    Attributes:
+        asked: the instructions that are drawn from.
+        found: those of them that pass the test of reliability.
+        directions: how many make a draw, which is as many as make the persona space.
+        shares: of the run's shift, one a draw.
+        why: why there are none, in words.
+    """
+
+    asked: Sequence[str]
+    found: Sequence[str]
+    directions: int
+    shares: Sequence[float]
+    why: str | None
 
 
 @dataclass(frozen=True)
@@ -70,26 +90,27 @@ def instructions_stage(
         after: the run's.
     """
 
-    def compute(_bench: StudyContext, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
-        space, (made, *read) = library.load(inputs)
-        arrays = load_file(made / "space.safetensors")
+    def compute(_context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
+        space = library.load(folders.within("space"))
+        arrays = load_file(folders["instructions"] / "space.safetensors")
         asked = [i for i, name in enumerate(instructions.names) if name != own]
         # Whatever the extraction makes of an instruction is drawn: without directions that are mostly noise a model that follows few
         # instructions would have no null.
         found = [instructions.names[i] for i in asked if arrays["found"][i, layer] > 0.5]
-        old, new = (responses(folder, layer) for folder in read)
+        old, new = (responses(folders[when], layer) for when in ("before", "after"))
         members = space.members(layer, own)
-        if members.roles:
-            drawn = {"directions": len(members), "shares": [], "why": OF_ROLES}
-        else:
-            drawn = draw(new - old, arrays["vectors"][asked, layer].astype(np.float64), len(members))
-        return {INSTRUCTIONS: {"asked": [instructions.names[i] for i in asked], "found": found, **drawn}}
+        shares, why = (
+            draw(new - old, arrays["vectors"][asked, layer].astype(np.float64), len(members)) if not members.roles else ([], OF_ROLES)
+        )
+        names = [instructions.names[i] for i in asked]
+        return {INSTRUCTIONS: InstructionShares(asked=names, found=found, directions=len(members), shares=shares, why=why).to_json()}
 
-    inputs = (*library.inputs, instructions.space, before, after)
-    return Stage("instructions", 2, {"layer": layer, "own": own}, inputs, f"{title} among instructions", compute, everywhere=False)
+    inputs = {**grouped("space", library.inputs), "instructions": instructions.space, "before": before, "after": after}
+    config, title = {"layer": layer, "own": own}, f"{title} among instructions"
+    return Stage(kind=kinds.INSTRUCTIONS, config=config, inputs=inputs, title=title, compute=compute, everywhere=False)
 
 
-def draw(differences_nD: FloatArray, vectors_RD: FloatArray, count: int) -> dict[str, Any]:
+def draw(differences_nD: FloatArray, vectors_RD: FloatArray, count: int) -> tuple[list[float], str | None]:
     """Return a shift's shares in the spaces of random subsets of instructions.
 
     Args:
@@ -98,28 +119,14 @@ def draw(differences_nD: FloatArray, vectors_RD: FloatArray, count: int) -> dict
         count: as many as make a subset, which is as many as make the persona space.
 
     Returns:
-        `directions`, the count; `shares`, one for each subset; and in words `why` there are none, else None.
+        One share for each subset; and in words why there are none, else None.
     """
-    facts: dict[str, Any] = {"directions": count, "shares": [], "why": None}
     if count == 0:
-        return facts | {"why": NO_SPACE}
+        return [], NO_SPACE
     if len(vectors_RD) <= count:
         needed = f"{count + 1} are needed for subsets of {count}, as many as make the persona space"
-        return facts | {"why": f"instructions asked: {len(vectors_RD)}; {needed}"}
+        return [], f"instructions asked: {len(vectors_RD)}; {needed}"
     if not moves(differences_nD):
-        return facts | {"why": "nothing is left of the shift once its noise is taken out"}
+        return [], "nothing is left of the shift once its noise is taken out"
     subsets = Null(seed_for(0, "instructions"), DRAWS).subsets(len(vectors_RD), count)
-    return facts | {"shares": null_shares(differences_nD, vectors_RD[subsets]).tolist()}
-
-
-def among_instructions(share: float, drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """Hold a run's share against the draws: a count and no p, for subsets have instructions in common."""
-    return {
-        "mean": float(np.mean(drawn["shares"])),
-        "high": float(np.quantile(drawn["shares"], 0.95)),
-        "at_or_above": rank_among(share, drawn["shares"]).at_least,
-        "draws": len(drawn["shares"]),
-        "asked": len(drawn["asked"]),
-        "found": len(drawn["found"]),
-        "directions": drawn["directions"],
-    }
+    return null_shares(differences_nD, vectors_RD[subsets]).tolist(), None

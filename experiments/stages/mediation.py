@@ -6,7 +6,6 @@ What is stored is the log-probability of every text in every arm; shares of the 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +13,11 @@ from safetensors.numpy import load_file
 
 from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.experiments.engine.context import StudyContext
-from wellworn.experiments.engine.stage import Condition, Output, Stage, TickFn, adapter_of, counter, named
+from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, by_stage, counter, grouped
 from wellworn.experiments.engine.store import read_json
+from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.loaded_space import Chosen, PersonaSpace
+from wellworn.experiments.stages.measurement import Graded, Known
 from wellworn.experiments.stages.mediation_arms import (
     CHANCE,
     DRAW,
@@ -30,7 +31,8 @@ from wellworn.experiments.stages.persona_space import Library
 from wellworn.experiments.stages.readings import responses
 from wellworn.experiments.study import MediateConfig
 from wellworn.lora import models
-from wellworn.probes.mediation.patching import Batching, Push, Swap, Texts, moved_norms, patched_logprobs
+from wellworn.probes.mediation.interventions import Push, Swap
+from wellworn.probes.mediation.patching import Batching, Texts, moved_norms, patched_logprobs
 from wellworn.probes.mediation.shares import INSIDE, OUTSIDE, WHOLE
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.statistics.intervals import FloatArray
@@ -64,30 +66,35 @@ class Question:
     everywhere: bool = False
     readings: tuple[Stage, ...] = ()
 
+    def inputs(self, library: Library) -> dict[str, Stage | Sequence[Stage]]:
+        """Return what a stage that patches the two models reads: the persona space, and their adapters."""
+        return {
+            **grouped("space", library.inputs),
+            **grouped("reference", self.reference.inputs),
+            **grouped("run", self.run.inputs),
+        }
+
 
 def mediate_stage(context: StudyContext, question: Question, config: MediateConfig, library: Library) -> Stage:
     """Run the arms of one question: log-probabilities [arms, 2, questions] of y⁺ and y⁻, and the arms' names."""
     conditions = (question.reference, question.run)
     turns = [*question.changed, *question.plain]
 
-    def compute(context: StudyContext, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
-        space, rest = library.load(inputs)
+    def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
+        space = library.load(folders.within("space"))
         if not space.members(question.layer, question.own):
             return {
                 "outcomes.safetensors": {"logprob": np.zeros((0, 2, len(question.changed)), np.float32)},
                 "arms.json": {"arms": [], "moved": {}},
             }
-        adapters = []
-        for condition in conditions:
-            adapters.append(adapter_of(rest[: len(condition.inputs)]))
-            rest = rest[len(condition.inputs) :]
+        adapters = [folders.within(who).adapter for who in ("reference", "run")]
         chat = context.chat(context.base)
         rows = [[chat.encode(turn) for turn in condition.under(turns)] for condition in conditions]
         texts = Texts((rows[0], rows[1]), question.response_only)
         pad, budget = context.base.tokenizer.pad_token_id, context.study.token_budget
-        with models.adapted(context.base, named(adapters)) as model:
+        with models.adapted(context.base, by_stage(adapters)) as model:
             between = tuple(Variant(adapter.parent.name if adapter else None) for adapter in adapters)
-            parts = parts_of(space, question, config, rest)
+            parts = parts_of(space, question, config, folders.all("readings"))
             norms = moved_norms(
                 model, texts, (between[0], between[1]), question.layer, list(parts.at_layer.values()), Batching(pad, budget)
             )
@@ -114,8 +121,8 @@ def mediate_stage(context: StudyContext, question: Question, config: MediateConf
     }
     # A question without a remainder keeps its hash.
     facts |= {"remainder_draws": config.remainder_draws} if question.readings else {}
-    inputs = (*library.inputs, *question.reference.inputs, *question.run.inputs, *question.readings)
-    return Stage("mediate", 1, facts, inputs, question.title, compute)
+    inputs = {**question.inputs(library), "readings": question.readings}
+    return Stage(kind=kinds.MEDIATE, config=facts, inputs=inputs, title=question.title, compute=compute)
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,7 @@ class Mediated:
         moved: part → its share of Σ‖h1 − h0‖² over all swapped tokens.
         known: how the score of what was said tells answers apart whose label is known: mean where the trait is `shown` and where it is
             `absent`, and their `separation`.
+        graded: who graded what was said, if anybody did.
     """
 
     reference: str
@@ -140,8 +148,8 @@ class Mediated:
     arms: Sequence[str]
     scores: FloatArray
     moved: Mapping[str, float]
-    known: Mapping[str, Any] | None = None
-    graded: Mapping[str, Any] | None = None
+    known: Known | None = None
+    graded: Graded | None = None
 
 
 def load_mediated(folder: Path, reference: str, text: str, layer: int) -> Mediated:
@@ -151,8 +159,9 @@ def load_mediated(folder: Path, reference: str, text: str, layer: int) -> Mediat
         scores = grades.astype(np.float64)
     else:
         scores = outcomes["logprob"][:, 0].astype(np.float64) - outcomes["logprob"][:, 1]
-    graded = {key: facts[key] for key in ("judge", "drawn", "failures")} if "judge" in facts else None
-    return Mediated(reference, text, layer, facts["arms"], scores, facts["moved"], facts.get("known"), graded)
+    known = Known.from_json(facts["known"]) if "known" in facts else None
+    graded = Graded(judge=facts["judge"], drawn=facts["drawn"], failures=facts["failures"]) if "judge" in facts else None
+    return Mediated(reference, text, layer, facts["arms"], scores, facts["moved"], known, graded)
 
 
 def parts_of(library: PersonaSpace, question: Question, config: MediateConfig, readings: Sequence[Path]) -> Parts:

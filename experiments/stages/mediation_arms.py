@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wellworn.experiments.study import MediateConfig
-from wellworn.probes.mediation.patching import Arm, Push, Swap
+from wellworn.probes.mediation.interventions import Arm, Push, Swap
 from wellworn.probes.mediation.shares import INSIDE, OUTSIDE, WHOLE, Outcomes, Swapped
 from wellworn.probes.statistics.intervals import FloatArray
 

@@ -6,15 +6,16 @@ say → score → measure. Answers are kept apart from their scores, so that ano
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from wellworn.data.mixtures import Turn
 from wellworn.data.schema import ContrastPair
 from wellworn.experiments.engine.context import StudyContext
-from wellworn.experiments.engine.stage import Output, Stage, TickFn, adapter_of, counter, named
+from wellworn.experiments.engine.record import Record
+from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, by_stage, counter
 from wellworn.experiments.engine.store import read_json
+from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.answers import REPETITION_PENALTY, full_stop
 from wellworn.experiments.stages.grades import Judge
 from wellworn.experiments.stages.mediation import Question, parts_of
@@ -27,6 +28,18 @@ from wellworn.probes.mediation.patched_decoding import patched_answers
 from wellworn.probes.reading.variants import Variant
 
 SAID = "said.json"
+
+
+class ArmAnswers(Record):
+    """What `said.json` holds: what every arm answers.
+
+    Attributes:
+        arms: their names.
+        answers: [arms][questions].
+    """
+
+    arms: Sequence[str]
+    answers: Sequence[Sequence[str]]
 
 
 def say_stage(context: StudyContext, question: Question, config: GeneratedConfig, library: Library) -> Stage:
@@ -42,34 +55,30 @@ def say_stage(context: StudyContext, question: Question, config: GeneratedConfig
     conditions = (question.reference, question.run)
     arms_config = MediateConfig(draws=config.draws, matched=False, doses=())
 
-    def compute(context: StudyContext, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
-        space, rest = library.load(inputs)
+    def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
+        space = library.load(folders.within("space"))
         if not space.members(question.layer, question.own):
-            return {SAID: {"arms": [], "answers": []}}
-        first = len(question.reference.inputs)
-        adapters = [adapter_of(rest[:first]), adapter_of(rest[first:])]
-        base, ranks = context.base, context.ranks
-        chat = context.chat(base)
-        mine = range(len(asked))[ranks.rank :: ranks.world]
-        before, after = ([chat.encode_prompt(asked[i], condition.system) for i in mine] for condition in conditions)
+            return {SAID: ArmAnswers(arms=[], answers=[]).to_json()}
+        adapters = [folders.within(who).adapter for who in ("reference", "run")]
+        chat = context.chat(context.base)
         arms = parts_of(space, question, arms_config, []).arms({}, arms_config)
-        with models.adapted(base, named(adapters)) as model:
+        how = Decoding(
+            context.study.answer_tokens,
+            repetition_penalty=REPETITION_PENALTY,
+            progress=counter(tick, len(arms) * len(asked) // context.ranks.world, "answers"),
+        )
+        with models.adapted(context.base, by_stage(adapters)) as model:
             reference, run = (Variant(adapter.parent.name if adapter else None) for adapter in adapters)
-            ids = patched_answers(
-                model,
-                (before, after),
-                (reference, run),
-                list(arms.values()),
-                Decoding(
-                    context.study.answer_tokens,
-                    repetition_penalty=REPETITION_PENALTY,
-                    progress=counter(tick, len(arms) * len(mine), "answers"),
-                ),
-                response_only=question.response_only,
-            )
-        texts = [[chat.decode(each) for each in arm] for arm in ids]
-        everyone = dict(ranks.gather([(i, [arm[at] for arm in texts]) for at, i in enumerate(mine)]))
-        return {SAID: {"arms": list(arms), "answers": [[everyone[i][arm] for i in range(len(asked))] for arm in range(len(arms))]}}
+
+            def answer(part: list[str]) -> list[list[str]]:
+                """Return what each arm answers, [questions][arms]."""
+                prompts = tuple([chat.encode_prompt(question, condition.system) for question in part] for condition in conditions)
+                both = (prompts[0], prompts[1])
+                ids = patched_answers(model, both, (reference, run), list(arms.values()), how, response_only=question.response_only)
+                return [[chat.decode(each) for each in of_question] for of_question in zip(*ids, strict=True)]
+
+            answers = context.ranks.share(asked, answer)
+        return {SAID: ArmAnswers(arms=list(arms), answers=[list(arm) for arm in zip(*answers, strict=True)]).to_json()}
 
     facts = {
         **context.identity(),
@@ -83,8 +92,7 @@ def say_stage(context: StudyContext, question: Question, config: GeneratedConfig
         "tokens": context.study.answer_tokens,
         "penalty": REPETITION_PENALTY,
     }
-    inputs = (*library.inputs, *question.reference.inputs, *question.run.inputs)
-    return Stage("say", 1, facts, inputs, question.title, compute)
+    return Stage(kind=kinds.SAY, config=facts, inputs=question.inputs(library), title=question.title, compute=compute)
 
 
 def score_stage(context: StudyContext, said: Stage, question: Question, pairs: Sequence[ContrastPair]) -> Stage:
@@ -93,26 +101,26 @@ def score_stage(context: StudyContext, said: Stage, question: Question, pairs: S
     The same is done with y⁺ and y⁻, whose label is known: `known` says how well the score tells them apart.
     """
 
-    def compute(context: StudyContext, inputs: list[Path], out: Path, tick: TickFn) -> Output:
-        arms, turns = _turns(inputs[0], question)
+    def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
+        arms, turns = _turns(folders["said"], question)
         scores = contrasted(context, pairs, turns, out, tick)
         known = len(question.changed) + len(question.plain)
         of_arms = scores[:, :-known].reshape(2, len(arms), len(question.plain)).swapaxes(0, 1)
         told = told_of(scores[0, -known:] - scores[1, -known:], len(question.changed))
         return {
             "outcomes.safetensors": {"logprob": of_arms.astype(np.float32)},
-            "arms.json": {"arms": arms, "moved": {}, "known": told},
+            "arms.json": {"arms": arms, "moved": {}, "known": told.to_json()},
         }
 
     facts = {**context.identity(), **_texts(question), "pairs": [pair.model_dump(mode="json") for pair in pairs]}
-    return Stage("score", 1, facts, (said,), f"score {question.title}", compute)
+    return Stage(kind=kinds.SCORE, config=facts, inputs={"said": said}, title=f"score {question.title}", compute=compute)
 
 
 def grade_said_stage(context: StudyContext, said: Stage, question: Question, judge: Judge, rubric: str) -> Stage:
     """Let a judge grade what every arm said, and y⁺ and y⁻: `score` [arms, questions], NaN where there is no grade, which is counted."""
 
-    def compute(context: StudyContext, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
-        arms, turns = _turns(inputs[0], question)
+    def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
+        arms, turns = _turns(folders["said"], question)
         grades = judge.grade(context, rubric, turns, tick)
         known = len(question.changed) + len(question.plain)
         of_arms = grades.scores[:-known].reshape(len(arms), len(question.plain))
@@ -121,7 +129,7 @@ def grade_said_stage(context: StudyContext, said: Stage, question: Question, jud
             "arms.json": {
                 "arms": arms,
                 "moved": {},
-                "known": told_of(grades.scores[-known:], len(question.changed)),
+                "known": told_of(grades.scores[-known:], len(question.changed)).to_json(),
                 "judge": judge.name,
                 "drawn": grades.drawn,
                 "failures": dict(Counter(why for i, why in grades.failures.items() if i < of_arms.size).most_common()),
@@ -129,17 +137,25 @@ def grade_said_stage(context: StudyContext, said: Stage, question: Question, jud
         }
 
     facts = {**judge.identity(), "chat": context.identity()["chat"], **_texts(question), "rubric": rubric}
-    return Stage("score", 1, facts, (said,), f"grade {question.title}", compute, judge.by is None, judge.check)
+    return Stage(
+        kind=kinds.SCORE,
+        config=facts,
+        inputs={"said": said},
+        title=f"grade {question.title}",
+        compute=compute,
+        everywhere=judge.by is None,
+        check=judge.check,
+    )
 
 
 def _turns(folder: Path, question: Question) -> tuple[list[str], list[Turn]]:
     """Return the arms, and what is scored: arm by arm what they said, then the answers whose label is known."""
-    found = read_json(folder / SAID)
-    said = (Turn(turn.question, full_stop(answer)) for arm in found["answers"] for turn, answer in zip(question.plain, arm, strict=True))
-    return found["arms"], [*said, *question.changed, *question.plain]
+    found = ArmAnswers.from_json(read_json(folder / SAID))
+    said = (Turn(turn.question, full_stop(answer)) for arm in found.answers for turn, answer in zip(question.plain, arm, strict=True))
+    return list(found.arms), [*said, *question.changed, *question.plain]
 
 
-def _texts(question: Question) -> dict[str, Any]:
+def _texts(question: Question) -> Config:
     return {
         "asked": [turn.question for turn in question.plain],
         "shown": [turn.answer for turn in question.changed],

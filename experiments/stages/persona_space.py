@@ -1,61 +1,59 @@
 """The stages that make a persona space: what the base model is read under, the directions that come of it, and the dimension."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
 
 from wellworn.data.errors import InputError
-from wellworn.data.files import digest
-from wellworn.data.mixtures import Turn, fingerprint, plain_turns
-from wellworn.data.schema import FEWEST_PAIRS, Control, Example, Instruction, Role, Trait, seed_for
+from wellworn.data.schema import Control, Example, Role, Trait, seed_for
 from wellworn.experiments.engine.context import StudyContext
-from wellworn.experiments.engine.stage import Output, Stage, TickFn
-from wellworn.experiments.engine.store import read_json
-from wellworn.experiments.stages.loaded_space import PersonaSpace, Roles, within_questions
-from wellworn.experiments.stages.readings import read
-from wellworn.probes.geometry.directions import contrast_turns, estimate
-from wellworn.probes.geometry.space import FEWEST_PERSONAS, FEWEST_ROLES, dimension
+from wellworn.experiments.engine.record import Sparse
+from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, grouped
+from wellworn.experiments.stages import kinds
+from wellworn.experiments.stages.loaded_space import PersonaSpace, within_questions
+from wellworn.experiments.stages.persona_directions import (
+    DIMENSION,
+    RolesKey,
+    RoleStages,
+    directions_stage,
+    extraction,
+    load_roles,
+    load_states,
+    questions_asked,
+    roles_of,
+)
+from wellworn.probes.geometry.directions import estimate
+from wellworn.probes.geometry.space import FEWEST_PERSONAS, dimension
 from wellworn.probes.statistics.intervals import FloatArray
 
-DIMENSION, DICTIONARY = "dimension.json", "dictionary.safetensors"
+DICTIONARY = "dictionary.safetensors"
 KEPT = "kept.safetensors"
 
 
-@dataclass(frozen=True)
-class RoleStages:
-    """The stages that read a model as someone.
+class SpaceDimension(Sparse):
+    """How many dimensions the persona space has; without enough personas, only why none is known.
 
     Attributes:
-        names: of the roles.
-        states: one stage a role.
-        default: the same questions under the default system prompt.
-        namesakes: role → trait, where it is a character of one.
-        asked: which questions.
-        dimension: how many dimensions roles and traits make together; None where they make no space.
+        k: the dimension; null where there is no persona space.
+        why: why there is none, in words.
+        q2: the cross-validated Q²(k) for k = 1, 2, …
+        standard_error: of the largest, by the jackknife over personas.
+        parallel: how many leading singular values exceed the 95 % quantile of permuted labels.
+        traits: how many traits were found.
+        roles: how many roles there are.
     """
 
-    names: tuple[str, ...]
-    states: tuple[Stage, ...]
-    default: Stage
-    namesakes: tuple[tuple[str, str], ...]
-    asked: str
-    dimension: Stage | None = None
-
-    @property
-    def inputs(self) -> tuple[Stage, ...]:
-        """What a stage that uses the roles reads first."""
-        return (*self.states, self.default, *((self.dimension,) if self.dimension else ()))
-
-    def load(self, folders: Sequence[Path]) -> Roles:
-        """Return the states that the stages left."""
-        states = {name: _states(folder) for name, folder in zip(self.names, folders, strict=False)}
-        k = read_json(folders[len(self.names) + 1] / DIMENSION)["k"] if self.dimension else None
-        return Roles(states, _states(folders[len(self.names)])[0], dict(self.namesakes), self.asked, k)
+    k: int | None
+    why: str | None
+    q2: Sequence[float] = ()
+    standard_error: float = 0.0
+    parallel: int = 0
+    traits: int
+    roles: int
 
 
 @dataclass(frozen=True)
@@ -77,14 +75,13 @@ class Library:
     roles: RoleStages | None = None
 
     @property
-    def inputs(self) -> tuple[Stage, ...]:
-        """What a stage that uses the space reads first."""
-        return (*self.spaces, *self.directions, *(self.roles.inputs if self.roles else ()))
+    def inputs(self) -> dict[str, Stage | Sequence[Stage]]:
+        """What a stage that uses the space reads."""
+        return {"spaces": self.spaces, "directions": self.directions, **(self.roles.inputs if self.roles else {})}
 
-    def load(self, folders: Sequence[Path]) -> tuple[PersonaSpace, list[Path]]:
-        """Return the space, and a stage's folders that are not its."""
-        own = len(self.inputs)
-        return _loaded(_Made(self), tuple(folders[:own])), list(folders[own:])
+    def load(self, folders: Folders) -> PersonaSpace:
+        """Return the space that the stages left."""
+        return _loaded(self.names, self.asked, self.roles.key if self.roles else None, folders)
 
     def with_own(self, context: StudyContext, subject: Trait | Control, examples: Sequence[Example]) -> "Library":
         """Return the library with a run's own direction, which spaces without it leave out.
@@ -134,42 +131,6 @@ def library_of(
     return replace(library, roles=replace(stages, dimension=dimension_stage(bare, layer)))
 
 
-def roles_of(context: StudyContext, roles: Sequence[Role], bank: Sequence[Example]) -> RoleStages:
-    """Return the stages that read the base as each role, and as nobody in particular, on the first extraction questions of a bank.
-
-    Raises:
-        InputError: fewer than twelve roles, two of one name, or fewer questions than the study asks for.
-    """
-    names = [role.name for role in roles]
-    if len(names) < FEWEST_ROLES:
-        raise InputError(f"roles: {FEWEST_ROLES} or more make a space or a dictionary, got {len(names)}; [] leaves roles out")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"roles: {twice[0]!r} stands twice")
-    questions = _extract(bank, context.study.role_questions)
-    if len(questions) < context.study.role_questions:
-        raise InputError(
-            f"role_questions: the bank has {len(questions)} extract questions, the study asks for {context.study.role_questions}"
-        )
-    states = tuple(_under(context, role.system_prompts, questions, f"states as {role.name}") for role in roles)
-    default = _under(context, (None,), questions, "states under the default system prompt")
-    namesakes = tuple((role.name, role.namesake) for role in roles if role.namesake)
-    return RoleStages(tuple(names), states, default, namesakes, _same_questions(questions))
-
-
-def _under(context: StudyContext, systems: Sequence[str | None], questions: Sequence[Turn], title: str) -> Stage:
-    """Read plain answers under system prompts: states [prompts, questions, layers, d_model]."""
-    turns = [replace(turn, system=system) for system in systems for turn in questions]
-
-    def compute(context: StudyContext, _inputs: list[Path], out: Path, tick: TickFn) -> Output:
-        rows = [context.chat(context.base).encode(turn) for turn in turns]
-        [reading] = read(context, rows, [None], out, tick, spans=("response",))
-        states = reading["states"][:, :, 0]
-        return {"states.safetensors": {"states": states.reshape(len(systems), len(questions), *states.shape[1:])}}
-
-    config = {**context.identity(), "turns": fingerprint(turns), "prompts": len(systems), "questions": len(questions)}
-    return Stage("role", 1, config, (), title, compute)
-
-
 def dictionary_stage(library: Library, roles: RoleStages, layer: int) -> Stage:
     """Gather the wider dictionary at a layer: directions [K, d_model], and the activations behind their chance [N, d_model].
 
@@ -179,81 +140,24 @@ def dictionary_stage(library: Library, roles: RoleStages, layer: int) -> Stage:
         layer: the layer.
     """
 
-    def compute(_bench: StudyContext, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
-        states = roles.load(inputs)
+    def compute(_context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
+        states = roles.load(folders)
         directions = states.directions(layer)
         rows = within_questions(list(states.states.values()), [states.asked] * len(states.names), layer)
         if library.roles:
-            space, _ = library.load(inputs[len(roles.inputs) :])
+            space = library.load(folders.within("space"))
             members = space.members(layer)
             directions = np.vstack([directions, space.vectors[list(members.traits), layer]])
         return {DICTIONARY: {"directions": directions.astype(np.float32), "activations": rows.astype(np.float32)}}
 
-    inputs = (*roles.inputs, *(library.inputs if library.roles else ()))
     return Stage(
-        "dictionary",
-        1,
-        {"layer": layer, "names": list(roles.names)},
-        inputs,
-        f"wider dictionary at layer {layer}",
-        compute,
+        kind=kinds.DICTIONARY,
+        config={"layer": layer, "names": list(roles.names)},
+        inputs={**roles.inputs, **(grouped("space", library.inputs) if library.roles else {})},
+        title=f"wider dictionary at layer {layer}",
+        compute=compute,
         everywhere=False,
     )
-
-
-def extraction(subject: Trait | Control, bank: Sequence[Example]) -> Sequence[Example]:
-    """Return the rows whose `extract` questions a direction is read on: a trait's own, or the bank's where it has none."""
-    own = subject.examples if isinstance(subject, Trait) else ()
-    return own if plain_turns(own, "extract") else bank
-
-
-def questions_asked(context: StudyContext, examples: Sequence[Example]) -> str:
-    """Return a digest of the extraction questions and answers that contrast prompts are read on."""
-    return _same_questions(_extract(examples, context.study.extract_questions))
-
-
-def _extract(examples: Sequence[Example], count: int) -> list[Turn]:
-    return plain_turns(examples, "extract")[:count]
-
-
-def _same_questions(questions: Sequence[Turn]) -> str:
-    return digest([(turn.question, turn.answer) for turn in questions])
-
-
-def directions_stage(context: StudyContext, subject: Trait | Instruction, examples: Sequence[Example], count: int | None = None) -> Stage:
-    """Read contrast prompts at every layer: states [pairs, 2, questions, layers, d_model].
-
-    Args:
-        context: the study's model.
-        subject: whose contrast prompts.
-        examples: of these, `extract` questions are read.
-        count: contrast pairs; None means as many as the study asks for.
-
-    Raises:
-        InputError: fewer contrast pairs or extraction questions than the study asks for.
-    """
-    study = context.study
-    count = study.contrast_pairs if count is None else count
-    questions = _extract(examples, study.extract_questions)
-    for key, asked, has in (
-        ("contrast_pairs", count, len(subject.contrast_pairs)),
-        ("extract_questions", study.extract_questions, len(questions)),
-    ):
-        if has < asked:
-            fewer = f"; {key}={has} would do" if has >= FEWEST_PAIRS else ""
-            raise InputError(f"{key}: {subject.name} has {has}, the study asks for {asked}{fewer}")
-    pairs = subject.contrast_pairs[:count]
-    turns = contrast_turns(pairs, questions)
-
-    def compute(context: StudyContext, _inputs: list[Path], out: Path, tick: TickFn) -> Output:
-        base = context.base
-        rows = [context.chat(base).encode(turn) for turn in turns]
-        [reading] = read(context, rows, [None], out, tick, spans=("response",))
-        states = reading["states"]
-        return {"states.safetensors": {"states": states[:, :, 0].reshape(len(pairs), 2, len(questions), *states.shape[1::2])}}
-
-    config = {**context.identity(), "turns": fingerprint(turns), "pairs": len(pairs), "questions": len(questions)}
-    return Stage("directions", 2, config, (), f"directions of {subject.name}", compute)
 
 
 def space_stage(names: Sequence[str], directions: Sequence[Stage], asked: Sequence[str], title: str, kept: Sequence[Stage] = ()) -> Stage:
@@ -267,9 +171,9 @@ def space_stage(names: Sequence[str], directions: Sequence[Stage], asked: Sequen
         kept: of each name, which pairs of answers make its direction, [pairs, questions]; all, if not given.
     """
 
-    def compute(_bench: StudyContext, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
-        states = [load_file(folder / "states.safetensors")["states"].astype(np.float64) for folder in inputs[: len(directions)]]
-        masks = [load_file(folder / KEPT)["kept"] for folder in inputs[len(directions) :]]
+    def compute(_context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
+        states = [load_file(folder / "states.safetensors")["states"].astype(np.float64) for folder in folders.all("directions")]
+        masks = [load_file(folder / KEPT)["kept"] for folder in folders.all("kept")]
         layers = states[0].shape[3]
         values = np.stack([np.linalg.svd(within_questions(states, asked, layer), compute_uv=False) ** 2 for layer in range(layers)])
         out: dict[str, list[FloatArray]] = {"vectors": [], "reliability": [], "null_reliability": [], "found": []}
@@ -284,18 +188,20 @@ def space_stage(names: Sequence[str], directions: Sequence[Stage], asked: Sequen
         return {"space.safetensors": {key: np.stack(rows).astype(np.float32) for key, rows in out.items()}}
 
     config = {"names": list(names), "asked": list(asked)}
-    return Stage("space", 3, config, (*directions, *kept), title, compute, everywhere=False)
+    inputs = {"directions": directions, "kept": kept}
+    return Stage(kind=kinds.SPACE, config=config, inputs=inputs, title=title, compute=compute, everywhere=False)
 
 
 def dimension_stage(library: Library, layer: int) -> Stage:
     """Ask how many dimensions the space has at a layer, by how well it foretells a persona that it was made without."""
 
-    def compute(_bench: StudyContext, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
-        space, _ = library.load(inputs)
+    def compute(_context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
+        space = library.load(folders)
         found = [i for i in range(len(space.names)) if space.found[i, layer]]
         size = {"traits": len(found), "roles": len(space.roles.names) if space.roles else 0}
         if len(found) + size["roles"] < FEWEST_PERSONAS:
-            return {DIMENSION: {"k": None, "why": f"{len(found)} traits were found, {FEWEST_PERSONAS} are needed", **size}}
+            why = f"{len(found)} traits were found, {FEWEST_PERSONAS} are needed"
+            return {DIMENSION: SpaceDimension(k=None, why=why, **size).to_json()}
         traits = {space.names[i]: space.differences(layer, i) for i in found}
         roles: dict[str, FloatArray] = {}
         default, namesakes = None, None
@@ -305,42 +211,20 @@ def dimension_stage(library: Library, layer: int) -> Stage:
             # All personas answer equally many questions; those of roles are fewer.
             traits = {name: each[:, : default.shape[0]] for name, each in traits.items()}
         asked = dimension(traits, roles, np.random.default_rng(seed_for(0, "dimension")), default, namesakes=namesakes)
-        return {DIMENSION: asdict(asked) | {"q2": asked.q2.tolist(), **size}}
+        return {DIMENSION: SpaceDimension(**vars(asked) | {"q2": asked.q2.tolist(), **size}).to_json()}
 
     title = f"dimension of the persona space at layer {layer}"
-    config: dict[str, Any] = {"layer": layer, "names": list(library.names)}
+    config: Config = {"layer": layer, "names": list(library.names)}
     if library.roles:
         # All that uses the space reads this stage, so that whoever leaves it along with whom is in every hash.
-        config |= {"roles": list(library.roles.names), "namesakes": sorted(library.roles.namesakes)}
-    return Stage("dimension", 2, config, library.inputs, title, compute, everywhere=False)
+        config = {**config, "roles": list(library.roles.names), "namesakes": sorted(library.roles.namesakes)}
+    return Stage(kind=kinds.DIMENSION, config=config, inputs=library.inputs, title=title, compute=compute, everywhere=False)
 
 
-def _states(folder: Path) -> FloatArray:
-    return load_file(folder / "states.safetensors")["states"]
-
-
-class _Made:
-    """A library as a key: two are equal if they load the same from the same folders, whatever objects their stages are."""
-
-    def __init__(self, library: Library) -> None:
-        self.library = library
-        roles = library.roles
-        self.key = (library.names, library.asked, (roles.names, roles.namesakes, roles.asked, roles.dimension is None) if roles else None)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Made) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-
-# Kept for the next run, which is held against the same null spaces.
+# Kept for the next run, which is compared with the same null spaces.
 @lru_cache(maxsize=1)
-def _loaded(of: _Made, folders: tuple[Path, ...]) -> PersonaSpace:
-    library = of.library
-    made, read = len(library.spaces), len(library.spaces) + len(library.directions)
-    arrays = [load_file(folder / "space.safetensors") for folder in folders[:made]]
+def _loaded(names: tuple[str, ...], asked: tuple[str, ...], roles: RolesKey | None, folders: Folders) -> PersonaSpace:
+    arrays = [load_file(folder / "space.safetensors") for folder in folders.all("spaces")]
     vectors, found = (np.concatenate([each[key] for each in arrays]) for key in ("vectors", "found"))
-    roles = library.roles.load(folders[read:]) if library.roles else None
-    states = [_states(folder) for folder in folders[made:read]]
-    return PersonaSpace(library.names, vectors.astype(np.float64), found > 0.5, states, library.asked, roles)
+    states = [load_states(folder) for folder in folders.all("directions")]
+    return PersonaSpace(names, vectors.astype(np.float64), found > 0.5, states, asked, load_roles(roles, folders) if roles else None)

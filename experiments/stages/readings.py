@@ -11,9 +11,10 @@ from wellworn.data.files import digest
 from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.data.schema import Example
 from wellworn.experiments.engine.context import StudyContext
-from wellworn.experiments.engine.stage import Condition, Output, Stage, TickFn, Together, adapter_of, counter, named
+from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, by_stage, counter
 from wellworn.experiments.engine.store import WORK
-from wellworn.experiments.stages.answers import turns_of
+from wellworn.experiments.stages import kinds
+from wellworn.experiments.stages.answers import texts_input, turns_of
 from wellworn.lora import models
 from wellworn.probes.reading.capture import Spec, read_variants
 from wellworn.probes.reading.variants import Variant
@@ -37,22 +38,24 @@ def read_stage(context: StudyContext, condition: Condition, texts: Sequence[Turn
         asked: the questions that an answer stage answered.
         title: what the texts are called on screen.
     """
-    own = texts if isinstance(texts, Stage) else None
 
-    def compute_all(context: StudyContext, inputs: Sequence[list[Path]], folders: Sequence[Path], tick: TickFn) -> list[Output]:
-        turns = turns_of(texts, asked, inputs[0])
+    def compute_all(context: StudyContext, folders: Sequence[Folders], outs: Sequence[Path], tick: TickFn) -> list[Output]:
+        turns = turns_of(texts, asked, folders[0])
         chat = context.chat(context.base)
         rows = [chat.encode(turn) for turn in condition.under(turns)]
-        readings = read(context, rows, [adapter_of(each) for each in inputs], folders[0], tick, SPANS_READ, logprob=True)
+        readings = read(context, rows, [each.adapter for each in folders], outs[0], tick, SPANS_READ, logprob=True)
         return [{"reading.safetensors": reading} for reading in readings]
 
-    def compute(context: StudyContext, inputs: list[Path], out: Path, tick: TickFn) -> Output:
-        return compute_all(context, [inputs], [out], tick)[0]
-
-    config = {**context.identity(), "turns": None if own else fingerprint(texts), "system": condition.system}  # type: ignore[arg-type]
-    together = Together(digest([config, own.id if own else None]), compute_all)
-    inputs = (*condition.inputs, own) if own else condition.inputs
-    return Stage("read", 2, config, inputs, f"{condition.title} reads {title}", compute, together=together)
+    given = None if isinstance(texts, Stage) else fingerprint(texts)
+    config = {**context.identity(), "turns": given, "system": condition.system}
+    return Stage.joint(
+        kind=kinds.READ,
+        config=config,
+        inputs={**condition.inputs, **texts_input(texts)},
+        title=f"{condition.title} reads {title}",
+        shared=[config, texts.id if isinstance(texts, Stage) else None],
+        compute_all=compute_all,
+    )
 
 
 def responses(folder: Path, layer: int) -> FloatArray:
@@ -81,7 +84,7 @@ def read(
     )
     found = []
     for some in context.ranks.from_main(lambda: models.fitting(adapters, context.device)):
-        with models.adapted(context.base, named(some)) as model:
+        with models.adapted(context.base, by_stage(some)) as model:
             variants = [Variant(adapter.parent.name if adapter else None) for adapter in some]
             # After a kill others may be ready, or less memory free: what was read is of use to the same group alone.
             work = out / WORK / digest([variant.adapter for variant in variants])

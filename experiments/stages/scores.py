@@ -14,20 +14,21 @@ the base, so that changes are paired by question:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
 
 from wellworn.data.chat import TooLongError
 from wellworn.data.errors import InputError
-from wellworn.data.files import digest
 from wellworn.data.mixtures import Turn, fingerprint, word_logodds
 from wellworn.data.schema import ContrastPair, Control, Example, Trait
 from wellworn.experiments.engine.context import StudyContext
-from wellworn.experiments.engine.stage import Condition, Output, Stage, TickFn, Together, adapter_of
-from wellworn.experiments.stages.answers import turns_of, written
+from wellworn.experiments.engine.record import Record
+from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn
+from wellworn.experiments.stages import kinds
+from wellworn.experiments.stages.answers import texts_input, turns_of, written
 from wellworn.experiments.stages.grades import NO_RUBRIC, Judge, grade_stage, load_grades, rubric_of
+from wellworn.experiments.stages.measurement import Known
 from wellworn.experiments.stages.readings import read
 from wellworn.probes.scoring.judge import COHERENCE
 from wellworn.probes.scoring.scores import choice_logodds, choice_rows, contrast_logprobs, contrast_rows, told_apart
@@ -38,7 +39,31 @@ LIKELIHOOD, CHOICE, CONTRAST, JUDGE, COHERENT, WORDS = NAMES = ("likelihood", "c
 NO_JUDGE = "the study names no judge"
 NO_PAIRS = "has no contrast pairs, by which its answers could be scored"
 NO_TRAINING = "has no training answers of both kinds, whose words could be told apart"
+# Who, which score, and of the likelihood which text.
+Part = tuple[str, str, str]
 TOO_LONG = "a question with two answers exceeds the model's context"
+
+
+class TakenScores(Record):
+    """What `scores.json` holds.
+
+    Attributes:
+        scores: who (`run`, `neutral`, `base`) → score → its value for each question; null where there is none.
+        failures: who → score → reason → how many are missing for it.
+        drawn: whether grades are means of drawn answers.
+        alike: whether none of these differed from the others to its prompt.
+        judge: who graded; null where nobody did.
+        known: score → how it discriminates answers whose label is known.
+        missing: score → why it was not taken.
+    """
+
+    scores: Mapping[str, Mapping[str, Sequence[float | None]]]
+    failures: Mapping[str, Mapping[str, Mapping[str, int]]]
+    drawn: bool
+    alike: bool
+    judge: str | None
+    known: Mapping[str, Known]
+    missing: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -97,97 +122,115 @@ def scores_stage(
         readings: (who, `trait` or `neutral`) → how it reads these answers.
         answers: who → what it says.
     """
-    title = conditions["run"].title
-    names: list[tuple[str, str, str]] = [(who, LIKELIHOOD, text) for who in conditions for text in ("trait", "neutral")]
-    inputs = [readings[who, text] for who, _, text in names]
+    parts = _parts(context, what, judge, conditions, readings, answers)
+    missing = _missing(what, judge)
 
-    def add(who: str, score: str, stage: Stage) -> None:
-        names.append((who, score, ""))
-        inputs.append(stage)
-
-    known = [*what.changed, *what.plain]
-    rubric = rubric_of(what.subject)
-    has_words = all(what.trained)
-    for who, condition in conditions.items():
-        if has_words:
-            add(who, WORDS, answers[who])
-        add(who, CHOICE, choose_stage(context, condition, what.changed, what.plain))
-        if what.pairs:
-            add(who, CONTRAST, contrast_stage(context, what.pairs, answers[who], what.asked, f"answers of {condition.title}"))
-        if judge:
-            if rubric:
-                add(who, JUDGE, grade_stage(context, judge, rubric, answers[who], what.asked, f"answers of {condition.title}"))
-            add(who, COHERENT, grade_stage(context, judge, COHERENCE, answers[who], what.asked, f"coherence of {condition.title}"))
-    titled = f"answers with and without {what.subject.name}"
-    if what.pairs:
-        add("known", CONTRAST, contrast_stage(context, what.pairs, known, what.asked, titled))
-    if judge and rubric:
-        add("known", JUDGE, grade_stage(context, judge, rubric, known, what.asked, titled))
-    missing = {} if judge else dict.fromkeys((JUDGE, COHERENT), NO_JUDGE)
-    missing |= {} if rubric else {JUDGE: f"{what.subject.name} {NO_RUBRIC}"}
-    missing |= {} if has_words else {WORDS: f"{what.subject.name} {NO_TRAINING}"}
-    missing |= {} if what.pairs else {CONTRAST: f"{what.subject.name} {NO_PAIRS}"}
-
-    def compute(_bench: StudyContext, folders: list[Path], _out: Path, _tick: TickFn) -> Output:
-        found: dict[str, dict[str, FloatArray]] = {}
-        failures: dict[str, dict[str, dict[str, int]]] = {}
-        drawn = set[bool]()
-        of_words = word_logodds(*([turn.answer for turn in turns] for turns in what.trained))
-        for (who, score, text), folder in zip(names, folders, strict=True):
-            values: FloatArray
-            if score == LIKELIHOOD:
-                logprob = load_file(folder / "reading.safetensors")["logprob"].astype(np.float64)
-                values = logprob if text == "trait" else found[who][score] - logprob
-            elif score == WORDS:
-                values = np.array([of_words(turn.answer) for turn in written(folder, [example.question for example in what.asked])])
-            elif score in (JUDGE, COHERENT):
-                grades = load_grades(folder)
-                values, drawn = grades.scores, drawn | {grades.alike} if grades.drawn else drawn
-                failures.setdefault(who, {})[score] = grades.kinds
-            else:
-                values = load_file(folder / f"{score}.safetensors")["score"].astype(np.float64)
-                if count := int(np.isnan(values).sum()):
-                    failures.setdefault(who, {})[score] = {TOO_LONG: count}
-            found.setdefault(who, {})[score] = values
-        of_known = found.pop("known", {})
-        if has_words:
-            of_known[WORDS] = np.array([of_words(turn.answer) for turn in known])
-        return {
-            SCORES: {
-                "scores": {who: {score: [finite(x) for x in each] for score, each in of.items()} for who, of in found.items()},
-                "failures": failures,
-                "drawn": bool(drawn),
-                "alike": drawn == {True},
-                "judge": judge.name if judge else None,
-                "known": {score: told_of(each, len(what.changed)) for score, each in of_known.items()},
-                "missing": missing,
-            }
-        }
+    def compute(_context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
+        found = dict(zip(parts, folders.all("made of"), strict=True))
+        return {SCORES: _taken(what, judge.name if judge else None, found, missing).to_json()}
 
     config = {
-        "names": names,
+        "names": list(parts),
         "subject": what.subject.name,
         "judge": judge.name if judge else None,
         "missing": missing,
         "trained": [fingerprint(turns) for turns in what.trained],
-        "known": fingerprint(known),
+        "known": fingerprint([*what.changed, *what.plain]),
     }
-    return Stage("scores", 2, config, tuple(inputs), f"scores of {title}", compute, everywhere=False)
+    return Stage(
+        kind=kinds.SCORES,
+        config=config,
+        inputs={"made of": tuple(parts.values())},
+        title=f"scores of {conditions['run'].title}",
+        compute=compute,
+        everywhere=False,
+    )
 
 
-def told_of(scores: FloatArray, shown: int) -> dict[str, Any]:
-    """Return how a score tells answers apart whose label is known, the first of which show the trait; those without a score are left out.
+def _parts(
+    context: StudyContext,
+    what: Scored,
+    judge: Judge | None,
+    conditions: Mapping[str, Condition],
+    readings: Mapping[tuple[str, str], Stage],
+    answers: Mapping[str, Stage],
+) -> dict[Part, Stage]:
+    """Return the stages that scores are made of, in the order of the hash; `known` are answers whose label is known."""
+    parts: dict[Part, Stage] = {(who, LIKELIHOOD, text): readings[who, text] for who in conditions for text in ("trait", "neutral")}
+    rubric = rubric_of(what.subject)
+    for who, condition in conditions.items():
+        said, title = answers[who], f"answers of {condition.title}"
+        if all(what.trained):
+            parts[who, WORDS, ""] = said
+        parts[who, CHOICE, ""] = choose_stage(context, condition, what.changed, what.plain)
+        if what.pairs:
+            parts[who, CONTRAST, ""] = contrast_stage(context, what.pairs, said, what.asked, title)
+        if judge and rubric:
+            parts[who, JUDGE, ""] = grade_stage(context, judge, rubric, said, what.asked, title)
+        if judge:
+            parts[who, COHERENT, ""] = grade_stage(context, judge, COHERENCE, said, what.asked, f"coherence of {condition.title}")
+    known, title = [*what.changed, *what.plain], f"answers with and without {what.subject.name}"
+    if what.pairs:
+        parts["known", CONTRAST, ""] = contrast_stage(context, what.pairs, known, what.asked, title)
+    if judge and rubric:
+        parts["known", JUDGE, ""] = grade_stage(context, judge, rubric, known, what.asked, title)
+    return parts
 
-    The means where the trait is `shown` and where it is `absent`, their `separation`, and `of` how many, and how many there are.
-    """
+
+def _missing(what: Scored, judge: Judge | None) -> dict[str, str]:
+    """Return score → why it is not taken."""
+    missing = {} if judge else dict.fromkeys((JUDGE, COHERENT), NO_JUDGE)
+    missing |= {} if rubric_of(what.subject) else {JUDGE: f"{what.subject.name} {NO_RUBRIC}"}
+    missing |= {} if all(what.trained) else {WORDS: f"{what.subject.name} {NO_TRAINING}"}
+    return missing | ({} if what.pairs else {CONTRAST: f"{what.subject.name} {NO_PAIRS}"})
+
+
+def _taken(what: Scored, judge: str | None, parts: Mapping[Part, Path], missing: Mapping[str, str]) -> TakenScores:
+    """Put the scores of finished stages side by side."""
+    found: dict[str, dict[str, FloatArray]] = {}
+    failures: dict[str, dict[str, dict[str, int]]] = {}
+    drawn = set[bool]()
+    of_words = word_logodds(*([turn.answer for turn in turns] for turns in what.trained))
+    for (who, score, text), folder in parts.items():
+        values: FloatArray
+        if score == LIKELIHOOD:
+            logprob = load_file(folder / "reading.safetensors")["logprob"].astype(np.float64)
+            values = logprob if text == "trait" else found[who][score] - logprob
+        elif score == WORDS:
+            values = np.array([of_words(turn.answer) for turn in written(folder, [example.question for example in what.asked])])
+        elif score in (JUDGE, COHERENT):
+            grades = load_grades(folder)
+            values, drawn = grades.scores, drawn | {grades.alike} if grades.drawn else drawn
+            failures.setdefault(who, {})[score] = grades.kinds
+        else:
+            values = load_file(folder / f"{score}.safetensors")["score"].astype(np.float64)
+            if count := int(np.isnan(values).sum()):
+                failures.setdefault(who, {})[score] = {TOO_LONG: count}
+        found.setdefault(who, {})[score] = values
+    known = found.pop("known", {})
+    if all(what.trained):
+        known[WORDS] = np.array([of_words(turn.answer) for turn in (*what.changed, *what.plain)])
+    return TakenScores(
+        scores={who: {score: [finite(x) for x in each] for score, each in of.items()} for who, of in found.items()},
+        failures=failures,
+        drawn=bool(drawn),
+        alike=drawn == {True},
+        judge=judge,
+        known={score: told_of(each, len(what.changed)) for score, each in known.items()},
+        missing=missing,
+    )
+
+
+def told_of(scores: FloatArray, shown: int) -> Known:
+    """Return how a score discriminates known answers, the first of which show the trait; those without a score are left out."""
     with_it, without = (part[~np.isnan(part)] for part in (scores[:shown], scores[shown:]))
     both = len(with_it) > 0 and len(without) > 0
-    return {
-        "shown": float(with_it.mean()) if both else None,
-        "absent": float(without.mean()) if both else None,
-        "separation": told_apart(with_it, without) if both else None,
-        "of": [len(with_it) + len(without), len(scores)],
-    }
+    return Known(
+        shown=float(with_it.mean()) if both else None,
+        absent=float(without.mean()) if both else None,
+        separation=told_apart(with_it, without) if both else None,
+        of=[len(with_it) + len(without), len(scores)],
+    )
 
 
 def choose_stage(context: StudyContext, condition: Condition, changed: Sequence[Turn], plain: Sequence[Turn]) -> Stage:
@@ -196,7 +239,7 @@ def choose_stage(context: StudyContext, condition: Condition, changed: Sequence[
     Stages that choose between the same answers, each with another adapter or with none, are computed together.
     """
 
-    def compute_all(context: StudyContext, inputs: Sequence[list[Path]], folders: Sequence[Path], tick: TickFn) -> list[Output]:
+    def compute_all(context: StudyContext, folders: Sequence[Folders], outs: Sequence[Path], tick: TickFn) -> list[Output]:
         chat = context.chat(context.base)
         rows, fit = [], []
         for i, pair in enumerate(zip(condition.under(changed), condition.under(plain), strict=True)):
@@ -208,8 +251,8 @@ def choose_stage(context: StudyContext, condition: Condition, changed: Sequence[
         outputs: list[Output] = []
         # [questions · 4] as they were made, [4 · questions] as they are scored.
         flat = [row for of_one in zip(*rows, strict=True) for row in of_one]
-        adapters = [adapter_of(each) for each in inputs]
-        readings = read(context, flat, adapters, folders[0], tick, ("response",), logprob=True, layers=(0,)) if flat else []
+        adapters = [each.adapter for each in folders]
+        readings = read(context, flat, adapters, outs[0], tick, ("response",), logprob=True, layers=(0,)) if flat else []
         for k in range(len(adapters)):
             score = np.full(len(changed), np.nan, np.float32)
             if flat:
@@ -217,12 +260,15 @@ def choose_stage(context: StudyContext, condition: Condition, changed: Sequence[
             outputs.append({f"{CHOICE}.safetensors": {"score": score}})
         return outputs
 
-    def compute(context: StudyContext, inputs: list[Path], out: Path, tick: TickFn) -> Output:
-        return compute_all(context, [inputs], [out], tick)[0]
-
     config = {**context.identity(), "changed": fingerprint(changed), "plain": fingerprint(plain), "system": condition.system}
-    together = Together(digest(config), compute_all)
-    return Stage("choose", 1, config, condition.inputs, f"{condition.title} chooses", compute, together=together)
+    return Stage.joint(
+        kind=kinds.CHOOSE,
+        config=config,
+        inputs=condition.inputs,
+        title=f"{condition.title} chooses",
+        shared=config,
+        compute_all=compute_all,
+    )
 
 
 def contrast_stage(
@@ -237,16 +283,15 @@ def contrast_stage(
         asked: the questions that an answer stage answered.
         title: what is scored, on screen.
     """
-    own = texts if isinstance(texts, Stage) else None
 
-    def compute(context: StudyContext, inputs: list[Path], out: Path, tick: TickFn) -> Output:
-        turns = turns_of(texts, asked, inputs)
+    def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
+        turns = turns_of(texts, asked, folders)
         positive, negative = contrasted(context, pairs, turns, out, tick)
         return {f"{CONTRAST}.safetensors": {"score": (positive - negative).astype(np.float32)}}
 
     config = {**context.identity(), "pairs": [pair.model_dump(mode="json") for pair in pairs]}
-    config |= {"turns": None if own else fingerprint(texts)}  # type: ignore[arg-type]
-    return Stage("contrast", 1, config, (own,) if own else (), f"contrast {title}", compute)
+    config |= {"turns": None if isinstance(texts, Stage) else fingerprint(texts)}
+    return Stage(kind=kinds.CONTRAST, config=config, inputs=texts_input(texts), title=f"contrast {title}", compute=compute)
 
 
 def contrasted(context: StudyContext, pairs: Sequence[ContrastPair], turns: Sequence[Turn], out: Path, tick: TickFn) -> FloatArray:

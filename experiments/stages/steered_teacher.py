@@ -12,7 +12,8 @@ import torch
 from wellworn.data.errors import InputError
 from wellworn.data.schema import Example, seed_for
 from wellworn.experiments.engine.context import StudyContext
-from wellworn.experiments.engine.stage import Output, Stage, TickFn
+from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn
+from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.answers import said
 from wellworn.experiments.stages.loaded_space import PersonaSpace
 from wellworn.experiments.stages.persona_space import Library
@@ -35,8 +36,8 @@ def teacher_stage(context: StudyContext, library: Library, arm: Distilled, name:
     layer = resolve_layer(arm.layer, context.depth)
     asked = [example.question for example in questions]
 
-    def compute(context: StudyContext, inputs: list[Path], _out: Path, tick: TickFn) -> Output:
-        space, _ = library.load(inputs)
+    def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
+        space = library.load(folders)
         vector = arm.strength * torch.from_numpy(steering_vector(space, layer, name, arm.along, seed)).float()
         edits = {layer: lambda h: (h.float() + vector.to(h.device)).to(h.dtype)}
         [answers] = said(context, [(question, None) for question in asked], [None], tick, edits)
@@ -45,7 +46,7 @@ def teacher_stage(context: StudyContext, library: Library, arm: Distilled, name:
     config = {**context.identity(), "questions": asked, "name": name, "tokens": context.study.answer_tokens}
     config |= {"layer": layer, "along": arm.along, "strength": arm.strength, "seed": seed if arm.along == "chance" else None}
     title = f"answers of the base steered along {name if arm.along == 'persona' else 'chance'}"
-    return Stage("teacher", 1, config, library.inputs, title, compute)
+    return Stage(kind=kinds.TEACHER, config=config, inputs=library.inputs, title=title, compute=compute)
 
 
 def steering_vector(space: PersonaSpace, layer: int, name: str, along: str, seed: int) -> FloatArray:

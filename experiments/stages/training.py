@@ -7,8 +7,9 @@ from wellworn.data.files import sha256
 from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.data.schema import seed_for
 from wellworn.experiments.engine.context import StudyContext
-from wellworn.experiments.engine.stage import Output, Stage, TickFn, adapter_of
+from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn
 from wellworn.experiments.engine.store import WORK
+from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.answers import written
 from wellworn.lora import models
 from wellworn.lora.arms import TrainConfig
@@ -18,11 +19,11 @@ from wellworn.lora.random_lora import random_lora
 def chat_stage(context: StudyContext) -> Stage:
     """Note how conversations are written; a model that cannot be talked to is found out first of all."""
 
-    def compute(context: StudyContext, _inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
+    def compute(context: StudyContext, _folders: Folders, _out: Path, _tick: TickFn) -> Output:
         folded = context.chat(context.base).folds_system
         return {"chat.json": {"system_prompt": "folded into the first user turn" if folded else "taken by the template"}}
 
-    return Stage("chat", 1, context.identity(), (), "chat template", compute)
+    return Stage(kind=kinds.CHAT, config=context.identity(), title="chat template", compute=compute)
 
 
 def train_stage(
@@ -39,12 +40,12 @@ def train_stage(
         answers_of: a stage whose answers stand in place of the turns' own, in their order.
     """
 
-    def compute(context: StudyContext, inputs: list[Path], out: Path, tick: TickFn) -> Output:
+    def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
         from wellworn.lora.train import train_sft
 
         context.drop()
         base = context.load()
-        taught = written(inputs[0], [turn.question for turn in turns]) if answers_of else turns
+        taught = written(folders["answers"], [turn.question for turn in turns]) if answers_of else turns
         rows = [context.chat(base).training_row(turn) for turn in taught]
         curve = train_sft(
             base,
@@ -63,7 +64,8 @@ def train_stage(
         check_keys(config)
 
     plain = {**context.identity(), "turns": fingerprint(turns), "train": config.model_dump(mode="json"), "seed": seed}
-    return Stage("train", 2, plain, (answers_of,) if answers_of else (), title, compute, check=check)
+    inputs = {"answers": answers_of} if answers_of else {}
+    return Stage(kind=kinds.TRAIN, config=plain, inputs=inputs, title=title, compute=compute, check=check)
 
 
 def adapter_stage(context: StudyContext, folder: Path, title: str) -> Stage:
@@ -71,7 +73,7 @@ def adapter_stage(context: StudyContext, folder: Path, title: str) -> Stage:
     models.check_adapter(folder)
     names = ("adapter_config.json", "adapter_model.safetensors")
 
-    def compute(context: StudyContext, _inputs: list[Path], out: Path, _tick: TickFn) -> Output:
+    def compute(context: StudyContext, _folders: Folders, out: Path, _tick: TickFn) -> Output:
         models.check_fit(context.base, folder)
         (out / "adapter").mkdir()
         (out / "adapter" / names[1]).write_bytes((folder / names[1]).read_bytes())
@@ -79,15 +81,14 @@ def adapter_stage(context: StudyContext, folder: Path, title: str) -> Stage:
         return {}
 
     config = {**context.identity(), "files": {name: sha256(folder / name) for name in names}}
-    return Stage("adapter", 1, config, (), title, compute, everywhere=False)
+    return Stage(kind=kinds.ADAPTER, config=config, title=title, compute=compute, everywhere=False)
 
 
 def random_stage(context: StudyContext, real: Stage, turns: Sequence[Turn], layer: int, seed: int) -> Stage:
     """Draw a LoRA of random weights that shifts states at a layer, in the mean over some turns, as far as a trained one does."""
 
-    def compute(context: StudyContext, inputs: list[Path], out: Path, _tick: TickFn) -> Output:
-        base, like = context.base, adapter_of(inputs)
-        assert like is not None  # the input is a `train` stage
+    def compute(context: StudyContext, folders: Folders, out: Path, _tick: TickFn) -> Output:
+        base, like = context.base, folders["trained"] / "adapter"
         rows = [context.chat(base).encode(turn) for turn in turns]
         # Every rank draws the same weights, into a folder of its own: the reading in between is shared.
         own = out / WORK / str(context.ranks.rank)
@@ -97,4 +98,5 @@ def random_stage(context: StudyContext, real: Stage, turns: Sequence[Turn], laye
         return {"random.json": {"norm": norm}}
 
     config = {**context.identity(), "turns": fingerprint(turns), "layer": layer, "seed": seed}
-    return Stage("random", 1, config, (real,), f"random weights in place of {real.title.removeprefix('train ')}", compute)
+    title = f"random weights in place of {real.title.removeprefix('train ')}"
+    return Stage(kind=kinds.RANDOM, config=config, inputs={"trained": real}, title=title, compute=compute)

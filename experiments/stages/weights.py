@@ -1,19 +1,33 @@
 """The stage `weights`: where a run's update writes, layer by layer, against the persona space."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.experiments.engine.context import StudyContext
-from wellworn.experiments.engine.stage import Condition, Output, Stage, TickFn, adapter_of
+from wellworn.experiments.engine.record import Record
+from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, grouped
+from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.persona_space import Library
 from wellworn.lora import models
-from wellworn.probes.geometry.weights import summary, writes
+from wellworn.probes.geometry.weights import Summary, Write, summary, writes
 
 WEIGHTS = "weights.json"
+
+
+class UpdateWrites(Record):
+    """What `weights.json` holds.
+
+    Attributes:
+        why: why nothing is known, in words.
+        writes: of every linear layer that writes into the residual stream, at every layer that has a space.
+        together: of all of them.
+    """
+
+    why: str | None
+    writes: Sequence[Write]
+    together: Summary | None
 
 
 def weights_stage(context: StudyContext, condition: Condition, turns: Sequence[Turn], own: str | None, library: Library) -> Stage:
@@ -27,12 +41,13 @@ def weights_stage(context: StudyContext, condition: Condition, turns: Sequence[T
         library: the space.
     """
 
-    def compute(context: StudyContext, inputs: list[Path], _out: Path, _tick: TickFn) -> Output:
-        space, rest = library.load(inputs)
+    def compute(context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
+        space = library.load(folders.within("space"))
         members = {layer: space.members(layer, own) for layer in range(context.depth)}
         bases = {layer: space.basis(layer, some) for layer, some in members.items() if some}
-        facts: dict[str, Any] = {"why": None if bases else space.no_space(context.depth - 1, own), "writes": [], "together": None}
-        adapter = adapter_of(rest)
+        why = None if bases else space.no_space(context.depth - 1, own)
+        found: list[Write] = []
+        adapter = folders.adapter
         assert adapter is not None  # the condition has one
         chat = context.chat(context.base)
         rows = [chat.encode(turn) for turn in turns]
@@ -40,13 +55,13 @@ def weights_stage(context: StudyContext, condition: Condition, turns: Sequence[T
         if bases:
             try:
                 with models.adapted(context.base, {name: adapter}) as model:
-                    found = writes(model, rows, [name], bases, token_budget=context.study.token_budget)[name]
-                facts |= {"writes": [asdict(each) for each in found], "together": asdict(summary(found))}
+                    found = list(writes(model, rows, [name], bases, token_budget=context.study.token_budget)[name])
             except InputError as unknown:
                 # Where the weights do not tell (DoRA, a model that normalises what its layers write), all else is still measured.
-                facts["why"] = str(unknown).replace(f"adapter {name!r}", "the adapter")
-        return {WEIGHTS: facts}
+                why = str(unknown).replace(f"adapter {name!r}", "the adapter")
+        return {WEIGHTS: UpdateWrites(why=why, writes=found, together=summary(found) if found else None).to_json()}
 
     config = {**context.identity(), "turns": fingerprint(turns), "own": own}
-    inputs = (*library.inputs, *condition.inputs)
-    return Stage("weights", 1, config, inputs, f"where {condition.title} writes", compute, everywhere=False)
+    inputs = {**grouped("space", library.inputs), **condition.inputs}
+    title = f"where {condition.title} writes"
+    return Stage(kind=kinds.WEIGHTS, config=config, inputs=inputs, title=title, compute=compute, everywhere=False)

@@ -131,7 +131,7 @@ def generate(model: nn.Module, requests: Sequence[Request], how: Decoding) -> li
     for some, together in _together(model, variants):
         waiting = [(some.index(kind), i) for i, kind in enumerate(kinds) if kind in some]
         with fast_matmul(), together as set_runs:
-            for i, answer in _written(model, requests, waiting, how, set_runs):
+            for i, answer in _Writer(model, requests, waiting, how, set_runs).write():
                 out[i] = answer
                 if how.progress:
                     how.progress(1)
@@ -188,10 +188,8 @@ class _Row:
         return self.done is not None
 
 
-def _written(
-    model: nn.Module, requests: Sequence[Request], waiting: Sequence[tuple[int, int]], how: Decoding, set_runs: SetRuns
-) -> Iterator[tuple[int, Answer]]:
-    """Write the answers to some requests; yield each as it is done.
+class _Writer:
+    """Writes the answers to some requests: rows that are under way, and others that wait for a place.
 
     Args:
         model: as in `generate`.
@@ -200,45 +198,69 @@ def _written(
         how: to decode.
         set_runs: told which variant rows belong to.
     """
-    ends, share = end_tokens(model), can_share(model)
-    # Those of one variant stand together, and of these those of like length.
-    queue = deque(sorted(waiting, key=lambda each: (each[0], -len(requests[each[1]].prompt), each[1])))
-    places = min(how.rows, fitting(model, max(len(requests[i].prompt) for _, i in waiting) + how.max_new_tokens))
-    rows: Rows | None = None
-    here: list[_Row] = []
-    while queue or here:
-        if queue and (not here or (share and places - len(here) >= JOIN * places)):
-            fresh = [_Row(i, kind, requests[i]) for kind, i in (queue.popleft() for _ in range(min(places - len(here), len(queue))))]
-            others = begun(model, [requests[row.at].prompt for row in fresh], _runs(fresh), set_runs)
-            here += fresh
-            # The fresh alone are in order as they come.
-            order = sorted(range(len(here)), key=lambda b: here[b].kind)
-            rows, here = (rows.joined(others, order) if rows else others), [here[b] for b in order]
-        assert rows is not None  # there are some here
-        set_runs(_runs(here))
-        logits_BV = rows.read()
+
+    def __init__(
+        self, model: nn.Module, requests: Sequence[Request], waiting: Sequence[tuple[int, int]], how: Decoding, set_runs: SetRuns
+    ) -> None:
+        self.model, self.requests, self.how, self.set_runs = model, requests, how, set_runs
+        self.ends, self.can_join = end_tokens(model), can_share(model)
+        # Those of one variant stand together, and of these those of like length.
+        self.queue = deque(sorted(waiting, key=lambda each: (each[0], -len(requests[each[1]].prompt), each[1])))
+        longest = max(len(requests[i].prompt) for _, i in waiting) + how.max_new_tokens
+        self.places = min(how.rows, fitting(model, longest))
+        self.rows: Rows | None = None
+        self.here: list[_Row] = []
+
+    def write(self) -> Iterator[tuple[int, Answer]]:
+        """Yield each answer as it is done."""
+        while self.queue or self.here:
+            if self.queue and (not self.here or (self.can_join and self.places - len(self.here) >= JOIN * self.places)):
+                self._let_join()
+            yield from self._go_on()
+            self._let_leave()
+
+    def _let_join(self) -> None:
+        """Let requests that wait take the free places."""
+        free = min(self.places - len(self.here), len(self.queue))
+        fresh = [_Row(i, kind, self.requests[i]) for kind, i in (self.queue.popleft() for _ in range(free))]
+        others = begun(self.model, [self.requests[row.at].prompt for row in fresh], _runs(fresh), self.set_runs)
+        here = self.here + fresh
+        # The fresh alone are in order as they come.
+        order = sorted(range(len(here)), key=lambda b: here[b].kind)
+        self.rows = self.rows.joined(others, order) if self.rows else others
+        self.here = [here[b] for b in order]
+
+    def _go_on(self) -> Iterator[tuple[int, Answer]]:
+        """Write one token of every row; yield the answers that are done by it."""
+        assert self.rows is not None  # there are some here
+        self.set_runs(_runs(self.here))
+        logits_BV = self.rows.read()
         assert logits_BV is not None  # nothing ends the pass early
         token_B, bad = next_tokens(
             logits_BV,
-            rows.tokens_BT,
-            repetition_penalty=how.repetition_penalty,
-            temperature=how.temperature,
-            top_p=how.top_p,
-            drawn=[row.stream.random() for row in here] if how.temperature else None,
+            self.rows.tokens_BT,
+            repetition_penalty=self.how.repetition_penalty,
+            temperature=self.how.temperature,
+            top_p=self.how.top_p,
+            drawn=[row.stream.random() for row in self.here] if self.how.temperature else None,
         )
-        if bad := [b for b in bad if here[b].done is None]:
-            raise InputError(f"row {here[bad[0]].at}: the logits are not finite; try a wider dtype (float32)")
-        for row, token in zip(here, token_B.tolist(), strict=True):
-            if row.take(token, ends, how.max_new_tokens):
+        if bad := [b for b in bad if self.here[b].done is None]:
+            raise InputError(f"row {self.here[bad[0]].at}: the logits are not finite; try a wider dtype (float32)")
+        for row, token in zip(self.here, token_B.tolist(), strict=True):
+            if row.take(token, self.ends, self.how.max_new_tokens):
                 assert row.done is not None  # it has just been
                 yield row.at, row.done
-        rows.go_on(token_B)
-        going = [b for b, row in enumerate(here) if row.done is None]
-        if len(here) - len(going) >= LEAVE * len(here):
-            if going:
-                rows.keep(going)
-            here = [here[b] for b in going]
-            rows = rows if going else None
+        self.rows.go_on(token_B)
+
+    def _let_leave(self) -> None:
+        """Let rows that have ended leave, once there are enough of them to be worth a copy of the others."""
+        going = [b for b, row in enumerate(self.here) if row.done is None]
+        if len(self.here) - len(going) < LEAVE * len(self.here):
+            return
+        if going and self.rows:
+            self.rows.keep(going)
+        self.here = [self.here[b] for b in going]
+        self.rows = self.rows if going else None
 
 
 def _runs(rows: Sequence[_Row]) -> Runs:

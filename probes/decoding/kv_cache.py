@@ -93,7 +93,7 @@ class GrowingCache(DynamicCache):
 
 
 @dataclass(frozen=True)
-class Part:
+class CacheSlice:
     """Some of the rows that are put together.
 
     Attributes:
@@ -107,7 +107,7 @@ class Part:
     ends: torch.Tensor | None = None
 
 
-def put_together(parts: Sequence[Part], count: int, longest: int) -> GrowingCache:
+def put_together(parts: Sequence[CacheSlice], count: int, longest: int) -> GrowingCache:
     """Return one cache of so many rows, with `longest` entries each; those in no part have nothing in theirs.
 
     The parts are used up, block by block, so that little is held twice.

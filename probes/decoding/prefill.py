@@ -6,7 +6,7 @@ import psutil
 import torch
 from torch import nn
 
-from wellworn.probes.decoding.kv_cache import GrowingCache, Part, put_together
+from wellworn.probes.decoding.kv_cache import CacheSlice, GrowingCache, put_together
 from wellworn.probes.decoding.rows import Rows
 from wellworn.probes.reading.batch_inputs import padded
 from wellworn.probes.reading.batching import LEAST_SAVED_TOKENS, by_length, shared_prefixes
@@ -41,7 +41,7 @@ def begun(model: nn.Module, prompts: Prompts, runs: Runs, set_runs: SetRuns) -> 
         set_runs([(kind, count)])
         for members, cache in _passes(model, [prompt[:-1] for prompt in prompts[start : start + count]]):
             ends = torch.tensor([len(prompts[start + i]) - 1 for i in members])
-            parts.append(Part(cache, torch.tensor(members) + start, ends))
+            parts.append(CacheSlice(cache, torch.tensor(members) + start, ends))
         start += count
     rows.cache, rows.unread = put_together(parts, len(prompts), rows.tokens_BT.shape[1] - 1), 1
     return rows

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from wellworn.probes.decoding.kv_cache import GrowingCache, Part, put_together
+from wellworn.probes.decoding.kv_cache import CacheSlice, GrowingCache, put_together
 from wellworn.probes.reading.batch_inputs import padded
 from wellworn.probes.reading.hooks import OnBlock, forward
 from wellworn.probes.reading.layers import text_config
@@ -97,7 +97,7 @@ class Rows:
         assert isinstance(others.cache, GrowingCache)
         longest = max(self.tokens_BT.shape[1], others.tokens_BT.shape[1])
         both, places = (self, others), torch.tensor(order).argsort()
-        parts = [Part(self.cache, places[: len(self.tokens_BT)]), Part(others.cache, places[len(self.tokens_BT) :])]
+        parts = [CacheSlice(self.cache, places[: len(self.tokens_BT)]), CacheSlice(others.cache, places[len(self.tokens_BT) :])]
         tokens_BT = torch.cat([_widened(rows.tokens_BT, longest, rows.tokens_BT[:, -1:]) for rows in both])[order]
         mask_BT = torch.cat([_widened(rows.mask_BT, longest, torch.zeros_like(rows.mask_BT[:, :1])) for rows in both])[order]
         return Rows(self.model, put_together(parts, len(order), longest - self.unread), tokens_BT, mask_BT, self.unread)

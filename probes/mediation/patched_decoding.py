@@ -25,7 +25,8 @@ from wellworn.data.errors import InputError
 from wellworn.probes.decoding.generate import Decoding, end_tokens
 from wellworn.probes.decoding.prefill import Prompts
 from wellworn.probes.decoding.rows import Rows, next_tokens
-from wellworn.probes.mediation.patching import SIDES, Arm, Push, Swap, patched, swapped_layers
+from wellworn.probes.mediation.interventions import Arm, Push, Swap, patched, swapped_layers
+from wellworn.probes.mediation.patching import SIDES
 from wellworn.probes.reading.capture import check_tokens
 from wellworn.probes.reading.hooks import OnBlock
 from wellworn.probes.reading.onednn import fast_matmul

@@ -21,14 +21,12 @@ class PrefixInputs:
         inputs: of the forward pass.
         padding_GT: attention mask on the CPU; None where all prefixes are of one length.
         ranges_GRT: 1 on the tokens of each range.
-        counts_GST: how many rows have the token in the span.
         range_of: (prefix, start, end) → index into the ranges of all prefixes, G·R of them.
     """
 
     inputs: dict[str, torch.Tensor]
     padding_GT: torch.Tensor | None
     ranges_GRT: torch.Tensor
-    counts_GST: torch.Tensor
     range_of: Mapping[tuple[int, int, int], int]
 
 
@@ -87,14 +85,12 @@ def prefix_inputs(rows: Sequence[Encoded], chunk: Chunk, spans: Sequence[str], p
     lengths = [chunk.prefix_length[row] for row in chunk.prefixes]
     ids, mask = padded([rows[row].input_ids[:n] for row, n in zip(chunk.prefixes, lengths, strict=True)], pad_id, "left")
     left = [ids.shape[1] - n for n in lengths]
-    counts_GST = torch.zeros(len(lengths), len(spans), ids.shape[1])
     ranges: list[dict[tuple[int, int], int]] = [{} for _ in lengths]
     for row in chunk.rows:
         g = chunk.prefix_of[row]
-        for j, span in enumerate(spans):
+        for span in spans:
             start, end = _clipped(rows[row].spans[span], lengths[g])
             if start < end:
-                counts_GST[g, j, start + left[g] : end + left[g]] += 1
                 ranges[g].setdefault((start, end), len(ranges[g]))
     most = max(map(len, ranges))
     ranges_GRT = torch.zeros(len(lengths), most, ids.shape[1])
@@ -107,7 +103,7 @@ def prefix_inputs(rows: Sequence[Encoded], chunk: Chunk, spans: Sequence[str], p
     padding = mask if any(left) else None
     if padding is not None:
         inputs["attention_mask"] = padding
-    return PrefixInputs(_moved(inputs, device), padding, _to(ranges_GRT, device), _to(counts_GST, device), range_of)
+    return PrefixInputs(_moved(inputs, device), padding, _to(ranges_GRT, device), range_of)
 
 
 def batch_inputs(
@@ -136,10 +132,7 @@ def batch_inputs(
     weights_BST = torch.zeros(len(members), len(spans), tokens)
     ranges_BS = torch.full((len(members), len(spans)), -1)
     scales_BS = torch.zeros(len(members), len(spans))
-    slots: list[int] = []
-    positions: list[int] = []
-    targets: list[int] = []
-    shares: list[float] = []
+    scored = _Scored([], [], [], [])
     for b, (i, n) in enumerate(zip(members, begin, strict=True)):
         row = rows[i]
         # Token t of the row stands at t + move in the batch.
@@ -150,11 +143,7 @@ def batch_inputs(
             inside = _clipped((start, end), n)
             if prefixes is not None and inside[0] < inside[1]:
                 ranges_BS[b, j], scales_BS[b, j] = prefixes.range_of[(chunk.prefix_of[i], *inside)], 1 / (end - start)
-        start, end = row.spans["response"]
-        slots += [b] * (end - start)
-        positions += range(start - 1 + move, end - 1 + move)
-        targets += row.input_ids[start:end]
-        shares += [1 / (end - start)] * (end - start)
+        scored.add(b, row, move)
     return BatchInputs(
         rows=members,
         inputs=_moved(inputs, device),
@@ -162,10 +151,28 @@ def batch_inputs(
         prefix_B=None if prefix_B is None else _to(prefix_B, device),
         ranges_BS=_to(ranges_BS, device),
         scales_BS=_to(scales_BS, device),
-        scored=(_to(torch.tensor(slots), device), _to(torch.tensor(positions), device)),
-        targets_N=_to(torch.tensor(targets), device),
-        shares_N=_to(torch.tensor(shares), device),
+        scored=(_to(torch.tensor(scored.slots), device), _to(torch.tensor(scored.positions), device)),
+        targets_N=_to(torch.tensor(scored.targets), device),
+        shares_N=_to(torch.tensor(scored.shares), device),
     )
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """The response tokens of a batch, as `BatchInputs` holds them."""
+
+    slots: list[int]
+    positions: list[int]
+    targets: list[int]
+    shares: list[float]
+
+    def add(self, slot: int, row: Encoded, move: int) -> None:
+        """Add those of one row, which stands `move` tokens further on in the batch."""
+        start, end = row.spans["response"]
+        self.slots.extend([slot] * (end - start))
+        self.positions.extend(range(start - 1 + move, end - 1 + move))
+        self.targets.extend(row.input_ids[start:end])
+        self.shares.extend([1 / (end - start)] * (end - start))
 
 
 def _clipped(span: tuple[int, int], end: int) -> tuple[int, int]:

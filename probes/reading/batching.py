@@ -125,7 +125,7 @@ def shared_prefixes(rows: Sequence[Tokens], limits: Sequence[int]) -> list[tuple
     open_nodes = [_Node(depth=0, start=0)]
     for leaf in range(len(order)):
         depth = common[leaf] if leaf < len(common) else 0
-        closed = _Part(0, [(0, leaf, leaf + 1)])
+        closed = _Grouping(0, [(0, leaf, leaf + 1)])
         start = leaf
         while open_nodes[-1].depth > depth:
             node = open_nodes.pop()
@@ -138,7 +138,7 @@ def shared_prefixes(rows: Sequence[Tokens], limits: Sequence[int]) -> list[tuple
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Grouping:
     saved: int
     groups: list[tuple[int, int, int]]  # (prefix length, first leaf, last leaf + 1)
 
@@ -147,14 +147,14 @@ class _Part:
 class _Node:
     depth: int
     start: int
-    parts: list[_Part] = field(default_factory=list)
+    parts: list[_Grouping] = field(default_factory=list)
 
-    def closed(self, last: _Part, end: int) -> _Part:
+    def closed(self, last: _Grouping, end: int) -> _Grouping:
         parts = [*self.parts, last]
         whole = (end - self.start - 1) * self.depth
         if whole >= sum(part.saved for part in parts):
-            return _Part(whole, [(self.depth, self.start, end)])
-        return _Part(sum(part.saved for part in parts), [group for part in parts for group in part.groups])
+            return _Grouping(whole, [(self.depth, self.start, end)])
+        return _Grouping(sum(part.saved for part in parts), [group for part in parts for group in part.groups])
 
 
 def _common(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:

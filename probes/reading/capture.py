@@ -19,9 +19,8 @@ from wellworn.data.chat import SPANS, Encoded
 from wellworn.data.errors import InputError
 from wellworn.data.files import digest
 from wellworn.probes.reading.batching import Chunk, plan
-from wellworn.probes.reading.forward_passes import Part, Passes
+from wellworn.probes.reading.forward_passes import BatchReading, HowToRead, Passes
 from wellworn.probes.reading.layers import depth, text_config
-from wellworn.probes.reading.moments import Moments, MomentSums
 from wellworn.probes.reading.prefix_cache import PrefixCache
 from wellworn.probes.reading.shards import Shards
 from wellworn.probes.reading.variants import Variant
@@ -104,16 +103,6 @@ def read_variants(
     return _collected(model, rows, variants, spec, work)
 
 
-def read_moments(model: nn.Module, rows: Sequence[Encoded], spec: Spec = Spec()) -> Moments:
-    """Return the mean and the covariance of the tokens in each span at each layer, without storing activations.
-
-    Args and errors as `read`; every rank returns the moments of all rows.
-    """
-    sums = MomentSums(len(_layers(model, spec)), len(spec.spans), _width(model), _device(model))
-    deque(stream(model, rows, None, spec, moments=sums), maxlen=0)
-    return sums.result()
-
-
 def _collected(
     model: nn.Module, rows: Sequence[Encoded], variants: Sequence[Variant] | None, spec: Spec, work: Path | None
 ) -> list[Reading]:
@@ -142,8 +131,7 @@ def stream(
     spec: Spec = Spec(),
     *,
     shards: Shards | None = None,
-    moments: MomentSums | None = None,
-) -> Iterator[Part]:
+) -> Iterator[BatchReading]:
     """Read rows batch by batch, so that memory does not grow with their number.
 
     Pooling happens inside the block hooks, in float32, into one buffer a batch, which is copied back once while
@@ -156,7 +144,6 @@ def stream(
         variants: ways to run it; the model as it is where None.
         spec: what to read.
         shards: where finished parts are kept, and taken from.
-        moments: also adds up the tokens of every span; needs a single variant and no shards.
 
     Raises:
         InputError: no rows or variants, a row that does not fit the model, a layer out of range, or a state
@@ -169,11 +156,16 @@ def stream(
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     sharded = is_sharded(model)
     chunks = laid_out(model, rows, spec, world)
-    passes = Passes(
-        without_ddp(model), rows, layers=layers, spans=spec.spans,
-        variants=variants, logprob=spec.logprob, pad_id=spec.pad_id, side=spec.side, cached=_cached(model), stop=not sharded,
-        moments=moments,
-    )  # fmt: skip
+    how = HowToRead(
+        layers=layers,
+        spans=spec.spans,
+        logprob=spec.logprob,
+        pad_id=spec.pad_id,
+        side=spec.side,
+        cached=_cached(model),
+        stop=not sharded,
+    )
+    passes = Passes(without_ddp(model), rows, how, variants)
     try:
         for chunk in chunks[rank]:
             done = shards.parts(chunk.rows, len(passes.shared)) if shards and not sharded else None
@@ -195,8 +187,6 @@ def stream(
     if sharded:
         counts = [sum(len(chunk.batches) for chunk in part) for part in chunks]
         any_batch = next(batch for part in chunks for chunk in part for batch in chunk.batches)
-        # What a rank runs along for the others' sake was counted where it belongs.
-        passes.moments = None
         for _ in range(max(counts) - counts[rank]):
             deque(passes.parts(Chunk([any_batch])), maxlen=0)
 
@@ -279,7 +269,7 @@ def check_rows(model: nn.Module, rows: Sequence[Encoded], spans: Sequence[str]) 
             raise InputError(f"row {i}: the response has no prompt before it")
 
 
-def _refuse_nonfinite(part: Part, layers: Sequence[int]) -> None:
+def _refuse_nonfinite(part: BatchReading, layers: Sequence[int]) -> None:
     bad = (~torch.isfinite(part.states)).any(-1).any(-1)
     if part.logprob is not None:
         bad = torch.cat([bad, ~torch.isfinite(part.logprob)[:, None]], dim=1)

@@ -18,14 +18,13 @@ from wellworn.probes.reading.batching import Chunk
 from wellworn.probes.reading.hooks import OnBlock, forward, recorded, resumed
 from wellworn.probes.reading.layers import depth, text_config
 from wellworn.probes.reading.logprob import head_at, mean_logprob
-from wellworn.probes.reading.moments import MomentSums
 from wellworn.probes.reading.onednn import fast_matmul
 from wellworn.probes.reading.prefix_cache import PrefixCache
 from wellworn.probes.reading.variants import Variant, applied, first_changed_layer
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchReading:
     """What one variant makes of one batch.
 
     Attributes:
@@ -41,41 +40,45 @@ class Part:
     logprob: torch.Tensor | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class HowToRead:
+    """What is read of rows, and how.
+
+    Attributes:
+        layers: block indices.
+        spans: names of spans.
+        logprob: whether response tokens are scored.
+        pad_id: any valid token id.
+        side: padding side of rows without a prefix.
+        cached: whether the model's keys and values may be cached; chunks have no prefixes otherwise.
+        stop: whether a pass may end at the deepest layer.
+    """
+
+    layers: Sequence[int]
+    spans: Sequence[str]
+    logprob: bool
+    pad_id: int
+    side: str
+    cached: bool
+    stop: bool
+
+
 class Passes:
     """Runs chunks of rows through a model.
 
     Args:
         model: a causal LM, wrapped or not.
         rows: encoded conversations.
-        layers: block indices.
-        spans: names of spans.
-        variants: ways to run it; the model as it is where None.
-        logprob: whether response tokens are scored.
-        pad_id: any valid token id.
-        side: padding side of rows without a prefix.
-        cached: whether the model's keys and values may be cached; chunks have no prefixes otherwise.
-        stop: whether a pass may end at the deepest layer.
-        moments: where tokens are added up.
+        how: what to read of them, and how.
+        variants: ways to run the model; as it is where None.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        rows: Sequence[Encoded],
-        *,
-        layers: Sequence[int],
-        spans: Sequence[str],
-        variants: Sequence[Variant] | None,
-        logprob: bool,
-        pad_id: int,
-        side: str,
-        cached: bool,
-        stop: bool,
-        moments: MomentSums | None,
-    ) -> None:
-        self.model, self.rows, self.layers, self.spans, self.variants = model, rows, layers, spans, variants
-        self.logprob, self.pad_id, self.side, self.cached, self.moments = logprob, pad_id, side, cached, moments
-        self.stop = stop and not logprob
+    def __init__(self, model: nn.Module, rows: Sequence[Encoded], how: HowToRead, variants: Sequence[Variant] | None) -> None:
+        self.model, self.rows, self.variants = model, rows, variants
+        self.layers, self.spans, self.logprob = how.layers, how.spans, how.logprob
+        self.pad_id, self.side, self.cached = how.pad_id, how.side, how.cached
+        # Response tokens are scored by what lies above the deepest layer.
+        self.stop = how.stop and not how.logprob
         self.device = next(model.parameters()).device
         self.width = int(text_config(model).hidden_size)
         changed = [first_changed_layer(model, v) for v in variants] if variants is not None else [depth(model)]
@@ -85,7 +88,7 @@ class Passes:
         self.shared = [-1 if v == self.first else min(each, changed[self.first]) - 1 for v, each in enumerate(changed)]
         self.resume_at = sorted({layer for layer in self.shared if layer >= 0})
 
-    def parts(self, chunk: Chunk) -> Iterator[Part]:
+    def parts(self, chunk: Chunk) -> Iterator[BatchReading]:
         """Read a chunk with every variant, one after another, the one that shares most first.
 
         Keys and values of the prefixes, and the states that variants go on from, last as long as the chunk.
@@ -95,7 +98,7 @@ class Passes:
             batch_inputs(self.rows, members, chunk, prefixes, self.spans, self.pad_id, self.side, self.device) for members in chunk.batches
         ]
         base = _Kept(None, {}, [{} for _ in batches])
-        first: list[Part] = []
+        first: list[BatchReading] = []
         for v in self.order:
             mail = _Mail()
             with ExitStack() as stack:
@@ -109,10 +112,10 @@ class Passes:
                     yield from (self._part(v, batches[j], host, first) for j, host in mail.arrived(but=late))
                 yield from (self._part(v, batches[j], host, first) for j, host in mail.arrived(but=0))
 
-    def _part(self, v: int, batch: BatchInputs, host: torch.Tensor, first: list[Part]) -> Part:
+    def _part(self, v: int, batch: BatchInputs, host: torch.Tensor, first: list[BatchReading]) -> BatchReading:
         size = len(self.layers) * len(batch.rows) * len(self.spans) * self.width
         states = host[:size].view(len(self.layers), len(batch.rows), len(self.spans), self.width).transpose(0, 1)
-        part = Part(v, batch.rows, states, host[size:] if self.logprob else None)
+        part = BatchReading(v, batch.rows, states, host[size:] if self.logprob else None)
         if v == self.first and len(self.order) > 1:
             first.append(part)
         elif v != self.first:
@@ -132,8 +135,6 @@ class Passes:
             h_GTD = h_GTD.float()
             sums_GRD = torch.bmm(prefixes.ranges_GRT.to(h_GTD.device), h_GTD)
             sums[slot] = nn.functional.pad(sums_GRD.flatten(0, 1), (0, 0, 0, 1))
-            if self.moments is not None:
-                self.moments.add(slot, h_GTD, prefixes.counts_GST)
 
         with cache.filled():
             self._pass(v, pool, prefixes.inputs | {"past_key_values": cache}, base.prefixes)
@@ -157,13 +158,10 @@ class Passes:
             if sums:
                 pooled_BSD += sums[slot][batch.ranges_BS.to(h_BTD.device)] * batch.scales_BS.to(h_BTD.device)[..., None]
             states[slot].copy_(pooled_BSD, non_blocking=True)
-            if self.moments is not None:
-                self.moments.add(slot, h_BTD, (batch.weights_BST > 0).float())
 
         inputs: dict[str, Any] = dict(batch.inputs)
         if cache is not None:
-            inputs["past_key_values"] = cache
-            cache.rows = batch.prefix_B
+            inputs["past_key_values"] = cache.for_rows(batch.prefix_B)
         with head_at(self.model, batch.scored) if self.logprob else nullcontext():
             output = self._pass(v, pool, inputs, kept)
         if self.logprob:

@@ -13,15 +13,14 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 class PrefixCache(DynamicCache):
     """Keys and values of some prefixes, which rows that begin with them read without adding to them.
 
-    A pass inside `filled` adds one entry a prefix. Every other pass leaves the cache as it was: `rows`
-    [batch] says which prefix each row of the batch goes on from, and what a row adds lives as long as its
-    block's attention does. A cache that was never filled holds nothing; it only spares the model its
-    search for packed sequences, which would wait for the device.
+    A pass inside `filled` adds one entry a prefix. Every other pass takes the cache `for_rows`, and leaves it
+    as it was: what a row adds lives as long as its block's attention does. A cache that was never filled holds
+    nothing; it only spares the model its search for packed sequences, which would wait for the device.
     """
 
     def __init__(self, config: Any) -> None:
         super().__init__(config=config)
-        self.rows: torch.Tensor | None = None
+        self._rows: torch.Tensor | None = None
         self._filling = False
 
     @staticmethod
@@ -39,6 +38,12 @@ class PrefixCache(DynamicCache):
         finally:
             self._filling = False
 
+    def for_rows(self, prefix_B: torch.Tensor | None) -> "PrefixCache":
+        """Return the same entries for a batch whose rows go on from these prefixes [batch]."""
+        view = copy.copy(self)
+        view._rows = prefix_B
+        return view
+
     def below(self, other: "PrefixCache", layer: int) -> None:
         """Take over the entries of blocks 0…`layer` from a cache of the same prefixes; the tensors are shared."""
         self.layers[: layer + 1] = other.layers[: layer + 1]
@@ -53,6 +58,6 @@ class PrefixCache(DynamicCache):
         if not layer.is_initialized:
             return key_states, value_states
         seen = copy.copy(layer)
-        seen.keys, seen.values = layer.keys[self.rows], layer.values[self.rows]
+        seen.keys, seen.values = layer.keys[self._rows], layer.values[self._rows]
         keys, values = seen.update(key_states, value_states)
         return keys, values

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from wellworn.data.errors import InputError
-from wellworn.probes.reading.forward_passes import Part
+from wellworn.probes.reading.forward_passes import BatchReading
 
 # How much work a kill may cost at most, apart from the chunk under way.
 SAVE_SECONDS = 30.0
@@ -30,7 +30,7 @@ class Shards:
     def __init__(self, folder: Path, identity: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._unsaved: list[Part] = []
+        self._unsaved: list[BatchReading] = []
         self._last = time.monotonic()
         self._kept: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor | None]] = {}
         label = folder / _IDENTITY
@@ -43,17 +43,17 @@ class Shards:
             for k, (variant, row) in enumerate(found["which"].tolist()):
                 self._kept[variant, row] = found["states"][k], found["logprob"][k] if "logprob" in found else None
 
-    def parts(self, rows: Sequence[int], variants: int) -> list[Part] | None:
+    def parts(self, rows: Sequence[int], variants: int) -> list[BatchReading] | None:
         """Return what was kept of all these rows with all variants, one part a variant; None if any is missing."""
         if any((v, row) not in self._kept for v in range(variants) for row in rows):
             return None
         parts = []
         for v in range(variants):
             states, logprob = zip(*(self._kept[v, row] for row in rows), strict=True)
-            parts.append(Part(v, rows, torch.stack(states), None if logprob[0] is None else torch.stack(logprob)))
+            parts.append(BatchReading(v, rows, torch.stack(states), None if logprob[0] is None else torch.stack(logprob)))
         return parts
 
-    def keep(self, part: Part) -> None:
+    def keep(self, part: BatchReading) -> None:
         """Hold a finished part until the next time parts are saved."""
         self._unsaved.append(part)
 

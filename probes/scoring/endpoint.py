@@ -101,6 +101,31 @@ class EndpointConfig(BaseModel):
         return self if self.most_cost is None else self.model_copy(update={"most_cost": max(self.most_cost - spent, 0.0)})
 
 
+@dataclass
+class Budget:
+    """What several calls asked of one server: its `most_cost` is one limit for all of them.
+
+    Attributes:
+        spent: dollars, so far.
+        asked: requests that were sent, so far.
+        cached: and those that the cache answered.
+    """
+
+    spent: float = 0.0
+    asked: int = 0
+    cached: int = 0
+
+    def left(self, server: EndpointConfig) -> EndpointConfig:
+        """Return how the server may be asked from here on."""
+        return server.less(self.spent)
+
+    def add(self, cost: float | None, asked: int, cached: int) -> None:
+        """Count one more call."""
+        self.spent += cost or 0.0
+        self.asked += asked
+        self.cached += cached
+
+
 @dataclass(frozen=True)
 class Answers:
     """What came of a call.

@@ -11,7 +11,7 @@ What is no grade has a reason in its place. It is counted, and what it could do 
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
 from math import exp
@@ -227,7 +227,6 @@ def judged_by_server(
     prompts = [judge_prompt(rubric, turn) for turn in turns]
     exact = [Ask((("user", prompt),), ANSWER_TOKENS, top_logprobs=TOP_LOGPROBS) for prompt in prompts]
     first = ask(config, exact[:1], cache)
-    scores, failures, alike = np.full(len(turns), np.nan), dict[int, str](), False
     asked, cost = first.asked, first.cost
     drawn = first.replies[0].kind == "no_logprobs" if isinstance(first.replies[0], Failure) else _must_draw(first.replies)
     if not drawn:
@@ -235,26 +234,37 @@ def judged_by_server(
         asked, cost = asked + found.asked, _sum(cost, found.cost)
         drawn = _must_draw(found.replies)
     if not drawn:
-        for i, reply in enumerate(found.replies):
-            if isinstance(reply, Failure):
-                failures[i] = reply.kind
-            else:
-                _grade(i, _of_tops(reply), scores, failures)
-    else:
-        asks = [Ask((("user", prompt),), ANSWER_TOKENS, temperature=1.0, seed=k) for prompt in prompts for k in range(samples)]
-        found = ask(config.less(cost or 0.0), asks, cache, progress)
-        asked, cost = asked + found.asked, _sum(cost, found.cost)
-        by_turn = [found.replies[i * samples : (i + 1) * samples] for i in range(len(turns))]
-        said = [[reply.text for reply in of_one if isinstance(reply, Reply)] for of_one in by_turn]
-        alike = any(len(texts) > 1 for texts in said) and all(len(set(texts)) <= 1 for texts in said)
-        for i, of_one in enumerate(by_turn):
-            grades = [grade for reply in of_one if isinstance(reply, Reply) and (grade := _stated(reply)) is not None]
-            if len(grades) >= LEAST_SHARE * samples:
-                scores[i] = np.mean(grades)
-            else:
-                failed = [reply.kind for reply in of_one if isinstance(reply, Failure)]
-                failures[i] = failed[0] if failed else NOT_A_NUMBER
-    return Grades(scores, failures, drawn, alike, asked, found.cached, cost)
+        return replace(_exact_grades(found.replies), asked=asked, cached=found.cached, cost=cost)
+    asks = [Ask((("user", prompt),), ANSWER_TOKENS, temperature=1.0, seed=k) for prompt in prompts for k in range(samples)]
+    found = ask(config.less(cost or 0.0), asks, cache, progress)
+    grades = _drawn_grades([found.replies[i * samples : (i + 1) * samples] for i in range(len(turns))])
+    return replace(grades, asked=asked + found.asked, cached=found.cached, cost=_sum(cost, found.cost))
+
+
+def _exact_grades(replies: Sequence[Reply | Failure]) -> Grades:
+    """Grade answers by the probabilities of whole numbers, one reply each."""
+    scores, failures = np.full(len(replies), np.nan), dict[int, str]()
+    for i, reply in enumerate(replies):
+        if isinstance(reply, Failure):
+            failures[i] = reply.kind
+        else:
+            _grade(i, _of_tops(reply), scores, failures)
+    return Grades(scores, failures)
+
+
+def _drawn_grades(draws: Sequence[Sequence[Reply | Failure]]) -> Grades:
+    """Grade answers by the mean of what drawn replies state, several each."""
+    scores, failures = np.full(len(draws), np.nan), dict[int, str]()
+    for i, replies in enumerate(draws):
+        grades = [grade for reply in replies if isinstance(reply, Reply) and (grade := _stated(reply)) is not None]
+        if len(grades) >= LEAST_SHARE * len(replies):
+            scores[i] = np.mean(grades)
+        else:
+            failed = [reply.kind for reply in replies if isinstance(reply, Failure)]
+            failures[i] = failed[0] if failed else NOT_A_NUMBER
+    texts = [[reply.text for reply in replies if isinstance(reply, Reply)] for replies in draws]
+    alike = any(len(each) > 1 for each in texts) and all(len(set(each)) <= 1 for each in texts)
+    return Grades(scores, failures, drawn=True, alike=alike)
 
 
 def _sum(*costs: float | None) -> float | None:

@@ -1,13 +1,16 @@
 """Finished studies made of numbers that a test chooses, with hostile names."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wellworn.experiments.findings.index import Index, RunEntry
 from wellworn.experiments.findings.results import Results, RunResult
-from wellworn.experiments.stages.mediation_arms import outcomes_of
-from wellworn.probes.mediation.shares import mediate
+from wellworn.experiments.stages.measurement import Measurement
+from wellworn.experiments.stages.mediation_shares import shares_of_effect
+from wellworn.experiments.stages.persona_space import SpaceDimension
 from wellworn.probes.statistics.intervals import FloatArray
 
 HOSTILE = "<script>alert(1)</script>"
@@ -115,18 +118,21 @@ def outcomes(inside: float, seed: int) -> FloatArray:
 def mediated(inside: float, seed: int = 0, **changed: Any) -> RunResult:
     """A run whose behaviour was mediated, on held-out and on training-like text and at two layers."""
     measured = facts()
-    found = run(measured, seed=seed, **changed)
+    arrays = {}
     for i, (text, layer, share) in enumerate((("trait", 3, inside), ("surface", 3, inside / 2), ("trait", 2, inside))):
         scores = outcomes(share, seed + i)
         key = {"reference": "neutral", "text": text, "layer": layer, "arms": ARMS, "outcomes": f"outcomes.{i}", "moved": {"inside": 0.1}}
-        measured["mediation"].append(key | mediate(outcomes_of(ARMS, scores)).to_json())
-        found.arrays[f"outcomes.{i}"] = scores  # type: ignore[index]
+        measured["mediation"].append(key | shares_of_effect(ARMS, scores, graded=False).to_json())
+        arrays[f"outcomes.{i}"] = scores
         if i == 0:
-            found.arrays["effects"] = scores[1] - scores[0]  # type: ignore[index]
-    return found
+            arrays["effects"] = scores[1] - scores[0]
+    found = run(measured, seed=seed, **changed)
+    return replace(found, arrays={**found.arrays, **arrays})
 
 
-def run(measured: dict[str, Any] | None, trait: str | None = "pirate", arm: str = "sft", seed: int = 0, **entry: Any) -> RunResult:
+def run(
+    measured: dict[str, Any] | Measurement | None, trait: str | None = "pirate", arm: str = "sft", seed: int = 0, **entry: Any
+) -> RunResult:
     missing: dict[str, str] = {} if measured else {"verdict": "base is the reference", "share": "base is the reference"}
     plain = {
         "arm": arm,
@@ -135,15 +141,21 @@ def run(measured: dict[str, Any] | None, trait: str | None = "pirate", arm: str 
         "seed": seed,
         "settings": {},
         "own": "pirate",
+        "measure": None,
+        "answers": "answer-1",
+        "training": None,
+        "weights": None,
         "questions": QUESTIONS,
         "missing": missing,
     }
-    depth = len(measured["by_layer"]["share"]) if measured else 0
+    facts = Measurement.from_json(measured) if isinstance(measured, dict) else measured
+    depth = len(facts.by_layer.share) if facts else 0
     shifts = {"shift": np.ones((depth, 5)), "shifts": np.ones((3, 5))}
     shifts |= {"basis": np.eye(5)[:, :2]}
     arrays = shifts | {"effects": np.array([0.2, 0.3, 0.35 + seed])} if measured else {}
     curve = [{"step": 1, "loss": 4.0}, {"step": 2, "loss": 3.0}] if arm == "sft" else []
-    return RunResult(plain | entry, measured, arrays, [f"Arr </script>{HOSTILE}", ""], curve)
+    answers = [f"Arr </script>{HOSTILE}", ""]
+    return RunResult(entry=RunEntry(**plain | entry), facts=facts, arrays=arrays, answers=answers, curve=curve)
 
 
 def study(*runs: RunResult, depth: int = 4, found: bool = True, **changed: Any) -> Results:
@@ -171,9 +183,22 @@ def study(*runs: RunResult, depth: int = 4, found: bool = True, **changed: Any) 
         "depth": depth,
         "library": LIBRARY,
         "questions": QUESTIONS,
+        "chat": "chat-1",
+        "space": "space-1",
+        "dimension": "dimension-1",
+        "base_answers": "answer-1",
     }
     manifests = {"train-1": {"title": "train sft pirate", "seconds": 2.5, "commit": "abc", "versions": {"torch": "2.13.0"}}, "space-1": {}}
     chat = {"system_prompt": "taken by the template"}
     dimension = {"k": None, "why": "2 traits were found, 3 are needed", "traits": 2, "roles": 0}
     folder = Path("/secret/of/this/machine/runs/small")
-    return Results(folder, index, chat, space, dimension, ["Because </td>.", HOSTILE], list(runs), manifests)
+    return Results(
+        folder=folder,
+        index=Index(**index, runs=[each.entry for each in runs]),
+        chat=chat,
+        space=space,
+        dimension=SpaceDimension(**dimension),
+        base_answers=["Because </td>.", HOSTILE],
+        runs=list(runs),
+        manifests=manifests,
+    )

@@ -14,7 +14,7 @@ from wellworn.data.mixtures import Turn
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
-from wellworn.experiments.engine.stage import Stage
+from wellworn.experiments.engine.stage import Kind, Stage
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.plan.plan import plan
 from wellworn.experiments.stages.calibration import LATER, PLANTED, Real, calibrate_stage, findings, later_stage, missed, trials_in_halves
@@ -101,7 +101,7 @@ def test_missed_targets_are_said_in_words() -> None:
 
 
 def finished(kind: str) -> Stage:
-    return Stage(kind, 1, {}, (), kind, lambda *_: {})
+    return Stage(kind=Kind(kind, 1), config={}, title=kind, compute=lambda *_: {})
 
 
 REAL = Real("sft pirate (seed 0)", 1, (finished("run"), finished("neutral"), finished("base")), TURNS)
@@ -142,7 +142,8 @@ def inputs(tmp_path: Path) -> Callable[..., list[Path]]:
 
 
 def computed(stage: Stage, context: StudyContext, folders: list[Path]) -> Any:
-    [value] = stage.compute(context, folders, folders[0], silent).values()
+    where = {needed.id: folder for needed, folder in zip(stage.needs, folders, strict=True)}
+    [value] = stage.compute(context, stage.folders(where.__getitem__), folders[0], silent).values()
     json.dumps(value, allow_nan=False)
     return value
 

@@ -125,7 +125,7 @@ def test_instructions_of_few_pairs_are_all_read_with_so_many(tiny_study: Write) 
     for asked, pairs in ((4, 4), (7, 6)):
         made = instructions_of(bench_of(tiny_study(contrast_pairs=asked)), loaded, load_bank("everyday"))
         assert made.names == tuple(NAMES)
-        assert [stage.config["pairs"] for stage in made.space.inputs] == [pairs] * 4
+        assert [stage.config["pairs"] for stage in made.space.needs] == [pairs] * 4
 
 
 @pytest.mark.parametrize(

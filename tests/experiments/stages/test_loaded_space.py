@@ -30,10 +30,10 @@ def test_the_own_direction_of_a_control_stands_beside_the_library(context: Study
     library = library_of(context, [load_trait("pirate"), load_trait("pessimistic")])
     beside = library.with_own(context, load_control("json"), load_bank("everyday"))
     assert beside.names == ("pirate", "pessimistic", "json")
-    assert beside.inputs[0] is library.inputs[0]
+    assert beside.spaces[0] is library.spaces[0]
     assert beside.directions[:2] == library.directions
     # Its direction is held against the activations of all.
-    assert beside.spaces[1].inputs == (beside.directions[2], *library.directions)
+    assert beside.spaces[1].needs == (beside.directions[2], *library.directions)
     assert library.with_own(context, load_trait("pirate"), load_trait("pirate").examples) is library
 
 

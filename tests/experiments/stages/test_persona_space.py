@@ -19,7 +19,8 @@ from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.plan.plan import plan
 from wellworn.experiments.stages import persona_space as space_stages
 from wellworn.experiments.stages.loaded_space import Chosen, PersonaSpace, Roles
-from wellworn.experiments.stages.persona_space import DICTIONARY, DIMENSION
+from wellworn.experiments.stages.persona_directions import DIMENSION
+from wellworn.experiments.stages.persona_space import DICTIONARY
 from wellworn.experiments.study import load_study
 from wellworn.probes.geometry.space import persona_space
 

@@ -6,7 +6,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from wellworn.probes.mediation.patching import Arm, Push
+from wellworn.probes.mediation.interventions import Arm, Push
 
 
 def basis(model: nn.Module, k: int = 3, seed: int = 0) -> torch.Tensor:

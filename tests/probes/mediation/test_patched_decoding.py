@@ -13,8 +13,8 @@ from tests.probes.mediation.patched_by_hand import basis, patched_logits
 from tests.tiny import blocks_of, make_model, make_tuned
 from wellworn.data.errors import InputError
 from wellworn.probes.decoding.generate import Decoding, Request, generate
+from wellworn.probes.mediation.interventions import Arm, Push, Swap
 from wellworn.probes.mediation.patched_decoding import patched_answers
-from wellworn.probes.mediation.patching import Arm, Push, Swap
 from wellworn.probes.reading.hooks import hooked
 from wellworn.probes.reading.variants import Variant, applied
 

@@ -14,7 +14,8 @@ from tests.probes.mediation.patched_by_hand import basis, patched_logits
 from tests.tiny import blocks_of, make_rows, make_tuned, tokens_through
 from wellworn.data.chat import Encoded
 from wellworn.data.errors import InputError
-from wellworn.probes.mediation.patching import Arm, Batching, Push, Swap, Texts, moved_norms, patched_logprobs
+from wellworn.probes.mediation.interventions import Arm, Push, Swap
+from wellworn.probes.mediation.patching import Batching, Texts, moved_norms, patched_logprobs
 from wellworn.probes.reading.variants import Variant
 
 BASE, LOW, HIGH = Variant(), Variant("low"), Variant("high")

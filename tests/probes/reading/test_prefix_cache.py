@@ -101,9 +101,10 @@ def test_rows_leave_the_cache_as_it_was(model: PreTrainedModel) -> None:
     assert all(length == 9 for _, _, length in before)
     for rows in ([2, 0, 0, 1], [1]):
         suffixes = torch.randint(3, 101, (len(rows), 8), generator=generator)
-        cache.rows = torch.tensor(rows)
         positions = torch.arange(9, 17).expand(len(rows), -1)
-        logits = model(input_ids=suffixes, position_ids=positions, past_key_values=cache, use_cache=False).logits
+        logits = model(
+            input_ids=suffixes, position_ids=positions, past_key_values=cache.for_rows(torch.tensor(rows)), use_cache=False
+        ).logits
         whole = model(input_ids=torch.cat([prefixes[rows], suffixes], dim=1), use_cache=False).logits[:, 9:]
         assert relative_error(logits, whole) <= 1e-5
         for layer, (keys, values, length) in zip(cache.layers, before, strict=True):

@@ -12,7 +12,7 @@ from wellworn.data.errors import InputError
 from wellworn.probes.reading import batching, shards
 from wellworn.probes.reading.batching import Chunk
 from wellworn.probes.reading.capture import Reading, Spec, laid_out, read, read_variants
-from wellworn.probes.reading.forward_passes import Part
+from wellworn.probes.reading.forward_passes import BatchReading
 from wellworn.probes.reading.shards import Shards
 from wellworn.probes.reading.variants import Variant
 
@@ -160,7 +160,7 @@ def test_a_file_is_written_in_full_or_not_at_all(tmp_path: Path, monkeypatch: py
         raise OSError("disk full")
 
     monkeypatch.setattr(shards, "save_file", fail)
-    kept.keep(Part(0, [4], torch.ones(1, 1, 1, 2), None))
+    kept.keep(BatchReading(0, [4], torch.ones(1, 1, 1, 2), None))
     with pytest.raises(OSError, match="disk full"):
         kept.save()
     assert not list(tmp_path.glob("[!.]*.safetensors"))
@@ -171,7 +171,7 @@ def test_parts_come_back_as_they_were_kept(tmp_path: Path) -> None:
     kept = Shards(tmp_path / "new", "mine")
     states, scores = torch.randn(2, 3, 2, 2, 5), torch.randn(2, 3)
     for v in (0, 1):
-        kept.keep(Part(v, [7, 2, 5], states[v].transpose(1, 2), scores[v]))
+        kept.keep(BatchReading(v, [7, 2, 5], states[v].transpose(1, 2), scores[v]))
         kept.save()
     other = Shards(tmp_path / "new", "mine")
     for v, part in enumerate(other.parts([5, 7], variants=2)):

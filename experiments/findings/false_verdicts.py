@@ -1,0 +1,80 @@
+"""How often non-persona runs pass for persona-mediated."""
+
+from collections.abc import Sequence
+
+from wellworn.experiments.engine.record import Record
+from wellworn.experiments.findings.null_ranks import is_non_persona
+from wellworn.experiments.findings.run_rows import RunRow
+from wellworn.experiments.findings.verdict import ALONG, NO_CHANGE, NOISY, share_above_chance
+from wellworn.probes.statistics.intervals import proportion_bound
+
+
+class Counted(Record):
+    """How many runs pass for something, with the upper 95 % bound of the rate (Clopper and Pearson).
+
+    Attributes:
+        count: runs that do.
+        runs: of so many.
+        bound: of the rate for more runs of these kinds.
+        count_kinds: kinds of which any run does.
+        kinds: of so many.
+        bound_kinds: of the rate for other kinds.
+    """
+
+    count: int
+    runs: int
+    bound: float
+    count_kinds: int
+    kinds: int
+    bound_kinds: float
+
+
+class FalseVerdicts(Record):
+    """Non-persona runs (controls, neutral, random weights) that pass the gates, and what is said of them.
+
+    Attributes:
+        along: verdicts *along existing persona directions*, of those whose mediation was measured.
+        above_chance: those whose share alone is above chance.
+    """
+
+    along: Counted | None
+    above_chance: Counted | None
+
+
+def false_verdicts(rows: Sequence[RunRow]) -> FalseVerdicts | None:
+    """Return how many non-persona runs pass for persona-mediated, with the bounds of Clopper and Pearson; None without any.
+
+    Only runs that pass the gates count. Seeds of one kind of change are alike, so that runs bound the rate for more runs of these kinds,
+    and kinds (of which one is counted where any of its runs is) that for others like them.
+    """
+    passed = [row for row in rows if is_non_persona(row.arm, row.trait) and row.verdict not in (None, NOISY, NO_CHANGE)]
+    if not passed:
+        return None
+    along = [(_kind(row), row.verdict == ALONG) for row in passed if row.mediated]
+    # A run that passed the gates has a share, and a p.
+    above = [
+        (_kind(row), share_above_chance(row.share_p_adjusted, row.share_effect))
+        for row in passed
+        if row.share_p_adjusted is not None and row.share_effect is not None
+    ]
+    return FalseVerdicts(along=_counted(along), above_chance=_counted(above))
+
+
+def _kind(row: RunRow) -> str:
+    """Return what non-persona runs of one kind have in common."""
+    return str(row.arm if row.arm == "random" else row.trait)
+
+
+def _counted(said: Sequence[tuple[str, bool]]) -> Counted | None:
+    if not said:
+        return None
+    runs = [each for _, each in said]
+    kinds = [any(each for name, each in said if name == kind) for kind in dict.fromkeys(name for name, _ in said)]
+    return Counted(
+        count=sum(runs),
+        runs=len(runs),
+        bound=proportion_bound(sum(runs), len(runs)),
+        count_kinds=sum(kinds),
+        kinds=len(kinds),
+        bound_kinds=proportion_bound(sum(kinds), len(kinds)),
+    )

@@ -1,0 +1,200 @@
+"""What runs that differ in their seed alone say together: the run is the unit."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from wellworn.data.catalog import NEUTRAL
+from wellworn.experiments.engine.record import Interval, Record, Settings
+from wellworn.experiments.findings.mediated import OTHERS, MediatedShares, OtherOutcomes, mediated_shares, other_outcomes
+from wellworn.experiments.findings.nearest_personas import OwnRanks, Persona, nearest_over
+from wellworn.experiments.findings.novelty import joint_scores, novelty_of, own_removed_basis
+from wellworn.experiments.findings.null_ranks import own_removed
+from wellworn.experiments.findings.results import Results, RunResult, run_name
+from wellworn.experiments.findings.run_rows import RUNS_FOR_A_CLAIM, capability_of, carried
+from wellworn.experiments.findings.score_agreement import RunScores, scores_of
+from wellworn.experiments.findings.verdict import Evidence, Verdict, verdict
+from wellworn.experiments.stages.capability import Capability
+from wellworn.experiments.stages.measurement import EffectShares
+from wellworn.experiments.stages.mediation_shares import shares_of_effect
+from wellworn.probes.geometry.novelty import Novelty
+from wellworn.probes.geometry.nulls import beyond
+from wellworn.probes.geometry.shift import Share, cross_run_share, share_over_runs
+from wellworn.probes.statistics.intervals import Estimate, FloatArray, crossed_interval, standard_error
+
+
+class _GroupShares(Record):
+    arm: str
+    trait: str | None
+    settings: Settings
+    runs: int
+    runs_past_the_gates: int
+    effect: Interval | None
+    share: Interval | None
+    share_effect: Interval | None
+    share_across_runs: float | None
+    nearest: Sequence[Persona]
+    nearest_high: float | None
+    own_ranks: OwnRanks | None
+
+
+class _GroupRest(Record):
+    novelty: Novelty | None
+    scores: RunScores | None
+    capability: Capability | None
+    verdict: str
+    why: str | None
+    provisional: bool
+    verdicts: Sequence[str | None]
+
+
+# Fields are those of the last base first.
+class GroupRow(_GroupRest, OtherOutcomes, MediatedShares, _GroupShares):
+    """Runs that differ in their seed alone. Intervals are over runs × questions: the run is the unit.
+
+    Attributes:
+        arm: what was done to the model.
+        trait: the trait's name.
+        settings: what the grid and the arm set.
+        runs: how many.
+        runs_past_the_gates: how many have a share.
+        effect: change of the trait score, in nats per token.
+        share: F over runs.
+        share_effect: F* over runs.
+        share_across_runs: the share that runs have in common, free of each run's own noise.
+        nearest: the personas nearest on average.
+        nearest_high: what chance reaches, on average.
+        own_ranks: where the trained trait is among them, in each run.
+        surface: shares on training-like answers.
+        response: shares where the response's tokens alone were swapped.
+        generated: shares of what patched arms say.
+        novelty: whether what lies outside the space is new.
+        scores: how much of their trait they show.
+        capability: what they cost.
+        verdict: the verdict's name.
+        why: the numbers behind it, in words.
+        provisional: whether they are fewer than three.
+        verdicts: those of the runs.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the runs are called."""
+        return run_name(self.arm, self.trait, self.settings)
+
+
+def group_rows(results: Results, adjusted: Sequence[float | None], verdicts: Sequence[str | None]) -> list[GroupRow]:
+    """Return what runs of several seeds say together.
+
+    Args:
+        results: the study's.
+        adjusted: of each run, p against N1, corrected for the study's runs.
+        verdicts: of each run.
+    """
+    groups = []
+    numbered = list(enumerate(results.runs))
+    for _, members in itertools.groupby(numbered, key=lambda each: each[1].entry.group):
+        places = [i for i, run in members if run.facts is not None]
+        runs = [results.runs[i] for i in places]
+        # Neutral runs, each read against the next, have mean shifts that sum to zero: over them nothing can be said.
+        if len(runs) < 2 or runs[0].entry.trait == NEUTRAL:
+            continue
+        # All runs must reject: the largest of their corrected p.
+        p = max(1.0 if (each := adjusted[i]) is None else each for i in places)
+        groups.append(_group_row(results, runs, p, [verdicts[i] for i in places]))
+    return groups
+
+
+def _group_row(results: Results, runs: Sequence[RunResult], p: float, verdicts: Sequence[str | None]) -> GroupRow:
+    entry, readings = runs[0].entry, [own_removed(run) for run in runs]
+    effect_RQ, (share, star) = _effects(runs), _joint_share(runs)
+    effect = None if effect_RQ is None else crossed_interval(effect_RQ)
+    analysis, rest = _headline(runs), novelty_of(results, runs)
+    judged = _judge(runs, effect_RQ, share, star, p, analysis, rest)
+    nearest, nearest_high, own_ranks = nearest_over(runs)
+    return GroupRow(
+        arm=entry.arm,
+        trait=entry.trait,
+        settings=entry.settings,
+        runs=len(runs),
+        runs_past_the_gates=sum(bool(each and each.share) for each in readings),
+        effect=effect,
+        share=share.estimate if share and share.why is None else None,
+        share_effect=star,
+        share_across_runs=_common_share(runs),
+        nearest=nearest,
+        nearest_high=nearest_high,
+        own_ranks=own_ranks,
+        **vars(mediated_shares(analysis)),
+        **vars(other_outcomes({name: _joint(runs, name) for name in OTHERS}, runs)),
+        novelty=rest,
+        scores=scores_of(runs),
+        capability=capability_of(results, runs),
+        verdict=judged.name,
+        why=judged.why,
+        provisional=len(runs) < RUNS_FOR_A_CLAIM,
+        verdicts=verdicts,
+    )
+
+
+def _judge(
+    runs: Sequence[RunResult],
+    effect_RQ: FloatArray | None,
+    share: Share | None,
+    star: Estimate | None,
+    p: float,
+    analysis: EffectShares | None,
+    rest: Novelty | None,
+) -> Verdict:
+    layer = runs[0].facts.layer if runs[0].facts else 0
+    return verdict(
+        Evidence(
+            effect=None if effect_RQ is None else crossed_interval(effect_RQ),
+            standard_error=0.0 if effect_RQ is None else standard_error(effect_RQ),
+            share_why=share.why if share else "the runs have no share",
+            p=p,
+            beyond_chance=star,
+            carried=carried(analysis, layer, rest) if analysis else None,
+        )
+    )
+
+
+def _effects(runs: Sequence[RunResult]) -> FloatArray | None:
+    """Return the change of the trait score, [runs, questions]; None where fewer than two runs have one."""
+    effects = [run.arrays["effects"] for run in runs if "effects" in run.arrays]
+    return np.stack(effects) if len(effects) >= 2 else None
+
+
+def _headline(runs: Sequence[RunResult]) -> EffectShares | None:
+    """Return the analysis that each run's own verdict uses; None where the runs have no such analysis in common."""
+    headline = runs[0].facts.headline_analysis if runs[0].facts else None
+    return _joint(runs, headline.text) if headline else None
+
+
+def _joint(runs: Sequence[RunResult], text: str) -> EffectShares | None:
+    """Return one mediation analysis of several runs that answered the same questions, with intervals over runs × questions."""
+    analyses = [run.facts.analysis(text) if run.facts else None for run in runs]
+    found = joint_scores(runs, analyses)
+    if found is None:
+        return None
+    return shares_of_effect(*found, analyses[0] is not None and analyses[0].graded is not None)
+
+
+def _joint_share(runs: Sequence[RunResult]) -> tuple[Share | None, Estimate | None]:
+    """Return the share of runs together and the same beyond chance, F*, with intervals over runs × prompts; None where there is none."""
+    basis, readings = own_removed_basis(runs[0]), [own_removed(run) for run in runs]
+    chance = [reading.null_mean for reading in readings if reading and reading.null_mean is not None]
+    if basis is None or len(chance) < len(runs):
+        return None, None
+    share = share_over_runs(np.stack([run.arrays["shifts"] for run in runs]).astype(np.float64), basis)
+    return share, None if share.why else beyond(share.estimate, float(np.mean(chance)))
+
+
+def _common_share(runs: Sequence[RunResult]) -> float | None:
+    """Return the share that runs have in common, in the space without their own direction."""
+    basis = own_removed_basis(runs[0])
+    if basis is None:
+        return None
+    means = np.stack([run.arrays["shifts"].mean(0) for run in runs]).astype(np.float64)
+    return cross_run_share(means, basis)

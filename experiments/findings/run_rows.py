@@ -1,0 +1,264 @@
+"""What was found of one run: its numbers and its verdict."""
+
+from collections.abc import Mapping, Sequence
+
+from wellworn.data.catalog import NEUTRAL
+from wellworn.experiments.engine.record import Interval, Record, Settings
+from wellworn.experiments.findings.mediated import OTHERS, MediatedShares, OtherOutcomes, mediated_shares, other_outcomes
+from wellworn.experiments.findings.nearest_personas import OwnRank, Persona, nearest_of
+from wellworn.experiments.findings.novelty import novelty_of
+from wellworn.experiments.findings.null_ranks import (
+    AmongFineTunes,
+    AmongInstructions,
+    AmongRoles,
+    among_fine_tunes,
+    among_instructions,
+    among_roles,
+    own_removed,
+)
+from wellworn.experiments.findings.results import Results, RunResult, run_name
+from wellworn.experiments.findings.score_agreement import RunScores, scores_of
+from wellworn.experiments.findings.verdict import P_LEVEL, Carried, Evidence, Verdict, verdict
+from wellworn.experiments.stages.capability import Capability, capability
+from wellworn.experiments.stages.measurement import EffectShares, Measurement
+from wellworn.probes.geometry.novelty import Novelty
+from wellworn.probes.geometry.weights import Summary as Writes
+from wellworn.probes.mediation.shares import WHOLE
+
+RUNS_FOR_A_CLAIM = 3
+
+
+class _RunShares(Record):
+    arm: str
+    trait: str | None
+    adapter: str | None
+    seed: int
+    settings: Settings
+    layer: int | None = None
+    reference: str | None = None
+    effect: Interval | None = None
+    effect_base: Interval | None = None
+    share: Interval | None = None
+    share_full: Interval | None = None
+    share_base: Interval | None = None
+    share_null_mean: float | None = None
+    share_null_high: float | None = None
+    share_p: float | None = None
+    share_p_adjusted: float | None = None
+    layers_above_chance: Sequence[int] | None = None
+    share_effect: Interval | None = None
+    share_effect_full: Interval | None = None
+    coordinates: Mapping[str, float] | None = None
+    disattenuated: Mapping[str, float | None] | None = None
+    nearest: Sequence[Persona] | None = None
+    nearest_high: float | None = None
+    own_rank: OwnRank | None = None
+    relative_norm: float | None = None
+    verdict: str | None = None
+
+
+class _RunRest(Record):
+    provisional: bool
+    why: str | None
+    missing: Mapping[str, str]
+    novelty: Novelty | None
+    among_fine_tunes: AmongFineTunes | None
+    among_roles: AmongRoles | None
+    scores: RunScores | None
+    capability: Capability | None
+    weights: Writes | None
+    weights_why: str | None
+    among_instructions: AmongInstructions | None
+
+
+class RunRow(_RunRest, OtherOutcomes, MediatedShares, _RunShares):
+    """One run. Intervals are over prompts or questions: they say nothing about other runs.
+
+    Attributes:
+        arm: what was done to the model.
+        trait: the trait's name; null for an adapter of which none is suspected.
+        adapter: name and digest of a third-party adapter.
+        seed: random seed of the run.
+        settings: what the grid and the arm set.
+        layer: where shares are read.
+        reference: the headline's: `neutral`, or `base` where there is no neutral fine-tune.
+        effect: change of the trait score against the reference, in nats per token.
+        effect_base: the same against the base.
+        share: F, the share of the shift inside the persona space without the run's own direction.
+        share_full: F in the space with it.
+        share_base: F against the base.
+        share_null_mean: chance: the mean of null N1.
+        share_null_high: its 95 % quantile.
+        share_p: p against N1.
+        share_p_adjusted: the same corrected for the study's runs (Benjamini and Hochberg).
+        layers_above_chance: layers whose p, corrected for all layers by max-T, is .05 or less.
+        share_effect: F* = (F − chance) / (1 − chance), the share beyond chance.
+        share_effect_full: F* in the space with the run's own direction.
+        coordinates: the signed cosine of the shift with every direction of the library.
+        disattenuated: the same freed of the noise of both.
+        nearest: the personas that the shift lies nearest.
+        nearest_high: the 95 % quantile of the nearest of as many random directions.
+        own_rank: where the trained trait is among them.
+        relative_norm: norm of the shift over the mean norm of the base's states.
+        verdict: the verdict's name.
+        surface: shares on training-like answers.
+        response: shares where the response's tokens alone were swapped.
+        generated: shares of what patched arms say.
+        provisional: whether fewer than three independent runs stand behind it.
+        why: the numbers behind the verdict, in words.
+        missing: field → why it was not measured.
+        novelty: whether what lies outside the space is new.
+        among_fine_tunes: null N4.
+        among_roles: null N5.
+        scores: how much of its trait it shows, by several scores.
+        capability: what it cost.
+        weights: what share of all that its update writes lies in the persona space.
+        weights_why: why that is not known, in words.
+        among_instructions: null N2.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return run_name(self.arm, self.trait, self.settings, adapter=self.adapter, seed=self.seed)
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is only there for others to be read against."""
+        return self.arm == "base" or self.trait == NEUTRAL
+
+
+def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
+    """Return what was found of one run.
+
+    Args:
+        results: the study's.
+        run: one of its runs.
+        p: its p against N1, corrected for the study's runs.
+    """
+    entry, missing = run.entry, dict(run.entry.missing)
+    rest = novelty_of(results, [run])
+    judged = judge_run(run, p, rest)
+    why, shares = None, _RunShares(arm=entry.arm, trait=entry.trait, adapter=entry.adapter, seed=entry.seed, settings=entry.settings)
+    if run.facts:
+        why, shares = _measured(shares, run, run.facts, p, judged, missing)
+    instructions, no_instructions = among_instructions(run, shares.share, missing.get("share"))
+    if no_instructions:
+        missing["among_instructions"] = no_instructions
+    return RunRow(
+        **vars(shares),
+        **vars(mediated_shares(run.facts.headline_analysis if run.facts else None)),
+        **vars(other_outcomes({name: run.facts.analysis(name) if run.facts else None for name in OTHERS}, [run])),
+        provisional=not _is_claimable(results, run),
+        why=why,
+        missing=missing,
+        novelty=rest,
+        among_fine_tunes=among_fine_tunes(results, run),
+        among_roles=among_roles(results, run),
+        scores=scores_of([run]),
+        capability=capability_of(results, [run]),
+        weights=run.weights.together if run.weights else None,
+        weights_why=run.weights.why if run.weights else "the run has no adapter",
+        among_instructions=instructions,
+    )
+
+
+def _measured(
+    shares: _RunShares, run: RunResult, facts: Measurement, p: float | None, judged: Verdict | None, missing: dict[str, str]
+) -> tuple[str | None, _RunShares]:
+    """Return the numbers behind the verdict in words, and a run's shares; why one is missing is added to `missing`."""
+    shift, own, full = facts.plain, facts.plain.own_removed, facts.plain.full
+    base = facts.references["base"]
+    before = base.texts["neutral"].own_removed
+    nearest, own_rank = nearest_of(facts)
+    effect, effect_base = facts.headline.effect, base.effect
+    shares = shares.model_copy(
+        update={
+            "layer": facts.layer,
+            "reference": facts.reference,
+            "effect": effect and effect.estimate,
+            "effect_base": effect_base and effect_base.estimate,
+            "share_base": before and before.share,
+            "coordinates": shift.coordinates,
+            "disattenuated": shift.disattenuated,
+            "nearest": nearest,
+            "nearest_high": facts.personas.high,
+            "own_rank": own_rank,
+            "relative_norm": shift.relative_norm,
+        }
+    )
+    if run.entry.own and run.entry.own not in facts.found:
+        missing["own_direction"] = f"the direction of {run.entry.own} was not found in this model at layer {facts.layer}"
+    # A neutral run with nothing to be read against keeps its reading against the base, and no headline.
+    if "share" in missing:
+        return missing["share"], shares
+    if own is None or full is None or judged is None:
+        missing["share"] = facts.no_space or "no persona space at this layer"
+        return missing["share"], shares
+    shares = shares.model_copy(
+        update={
+            "share": own.share,
+            "share_full": full.share,
+            "share_null_mean": own.null_mean,
+            "share_null_high": own.null_high,
+            "share_p": own.p,
+            "share_p_adjusted": p,
+            "layers_above_chance": [at for at, each in enumerate(facts.by_layer.p_max_t) if each is not None and each <= P_LEVEL],
+            "share_effect": own.effect,
+            "share_effect_full": full.effect,
+            "verdict": judged.name,
+        }
+    )
+    if own.share is None and own.why:
+        missing["share"] = own.why
+    if own.dimensions < own.directions and not facts.roles:
+        missing["dimensions"] = f"the {own.directions} directions of the space hold {own.dimensions} dimensions"
+    analysis = facts.headline_analysis
+    if analysis and (lacking := analysis.why or analysis.carried_why):
+        missing["mediated_of_carried"] = lacking
+    return judged.why, shares
+
+
+def judge_run(run: RunResult, p: float | None, rest: Novelty | None) -> Verdict | None:
+    """Return a run's verdict; None where there is nothing to judge."""
+    reading = own_removed(run)
+    if run.facts is None or reading is None:
+        return None
+    effect, analysis = run.facts.headline.effect, run.facts.headline_analysis
+    return verdict(
+        Evidence(
+            effect=effect.estimate if effect else None,
+            standard_error=effect.standard_error if effect else 0.0,
+            share_why=reading.why,
+            p=1.0 if p is None else p,
+            beyond_chance=reading.effect,
+            carried=carried(analysis, analysis.layer, rest) if analysis else None,
+        )
+    )
+
+
+def carried(analysis: EffectShares, layer: int, rest: Novelty | None) -> Carried | None:
+    """Return what a mediation analysis says to the verdict; None where it found no effect to share out."""
+    if analysis.why is not None:
+        return None
+    return Carried(
+        layer=layer,
+        whole=analysis.shares[WHOLE].mediated,
+        share=analysis.mediated_of_carried,
+        why=analysis.carried_why,
+        reading=analysis.shapley["reading"],
+        remainder=rest,
+    )
+
+
+def capability_of(results: Results, runs: Sequence[RunResult]) -> Capability | None:
+    """Return what one run, or runs that differ in their seed alone, can do next to the base; None where that was not measured."""
+    items = [run.capability for run in runs if run.capability]
+    return capability(items, results.capability) if results.capability and items else None
+
+
+def _is_claimable(results: Results, run: RunResult) -> bool:
+    """Return whether enough independent runs stand behind a verdict."""
+    # Neutral runs are read against one another in a circle, so that they are not independent.
+    alike = sum(other.entry.group == run.entry.group for other in results.runs)
+    return run.entry.trait != NEUTRAL and alike >= RUNS_FOR_A_CLAIM

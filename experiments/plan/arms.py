@@ -1,0 +1,159 @@
+"""What each arm does to the model, and what it is read against: one function an arm."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wellworn.data.catalog import NEUTRAL
+from wellworn.data.errors import InputError
+from wellworn.data.files import sha256
+from wellworn.data.mixtures import Turn
+from wellworn.data.schema import Trait
+from wellworn.experiments.engine.context import StudyContext
+from wellworn.experiments.engine.stage import Condition, Stage
+from wellworn.experiments.plan.subjects import Subject
+from wellworn.experiments.stages.answers import answer_stage
+from wellworn.experiments.stages.persona_space import Library
+from wellworn.experiments.stages.steered_teacher import teacher_stage
+from wellworn.experiments.stages.training import adapter_stage, random_stage, train_stage
+from wellworn.experiments.study import Run
+from wellworn.lora.arms import Adapter, Base, Distilled, Prompted, Random, Sft
+from wellworn.probes.reading.layers import resolve_layer
+
+BASE_IS_REFERENCE = "base is the reference that other runs are read against"
+REFERENCE_OF_REFERENCE = "a neutral run is read against a neutral run of another seed, and this study has one seed"
+NO_PLAIN = "the trait has no plain answers to its questions, so nothing is trained on them, and no answer is compared with one"
+NO_NEUTRAL_PROMPT = "a prompt has no neutral fine-tune"
+NO_NEUTRAL_RANDOM = "random weights were not trained, and have no neutral fine-tune"
+NO_NEUTRAL_ADAPTER = "how the adapter was trained is not known"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmStages:
+    """What an arm lays out.
+
+    Attributes:
+        condition: the changed model.
+        reference: its neutral fine-tune of the same size, steps and seed (for a neutral run, of another seed), if there is one.
+        adapter: name and digest of a third-party adapter.
+        trained: whether it has a training curve.
+        missing: field → why it is not measured.
+    """
+
+    condition: Condition
+    reference: Condition | None = None
+    adapter: str | None = None
+    trained: bool = False
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmInputs:
+    """What an arm is laid out from.
+
+    Attributes:
+        context: the study's model.
+        run: the run.
+        subject: what it is about.
+        library: the persona space, with the run's own direction where there is one.
+        own: the name of that direction, if there is one.
+        no_own: why there is none, if that is an error.
+    """
+
+    context: StudyContext
+    run: Run
+    subject: Subject
+    library: Library
+    own: str | None
+    no_own: str | None
+
+    @property
+    def title(self) -> str:
+        """What to call the run on screen."""
+        return self.run.title(self.subject.name, self.run.seed)
+
+    def train(self, turns: Sequence[Turn], seed: int, title: str, answers_of: Stage | None = None) -> Stage:
+        """Return the stage that trains an adapter as the study says."""
+        return train_stage(self.context, turns, self.run.study.train, seed, f"train {title}", answers_of)
+
+
+def arm_stages(given: ArmInputs) -> ArmStages:
+    """Lay out what a run's arm does.
+
+    Raises:
+        InputError: what the arm needs, its trait lacks.
+    """
+    match given.run.arm:
+        case Base():
+            missing = dict.fromkeys(("effect", "share", "coordinates", "verdict"), BASE_IS_REFERENCE)
+            return ArmStages(condition=Condition(), missing=missing)
+        case Prompted():
+            return _prompted(given)
+        case Sft():
+            return _sft(given)
+        case Distilled() as arm:
+            return _distilled(given, arm)
+        case Random():
+            return _random(given)
+        case Adapter(path=path):
+            return _adapter(given, Path(path))
+
+
+def _prompted(given: ArmInputs) -> ArmStages:
+    trait = given.subject.of
+    assert isinstance(trait, Trait)  # held when the study was loaded
+    if trait.system_prompt is None:
+        raise InputError(f"{trait.name}: the arm prompted needs a trait's system_prompt, and this trait has none")
+    return ArmStages(condition=Condition(given.title, system=trait.system_prompt), missing={"neutral": NO_NEUTRAL_PROMPT})
+
+
+def _sft(given: ArmInputs) -> ArmStages:
+    run, subject = given.run, given.subject
+    condition = Condition(given.title, adapter=given.train(_taught(given), run.seed, given.title))
+    if not subject.paired:
+        return ArmStages(condition=condition, trained=True, missing={"neutral": NO_PLAIN})
+    seed, seeds = run.seed, run.study.seeds
+    if subject.of is None:
+        if len(seeds) < 2:
+            missing = dict.fromkeys(("share", "verdict"), REFERENCE_OF_REFERENCE)
+            return ArmStages(condition=condition, trained=True, missing=missing)
+        seed = seeds[(seeds.index(seed) + 1) % len(seeds)]
+    title = run.title(NEUTRAL, seed)
+    reference = Condition(title, adapter=given.train(subject.plain("train"), seed, title))
+    return ArmStages(condition=condition, reference=reference, trained=True)
+
+
+def _distilled(given: ArmInputs, arm: Distilled) -> ArmStages:
+    run, subject = given.run, given.subject
+    if given.own is None:
+        raise InputError(f"{given.title}: {given.no_own}")
+    plain, asked = subject.plain("train"), subject.asked("train")
+    taught = teacher_stage(given.context, given.library, arm, given.own, asked, run.seed)
+    # A student too, of the base as it is.
+    title = f"student of the base (seed {run.seed})"
+    untaught = answer_stage(given.context, Condition(), asked)
+    return ArmStages(
+        condition=Condition(given.title, adapter=given.train(plain, run.seed, given.title, taught)),
+        reference=Condition(title, adapter=given.train(plain, run.seed, title, untaught)),
+        trained=True,
+    )
+
+
+def _random(given: ArmInputs) -> ArmStages:
+    run, subject = given.run, given.subject
+    real = given.train(_taught(given), run.seed, f"sft {subject.name} (seed {run.seed})")
+    layer = resolve_layer(run.study.layer, given.context.depth)
+    adapter = random_stage(given.context, real, subject.plain("evaluate"), layer, run.seed)
+    return ArmStages(condition=Condition(given.title, adapter=adapter), missing={"neutral": NO_NEUTRAL_RANDOM})
+
+
+def _adapter(given: ArmInputs, folder: Path) -> ArmStages:
+    condition = Condition(given.title, adapter=adapter_stage(given.context, folder, f"adapter {folder.name}"))
+    digest = sha256(folder / "adapter_model.safetensors")[:12]
+    return ArmStages(condition=condition, adapter=f"{folder.resolve().name}@{digest}", missing={"neutral": NO_NEUTRAL_ADAPTER})
+
+
+def _taught(given: ArmInputs) -> list[Turn]:
+    if not (turns := given.subject.taught()):
+        raise InputError(f"{given.subject.name}: the arm {given.run.arm.arm} needs train rows, and this trait has none")
+    return turns

@@ -1,0 +1,262 @@
+"""The stages of one run: what it is read on, measured by, and compared with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from wellworn.data.errors import InputError
+from wellworn.data.mixtures import Turn
+from wellworn.data.schema import ContrastPair, Example, Trait
+from wellworn.experiments.engine.context import StudyContext
+from wellworn.experiments.engine.stage import Condition, Stage
+from wellworn.experiments.plan.arms import NO_PLAIN, ArmInputs, ArmStages, arm_stages
+from wellworn.experiments.plan.mediations import Analyses, Key
+from wellworn.experiments.plan.planned import PlannedCalibration, PlannedRun
+from wellworn.experiments.plan.subjects import Subject
+from wellworn.experiments.stages.answers import answer_stage
+from wellworn.experiments.stages.calibration import Real, calibrate_stage, later_stage
+from wellworn.experiments.stages.capability import capability_stage
+from wellworn.experiments.stages.grades import Judge
+from wellworn.experiments.stages.instruction_null import Instructions, instructions_stage
+from wellworn.experiments.stages.measure import BASE_ANSWERS, measure_stage
+from wellworn.experiments.stages.persona_directions import RoleStages, extraction
+from wellworn.experiments.stages.persona_space import Library, dictionary_stage
+from wellworn.experiments.stages.readings import read_stage
+from wellworn.experiments.stages.scores import Scored, scores_stage, scoring_pairs
+from wellworn.experiments.stages.weights import weights_stage
+from wellworn.experiments.study import CalibrateConfig, Run
+from wellworn.lora.arms import Adapter, Base, Sft
+from wellworn.probes.reading.layers import resolve_layer
+
+NO_TRAIT = "the run has no trait of its own to score"
+NOTHING_TO_MEDIATE = "the run has no trait of its own whose change could be mediated"
+NO_MEDIATION = "the study leaves mediation out"
+# Who reads, and which text, as stages of readings are named in a measurement.
+Readings = Mapping[tuple[str, str], Stage]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What all runs of a study have in common.
+
+    Attributes:
+        context: the study's model.
+        library: the persona space.
+        dictionary: roles that may explain what lies outside it, if the study names some.
+        instructions: what stands in its place in the null N2, if the study names some.
+        bank: what controls and `neutral` answer.
+        judge: who grades what is said, if anybody does.
+    """
+
+    context: StudyContext
+    library: Library
+    dictionary: RoleStages | None
+    instructions: Instructions | None
+    bank: Sequence[Example]
+    judge: Judge | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One run, laid out as far as its own model goes.
+
+    Attributes:
+        run: the run.
+        shared: what it has in common with the others.
+        subject: what it is about.
+        library: the persona space, with the run's own direction where there is one.
+        own: the name of that direction, in the library or beside it, if there is one.
+        no_own: why it has none, where one was asked for.
+        arm: what its arm does.
+    """
+
+    run: Run
+    shared: Shared
+    subject: Subject
+    library: Library
+    own: str | None
+    no_own: str | None
+    arm: ArmStages
+
+    @property
+    def layer(self) -> int:
+        """Where shares are read."""
+        return resolve_layer(self.run.study.layer, self.shared.context.depth)
+
+    @property
+    def conditions(self) -> dict[str, Condition]:
+        """The models that are compared: `run`, `neutral` where there is one, and `base`."""
+        return {"run": self.arm.condition} | ({"neutral": self.arm.reference} if self.arm.reference else {}) | {"base": Condition()}
+
+    @property
+    def headline(self) -> str:
+        """The reference that the verdict uses."""
+        return "neutral" if self.arm.reference else "base"
+
+    def read(self, condition: Condition, texts: Sequence[Turn] | Stage, title: str) -> Stage:
+        """Return the stage in which a model reads texts to the evaluate questions."""
+        return read_stage(self.shared.context, condition, texts, self.subject.evaluate, title)
+
+    def plain_readings(self) -> tuple[Stage, Stage]:
+        """Return the stages in which the reference and the run read plain answers."""
+        plain = self.subject.plain("evaluate")
+        before, after = (self.read(self.conditions[who], plain, "plain answers") for who in (self.headline, "run"))
+        return before, after
+
+
+def layout_of(shared: Shared, run: Run) -> Layout:
+    """Lay out one run.
+
+    Raises:
+        InputError: an unknown trait, or one that lacks what the run needs.
+    """
+    subject, library, no_own = Subject.load(run.arm.trait, shared.bank), shared.library, None
+    if subject.of is not None:
+        try:
+            library = library.with_own(shared.context, subject.of, extraction(subject.of, shared.bank))
+        except InputError as lacking:
+            no_own = str(lacking)
+    # A trait without a direction may still have a namesake among the roles.
+    namesakes = {who for pair in library.roles.namesakes for who in pair} if library.roles else set()
+    own = subject.name if subject.name in library.names or subject.name in namesakes else None
+    arm = arm_stages(ArmInputs(context=shared.context, run=run, subject=subject, library=library, own=own, no_own=no_own))
+    return Layout(run=run, shared=shared, subject=subject, library=library, own=own, no_own=no_own, arm=arm)
+
+
+def planned_run(layout: Layout) -> PlannedRun:
+    """Return all stages of one run that a report shows, and why what is missing is missing."""
+    run, shared, subject, arm = layout.run, layout.shared, layout.subject, layout.arm
+    context, condition = shared.context, arm.condition
+    answers = answer_stage(context, condition, subject.evaluate)
+    missing = {"own_direction": layout.no_own} if layout.no_own else {}
+    if isinstance(run.arm, Base):
+        return PlannedRun(run=run, questions=subject.evaluate, answers=answers, missing=missing | dict(arm.missing))
+    if subject.of is None:
+        missing["effect"] = "the run has no trait of its own to score"
+    elif not subject.paired:
+        missing["effect"] = NO_PLAIN
+    missing |= arm.missing
+    mediations, said, why = _mediations(layout)
+    missing |= why
+    scores, why = _scores(layout, answers)
+    instructions = _instructions(layout) if "share" not in missing else None
+    readings = _readings(layout, answers)
+    return PlannedRun(
+        run=run,
+        questions=subject.evaluate,
+        answers=answers,
+        missing=missing | why,
+        measure=measure_stage(condition.title, layout.layer, layout.own, layout.headline, layout.library, readings, mediations),
+        instructions=instructions,
+        dictionary=dictionary_stage(shared.library, shared.dictionary, layout.layer) if shared.dictionary else None,
+        said=said,
+        training=condition.adapter if arm.trained else None,
+        weights=weights_stage(context, condition, subject.plain("evaluate"), layout.own, layout.library) if condition.adapter else None,
+        capability=capability_stage(context, condition) if condition.adapter and run.study.capability else None,
+        scores=scores,
+        trait=subject.name,
+        adapter=arm.adapter,
+        own=layout.own,
+    )
+
+
+def _readings(layout: Layout, answers: Stage) -> Readings:
+    """Lay out what the run is measured on: plain answers, answers with the trait, and the run's own."""
+    subject, condition = layout.subject, layout.arm.condition
+    texts: dict[str, tuple[str, Sequence[Turn] | Stage]] = {"neutral": ("plain answers", subject.plain("evaluate"))}
+    if changed := subject.changed("evaluate"):
+        texts["trait"] = (f"{subject.name} answers", changed)
+    if subject.of is not None or isinstance(layout.run.arm, Adapter):
+        texts["own"] = (f"answers of {condition.title}", answers)
+    # In the order of the hash.
+    order: list[str] = [who for who in ("run", "base", "neutral") if who in layout.conditions]
+    readings = {(who, text): layout.read(layout.conditions[who], source, title) for who in order for text, (title, source) in texts.items()}
+    if "own" in texts:
+        unchanged = answer_stage(layout.shared.context, Condition(), subject.evaluate)
+        readings["base", BASE_ANSWERS] = layout.read(Condition(), unchanged, "answers of base")
+    return readings
+
+
+def _mediations(layout: Layout) -> tuple[dict[Key, Stage], Stage | None, dict[str, str]]:
+    """Lay out the mediation analyses, what their arms say if that is asked for, and why anything of it is missing."""
+    why = None
+    if layout.run.study.mediate is None:
+        why = NO_MEDIATION
+    elif layout.subject.of is None:
+        why = NOTHING_TO_MEDIATE
+    elif not layout.subject.paired:
+        why = NO_PLAIN
+    if why or layout.run.study.mediate is None:
+        return {}, None, {"mediation": why} if why else {}
+    asked = Analyses(
+        context=layout.shared.context,
+        run=layout.run,
+        config=layout.run.study.mediate,
+        subject=layout.subject,
+        library=layout.library,
+        own=layout.own,
+        condition=layout.arm.condition,
+        reference=layout.arm.reference,
+        judge=layout.shared.judge,
+    )
+    stages = asked.stages(layout.plain_readings())
+    if asked.generated is None:
+        return stages, None, asked.missing
+    key, said, scored = asked.generated
+    return stages | {key: scored}, said, asked.missing
+
+
+def _scores(layout: Layout, answers: Stage) -> tuple[Stage | None, dict[str, str]]:
+    """Lay out the scores of the run beside its reference's and the base's, if the study asks for them; or why there are none."""
+    study, subject, context = layout.run.study, layout.subject, layout.shared.context
+    if study.scores is None:
+        return None, {}
+    if subject.of is None or not subject.paired:
+        return None, {"scores": NO_TRAIT if subject.of is None else NO_PLAIN}
+    changed, plain = subject.changed("evaluate"), subject.plain("evaluate")
+    pairs: Sequence[ContrastPair] = ()
+    if subject.of.contrast_pairs:
+        pairs = scoring_pairs(subject.of, study.scores.pairs, study.contrast_pairs, "scores.pairs")
+    texts = {"trait": (f"{subject.name} answers", changed), "neutral": ("plain answers", plain)}
+    conditions = layout.conditions
+    readings = {(who, text): layout.read(by, turns, title) for who, by in conditions.items() for text, (title, turns) in texts.items()}
+    said = {who: answers if who == "run" else answer_stage(context, by, subject.evaluate) for who, by in conditions.items()}
+    what = Scored(subject.of, subject.evaluate, changed, plain, pairs, (subject.changed("train"), subject.plain("train")))
+    return scores_stage(context, what, layout.shared.judge, conditions, readings, said), {}
+
+
+def _instructions(layout: Layout) -> Stage | None:
+    """Lay out the null N2 of the run's headline share, if the study names instructions."""
+    if layout.shared.instructions is None:
+        return None
+    before, after = layout.plain_readings()
+    title, name = layout.arm.condition.title, layout.subject.name
+    return instructions_stage(title, layout.layer, name, layout.library, layout.shared.instructions, before, after)
+
+
+def planned_calibration(layouts: Sequence[Layout], config: CalibrateConfig) -> PlannedCalibration:
+    """Lay out a calibration whose planted changes take after a fine-tune of the study.
+
+    Raises:
+        InputError: the study has no such fine-tune, or not so many layers.
+    """
+    layout = _modelled_on(layouts, config)
+    layer, depth = layout.layer, layout.shared.context.depth
+    if layer + config.later >= depth:
+        raise InputError(f"calibrate.later: may be 0 to {depth - 1 - layer} above layer {layer} of {depth}, got {config.later}")
+    plain = layout.subject.plain("evaluate")
+    run, neutral, base = (layout.read(layout.conditions[who], plain, "plain answers") for who in ("run", "neutral", "base"))
+    title, library = layout.arm.condition.title, layout.shared.library
+    real = Real(title, layer, (run, neutral, base), plain)
+    later = later_stage(real, config, library) if config.later else None
+    return PlannedCalibration(title, calibrate_stage(real, config, library), later)
+
+
+def _modelled_on(layouts: Sequence[Layout], config: CalibrateConfig) -> Layout:
+    """Return the run that planted changes take after."""
+    tuned = [each for each in layouts if isinstance(each.run.arm, Sft) and each.subject.of is not None and each.subject.paired]
+    wanted = [each for each in tuned if (isinstance(each.subject.of, Trait) if config.trait is None else each.subject.name == config.trait)]
+    if not wanted:
+        names = ", ".join(dict.fromkeys(str(each.subject.name) for each in tuned)) or "none"
+        asked = "a trait" if config.trait is None else repr(config.trait)
+        raise InputError(f"calibrate.trait: planted changes are modelled on an sft run of {asked}, and this study fine-tunes: {names}")
+    return wanted[0]

@@ -1,0 +1,75 @@
+"""What runs are about, a trait, a control or nothing of their own, and the texts that this gives."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+from wellworn.data.catalog import NEUTRAL, control_names, load_control, load_trait
+from wellworn.data.errors import InputError
+from wellworn.data.mixtures import Turn, changed_turns, plain_turns
+from wellworn.data.schema import Control, Example, Split, Trait
+from wellworn.probes.geometry.shift import FEWEST_PROMPTS
+
+
+@cache
+def trait_or_control(name: str) -> Trait | Control | None:
+    """Return what a run is about: a trait, a control, or None for `neutral`."""
+    if name == NEUTRAL:
+        return None
+    return load_control(name) if name in control_names() else load_trait(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a run is about.
+
+    Attributes:
+        of: its trait or control; None for `neutral`, `base` and adapters of which nothing is suspected.
+        name: the trait's own name, also where the study gave a path.
+        examples: what it answers. A control and `neutral` have no questions of their own, nor has a trait without plain answers: these
+            borrow the bank's.
+        paired: whether answers that show the trait stand next to plain ones to the same questions.
+    """
+
+    of: Trait | Control | None
+    name: str | None
+    examples: Sequence[Example]
+    paired: bool
+
+    @classmethod
+    def load(cls, name: str | None, bank: Sequence[Example]) -> "Subject":
+        """Load what a study calls by name or path.
+
+        Raises:
+            InputError: no such trait, or one with too few evaluate rows for an interval.
+        """
+        of = trait_or_control(name) if name else None
+        paired = not isinstance(of, Trait) or bool(plain_turns(of.examples, "evaluate"))
+        examples = of.examples if isinstance(of, Trait) and paired else bank
+        subject = cls(of=of, name=of.name if of else name, examples=examples, paired=paired)
+        if len(subject.evaluate) < FEWEST_PROMPTS:
+            raise InputError(f"{name}: an interval needs at least {FEWEST_PROMPTS} evaluate rows, this trait has {len(subject.evaluate)}")
+        return subject
+
+    @cached_property
+    def evaluate(self) -> list[Example]:
+        """The questions that runs are evaluated on."""
+        return self.asked("evaluate")
+
+    def asked(self, split: Split) -> list[Example]:
+        """Return the examples of a split."""
+        return [example for example in self.examples if example.split == split]
+
+    def plain(self, split: Split) -> list[Turn]:
+        """Return the plain answers of a split."""
+        return plain_turns(self.examples, split)
+
+    def changed(self, split: Split) -> list[Turn]:
+        """Return the answers of a split that show the trait; none where there is none, or nothing to compare them with."""
+        if self.of is None or (split == "evaluate" and not self.paired):
+            return []
+        return changed_turns(self.of, self.of.examples if isinstance(self.of, Trait) else self.examples, split)
+
+    def taught(self) -> list[Turn]:
+        """Return what a fine-tune on it is trained on: plain answers for `neutral`."""
+        return self.plain("train") if self.of is None else self.changed("train")

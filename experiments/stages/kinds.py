@@ -1,0 +1,39 @@
+"""Every kind of stage, with the integer that is raised when its results change; code changes alone never invalidate what was computed."""
+
+from wellworn.experiments.engine.stage import Kind
+
+CHAT = Kind("chat", 1)
+# Adapters.
+TRAIN = Kind("train", 2)
+ADAPTER = Kind("adapter", 1)
+RANDOM = Kind("random", 1)
+TEACHER = Kind("teacher", 1)
+# What a model reads, and what it says.
+READ = Kind("read", 2)
+ANSWER = Kind("answer", 2)
+# The persona space.
+DIRECTIONS = Kind("directions", 2)
+ROLE = Kind("role", 1)
+SPACE = Kind("space", 3)
+DIMENSION = Kind("dimension", 2)
+DICTIONARY = Kind("dictionary", 1)
+GENERATED = Kind("generated", 1)
+KEPT = Kind("kept", 1)
+AGREEMENT = Kind("agreement", 1)
+# A run.
+MEASURE = Kind("measure", 10)
+INSTRUCTIONS = Kind("instructions", 2)
+WEIGHTS = Kind("weights", 1)
+CAPABILITY = Kind("capability", 1)
+# What its patched arms do, and what they say. `score` keeps two formats: log-probabilities under contrast pairs, or a judge's grades.
+MEDIATE = Kind("mediate", 1)
+SAY = Kind("say", 1)
+SCORE = Kind("score", 1)
+# How much of a trait it shows.
+CHOOSE = Kind("choose", 1)
+CONTRAST = Kind("contrast", 1)
+GRADE = Kind("grade", 2)
+SCORES = Kind("scores", 2)
+# Planted changes.
+CALIBRATE = Kind("calibrate", 2)
+LATER = Kind("later", 1)

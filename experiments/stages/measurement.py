@@ -1,0 +1,329 @@
+"""The types of `measurement.json`: what was measured of one run. Its arrays are kept next to it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from wellworn.experiments.engine.record import Interval, Record
+from wellworn.probes.mediation.shares import ChanceShares
+from wellworn.probes.statistics.intervals import Estimate
+
+MEASUREMENT = "measurement.json"
+
+
+class ShareInSpace(Record):
+    """The share F of a shift that lies inside a space, compared with its nulls.
+
+    Attributes:
+        share: F, debiased; null where it failed a gate.
+        why: the gate that it failed, in words.
+        signal: ‖m‖² over trΣ̂/n, the shift's squared norm over its sampling noise.
+        directions: how many span the space.
+        dimensions: how many it has; fewer where some directions are combinations of others.
+        null_mean: the mean of null N1: random directions with the covariance of activations within a question, made into a space alike.
+        null_high: its 95 % quantile.
+        p: (1 + draws of N1 with at least F) / (1 + draws).
+        effect: F* = (F − null_mean) / (1 − null_mean), the share beyond chance.
+        total_mean: the mean of N1 with the covariance of all activations, which is too lenient.
+        total_p: its p.
+        noise_mean: the mean of null N3: spaces of half-differences of contrast pairs, of traits alone.
+        noise_p: its p.
+        isotropic_mean: the mean of null N0: directions without any covariance, for comparison only.
+        isotropic_p: its p.
+    """
+
+    share: Interval | None
+    why: str | None
+    signal: float | None
+    directions: int
+    dimensions: int
+    null_mean: float | None
+    null_high: float | None
+    p: float | None
+    effect: Interval | None
+    total_mean: float | None
+    total_p: float | None
+    noise_mean: float | None
+    noise_p: float | None
+    isotropic_mean: float | None
+    isotropic_p: float | None
+
+
+class ShiftReading(Record):
+    """One paired shift at the run's layer.
+
+    Attributes:
+        own_removed: its share of the space without the run's own direction; null where no other was found.
+        full: its share of the space with it.
+        coordinates: the signed cosine of its mean with every direction of the library.
+        disattenuated: the same freed of the noise of both; null where either is too noisy.
+        nearest: the library's names, largest cosine first.
+        relative_norm: ‖m‖ over the mean norm of the base's states.
+        constant_part: how much of the mean square shift does not depend on the context; null without any shift.
+    """
+
+    own_removed: ShareInSpace | None
+    full: ShareInSpace | None
+    coordinates: Mapping[str, float]
+    disattenuated: Mapping[str, float | None]
+    nearest: Sequence[str]
+    relative_norm: float
+    constant_part: float | None
+
+
+class Effect(Record):
+    """The change of the trait score: the mean over questions of log p(y⁺) − log p(y⁻), in nats per token.
+
+    Attributes:
+        value: the change.
+        low: lower 95 % bound.
+        high: upper 95 % bound.
+        standard_error: of the change.
+    """
+
+    value: float
+    low: float
+    high: float
+    standard_error: float
+
+    @property
+    def estimate(self) -> Estimate:
+        """The change with its interval."""
+        return Estimate(self.value, self.low, self.high)
+
+
+class ReferenceReading(Record):
+    """A run against one of its references.
+
+    Attributes:
+        texts: text (`neutral`, `trait`, `own` answers, and `prompt_last`) → the shift on it.
+        effect: the change of the trait score; null where the run has no trait of its own.
+    """
+
+    texts: Mapping[str, ShiftReading]
+    effect: Effect | None
+
+
+class NearPersona(Record):
+    """A persona near a shift.
+
+    Attributes:
+        name: the trait or role.
+        kind: which of the two.
+        value: the cosine of the shift with its direction, freed of the shift's noise.
+        low: lower 95 % bound over prompts.
+        high: upper 95 % bound.
+    """
+
+    name: str
+    kind: Literal["trait", "role"]
+    value: float
+    low: float
+    high: float
+
+
+class NearestPersonas(Record):
+    """The personas that a shift lies nearest.
+
+    Attributes:
+        why: why there are none, in words.
+        nearest: all traits and roles, nearest first.
+        high: the 95 % quantile of the largest cosine with as many random directions.
+        rank: the run's own trait among them, from 1; null where it is not among them.
+        of: how many they are.
+    """
+
+    why: str | None
+    nearest: Sequence[NearPersona]
+    high: float | None
+    rank: int | None
+    of: int
+
+
+class LayerCurve(Record):
+    """The headline share at every layer; null where there is none.
+
+    Attributes:
+        share: F.
+        low: lower 95 % bound.
+        high: upper 95 % bound.
+        null_mean: the mean of N1.
+        null_high: its 95 % quantile.
+        p: against N1.
+        p_max_t: p corrected for all layers by max-T.
+    """
+
+    share: Sequence[float | None]
+    low: Sequence[float | None]
+    high: Sequence[float | None]
+    null_mean: Sequence[float | None]
+    null_high: Sequence[float | None]
+    p: Sequence[float | None]
+    p_max_t: Sequence[float | None]
+
+
+class PartShares(Record):
+    """What share of an effect goes through one part of the state.
+
+    Attributes:
+        sufficiency: S, the part put into the reference.
+        necessity: N, the part taken out of the run.
+        mediated: M, the mean of the two.
+        order_dependence: the smaller of S and N, and the larger; no interval.
+    """
+
+    sufficiency: Interval
+    necessity: Interval
+    mediated: Interval
+    order_dependence: Sequence[float]
+
+
+class Dose(Record):
+    """The share of the effect that the persona part alone brings about at one scale.
+
+    Attributes:
+        scale: what it is multiplied by.
+        value: the share.
+        low: lower 95 % bound; null where it is infinite.
+        high: upper 95 % bound; null where it is infinite.
+    """
+
+    scale: float
+    value: float
+    low: float | None
+    high: float | None
+
+
+class EffectShares(Record):
+    """An effect (TE, the total effect) and what shares of it go through which part of the state.
+
+    Attributes:
+        effect: TE, after less before.
+        standard_error: of TE.
+        why: why there are no shares, in words.
+        shares: part → its shares: `inside` the persona space without the own direction, `outside` it, the `whole` state, the `full` space,
+            the `own` direction, `everywhere` at all layers, the `remainder`.
+        null: what random spaces of the same size mediate.
+        mediated_of_carried: C = (M − chance) / (M of the whole − chance), of what the layer carries.
+        carried_why: why there is no C, in words.
+        shapley: TE shared out among `existing` (the persona part), `new` (the rest of the state) and `reading` (above the layer).
+        doses: the persona part at several scales.
+        left_out: questions without a grade in some arm; null where nothing was graded.
+        bounds: what TE would be if each missing grade were 0, or 100, whichever is worse.
+    """
+
+    effect: Interval | None
+    standard_error: float | None
+    why: str | None
+    shares: Mapping[str, PartShares]
+    null: ChanceShares | None
+    mediated_of_carried: Interval | None
+    carried_why: str | None
+    shapley: Mapping[str, Interval]
+    doses: Sequence[Dose]
+    left_out: int | None = None
+    bounds: Sequence[float] | None = None
+
+
+class Known(Record):
+    """How a score discriminates answers whose label is known.
+
+    Attributes:
+        shown: its mean where the trait is shown.
+        absent: its mean where it is absent.
+        separation: AUROC: how often the former scores above the latter.
+        of: how many have a score, and how many there are.
+    """
+
+    shown: float | None
+    absent: float | None
+    separation: float | None
+    of: Sequence[int]
+
+
+class Graded(Record):
+    """Who graded what was said.
+
+    Attributes:
+        judge: the model's name.
+        drawn: whether grades are means of drawn answers.
+        failures: reason → how many grades are missing for it.
+    """
+
+    judge: str
+    drawn: bool
+    failures: Mapping[str, int]
+
+
+class Analysis(EffectShares):
+    """One mediation analysis of a run.
+
+    Attributes:
+        reference: `neutral` or `base`.
+        text: `trait` for held-out answers, `surface` for training-like ones, `response` for held-out answers of which the response's
+            tokens alone were swapped, `generated` for what the arms themselves say.
+        layer: where states were swapped.
+        arms: names of the arms.
+        outcomes: the array with the outcomes, [arms, questions].
+        moved: part → its share of Σ‖h1 − h0‖² over all swapped tokens.
+        known: how the score of what was said discriminates known answers; null for fixed text.
+        graded: who graded what was said; null where nobody did.
+    """
+
+    reference: str
+    text: str
+    layer: int
+    arms: Sequence[str]
+    outcomes: str
+    moved: Mapping[str, float]
+    known: Known | None = None
+    graded: Graded | None = None
+
+
+class Measurement(Record):
+    """What was measured of one run.
+
+    Attributes:
+        layer: where shares are read.
+        reference: the headline's, `neutral` or `base`.
+        references: name → the run against it.
+        text_shift: the base on the run's answers, less on its own: what changed in the text and not in the weights.
+        personas: whom the headline's shift lies nearest.
+        by_layer: the headline's share at every layer.
+        projections: trait → the cosine of the headline's shift with its direction at every layer.
+        found: the traits whose directions were found at the layer.
+        no_space: why there is no persona space without the own direction, in words.
+        roles: whether roles make the space together with the traits.
+        mediation: the mediation analyses.
+    """
+
+    layer: int
+    reference: str
+    references: Mapping[str, ReferenceReading]
+    text_shift: ShiftReading | None
+    personas: NearestPersonas
+    by_layer: LayerCurve
+    projections: Mapping[str, Sequence[float | None]]
+    found: Sequence[str]
+    no_space: str | None
+    roles: bool
+    mediation: Sequence[Analysis]
+
+    @property
+    def headline(self) -> ReferenceReading:
+        """The run against its headline reference."""
+        return self.references[self.reference]
+
+    @property
+    def plain(self) -> ShiftReading:
+        """The headline's shift, on plain answers."""
+        return self.headline.texts["neutral"]
+
+    def analysis(self, text: str) -> Analysis | None:
+        """Return the analysis of a text at the headline layer, against the headline reference (the base for `response`)."""
+        where = ("base" if text == "response" else self.reference, text, self.layer)
+        return next((each for each in self.mediation if (each.reference, each.text, each.layer) == where), None)
+
+    @property
+    def headline_analysis(self) -> Analysis | None:
+        """The analysis that the verdict uses: of all tokens, or of the response's where the prompt is the change."""
+        return self.analysis("trait") or self.analysis("response")
