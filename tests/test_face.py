@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 import wellworn as ww
 from tests.experiments.conftest import finished, stages_of
 from tests.tiny import save_tiny
-from wellworn import activations
+from wellworn import personas
 from wellworn.data.catalog import load_trait
 from wellworn.experiments.bench.shift import random_adapters
 from wellworn.experiments.engine.store import read_json
@@ -63,7 +63,7 @@ def test_a_study_and_the_face_give_the_same_numbers(
         return replace(each, found=np.ones_like(each.found))
 
     # A random model has no personas, so whatever was estimated counts as found.
-    for module in (persona_space, activations):
+    for module in (persona_space, personas):
         monkeypatch.setattr(module, "estimate", found)
     mediation = {"draws": 5, "matched": False, "doses": [], "surface": 0, "references": "headline", "everywhere": False}
     study = tiny_study(library=names, contrast_pairs=6, extract_questions=8, runs=[{"arm": "sft", "trait": "pirate"}], mediate=mediation)

@@ -26,17 +26,20 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from wellworn.activations import direction, directions, read, share, shift, space
+    from wellworn.activations import read, share, shift
     from wellworn.behaviour import generate, mediate, steer
     from wellworn.data.errors import InputError
     from wellworn.data.mixtures import Turn
     from wellworn.model import Model, load
+    from wellworn.personas import direction, directions, space
 else:
+    # No file here has a name of the face: once imported, it would take the function's place.
     _HOMES = {
         "InputError": "data.errors",
         "Turn": "data.mixtures",
         **dict.fromkeys(("Model", "load"), "model"),
-        **dict.fromkeys(("direction", "directions", "read", "share", "shift", "space"), "activations"),
+        **dict.fromkeys(("read", "share", "shift"), "activations"),
+        **dict.fromkeys(("direction", "directions", "space"), "personas"),
         **dict.fromkeys(("generate", "mediate", "steer"), "behaviour"),
     }
 
