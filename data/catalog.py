@@ -140,6 +140,15 @@ def load_control(name: str) -> Control:
     return _load_named(Control, name, control_names(), "controls")
 
 
+def load_subject(name_or_path: str) -> Trait | Control:
+    """Load what a model can be trained on: a built-in control by name, or a trait as `load_trait` does.
+
+    Raises:
+        InputError: as `load_trait`.
+    """
+    return load_control(name_or_path) if name_or_path in control_names() else load_trait(name_or_path)
+
+
 def load_instruction(name: str) -> Instruction:
     """Load a built-in instruction by name.
 

@@ -19,7 +19,7 @@ from wellworn.data.errors import InputError
 from wellworn.data.files import sha256
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.store import MANIFEST, WORK, Store, read_json, write_json
-from wellworn.probes.reading.forward_passes import Part
+from wellworn.probes.reading.forward_passes import BatchReading
 
 Write = Callable[..., Path]
 
@@ -95,7 +95,7 @@ def test_a_joint_reading_that_was_cut_goes_on_in_other_groups(
 ) -> None:
     runs = tmp_path / "cut"
 
-    def cut(part: Part, _layers: object) -> None:
+    def cut(part: BatchReading, _layers: object) -> None:
         if part.variant == 2:
             raise KeyboardInterrupt
 
