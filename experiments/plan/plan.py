@@ -49,7 +49,7 @@ from wellworn.experiments.stages.steered_teacher import teacher_stage
 from wellworn.experiments.stages.training import adapter_stage, chat_stage, random_stage, train_stage
 from wellworn.experiments.stages.weights import weights_stage
 from wellworn.experiments.study import CalibrateConfig, Run, Study, runs_of
-from wellworn.probes.geometry.shift import FEWEST_PROMPTS
+from wellworn.probes.limits import FEWEST_PROMPTS
 from wellworn.probes.reading.layers import resolve_layer
 
 REFERENCE_OF_REFERENCE = "a neutral run is read against a neutral run of another seed, and this study has one seed"

@@ -16,7 +16,8 @@ from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, outcomes_o
 from wellworn.experiments.stages.readings import PROMPT_LAST, RESPONSE
 from wellworn.probes.geometry.nearest import nearest, rank_of
 from wellworn.probes.geometry.nulls import Null, NullShare, compare, joint_shares, leaves_nothing, null_shares
-from wellworn.probes.geometry.shift import FEWEST_PROMPTS, Share, debiased_norms, share_inside
+from wellworn.probes.geometry.shift import Share, debiased_norms, share_inside
+from wellworn.probes.limits import FEWEST_PROMPTS
 from wellworn.probes.mediation.shares import mediate
 from wellworn.probes.scoring.judge import MOST
 from wellworn.probes.statistics.corrections import max_t
