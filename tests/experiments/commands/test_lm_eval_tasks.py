@@ -83,7 +83,7 @@ def tasks_dir(items: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFact
 
 def evaluated(model: Path, *arguments: object) -> int:
     with pytest.raises(SystemExit) as ended:
-        main(["eval", "--model", str(model), *map(str, arguments)])
+        main(["capability", "--model", str(model), *map(str, arguments)])
     return int(ended.value.code or 0)
 
 
