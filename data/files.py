@@ -15,7 +15,7 @@ from wellworn.data.errors import Complaints, InputError
 from wellworn.data.wording import Location, complaints
 
 Model = TypeVar("Model", bound=BaseModel)
-# What a few lines of aliases can stand for has no end.
+# A few lines of aliases can expand without end.
 MOST_VALUES = 1_000_000
 
 
@@ -52,8 +52,8 @@ def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:
     except (YAMLError, ValueError, TypeError, LookupError) as error:
         raise InputError(f"{path}: not valid YAML: {error}") from None
     except RecursionError:
-        raise InputError(f"{path}: not usable YAML: nested too deeply, or an alias that holds itself") from None
-    raise InputError(f"{path}: its aliases stand for {size:.1g} values, {MOST_VALUES:,} at most")
+        raise InputError(f"{path}: not usable YAML: nested too deeply, or an alias that contains itself") from None
+    raise InputError(f"{path}: its aliases expand to {size:.1g} values; the limit is {MOST_VALUES:,}")
 
 
 def parse_yaml_value(text: str) -> Any:
@@ -89,12 +89,12 @@ def set_key(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
 
 
 def _size(node: Node | None, known: dict[int, int]) -> int:
-    """Return how many values a node stands for; each node that aliases share is counted wherever it stands, and looked at once."""
+    """Return the number of values of a node. A node that aliases share is counted wherever it appears, and visited once."""
     if node is None:
         return 0
     if id(node) not in known:
         children = [each for pair in node.value for each in pair] if isinstance(node, MappingNode) else node.value
-        known[id(node)] = 1  # an alias that holds itself is refused elsewhere
+        known[id(node)] = 1  # an alias that contains itself is refused elsewhere
         known[id(node)] += sum(_size(each, known) for each in children) if isinstance(node, MappingNode | SequenceNode) else 0
     return known[id(node)]
 

@@ -66,7 +66,7 @@ def train_sft(
         base: a freshly loaded model; PEFT changes it in place, so use it for nothing else afterwards.
         rows: pre-tokenised, with `input_ids` and `completion_mask`.
         config: batch size and the keys for LoraConfig and SFTConfig.
-        seed: of adapter initialisation and data order.
+        seed: random seed of adapter initialisation and data order.
         out: receives `adapter_model.safetensors` and `adapter_config.json`.
         work: trainer checkpoints; the caller deletes it when the adapter is safe.
         progress: called with (step, steps, last loss).

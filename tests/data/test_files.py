@@ -158,7 +158,7 @@ def test_malformed_yaml_names_the_line(tmp_path: Path, text: str, line: int, wha
         ("? [1, 2]\n: 3\n", "unhashable"),
         ("a: \x00\n", "#x0000"),
         ("flag: !!bool maybe\n", "maybe"),
-        ("a: &a [*a]\n", "alias that holds itself"),
+        ("a: &a [*a]\n", "alias that contains itself"),
         ("[" * 600, "nested too deeply"),
     ],
 )
@@ -304,7 +304,7 @@ def test_aliases_that_stand_for_endless_values_are_refused(tmp_path: Path) -> No
     lines += [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 30)]
     path = tmp_path / "a.yaml"
     path.write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(InputError, match=r"a\.yaml: its aliases stand for .* values, 1,000,000 at most"):
+    with pytest.raises(InputError, match=r"a\.yaml: its aliases expand to .* values; the limit is 1,000,000"):
         read_yaml(path)
     path.write_text("\n".join(lines[:3]), encoding="utf-8")
     assert len(read_yaml(path)[0]["l2"]) == 9

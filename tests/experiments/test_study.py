@@ -1,5 +1,6 @@
 """Study files: what they may hold, how they expand, and what is said of a wrong one."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,3 +108,31 @@ def test_yaml_is_version_1_2(tiny_study: Write) -> None:
 def test_a_control_cannot_be_prompted(tiny_study: Write) -> None:
     with pytest.raises(InputError, match="'uppercase' has no system prompt"):
         load_study(str(tiny_study(runs=[{"arm": "prompted", "trait": "uppercase"}])))
+
+
+def test_a_wrong_override_is_named_itself_and_not_the_file() -> None:
+    with pytest.raises(InputError) as raised:
+        load_study("quickstart", ["trian.lora.r=1", "train.batch_size=0"])
+    assert str(raised.value).split("\n") == [
+        "override train.batch_size=0: train.batch_size: must be 1 or more, got 0",
+        "override trian.lora.r=1: trian: unknown key; did you mean 'train'?",
+    ]
+
+
+def test_names_that_peft_and_trl_lack_are_refused_with_line_before_anything_runs(tiny_study: Write) -> None:
+    path = tiny_study(grid={"train.sft.lr": [1e-3, 1e-4]})
+    text = path.read_text()
+    line = next(i for i, row in enumerate(text.replace("r: 2", "rank: 2").split("\n"), start=1) if "rank: 2" in row)
+    path.write_text(text.replace("r: 2", "rank: 2"))
+    with pytest.raises(InputError) as raised:
+        load_study(str(path))
+    first, second = str(raised.value).split("\n")
+    assert first == f"{path}:{line}: train.lora.rank: LoraConfig has no such key; did you mean 'r'?"
+    assert re.fullmatch(
+        rf"{re.escape(str(path))}:\d+: train\.sft\.lr: SFTConfig has no such key; did you mean 'learning_rate'\?", second
+    ), second
+
+
+def test_a_server_cannot_be_used_with_a_distilled_arm() -> None:
+    with pytest.raises(InputError, match=r"server: cannot be used with a distilled arm, whose steered teacher runs locally.*Remove"):
+        load_study("quickstart", ["server={url: 'http://127.0.0.1:1/v1', model: m}", "runs=[{arm: distilled, trait: pirate}]"])
