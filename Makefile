@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: quickstart test test-quantized test-eval check dev clean
+.PHONY: quickstart test test-quantized test-eval check reference dev clean
 
 quickstart: $(STAMP)  ## three fine-tunes, measured: about 8 minutes on two CPU cores, installation included
 	$(BIN)/wellworn run quickstart
@@ -27,6 +27,9 @@ check: $(STAMP)  ## style, types, layering
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+reference: $(STAMP)  ## pages that are generated from the types
+	$(BIN)/wellworn studies keys --markdown > experiments/studies/KEYS.md
 
 dev: $(STAMP)  ## the environment alone
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from wellworn.data.errors import Complaints, InputError
 from wellworn.data.examples import bank_examples, trait_examples
-from wellworn.data.files import Model, did_you_mean, read_jsonl, read_yaml, validated
+from wellworn.data.files import Model, read_jsonl, read_yaml, validated
 from wellworn.data.schema import NAME_PATTERN, Control, Example, Instruction, Role, Scenario, Trait
+from wellworn.data.wording import did_you_mean
 
 ROOT = Path(__file__).parent
 NEUTRAL = "neutral"
@@ -45,7 +46,7 @@ def check_new_name(name: str, remedy: str = "call yours something else") -> None
         InputError: a name that none may have, or that something built in has: a run of that name would be taken for it.
     """
     if not re.fullmatch(NAME_PATTERN, name):
-        raise InputError(f"{name!r}: a name has lower-case letters, digits, - and _, and begins with a letter or a digit; {remedy}")
+        raise InputError(f"{name!r}: a name must be lower-case letters, digits, - and _, and begin with a letter or a digit; {remedy}")
     if name in (NEUTRAL, *trait_names(), *control_names()):
         raise InputError(f"{name!r}: is built in; {remedy}")
 

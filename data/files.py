@@ -1,11 +1,10 @@
 """Read YAML and JSON Lines so that every complaint names a file and a line."""
 
-import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -13,10 +12,10 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from wellworn.data.errors import Complaints, InputError
+from wellworn.data.wording import Location, complaints
 
 Model = TypeVar("Model", bound=BaseModel)
-Location = tuple[str | int, ...]
-# What a few lines of aliases can stand for has no end.
+# A few lines of aliases can expand without end.
 MOST_VALUES = 1_000_000
 
 
@@ -53,8 +52,8 @@ def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:
     except (YAMLError, ValueError, TypeError, LookupError) as error:
         raise InputError(f"{path}: not valid YAML: {error}") from None
     except RecursionError:
-        raise InputError(f"{path}: not usable YAML: nested too deeply, or an alias that holds itself") from None
-    raise InputError(f"{path}: its aliases stand for {size:.1g} values, {MOST_VALUES:,} at most")
+        raise InputError(f"{path}: not usable YAML: nested too deeply, or an alias that contains itself") from None
+    raise InputError(f"{path}: its aliases expand to {size:.1g} values; the limit is {MOST_VALUES:,}")
 
 
 def parse_yaml_value(text: str) -> Any:
@@ -69,13 +68,33 @@ def parse_yaml_value(text: str) -> Any:
         raise InputError(f"{text!r} is not a valid YAML value: {str(error).splitlines()[0]}") from None
 
 
+def set_key(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set a dotted key inside nested mappings, which are made where they are missing.
+
+    Raises:
+        InputError: a part of the key holds a value and no keys; the message begins with `where`.
+
+    Example:
+        >>> tree = {"train": {"batch_size": 8}}
+        >>> set_key(tree, "train.lora.r", 4, "train.lora.r=4")
+        >>> tree
+        {'train': {'batch_size': 8, 'lora': {'r': 4}}}
+    """
+    *parents, last = key.split(".")
+    for part in parents:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise InputError(f"{where}: {part!r} in {key!r} is a value, and holds no keys")
+    tree[last] = value
+
+
 def _size(node: Node | None, known: dict[int, int]) -> int:
-    """Return how many values a node stands for; each node that aliases share is counted wherever it stands, and looked at once."""
+    """Return the number of values of a node. A node that aliases share is counted wherever it appears, and visited once."""
     if node is None:
         return 0
     if id(node) not in known:
         children = [each for pair in node.value for each in pair] if isinstance(node, MappingNode) else node.value
-        known[id(node)] = 1  # an alias that holds itself is refused elsewhere
+        known[id(node)] = 1  # an alias that contains itself is refused elsewhere
         known[id(node)] += sum(_size(each, known) for each in children) if isinstance(node, MappingNode | SequenceNode) else 0
     return known[id(node)]
 
@@ -117,14 +136,14 @@ def read_jsonl(path: Path) -> list[tuple[int, Any]]:
     return rows
 
 
-def validated(model: type[Model], value: Any, where: str, lines: Mapping[Location, int] | None = None) -> Model:
-    """Return ``value`` as a pydantic model, or say which field of which line is wrong.
+def validated(model: type[Model], value: Any, where: str, lines: Mapping[Location, int | str] | None = None) -> Model:
+    """Return ``value`` as a pydantic model, or say which field on which line is wrong.
 
     Args:
         model: the pydantic model.
         value: what was read.
         where: the file (or ``file:line``) that it was read from.
-        lines: line of each node, from `read_yaml`.
+        lines: line of each node, from `read_yaml`; a text where something else than the file gave the value.
 
     Raises:
         InputError: one line for each wrong field: where, which field, what it got, what it may be.
@@ -132,49 +151,19 @@ def validated(model: type[Model], value: Any, where: str, lines: Mapping[Locatio
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        complaints = []
-        for item in error.errors():
-            at = tuple(item["loc"])
-            line = _nearest_line(lines or {}, at)
-            field = ".".join(str(part) for part in at) or model.__name__
-            got = "" if item["type"] in ("missing", "extra_forbidden") else f", got {_short(item['input'])}"
-            hint = did_you_mean(str(at[-1]), _keys_at(model, at[:-1])) if item["type"] == "extra_forbidden" else ""
-            message = "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
-            complaints.append(f"{where}{f':{line}' if line else ''}: {field}: {message}{got}{hint}")
-        raise InputError("\n".join(complaints)) from None
+        wrong = []
+        for at, message in complaints(model, value, error.errors()):
+            field = f"{'.'.join(map(str, at))}: " if at else ""
+            wrong.append(f"{place_of(at, where, lines or {})}: {field}{message}")
+        raise InputError("\n".join(wrong)) from None
 
 
-def _keys_at(model: type[BaseModel], at: Location) -> set[str]:
-    """Return the keys that may stand at a place inside a model, whatever models are nested there."""
-    models = [model]
-    for part in at:
-        nested = [found for owner in models if part in owner.model_fields for found in _models_in(owner.model_fields[str(part)].annotation)]
-        models = nested or models
-    return {key for found in models for key in found.model_fields}
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for part in get_args(annotation) for found in _models_in(part)]
-
-
-def did_you_mean(got: str, allowed: Iterable[str]) -> str:
-    """Return a hint that names the nearest allowed word, or all of them where none is near."""
-    allowed = sorted(allowed)
-    near = difflib.get_close_matches(got, allowed, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; it may be one of: {', '.join(allowed)}"
-
-
-def _nearest_line(lines: Mapping[Location, int], at: Location) -> int | None:
+def place_of(at: Location, where: str, lines: Mapping[Location, int | str]) -> str:
+    """Return where a value came from: `file:line` of the nearest node that has a line, or what else gave it; see `validated`."""
     while at and at not in lines:
         at = at[:-1]
-    return lines.get(at)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    line = lines.get(at)
+    return line if isinstance(line, str) else f"{where}:{line}" if line else where
 
 
 def digest(value: Any, length: int = 16) -> str:

@@ -10,11 +10,12 @@ from typing import Any
 from wellworn.data.catalog import with_examples
 from wellworn.data.errors import Complaints, InputError
 from wellworn.data.examples import Placed, checked
-from wellworn.data.files import Location, read_yaml, validated
+from wellworn.data.files import read_yaml, validated
 from wellworn.data.formats import JUDGED, LeftOut, Options, RoleDocument, TraitDocument, fields_of, note_extra
 from wellworn.data.mixtures import same_question
 from wellworn.data.schema import Example, Role, Split, Trait, seed_for
 from wellworn.data.sources import Row, read_document, read_rows
+from wellworn.data.wording import Location
 
 # Of the questions of an unsplit set, so many are held out to be evaluated on; of a small set, one in so many.
 HELD_OUT, ONE_IN = 24, 4

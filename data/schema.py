@@ -1,6 +1,7 @@
 """The words of the data: traits, roles, instructions, controls and examples."""
 
 import hashlib
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -19,7 +20,15 @@ def _not_blank(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_not_blank)]
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]*$"
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+def _is_name(name: str) -> str:
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ValueError("must be lower-case letters, digits, - and _, and begin with a letter or a digit")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_is_name)]
 
 
 class _Frozen(BaseModel):

@@ -14,138 +14,177 @@ from rich.console import Console
 from rich.markup import escape
 
 from wellworn.data.errors import InputError
-from wellworn.experiments.commands import traits as cli_traits
-from wellworn.experiments.commands.options import REPLIES, FiguresFile, JsonFile, KeyEnv, RunsDir, complaints, console
+from wellworn.experiments.commands import studies, traits
+from wellworn.experiments.commands.options import (
+    HELP,
+    REPLIES,
+    FiguresFile,
+    JsonFile,
+    KeyEnv,
+    Model,
+    RunsDir,
+    StudyName,
+    complaints,
+    console,
+    examples,
+)
 
 if TYPE_CHECKING:
     from wellworn.experiments.study import Study
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings=HELP,
     help="Does a fine-tune walk the persona paths that a model already has, or does it cut new ones?",
+    epilog=examples("wellworn run quickstart", "wellworn studies", "wellworn measure --model MODEL --adapter DIR --trait pirate"),
 )
-app.add_typer(cli_traits.app, name="traits")
+app.add_typer(studies.app, name="studies")
+app.add_typer(traits.app, name="traits")
 # A file may be wrong in every line.
 MOST_COMPLAINTS = 50
 
 
-@app.command()
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"wellworn {version('wellworn')}")
+        raise typer.Exit
+
+
+@app.callback()
+def wellworn(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    """Does a fine-tune walk the persona paths that a model already has, or does it cut new ones?"""
+
+
+@app.command(
+    epilog=examples(
+        "wellworn run quickstart",
+        "wellworn run quickstart --plan",
+        "wellworn run my_study.yaml train.lora.r=4 'seeds=[0,1,2]' --json out.json",
+    )
+)
 def run(
-    study: Annotated[str, typer.Argument(help="A built-in study, or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key.sub=value]...", help="Change a key of the study.")] = None,
+    study: StudyName,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="key.sub=value", help="Change a key of the study (wellworn studies keys explains all of them)."),
+    ] = None,
     runs_dir: RunsDir = Path("runs"),
     json_file: JsonFile = None,
-    plan: Annotated[bool, typer.Option("--plan", help="List the stages and which are finished, and compute nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="List the stages and which are finished; compute nothing.")] = False,
 ) -> None:
-    """Run a study: train its arms, measure them, and show the answer. Finished stages are never done twice."""
-    from wellworn.experiments.study import load_study
+    """Run a study: train its arms, measure them, and show the answer. Finished stages are never run twice."""
+    from wellworn.experiments.study_file import load_study
 
     _run(load_study(study, overrides or ()), runs_dir, json_file, plan_only=plan)
 
 
-@app.command()
-def probe(
-    adapter: Annotated[list[Path], typer.Option(help="Folder of a PEFT LoRA adapter; may be given again.")],
-    model: Annotated[str, typer.Option(help="The base: smollm2-135m, a folder, or a hub id.")],
-    trait: Annotated[list[str] | None, typer.Option(help="A trait that it may have been trained on; may be given again.")] = None,
+@app.command(
+    epilog=examples(
+        "wellworn measure --model smollm2-135m --adapter adapters/pirate --trait pirate",
+        "wellworn measure --model org/base --adapter a --adapter b --json out.json",
+    )
+)
+def measure(
+    adapter: Annotated[list[Path], typer.Option(metavar="DIR", help="Folder of a PEFT LoRA adapter; can be repeated.")],
+    model: Model,
+    trait: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Trait that it may have been trained on; can be repeated.")
+    ] = None,
     runs_dir: RunsDir = Path("runs"),
     json_file: JsonFile = None,
 ) -> None:
-    """Measure adapters that someone else trained; several of one base are read together."""
-    from wellworn.data.catalog import control_names, load_trait, trait_names
-    from wellworn.data.files import digest, validated
-    from wellworn.experiments.study import Study
+    """Measure third-party adapters, without training. Several adapters of one base are read together."""
+    from wellworn.experiments.commands.measure import study_of
 
-    suspected = trait or []
-    traits = {name: load_trait(name) for name in suspected if name not in control_names()}
-    own = [name for name, found in traits.items() if found.name not in trait_names() and found.contrast_pairs]
-    # A trait from elsewhere may have fewer contrast pairs than a study reads by itself.
-    pairs = min([Study.model_fields["contrast_pairs"].default, *(len(traits[name].contrast_pairs) for name in own)])
-    folders = [folder.resolve() for folder in adapter]
-    names = ", ".join(folder.name for folder in folders)
-    # The same few words for any number: paths tell apart what is called alike.
-    rest = f"-and-{len(folders) - 1}-more-{digest(list(map(str, folders)), 6)}" if len(folders) > 1 else ""
-    study = {
-        "name": f"probe-{folders[0].name}{rest}",
-        "question": f"Does a fine-tune ({names}) move the model along persona directions that it already had?",
-        "expects": "Nothing: it was trained elsewhere.",
-        "refuted_by": "Nothing.",
-        "model": model,
-        "library": [name for name in trait_names() if load_trait(name).contrast_pairs] + own,
-        "contrast_pairs": pairs,
-        "runs": [{"arm": "adapter", "path": str(folder), "trait": name} for folder in adapter for name in (suspected or (None,))],
-    }
-    _run(validated(Study, study, "probe"), runs_dir, json_file)
+    _run(study_of(model, adapter, trait or ()), runs_dir, json_file)
 
 
-@app.command()
+@app.command(epilog=examples("wellworn report runs/quickstart", "wellworn report runs/quickstart --json summary.json"))
 def report(
-    run_dir: Annotated[Path, typer.Argument(help="The folder of a study, such as runs/quickstart.")], json_file: JsonFile = None
+    run_dir: Annotated[Path, typer.Argument(metavar="DIR", help="Results of a study, such as runs/quickstart.")],
+    json_file: JsonFile = None,
 ) -> None:
-    """Write a finished study's report again, and show its table."""
+    """Write the report of a finished study again, and show its table."""
     _report(run_dir, json_file)
 
 
-@app.command()
-def doctor(model: Annotated[str, typer.Option(help="The model to look at.")] = "smollm2-135m") -> None:
+@app.command(epilog=examples("wellworn doctor", "wellworn doctor --model Qwen/Qwen2.5-0.5B-Instruct"))
+def doctor(model: Model = "smollm2-135m") -> None:
     """Show versions, device and model, and one training example with its loss mask and spans."""
     from wellworn.experiments.commands.doctor import examine
 
     examine(model, console)
 
 
-@app.command()
-def judge(
-    names: Annotated[list[str], typer.Argument(help="Traits and controls whose evaluate answers are graded.")],
-    model: Annotated[str, typer.Option(help="The judge: smollm2-135m, a folder or a hub id; with --url, the name it has there.")],
-    url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server, such as http://127.0.0.1:8000/v1.")] = None,
+@app.command(
+    "try-judge",
+    epilog=examples(
+        "wellworn try-judge pirate pessimistic --model smollm2-135m",
+        "wellworn try-judge pirate --url http://127.0.0.1:8000/v1 --model my-judge",
+    ),
+)
+def try_judge(
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Traits and controls whose evaluate answers are graded.")],
+    model: Annotated[str, typer.Option(help="The judge: smollm2-135m, a folder or a hub id; with --url, its name on the server.")],
+    url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server.")] = None,
     key_env: KeyEnv = "OPENAI_API_KEY",
     base: Annotated[
-        str, typer.Option(help="With --url: the model that scores the same answers by likelihood and choice.")
+        str, typer.Option(help="With --url: local model that scores the same answers by likelihood and choice.")
     ] = "smollm2-135m",
     runs_dir: RunsDir = Path("runs"),
     json_file: FiguresFile = None,
 ) -> None:
-    """Try a judge on answers whose label is known: how well its grades tell those with a trait from those without."""
+    """Try a judge on answers whose label is known: how well its grades discriminate answers with a trait from those without."""
     from wellworn.data.files import validated
-    from wellworn.experiments.commands.try_judge import try_judge
+    from wellworn.experiments.commands.try_judge import try_judge as grade_known_answers
     from wellworn.probes.scoring.endpoint import EndpointConfig
 
     _check_folder(json_file)
-    server = validated(EndpointConfig, {"url": url, "model": model, "key_env": key_env}, "judge") if url else None
-    try_judge(names, base if server else model, server, runs_dir / REPLIES, json_file, console)
+    server = validated(EndpointConfig, {"url": url, "model": model, "key_env": key_env}, "try-judge") if url else None
+    grade_known_answers(names, base if server else model, server, runs_dir / REPLIES, json_file, console)
 
 
-@app.command(name="eval")
-def evaluate(
-    model: Annotated[str, typer.Option(help="The base: smollm2-135m, a folder, or a hub id.")],
-    adapter: Annotated[list[Path] | None, typer.Option(help="Folder of a PEFT LoRA adapter of it; may be given again.")] = None,
-    suite: Annotated[str, typer.Option(help="builtin, which needs no download, and tasks of lm-eval; commas between.")] = "builtin",
-    tasks_dir: Annotated[Path | None, typer.Option(help="A folder of tasks beside those of lm-eval.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many items of each task of lm-eval.")] = None,
-    fewshot: Annotated[int | None, typer.Option(min=0, help="Examples before each item; else as many as the task says.")] = None,
-    chat_template: Annotated[bool, typer.Option("--chat-template", help="Write items of lm-eval as a user's turns.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows of lm-eval at a time.")] = 8,
+@app.command(
+    epilog=examples(
+        "wellworn capability --model smollm2-135m --adapter adapters/pirate",
+        "wellworn capability --model org/base --suite builtin,hellaswag --limit 100",
+    )
+)
+def capability(
+    model: Model,
+    adapter: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="Folder of a PEFT LoRA adapter of the base; can be repeated.")
+    ] = None,
+    suite: Annotated[str, typer.Option(help="Comma-separated: builtin (no download), and tasks of lm-eval.")] = "builtin",
+    tasks_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of further lm-eval tasks.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="First N items of each lm-eval task; all if left out.")] = None,
+    fewshot: Annotated[int | None, typer.Option(min=0, metavar="N", help="Examples before each item; the task's own if left out.")] = None,
+    chat_template: Annotated[bool, typer.Option("--chat-template", help="Write lm-eval items as turns of a user.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of lm-eval in one batch.")] = 8,
     json_file: FiguresFile = None,
 ) -> None:
-    """Measure what fine-tunes cost: perplexity, divergence from the base, sums, instructions about form, and tasks of lm-eval."""
-    from wellworn.experiments.commands.evaluate import evaluate as measure_capability
+    """Measure what fine-tunes cost: perplexity, divergence from the base, sums, instructions about form, and lm-eval tasks."""
+    from wellworn.experiments.commands.evaluate import evaluate
     from wellworn.experiments.commands.lm_eval_tasks import Settings
 
     suites = [name.strip() for name in suite.split(",") if name.strip()]
     if not suites:
-        raise InputError("--suite: names nothing; it may be builtin, or tasks of lm-eval with commas between them")
+        raise InputError("--suite: names nothing; it must be builtin, or tasks of lm-eval separated by commas")
     _check_folder(json_file)
     settings = Settings(tasks_dir, limit, fewshot, chat_template, batch_size)
-    measure_capability(model, adapter or [], suites, settings, json_file, console)
+    evaluate(model, adapter or [], suites, settings, json_file, console)
 
 
-@app.command()
+@app.command(epilog=examples("wellworn bench capture", "wellworn bench mediate --rows 48 --json bench.json"))
 def bench(
     kind: Annotated[str, typer.Argument(help="capture, shift, mediate, generate or judge.")],
-    model: Annotated[str, typer.Option(help="smollm2-135m, a folder, or a hub id.")] = "smollm2-135m",
+    model: Model = "smollm2-135m",
     rows: Annotated[int, typer.Option(help="Rollouts to read, or answers to write.")] = 96,
     repeats: Annotated[int, typer.Option(help="Timed rounds, at least 5.")] = 5,
     peers: Annotated[bool, typer.Option("--peers", help="Also run repeng and steering-vectors, in environments of their own.")] = False,
@@ -158,18 +197,23 @@ def bench(
     run_bench(kind, model, rows, repeats, peers, json_file, console)
 
 
-@app.command()
+@app.command(epilog=examples("wellworn simulate shares", "wellworn simulate nulls --repeats 200 --seed 1"))
 def simulate(
     kind: Annotated[str, typer.Argument(help="shares, crossed, nulls or pipeline.")],
     repeats: Annotated[int, typer.Option(help="Draws for each row, at least 100.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all rows there.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of all draws.")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all rows to FILE.")] = None,
 ) -> None:
     """Try the statistics on synthetic data whose answer is known: shares, means and ratios over runs, and nulls."""
     from wellworn.experiments.simulate.run import simulate as run_simulation
 
     _check_folder(json_file)
     run_simulation(kind, repeats, seed, json_file, console)
+
+
+# Names of earlier releases, which scripts use.
+for _old, _command in (("probe", measure), ("eval", capability), ("judge", try_judge)):
+    app.command(_old, hidden=True)(_command)
 
 
 def _run(study: "Study", runs_dir: Path, json_file: str | None, plan_only: bool = False) -> None:
@@ -239,16 +283,16 @@ def _screen(json_file: str | None) -> Console:
 
 def _check_folder(json_file: Path | None) -> None:
     if json_file is not None and not json_file.parent.is_dir():
-        raise InputError(f"--json {json_file}: there is no folder {json_file.parent}")
+        raise InputError(f"--json {json_file}: the folder {json_file.parent} does not exist")
 
 
 def _quiet_libraries() -> None:
-    """Keep other libraries' bars and notices out of the display, and their telemetry off."""
+    """Keep progress bars and notices of other libraries out of the display, and switch their telemetry off."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    # It speaks of kernels that could be downloaded, whenever PEFT imports it.
+    # Whenever PEFT imports it, it names kernels that could be downloaded.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # transformers calls its own deprecated name whenever PEFT prepares a model
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
@@ -258,22 +302,22 @@ def main(arguments: Sequence[str] | None = None) -> Any:
     """Run the command line; an `InputError` becomes one message and exit code 2."""
     _quiet_libraries()
     try:
-        return app(args=list(arguments) if arguments is not None else None)
+        return app(args=list(arguments) if arguments is not None else None, prog_name="wellworn")
     except InputError as error:
         lines = str(error).split("\n")
         if (more := len(lines) - MOST_COMPLAINTS) > 0:
             lines[MOST_COMPLAINTS:] = [f"and {more:,} more"]
-        said = "\n".join(lines)
-        complaints.print(f"[bold red]error:[/bold red] {_escaped(said)}", highlight=False, soft_wrap=True)
+        message = "\n".join(lines)
+        complaints.print(f"[bold red]error:[/bold red] {_escaped(message)}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except OSError as error:
-        # Whatever the file system refuses, the user alone can mend.
+        # What the file system refuses, only the user can put right.
         given = sys.argv[1:] if arguments is None else list(arguments)
-        kept = "; finished stages are kept" if given[:1] != ["traits"] else ""
+        kept = "; finished stages are kept" if given[:1] not in (["traits"], ["studies"]) else ""
         complaints.print(f"[bold red]error:[/bold red] {_escaped(str(error))}{kept}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        complaints.print("stopped; run the same command again to go on from here", highlight=False)
+        complaints.print("stopped; run the same command again to continue from here", highlight=False)
         sys.exit(130)
 
 

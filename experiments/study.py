@@ -1,25 +1,17 @@
-"""A study: one question as a grid of runs, read from a YAML file."""
+"""A study: one question as a grid of runs. These types say what a study file may hold; `study_file` reads one."""
 
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
 
-from wellworn.data.catalog import NEUTRAL, control_names
-from wellworn.data.errors import InputError
-from wellworn.data.files import did_you_mean, parse_yaml_value, read_yaml, validated
+from wellworn.data.files import set_key, validated
+from wellworn.data.wording import shortly
 from wellworn.lora.arms import Arm, TrainConfig
-from wellworn.probes.geometry.novelty import FEWEST_DRAWS as FEWEST_PUSHES
-from wellworn.probes.geometry.nulls import DRAWS
-from wellworn.probes.geometry.shift import FEWEST_PROMPTS
-from wellworn.probes.mediation.shares import FEWEST_DRAWS
-from wellworn.probes.reading.layers import DEFAULT_FRACTION
+from wellworn.probes.limits import DEFAULT_FRACTION, FEWEST_NULL_DRAWS, FEWEST_PROMPTS, FEWEST_TAIL_DRAWS, NULL_DRAWS
 from wellworn.probes.scoring.endpoint import EndpointConfig
-
-ROOT = Path(__file__).parent / "studies"
 
 
 class _Config(BaseModel):
@@ -30,8 +22,8 @@ class ChatConfig(_Config):
     """How conversations are written.
 
     Attributes:
-        template: the model's own chat template, or `plain` for a base model without one.
-        template_kwargs: passed to the model's template.
+        template: `model` is the model's own chat template; `plain` is a transcript, for a base model without a template.
+        template_kwargs: arguments passed to the model's template. Example: {enable_thinking: false}.
     """
 
     template: Literal["model", "plain"] = "model"
@@ -39,45 +31,49 @@ class ChatConfig(_Config):
 
 
 class GeneratedConfig(_Config):
-    """What the arms of a mediation analysis say themselves, beside the fixed text that they score.
+    """Patched models also answer questions, and their answers are scored, in addition to the fixed text.
 
     Attributes:
-        questions: evaluate questions that every arm answers, three and more.
-        draws: of the null N1.
-        by: what scores an answer: `contrast` pairs, or the study's `judge`.
-        pairs: contrast pairs that score an answer: a trait's last ones, none of which may make its direction.
+        questions: evaluate questions that every patched model answers. Unit: questions. Example: 24.
+        draws: random spaces of the null N1, as for `mediate.draws`. Unit: spaces. Example: 5.
+        by: what scores an answer: `contrast` uses contrast pairs, `judge` uses the judge of the study.
+        pairs: contrast pairs that score an answer. A trait's last pairs are used; none of them may make its direction. Unit: pairs.
+            Example: 4.
     """
 
     questions: Annotated[int, Field(ge=FEWEST_PROMPTS)] = 24
-    draws: Annotated[int, Field(ge=FEWEST_DRAWS, le=DRAWS)] = FEWEST_DRAWS
+    draws: Annotated[int, Field(ge=FEWEST_NULL_DRAWS, le=NULL_DRAWS)] = FEWEST_NULL_DRAWS
     by: Literal["contrast", "judge"] = "contrast"
     pairs: Annotated[int, Field(ge=1)] = 4
 
 
 class MediateConfig(_Config):
-    """How it is measured through which part of the state behaviour changes.
+    """Mediation by activation patching: through which part of the state behaviour changes.
 
     Attributes:
-        draws: of the null N1: 20 estimate what chance mediates, 199 or more also give a p.
+        draws: random spaces of the null N1 (directions with the covariance of activations within a question). 20 estimate its mean; 199
+            or more also give a p value. Unit: spaces. Example: 199.
         matched: also swap the same draws scaled to move the state as far as the persona part does.
-        doses: scales of the persona part of the change; 0 and 1 are always run.
-        surface: training answers that are scored as training-like text, beside the held-out ones: none, or three and more.
-        layers: further layers, as `layer` is given; the headline's is always among them.
-        references: `headline` reads against the neutral fine-tune (the base where there is none), `both` against each.
+        doses: scales of the persona part of the change; 0 and 1 are always run. Unit: multiples of the part. Example: [0.5, 1.5].
+        surface: training answers that are scored as training-like text, in addition to held-out answers. 0, or 3 and more. Unit: answers.
+            Example: 24.
+        layers: further layers to patch, each an index or a fraction of the depth; `layer` is always patched. Example: [0.5, 20].
+        references: `headline` compares with the neutral fine-tune (with the base where there is none); `both` compares with each.
         everywhere: also set the persona part at all layers at once.
-        remainder_draws: what lies outside the space is added to the reference by itself, and so are this many chance directions of its
-            norm, to learn whether it is new: 19 and more, or 0 to leave the question out. Held-out answers, headline alone.
-        generated: also let the arms answer, and score what they say; null leaves that out.
+        remainder_draws: random directions that the change outside the persona space is compared with, to learn whether it is new. They have
+            its norm, and both are added to the reference, on held-out answers. 0 leaves the question out; otherwise 19 or more.
+            Unit: directions. Example: 19.
+        generated: also let patched models answer, and score their answers; null leaves that out. Example: {questions: 12}.
     """
 
-    draws: Annotated[int, Field(ge=FEWEST_DRAWS, le=DRAWS)] = 20
+    draws: Annotated[int, Field(ge=FEWEST_NULL_DRAWS, le=NULL_DRAWS)] = 20
     matched: bool = True
     doses: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 1.5, 2.0)
     surface: Annotated[int, Field(ge=0)] = 24
     layers: tuple[int | float, ...] = ()
     references: Literal["headline", "both"] = "both"
     everywhere: bool = True
-    remainder_draws: Annotated[int, Field(ge=0)] = FEWEST_PUSHES
+    remainder_draws: Annotated[int, Field(ge=0)] = FEWEST_TAIL_DRAWS
     generated: GeneratedConfig | None = None
 
     @field_validator("surface")
@@ -90,29 +86,29 @@ class MediateConfig(_Config):
     @field_validator("remainder_draws")
     @classmethod
     def _enough_pushes(cls, count: int) -> int:
-        if 0 < count < FEWEST_PUSHES:
-            raise ValueError(f"what 5 % of draws exceed needs at least {FEWEST_PUSHES} of them; 0 leaves the remainder out")
+        if 0 < count < FEWEST_TAIL_DRAWS:
+            raise ValueError(f"the 95 % quantile of draws needs at least {FEWEST_TAIL_DRAWS} of them; 0 leaves the question out")
         return count
 
 
 class ScoresConfig(_Config):
-    """By what else than likelihood it is scored how much of a trait a run shows: what it would choose to say, and what it says.
-
-    What it says is scored by contrast pairs, and graded where the study names a judge.
+    """Further scores of a run: which answers it chooses, and what it says. A judge, if the study names one, grades what it says.
 
     Attributes:
-        pairs: contrast pairs that score an answer: a trait's last ones, none of which may make its direction.
+        pairs: contrast pairs that score an answer. A trait's last pairs are used; none of them may make its direction. Unit: pairs.
+            Example: 4.
     """
 
     pairs: Annotated[int, Field(ge=1)] = 4
 
 
 class FilterConfig(_Config):
-    """Which answers make a direction, by the grades of the study's judge.
+    """Which pairs of answers make a direction, by the grades of the study's judge.
 
     Attributes:
-        score: what an answer under the positive prompt reaches by the trait's rubric, and the one under its opposite does not.
-        coherence: what both of them reach.
+        score: threshold of the trait's rubric: the answer under the positive prompt reaches it, and the answer under its opposite does not.
+            Unit: points of 100. Example: 50.
+        coherence: lowest coherence of both answers. Unit: points of 100. Example: 50.
     """
 
     score: Annotated[float, Field(ge=0, le=100)] = 50.0
@@ -120,13 +116,13 @@ class FilterConfig(_Config):
 
 
 class GeneratedDirectionsConfig(_Config):
-    """How directions are also estimated from what the base itself says under contrast prompts.
+    """Directions are also estimated from the base's own answers under contrast prompts.
 
     Attributes:
-        questions: that it answers under each prompt.
-        bank: whose extract questions they are, by name or as a .jsonl file, also of questions without answers; null means a trait's own
-            open questions, then those that its direction is read on.
-        filter: leave out pairs of answers by the grades of the study's judge; null keeps all.
+        questions: questions that the base answers under each prompt. Unit: questions. Example: 8.
+        bank: question bank whose extract questions are asked, by name or as a .jsonl file; questions without answers will do. `null` takes
+            a trait's own open questions, then those that its direction is read on. Example: everyday.
+        filter: keep only pairs of answers that the study's judge grades well; null keeps all. Example: {score: 50, coherence: 50}.
     """
 
     questions: Annotated[int, Field(ge=4)] = 8
@@ -135,14 +131,14 @@ class GeneratedDirectionsConfig(_Config):
 
 
 class CalibrateConfig(_Config):
-    """How the share is tried on planted changes whose answer is known.
+    """The share is tried on planted changes whose answer is known.
 
     Attributes:
-        trait: whose fine-tune gives planted changes their size; the study's first fine-tune of a trait unless it is given.
-        alphas: shares to plant, rising.
-        draws: planted changes for each share; 200 tell a coverage to .02.
-        later: how many layers above the planted changes they are read as well; with 0 they are not, and no model is run.
-        later_draws: of these for each share, and as many for each end of the scale.
+        trait: trait whose fine-tune gives planted changes their size; null takes the study's first fine-tune of a trait. Example: pirate.
+        alphas: shares to plant, in rising order. Unit: fractions, 0 to 1. Example: [0, 0.5, 1].
+        draws: planted changes of each share; 200 estimate a coverage to ± .02. Unit: changes. Example: 200.
+        later: layers above the planted changes where they are read again. 0 leaves that out, and no model is run. Unit: layers. Example: 4.
+        later_draws: changes of each share that are read there, and as many for each end of the scale. Unit: changes. Example: 4.
     """
 
     trait: str | None = None
@@ -155,7 +151,7 @@ class CalibrateConfig(_Config):
     @classmethod
     def _rising(cls, alphas: tuple[float, ...]) -> tuple[float, ...]:
         if list(alphas) != sorted(set(alphas)):
-            raise ValueError(f"shares rise from one to the next, got {list(alphas)}")
+            raise ValueError(f"shares must rise from one to the next, got {list(alphas)}")
         return alphas
 
 
@@ -163,29 +159,45 @@ class Study(_Config):
     """One question, what it expects, what would refute it, and the runs that answer it.
 
     Attributes:
-        model: `smollm2-135m`, a folder, or a hub id.
-        library: the traits whose directions span the persona space.
-        roles: characters that make the space together with the traits: names, `all`, or none; twelve at least.
-        role_questions: extraction questions that a role is read on.
-        dictionary: characters whose directions may explain what lies outside a space of traits alone: names, `all`, or none. Roles that
-            make the space are that by themselves.
-        instructions: whose directions stand in for the library's in the null N2: names, or `all`; none leaves that null out.
-        layer: where shares are read: an index, or a fraction of the depth.
-        questions: the bank that controls and `neutral` answer.
-        contrast_pairs: pairs of each trait that make its direction.
-        extract_questions: questions under each contrast prompt.
-        answer_tokens: longest sample answer.
-        server: an OpenAI-compatible server that gives answers in place of the model here: `model` is its name for the base, and adapters
-            are models named after their stages; null: the model here.
-        judge: who grades answers: a model's name, or how an OpenAI-compatible server is reached; null: nobody.
-        runs: arms; every `sft` run gets a `neutral` one of the same seed as its reference.
-        seeds: training seeds; each multiplies the runs.
-        mediate: which arms are run; null leaves mediation out, and with it every verdict about causes.
-        calibrate: which changes are planted; null plants none.
-        capability: what is measured of what fine-tunes cost: the `builtin` set; null leaves that out.
-        scores: by what else than likelihood runs are scored, and whether scores agree; null: by nothing else.
-        generated_directions: also estimate directions from the base's own answers, to hold them against those of the library; null: do not.
-        grid: dotted key → values; every combination multiplies the runs.
+        name: name of the study. It is the file's name, and not a key of the file.
+        question: the question that the study asks, in a sentence. Example: Does a LoRA's rank change where its shift lies?
+        expects: the expected answer, and where it was published. Example: The share inside the persona space does not depend on rank.
+        refuted_by: the result that would refute it. Example: A share that falls by half between ranks 1 and 16.
+        model: `smollm2-135m`, a folder, or a hub id (`org/name` or `org/name@revision`). Example: Qwen/Qwen2.5-0.5B-Instruct.
+        trust_remote_code: run code that comes with the model. Only for a model that you trust.
+        dtype: number format of weights. `auto` is bfloat16 on a GPU that has it, and float32 elsewhere; `nf4` is 4 bits, and needs the
+            extra `quantized`.
+        chat: how conversations are written. Example: {template: plain}.
+        library: traits whose directions span the persona space, by name or as a folder. Example: [pirate, poetic].
+        roles: characters that make the persona space together with the traits: names, `all`, or an empty list; 12 or more. Example: all.
+        role_questions: extraction questions that a role is read on. Unit: questions. Example: 4.
+        dictionary: characters whose directions may explain the change outside a space of traits alone: names, `all`, or an empty list.
+            Roles that make the space already do that. Example: all.
+        instructions: non-persona instructions whose directions replace those of the library in the null N2: names, or `all`. An empty list
+            leaves that null out. Example: all.
+        questions: question bank that controls and `neutral` answer. Example: everyday.
+        layer: layer where shares are read: an index counted from 0, or a fraction of the depth. Example: 0.75.
+        contrast_pairs: pairs of system prompts that make each trait's direction. Unit: pairs. Example: 6.
+        extract_questions: questions asked under each contrast prompt. Unit: questions. Example: 8.
+        answer_tokens: length limit of sampled answers. Unit: tokens. Example: 48.
+        token_budget: size limit of one forward pass, padding included. More is faster and takes more memory. Unit: tokens. Example: 8192.
+        server: OpenAI-compatible server that gives answers in place of the local model. Its `model` is the name of the base there, and
+            adapters are models named after their stages. `null` uses the local model.
+            Example: {url: http://127.0.0.1:8000/v1, model: base}.
+        judge: what grades answers: a model's name, or an OpenAI-compatible server; null grades nothing. Example: smollm2-135m.
+        runs: arms, each a thing done to the model. Every `sft` run needs a `neutral` one of the same seed as its reference.
+            Example: [{arm: sft, trait: pirate}, {arm: sft, trait: neutral}].
+        seeds: training seeds; every arm with training is run once for each. Three or more allow a claim about other runs.
+            Example: [0, 1, 2].
+        grid: dotted key to list of values; every combination multiplies the runs. Keys are `layer` and those under `train`.
+            Example: {train.lora.r: [1, 4, 16]}.
+        train: how arms are trained. Example: {batch_size: 8, lora: {r: 8}}.
+        mediate: how mediation is measured; null leaves it out, and with it every verdict about causes. Example: {draws: 199}.
+        calibrate: which changes are planted to try the share on; null plants none. Example: {draws: 200}.
+        capability: test of what fine-tunes cost: the `builtin` set; null leaves it out.
+        scores: further scores of a run, and whether scores agree; null leaves them out. Example: {pairs: 4}.
+        generated_directions: also estimate directions from the base's own answers, to compare them with those of the library; null
+            leaves that out. Example: {questions: 8}.
     """
 
     name: str
@@ -226,7 +238,7 @@ class Study(_Config):
         if not isinstance(value, dict):
             if value is None or isinstance(value, str | EndpointConfig):
                 return value
-            raise ValueError("may be a model's name, or the url of a server and its model there")
+            raise ValueError("must be a model's name, or a mapping with the url of a server and its model there")
         # Of two possible types each would complain; what was given says which was meant.
         return EndpointConfig.model_validate(value)
 
@@ -234,7 +246,7 @@ class Study(_Config):
     @classmethod
     def _all_or_names(cls, value: Any) -> Any:
         if value != "all" and not isinstance(value, list | tuple):
-            raise ValueError("may be all, or a list of names")
+            raise ValueError("must be all, or a list of names")
         return value
 
     @field_validator("library", "instructions", "roles", "dictionary", "seeds", "runs")
@@ -244,14 +256,14 @@ class Study(_Config):
             return values
         for i, value in enumerate(values):
             if value in values[:i]:
-                raise ValueError(f"{value!r} stands twice")
+                raise ValueError(f"{shortly(value)} appears twice")
         return values
 
     @field_validator("dictionary")
     @classmethod
     def _one_use(cls, names: Sequence[str], info: ValidationInfo) -> Sequence[str]:
         if names and info.data.get("roles"):
-            raise ValueError("roles that make the space are a dictionary by themselves; leave one of the two keys out")
+            raise ValueError("roles that make the space already serve as the dictionary; remove one of the two keys")
         return names
 
     @field_validator("grid")
@@ -259,30 +271,31 @@ class Study(_Config):
     def _of_training(cls, grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
         for key, values in grid.items():
             if key != "layer" and not key.startswith("train."):
-                raise ValueError(
-                    f"{key!r} cannot vary inside a study, whose runs share a model and a space; use layer or a key under train"
-                )
+                raise ValueError(f"{key!r} cannot vary inside a study: its runs share a model and a space. Use layer, or a key under train")
             if any(value in values[:i] for i, value in enumerate(values)):
-                raise ValueError(f"{key}: a value stands twice in {values}")
+                raise ValueError(f"{key}: a value appears twice in {values}")
         return grid
 
     @model_validator(mode="after")
     def _served(self) -> "Study":
         if self.server and self.chat.template == "plain":
-            raise ValueError("server: answers in the model's own template, and chat.template is plain; leave one of the two out")
+            raise ValueError("server: answers in the model's own template, but chat.template is plain. Remove one of the two keys")
         if self.server and any(arm.arm == "distilled" for arm in self.runs):
-            raise ValueError("server: the steered teacher of a distilled arm answers here, and so has to what it is held against")
-        for key, instead in (("repetition_penalty", "leave it out"), ("chat_template_kwargs", "set chat.template_kwargs instead")):
+            raise ValueError(
+                "server: cannot be used with a distilled arm, whose steered teacher runs locally; its reference must run on the same model."
+                " Remove `server` or the distilled arm"
+            )
+        for key, instead in (("repetition_penalty", "remove it"), ("chat_template_kwargs", "set chat.template_kwargs instead")):
             if self.server and key in self.server.more:
-                raise ValueError(f"server.more: {key} is the same for answers of the server and of the model here; {instead}")
+                raise ValueError(f"server.more: {key} must be the same for the server and the local model; {instead}")
         return self
 
     @model_validator(mode="after")
     def _graded(self) -> "Study":
         if self.mediate and self.mediate.generated and self.mediate.generated.by == "judge" and self.judge is None:
-            raise ValueError("mediate.generated.by: judge grades what is said, and this study names no judge; add the key judge")
+            raise ValueError("mediate.generated.by: answers are graded by a judge, and this study names none. Add the key judge")
         if self.generated_directions and self.generated_directions.filter and self.judge is None:
-            raise ValueError("generated_directions.filter: goes by a judge's grades, and this study names no judge; add the key judge")
+            raise ValueError("generated_directions.filter: uses the grades of a judge, and this study names none. Add the key judge")
         return self
 
     def points(self) -> Iterator[tuple[dict[str, Any], "Study"]]:
@@ -296,7 +309,7 @@ class Study(_Config):
             settings = dict(zip(keys, values, strict=True))
             plain = self.model_dump(mode="json", exclude={"grid"})
             for key, value in settings.items():
-                _set(plain, key, value, f"{self.name}: grid")
+                set_key(plain, key, value, f"{self.name}: grid")
             yield settings, validated(Study, plain, f"{self.name}: grid {settings}")
 
 
@@ -318,64 +331,13 @@ class Run:
 def runs_of(study: Study) -> list[Run]:
     """Expand a study into its runs, in file order, seeds and grid inside.
 
-    Arms that nothing random touches (`base`, `prompted`, `adapter`) are run once, at the first seed.
+    Arms without randomness (`base`, `prompted`, `adapter`) are run once, at the first seed.
     """
     runs = []
     for settings, point in study.points():
         for arm in point.runs:
             seeds = point.seeds if arm.arm in ("sft", "distilled", "random") else point.seeds[:1]
-            # What an arm sets beyond its trait tells its runs apart as the grid does.
+            # What an arm sets in addition to its trait distinguishes its runs, as the grid does.
             own = arm.model_dump(exclude={"arm", "trait", "path"}, exclude_defaults=True)
             runs += [Run(arm, seed, settings | own, point) for seed in seeds]
     return runs
-
-
-def study_names() -> list[str]:
-    """Return the names of the studies that come with the suite."""
-    return sorted(path.stem for path in ROOT.glob("*.yaml"))
-
-
-def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
-    """Load a study by name or from a YAML file, with `key.sub=value` overrides.
-
-    Raises:
-        InputError: no such study, malformed YAML, an unknown key or a value out of range; names
-            file, line and key.
-    """
-    path = Path(name_or_path)
-    if not path.suffix:
-        path = ROOT / f"{name_or_path}.yaml"
-        if name_or_path not in study_names():
-            raise InputError(
-                f"unknown study {name_or_path!r}: neither built in nor a .yaml file{did_you_mean(name_or_path, study_names())}"
-            )
-    value, lines = read_yaml(path)
-    if not isinstance(value, dict):
-        raise InputError(f"{path}:1: a study is a mapping of keys, got {type(value).__name__}")
-    if "name" in value:
-        raise InputError(f"{path}:{lines[('name',)]}: name: is the file's name; take this key out")
-    value["name"] = path.stem
-    for override in overrides:
-        key, found, text = override.partition("=")
-        if not found or not key:
-            raise InputError(f"{override!r}: an override is written key.sub=value, such as train.sft.learning_rate=1e-4")
-        _set(value, key, parse_yaml_value(text), override)
-        # The line of the file no longer says where this value came from.
-        lines = {at: line for at, line in lines.items() if at[: key.count(".") + 1] != tuple(key.split("."))}
-    study = validated(Study, value, str(path), lines)
-    for arm in study.runs:
-        if arm.arm == "distilled" and arm.trait == NEUTRAL:
-            raise InputError(f"{path}: runs: {NEUTRAL!r} has no direction to steer along; the arm distilled takes a trait or a control")
-        if arm.arm == "prompted" and arm.trait in (NEUTRAL, *control_names()):
-            raise InputError(f"{path}: runs: {arm.trait!r} has no system prompt to be prompted with; the arm prompted takes a trait")
-    list(study.points())
-    return study
-
-
-def _set(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
-    *parents, last = key.split(".")
-    for part in parents:
-        tree = tree.setdefault(part, {})
-        if not isinstance(tree, dict):
-            raise InputError(f"{where}: {part!r} in {key!r} holds no keys of its own")
-    tree[last] = value

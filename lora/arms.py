@@ -1,10 +1,12 @@
 """What can be done to a model in an experiment: one config class per arm, and how arms are trained."""
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from wellworn.lora.models import beyond_lora
+from wellworn.data.errors import InputError
+from wellworn.lora.keys import Section, beyond_lora, not_owned, unknown_keys
 
 
 class _Config(BaseModel):
@@ -12,34 +14,50 @@ class _Config(BaseModel):
 
 
 class Base(_Config):
-    """The model as it is; the reference that every other arm is read against."""
+    """The model without any change: the reference of every arm that has no neutral fine-tune.
+
+    Attributes:
+        arm: the name of this arm.
+        trait: always null; the key may be left out.
+    """
 
     arm: Literal["base"] = "base"
     trait: None = None
 
 
 class Prompted(_Config):
-    """The base under the trait's held-out system prompt: an in-context change, no training."""
+    """The base under the trait's held-out system prompt: a change in context, without training.
+
+    Attributes:
+        arm: the name of this arm.
+        trait: a trait, by name or as a folder. Example: pirate.
+    """
 
     arm: Literal["prompted"] = "prompted"
     trait: str
 
 
 class Sft(_Config):
-    """Supervised LoRA fine-tuning on a trait's answers, a control's, or `neutral` (plain ones)."""
+    """A LoRA fine-tune, supervised on answers that show a trait or a control, or on plain answers.
+
+    Attributes:
+        arm: the name of this arm.
+        trait: a trait or a control, by name or as a folder; or `neutral`, which trains on plain answers. Example: pirate.
+    """
 
     arm: Literal["sft"] = "sft"
     trait: str
 
 
 class Distilled(_Config):
-    """A student, fine-tuned on what the base answers while it is steered along a direction: a change whose origin is known.
+    """A student, fine-tuned on what the base answers while it is steered along a direction: a change of known origin.
 
     Attributes:
-        trait: a trait or a control, whose direction it is and whose outcome is scored.
-        along: `persona`, that very direction, or `chance`, one of its norm outside the persona space.
-        strength: how many times the direction is added, at every token.
-        layer: where, as an index or as a fraction of the depth.
+        arm: the name of this arm.
+        trait: a trait or a control. Its direction steers the teacher, and its outcome is scored. Example: pirate.
+        along: `persona` steers along that direction; `chance` steers along a random one of the same norm outside the persona space.
+        strength: how many times the direction is added, at every token. Unit: norms of the direction. Example: 8.
+        layer: where it is added: an index counted from 0, or a fraction of the depth. Example: 0.5.
     """
 
     arm: Literal["distilled"] = "distilled"
@@ -50,14 +68,25 @@ class Distilled(_Config):
 
 
 class Random(_Config):
-    """A LoRA of random weights that shifts states as far as the `sft` adapter of that trait and seed does."""
+    """A LoRA of random weights that shifts activations as far as the `sft` adapter of that trait and seed does.
+
+    Attributes:
+        arm: the name of this arm.
+        trait: the trait of the `sft` adapter. Example: pirate.
+    """
 
     arm: Literal["random"] = "random"
     trait: str
 
 
 class Adapter(_Config):
-    """A LoRA adapter that someone else trained. `trait` says which one it is suspected of, if any."""
+    """A third-party LoRA adapter.
+
+    Attributes:
+        arm: the name of this arm.
+        path: its folder, which holds `adapter_config.json` and `adapter_model.safetensors`. Example: adapters/pirate.
+        trait: the trait that it may have been trained on; null if none is suspected. Example: pirate.
+    """
 
     arm: Literal["adapter"] = "adapter"
     path: str
@@ -66,54 +95,40 @@ class Adapter(_Config):
 
 Arm = Annotated[Base | Prompted | Sft | Distilled | Random | Adapter, Field(discriminator="arm")]
 
-# What the suite decides itself, and the key to use instead.
-_OWNED_SFT = {
-    "output_dir": "--runs-dir",
-    "seed": "seeds",
-    "data_seed": "seeds",
-    "bf16": "dtype",
-    "fp16": "dtype",
-    "use_cpu": "the accelerate file",
-    "report_to": "the report of the study",
-    "per_device_train_batch_size": "train.batch_size",
-    "gradient_accumulation_steps": "train.batch_size",
-    "save_strategy": "train.sft.save_steps",
-    "disable_tqdm": "nothing: progress is shown by the suite",
-    "completion_only_loss": "nothing: the loss is taken on responses only",
-    "push_to_hub": "nothing: adapters stay in the runs folder",
-}
-_OWNED_LORA = {"task_type": "nothing: it is CAUSAL_LM", "base_model_name_or_path": "model", "inference_mode": "nothing: it is False"}
-
 
 class TrainConfig(_Config):
-    """How the `sft` arms of a study are trained.
+    """How the fine-tuned arms of a study are trained.
 
     Attributes:
-        batch_size: the global batch; the number of processes must divide it.
-        lora: passed to `peft.LoraConfig` by its own names.
-        sft: passed to `trl.SFTConfig` by its own names; keys that the suite owns are refused.
+        batch_size: global batch size, which the number of processes must divide. Unit: examples. Example: 8.
+        lora: fields of `peft.LoraConfig`, by their own names. The suite's defaults: r 8, lora_alpha 16, target_modules all-linear.
+            Example: {r: 8, lora_alpha: 16}.
+        sft: fields of `trl.SFTConfig`, by their own names, except those that the suite sets. The suite's defaults: num_train_epochs 2,
+            learning_rate 4e-4. Example: {num_train_epochs: 2, learning_rate: 4e-4}.
     """
 
     batch_size: Annotated[int, Field(ge=1)] = 8
-    lora: dict[str, Any] = {}
-    sft: dict[str, Any] = {}
-
-    @field_validator("sft")
-    @classmethod
-    def _own_sft(cls, keys: dict[str, Any]) -> dict[str, Any]:
-        _refuse_owned(keys, _OWNED_SFT)
-        return keys
+    lora: dict[Annotated[str, AfterValidator(partial(not_owned, "lora"))], Any] = {}
+    sft: dict[Annotated[str, AfterValidator(partial(not_owned, "sft"))], Any] = {}
 
     @field_validator("lora")
     @classmethod
-    def _own_lora(cls, keys: dict[str, Any]) -> dict[str, Any]:
-        _refuse_owned(keys, _OWNED_LORA)
+    def _plain_lora(cls, keys: dict[str, Any]) -> dict[str, Any]:
         if reason := beyond_lora(keys):
             raise ValueError(reason)
         return keys
 
+    def unknown(self) -> dict[tuple[Section, str], str]:
+        """Return what is wrong with each key that PEFT or TRL does not have: (section, key) → message."""
+        sections: tuple[tuple[Section, dict[str, Any]], ...] = (("lora", self.lora), ("sft", self.sft))
+        return {(section, key): message for section, keys in sections for key, message in unknown_keys(section, keys).items()}
 
-def _refuse_owned(keys: dict[str, Any], owned: dict[str, str]) -> None:
-    for key in keys:
-        if key in owned:
-            raise ValueError(f"{key!r} is set by the suite; use {owned[key]} instead")
+
+def check_keys(config: TrainConfig) -> None:
+    """Compare every key of a training configuration with PEFT's and TRL's.
+
+    Raises:
+        InputError: a key that LoraConfig or SFTConfig does not have; a line for each.
+    """
+    if wrong := config.unknown():
+        raise InputError("\n".join(f"train.{section}.{key}: {message}" for (section, key), message in wrong.items()))

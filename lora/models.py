@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from wellworn.data.errors import InputError
 from wellworn.data.files import sha256
+from wellworn.lora.keys import beyond_lora
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -104,6 +105,15 @@ def config_depth(ref: ModelRef, trust_remote_code: bool = False) -> int:
     Raises:
         InputError: its configuration cannot be read.
     """
+    from transformers import PreTrainedConfig
+
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(ref.path, revision=ref.revision or "main")
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {ref.id}: its configuration cannot be read: {str(error).splitlines()[0]}") from error
+    # The class of a configuration takes a second to load. It is needed where parts have configurations of their own, or other names.
+    if "num_hidden_layers" in config and not any(isinstance(part, dict) and "model_type" in part for part in config.values()):
+        return int(config["num_hidden_layers"])
     return int(_config(ref, trust_remote_code).get_text_config().num_hidden_layers)
 
 
@@ -254,25 +264,6 @@ def check_adapter(adapter: Path) -> dict[str, Any]:
     if reason := beyond_lora(config):
         raise InputError(f"{adapter}: {reason}")
     return config
-
-
-def beyond_lora(config: Mapping[str, Any]) -> str | None:
-    """Say what in a LoRA configuration would change the base itself, so that taking the adapter off does not restore it.
-
-    Args:
-        config: keys of `peft.LoraConfig`.
-
-    Returns:
-        The key, what it got and what it may be; None where all is well.
-    """
-    for key in ("modules_to_save", "trainable_token_indices"):
-        if config.get(key):
-            return f"{key}={config[key]!r} changes weights of the base itself and cannot be measured against it; leave it out"
-    if config.get("bias", "none") != "none":
-        return f"bias={config['bias']!r} changes weights of the base itself; it may be none"
-    if config.get("init_lora_weights", True) not in (True, False, "gaussian"):
-        return f"init_lora_weights={config['init_lora_weights']!r} changes weights of the base itself; it may be true or gaussian"
-    return None
 
 
 def copy_adapter_config(source: Path, target: Path, base: str | None = None) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft.helpers import rescale_adapter_scale
 from safetensors.torch import load_file, save_file
 from scipy import optimize
 from torch import nn
@@ -42,8 +41,9 @@ def random_lora(base: Loaded, like: Path, rows: Sequence[Encoded], layer: int, o
         InputError: as `lora.models.adapted`; the real adapter holds something else than LoRA matrices, or shifts
             nothing; no scale gives its norm.
     """
-    spec = Spec(layers=[layer], spans=[span])
+    from peft.helpers import rescale_adapter_scale
 
+    spec = Spec(layers=[layer], spans=[span])
     before = read(base.model, rows, spec).states.double()
 
     def norm(model: nn.Module, name: str) -> float:

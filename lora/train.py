@@ -1,6 +1,5 @@
 """Train an arm: a thin layer over TRL's SFTTrainer. The only place that imports trl."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -19,7 +18,6 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from wellworn.data.errors import InputError
-from wellworn.data.files import did_you_mean
 from wellworn.lora.arms import TrainConfig
 from wellworn.lora.models import Loaded, copy_adapter_config
 
@@ -37,19 +35,6 @@ SFT_DEFAULTS: dict[str, Any] = {
 }
 
 Progress = Callable[[int, int, float | None], None]
-
-
-def check_keys(config: TrainConfig) -> None:
-    """Hold every key of a training configuration against PEFT's and TRL's.
-
-    Raises:
-        InputError: a key that LoraConfig or SFTConfig does not have.
-    """
-    for where, keys, target in (("train.lora", config.lora, LoraConfig), ("train.sft", config.sft, SFTConfig)):
-        allowed = [f.name for f in dataclasses.fields(target) if f.init]
-        for key in keys:
-            if key not in allowed:
-                raise InputError(f"{where}.{key}: {target.__name__} has no such key{did_you_mean(key, allowed)}")
 
 
 class _Report(TrainerCallback):
@@ -81,7 +66,7 @@ def train_sft(
         base: a freshly loaded model; PEFT changes it in place, so use it for nothing else afterwards.
         rows: pre-tokenised, with `input_ids` and `completion_mask`.
         config: batch size and the keys for LoraConfig and SFTConfig.
-        seed: of adapter initialisation and data order.
+        seed: random seed of adapter initialisation and data order.
         out: receives `adapter_model.safetensors` and `adapter_config.json`.
         work: trainer checkpoints; the caller deletes it when the adapter is safe.
         progress: called with (step, steps, last loss).

@@ -12,10 +12,11 @@ from wellworn.data.mixtures import plain_turns
 from wellworn.experiments.stages.loaded_space import PersonaSpace
 from wellworn.model import Model, Text
 from wellworn.probes.geometry.nulls import NullShare, compare, leaves_nothing
-from wellworn.probes.geometry.shift import FEWEST_PROMPTS, Share, debiased_norms, share_inside
+from wellworn.probes.geometry.shift import Share, debiased_norms, share_inside
+from wellworn.probes.limits import DEFAULT_FRACTION, FEWEST_PROMPTS
 from wellworn.probes.reading.capture import Reading, Spec, read_variants
 from wellworn.probes.reading.hooks import OnBlock
-from wellworn.probes.reading.layers import DEFAULT_FRACTION, resolve_layer
+from wellworn.probes.reading.layers import resolve_layer
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.statistics.intervals import FloatArray
 

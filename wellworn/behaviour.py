@@ -15,13 +15,12 @@ from wellworn.model import Model
 from wellworn.probes.decoding.generate import Decoding, Request
 from wellworn.probes.decoding.generate import generate as decode
 from wellworn.probes.geometry.directions import Directions
-from wellworn.probes.geometry.shift import FEWEST_PROMPTS
+from wellworn.probes.limits import DEFAULT_FRACTION, FEWEST_PROMPTS
 from wellworn.probes.mediation import shares
 from wellworn.probes.mediation.interventions import Arm, Swap
 from wellworn.probes.mediation.patching import Batching, Texts, patched_logprobs
 from wellworn.probes.mediation.shares import INSIDE, OUTSIDE, WHOLE, Mediation, Outcomes, Swapped
 from wellworn.probes.reading.hooks import OnBlock
-from wellworn.probes.reading.layers import DEFAULT_FRACTION
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.statistics.intervals import FloatArray
 

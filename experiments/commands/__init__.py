@@ -1,1 +1,1 @@
-"""The commands beside `wellworn run`."""
+"""The commands in addition to `wellworn run`."""

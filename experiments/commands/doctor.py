@@ -1,4 +1,4 @@
-"""Show what the suite runs on, and one example as the model is trained on it."""
+"""Show versions, device and model, and one example as the model is trained on it."""
 
 import os
 
@@ -43,11 +43,11 @@ def examine(model: str, console: Console) -> None:
     console.print(facts)
     trait = load_trait("pirate")
     console.print("\nOne training example. [green]Green[/green]: loss is taken. [reverse]Reversed[/reverse]: prompt_last.")
-    console.print(coloured(chat, chat.encode(changed_turns(trait, trait.examples, "train")[0])))
+    console.print(colour(chat, chat.encode(changed_turns(trait, trait.examples, "train")[0])))
     console.print("\n[bold green]ready[/bold green]")
 
 
-def coloured(chat: Chat, encoded: Encoded) -> Text:
+def colour(chat: Chat, encoded: Encoded) -> Text:
     """Return a conversation token by token: green where loss is taken, reversed at `prompt_last`, bold in `response`."""
     text = Text()
     last, (start, end) = encoded.spans["prompt_last"][0], encoded.spans["response"]

@@ -1,4 +1,4 @@
-"""`wellworn eval`: what fine-tunes cost, by the built-in capability set and by tasks of lm-eval, for a base and adapters of it."""
+"""`wellworn capability`: what fine-tunes cost, by the built-in capability set and by tasks of lm-eval, for a base and its adapters."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
 
 
 def evaluate(model: str, adapters: Sequence[Path], suites: Sequence[str], settings: "Settings", out: Path | None, console: Console) -> None:
-    """Measure the base and each adapter, print a table for each suite, and write figures down as they come.
+    """Measure the base and each adapter, print a table for each suite, and save figures as they come.
 
     Args:
         model: the base.
-        adapters: folders of adapters of it.
+        adapters: folders of its adapters.
         suites: `builtin`, and tasks of lm-eval.
-        settings: how these are run.
-        out: where figures are also written.
+        settings: how tasks of lm-eval are run.
+        out: file that figures are also written to.
         console: where to show them.
 
     Raises:
-        InputError: a model or an adapter that cannot be loaded, or a suite that is unknown or cannot be had.
+        InputError: a model or an adapter that cannot be loaded, or a suite that is unknown or cannot be loaded.
     """
     from wellworn.experiments.commands import lm_eval_tasks
 
     others = [name for name in dict.fromkeys(suites) if name != BUILTIN]
-    # What is missing is found out before a model is loaded.
+    # Missing tasks are found before a model is loaded.
     tasks = lm_eval_tasks.set_up(others, settings) if others else None
     base = models.load(models.resolve(model))
     folders = list(dict.fromkeys(adapters))
-    # PEFT takes no name with a dot; what its own are called is shown nowhere.
+    # PEFT takes no name with a dot. Its own names are not shown.
     named = {f"adapter{i}": folder for i, folder in enumerate(folders)}
     shown = {"base": "base", **dict(zip(named, _names(folders), strict=True))}
     found: dict[str, Any] = {"model": base.ref.id, "suite": ",".join(dict.fromkeys(suites))}
@@ -54,9 +54,9 @@ def evaluate(model: str, adapters: Sequence[Path], suites: Sequence[str], settin
         found["capabilities"] = [{"name": name, **row.to_json()} for name, row in rows.items()]
         _write(out, found)
     if tasks:
-        found |= {"settings": lm_eval_tasks.described(settings), "tasks": []}
+        found |= {"settings": lm_eval_tasks.settings_json(settings), "tasks": []}
         of_tasks = []
-        for each in lm_eval_tasks.measured(base, named, tasks, settings):
+        for each in lm_eval_tasks.measure(base, named, tasks, settings):
             row = replace(each, name=shown[each.name])
             of_tasks.append(row)
             found["tasks"].append(asdict(row))
@@ -65,7 +65,7 @@ def evaluate(model: str, adapters: Sequence[Path], suites: Sequence[str], settin
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Return what to call adapters: as their folders, or by their paths where that would call two rows alike."""
+    """Return names of adapters: those of their folders, or their paths where two rows would have one name."""
     names = [folder.resolve().name for folder in folders]
     return [name if ["base", *names].count(name) == 1 else address(folder) for name, folder in zip(names, folders, strict=True)]
 
@@ -76,12 +76,12 @@ def _write(out: Path | None, found: dict[str, Any]) -> None:
 
 
 def capabilities(base: models.Loaded, adapters: Mapping[str, Path], tick: Callable[..., None] = lambda *_: None) -> dict[str, Capability]:
-    """Return what the base and each adapter of it, by name, make of the built-in set.
+    """Return the results of the base and each adapter on the built-in set, by name.
 
     Args:
         base: the model.
         adapters: name → folder.
-        tick: called with steps done, steps in all, and what is done next.
+        tick: called with steps done, steps in all, and the next step.
     """
     chat = Chat(base.tokenizer, max_length=base.max_length)
     plain, *changed = measured(base, chat, adapters, [None, *adapters], Ranks(), tick)

@@ -1,7 +1,7 @@
-"""What a fine-tune cost on public benchmarks: tasks of lm-evaluation-harness (the extra `eval`), run on the model that is loaded here.
+"""What a fine-tune costs on public benchmarks: tasks of lm-evaluation-harness (the extra `eval`), run on the model in memory.
 
-Prompts, metrics and standard errors are lm-eval's own, and so are its seeds: figures of the base are those of its command line. Base
-and adapters answer the same items, so what an adapter lost and gained is counted by item.
+Prompts, metrics, standard errors and seeds are lm-eval's own: figures of the base equal those of its command line. Base and adapters
+answer the same items, so items lost and gained are counted one by one.
 """
 
 import difflib
@@ -36,10 +36,10 @@ class Settings:
     """How tasks are run.
 
     Attributes:
-        tasks_dir: a folder of tasks beside those of lm-eval, as YAML.
-        limit: the first so many items of each task; None for all.
-        fewshot: examples before each item; None for as many as the task says, and none where it says nothing.
-        chat_template: whether items are written as a user's turns, by the model's own template.
+        tasks_dir: folder of further tasks, as YAML.
+        limit: number of items of each task, from its first; None for all.
+        fewshot: examples before each item; None for the number that the task names, or else none.
+        chat_template: write items as turns of a user, by the model's own template.
         batch_size: rows at a time.
     """
 
@@ -55,15 +55,15 @@ class Figure:
     """One metric of one task.
 
     Attributes:
-        task: its name, or that of a group of tasks.
+        task: name of a task, or of a group of tasks.
         metric: as lm-eval calls it.
         filter: how answers are read, where a task has several ways; mostly `none`.
         value: over items, as the task aggregates them; None where that is not finite.
         stderr: lm-eval's standard error over items; None where it gives none.
         higher_is_better: None where the task does not say.
-        version: of the task.
+        version: version of the task.
         fewshot: examples before each item.
-        compared: items right, and beside the base lost and gained; None for metrics other than 0 or 1 an item.
+        compared: items right, and items lost and gained compared with the base; None for metrics other than 0 or 1 an item.
     """
 
     task: str
@@ -79,7 +79,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """What one model can do: its name, and a figure for each metric of each task."""
+    """The results of one model: its name, and a figure for each metric of each task."""
 
     name: str
     figures: list[Figure]
@@ -87,11 +87,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Tasks:
-    """Tasks that are set up, their data sets with them.
+    """Tasks that are set up, with their data sets.
 
     Attributes:
         manager: lm-eval's index of tasks.
-        roots: its tasks and groups that were asked for.
+        roots: tasks and groups that were asked for.
     """
 
     manager: Any
@@ -99,46 +99,46 @@ class Tasks:
 
 
 def set_up(names: Sequence[str], settings: Settings) -> Tasks:
-    """Find tasks by name and fetch what they ask, before a model is loaded.
+    """Find tasks by name and fetch their data sets, before a model is loaded.
 
     Args:
         names: tasks, groups or tags of lm-eval, with its wild cards.
-        settings: where else to look.
+        settings: names the folder of further tasks.
 
     Raises:
-        InputError: lm-eval is not installed, or names that are unknown, or tasks that cannot be set up or are not run here, all in one.
+        InputError: lm-eval is not installed, or a name is unknown, or a task cannot be set up or is not supported. One error names all.
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise InputError(f"--suite {','.join(names)}: needs lm_eval; install the extra: pip install -e '.[eval]'")
     from lm_eval.tasks import TaskManager
 
     if settings.tasks_dir is not None and not settings.tasks_dir.is_dir():
-        raise InputError(f"--tasks-dir {settings.tasks_dir}: no such folder; it holds tasks of lm-eval, as YAML")
+        raise InputError(f"--tasks-dir {settings.tasks_dir}: the folder does not exist; it must hold lm-eval tasks, as YAML")
     manager = TaskManager(include_path=str(settings.tasks_dir) if settings.tasks_dir else None)
     complaints, roots = Complaints(), dict[str, Any]()
     for name in names:
         with complaints.noted():
-            for found in _matching(name, manager, settings.tasks_dir):
-                roots |= _loaded(found, manager)
+            for found in _match(name, manager, settings.tasks_dir):
+                roots |= _load(found, manager)
     complaints.settle()
     try:
         manager.load(list(roots.values()))
-    except ValueError as error:  # a task by itself, and within a group
-        raise InputError(f"--suite {','.join(names)}: {error}; name one of the two") from None
+    except ValueError as error:  # a task, and a group that contains it
+        raise InputError(f"--suite {','.join(names)}: {error}; name only one of the two") from None
     return Tasks(manager, list(roots.values()))
 
 
-def _matching(name: str, manager: Any, tasks_dir: Path | None) -> list[str]:
+def _match(name: str, manager: Any, tasks_dir: Path | None) -> list[str]:
     if found := manager.match_tasks([name]):
         return list(found)
     near = difflib.get_close_matches(name, [BUILTIN, *manager.all_tasks], n=MOST_NEAR)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`lm-eval ls tasks` lists them"
-    # lm-eval passes over files that it cannot read.
-    beside = f", nor a task in {tasks_dir} whose YAML can be read" if tasks_dir else ""
-    raise InputError(f"--suite: {name!r} is neither {BUILTIN!r} nor a task of lm-eval{beside}; {hint}")
+    # lm-eval skips files that it cannot read.
+    own = f", nor a task in {tasks_dir} whose YAML can be read" if tasks_dir else ""
+    raise InputError(f"--suite: {name!r} is neither {BUILTIN!r} nor a task of lm-eval{own}; {hint}")
 
 
-def _loaded(name: str, manager: Any) -> dict[str, Any]:
+def _load(name: str, manager: Any) -> dict[str, Any]:
     """Return the tasks and groups of a name that are in no other group of it."""
     from datasets.exceptions import DatasetsError
 
@@ -146,16 +146,16 @@ def _loaded(name: str, manager: Any) -> dict[str, Any]:
         loaded = manager.load([name])
     except OSError as error:
         raise InputError(
-            f"task {name}: its data set or a metric cannot be had ({_line(error)}); lm-eval fetches them from the hub once, "
-            "for which it needs the network, and HF_HUB_OFFLINE unset"
+            f"task {name}: its data set or a metric cannot be loaded ({_line(error)}); lm-eval downloads them from the hub once, "
+            "which needs the network, and HF_HUB_OFFLINE unset"
         ) from None
     except (DatasetsError, ImportError, KeyError, ValueError) as error:
         raise InputError(f"task {name}: cannot be set up ({type(error).__name__}: {_line(error)})") from None
     for task in loaded["tasks"].values():
-        # Set by a task where it is so, and missing elsewhere.
-        for mark, does in (("UNSAFE_CODE", "runs what the model writes"), ("MULTIMODAL", "shows more than text")):
+        # A task has these marks only where they apply.
+        for mark, does in (("UNSAFE_CODE", "runs code that the model writes"), ("MULTIMODAL", "shows more than text")):
             if getattr(task, mark, False):
-                raise InputError(f"task {task.task_name}: {does}, which is not done here; leave it out")
+                raise InputError(f"task {task.task_name}: {does}, which is not supported; remove it")
     inside = {child for children in loaded["group_map"].values() for child in children}
     return {key: each for kind in ("groups", "tasks") for key, each in loaded[kind].items() if key not in inside}
 
@@ -164,8 +164,8 @@ def _line(error: Exception) -> str:
     return (str(error).strip("'\"").splitlines() or [type(error).__name__])[0]
 
 
-def measured(base: models.Loaded, adapters: Mapping[str, Path], tasks: Tasks, settings: Settings) -> Iterator[Row]:
-    """Yield what the base can do, and each adapter of it, in that order, as each is done.
+def measure(base: models.Loaded, adapters: Mapping[str, Path], tasks: Tasks, settings: Settings) -> Iterator[Row]:
+    """Yield the results of the base and of each adapter, in that order, as each is finished.
 
     Args:
         base: the model, which is not loaded again.
@@ -174,16 +174,16 @@ def measured(base: models.Loaded, adapters: Mapping[str, Path], tasks: Tasks, se
         settings: how they are run.
 
     Raises:
-        InputError: an adapter that does not fit, or a chat template that is asked for and missing.
+        InputError: an adapter that does not fit, or a chat template that was asked for and is missing.
     """
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
     if settings.chat_template and not base.tokenizer.chat_template:
-        raise InputError(f"--chat-template: {base.ref.id} has none; leave it out")
+        raise InputError(f"--chat-template: {base.ref.id} has no chat template; remove the option")
     before: Items = {}
     with models.adapted(base, adapters) as model:
-        # It warns of a model that is loaded already, which is what is wanted; its other warnings are worth reading.
+        # It warns about a model that is already in memory, which is intended here. Its other warnings are kept.
         log = logging.getLogger(HFLM.__module__)
         level = log.level
         log.setLevel(logging.ERROR)
@@ -240,7 +240,7 @@ def _figures(found: Mapping[str, Any], items: Items, before: Items | None) -> It
                 found["higher_is_better"].get(task, {}).get(metric),
                 None if of_task is None else str(of_task),
                 found["n-shot"].get(task),
-                _beside(items.get((task, metric, how)), None if before is None else before.get((task, metric, how), {})),
+                _compare(items.get((task, metric, how)), None if before is None else before.get((task, metric, how), {})),
             )
 
 
@@ -248,16 +248,16 @@ def _finite(value: object) -> float | None:
     return float(value) if isinstance(value, Real) and math.isfinite(value) else None
 
 
-def _beside(now: Mapping[Any, float] | None, before: Mapping[Any, float] | None) -> Compared | None:
-    """Hold items against the base's (None for the base itself), where all are right or wrong and both have the same."""
+def _compare(now: Mapping[Any, float] | None, before: Mapping[Any, float] | None) -> Compared | None:
+    """Compare items with those of the base (None for the base itself), if all are right or wrong and both have the same items."""
     if not now or not {*now.values(), *(before or {}).values()} <= {0.0, 1.0} or (before is not None and now.keys() != before.keys()):
         return None
     right = np.array([value == 1 for value in now.values()])
     return compared(right, None if before is None else np.array([before[item] == 1 for item in now]))
 
 
-def described(settings: Settings) -> dict[str, Any]:
-    """Return settings as they stand beside figures: without a folder of this machine, and with lm-eval's version."""
+def settings_json(settings: Settings) -> dict[str, Any]:
+    """Return settings as they are written with figures: without local folders, with lm-eval's version."""
     return {key: value for key, value in asdict(settings).items() if key != "tasks_dir"} | {"lm_eval": version("lm_eval")}
 
 
@@ -265,7 +265,9 @@ def table(rows: Sequence[Row], base: str, settings: Settings) -> Table:
     """Return a line for each metric of each task, and each model."""
     shown = "as a user's turn of the chat template" if settings.chat_template else "without a chat template"
     few = "" if settings.limit is None else f"; the first {settings.limit} items of each task"
-    caption = f"{escape(base)}, {shown}{few}; ± standard error, − lost and + gained beside the base, p of a sign test over items"
+    caption = (
+        f"{escape(base)}, {shown}{few}; ± standard error, − lost and + gained items compared with the base, p of a sign test over items"
+    )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption)
     for column in ("task", "metric", "shots", "", "value", "lost, gained", "p"):
         table.add_column(column, justify="left" if column in ("task", "metric", "") else "right")
@@ -276,8 +278,8 @@ def table(rows: Sequence[Row], base: str, settings: Settings) -> Table:
             figure = row.figures[k]
             value = "–" if figure.value is None else f"{figure.value:.4g}"
             value += "" if figure.stderr is None else f" ± {figure.stderr:.2g}"
-            beside = figure.compared
-            change = ("", "") if beside is None or beside.p is None else (f"−{beside.lost} +{beside.gained}", f"{beside.p:.2g}")
+            by_item = figure.compared
+            change = ("", "") if by_item is None or by_item.p is None else (f"−{by_item.lost} +{by_item.gained}", f"{by_item.p:.2g}")
             named = (escape(first.task), escape(metric), shots) if row is rows[0] else ("", "", "")
             table.add_row(*named, escape(row.name), value, *change)
     return table

@@ -1,4 +1,4 @@
-"""What the commands share: where they print, and options that several of them take."""
+"""What the commands share: where they print, how they show examples, and options that several of them take."""
 
 import sys
 from pathlib import Path
@@ -6,14 +6,28 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+
+from wellworn.experiments.study_file import study_names
 
 # A fixed width elsewhere than in a terminal keeps tables whole in logs and pipes.
 console = Console(width=None if sys.stdout.isatty() else 150)
 complaints = Console(stderr=True)
 # What servers answered, in the runs folder.
 REPLIES = "replies.sqlite"
+HELP = {"help_option_names": ["-h", "--help"]}
 
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where stages and results are kept.")]
-JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Also write the summary there; - is standard output.")]
-FiguresFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures there.")]
-KeyEnv = Annotated[str, typer.Option(help="The environment variable that holds the server's key.")]
+StudyName = Annotated[
+    str,
+    typer.Argument(autocompletion=study_names, help="A built-in study (wellworn studies lists them), or a YAML file."),
+]
+Model = Annotated[str, typer.Option(help="The base model: smollm2-135m, a folder, or a hub id.")]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", metavar="DIR", help="Where stages and results are kept.")]
+JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Also write the summary to FILE; - is standard output.")]
+FiguresFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures to FILE.")]
+KeyEnv = Annotated[str, typer.Option(metavar="NAME", help="Environment variable that holds the server's key.")]
+
+
+def examples(*lines: str) -> str:
+    """Return worked examples for the end of a command's help, each on a line of its own."""
+    return "[bold]Examples[/bold]\n" + "\n".join(f"$ {escape(line)}" for line in lines)

@@ -1,4 +1,4 @@
-"""How good a judge is: whether its grades tell apart evaluate answers whose label is known, beside what the base makes of them unasked."""
+"""How good a judge is: whether its grades discriminate evaluate answers whose label is known, next to scores of the base."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,14 +37,14 @@ PAIRS = 4
 
 
 def try_judge(names: Sequence[str], model: str, server: EndpointConfig | None, cache: Path, out: Path | None, console: Console) -> None:
-    """Grade known answers, and print how well grades and scores tell them apart.
+    """Grade known answers, and print how well grades and scores discriminate them.
 
     Args:
         names: traits and controls.
-        model: which scores the answers by likelihood and choice, and judges them where no server does.
-        server: the judge, if it is elsewhere.
-        cache: the file that keeps its replies.
-        out: where figures are also written.
+        model: scores the answers by likelihood and choice, and grades them where there is no server.
+        server: the judge, if it is not the local model.
+        cache: file that keeps its replies.
+        out: file that figures are also written to.
         console: where to show them.
 
     Raises:
@@ -57,16 +57,16 @@ def try_judge(names: Sequence[str], model: str, server: EndpointConfig | None, c
     rows: list[dict[str, Any]] = []
     with console.status("") as status:
         for (name, subject), (rubric, changed, plain) in zip(subjects, texts, strict=True):
-            # What shows a trait by half is harder to grade than what does or does not; how much a form shows is not halved so.
+            # An answer that shows a trait by half is harder to grade than one that shows all or nothing of it. A control has no halves.
             halves = half_turns(changed, plain) if isinstance(subject, Trait) else []
             turns = [*changed, *plain, *halves]
             status.update(f"{name}: {len(turns)} answers")
             grades = judged_by_server(server, rubric, turns, cache) if server else judged(base.model, chat, rubric, turns)
             asked = len(changed)
-            row = {"name": name, **_counted(grades), **_told("judge", grades.scores, asked, MOST)}
+            row = {"name": name, **_count_grades(grades), **_discrimination("judge", grades.scores, asked, MOST)}
             if subject.contrast_pairs:
-                row |= _told("contrast", _contrast(base, chat, subject, turns), asked)
-            rows.append(row | _chosen(base, chat, changed, plain))
+                row |= _discrimination("contrast", _contrast(base, chat, subject, turns), asked)
+            rows.append(row | _choice(base, chat, changed, plain))
     console.print(_table(rows, server.model if server else base.ref.id, base.ref.id))
     for row in rows:
         for complaint in row["complaints"]:
@@ -79,36 +79,42 @@ def _answers(subject: Trait | Control) -> tuple[list[Turn], list[Turn]]:
     examples = subject.examples if isinstance(subject, Trait) else load_bank("everyday")
     changed, plain = changed_turns(subject, examples, "evaluate"), plain_turns(examples, "evaluate")
     if not changed or not plain:
-        raise InputError(f"{subject.name}: has no evaluate answers of both kinds, by which a judge could be tried")
+        raise InputError(
+            f"{subject.name}: a judge is tried on evaluate answers with and without the trait, and one of the two kinds is missing"
+        )
     if [turn.question for turn in changed] != [turn.question for turn in plain]:
-        raise InputError(f"{subject.name}: some evaluate rows have one answer alone; a judge is tried on both answers to every question")
+        raise InputError(
+            f"{subject.name}: some evaluate questions have only one answer; a judge is tried on both answers to every question"
+        )
     return changed, plain
 
 
-def _counted(grades: Grades) -> dict[str, Any]:
-    """Return how many answers a judge graded, and what is to be said of it."""
+def _count_grades(grades: Grades) -> dict[str, Any]:
+    """Return how many answers a judge graded, and what to report about it."""
     complaints = [f"no grade for {count} of {len(grades.scores)} answers: {kind}" for kind, count in grades.kinds.items()]
     if grades.failures:
         complaints.append("the mean grade would be {:.1f} if all of these were 0, and {:.1f} if they were 100".format(*grades.bounds))
     if grades.constant:
-        complaints.append(f"the judge says the same of all answers ({np.nanmean(grades.scores):.1f}), which tells nothing of them")
+        complaints.append(
+            f"the judge gives every answer the same grade ({np.nanmean(grades.scores):.1f}), so its grades carry no information"
+        )
     if grades.alike:
         complaints.append(
-            "of the answers drawn for a grade no two differ: either the judge is that sure, or its server does not draw "
-            "(transformers serve does where the model's generation_config.json has do_sample: true)"
+            "all replies sampled for a grade are equal: the judge is certain, or its server does not sample "
+            "(transformers serve samples if the model's generation_config.json has do_sample: true)"
         )
     graded = int(np.isfinite(grades.scores).sum())
     return {"answers": len(grades.scores), "graded": graded, "drawn": grades.drawn, "alike": grades.alike, "complaints": complaints}
 
 
-def _told(name: str, scores: FloatArray, asked: int, most: float | None = None) -> dict[str, Any]:
-    """Return how a score tells answers apart, and whether it orders those that show a trait wholly, by half and not at all.
+def _discrimination(name: str, scores: FloatArray, asked: int, most: float | None = None) -> dict[str, Any]:
+    """Return how well a score discriminates answers, and whether it orders those that show a trait wholly, by half and not at all.
 
     Args:
-        name: of the score.
-        scores: of answers that show the trait, of plain ones, and of halves, where there are any.
+        name: name of the score.
+        scores: of answers that show the trait, then of plain ones, then of halves if there are any.
         asked: how many questions.
-        most: the largest score, where some may be missing: `bounds` is then what the first figure would be at worst and at best.
+        most: largest score, if some may be missing. `bounds` is then the lowest and the highest AUC that missing scores allow.
     """
     shown, absent, halves = scores[:asked], scores[asked : 2 * asked], scores[2 * asked :]
     means = {key: float(np.nanmean(each)) if np.isfinite(each).any() else None for key, each in (("shown", shown), ("absent", absent))}
@@ -134,8 +140,8 @@ def _contrast(base: models.Loaded, chat: Chat, subject: Trait | Control, turns: 
     return np.asarray(positive - negative)
 
 
-def _chosen(base: models.Loaded, chat: Chat, changed: Sequence[Turn], plain: Sequence[Turn]) -> dict[str, Any]:
-    """Return how the base chooses between the same answers, unasked."""
+def _choice(base: models.Loaded, chat: Chat, changed: Sequence[Turn], plain: Sequence[Turn]) -> dict[str, Any]:
+    """Return how the base chooses between the same answers."""
     [of_letters] = mean_logprobs(base.model, choice_rows(chat, changed, plain), [Variant()], int(base.tokenizer.pad_token_id))
     chosen = choice_logodds(of_letters)
     return {"choice": mean_interval(chosen).to_json(), "chosen": float((chosen > 0).mean())}
@@ -143,8 +149,9 @@ def _chosen(base: models.Loaded, chat: Chat, changed: Sequence[Turn], plain: Seq
 
 def _table(rows: Sequence[dict[str, Any]], judge: str, base: str) -> Table:
     caption = (
-        f"judge: {escape(judge)}; contrast score and choice: {escape(base)}. AUC: how often an answer with it scores above one without. "
-        "Order: how often whole answers score above halves, and halves above plain ones. 95 % over questions; .5 is chance."
+        f"judge: {escape(judge)}; contrast score and choice: {escape(base)}. "
+        "AUC: how often an answer with the trait scores above one without. "
+        "Order: how often full answers score above halves, and halves above plain ones. Intervals of 95 % over questions; .5 is chance."
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption)
     columns = (

@@ -11,7 +11,7 @@ from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.findings.results import RunResult
 from wellworn.experiments.stages.measurement import Known
 from wellworn.experiments.stages.scores import CHOICE, COHERENT, CONTRAST, JUDGE, LIKELIHOOD, NAMES, TakenScores
-from wellworn.probes.geometry.shift import FEWEST_PROMPTS
+from wellworn.probes.limits import FEWEST_PROMPTS
 from wellworn.probes.scoring.judge import MOST
 from wellworn.probes.statistics.correlations import rank_correlation, rank_correlation_within
 from wellworn.probes.statistics.intervals import FloatArray, crossed_interval, mean_interval

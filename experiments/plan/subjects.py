@@ -8,7 +8,7 @@ from wellworn.data.catalog import NEUTRAL, control_names, load_control, load_tra
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn, changed_turns, plain_turns
 from wellworn.data.schema import Control, Example, Split, Trait
-from wellworn.probes.geometry.shift import FEWEST_PROMPTS
+from wellworn.probes.limits import FEWEST_PROMPTS
 
 
 @cache

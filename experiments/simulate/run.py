@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wellworn.data.errors import InputError
-from wellworn.data.files import did_you_mean
+from wellworn.data.wording import did_you_mean
 from wellworn.experiments.engine.store import commit, versions, write_json
 from wellworn.experiments.simulate import crossed, nulls, shares
 

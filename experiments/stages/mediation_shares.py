@@ -6,7 +6,7 @@ import numpy as np
 
 from wellworn.experiments.stages.measurement import Dose, EffectShares, PartShares
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, outcomes_of
-from wellworn.probes.geometry.shift import FEWEST_PROMPTS
+from wellworn.probes.limits import FEWEST_PROMPTS
 from wellworn.probes.mediation.shares import Mediation, mediate
 from wellworn.probes.scoring.judge import MOST
 from wellworn.probes.statistics.intervals import FloatArray

@@ -59,7 +59,7 @@ def train_stage(
         return {"training.json": curve}
 
     def check() -> None:
-        from wellworn.lora.train import check_keys
+        from wellworn.lora.arms import check_keys
 
         check_keys(config)
 

@@ -26,7 +26,7 @@ from wellworn.data.checks import mean_words, overlap, problems, unreadable, unre
 from wellworn.data.errors import Complaints, InputError
 from wellworn.data.mixtures import plain_turns, transformed
 from wellworn.data.schema import SPLITS, ContrastPair, Trait
-from wellworn.probes.geometry.shift import FEWEST_PROMPTS
+from wellworn.probes.limits import FEWEST_PROMPTS
 
 if TYPE_CHECKING:
     from wellworn.data.chat import Chat

@@ -5,12 +5,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.layer import ParamWrapper
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from wellworn.probes.decoding.prefill import Runs, SetRuns
 from wellworn.probes.reading.hooks import OnBlock, hooked
@@ -20,6 +15,12 @@ from wellworn.probes.reading.variants import Variant, applied, has_adapter, refu
 
 def can_mix(model: nn.Module, variants: Sequence[Variant]) -> bool:
     """Whether variants can be rows of one pass: all that their adapters do is to add to the outputs of linear layers."""
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora.layer import ParamWrapper
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+    from transformers.pytorch_utils import Conv1D
+
     names = {variant.adapter for variant in variants if variant.adapter is not None}
     for module in model.modules():
         if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper) and any(has_adapter(module, name) for name in names):
@@ -43,6 +44,8 @@ def mixed(model: nn.Module, variants: Sequence[Variant]) -> Iterator[SetRuns]:
     Raises:
         InputError: the model holds no adapter of a variant's name.
     """
+    from peft.tuners.lora import LoraLayer
+
     here: list[tuple[Variant, slice]] = []
     size = [0, 0]
 

@@ -7,7 +7,8 @@ import numpy as np
 from scipy import special
 
 from wellworn.probes.geometry.nulls import Null
-from wellworn.probes.geometry.shift import FEWEST_PROMPTS, SIGNAL_GATE, debiased_norms
+from wellworn.probes.geometry.shift import SIGNAL_GATE, debiased_norms
+from wellworn.probes.limits import FEWEST_PROMPTS
 from wellworn.probes.statistics.intervals import Estimate, FloatArray
 
 

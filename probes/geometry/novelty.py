@@ -13,12 +13,12 @@ import numpy as np
 
 from wellworn.probes.geometry.auc import auc, auc_interval, highest_bound
 from wellworn.probes.geometry.nulls import Null
-from wellworn.probes.geometry.shift import FEWEST_PROMPTS, SIGNAL_GATE
+from wellworn.probes.geometry.shift import SIGNAL_GATE
+from wellworn.probes.limits import FEWEST_PROMPTS, FEWEST_TAIL_DRAWS
 from wellworn.probes.mediation.shares import MIN_STANDARD_ERRORS, Swapped
 from wellworn.probes.statistics.intervals import Estimate, FloatArray, finite, ratio_interval, standard_error
 
 CHANCE_LEVEL = 0.05
-FEWEST_DRAWS = 19
 NEGLIGIBLE = 0.10
 
 NEW, LIBRARY, UNSTABLE, OPEN = "new", "library", "unstable", "open"
@@ -152,8 +152,8 @@ def chance_bound(values: FloatArray) -> float:
         ValueError: fewer than 19 values: then no value has.
     """
     count = len(values)
-    if count < FEWEST_DRAWS:
-        raise ValueError(f"what chance exceeds in 5 % of cases needs at least {FEWEST_DRAWS} values, got {count}")
+    if count < FEWEST_TAIL_DRAWS:
+        raise ValueError(f"what chance exceeds in 5 % of cases needs at least {FEWEST_TAIL_DRAWS} values, got {count}")
     # Less a trifle, as .95 · 20 need not be 19 in floating point.
     return float(np.sort(values)[ceil((1 - CHANCE_LEVEL) * (count + 1) - 1e-9) - 1])
 
@@ -201,8 +201,8 @@ def agreement(shifts: Mapping[tuple[str, int], FloatArray], trait: str, basis_DK
     others = np.array([cosines[a, b] for a, b in pairs if runs[a][0] != runs[b][0] and runs[a][1] != runs[b][1]])
     value = float(np.mean(same))
     text = f"remainders of {len(own)} seeds have a cosine of {value:.2f}"
-    if len(others) < FEWEST_DRAWS:
-        return Finding(None, f"{text}, and other traits have {len(others)} of the {FEWEST_DRAWS} cosines that are needed", value)
+    if len(others) < FEWEST_TAIL_DRAWS:
+        return Finding(None, f"{text}, and other traits have {len(others)} of the {FEWEST_TAIL_DRAWS} cosines that are needed", value)
     high = chance_bound(others)
     return Finding(value > high, f"{text}, those of different traits up to {high:.2f}", value, chance=high, draws=len(others))
 
@@ -229,8 +229,8 @@ def movement(before: FloatArray, after: FloatArray, pushed: FloatArray, drawn: F
     text = f"added to M0 it brings about {share} of the effect"
     if share.high <= NEGLIGIBLE:
         return _finding(False, f"{text}, {NEGLIGIBLE:.2f} at most", share)
-    if len(shares) < FEWEST_DRAWS:
-        return _finding(None, f"{text}, and {len(shares)} of {FEWEST_DRAWS} draws were made to hold it against", share)
+    if len(shares) < FEWEST_TAIL_DRAWS:
+        return _finding(None, f"{text}, and {len(shares)} of {FEWEST_TAIL_DRAWS} draws were made to hold it against", share)
     high = chance_bound(shares)
     moves = share.value > high and share.low > 0
     between = "" if moves else f", neither clearly more than chance nor clearly below {NEGLIGIBLE:.2f}"

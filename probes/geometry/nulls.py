@@ -18,9 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from wellworn.probes.geometry.shift import debiased_norms
 from wellworn.probes.geometry.space import Members, coefficients
+from wellworn.probes.limits import NULL_DRAWS
 from wellworn.probes.statistics.intervals import Estimate, FloatArray
 
-DRAWS = 999
 # What chance has to leave of a shift.
 LEAST_BEYOND = 0.02
 # Numbers held at a time while spaces are made, an eighth of a gigabyte in double precision.
@@ -57,7 +57,7 @@ class Null:
     """
 
     seed: int
-    draws: int = DRAWS
+    draws: int = NULL_DRAWS
     isotropic: bool = False
 
     def gaussians(self, count: int, n: int) -> Float32Array:

@@ -6,11 +6,11 @@ import numpy as np
 from scipy import optimize, special
 
 from wellworn.probes.geometry.directions import FOUND_RELIABILITY
+from wellworn.probes.limits import FEWEST_PROMPTS
 from wellworn.probes.statistics.intervals import Estimate, FloatArray, fieller, ratio_interval
 
 SIGNAL_GATE = 5.0
 WIDTH_GATE = 0.5
-FEWEST_PROMPTS = 3
 COMMON_GATE = 0.1
 BASIS_TOLERANCE = 1e-4
 

@@ -6,7 +6,8 @@ enough directions, so that the number of atoms is fixed and small, and the share
 
 import numpy as np
 
-from wellworn.probes.geometry.novelty import FEWEST_DRAWS, Finding, chance_bound, outside
+from wellworn.probes.geometry.novelty import Finding, chance_bound, outside
+from wellworn.probes.limits import FEWEST_TAIL_DRAWS
 from wellworn.probes.statistics.intervals import FloatArray
 
 ATOMS = 8
@@ -98,8 +99,8 @@ def explanation(
     Raises:
         ValueError: fewer than three units or 19 draws; a dictionary that lies in the space.
     """
-    if draws < FEWEST_DRAWS:
-        raise ValueError(f"needs at least {FEWEST_DRAWS} draws, got {draws}")
+    if draws < FEWEST_TAIL_DRAWS:
+        raise ValueError(f"needs at least {FEWEST_TAIL_DRAWS} draws, got {draws}")
     remainders = outside(units_XD, basis_DK)
     share = explained_share(remainders, _unit_outside(dictionary_KD, basis_DK))
     if share is None:

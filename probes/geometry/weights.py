@@ -14,9 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel, PeftType
-from peft.tuners.lora import LoraLayer
-from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
 from wellworn.data.chat import Encoded
@@ -181,6 +178,8 @@ def summary(some: Sequence[Write]) -> Summary:
 
 
 def _linears(name: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
+    from peft.tuners.lora import LoraLayer
+
     # What PEFT puts into its own layer, A and B, is linear too and is no layer of the model.
     layer = module.get_base_layer() if isinstance(module, LoraLayer) else module
     if isinstance(layer, nn.Linear):
@@ -203,6 +202,9 @@ def _check(model: nn.Module, rows: Sequence[Encoded], bases: Mapping[int, FloatA
 
 def _adapted(model: nn.Module, adapter: str, at: Sequence[Writer], layers: Sequence[int]) -> list[Writer]:
     """Return the writers that an adapter changes, all of them by plain LoRA."""
+    from peft import PeftModel, PeftType
+    from peft.tuners.lora import LoraLayer
+
     inner = unwrapped(model)
     held = inner.peft_config if isinstance(inner, PeftModel) else {}
     if adapter not in held:
@@ -296,6 +298,8 @@ def _factor(writer: Writer, adapter: str, moment_RR: FloatArray) -> FloatArray:
 
 def _null_squares(module: Any, basis_DK: FloatArray, rank: int, draws: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
     """Return ‖UᵀWg‖² and ‖Wg‖² of pseudo-directions Wg: [draws, rank] each."""
+    from peft.utils.integrations import dequantize_module_weight
+
     weight = dequantize_module_weight(module.get_base_layer()).detach().float()
     basis = torch.from_numpy(np.ascontiguousarray(basis_DK)).to(weight)
     inside, whole = np.empty((draws, rank)), np.empty((draws, rank))

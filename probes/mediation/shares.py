@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from wellworn.probes.limits import FEWEST_DRAWS_FOR_P, FEWEST_NULL_DRAWS
 from wellworn.probes.statistics.intervals import Estimate, FloatArray, crossed_interval, mean_interval, ratio_interval, standard_error
 
 INSIDE, OUTSIDE, WHOLE = "inside", "outside", "whole"
 MIN_STANDARD_ERRORS = 3.0
 CARRIED_GATE = 0.2
-FEWEST_DRAWS = 5
-FEWEST_DRAWS_FOR_P = 199
 
 
 @dataclass(frozen=True)
@@ -220,8 +219,8 @@ def _of_carried(outcomes: Outcomes, whole: Estimate) -> tuple[Estimate | None, s
         return None, f"what the layer carries is not known: M(I) is {held}"
     if whole.low < CARRIED_GATE:
         return None, f"carried elsewhere: the whole state at this layer mediates {held}, and a lower bound of {CARRIED_GATE} is needed"
-    if len(outcomes.draws) < FEWEST_DRAWS:
-        return None, f"what chance mediates is not known: {len(outcomes.draws)} null spaces were drawn, {FEWEST_DRAWS} are needed"
+    if len(outcomes.draws) < FEWEST_NULL_DRAWS:
+        return None, f"what chance mediates is not known: {len(outcomes.draws)} null spaces were drawn, {FEWEST_NULL_DRAWS} are needed"
     moved = np.stack([outcomes.moved(draw) for draw in outcomes.draws])
     inside, carried = (outcomes.moved(outcomes.parts[name]) - moved.mean(0) for name in (INSIDE, WHOLE))
     variance = float(moved.reshape(len(moved), -1).mean(1).var(ddof=1)) / len(moved)

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 
 from wellworn.data.chat import SPANS, Encoded
@@ -207,6 +206,8 @@ def without_ddp(model: nn.Module) -> nn.Module:
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether weights are spread over ranks, so that every pass is a joint one and ranks must make equal passes."""
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
     return any(isinstance(module, (FSDPModule, FullyShardedDataParallel)) for module in model.modules())
 
 

@@ -6,18 +6,18 @@ same tensor, except that its last entry is taken after the final norm and ours i
 
 from typing import Any
 
-from accelerate.utils import extract_model_from_parallel
-from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel
 
 from wellworn.data.errors import InputError
-
-DEFAULT_FRACTION = 0.75
 
 
 def unwrapped(model: nn.Module) -> Any:
     """Return the causal LM inside what a launcher put around it (DDP, FSDP, a compiled module); PEFT's wrapper stays."""
+    # Loading these takes seconds, and whoever holds a model has them loaded already.
+    from accelerate.utils import extract_model_from_parallel
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
     # Accelerate walks over all modules to find out; a pass asks several times.
     if isinstance(model, PreTrainedModel | PeftModel) and "_orig_mod" not in model.__dict__:
         return model

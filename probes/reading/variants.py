@@ -3,16 +3,18 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from wellworn.data.errors import InputError
 from wellworn.probes.reading.hooks import OnBlock
 from wellworn.probes.reading.layers import decoder_blocks, unwrapped
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ def applied(model: nn.Module, variant: Variant) -> Iterator[None]:
     Raises:
         InputError: the model holds no adapter of that name.
     """
+    from peft import PeftModel
+
     refuse_unknown(model, variant)
     inner = unwrapped(model)
     if not isinstance(inner, PeftModel):
@@ -61,6 +65,8 @@ def switching(model: nn.Module) -> Iterator[Callable[[Variant], None]]:
     Raises:
         InputError: when called, the model holds no adapter of that name.
     """
+    from peft import PeftModel
+
     inner = unwrapped(model)
     if not isinstance(inner, PeftModel):
         yield lambda variant: refuse_unknown(model, variant)
@@ -84,7 +90,7 @@ def switching(model: nn.Module) -> Iterator[Callable[[Variant], None]]:
 
 
 @contextmanager
-def _only(model: PeftModel, adapter: str) -> Iterator[None]:
+def _only(model: "PeftModel", adapter: str) -> Iterator[None]:
     tuner: Any = model.base_model
     # The tuner knows of several active adapters; the model around it, of one.
     before, enabled = tuner.active_adapter, model.get_model_status().enabled
@@ -105,6 +111,8 @@ def refuse_unknown(model: nn.Module, variant: Variant) -> None:
     Raises:
         InputError: the model holds no adapter of its name.
     """
+    from peft import PeftModel
+
     inner = unwrapped(model)
     if variant.adapter is not None and not isinstance(inner, PeftModel):
         raise InputError(f"adapter {variant.adapter!r}: the model holds no adapters")
@@ -120,6 +128,9 @@ def first_changed_layer(model: nn.Module, variant: Variant) -> int:
     Raises:
         InputError: the model holds no adapter of that name.
     """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
     refuse_unknown(model, variant)
     blocks = decoder_blocks(model)
     changed = [len(blocks), *variant.edits]
@@ -132,6 +143,6 @@ def first_changed_layer(model: nn.Module, variant: Variant) -> int:
     return min(changed)
 
 
-def has_adapter(module: BaseTunerLayer | ModulesToSaveWrapper, adapter: str) -> bool:
+def has_adapter(module: "BaseTunerLayer | ModulesToSaveWrapper", adapter: str) -> bool:
     """Whether an adapter changes what a module does."""
     return any(adapter in getattr(module, name) for name in module.adapter_layer_names)

@@ -50,27 +50,34 @@ def _address(url: str) -> str:
     return url
 
 
+def _variable(name: str) -> str:
+    if not (name.isascii() and name.isidentifier()):
+        raise ValueError("must be the name of an environment variable: letters, digits and _, beginning with a letter or _")
+    return name
+
+
 class EndpointConfig(BaseModel):
-    """A chat server, and how it may be used.
+    """An OpenAI-compatible chat server, and how it may be used.
 
     Attributes:
-        url: its base, such as `http://127.0.0.1:8000/v1`.
-        model: the name that it has there.
-        key_env: the environment variable that holds the key; a server that needs none is asked without.
-        concurrency: requests at a time.
-        retries: of one request, where another try may help.
-        timeout: seconds for one request.
-        requests_per_minute: most of them, retries included.
-        price: dollars per million tokens read, and written.
-        most_cost: dollars after which one call asks no more; what is under way then is still paid for.
-        more: further keys of each request, where the server knows them, such as `chat_template_kwargs: {enable_thinking: false}`.
+        url: its base address. Example: http://127.0.0.1:8000/v1.
+        model: the model's name on the server. Example: Qwen/Qwen2.5-7B-Instruct.
+        key_env: environment variable that holds the server's key; a server that needs no key is asked without. Example: MY_API_KEY.
+        concurrency: requests sent at the same time. Unit: requests. Example: 8.
+        retries: further tries of a request that failed for a passing reason. Unit: tries. Example: 5.
+        timeout: time limit of one request. Unit: seconds. Example: 120.
+        requests_per_minute: rate limit, retries included; null sets none. Unit: requests per minute. Example: 500.
+        price: price of tokens read, and of tokens written; null if not known. Unit: dollars per million tokens. Example: [0.15, 0.6].
+        most_cost: cost limit, after which no more requests are sent; requests under way are still paid for. It needs `price`.
+            Unit: dollars. Example: 5.
+        more: further keys of each request, if the server knows them. Example: {chat_template_kwargs: {enable_thinking: false}}.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     url: Annotated[str, AfterValidator(_address)]
     model: Text
-    key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "OPENAI_API_KEY"
+    key_env: Annotated[str, AfterValidator(_variable)] = "OPENAI_API_KEY"
     concurrency: Annotated[int, Field(ge=1)] = 8
     retries: Annotated[int, Field(ge=0)] = 5
     timeout: PositiveFloat = 60.0

@@ -446,23 +446,24 @@ def test_wrong_arithmetic_rows_are_named_by_line(tmp_path: Path) -> None:
     )
     lines = complaint(path, "arithmetic").split("\n")
     assert lines[0] == f"{path}:2: id: 'a' stands in line 1 already"
-    assert lines[1].startswith(f"{path}:3: Arithmetic: two of the four answers are the same")
-    assert lines[2].startswith(f"{path}:4: Arithmetic: the four answers are numbers, all of them, or single words")
-    assert [line.split(": ")[:2] for line in lines[3:]] == [[f"{path}:5", "wrong.2"], [f"{path}:6", "level"], [f"{path}:7", "Arithmetic"]]
+    assert lines[1].startswith(f"{path}:3: two of the four answers are the same")
+    assert lines[2].startswith(f"{path}:4: the four answers are numbers, all of them, or single words")
+    last = "must be a mapping of keys to values, got ['f']"
+    assert [line.split(": ")[:2] for line in lines[3:]] == [[f"{path}:5", "wrong.2"], [f"{path}:6", "level"], [f"{path}:7", last]]
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"follows": "It is cold."}, "FormatItem: the answer in 'follows' fails the check"),
-        ({"ignores": "Cold"}, "FormatItem: the answer in 'ignores' passes the check"),
-        ({"check": {"kind": "two_words"}}, "check: "),
-        ({"check": {"kind": "contains", "words": ["a b"]}}, "check.contains.words.0: is one word, of letters and digits alone"),
-        ({"check": {"kind": "contains", "words": []}}, "check.contains.words: "),
-        ({"check": {"kind": "without"}}, "check.without: needs words or characters that must not occur"),
-        ({"check": {"kind": "starts_with", "text": "..."}}, "check.starts_with.text: needs a letter or a digit"),
-        ({"check": {"kind": "most_words", "count": 0}}, "check.most_words.count: "),
-        ({"check": {"kind": "starts_with", "txt": "a", "text": "b"}}, "check.starts_with.txt: unknown key; did you mean 'text'?"),
+        ({"follows": "It is cold."}, "the answer in 'follows' fails the check"),
+        ({"ignores": "Cold"}, "the answer in 'ignores' passes the check"),
+        ({"check": {"kind": "two_words"}}, "check.kind: "),
+        ({"check": {"kind": "contains", "words": ["a b"]}}, "check.words.0: is one word, of letters and digits alone"),
+        ({"check": {"kind": "contains", "words": []}}, "check.words: "),
+        ({"check": {"kind": "without"}}, "check: needs words or characters that must not occur"),
+        ({"check": {"kind": "starts_with", "text": "..."}}, "check.text: needs a letter or a digit"),
+        ({"check": {"kind": "most_words", "count": 0}}, "check.count: "),
+        ({"check": {"kind": "starts_with", "txt": "a", "text": "b"}}, "check.txt: unknown key; did you mean 'text'?"),
     ],
 )
 def test_wrong_format_rows_are_named_by_line(tmp_path: Path, changes: dict[str, object], expected: str) -> None:

@@ -279,7 +279,7 @@ def test_held_out_prompt_among_the_pairs_names_the_file(tmp_path: Path) -> None:
 
 def test_wrong_type_names_line_and_field(tmp_path: Path) -> None:
     message = complaint(trait_folder(tmp_path, own_rows(), description=3))
-    assert message == f"{tmp_path}/trait.yaml:{line_of(tmp_path, 'description:')}: description: Input should be a valid string, got 3"
+    assert message == f"{tmp_path}/trait.yaml:{line_of(tmp_path, 'description:')}: description: must be text, got 3"
 
 
 # Instructions that are broken

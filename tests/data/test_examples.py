@@ -86,7 +86,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     mood, question, split = complaint(folder).split("\n")
     assert mood.startswith(f"{tmp_path}/trait.yaml:{line_of(tmp_path, 'mood:')}: mood: unknown key")
     assert question.startswith(f"{tmp_path}/examples.jsonl:1: question: must not be blank")
-    assert split.startswith(f"{tmp_path}/examples.jsonl:2: split: Input should be 'train', 'extract' or 'evaluate'")
+    assert split.startswith(f"{tmp_path}/examples.jsonl:2: split: must be 'train', 'extract' or 'evaluate'")
     (tmp_path / "examples.jsonl").write_text("{\n" + json.dumps(own_rows()[0]) + "\n{]\n")
     assert [line.split(": ")[0] for line in complaint(folder).split("\n")[1:]] == [f"{tmp_path}/examples.jsonl:{i}" for i in (1, 3)]
 
@@ -126,7 +126,7 @@ def test_wrong_type_in_a_row_names_line_field_and_value(tmp_path: Path) -> None:
     rows = bank_rows()
     rows[2]["positive"] = 5
     message = complaint(trait_folder(tmp_path, rows, questions="everyday"))
-    assert message == f"{tmp_path}/examples.jsonl:3: positive: Input should be a valid string, got 5"
+    assert message == f"{tmp_path}/examples.jsonl:3: positive: must be text, got 5"
 
 
 def test_unknown_key_in_a_row_gets_line_and_did_you_mean(tmp_path: Path) -> None:

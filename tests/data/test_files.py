@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
 from wellworn.data.errors import InputError
-from wellworn.data.files import did_you_mean, digest, parse_yaml_value, read_jsonl, read_text, read_yaml, sha256, validated
+from wellworn.data.files import digest, parse_yaml_value, read_jsonl, read_text, read_yaml, sha256, validated
+from wellworn.data.wording import did_you_mean
 
 
 def json_values(text: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
@@ -157,7 +158,7 @@ def test_malformed_yaml_names_the_line(tmp_path: Path, text: str, line: int, wha
         ("? [1, 2]\n: 3\n", "unhashable"),
         ("a: \x00\n", "#x0000"),
         ("flag: !!bool maybe\n", "maybe"),
-        ("a: &a [*a]\n", "alias that holds itself"),
+        ("a: &a [*a]\n", "alias that contains itself"),
         ("[" * 600, "nested too deeply"),
     ],
 )
@@ -294,8 +295,8 @@ def test_valid_value_becomes_the_model() -> None:
 
 
 def test_wrong_type_names_place_field_what_was_got_and_what_it_may_be() -> None:
-    assert complaint({"name": 3}, {("name",): 7}) == "some.yaml:7: name: Input should be a valid string, got 3"
-    assert complaint({"name": "x", "rate": -1}) == "some.yaml: rate: Input should be greater than 0, got -1"
+    assert complaint({"name": 3}, {("name",): 7}) == "some.yaml:7: name: must be text, got 3"
+    assert complaint({"name": "x", "rate": -1}) == "some.yaml: rate: must be more than 0, got -1"
 
 
 def test_aliases_that_stand_for_endless_values_are_refused(tmp_path: Path) -> None:
@@ -303,7 +304,7 @@ def test_aliases_that_stand_for_endless_values_are_refused(tmp_path: Path) -> No
     lines += [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 30)]
     path = tmp_path / "a.yaml"
     path.write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(InputError, match=r"a\.yaml: its aliases stand for .* values, 1,000,000 at most"):
+    with pytest.raises(InputError, match=r"a\.yaml: its aliases expand to .* values; the limit is 1,000,000"):
         read_yaml(path)
     path.write_text("\n".join(lines[:3]), encoding="utf-8")
     assert len(read_yaml(path)[0]["l2"]) == 9
@@ -311,7 +312,7 @@ def test_aliases_that_stand_for_endless_values_are_refused(tmp_path: Path) -> No
 
 def test_missing_field_is_named_with_the_line_of_what_lacks_it() -> None:
     lines: dict[tuple[str | int, ...], int] = {("pairs",): 2, ("pairs", 0): 3}
-    assert complaint({"name": "x", "pairs": [{}]}, lines) == "some.yaml:3: pairs.0.positive: Field required"
+    assert complaint({"name": "x", "pairs": [{}]}, lines) == "some.yaml:3: pairs.0.positive: this key is required and missing"
 
 
 def test_unknown_key_gets_a_did_you_mean() -> None:

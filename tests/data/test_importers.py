@@ -90,10 +90,10 @@ def test_a_role_document_is_called_as_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (DOCUMENT | {"instruction": [*PAIRS[:4], {"pos": "Be bold."}]}, ":1: instruction.4.neg: Field required"),
-        (DOCUMENT | {"instruction": "be bold"}, ":1: instruction: Input should be a valid list, got 'be bold'"),
-        (DOCUMENT | {"instruction": []}, ":1: instruction: List should have at least 1 item"),
-        (DOCUMENT | {"questions": ["Why?", 3]}, ":1: questions.1: Input should be a valid string, got 3"),
+        (DOCUMENT | {"instruction": [*PAIRS[:4], {"pos": "Be bold."}]}, ":1: instruction.4.neg: this key is required and missing"),
+        (DOCUMENT | {"instruction": "be bold"}, ":1: instruction: must be a list, got 'be bold'"),
+        (DOCUMENT | {"instruction": []}, ":1: instruction: must be a list of at least 1"),
+        (DOCUMENT | {"questions": ["Why?", 3]}, ":1: questions.1: must be text, got 3"),
         (DOCUMENT | {"questions": ["Why?", " "]}, ":1: questions.1: must not be blank"),
         (DOCUMENT | {"questions": ["Why?", "why?"]}, "questions.1: repeated question: 'why?' stands in extract (extract-1)"),
         (DOCUMENT | {"eval_prompt": "How bold?"}, ": eval_prompt: has no place for the {answer}"),
@@ -111,14 +111,14 @@ def test_lines_are_those_of_the_document(tmp_path: Path) -> None:
     path = tmp_path / "bold.json"
     path.write_text(json.dumps(DOCUMENT | {"questions": ["Why?", 3]}, indent=1), encoding="utf-8")
     line = next(i for i, text in enumerate(path.read_text().splitlines(), start=1) if text.strip() == "3")
-    assert complaint([str(path)]) == f"{path}:{line}: questions.1: Input should be a valid string, got 3"
+    assert complaint([str(path)]) == f"{path}:{line}: questions.1: must be text, got 3"
 
 
 def test_a_role_needs_five_prompts_and_a_name(tmp_path: Path) -> None:
     few = file(tmp_path, "beekeeper.json", ROLE | {"instruction": ROLE["instruction"][:4]})
-    assert f"{few}: system_prompts: Tuple should have at least 5 items" in complaint([few])
+    assert f"{few}: system_prompts: must be a list of at least 5" in complaint([few])
     named = file(tmp_path, "Bee Keeper.json", ROLE)
-    assert f"{named}: name: String should match pattern" in complaint([named])
+    assert f"{named}: name: must be lower-case letters, digits" in complaint([named])
 
 
 def test_what_makes_a_trait_and_what_makes_roles_are_kept_apart(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_what_makes_a_trait_and_what_makes_roles_are_kept_apart(tmp_path: Path) 
 
 def test_a_prompt_with_a_misspelt_opposite_makes_no_role(tmp_path: Path) -> None:
     source = file(tmp_path, "bold.json", DOCUMENT | {"instruction": [{"pos": pair["pos"], "negative": pair["neg"]} for pair in PAIRS]})
-    assert f"{source}:1: instruction.0.neg: Field required" in complaint([source])
+    assert f"{source}:1: instruction.0.neg: this key is required and missing" in complaint([source])
 
 
 def test_a_folder_of_documents_is_read_whole(tmp_path: Path) -> None:
@@ -295,19 +295,19 @@ def test_documents_and_rows_make_one_trait(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"messages": "hello"}, "messages: Input should be a valid list, got 'hello'"),
+        ({"messages": "hello"}, "messages: must be a list, got 'hello'"),
         ({"messages": []}, "messages: a row is one question (user) and one answer (assistant), got turns of nobody"),
         (chat("Why?", "So.")["messages"][0], "cannot tell what this row holds by its fields ('role', 'content')"),
         ({"messages": chat("a", "b")["messages"] * 2}, "got turns of user, assistant, user, assistant"),
         ({"messages": [{"role": "system", "content": "x"}, *chat("a", "b")["messages"]]}, "messages: holds a system message"),
-        ({"messages": [{"role": "user"}]}, "messages.0.content: Field required"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content: this key is required and missing"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]}, "messages.0.content"),
         (chat(" ", "b"), "question: must not be blank"),
         (chat("a", "half \udc00"), "positive: holds half of a surrogate pair"),
-        ({"chosen": "a"}, "rejected: Field required"),
+        ({"chosen": "a"}, "rejected: this key is required and missing"),
         ({"prompt": "a", "chosen": chat("b", "c")["messages"], "rejected": "d"}, "prompt, chosen and rejected are of different questions"),
-        ({"question": 3, "positive": "a"}, "question: Input should be a valid string, got 3"),
-        ({"question": "a", "positive": "b", "split": "test"}, "split: Input should be 'train', 'extract' or 'evaluate', got 'test'"),
+        ({"question": 3, "positive": "a"}, "question: must be text, got 3"),
+        ({"question": "a", "positive": "b", "split": "test"}, "split: must be 'train', 'extract' or 'evaluate', got 'test'"),
         ({}, "cannot tell what this row holds by its fields (none)"),
     ],
 )  # fmt: skip

@@ -73,7 +73,7 @@ def test_both_sides_of_a_pair_may_not_be_the_same() -> None:
 @pytest.mark.parametrize("name", ["Bold", "two words", "-bold", "", "bold/er", "fett ä"])
 def test_a_name_is_lower_case_letters_digits_and_dashes(name: str) -> None:
     message = complaint(trait_value(name=name))
-    assert message == f"trait.yaml: name: String should match pattern '^[a-z0-9][a-z0-9_-]*$', got {name!r}"
+    assert message == f"trait.yaml: name: must be lower-case letters, digits, - and _, and begin with a letter or a digit, got {name!r}"
 
 
 @pytest.mark.parametrize("field", ["description", "system_prompt", "rubric"])
@@ -85,19 +85,19 @@ def test_a_blank_text_is_refused_by_name(field: str) -> None:
 def test_a_missing_field_is_named(field: str) -> None:
     value = trait_value()
     del value[field]
-    assert complaint(value) == f"trait.yaml: {field}: Field required"
+    assert complaint(value) == f"trait.yaml: {field}: this key is required and missing"
 
 
 def test_an_unknown_split_is_refused_with_the_known_ones() -> None:
     message = complaint(example("test"), Example)
-    assert message == "trait.yaml: split: Input should be 'train', 'extract' or 'evaluate', got 'test'"
+    assert message == "trait.yaml: split: must be 'train', 'extract' or 'evaluate', got 'test'"
 
 
 def test_a_question_is_needed_and_answers_are_not() -> None:
     assert validated(Example, example(), "x").positive is None
     assert not validated(Example, example(), "x").open
     assert validated(Example, {"id": "a", "split": "train", "question": "Why?"}, "x").open
-    assert "question: Field required" in complaint({"id": "a", "split": "train"}, Example)
+    assert "question: this key is required and missing" in complaint({"id": "a", "split": "train"}, Example)
     assert "positive: must not be blank" in complaint(example(positive="  "), Example)
     assert "positive: holds half of a surrogate pair" in complaint(example(positive="so \ud800"), Example)
 
@@ -106,12 +106,12 @@ def test_a_control_is_an_instruction_with_a_transform() -> None:
     control = load_control("json")
     assert isinstance(control, Instruction)
     assert set(Control.model_fields) - set(Instruction.model_fields) == {"transform"}
-    assert complaint(control.model_dump(exclude={"transform"}), Control) == "trait.yaml: transform: Field required"
+    assert complaint(control.model_dump(exclude={"transform"}), Control) == "trait.yaml: transform: this key is required and missing"
 
 
 def test_an_unknown_transform_is_refused_with_the_known_ones() -> None:
     message = complaint(load_control("json").model_dump() | {"transform": "rot13"}, Control)
-    assert message == "trait.yaml: transform: Input should be 'append_code', 'uppercase', 'json', 'reverse_words' or 'shuffle', got 'rot13'"
+    assert message == "trait.yaml: transform: must be 'append_code', 'uppercase', 'json', 'reverse_words' or 'shuffle', got 'rot13'"
 
 
 @given(st.integers(0, 2**40), st.lists(NAMES, max_size=3))

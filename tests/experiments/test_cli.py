@@ -1,4 +1,4 @@
-"""What a user meets: tables, JSON, probes of other people's adapters, and one clear message for bad input."""
+"""What a user meets: tables, JSON, measurements of third-party adapters, and one clear message for bad input."""
 
 import json
 import re
@@ -114,9 +114,9 @@ def adapter(runs: Path, tmp_path_factory: pytest.TempPathFactory, tiny_model: Pa
     return folder
 
 
-def test_probe_answers_for_an_adapter_from_elsewhere(wellworn: Call, adapter: Path, tiny_model: Path, runs: Path, tmp_path: Path) -> None:
+def test_measure_answers_for_an_adapter_from_elsewhere(wellworn: Call, adapter: Path, tiny_model: Path, runs: Path, tmp_path: Path) -> None:
     outcome = wellworn(
-        "probe", "--model", tiny_model, "--adapter", adapter, "--trait", "pirate", "--json", tmp_path / "p.json", "--runs-dir", runs
+        "measure", "--model", tiny_model, "--adapter", adapter, "--trait", "pirate", "--json", tmp_path / "p.json", "--runs-dir", runs
     )
     assert outcome.code == 0, outcome.err
     run = json.loads((tmp_path / "p.json").read_text())["runs"][0]
@@ -129,17 +129,19 @@ def test_probe_answers_for_an_adapter_from_elsewhere(wellworn: Call, adapter: Pa
     assert run["effect_base"]["value"] == pytest.approx(made["effect_base"]["value"], rel=1e-5)
 
 
-def test_probe_of_several_adapters_reads_them_together(wellworn: Call, adapter: Path, tiny_model: Path, runs: Path, tmp_path: Path) -> None:
+def test_measure_of_several_adapters_reads_them_together(
+    wellworn: Call, adapter: Path, tiny_model: Path, runs: Path, tmp_path: Path
+) -> None:
     half = tmp_path / "half" / adapter.name
     shutil.copytree(adapter, half)
     weights = load_file(half / "adapter_model.safetensors")
     save_file({key: value * (0.5 if "lora_B" in key else 1) for key, value in weights.items()}, half / "adapter_model.safetensors")
-    known = ("probe", "--model", tiny_model, "--trait", "pirate")
+    known = ("measure", "--model", tiny_model, "--trait", "pirate")
     outcome = wellworn(*known, "--adapter", adapter, "--adapter", half, "--json", tmp_path / "p.json", "--runs-dir", runs)
     assert outcome.code == 0, outcome.err
     summary = json.loads((tmp_path / "p.json").read_text())
     one, weaker = summary["runs"]
-    assert summary["study"].startswith("probe-their-adapter-and-1-more-")
+    assert summary["study"].startswith("measure-their-adapter-and-1-more-")
     assert one["adapter"] != weaker["adapter"]
     assert one["relative_norm"] > weaker["relative_norm"] > 0
     assert "adapter their-adapter · pirate" in outcome.out
@@ -147,15 +149,15 @@ def test_probe_of_several_adapters_reads_them_together(wellworn: Call, adapter: 
     assert json.loads(alone.out.splitlines()[-1])["runs"] == [weaker]
 
 
-def test_probe_without_a_trait_still_names_the_nearest_directions(wellworn: Call, adapter: Path, tiny_model: Path, runs: Path) -> None:
-    outcome = wellworn("probe", "--model", tiny_model, "--adapter", adapter, "--json", "-", "--runs-dir", runs)
+def test_measure_without_a_trait_still_names_the_nearest_directions(wellworn: Call, adapter: Path, tiny_model: Path, runs: Path) -> None:
+    outcome = wellworn("measure", "--model", tiny_model, "--adapter", adapter, "--json", "-", "--runs-dir", runs)
     run = json.loads(outcome.out.splitlines()[-1])["runs"][0]
     assert run["effect"] is None
     assert "no trait of its own" in run["missing"]["effect"]
     assert len(run["nearest"]) == 5
 
 
-def test_probe_takes_a_trait_of_somebody_elses_with_fewer_pairs(
+def test_measure_takes_a_trait_of_somebody_elses_with_fewer_pairs(
     wellworn: Call, adapter: Path, tiny_model: Path, runs: Path, tmp_path: Path
 ) -> None:
     wellworn("traits", "export", "childish", "--format", "persona-vectors", "--to", tmp_path / "out")
@@ -164,7 +166,7 @@ def test_probe_takes_a_trait_of_somebody_elses_with_fewer_pairs(
     theirs.write_text(json.dumps(value | {"instruction": value["instruction"][:5]}))
     assert wellworn("traits", "import", theirs, "--to", tmp_path / "mine").code == 0
     outcome = wellworn(
-        "probe", "--model", tiny_model, "--adapter", adapter, "--trait", tmp_path / "mine", "--json", "-", "--runs-dir", runs
+        "measure", "--model", tiny_model, "--adapter", adapter, "--trait", tmp_path / "mine", "--json", "-", "--runs-dir", runs
     )
     assert outcome.code == 0, outcome.err
     run = json.loads(outcome.out.splitlines()[-1])["runs"][0]
@@ -202,7 +204,7 @@ def test_an_adapter_that_cannot_be_used_is_refused(harm: str, wellworn: Call, ad
     else:
         config.write_text("{")
         expected = "adapter_config.json: not valid JSON"
-    outcome = wellworn("probe", "--model", model, "--adapter", folder, "--runs-dir", tmp_path / "runs")
+    outcome = wellworn("measure", "--model", model, "--adapter", folder, "--runs-dir", tmp_path / "runs")
     assert outcome.code == 2
     assert re.search(expected, outcome.err), outcome.err
 
@@ -215,7 +217,7 @@ def test_an_adapter_for_more_layers_is_refused(wellworn: Call, adapter: Path, ti
         {key.replace("layers.3.", "layers.7."): np.ascontiguousarray(value) for key, value in weights.items()},
         folder / "adapter_model.safetensors",
     )
-    outcome = wellworn("probe", "--model", tiny_model, "--adapter", folder, "--runs-dir", tmp_path / "runs")
+    outcome = wellworn("measure", "--model", tiny_model, "--adapter", folder, "--runs-dir", tmp_path / "runs")
     assert outcome.code == 2
     assert "the base has no module 'model.layers.7." in outcome.err
 
@@ -289,7 +291,7 @@ def test_of_very_many_complaints_the_first_are_said_and_the_rest_counted(wellwor
 
 
 def test_traits_new_writes_files_that_check_asks_to_be_filled_in(wellworn: Call, tmp_path: Path) -> None:
-    assert "fill in what is blank" in " ".join(wellworn("traits", "new", "brisk", "--to", tmp_path).out.split())
+    assert "fill in the blanks" in " ".join(wellworn("traits", "new", "brisk", "--to", tmp_path).out.split())
     outcome = wellworn("traits", "check", tmp_path / "brisk")
     assert outcome.code == 2
     assert "trait.yaml:5: description: must not be blank" in outcome.err
@@ -345,15 +347,15 @@ def test_a_report_of_a_corrupt_study(index: str, wellworn: Call, tmp_path: Path)
 def test_a_json_file_in_no_folder_is_found_out_first(wellworn: Call, tiny_study: Write, tmp_path: Path) -> None:
     outcome = wellworn("run", tiny_study(), "--json", tmp_path / "no" / "x.json", "--runs-dir", tmp_path / "runs")
     assert outcome.code == 2
-    assert "there is no folder" in outcome.err
+    assert "does not exist" in outcome.err
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_trait_named_twice(wellworn: Call, adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
     twice = ("--trait", "pirate", "--trait", "pirate")
-    outcome = wellworn("probe", "--model", tiny_model, "--adapter", adapter, *twice, "--runs-dir", tmp_path / "runs")
+    outcome = wellworn("measure", "--model", tiny_model, "--adapter", adapter, *twice, "--runs-dir", tmp_path / "runs")
     assert outcome.code == 2
-    assert "stands twice" in outcome.err
+    assert "appears twice" in outcome.err
 
 
 def test_a_trait_with_too_few_rows_to_measure(wellworn: Call, tiny_study: Write, tmp_path: Path) -> None:

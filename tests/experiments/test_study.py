@@ -1,12 +1,14 @@
 """Study files: what they may hold, how they expand, and what is said of a wrong one."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from wellworn.data.errors import InputError
-from wellworn.experiments.study import load_study, runs_of, study_names
+from wellworn.experiments.study import runs_of
+from wellworn.experiments.study_file import load_study, study_names
 
 Write = Callable[..., Path]
 
@@ -52,24 +54,24 @@ def test_overrides_are_yaml_values() -> None:
     ("override", "message"),
     [
         ("trian.lora.r=1", "trian: unknown key; did you mean 'train'"),
-        ("train.batch_size=0", "train.batch_size: .*greater than or equal to 1, got 0"),
+        ("train.batch_size=0", "train.batch_size: .*1 or more, got 0"),
         ("train.sft.seed=1", "'seed' is set by the suite; use seeds instead"),
         ("train.sft.bf16=true", "'bf16' is set by the suite; use dtype instead"),
         ("train.sft.gradient_accumulation_steps=2", "use train.batch_size instead"),
         ("train.lora.init_lora_weights=pissa", "changes weights of the base itself; it may be true or gaussian"),
         ("seeds=[]", "seeds: .*at least 1"),
-        ("seeds=[1, 1]", "1 stands twice"),
-        ("model.name=x", "'model' in 'model.name' holds no keys"),
+        ("seeds=[1, 1]", "1 appears twice"),
+        ("model.name=x", "'model' in 'model.name' is a value, and holds no keys"),
         ("layer", "an override is written key.sub=value"),
         ("layer=[1", "not a valid YAML value"),
         ("grid.layer=[0, high]", "grid .*layer"),
         ("grid={model: [smollm2-135m, other]}", "'model' cannot vary inside a study"),
-        ("grid={layer: [1, 1]}", "layer: a value stands twice"),
+        ("grid={layer: [1, 1]}", "layer: a value appears twice"),
         ("train.lora.modules_to_save=[lm_head]", "modules_to_save.* changes weights of the base itself"),
         ("train.lora.bias=all", "bias='all' changes weights of the base itself; it may be none"),
-        ("instructions=some", "instructions: may be all, or a list of names, got 'some'"),
-        ("instructions=[one_sentence, one_sentence]", "instructions: 'one_sentence' stands twice"),
-        ("contrast_pairs=13", "contrast_pairs: .*less than or equal to 12, got 13"),
+        ("instructions=some", "instructions: must be all, or a list of names, got 'some'"),
+        ("instructions=[one_sentence, one_sentence]", "instructions: 'one_sentence' appears twice"),
+        ("contrast_pairs=13", "contrast_pairs: .*12 or less, got 13"),
     ],
 )
 def test_a_wrong_override_is_named(override: str, message: str) -> None:
@@ -106,3 +108,31 @@ def test_yaml_is_version_1_2(tiny_study: Write) -> None:
 def test_a_control_cannot_be_prompted(tiny_study: Write) -> None:
     with pytest.raises(InputError, match="'uppercase' has no system prompt"):
         load_study(str(tiny_study(runs=[{"arm": "prompted", "trait": "uppercase"}])))
+
+
+def test_a_wrong_override_is_named_itself_and_not_the_file() -> None:
+    with pytest.raises(InputError) as raised:
+        load_study("quickstart", ["trian.lora.r=1", "train.batch_size=0"])
+    assert str(raised.value).split("\n") == [
+        "override train.batch_size=0: train.batch_size: must be 1 or more, got 0",
+        "override trian.lora.r=1: trian: unknown key; did you mean 'train'?",
+    ]
+
+
+def test_names_that_peft_and_trl_lack_are_refused_with_line_before_anything_runs(tiny_study: Write) -> None:
+    path = tiny_study(grid={"train.sft.lr": [1e-3, 1e-4]})
+    text = path.read_text()
+    line = next(i for i, row in enumerate(text.replace("r: 2", "rank: 2").split("\n"), start=1) if "rank: 2" in row)
+    path.write_text(text.replace("r: 2", "rank: 2"))
+    with pytest.raises(InputError) as raised:
+        load_study(str(path))
+    first, second = str(raised.value).split("\n")
+    assert first == f"{path}:{line}: train.lora.rank: LoraConfig has no such key; did you mean 'r'?"
+    assert re.fullmatch(
+        rf"{re.escape(str(path))}:\d+: train\.sft\.lr: SFTConfig has no such key; did you mean 'learning_rate'\?", second
+    ), second
+
+
+def test_a_server_cannot_be_used_with_a_distilled_arm() -> None:
+    with pytest.raises(InputError, match=r"server: cannot be used with a distilled arm, whose steered teacher runs locally.*Remove"):
+        load_study("quickstart", ["server={url: 'http://127.0.0.1:1/v1', model: m}", "runs=[{arm: distilled, trait: pirate}]"])

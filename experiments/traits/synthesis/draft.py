@@ -27,7 +27,7 @@ from wellworn.data.written import (
 from wellworn.experiments.engine.progress import Display
 from wellworn.experiments.traits.synthesis import prompts
 from wellworn.experiments.traits.synthesis.writer import Fits, Piece, Writer, Written
-from wellworn.probes.geometry.shift import FEWEST_PROMPTS
+from wellworn.probes.limits import FEWEST_PROMPTS
 
 # Of the rows of a split that are asked for, those without which there is no trait; a few that no server writes are a loss that is named.
 LEAST_SHARE = 0.75

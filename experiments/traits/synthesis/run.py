@@ -15,7 +15,7 @@ from wellworn.experiments.traits.show import check
 from wellworn.experiments.traits.synthesis.draft import Draft, NotEnoughError, Request, counted
 from wellworn.experiments.traits.synthesis.folder import folder_files, lost_before
 from wellworn.experiments.traits.synthesis.writer import MOST_COST, Writer
-from wellworn.probes.geometry.shift import FEWEST_PROMPTS
+from wellworn.probes.limits import FEWEST_PROMPTS
 from wellworn.probes.scoring.endpoint import EndpointConfig
 
 

@@ -83,7 +83,7 @@ def tasks_dir(items: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFact
 
 def evaluated(model: Path, *arguments: object) -> int:
     with pytest.raises(SystemExit) as ended:
-        main(["eval", "--model", str(model), *map(str, arguments)])
+        main(["capability", "--model", str(model), *map(str, arguments)])
     return int(ended.value.code or 0)
 
 
@@ -172,7 +172,7 @@ def test_what_cannot_be_run_is_said_in_one_message_before_a_model_is_loaded(task
     said = capsys.readouterr().err
     assert "'colurs' is neither 'builtin' nor a task of lm-eval" in said
     assert "did you mean 'colours'" in said
-    assert "task colours_far: its data set or a metric cannot be had" in said
+    assert "task colours_far: its data set or a metric cannot be loaded" in said
     assert "'colours_broken' is neither" in said
     assert len(said.strip().splitlines()) == 3
     assert evaluated(nowhere, "--suite", "colours", "--tasks-dir", tasks_dir / "none") == 2

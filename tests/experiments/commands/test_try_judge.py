@@ -26,7 +26,7 @@ def knows_pirates(messages: list[dict[str, str]], _longest: int, _ask: dict[str,
 
 def run(*arguments: str) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["judge", *arguments])
+        main(["try-judge", *arguments])
     assert ended.value.code in (0, None)
 
 

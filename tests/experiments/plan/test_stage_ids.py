@@ -9,7 +9,7 @@ from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.run import ordered
 from wellworn.experiments.plan.plan import plan
-from wellworn.experiments.study import load_study, study_names
+from wellworn.experiments.study_file import load_study, study_names
 
 # A heading names a study with its overrides; the ids below it are in the order of the plan. A change that is meant to change
 # results (a stage's integer is raised, a study is edited) writes the file anew.

@@ -19,7 +19,8 @@ from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.plan.plan import plan
 from wellworn.experiments.stages.calibration import LATER, PLANTED, Real, calibrate_stage, findings, later_stage, missed, trials_in_halves
 from wellworn.experiments.stages.persona_space import Library
-from wellworn.experiments.study import CalibrateConfig, load_study
+from wellworn.experiments.study import CalibrateConfig
+from wellworn.experiments.study_file import load_study
 from wellworn.probes.geometry.planted import accuracy
 from wellworn.probes.statistics.intervals import FloatArray
 

@@ -78,13 +78,13 @@ def test_changes_are_counted_by_item() -> None:
 def test_the_command_writes_its_figures(base: Loaded, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [folder] = random_adapters(base, tmp_path, 1, lower=0).values()
     with pytest.raises(SystemExit) as ended:
-        main(["eval", "--model", str(tiny_model), "--adapter", str(folder), "--json", str(tmp_path / "found.json")])
+        main(["capability", "--model", str(tiny_model), "--adapter", str(folder), "--json", str(tmp_path / "found.json")])
     assert ended.value.code in (0, None)
     found = json.loads((tmp_path / "found.json").read_text())
     assert [row["name"] for row in found["capabilities"]] == ["base", "a0"]
     assert "form of an answer" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        main(["eval", "--model", str(tiny_model), "--suite", " ,"])
+        main(["capability", "--model", str(tiny_model), "--suite", " ,"])
     assert "--suite: names nothing" in capsys.readouterr().err
 
 
@@ -94,14 +94,21 @@ def test_an_adapter_may_be_called_anything(base: Loaded, tiny_model: Path, tmp_p
     for name, folder in zip(("v1.0", "base"), made.values(), strict=True):
         folder.rename(name)
     with pytest.raises(SystemExit) as ended:
-        main(["eval", "--model", str(tiny_model), *("--adapter", "v1.0", "--adapter", "base", "--adapter", "base", "--json", "found.json")])
+        main(
+            [
+                "capability",
+                "--model",
+                str(tiny_model),
+                *("--adapter", "v1.0", "--adapter", "base", "--adapter", "base", "--json", "found.json"),
+            ]
+        )
     assert ended.value.code in (0, None)
     rows = json.loads(Path("found.json").read_text())["capabilities"]
     assert [row["name"] for row in rows] == ["base", "v1.0", "./base"]
     assert len({row["perplexity"] for row in rows}) == 3
     monkeypatch.chdir("v1.0")
     with pytest.raises(SystemExit) as ended:
-        main(["eval", "--model", str(tiny_model), "--adapter", ".", "--json", "../found.json"])
+        main(["capability", "--model", str(tiny_model), "--adapter", ".", "--json", "../found.json"])
     assert ended.value.code in (0, None)
     assert [row["name"] for row in json.loads(Path("../found.json").read_text())["capabilities"]] == ["base", "v1.0"]
 

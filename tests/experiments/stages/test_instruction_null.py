@@ -26,7 +26,7 @@ from wellworn.experiments.plan.plan import plan
 from wellworn.experiments.report.page import page
 from wellworn.experiments.stages.instruction_null import DRAWS, NOT_ASKED, draw, instructions_of
 from wellworn.experiments.stages.readings import responses
-from wellworn.experiments.study import load_study
+from wellworn.experiments.study_file import load_study
 from wellworn.probes.geometry.shift import share_inside
 from wellworn.probes.geometry.space import span
 

@@ -16,7 +16,7 @@ from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages.loaded_space import centred, within_questions
 from wellworn.experiments.stages.persona_space import library_of
-from wellworn.experiments.study import load_study
+from wellworn.experiments.study_file import load_study
 
 Write = Callable[..., Path]
 

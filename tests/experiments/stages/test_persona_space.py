@@ -21,7 +21,7 @@ from wellworn.experiments.stages import persona_space as space_stages
 from wellworn.experiments.stages.loaded_space import Chosen, PersonaSpace, Roles
 from wellworn.experiments.stages.persona_directions import DIMENSION
 from wellworn.experiments.stages.persona_space import DICTIONARY
-from wellworn.experiments.study import load_study
+from wellworn.experiments.study_file import load_study
 from wellworn.probes.geometry.space import persona_space
 
 Write = Callable[..., Path]

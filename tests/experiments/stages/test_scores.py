@@ -30,7 +30,7 @@ from wellworn.experiments.findings.results import INDEX
 from wellworn.experiments.findings.score_agreement import FEW_FAMILIES
 from wellworn.experiments.stages.grades import Judge, load_grades
 from wellworn.experiments.stages.scores import SCORES
-from wellworn.experiments.study import load_study
+from wellworn.experiments.study_file import load_study
 from wellworn.probes.scoring.judge import judge_prompt
 from wellworn.probes.scoring.scores import choice_rows, contrast_rows
 
@@ -294,13 +294,13 @@ def test_without_a_judge_the_base_still_scores_what_is_said(tiny_study: Write, t
 @pytest.mark.parametrize(
     ("keys", "complaint"),
     [
-        ({"judge": 5}, "judge: may be a model's name, or the url of a server and its model there, got 5"),
+        ({"judge": 5}, "judge: must be a model's name, or a mapping with the url of a server and its model there, got 5"),
         ({"judge": {"url": "here", "model": "x"}}, "judge.url: must be the address of a server"),
-        ({"judge": {"url": "http://127.0.0.1:1/v1"}}, "judge.model: Field required"),
+        ({"judge": {"url": "http://127.0.0.1:1/v1"}}, "judge.model: this key is required and missing"),
         ({"judge": {"url": "http://127.0.0.1:1/v1", "model": "x", "modle": 1}}, "unknown key"),
         ({"scores": {"pairs": 9}}, "scores.pairs: the last 9 of the 12 contrast pairs of pirate score what is said"),
         ({"judge": "no_such_model"}, "no_such_model"),
-        ({"mediate": {"generated": {"by": "judge"}}}, "this study names no judge"),
+        ({"mediate": {"generated": {"by": "judge"}}}, "this study names none"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_anything_is_computed(

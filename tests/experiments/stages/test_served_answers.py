@@ -143,4 +143,4 @@ def test_a_steered_teacher_and_its_reference_answer_in_the_same_place(
     runs = [{"arm": "distilled", "trait": "pirate"}]
     with pytest.raises(SystemExit):
         main(["run", str(tiny_study(runs=runs, server={"url": "http://127.0.0.1:1/v1", "model": "x"})), "--runs-dir", str(tmp_path)])
-    assert "the steered teacher of a distilled arm answers here" in " ".join(capsys.readouterr().err.split())
+    assert "cannot be used with a distilled arm" in " ".join(capsys.readouterr().err.split())

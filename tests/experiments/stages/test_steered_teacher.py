@@ -16,7 +16,7 @@ from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages.answers import REPETITION_PENALTY
 from wellworn.experiments.stages.loaded_space import PersonaSpace
 from wellworn.experiments.stages.steered_teacher import steering_vector
-from wellworn.experiments.study import load_study
+from wellworn.experiments.study_file import load_study
 from wellworn.lora import models
 from wellworn.probes.decoding.generate import Decoding, Request, generate
 from wellworn.probes.reading.hooks import hooked

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from wellworn.probes.geometry.auc import auc
 from wellworn.probes.geometry.novelty import (
-    FEWEST_DRAWS,
     Finding,
     Novelty,
     agreement,
@@ -25,6 +24,7 @@ from wellworn.probes.geometry.novelty import (
     use,
 )
 from wellworn.probes.geometry.nulls import Null
+from wellworn.probes.limits import FEWEST_TAIL_DRAWS
 from wellworn.probes.mediation.shares import Swapped
 from wellworn.probes.statistics.intervals import FloatArray
 
@@ -204,7 +204,7 @@ def test_as_json() -> None:
     assert set(written["findings"]) == {"agreement", "movement", "use", "explanation", "necessity"}
 
 
-@given(count=st.integers(FEWEST_DRAWS, 300), seed=st.integers(0, 1000))
+@given(count=st.integers(FEWEST_TAIL_DRAWS, 300), seed=st.integers(0, 1000))
 def test_the_bound_of_chance_is_that_of_the_rank(count: int, seed: int) -> None:
     values = np.random.default_rng(seed).standard_normal(count)
     bound = chance_bound(values)

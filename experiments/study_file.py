@@ -1,0 +1,96 @@
+"""Study files: find one by name, read it, and apply overrides. Nothing heavy is loaded before a study is known to be right."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wellworn.data.catalog import NEUTRAL, control_names
+from wellworn.data.errors import InputError
+from wellworn.data.files import parse_yaml_value, place_of, read_yaml, set_key, validated
+from wellworn.data.wording import Location, did_you_mean, shortly
+
+if TYPE_CHECKING:
+    from wellworn.experiments.study import Study
+
+ROOT = Path(__file__).parent / "studies"
+
+
+def study_names() -> list[str]:
+    """Return the names of the built-in studies."""
+    return sorted(path.stem for path in ROOT.glob("*.yaml"))
+
+
+def find_study(name_or_path: str) -> Path:
+    """Return the file of a study, given by a built-in name or as a .yaml file.
+
+    Raises:
+        InputError: there is no such study; names the nearest one.
+    """
+    path = Path(name_or_path)
+    if path.suffix:
+        return path
+    if name_or_path not in study_names():
+        raise InputError(
+            f"unknown study {name_or_path!r}: not a built-in study, and not a .yaml file{did_you_mean(name_or_path, study_names())}"
+        )
+    return ROOT / f"{name_or_path}.yaml"
+
+
+def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> "Study":
+    """Load a study by name or from a YAML file, with `key.sub=value` overrides.
+
+    Raises:
+        InputError: no such study, malformed YAML, an unknown key, or a value out of range. Names
+            file and line, or the override, and the key.
+
+    Example:
+        >>> load_study("quickstart", ["train.lora.r=4"]).train.lora["r"]
+        4
+    """
+    path = find_study(name_or_path)
+    value, lines = read_yaml(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}:1: a study must be a mapping of keys to values, got {shortly(value)}")
+    if "name" in value:
+        raise InputError(f"{path}:{lines[('name',)]}: name: is the file's name; remove this key")
+    value["name"] = path.stem
+    places: dict[Location, int | str] = dict(lines)
+    for override in overrides:
+        _override(value, places, override)
+    # Only now, since it takes longer than finding out that there is no such study.
+    from wellworn.experiments.study import Study
+
+    study = validated(Study, value, str(path), places)
+    wrong = list(_wrong(study))
+    if wrong:
+        raise InputError("\n".join(f"{place_of(at, str(path), places)}: {message}" for at, message in wrong))
+    return study
+
+
+def _override(value: dict[str, Any], places: dict[Location, int | str], override: str) -> None:
+    """Apply `key.sub=value` to what a file holds, and note that this value comes from the command line."""
+    key, found, text = override.partition("=")
+    if not found or not key:
+        raise InputError(f"{override!r}: an override is written key.sub=value, such as train.sft.learning_rate=1e-4")
+    set_key(value, key, parse_yaml_value(text), override)
+    at = tuple(key.split("."))
+    for place in [place for place in places if place[: len(at)] == at]:
+        del places[place]
+    for end in range(1, len(at) + 1):
+        places.setdefault(at[:end], f"override {override}")
+
+
+def _wrong(study: "Study") -> Iterator[tuple[Location, str]]:
+    """Yield what no single key is wrong in: arms that a trait cannot have, and names that PEFT and TRL do not know."""
+    for i, arm in enumerate(study.runs):
+        if arm.arm == "distilled" and arm.trait == NEUTRAL:
+            yield ("runs", i), f"runs.{i}: {NEUTRAL!r} has no direction to steer along; the arm distilled needs a trait or a control"
+        if arm.arm == "prompted" and arm.trait in (NEUTRAL, *control_names()):
+            yield ("runs", i), f"runs.{i}: {arm.trait!r} has no system prompt; the arm prompted needs a trait"
+    told = set()
+    for settings, point in study.points():
+        for (section, key), message in point.train.unknown().items():
+            name = f"train.{section}.{key}"
+            if name not in told:
+                told.add(name)
+                yield ("grid", name) if name in settings else ("train", section, key), f"{name}: {message}"
