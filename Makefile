@@ -29,7 +29,7 @@ check: $(STAMP)  ## style, types, layering
 	$(BIN)/lint-imports
 
 reference: $(STAMP)  ## pages that are generated from the types
-	$(BIN)/wellworn studies keys --markdown > experiments/studies/KEYS.md
+	$(BIN)/python -m wellworn.experiments.commands.reference_pages
 
 dev: $(STAMP)  ## the environment alone
 

@@ -74,7 +74,7 @@ def keys(model: type, leave_out: Collection[str] = ()) -> list[Key]:
     return [key for key in _keys(model, "", ()) if key.path.split(".")[0] not in leave_out]
 
 
-def markdown(model: type, title: str, leave_out: Collection[str] = (), defaults: bool = True) -> str:
+def markdown(model: type, title: str, leave_out: Collection[str] = (), *, defaults: bool = True, once: bool = False) -> str:
     """Return the reference as a Markdown page: a section for each class, an entry for each key, a line for each sentence.
 
     Args:
@@ -82,13 +82,22 @@ def markdown(model: type, title: str, leave_out: Collection[str] = (), defaults:
         title: heading of the page.
         leave_out: top-level keys that the file does not hold.
         defaults: say what a key is where it is left out; of use for files that people write.
+        once: explain the keys of a class where it first occurs, and refer to that place from others.
     """
     lines = [f"# {title}", "", "<!-- Generated from the types by `make reference`. Do not edit. -->", "", *_sentences(summary(model))]
     place: tuple[type, str] = (model, "")
+    first: dict[type, str] = {}
+    skipped: list[str] = []
     for key in keys(model, leave_out):
+        if any(key.under == each or key.under.startswith((f"{each}.", f"{each}[")) for each in skipped):
+            continue
         if (key.within, key.under) != place:
             place = (key.within, key.under)
             lines += ["", f"## {heading(key)}", "", *_sentences(summary(key.within))]
+            if once and first.setdefault(key.within, key.under) != key.under:
+                lines.append(f"The same keys as `{first[key.within]}`.")
+                skipped.append(key.under)
+                continue
         if lines[-1] and not lines[-1].startswith(("-", "  ")):
             lines.append("")
         said = "" if not defaults else " Required." if key.default is None else f" Default: `{key.default}`."
@@ -197,6 +206,8 @@ def in_words(hint: Any, several: bool = False) -> str:
     """
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
+        if name := _own_name(hint):
+            return f"{name}s" if several else name
         limits = _range(args[1:], several)
         return in_words(args[0], several) + (f", {limits}" if limits else "")
     if origin is Literal:
@@ -251,6 +262,11 @@ def _is_class(hint: Any) -> bool:
     return isinstance(hint, type) and (issubclass(hint, BaseModel) or dataclasses.is_dataclass(hint))
 
 
+def _own_name(hint: Any) -> str | None:
+    """Return the name that an annotation gives to a class that is written as one value: a string in its metadata."""
+    return next((each for each in get_args(hint)[1:] if isinstance(each, str)), None)
+
+
 def _is_tag(hint: Any) -> bool:
     hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     return get_origin(hint) is Literal and len(get_args(hint)) == 1
@@ -262,7 +278,7 @@ def _classes(hint: Any, path: str) -> list[tuple[type, str]]:
     if _is_class(hint):
         return [(hint, path)]
     if origin is Annotated:
-        return _classes(args[0], path)
+        return [] if _own_name(hint) else _classes(args[0], path)
     if origin in LISTS:
         path = f"{path}[]"
     elif origin in (dict, Mapping):

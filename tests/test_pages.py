@@ -10,12 +10,12 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
-from wellworn.experiments.study import study_names
+from wellworn.experiments.study_file import study_names
 
 ROOT = Path(__file__).parent.parent
 LONGEST_LINE, LONGEST_README = 160, 150
 # Written by programs from types: their lines are as long as these make them.
-GENERATED = {Path("experiments/studies/KEYS.md"), Path("experiments/findings/SUMMARY.md")}
+GENERATED = {Path("experiments/studies/KEYS.md"), Path("experiments/findings/SUMMARY.md"), Path("experiments/stages/MEASUREMENT.md")}
 FENCE = re.compile(r"^ *```")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`]+)`")
@@ -64,7 +64,8 @@ def _resolved(name: str, page: Path) -> list[Path]:
 def _commands(page: Path) -> Iterator[tuple[int, list[str]]]:
     for number, line, code in _lines(page):
         for text in [line] if code or line.startswith("    ") else CODE.findall(line):
-            for found in COMMAND.finditer(text.partition("#")[0]):
+            # What a session of Python imports is no command.
+            for found in () if text.lstrip().startswith(("import ", "from ")) else COMMAND.finditer(text.partition("#")[0]):
                 yield number, found[1].split()
 
 

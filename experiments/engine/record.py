@@ -12,6 +12,8 @@ Interval = Annotated[
     Estimate,
     BeforeValidator(lambda value: value if isinstance(value, Estimate) else Estimate.from_json(value)),
     PlainSerializer(Estimate.to_json, return_type=dict[str, float | None]),
+    # What the reference of a file calls it.
+    "estimate",
 ]
 
 

@@ -200,8 +200,9 @@ class EffectShares(Record):
         effect: TE, after less before.
         standard_error: of TE.
         why: why there are no shares, in words.
-        shares: part → its shares: `inside` the persona space without the own direction, `outside` it, the `whole` state, the `full` space,
-            the `own` direction, `everywhere` at all layers, the `remainder`.
+        shares: part of the state → its shares. `inside` is the persona space without the own direction, `outside` the rest. `whole` is
+            the whole state, `full` the space with the own direction, `own` that direction. `everywhere` is `inside` at all layers.
+            `remainder` is the part of the mean shift outside the space.
         null: what random spaces of the same size mediate.
         mediated_of_carried: C = (M − chance) / (M of the whole − chance), of what the layer carries.
         carried_why: why there is no C, in words.
@@ -259,8 +260,8 @@ class Analysis(EffectShares):
 
     Attributes:
         reference: `neutral` or `base`.
-        text: `trait` for held-out answers, `surface` for training-like ones, `response` for held-out answers of which the response's
-            tokens alone were swapped, `generated` for what the arms themselves say.
+        text: what is scored. `trait`: held-out answers. `surface`: training-like ones. `response`: held-out ones, swapped at the
+            response's tokens alone. `generated`: what the arms themselves say.
         layer: where states were swapped.
         arms: names of the arms.
         outcomes: the array with the outcomes, [arms, questions].

@@ -40,7 +40,7 @@ class SpaceDimension(Sparse):
     Attributes:
         k: the dimension; null where there is no persona space.
         why: why there is none, in words.
-        q2: the cross-validated Q²(k) for k = 1, 2, …
+        q2: the cross-validated Q² of spaces of 1, 2 and more dimensions.
         standard_error: of the largest, by the jackknife over personas.
         parallel: how many leading singular values exceed the 95 % quantile of permuted labels.
         traits: how many traits were found.

@@ -71,7 +71,13 @@ class Write:
 
 @dataclass(frozen=True)
 class Summary:
-    """What an update writes at all layers together: ω and its null's mean weighted by ‖ΔW·Σ_x^½‖², and the whole norm."""
+    """What an update writes at all layers together.
+
+    Attributes:
+        omega: ω, the share that lies inside the persona space; of layers weighted by ‖ΔW·Σ_x^½‖².
+        null_mean: the share to be expected by chance, weighted alike.
+        norm: root mean square over tokens of all that is written.
+    """
 
     omega: float
     null_mean: float

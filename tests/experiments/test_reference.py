@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 from annotated_types import Ge, Le
 from pydantic import BaseModel, Field, PositiveFloat
 
-from wellworn.experiments.commands.studies import LEFT_OUT, TITLE
+from wellworn.experiments.commands.reference_pages import pages
+from wellworn.experiments.commands.studies import LEFT_OUT
+from wellworn.experiments.findings.summary import Summary
 from wellworn.experiments.reference import Key, in_words, keys, markdown
+from wellworn.experiments.stages.measurement import Measurement
 from wellworn.experiments.study import Study
-from wellworn.experiments.study_file import ROOT
-
-PAGE = ROOT / "KEYS.md"
 
 
 @dataclass(frozen=True)
@@ -141,10 +142,22 @@ def test_a_page_has_a_section_for_each_class_and_a_line_for_each_sentence() -> N
     assert "Required" not in markdown(Table, "A table", defaults=False)
 
 
-def test_the_page_of_study_keys_is_current() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    assert page == markdown(Study, TITLE, LEFT_OUT), "run: make reference"
-    assert max(map(len, page.split("\n"))) <= 160
+@pytest.mark.parametrize(("path", "text"), [pytest.param(*each, id=each[0].name) for each in pages().items()])
+def test_pages_are_current(path: Path, text: str) -> None:
+    assert path.read_text(encoding="utf-8") == text, "run: make reference"
+    assert max(map(len, text.split("\n"))) <= 160
+
+
+@pytest.mark.parametrize("model", [Summary, Measurement])
+def test_every_key_of_what_is_written_has_a_meaning(model: type) -> None:
+    assert [key.path for key in keys(model) if not key.meaning.endswith(".")] == []
+
+
+def test_a_class_that_occurs_again_is_explained_once() -> None:
+    page = markdown(Summary, "A summary", once=True)
+    # Of runs, of groups, and of two classes of other outcomes.
+    assert page.count("S, its part of the state put into the reference.") == 4
+    assert "The same keys as `runs[].surface`." in page
 
 
 def test_every_key_of_a_study_has_a_meaning_and_shows_what_to_write() -> None:

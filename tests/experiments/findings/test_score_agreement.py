@@ -1,14 +1,16 @@
 """Whether scores agree, on scores made up."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from tests.experiments.synthetic import run
 from wellworn.experiments.findings.results import RunResult
-from wellworn.experiments.findings.score_agreement import FEW_FAMILIES, over_study, scores_of
-from wellworn.experiments.stages.scores import CHOICE, JUDGE, LIKELIHOOD
+from wellworn.experiments.findings.score_agreement import FEW_FAMILIES, FineTunesAgree, over_study, scores_of
+from wellworn.experiments.stages.scores import CHOICE, JUDGE, LIKELIHOOD, TakenScores
 
 QUESTIONS = 8
 
@@ -37,32 +39,31 @@ def scored(
         lacking: dict[str, list[float | None]] = {"base": [None, *[5.0] * (QUESTIONS - 1)], "run": grades}
         for who, given in lacking.items():
             scores[who][JUDGE], failures[who] = given, {JUDGE: {"timeout": given.count(None)} if None in given else {}}
-    facts = {"scores": scores, "failures": failures, "drawn": False, "alike": False, "judge": None, "known": {}, "missing": {}}
-    made = {"arm": "sft", "trait": trait, "adapter": None, "seed": seed, "settings": {}} | entry
-    return RunResult(made, None, {}, [], [], scores=facts)
+    taken = TakenScores(scores=scores, failures=failures, drawn=False, alike=False, judge=None, known={}, missing={})
+    return replace(run(None, trait=trait, seed=seed, **entry), scores=taken)
 
 
-def pair(runs: list[RunResult]) -> dict[str, Any]:
+def pair(runs: list[RunResult]) -> FineTunesAgree:
     found = over_study(runs)
     assert found is not None
-    [each] = [each for each in found["pairs"] if each["of"] == [LIKELIHOOD, CHOICE]]
-    return dict(each)
+    [each] = [each for each in found.pairs if each.of == [LIKELIHOOD, CHOICE]]
+    return each
 
 
 def test_adapters_of_one_trait_are_units_of_their_own_and_of_one_family() -> None:
     found = pair([scored(k, -k, arm="adapter", adapter=f"a{k}@0", settings={}) for k in range(1, 8)])
-    assert (found["units"], found["families"], found["why"]) == (7, 1, FEW_FAMILIES)
+    assert (found.units, found.families, found.why) == (7, 1, FEW_FAMILIES)
 
 
 def test_doses_of_one_trait_are_no_families_of_their_own() -> None:
     found = pair([scored(k, k, neutral=(0.1 * k, 0.2), settings={"train.lora.r": k}) for k in range(1, 8)])
-    assert (found["units"], found["families"]) == (14, 2)
-    assert found["correlation"] is None
+    assert (found.units, found.families) == (14, 2)
+    assert found.correlation is None
 
 
 def test_a_fine_tune_that_runs_share_counts_once() -> None:
     found = pair([scored(1, 2, neutral=(0.5, 0.25), settings={"layer": layer}) for layer in (0.25, 0.5, 0.75)])
-    assert (found["units"], found["families"]) == (2, 2)
+    assert (found.units, found.families) == (2, 2)
 
 
 def test_over_six_families_scores_are_held_against_each_other() -> None:
@@ -74,18 +75,20 @@ def test_over_six_families_scores_are_held_against_each_other() -> None:
         for seed in (0, 1)
     ]
     found = pair(runs)
-    assert (found["units"], found["families"], found["why"]) == (12, 6, None)
-    assert found["correlation"]["value"] == pytest.approx(spearmanr(*changes.reshape(-1, 2).T).statistic)
-    assert found["correlation"]["low"] < found["correlation"]["value"] < found["correlation"]["high"]
+    assert (found.units, found.families, found.why) == (12, 6, None)
+    assert found.correlation is not None
+    assert found.correlation.value == pytest.approx(spearmanr(*changes.reshape(-1, 2).T).statistic)
+    assert found.correlation.low < found.correlation.value < found.correlation.high
 
 
 def test_an_answer_of_the_base_without_a_grade_counts_once_for_all_runs() -> None:
     runs = [scored(1, 2, seed=seed, grades=[50.0, None, *[60.0 + seed] * (QUESTIONS - 2)]) for seed in (0, 1, 2)]
     found = scores_of(runs)
     assert found is not None
-    facts = found["scores"][JUDGE]
-    assert (facts["missing"], facts["failures"]) == (4, {"timeout": 4})
-    assert facts["change"]["value"] == pytest.approx(56)
+    facts = found.scores[JUDGE]
+    assert (facts.missing, facts.failures) == (4, {"timeout": 4})
+    assert facts.change is not None
+    assert facts.change.value == pytest.approx(56)
 
 
 def test_over_five_questions_nothing_is_said_of_agreement() -> None:
@@ -93,6 +96,6 @@ def test_over_five_questions_nothing_is_said_of_agreement() -> None:
     for lacking, why in ((2, None), (3, "fewer than 6 questions have both scores")):
         found = scores_of([scored(1, 2, grades=[*[None] * lacking, *grades[lacking:]])])
         assert found is not None
-        [each] = [each for each in found["agreement"] if each["of"] == [CHOICE, JUDGE]]
-        assert (each["questions"], each["why"]) == (QUESTIONS - lacking, why)
-        assert (each["correlation"] is None) == (why is not None)
+        [each] = [each for each in found.agreement if each.of == [CHOICE, JUDGE]]
+        assert (each.questions, each.why) == (QUESTIONS - lacking, why)
+        assert (each.correlation is None) == (why is not None)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,21 @@ from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.stage import Kind, Stage
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.plan.plan import plan
-from wellworn.experiments.stages.calibration import LATER, PLANTED, Real, calibrate_stage, findings, later_stage, missed, trials_in_halves
+from wellworn.experiments.stages.calibration import (
+    LATER,
+    PLANTED,
+    PlantedShares,
+    Real,
+    calibrate_stage,
+    later_stage,
+    missed,
+    planted_points,
+    trials_in_halves,
+)
 from wellworn.experiments.stages.persona_space import Library
 from wellworn.experiments.study import CalibrateConfig
 from wellworn.experiments.study_file import load_study
-from wellworn.probes.geometry.planted import accuracy
+from wellworn.probes.geometry.planted import Accuracy, accuracy
 from wellworn.probes.statistics.intervals import FloatArray
 
 Write = Callable[..., Path]
@@ -67,11 +78,13 @@ def test_what_halves_disagree_in_is_the_spaces_bias_and_not_the_estimates() -> N
     assert rows[1].error_held is not None
     assert rows[1].coverage_held >= 0.9
     assert rows[1].error_held < 0.03
-    zero, one = findings(trials)["points"]
-    assert one["held"] == pytest.approx(4 / 9, abs=0.05)
-    assert one["share"]["low"] < one["share"]["value"] < one["share"]["high"]
-    assert one["target"] == pytest.approx(1)
-    assert abs(zero["share"]["value"]) < 0.02
+    zero, one = planted_points(trials)
+    assert zero.share is not None
+    assert one.share is not None
+    assert one.held == pytest.approx(4 / 9, abs=0.05)
+    assert one.share.low < one.share.value < one.share.high
+    assert one.target == pytest.approx(1)
+    assert abs(zero.share.value) < 0.02
 
 
 def test_equal_data_give_equal_trials() -> None:
@@ -85,20 +98,23 @@ def test_points_of_plants_that_all_fail_the_gate_are_empty() -> None:
     rng = np.random.default_rng(0)
     differences = [np.tile(rng.standard_normal(16), (4, 4, 1))]
     trials = trials_in_halves(differences, rng.standard_normal((30, 16)), noise_of(rng, 16, 9.0), 0.01, CalibrateConfig(draws=3), silent)
-    found = findings(trials)
-    assert [point["share"] for point in found["points"]] == [None] * 5
-    assert all(missed(row) == [] for row in found["accuracy"] if row["gated"])
-    json.dumps(found, allow_nan=False)
+    points, rows = planted_points(trials), accuracy(trials)
+    assert [point.share for point in points] == [None] * 5
+    assert all(missed(row) == [] for row in rows if row.gated)
+    found = PlantedShares(layer=1, directions=1, size=0.01, why=None, points=points, accuracy=rows)
+    json.dumps(found.to_json(), allow_nan=False)
 
 
 def test_missed_targets_are_said_in_words() -> None:
-    row = {"error": 0.3, "coverage": 0.1, "error_held": 0.01, "coverage_held": 0.92}
+    row = Accuracy(
+        alpha=0.5, gated=True, draws=20, error=0.3, error_held=0.01, bias=0.0, bias_of_space=0.0, coverage=0.1, coverage_held=0.92
+    )
     assert missed(row) == [
         "other half's space: error 0.300, 0.05 at most",
         "other half's space: coverage 0.100, at least 0.93",
         "measured space: coverage 0.920, at least 0.93",
     ]
-    assert missed(row | {"error": 0.05, "coverage": 0.93, "coverage_held": 0.95}) == []
+    assert missed(replace(row, error=0.05, coverage=0.93, coverage_held=0.95)) == []
 
 
 def finished(kind: str) -> Stage:

@@ -20,11 +20,12 @@ from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.run import ordered
 from wellworn.experiments.engine.store import read_json, write_json
-from wellworn.experiments.findings.results import INDEX, load_results
+from wellworn.experiments.findings.index import INDEX
+from wellworn.experiments.findings.results import load_results
 from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.plan.plan import plan
 from wellworn.experiments.report.page import page
-from wellworn.experiments.stages.instruction_null import DRAWS, NOT_ASKED, draw, instructions_of
+from wellworn.experiments.stages.instruction_null import DRAWS, NOT_ASKED, InstructionShares, draw, instructions_of
 from wellworn.experiments.stages.readings import responses
 from wellworn.experiments.study_file import load_study
 from wellworn.probes.geometry.shift import share_inside
@@ -73,7 +74,7 @@ def test_a_shift_among_instructions_is_held_by_them_and_one_apart_is_not() -> No
     """Of orthogonal directions, subsets of 2 of 6 hold a third of what all hold; of what none holds they hold nothing."""
     axes = np.linalg.qr(np.random.default_rng(0).standard_normal((20, 7)))[0].T
     noise = 0.05 * np.random.default_rng(1).standard_normal((24, 20))
-    inside, outside = (np.array(draw(vector + noise, axes[:6], 2)["shares"]) for vector in (axes[:6].sum(0), axes[6]))
+    inside, outside = (np.array(draw(vector + noise, axes[:6], 2)[0]) for vector in (axes[:6].sum(0), axes[6]))
     assert len(inside) == len(outside) == 15
     assert inside == pytest.approx(np.full(15, 1 / 3), abs=0.05)
     assert outside == pytest.approx(np.zeros(15), abs=0.02)
@@ -82,9 +83,9 @@ def test_a_shift_among_instructions_is_held_by_them_and_one_apart_is_not() -> No
 def test_there_are_no_more_draws_than_are_asked_for() -> None:
     rng = np.random.default_rng(0)
     shift, vectors = rng.standard_normal((8, 30)) + 3, rng.standard_normal((24, 30))
-    drawn = draw(shift, vectors, 5)
-    assert (len(drawn["shares"]), drawn["directions"], drawn["why"]) == (DRAWS, 5, None)
-    assert drawn == draw(shift, vectors, 5)
+    shares, why = draw(shift, vectors, 5)
+    assert (len(shares), why) == (DRAWS, None)
+    assert (shares, why) == draw(shift, vectors, 5)
 
 
 def test_what_cannot_be_drawn_is_said_in_words() -> None:
@@ -95,8 +96,8 @@ def test_what_cannot_be_drawn_is_said_in_words() -> None:
         (vectors[:0], 1, "instructions asked: 0; 2 are needed for subsets of 1, as many as make the persona space"),
         (vectors, 0, "no persona space at this layer: no direction of the library was found"),
     ):
-        assert draw(shift, some, count) == {"directions": count, "shares": [], "why": why}
-    assert draw(shift - shift.mean(0), vectors, 2)["why"] == "nothing is left of the shift once its noise is taken out"
+        assert draw(shift, some, count) == ([], why)
+    assert draw(shift - shift.mean(0), vectors, 2)[1] == "nothing is left of the shift once its noise is taken out"
 
 
 # The stages
@@ -204,20 +205,20 @@ def test_an_index_from_before_there_were_instructions_is_read(tiny_study: Write,
     for entry in index["runs"]:
         del entry["instructions"]
     write_json(runs / "tiny" / INDEX, index)
-    assert summarise(load_results(runs / "tiny"))["runs"] == rows
+    assert summarise(load_results(runs / "tiny")).to_json()["runs"] == rows
 
 
 # What a summary and a report say
 
 
-DRAWN = {"asked": ["colour", "hours", "one_line"], "found": ["hours"], "directions": 2, "shares": [0.1, 0.2, 0.7], "why": None}
+DRAWN = InstructionShares(asked=["colour", "hours", "one_line"], found=["hours"], directions=2, shares=[0.1, 0.2, 0.7], why=None)
 
 
-def summarised(measured: dict[str, Any] | None, drawn: dict[str, Any] | None, **entry: Any) -> tuple[dict[str, Any], str]:
+def summarised(measured: dict[str, Any] | None, drawn: InstructionShares | None, **entry: Any) -> tuple[dict[str, Any], str]:
     """Return the row of a run, and the report."""
     results = study(replace(run(measured, **entry), instructions=drawn))
     summary = summarise(results)
-    return summary["runs"][0], page(results, summary)
+    return summary.runs[0].to_json(), page(results, summary)
 
 
 def test_a_share_is_counted_among_the_draws_and_ties_count() -> None:
@@ -238,7 +239,7 @@ def test_a_share_is_counted_among_the_draws_and_ties_count() -> None:
     ("measured", "drawn", "entry", "why"),
     [
         (facts(), None, {}, NOT_ASKED),
-        (facts(), DRAWN | {"shares": [], "why": "too few"}, {}, "too few"),
+        (facts(), DRAWN.model_copy(update={"shares": [], "why": "too few"}), {}, "too few"),
         (facts(share=None, why=TOO_NOISY), DRAWN, {}, TOO_NOISY),
         (facts(neutral=False), None, {"missing": {"share": NO_OTHER_SEED}, "trait": "neutral"}, NO_OTHER_SEED),
         (facts(empty=True), DRAWN, {}, "no persona space at this layer: no direction of the library was found"),

@@ -247,8 +247,8 @@ def test_mediation_is_measured_of_whatever_arms_were_run(space: PersonaSpace, re
     assert (found.reference, found.text, found.layer) == ("neutral", "trait", 1)
     assert found.mediated_of_carried is not None
     assert found.mediated_of_carried.value == pytest.approx((0.4 - 0.1) / (0.8 - 0.1))
-    [dose] = found.to_json()["doses"]
-    assert dose == {"scale": 0.5, "value": pytest.approx(0.2), "low": pytest.approx(0.2), "high": pytest.approx(0.2)}
+    doses = [{"scale": 0.5, "value": pytest.approx(0.2), "low": pytest.approx(0.2), "high": pytest.approx(0.2)}]
+    assert found.to_json()["doses"] == doses
     assert np.array_equal(arrays[found.outcomes], scores)
 
 

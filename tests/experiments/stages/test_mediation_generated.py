@@ -19,9 +19,11 @@ from wellworn.data.chat import Chat
 from wellworn.data.mixtures import Turn
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.store import read_json
-from wellworn.experiments.findings.results import INDEX, load_results
+from wellworn.experiments.findings.index import INDEX
+from wellworn.experiments.findings.results import load_results
 from wellworn.experiments.report.mediation import SAYING
 from wellworn.experiments.stages.answers import REPETITION_PENALTY, full_stop
+from wellworn.experiments.stages.measurement import Graded
 from wellworn.experiments.stages.mediation import load_mediated
 from wellworn.experiments.stages.mediation_generated import SAID
 from wellworn.probes.scoring.judge import judge_prompt
@@ -68,7 +70,8 @@ def test_every_arm_answers_and_what_it_says_is_scored(runs: Path, tiny_model: Pa
     positive, negative = contrast_logprobs(np.array(logprob), 2)
     assert mediated.scores[arm] == pytest.approx(positive - negative, abs=1e-4)
     assert mediated.known is not None
-    assert 0 <= mediated.known["separation"] <= 1
+    assert mediated.known.separation is not None
+    assert 0 <= mediated.known.separation <= 1
 
 
 def test_unpatched_arms_say_what_the_models_say(runs: Path, tiny_model: Path) -> None:
@@ -136,7 +139,7 @@ def test_a_judge_may_grade_what_every_arm_says(tiny_study: Write, tmp_path: Path
             else:
                 assert score == grade
     assert lacking > 0
-    assert mediated.graded == {"judge": "judge", "drawn": False, "failures": {"the judge does not answer with a number": lacking}}
+    assert mediated.graded == Graded(judge="judge", drawn=False, failures={"the judge does not answer with a number": lacking})
     [row, other] = read_json(runs / "tiny" / "summary.json")["runs"]
     assert row["generated"]["left_out"] == 1
     before, after = (np.delete(mediated.scores[list(mediated.arms).index(arm)], 1) for arm in ("before", "after"))

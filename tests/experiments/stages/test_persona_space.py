@@ -81,22 +81,22 @@ def test_a_study_with_roles_has_a_space_of_them_and_names_the_nearest(
     results = load_results(folder / "tiny")
     size = read_json(stages_of(folder, "dimension")["dimension of the persona space at layer 2"] / DIMENSION)
     assert (size["traits"], size["roles"], size["k"]) == (2, 13, k)
-    summary = summarise(results)
-    row = summary["runs"][0]
-    assert row["own_rank"]["of"] == 15
+    row = summarise(results).runs[0]
+    assert row.own_rank is not None
+    assert row.own_rank.of == 15
     assert {each["kind"] for each in read_json(measured / "measurement.json")["personas"]["nearest"]} == {"trait", "role"}
     arrays = load_file(measured / "arrays.safetensors")
     wider = load_file(stages_of(folder, "dictionary")["wider dictionary at layer 2"] / DICTIONARY)
     if k is None:
         assert "basis" not in arrays
-        assert "no number of dimensions foretells" in row["why"]
+        assert "no number of dimensions foretells" in str(row.why)
     else:
         assert arrays["basis"].shape == (32, k)
         assert arrays["basis"].T @ arrays["basis"] == pytest.approx(np.eye(k), abs=1e-5)
-        assert row["share"] is not None or "too noisy" in row["why"]
+        assert row.share is not None or "too noisy" in str(row.why)
         assert wider["directions"].shape == (15, 32)
         # Random roles in place of a space that is made of roles would say nothing.
-        assert row["among_roles"] is None
+        assert row.among_roles is None
     assert wider["activations"].shape == (13 * 5 * 2, 32)
 
 
