@@ -1,18 +1,19 @@
 """What lies outside the persona space, over the runs of a study whose answer is known."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.experiments.synthetic import mediated
+from tests.experiments.synthetic import facts, mediated
+from tests.experiments.synthetic import run as synthetic_run
 from tests.experiments.synthetic import study as report_study
 from wellworn.experiments.findings.novelty import novelty_of, own_removed_basis
 from wellworn.experiments.findings.results import Results, RunResult
 from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.report.page import page
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, CHANCE, PUSHED, REMAINDER
+from wellworn.experiments.stages.mediation_shares import NOT_MEDIATED
 from wellworn.probes.statistics.intervals import FloatArray
 
 WIDTH, LAYER, QUESTIONS, PAIRS = 240, 1, 24, 12
@@ -52,27 +53,33 @@ def study(
     rng = np.random.default_rng(0)
     vectors = np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0].T
     runs = []
+    key = {"reference": "neutral", "text": "trait", "layer": LAYER, "arms": arms, "outcomes": "outcomes.0", "moved": {}}
+    mediation = key | NOT_MEDIATED.to_json()
     # Twenty roles whose directions have nothing to do with what the subjects write.
     wider = {"directions": vectors[20:40], "activations": rng.standard_normal((400, WIDTH))} if dictionary else None
     for i, subject in enumerate(SUBJECTS):
         for seed in SEEDS:
             mean = vectors[0] + vectors[2 + i] + run_noise * np.sqrt(2 / WIDTH) * rng.standard_normal(WIDTH)
             shifts = mean + 0.5 / np.sqrt(WIDTH) * rng.standard_normal((QUESTIONS, WIDTH))
-            entry = {"arm": "sft", "trait": subject, "adapter": None, "seed": seed, "settings": {}, "own": subject, "questions": ["Why?"]}
-            analysis = {"reference": "neutral", "text": "trait", "layer": LAYER, "arms": arms, "outcomes": "outcomes.0"}
             arrays = {"shifts": shifts, "outcomes.0": outcomes(rng, pushed, lost)[: len(arms)]}
             if apart is not None:
                 arrays["use"] = projections(rng, apart)
             if found:
                 arrays["basis"] = vectors[[i for i, name in enumerate(LIBRARY) if name != subject]].T
-            facts = {"layer": LAYER, "reference": "neutral", "mediation": [analysis]}
-            runs.append(RunResult(entry, facts, arrays, [], [], dictionary=wider))
+            measured = facts(depth=LAYER + 1) | {"mediation": [mediation]}
+            made = synthetic_run(measured, trait=subject, seed=seed, own=subject, questions=["Why?"])
+            runs.append(replace(made, arrays=arrays, dictionary=wider))
+    results = report_study(*runs, depth=LAYER + 1)
     space = {"vectors": np.repeat(vectors[:2, None], depth, axis=1), "found": np.ones((2, depth))}
-    return Results(Path("runs/small"), {"layer": LAYER, "library": LIBRARY}, {}, space, {}, [], runs, {})
+    return replace(results, index=results.index.model_copy(update={"library": LIBRARY}), space=space)
+
+
+def changed_entry(run: RunResult, **changed: object) -> RunResult:
+    return replace(run, entry=run.entry.model_copy(update=changed))
 
 
 def group(results: Results, trait: str = "reference_code") -> list[RunResult]:
-    return [run for run in results.runs if run.entry["trait"] == trait]
+    return [run for run in results.runs if run.entry.trait == trait]
 
 
 @pytest.mark.parametrize(
@@ -127,10 +134,10 @@ def test_what_was_not_asked_or_has_no_space_is_not_judged() -> None:
 
 def test_runs_with_other_arms_or_settings_are_no_peers() -> None:
     results = study()
-    few = [run for run in results.runs if run.entry["trait"] in ("reference_code", "json")]
-    for run in results.runs:
-        if run not in few:
-            run.entry["settings"]["train.lora.r"] = 1  # type: ignore[index]
+    runs = [
+        run if run.entry.trait in ("reference_code", "json") else changed_entry(run, settings={"train.lora.r": 1}) for run in results.runs
+    ]
+    results = replace(results, runs=runs)
     found = novelty_of(results, group(results))
     assert found is not None
     # Two subjects with three seeds each have six cosines between different seeds.
@@ -141,36 +148,37 @@ def test_runs_with_other_arms_or_settings_are_no_peers() -> None:
 def test_the_report_has_every_test_of_the_remainder() -> None:
     """The stage's arms are those of the report's own synthetic runs, and what lies outside the space is new by construction."""
     results = study()
-    runs = [mediated(0.05, seed=run.entry["seed"], trait=run.entry["trait"], own=run.entry["trait"]) for run in results.runs]
-    for run, like in zip(runs, results.runs, strict=True):
-        layer = run.facts["layer"]  # type: ignore[index]
-        analysis = run.facts["mediation"][0]  # type: ignore[index]
-        analysis["arms"] = [*analysis["arms"], *ARMS[2:]]
-        effect = run.arrays["outcomes.0"][1] - run.arrays["outcomes.0"][0]
+    runs = []
+    for like in results.runs:
+        run = mediated(0.05, seed=like.entry.seed, trait=like.entry.trait, own=like.entry.trait)
+        assert run.facts is not None
+        scores, (analysis, *others) = run.arrays["outcomes.0"], run.facts.mediation
+        effect = scores[1] - scores[0]
         shares = (like.arrays["outcomes.0"] - like.arrays["outcomes.0"][0]).mean(1)[2:]
-        added = run.arrays["outcomes.0"][0] + shares[:, None] * effect + 0.02 * np.random.default_rng(layer).standard_normal((22, 24))
-        run.arrays["outcomes.0"] = np.vstack([run.arrays["outcomes.0"], added])  # type: ignore[index]
-        run.arrays.update({key: like.arrays[key] for key in ("shifts", "use", "basis")})  # type: ignore[attr-defined]
-    runs = [replace(run, dictionary=like.dictionary) for run, like in zip(runs, results.runs, strict=True)]
+        noise = 0.02 * np.random.default_rng(run.facts.layer).standard_normal((22, 24))
+        added = scores[0] + shares[:, None] * effect + noise
+        analysis = analysis.model_copy(update={"arms": [*analysis.arms, *ARMS[2:]]})
+        measured = run.facts.model_copy(update={"mediation": [analysis, *others]})
+        arrays = {**run.arrays, "outcomes.0": np.vstack([scores, added])} | {key: like.arrays[key] for key in ("shifts", "use", "basis")}
+        runs.append(replace(run, facts=measured, arrays=arrays, dictionary=like.dictionary))
     whole = report_study(*runs)
-    plain = dict.fromkeys(("found", "reliability", "null_reliability"), np.ones((2, 4)))
-    whole.space.update(plain, vectors=np.repeat(results.space["vectors"][:, :1], 4, axis=1))  # type: ignore[attr-defined]
-    whole.index["library"] = LIBRARY  # type: ignore[index]
-    summary = summarise(whole)
+    space = dict.fromkeys(("found", "reliability", "null_reliability"), np.ones((2, 4)))
+    space["vectors"] = np.repeat(results.space["vectors"][:, :1], 4, axis=1)
+    whole = replace(whole, index=whole.index.model_copy(update={"library": LIBRARY}), space=space)
+    found = summarise(whole)
+    summary = found.to_json()
     control = next(each for each in summary["groups"] if each["trait"] == "reference_code")
     assert (control["novelty"]["name"], control["verdict"]) == ("new", "new directions")
     assert "remainders of 3 seeds have a cosine of" in control["why"]
     assert summary["false_verdicts"]["along"]["count"] == 0
-    html = page(whole, summary)
+    html = page(whole, found)
     assert "What lies outside the space" in html
     assert html.count("<small>not asked</small>") == 0
     # Every subject's own runs against the nine of the three others, of which those that are controls count.
     others = {run["trait"]: (run["among_fine_tunes"]["others"], run["among_fine_tunes"]["kinds"]) for run in summary["runs"]}
     assert others == {"pirate": (9, 3), "reference_code": (6, 2), "uppercase": (6, 2), "json": (6, 2)}
     # Random weights stand in for a control among the others, and have no rank of their own.
-    for run in runs:
-        if run.entry["trait"] == "json":
-            run.entry.update(arm="random", trait="poetic")  # type: ignore[attr-defined]
-    rows = summarise(whole)["runs"]
+    runs = [changed_entry(run, arm="random", trait="poetic") if run.entry.trait == "json" else run for run in runs]
+    rows = summarise(replace(whole, runs=runs)).to_json()["runs"]
     kinds = {(row["arm"], row["trait"]): row["among_fine_tunes"] and row["among_fine_tunes"]["kinds"] for row in rows}
     assert kinds == {("sft", "pirate"): 3, ("sft", "reference_code"): 2, ("sft", "uppercase"): 2, ("random", "poetic"): None}

@@ -20,12 +20,16 @@ from tests.experiments.synthetic import (
     run,
     study,
 )
+from wellworn.experiments.findings.index import CalibrationEntry
 from wellworn.experiments.findings.novelty import own_removed_basis
 from wellworn.experiments.findings.results import Results
 from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.findings.verdict import RULE
 from wellworn.experiments.report.figures import DASHES, PALETTE, dimension_curve, limits_of, share_by_layer, style_of
 from wellworn.experiments.report.page import page
+from wellworn.experiments.stages.calibration import LaterShares, PlantedShares
+from wellworn.experiments.stages.measurement import LayerCurve
+from wellworn.experiments.stages.persona_space import SpaceDimension
 from wellworn.probes.geometry.shift import share_over_runs
 
 
@@ -234,11 +238,17 @@ def test_mediation_decides_the_verdict_and_is_shown() -> None:
     assert "training-like answers" in elements.text
 
 
-def planted(**changed: Any) -> dict[str, Any]:
-    """What a calibration with two planted shares found; the second share passed no gate."""
+def calibrated(planted: PlantedShares, later: LaterShares | None, like: str = "sft pirate (seed 0)") -> Results:
+    """A study that planted changes."""
+    results = study(run(facts()))
+    entry = CalibrationEntry(run=like, planted="calibrate-1", later="later-1" if later else None)
+    return replace(results, index=results.index.model_copy(update={"calibration": entry}), calibration=planted, later=later)
+
+
+def planted(**later: Any) -> Results:
+    """A study with a calibration of two planted shares; the second share passed no gate."""
     row = {"gated": True, "draws": 20, "bias": -0.3, "bias_of_space": -0.29, "coverage": 0.1, "error_held": 0.011, "coverage_held": 0.95}
-    return {
-        "run": f"sft {HOSTILE} (seed 0)",
+    shares = {
         "layer": 3,
         "directions": 2,
         "size": 4.5,
@@ -248,22 +258,23 @@ def planted(**changed: Any) -> dict[str, Any]:
             {"alpha": 1.0, "share": None, "target": 1.0, "held": 0.58},
         ],
         "accuracy": [row | {"alpha": 0.0, "error": 0.321}, dict.fromkeys(row) | {"alpha": 1.0, "error": None, "gated": True, "draws": 0}],
-        "later": {
-            "layer": 1,
-            "later": 3,
-            "draws": 4,
-            "why": None,
-            "alphas": [0.0, 1.0],
-            "raw": [0.02, 0.61],
-            "anchors": [0.01, 0.63],
-            "scaled": [0.016, 0.968],
-            "rank_correlation": 1.0,
-        },
-    } | changed
+    }
+    read = {
+        "layer": 1,
+        "later": 3,
+        "draws": 4,
+        "why": None,
+        "alphas": [0.0, 1.0],
+        "raw": [0.02, 0.61],
+        "anchors": [0.01, 0.63],
+        "scaled": [0.016, 0.968],
+        "rank_correlation": 1.0,
+    }
+    return calibrated(PlantedShares.from_json(shares), LaterShares.from_json(later or read), f"sft {HOSTILE} (seed 0)")
 
 
 def test_planted_changes_are_shown_with_both_targets() -> None:
-    results = replace(study(run(facts())), calibration=planted())
+    results = planted()
     html = rendered(results)
     elements = Elements(html)
     assert HOSTILE not in html
@@ -283,16 +294,16 @@ def test_planted_changes_are_shown_with_both_targets() -> None:
     assert "other half's space: error 0.321, 0.05 at most" in elements.text
     assert "0.011" in elements.text
     assert "rank correlation with what was planted 1.00" in elements.text
-    summary = summarise(results)["calibration"]
-    assert [len(row["missed"]) for row in summary["accuracy"]] == [2, 0]
+    summary = summarise(results).calibration
+    assert summary is not None
+    assert [len(row.missed) for row in summary.accuracy] == [2, 0]
 
 
 def test_a_calibration_that_could_not_be_made_says_why() -> None:
-    nothing = {"run": "sft pirate (seed 0)", "layer": 3, "directions": 0, "size": 4.5, "why": "no directions", "later": None}
-    text = Elements(rendered(replace(study(run(facts())), calibration=nothing))).text
+    nothing = PlantedShares(layer=3, directions=0, size=4.5, why="no directions")
+    text = Elements(rendered(calibrated(nothing, None))).text
     assert "No change was planted: no directions." in text
-    lost = {"layer": 1, "later": 3, "draws": 4, "why": "the plants are lost"}
-    html = rendered(replace(study(run(facts())), calibration=planted(later=lost)))
+    html = rendered(planted(layer=1, later=3, draws=4, why="the plants are lost"))
     assert "Nothing was read at layer 3: the plants are lost." in Elements(html).text
     assert "calibration-later" not in html
     assert "planted changes" not in Elements(rendered(study(run(facts())))).text
@@ -321,20 +332,20 @@ def test_runs_of_one_name_are_told_apart() -> None:
 
 def test_bands_break_where_the_share_is_missing() -> None:
     values = [0.2, None, 0.4, 0.5, 0.6, None]
-    curve = {"share": values, "low": values, "high": values, "null_mean": [0.1] * 6, "null_high": [0.2] * 6}
+    curve = LayerCurve(share=values, low=values, high=values, null_mean=[0.1] * 6, null_high=[0.2] * 6, p=values, p_max_t=values)
     band = share_by_layer("share-0", style_of(0), curve, 3, limits_of([curve])).data[2]
     assert band["x"] == [-0.3, 0.3, 0.3, -0.3, None, 2, 3, 4, 4, 3, 2]
 
 
 def test_the_dimension_is_drawn_with_the_error_that_chose_it() -> None:
-    drawn = dimension_curve({"k": 2, "q2": [0.05, 0.19, 0.2, 0.1], "standard_error": 0.03, "traits": 3, "roles": 0})
+    drawn = dimension_curve(SpaceDimension(k=2, why=None, q2=[0.05, 0.19, 0.2, 0.1], standard_error=0.03, traits=3, roles=0))
     assert drawn is not None
     assert (drawn.data[0]["x"], drawn.data[0]["y"]) == ([1, 2, 3, 4], [0.05, 0.19, 0.2, 0.1])
     level, chosen = drawn.layout["shapes"]
     assert level["y0"] == pytest.approx(0.17)
     assert chosen["x0"] == 2
     assert "0.20 at most, at k = 3; k = 2 is chosen" in drawn.alt
-    none = dimension_curve({"k": None, "why": "none foretells", "q2": [-0.1], "standard_error": 0.01, "traits": 3, "roles": 0})
+    none = dimension_curve(SpaceDimension(k=None, why="none foretells", q2=[-0.1], standard_error=0.01, traits=3, roles=0))
     assert none is not None
     assert len(none.layout["shapes"]) == 1
-    assert dimension_curve({"k": None, "why": "2 traits were found"}) is None
+    assert dimension_curve(SpaceDimension(k=None, why="2 traits were found", traits=2, roles=0)) is None

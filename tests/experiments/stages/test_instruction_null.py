@@ -25,7 +25,7 @@ from wellworn.experiments.findings.results import load_results
 from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.plan.plan import plan
 from wellworn.experiments.report.page import page
-from wellworn.experiments.stages.instruction_null import DRAWS, NOT_ASKED, InstructionShares, draw, instructions_of
+from wellworn.experiments.stages.instruction_null import DRAWS, INSTRUCTIONS, NOT_ASKED, InstructionShares, draw, instructions_of
 from wellworn.experiments.stages.readings import responses
 from wellworn.experiments.study_file import load_study
 from wellworn.probes.geometry.shift import share_inside
@@ -181,6 +181,9 @@ def test_too_few_instructions_leave_a_reason(tiny_study: Write, tmp_path: Path, 
     rows = {row["trait"]: row for row in summary["runs"]}
     assert [row["among_instructions"] for row in rows.values()] == [None, None]
     assert rows["uppercase"]["missing"]["among_instructions"].startswith("instructions asked: 1; 3 are needed")
+    drawn = {title: read_json(folder / INSTRUCTIONS) for title, folder in stages_of(tmp_path / "runs", "instructions").items()}
+    counts = {title: (facts["directions"], facts["shares"]) for title, facts in drawn.items()}
+    assert counts == {"sft pirate (seed 0) among instructions": (1, []), "sft uppercase (seed 0) among instructions": (2, [])}
 
 
 def test_instructions_that_are_not_found_are_drawn_and_told_apart(tiny_study: Write, tmp_path: Path) -> None:
