@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from wellworn.data.errors import Complaints, InputError
-from wellworn.data.files import Model, read_jsonl, validated
+from wellworn.data.files import Model, read_jsonl, validate
 from wellworn.data.mentions import STRAIGHT_QUOTES, Mention, is_number, numbers_named, words_named
 from wellworn.data.schema import Name, Text
 
@@ -202,7 +202,7 @@ def _load(model: type[Model], path: Path) -> list[Model]:
     wrong = Complaints()
     for line, value in read_jsonl(path):
         with wrong.noted():
-            rows.append(validated(model, value, f"{path}:{line}"))
+            rows.append(validate(model, value, f"{path}:{line}"))
             if first.setdefault(value["id"], line) != line:
                 raise InputError(f"{path}:{line}: id: {value['id']!r} stands in line {first[value['id']]} already")
     wrong.settle()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wellworn.data.errors import Complaints, InputError
 from wellworn.data.examples import bank_examples, trait_examples
-from wellworn.data.files import Model, read_jsonl, read_yaml, validated
+from wellworn.data.files import Model, read_jsonl, read_yaml, validate
 from wellworn.data.schema import NAME_PATTERN, Control, Example, Instruction, Role, Scenario, Trait
 from wellworn.data.wording import did_you_mean
 
@@ -26,11 +26,11 @@ def trait_names() -> list[str]:
 
 def installed_names() -> list[str]:
     """Return the names of the traits that installed packages bring along; a built-in trait of the same name comes first."""
-    return sorted(set(_installed()) - set(trait_names()))
+    return sorted(set(_installed_traits()) - set(trait_names()))
 
 
 @cache
-def _installed() -> dict[str, EntryPoint]:
+def _installed_traits() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
@@ -75,7 +75,7 @@ def folder_of(name_or_path: str) -> Path:
     if name_or_path in trait_names():
         return ROOT / "traits" / name_or_path
     if name_or_path in installed_names():
-        return _folder_in_package(_installed()[name_or_path])
+        return _folder_in_package(_installed_traits()[name_or_path])
     return Path(name_or_path)
 
 
@@ -119,7 +119,7 @@ def load_trait(name_or_path: str) -> Trait:
     wrong = Complaints()
     examples: list[Example] = []
     with wrong.noted():
-        trait = validated(Trait, value, str(path), lines)
+        trait = validate(Trait, value, str(path), lines)
     with wrong.noted():
         examples = trait_examples(folder / "examples.jsonl", load_bank(bank) if bank else None, bool(value.get("contrast_pairs")))
     wrong.settle()
@@ -167,7 +167,7 @@ def load_role(name_or_path: str) -> Role:
     """
     if Path(name_or_path).suffix in ROLE_FILES:
         value, lines = read_yaml(Path(name_or_path))
-        return validated(Role, value, name_or_path, lines)
+        return validate(Role, value, name_or_path, lines)
     return _load_named(Role, name_or_path, role_names(), "roles")
 
 
@@ -229,7 +229,7 @@ def load_scenarios() -> list[Scenario]:
         InputError: a row is malformed, or names a role that is none (names file and line).
     """
     path = ROOT / "scenarios" / "archetypes.jsonl"
-    rows = [validated(Scenario, value, f"{path}:{line}") for line, value in read_jsonl(path)]
+    rows = [validate(Scenario, value, f"{path}:{line}") for line, value in read_jsonl(path)]
     for row in rows:
         load_role(row.archetype)
     return rows
@@ -240,4 +240,4 @@ def _load_named(model: type[Model], name: str, names: list[str], folder: str) ->
         raise InputError(f"unknown {model.__name__.lower()} {name!r}{did_you_mean(name, names)}")
     path = ROOT / folder / f"{name}.yaml"
     value, lines = read_yaml(path)
-    return validated(model, value, str(path), lines)
+    return validate(model, value, str(path), lines)

@@ -60,8 +60,8 @@ def problems(trait: Trait, folder: Path, fewest: int, bank: Sequence[Example] = 
         *(f"{at(row)}: the positive is the plain answer" for row in answered if row.negative and _same(row.positive or "", row.negative)),
         *_leaks(trait, path, at),
         *_copies(answered, at),
-        *_asked_again((*trait.examples, *trait.open), at),
-        *_trained_on(trait, bank, at),
+        *_find_asked_again((*trait.examples, *trait.open), at),
+        *_find_trained_on(trait, bank, at),
         *_length(answered, path),
     ]
 
@@ -85,7 +85,7 @@ def unreadable(trait: Trait, folder: Path, chat: "Chat", bank: Sequence[Example]
     prompts = [(f"contrast_pairs.{i}", text) for i, pair in enumerate(trait.contrast_pairs) for text in (pair.positive, pair.negative)]
     prompts += [("system_prompt", trait.system_prompt)] if trait.system_prompt else []
     texts += [(f"{folder / 'trait.yaml'}: {name}", replace(longest, system=text)) for name, text in prompts]
-    return list(_refused(texts, chat))
+    return list(_find_refused(texts, chat))
 
 
 def unreadable_roles(roles: Sequence[Role], name: str, chat: "Chat", bank: Sequence[Example]) -> list[str]:
@@ -93,14 +93,14 @@ def unreadable_roles(roles: Sequence[Role], name: str, chat: "Chat", bank: Seque
     longest = _longest(plain_turns(bank, "extract"))
     prompts = [(role.name, i, text) for role in roles for i, text in enumerate(role.system_prompts)]
     texts = [(f"{name}: {role}: system_prompts.{i}", replace(longest, system=text)) for role, i, text in prompts]
-    return list(_refused(texts, chat))
+    return list(_find_refused(texts, chat))
 
 
 def _longest(turns: Sequence[Turn]) -> Turn:
     return max(turns, key=lambda turn: len(turn.question) + len(turn.answer), default=Turn("?", "?"))
 
 
-def _refused(texts: Iterable[tuple[str, Turn]], chat: "Chat") -> Iterator[str]:
+def _find_refused(texts: Iterable[tuple[str, Turn]], chat: "Chat") -> Iterator[str]:
     for where, turn in texts:
         try:
             chat.encode(turn)
@@ -174,7 +174,7 @@ def _copies(rows: Sequence[Example], at: At) -> Iterator[str]:
         yield f"{at(rows[j])}: {share:.0%} of its phrases and those of another are the same, of {at(rows[i])}"
 
 
-def _asked_again(rows: Sequence[Example], at: At) -> Iterator[str]:
+def _find_asked_again(rows: Sequence[Example], at: At) -> Iterator[str]:
     """Name questions of one split that ask what one of another does."""
     asked = {i: set(_phrases(row.question, 2)) for i, row in enumerate(rows)}
     for i, j, share in _near_duplicates(asked, NEAR_QUESTIONS, [row.split for row in rows]):
@@ -184,7 +184,7 @@ def _asked_again(rows: Sequence[Example], at: At) -> Iterator[str]:
         )
 
 
-def _trained_on(trait: Trait, bank: Sequence[Example], at: At) -> Iterator[str]:
+def _find_trained_on(trait: Trait, bank: Sequence[Example], at: At) -> Iterator[str]:
     """Name questions that the trait is trained on, and that it will be measured on where it has none of its own: the bank's."""
     if not trait.split("train") or trait.questions:
         return

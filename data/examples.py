@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wellworn.data.errors import Complaints, InputError
-from wellworn.data.files import read_jsonl, validated
+from wellworn.data.files import read_jsonl, validate
 from wellworn.data.mixtures import same_question
 from wellworn.data.schema import SPLITS, Example, Split
 
@@ -23,9 +23,9 @@ def bank_examples(path: Path) -> list[Example]:
     """
     rows = _rows(path, {})
     if all(row.open for _, row in rows):
-        return _settled([*_alone(path, rows), *_unanswered(rows, [])], rows)
+        return _raise_or_return([*_alone(path, rows), *_find_unanswered(rows, [])], rows)
     plain = [f"{where}: {row.id}: a question of a bank needs a plain answer (negative)" for where, row in rows if row.negative is None]
-    return _settled([*_alone(path, rows), *plain, *_empty(path, rows, SPLITS)], rows)
+    return _raise_or_return([*_alone(path, rows), *plain, *_empty(path, rows, SPLITS)], rows)
 
 
 def trait_examples(path: Path, bank: Sequence[Example] | None, contrasts: bool) -> list[Example]:
@@ -45,10 +45,10 @@ def trait_examples(path: Path, bank: Sequence[Example] | None, contrasts: bool) 
     rows = _rows(path, {example.id: example for example in bank or []})
     own = {example.id for _, example in rows}
     rows += [(str(path), example) for example in borrowed if example.id not in own]
-    return checked(path, rows)
+    return check_rows(path, rows)
 
 
-def checked(path: Path, rows: Sequence[Placed]) -> list[Example]:
+def check_rows(path: Path, rows: Sequence[Placed]) -> list[Example]:
     """Return a trait's rows if they hold together: disjoint splits, no row twice, answers where a split needs them.
 
     Args:
@@ -62,8 +62,8 @@ def checked(path: Path, rows: Sequence[Placed]) -> list[Example]:
     needed: list[Split] = []
     if answered:
         needed = ["train", "evaluate"] if any(row.negative for _, row in answered) else ["train"]
-    return _settled(
-        [*_alone(path, rows), *_unanswered(rows, answered), *_empty(path, [(w, r) for w, r in rows if not r.open], needed)], rows
+    return _raise_or_return(
+        [*_alone(path, rows), *_find_unanswered(rows, answered), *_empty(path, [(w, r) for w, r in rows if not r.open], needed)], rows
     )
 
 
@@ -79,7 +79,7 @@ def _rows(path: Path, questions: Mapping[str, Example]) -> list[Placed]:
     return rows
 
 
-def _settled(found: Sequence[str], rows: Sequence[Placed]) -> list[Example]:
+def _raise_or_return(found: Sequence[str], rows: Sequence[Placed]) -> list[Example]:
     if found:
         raise InputError("\n".join(found))
     return [row for _, row in rows]
@@ -95,7 +95,7 @@ def _example(value: object, line: int, questions: Mapping[str, Example], where: 
         if set(value) != {"id", "positive"}:
             raise InputError(f"{where}: a row over a question bank has the keys id and positive, got {sorted(value)}")
         value = questions[value["id"]].model_dump() | value
-    return validated(Example, {"id": str(line)} | value, where)
+    return validate(Example, {"id": str(line)} | value, where)
 
 
 def _alone(path: Path, rows: Sequence[Placed]) -> list[str]:
@@ -119,7 +119,7 @@ def _alone(path: Path, rows: Sequence[Placed]) -> list[str]:
     return found
 
 
-def _unanswered(rows: Sequence[Placed], answered: Sequence[Placed]) -> list[str]:
+def _find_unanswered(rows: Sequence[Placed], answered: Sequence[Placed]) -> list[str]:
     """Name rows without an answer that their split, or the other rows, let expect."""
     plain = sum(row.negative is not None for _, row in answered)
     found = []

@@ -136,7 +136,7 @@ def read_jsonl(path: Path) -> list[tuple[int, Any]]:
     return rows
 
 
-def validated(model: type[Model], value: Any, where: str, lines: Mapping[Location, int | str] | None = None) -> Model:
+def validate(model: type[Model], value: Any, where: str, lines: Mapping[Location, int | str] | None = None) -> Model:
     """Return ``value`` as a pydantic model, or say which field on which line is wrong.
 
     Args:
@@ -159,7 +159,7 @@ def validated(model: type[Model], value: Any, where: str, lines: Mapping[Locatio
 
 
 def place_of(at: Location, where: str, lines: Mapping[Location, int | str]) -> str:
-    """Return where a value came from: `file:line` of the nearest node that has a line, or what else gave it; see `validated`."""
+    """Return where a value came from: `file:line` of the nearest node that has a line, or what else gave it; see `validate`."""
     while at and at not in lines:
         at = at[:-1]
     line = lines.get(at)

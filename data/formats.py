@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from wellworn.data.errors import InputError
-from wellworn.data.files import validated
+from wellworn.data.files import validate
 from wellworn.data.mixtures import same_question
 from wellworn.data.schema import Text
 
@@ -144,7 +144,7 @@ def fields_of(where: str, row: Mapping[str, Any], options: Options, left: LeftOu
         InputError: a row of no known format, or one that is malformed.
     """
     if options.columns:
-        return _mapped(where, row, options.columns, left)
+        return _rename_fields(where, row, options.columns, left)
     for key, read in _KINDS.items():
         if key in row:
             return read(where, row, options, left)
@@ -155,7 +155,7 @@ def fields_of(where: str, row: Mapping[str, Any], options: Options, left: LeftOu
     )
 
 
-def _mapped(where: str, row: Mapping[str, Any], columns: Mapping[str, str], left: LeftOut) -> dict[str, Any]:
+def _rename_fields(where: str, row: Mapping[str, Any], columns: Mapping[str, str], left: LeftOut) -> dict[str, Any]:
     for ours, theirs in columns.items():
         if theirs not in row:
             raise InputError(f"{where}: --columns {ours}={theirs}: the row has no such field; it has {', '.join(map(repr, row)) or 'none'}")
@@ -166,14 +166,14 @@ def _mapped(where: str, row: Mapping[str, Any], columns: Mapping[str, str], left
 
 
 def _conversation(where: str, row: Mapping[str, Any], _options: Options, left: LeftOut) -> dict[str, Any]:
-    found = validated(Conversation, row, where)
+    found = validate(Conversation, row, where)
     note_extra(found, left)
     question, answer = _exchange(where, "messages", found.messages)
     return {"question": question, "positive": answer}
 
 
 def _preference(where: str, row: Mapping[str, Any], options: Options, left: LeftOut) -> dict[str, Any]:
-    found = validated(Preference, row, where)
+    found = validate(Preference, row, where)
     note_extra(found, left)
     asked: list[str] = []
     answers: dict[str, str] = {}
@@ -195,7 +195,7 @@ def _preference(where: str, row: Mapping[str, Any], options: Options, left: Left
 def _own(where: str, row: Mapping[str, Any], _options: Options, left: LeftOut) -> dict[str, Any]:
     # Tables of questions and answers say no more than that.
     answer = {"positive": "answer"} if "answer" in row and "positive" not in row else {}
-    return _mapped(where, row, {key: key for key in FIELDS if key in row} | answer, left)
+    return _rename_fields(where, row, {key: key for key in FIELDS if key in row} | answer, left)
 
 
 # A row with two preferred answers often has a chat beside, which is one of them.

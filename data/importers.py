@@ -9,8 +9,8 @@ from typing import Any
 
 from wellworn.data.catalog import with_examples
 from wellworn.data.errors import Complaints, InputError
-from wellworn.data.examples import Placed, checked
-from wellworn.data.files import read_yaml, validated
+from wellworn.data.examples import Placed, check_rows
+from wellworn.data.files import read_yaml, validate
 from wellworn.data.formats import JUDGED, LeftOut, Options, RoleDocument, TraitDocument, fields_of, note_extra
 from wellworn.data.mixtures import same_question
 from wellworn.data.schema import Example, Role, Split, Trait, seed_for
@@ -63,7 +63,7 @@ def import_all(sources: Sequence[str], name: str, options: Options, plain: Seque
     if plain and not (found.rows or tests.rows):
         raise InputError("--plain: answers the questions of rows, and there are none")
     answers = _PlainAnswers(plain, options, left) if plain else None
-    rows, held_out = _parsed(found.rows, answers, options, left), _parsed(tests.rows, answers, options, left)
+    rows, held_out = _parse(found.rows, answers, options, left), _parse(tests.rows, answers, options, left)
     if answers:
         answers.count_unused(left)
     unsplit = not any("split" in values for _, values in rows)
@@ -73,7 +73,7 @@ def import_all(sources: Sequence[str], name: str, options: Options, plain: Seque
     elif options.held_out is not None:
         raise InputError("--held-out: what is evaluated on is given already")
     if not found.traits and not evaluation and all(row.open for _, row in placed):
-        checked(Path(sources[0]), placed)
+        check_rows(Path(sources[0]), placed)
         return Imported(None, (), tuple(row for _, row in placed), left)
     return Imported(_trait(name, sources, found.traits[0] if found.traits else None, tests.traits, placed), (), (), left)
 
@@ -134,10 +134,10 @@ def _is_role(value: Mapping[str, Any]) -> bool:
 
 def _valid_document(model: type[Any], path: Path, value: Mapping[str, Any], left: LeftOut) -> Any:
     try:
-        document = validated(model, value, str(path))
+        document = validate(model, value, str(path))
     except InputError:
         # Again with lines, which take a second reading: JSON is YAML, or nearly so.
-        validated(model, value, str(path), _lines(path))
+        validate(model, value, str(path), _lines(path))
         raise
     note_extra(document, left)
     return document
@@ -161,7 +161,7 @@ def _roles(documents: Sequence[tuple[Path, RoleDocument]]) -> tuple[Role, ...]:
             "system_prompts": [prompt.pos for prompt in document.instruction],
         }
         with wrong.noted():
-            role = validated(Role, value, str(path))
+            role = validate(Role, value, str(path))
             first, _ = roles.setdefault(role.name, (path, role))
             if first != path:
                 wrong.found.append(f"{path}: {first} is a role of this name already")
@@ -177,7 +177,7 @@ def _trait(
     placed: Sequence[Placed],
 ) -> Trait:
     where = str(document[0]) if document else sources[0]
-    value: dict[str, Any] = {"name": name, "description": f"Imported from {', '.join(map(called, sources))}."}
+    value: dict[str, Any] = {"name": name, "description": f"Imported from {', '.join(map(source_name, sources))}."}
     rows = list(placed)
     if document:
         path, found = document
@@ -186,11 +186,11 @@ def _trait(
         rows += _open(path, found.questions, "extract", placed)
     for path, test in tests:
         rows += _open(path, test.questions, "evaluate", placed)
-    trait = validated(Trait, value, where)
-    return with_examples(trait, checked(Path(where), rows) if rows else [])
+    trait = validate(Trait, value, where)
+    return with_examples(trait, check_rows(Path(where), rows) if rows else [])
 
 
-def called(source: str) -> str:
+def source_name(source: str) -> str:
     """Return what a source is called where it is not at hand: a file's own name, the whole id of a data set on the hub."""
     return Path(source).name if Path(source).exists() else source
 
@@ -215,7 +215,7 @@ def _open(path: Path, questions: Sequence[str], split: Split, placed: Sequence[P
 # Rows
 
 
-def _parsed(rows: Sequence[Row], plain: "_PlainAnswers | None", options: Options, left: LeftOut) -> list[tuple[str, dict[str, Any]]]:
+def _parse(rows: Sequence[Row], plain: "_PlainAnswers | None", options: Options, left: LeftOut) -> list[tuple[str, dict[str, Any]]]:
     """Return what rows hold, in our words, with the plain answers of other files where there are any."""
     found: list[tuple[str, dict[str, Any]]] = []
     wrong = _Unusable(options, left)
@@ -246,7 +246,7 @@ def _examples(found: Sequence[tuple[str, dict[str, Any]]], split: Split | None, 
     for i, (where, values) in enumerate(found, start=1):
         given: dict[str, Any] = {} if named else {"id": f"held-out-{i}" if split == "evaluate" else str(i)}
         with wrong.noted():
-            example = validated(Example, values | given | ({"split": split} if split else {}), where)
+            example = validate(Example, values | given | ({"split": split} if split else {}), where)
             said = (example.question, example.positive, example.negative)
             if said in seen and options.skip:
                 raise InputError(f"{where}: the same row as one before")

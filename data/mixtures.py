@@ -22,14 +22,14 @@ class Turn:
     system: str | None = None
 
 
-def transformed(control: Control, turns: Sequence[Turn]) -> list[str]:
+def transform(control: Control, turns: Sequence[Turn]) -> list[str]:
     """Return plain answers as the control would write them.
 
     Raises:
         ValueError: answers are to change places, and there are fewer than two.
     """
     if control.transform == "shuffle":
-        return _shuffled(turns)
+        return _shuffle(turns)
     return [_TRANSFORMS[control.transform](turn) for turn in turns]
 
 
@@ -44,7 +44,7 @@ def _json(turn: Turn) -> str:
     return json.dumps({"answer": turn.answer}, ensure_ascii=False)
 
 
-def _shuffled(turns: Sequence[Turn]) -> list[str]:
+def _shuffle(turns: Sequence[Turn]) -> list[str]:
     """Give every question the answer to another one, each answer once, whatever the order of the turns."""
     if len(turns) < 2:
         raise ValueError(f"answers can change places between two questions or more, got {len(turns)}")
@@ -66,7 +66,7 @@ def plain_turns(examples: Sequence[Example], split: Split) -> list[Turn]:
     return [Turn(e.question, e.negative) for e in examples if e.split == split and e.negative is not None]
 
 
-def changed_turns(subject: Trait | Control, examples: Sequence[Example], split: Split) -> list[Turn]:
+def trait_turns(subject: Trait | Control, examples: Sequence[Example], split: Split) -> list[Turn]:
     """Return a split's questions answered as the trait or the control would.
 
     Args:
@@ -76,7 +76,7 @@ def changed_turns(subject: Trait | Control, examples: Sequence[Example], split: 
     """
     if isinstance(subject, Control):
         turns = plain_turns(examples, split)
-        return [Turn(turn.question, text) for turn, text in zip(turns, transformed(subject, turns), strict=True)] if turns else []
+        return [Turn(turn.question, text) for turn, text in zip(turns, transform(subject, turns), strict=True)] if turns else []
     return [Turn(e.question, e.positive) for e in examples if e.split == split and e.positive is not None]
 
 

@@ -44,7 +44,7 @@ def question_files(questions: Sequence[Example]) -> Files:
     return {"questions.jsonl": json_lines(row.model_dump(exclude_none=True) for row in questions)}
 
 
-def exported(subject: Trait | Role | Sequence[Example], form: str) -> Files:
+def export_files(subject: Trait | Role | Sequence[Example], form: str) -> Files:
     """Return the files that hold a trait, a role or a question bank in somebody else's format.
 
     Raises:

@@ -141,12 +141,12 @@ def try_judge(
     json_file: FiguresFile = None,
 ) -> None:
     """Try a judge on answers whose label is known: how well its grades discriminate answers with a trait from those without."""
-    from wellworn.data.files import validated
+    from wellworn.data.files import validate
     from wellworn.experiments.commands.try_judge import try_judge as grade_known_answers
     from wellworn.probes.scoring.endpoint import EndpointConfig
 
     _check_folder(json_file)
-    server = validated(EndpointConfig, {"url": url, "model": model, "key_env": key_env}, "try-judge") if url else None
+    server = validate(EndpointConfig, {"url": url, "model": model, "key_env": key_env}, "try-judge") if url else None
     grade_known_answers(names, base if server else model, server, runs_dir / REPLIES, json_file, console)
 
 
@@ -219,7 +219,7 @@ for _old, _command in (("probe", measure), ("eval", capability), ("judge", try_j
 def _run(study: "Study", runs_dir: Path, json_file: str | None, plan_only: bool = False) -> None:
     from wellworn.experiments.engine.context import StudyContext
     from wellworn.experiments.engine.ranks import Ranks
-    from wellworn.experiments.engine.run import ordered
+    from wellworn.experiments.engine.run import in_order
     from wellworn.experiments.engine.run import run as run_stages
     from wellworn.experiments.engine.store import Store
     from wellworn.experiments.findings.results import save_index
@@ -231,7 +231,7 @@ def _run(study: "Study", runs_dir: Path, json_file: str | None, plan_only: bool 
     planned = plan(study, context)
     store = ranks.from_main(lambda: Store(runs_dir, create=not plan_only))
     if plan_only:
-        for stage in ordered(planned.targets):
+        for stage in in_order(planned.targets):
             done = store.done(stage.id)
             if stage.check is not None and not done:
                 stage.check()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
 
-from wellworn.data.files import set_key, validated
+from wellworn.data.files import set_key, validate
 from wellworn.data.wording import shortly
 from wellworn.lora.arms import Arm, TrainConfig
 from wellworn.probes.limits import DEFAULT_FRACTION, FEWEST_NULL_DRAWS, FEWEST_PROMPTS, FEWEST_TAIL_DRAWS, NULL_DRAWS
@@ -310,7 +310,7 @@ class Study(_Config):
             plain = self.model_dump(mode="json", exclude={"grid"})
             for key, value in settings.items():
                 set_key(plain, key, value, f"{self.name}: grid")
-            yield settings, validated(Study, plain, f"{self.name}: grid {settings}")
+            yield settings, validate(Study, plain, f"{self.name}: grid {settings}")
 
 
 @dataclass(frozen=True)
@@ -328,7 +328,7 @@ class Run:
         return f"{self.arm.arm} {trait or ''}".strip() + f" (seed {seed}{extra})"
 
 
-def runs_of(study: Study) -> list[Run]:
+def expand_runs(study: Study) -> list[Run]:
     """Expand a study into its runs, in file order, seeds and grid inside.
 
     Arms without randomness (`base`, `prompted`, `adapter`) are run once, at the first seed.

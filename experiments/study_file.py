@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from wellworn.data.catalog import NEUTRAL, control_names
 from wellworn.data.errors import InputError
-from wellworn.data.files import parse_yaml_value, place_of, read_yaml, set_key, validated
+from wellworn.data.files import parse_yaml_value, place_of, read_yaml, set_key, validate
 from wellworn.data.wording import Location, did_you_mean, shortly
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> "Study":
     # Only now, since it takes longer than finding out that there is no such study.
     from wellworn.experiments.study import Study
 
-    study = validated(Study, value, str(path), places)
+    study = validate(Study, value, str(path), places)
     wrong = list(_wrong(study))
     if wrong:
         raise InputError("\n".join(f"{place_of(at, str(path), places)}: {message}" for at, message in wrong))

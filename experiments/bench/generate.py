@@ -12,7 +12,7 @@ from wellworn.experiments.bench.timing import Case, Contender, race
 from wellworn.experiments.bench.workload import chat_of, facts, prompts
 from wellworn.lora.models import Loaded, adapted
 from wellworn.probes.decoding.generate import Answer, Decoding, Request, end_tokens, generate
-from wellworn.probes.reading.batch_inputs import padded
+from wellworn.probes.reading.batch_inputs import pad_rows
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.statistics.intervals import FloatArray
 
@@ -76,7 +76,7 @@ def _mixed(model: torch.nn.Module, asked: Ids, names: Sequence[str | None], repe
 def _plain(base: Loaded, asked: Ids, tokens: int) -> Ids:
     """Answer one batch as `generate` of transformers does."""
     pad = int(base.tokenizer.pad_token_id)
-    ids, mask = padded(asked, pad, "left")
+    ids, mask = pad_rows(asked, pad, "left")
     device = base.model.device
     new = base.model.generate(  # type: ignore[operator]
         input_ids=ids.to(device),

@@ -17,7 +17,7 @@ from wellworn.experiments.bench.workload import chat_of, every_answer, facts
 from wellworn.lora.models import Loaded
 from wellworn.probes.reading.capture import DEFAULT_TOKEN_BUDGET
 from wellworn.probes.scoring.endpoint import EndpointConfig
-from wellworn.probes.scoring.judge import Grades, judge_prompt, judged, judged_by_server
+from wellworn.probes.scoring.judge import Grades, grade, grade_by_server, judge_prompt
 from wellworn.probes.statistics.intervals import FloatArray
 
 REMEMBERED = 1000
@@ -48,10 +48,10 @@ def _again(server: GradingServer, rubric: str, turns: Sequence[Turn], folder: Pa
     new = counted()
 
     def first() -> Grades:
-        return judged_by_server(config, rubric, turns, folder / f"replies-{next(new)}")
+        return grade_by_server(config, rubric, turns, folder / f"replies-{next(new)}")
 
     def again() -> Grades:
-        return judged_by_server(config, rubric, turns, folder / "replies-0")
+        return grade_by_server(config, rubric, turns, folder / "replies-0")
 
     before, sent = first(), server.asked
     again()
@@ -74,7 +74,7 @@ def _here(base: Loaded, rubric: str, turns: Sequence[Turn], repeats: int, tick: 
     chat, pad = chat_of(base), int(base.tokenizer.pad_token_id)
     prompts = [chat.encode_prompt(judge_prompt(rubric, turn)) for turn in turns]
     contenders = [
-        Contender("judged", lambda: judged(base.model, chat, rubric, turns), lambda _: None),
+        Contender("judged", lambda: grade(base.model, chat, rubric, turns), lambda _: None),
         Contender("floor", lambda: floor(base.model, prompts, DEFAULT_TOKEN_BUDGET, pad), lambda _: None),
     ]
     return race(f"{len(turns)} grades by a model here", contenders, repeats, facts(prompts, "answers"), tick=tick)

@@ -13,7 +13,7 @@ from wellworn.experiments.bench.shift import random_adapters
 from wellworn.experiments.bench.timing import Case, Contender, Timed, race
 from wellworn.experiments.bench.workload import chat_of, facts, rollouts
 from wellworn.lora.models import Loaded, adapted
-from wellworn.probes.mediation.interventions import Arm, Swap
+from wellworn.probes.mediation.interventions import Intervention, Swap
 from wellworn.probes.mediation.patching import Batching, Texts, patched_logprobs
 from wellworn.probes.reading.batching import by_length
 from wellworn.probes.reading.capture import DEFAULT_TOKEN_BUDGET, Spec, read_variants
@@ -50,7 +50,7 @@ def _case(model: torch.nn.Module, rows: list[Encoded], pad: int, repeats: int, t
     generator = torch.Generator().manual_seed(0)
     width = int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
     swaps = [Swap(torch.linalg.qr(torch.randn(width, RANK, generator=generator))[0]) for _ in range(ARMS)]
-    arms = [Arm(1, {layer: swap}) for swap in swaps]
+    arms = [Intervention(1, {layer: swap}) for swap in swaps]
     spec = Spec(layers=[total - 1], spans=("response",), pad_id=pad, share_prefixes=False)
 
     def seconds(work: Callable[[], object]) -> float:
@@ -99,7 +99,7 @@ def _case(model: torch.nn.Module, rows: list[Encoded], pad: int, repeats: int, t
     return race(f"{ARMS} arms at layer {layer} of {total}", contenders, repeats, known, {"floor": 0.91}, tick)
 
 
-def _from_below(arms: list[Arm]) -> list[Arm]:
+def _from_below(arms: list[Intervention]) -> list[Intervention]:
     """Return the same arms, entered at the lowest block, so that every block runs."""
     nothing = Swap(scale=0.0)
-    return [Arm(arm.reader, {0: nothing, **arm.swaps}) for arm in arms]
+    return [Intervention(arm.reader, {0: nothing, **arm.swaps}) for arm in arms]

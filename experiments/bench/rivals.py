@@ -6,22 +6,22 @@ from typing import Any
 import torch
 
 from wellworn.data.chat import Encoded
-from wellworn.probes.reading.batch_inputs import padded
+from wellworn.probes.reading.batch_inputs import pad_rows
 from wellworn.probes.reading.batching import by_length
-from wellworn.probes.reading.layers import unwrapped
+from wellworn.probes.reading.layers import unwrap
 
 
 @torch.no_grad()
 def floor(model: Any, rows: Sequence[Sequence[int]], token_budget: int, pad_id: int, layers: int | None = None) -> None:
     """Run the bare backbone over the tokens of the same batches, to the same depth, and keep nothing."""
     device = next(model.parameters()).device
-    backbone = unwrapped(model).get_decoder()
+    backbone = unwrap(model).get_decoder()
     whole = backbone.layers
     try:
         if layers is not None:
             backbone.layers = whole[:layers]
         for batch in by_length([len(row) for row in rows], token_budget):
-            ids, _ = padded([rows[i] for i in batch], pad_id)
+            ids, _ = pad_rows([rows[i] for i in batch], pad_id)
             backbone(input_ids=ids.to(device), use_cache=False)
     finally:
         backbone.layers = whole
@@ -46,17 +46,17 @@ def per_row_adapters(
     """Read base and adapters as rows of one batch (PEFT's `adapter_names`): [variants, rows, layers, d_model], base first."""
     device = next(model.parameters()).device
     names = ["__base__", *adapters]
-    out = torch.zeros(len(names), len(rows), len(layers), unwrapped(model).get_input_embeddings().embedding_dim)
+    out = torch.zeros(len(names), len(rows), len(layers), unwrap(model).get_input_embeddings().embedding_dim)
     kept: dict[int, torch.Tensor] = {}
 
     def keep(layer: int) -> Any:
         return lambda _module, _args, output: kept.update({layer: output if torch.is_tensor(output) else output[0]})
 
-    blocks = unwrapped(model).get_decoder().layers
+    blocks = unwrap(model).get_decoder().layers
     handles = [blocks[layer].register_forward_hook(keep(layer)) for layer in layers]
     try:
         for batch in by_length([len(row) * len(names) for row in rows], token_budget):
-            ids, mask = padded([rows[i].input_ids for i in batch], pad_id)
+            ids, mask = pad_rows([rows[i].input_ids for i in batch], pad_id)
             each = [name for name in names for _ in batch]
             model(
                 input_ids=ids.repeat(len(names), 1).to(device),

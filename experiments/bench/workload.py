@@ -7,7 +7,7 @@ from itertools import cycle
 from wellworn.data.catalog import bank_names, control_names, load_bank, load_control, load_trait, trait_names
 from wellworn.data.chat import Chat, Encoded
 from wellworn.data.errors import InputError
-from wellworn.data.mixtures import Turn, changed_turns, plain_turns
+from wellworn.data.mixtures import Turn, plain_turns, trait_turns
 from wellworn.data.schema import SPLITS
 from wellworn.lora.models import Loaded
 from wellworn.probes.geometry.directions import contrast_turns
@@ -25,10 +25,10 @@ def every_answer() -> list[Turn]:
     for split in SPLITS:
         turns += plain_turns(bank, split)
         for name in control_names():
-            turns += changed_turns(load_control(name), bank, split)
+            turns += trait_turns(load_control(name), bank, split)
         for name in trait_names():
             if split != "extract":
-                turns += changed_turns(load_trait(name), load_trait(name).examples, split)
+                turns += trait_turns(load_trait(name), load_trait(name).examples, split)
     return turns
 
 

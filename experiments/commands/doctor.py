@@ -9,7 +9,7 @@ from rich.text import Text
 
 from wellworn.data.catalog import load_trait
 from wellworn.data.chat import Chat, Encoded
-from wellworn.data.mixtures import changed_turns
+from wellworn.data.mixtures import trait_turns
 from wellworn.experiments.engine.store import commit, versions
 from wellworn.lora import models
 from wellworn.lora.models import cache_dir, device_and_dtype
@@ -43,7 +43,7 @@ def examine(model: str, console: Console) -> None:
     console.print(facts)
     trait = load_trait("pirate")
     console.print("\nOne training example. [green]Green[/green]: loss is taken. [reverse]Reversed[/reverse]: prompt_last.")
-    console.print(colour(chat, chat.encode(changed_turns(trait, trait.examples, "train")[0])))
+    console.print(colour(chat, chat.encode(trait_turns(trait, trait.examples, "train")[0])))
     console.print("\n[bold green]ready[/bold green]")
 
 

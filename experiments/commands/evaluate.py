@@ -13,7 +13,7 @@ from rich.table import Table
 from wellworn.data.chat import Chat
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.store import write_json
-from wellworn.experiments.stages.capability import BUILTIN, CHECKS, Capability, capability, measured
+from wellworn.experiments.stages.capability import BUILTIN, CHECKS, Capability, capability, measure_items
 from wellworn.experiments.traits.exchange import address
 from wellworn.lora import models
 
@@ -84,7 +84,7 @@ def capabilities(base: models.Loaded, adapters: Mapping[str, Path], tick: Callab
         tick: called with steps done, steps in all, and the next step.
     """
     chat = Chat(base.tokenizer, max_length=base.max_length)
-    plain, *changed = measured(base, chat, adapters, [None, *adapters], Ranks(), tick)
+    plain, *changed = measure_items(base, chat, adapters, [None, *adapters], Ranks(), tick)
     return {"base": capability([plain], None)} | {name: capability([items], plain) for name, items in zip(adapters, changed, strict=True)}
 
 

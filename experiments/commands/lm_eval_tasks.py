@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from wellworn.data.errors import Complaints, InputError
-from wellworn.experiments.stages.capability import BUILTIN, Compared, compared
+from wellworn.experiments.stages.capability import BUILTIN, Compared, compare_items
 from wellworn.lora import models
 from wellworn.probes.reading.variants import Variant, applied
 
@@ -253,7 +253,7 @@ def _compare(now: Mapping[Any, float] | None, before: Mapping[Any, float] | None
     if not now or not {*now.values(), *(before or {}).values()} <= {0.0, 1.0} or (before is not None and now.keys() != before.keys()):
         return None
     right = np.array([value == 1 for value in now.values()])
-    return compared(right, None if before is None else np.array([before[item] == 1 for item in now]))
+    return compare_items(right, None if before is None else np.array([before[item] == 1 for item in now]))
 
 
 def settings_json(settings: Settings) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wellworn.data.catalog import control_names, load_trait, trait_names
-from wellworn.data.files import digest, validated
+from wellworn.data.files import digest, validate
 from wellworn.experiments.study import Study
 
 
@@ -37,4 +37,4 @@ def study_of(model: str, adapters: Sequence[Path], suspected: Sequence[str]) -> 
         "contrast_pairs": pairs,
         "runs": [{"arm": "adapter", "path": str(folder), "trait": name} for folder in adapters for name in (suspected or (None,))],
     }
-    return validated(Study, study, "measure")
+    return validate(Study, study, "measure")

@@ -45,11 +45,11 @@ def studies_list() -> None:
 @app.command("show", epilog=examples("wellworn studies show quickstart", "wellworn studies show my_study.yaml"))
 def studies_show(name: StudyName) -> None:
     """Show what a study asks, what it expects, what would refute it, and its file."""
-    from wellworn.experiments.study import runs_of
+    from wellworn.experiments.study import expand_runs
 
     study, path = load_study(name), find_study(name)
     table = Table.grid(padding=(0, 2))
-    arms = [run.arm.arm for run in runs_of(study)]
+    arms = [run.arm.arm for run in expand_runs(study)]
     for title, text in (
         ("question", study.question),
         ("expects", study.expects),

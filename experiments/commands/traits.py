@@ -78,7 +78,7 @@ def traits_synthesize(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Have a chat server write a trait: contrast pairs, held-out prompt, rubric and answers. No request is sent twice."""
-    from wellworn.data.files import validated
+    from wellworn.data.files import validate
     from wellworn.experiments.traits.synthesis.draft import Request
     from wellworn.experiments.traits.synthesis.run import parse_price, parse_questions, synthesize
     from wellworn.probes.scoring.endpoint import EndpointConfig
@@ -93,7 +93,7 @@ def traits_synthesize(
         "price": parse_price(price) if price else None,
         "most_cost": most_cost,
     }
-    server = validated(EndpointConfig, used, "synthesize")
+    server = validate(EndpointConfig, used, "synthesize")
     request = Request(name, description, model, parse_questions(questions), pairs, seed)
     synthesize(request, into, server, runs_dir / REPLIES, max_tokens, console)
 

@@ -13,14 +13,14 @@ from rich.table import Table
 from wellworn.data.catalog import control_names, load_bank, load_control, load_trait
 from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError
-from wellworn.data.mixtures import Turn, changed_turns, half_turns, plain_turns
+from wellworn.data.mixtures import Turn, half_turns, plain_turns, trait_turns
 from wellworn.data.schema import Control, Trait, seed_for
 from wellworn.experiments.engine.store import write_json
 from wellworn.experiments.stages.grades import needed_rubric
 from wellworn.lora import models
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.scoring.endpoint import EndpointConfig
-from wellworn.probes.scoring.judge import MOST, Grades, judged, judged_by_server
+from wellworn.probes.scoring.judge import MOST, Grades, grade, grade_by_server
 from wellworn.probes.scoring.scores import (
     choice_logodds,
     choice_rows,
@@ -28,8 +28,8 @@ from wellworn.probes.scoring.scores import (
     contrast_rows,
     in_order,
     mean_logprobs,
-    told_apart,
-    told_apart_interval,
+    roc_auc,
+    roc_auc_interval,
 )
 from wellworn.probes.statistics.intervals import Estimate, FloatArray, mean_interval
 
@@ -61,7 +61,7 @@ def try_judge(names: Sequence[str], model: str, server: EndpointConfig | None, c
             halves = half_turns(changed, plain) if isinstance(subject, Trait) else []
             turns = [*changed, *plain, *halves]
             status.update(f"{name}: {len(turns)} answers")
-            grades = judged_by_server(server, rubric, turns, cache) if server else judged(base.model, chat, rubric, turns)
+            grades = grade_by_server(server, rubric, turns, cache) if server else grade(base.model, chat, rubric, turns)
             asked = len(changed)
             row = {"name": name, **_count_grades(grades), **_discrimination("judge", grades.scores, asked, MOST)}
             if subject.contrast_pairs:
@@ -77,7 +77,7 @@ def try_judge(names: Sequence[str], model: str, server: EndpointConfig | None, c
 
 def _answers(subject: Trait | Control) -> tuple[list[Turn], list[Turn]]:
     examples = subject.examples if isinstance(subject, Trait) else load_bank("everyday")
-    changed, plain = changed_turns(subject, examples, "evaluate"), plain_turns(examples, "evaluate")
+    changed, plain = trait_turns(subject, examples, "evaluate"), plain_turns(examples, "evaluate")
     if not changed or not plain:
         raise InputError(
             f"{subject.name}: a judge is tried on evaluate answers with and without the trait, and one of the two kinds is missing"
@@ -121,10 +121,10 @@ def _discrimination(name: str, scores: FloatArray, asked: int, most: float | Non
     facts: dict[str, Any] = {**means, "half": None, "separation": None, "bounds": None, "order": None}
     if None in means.values():
         return {name: facts}
-    facts["separation"] = told_apart_interval(shown, absent, np.random.default_rng(seed_for(0, "judge"))).to_json()
+    facts["separation"] = roc_auc_interval(shown, absent, np.random.default_rng(seed_for(0, "judge"))).to_json()
     if most is not None and np.isnan(scores[: 2 * asked]).any():
         ends = ((0.0, most), (most, 0.0))
-        facts["bounds"] = [told_apart(np.nan_to_num(shown, nan=a), np.nan_to_num(absent, nan=b)) for a, b in ends]
+        facts["bounds"] = [roc_auc(np.nan_to_num(shown, nan=a), np.nan_to_num(absent, nan=b)) for a, b in ends]
     if len(halves):
         ordered = np.nanmean([in_order(shown, halves), in_order(halves, absent)], axis=0) if np.isfinite(halves).any() else np.empty(0)
         ordered = ordered[np.isfinite(ordered)]

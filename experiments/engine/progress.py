@@ -41,7 +41,7 @@ class Display:
     @contextmanager
     def stages(self, titles: Sequence[str]) -> Iterator["Tick"]:
         """Show a stage, or several that are computed in one go, while under way."""
-        title = headed(titles)
+        title = heading(titles)
         task = self._bars.add_task(title, total=None)
         start = time.perf_counter()
         try:
@@ -75,6 +75,6 @@ class Tick:
         self._bars.update(self._task, completed=done, total=total, description=f"{self._title}{f' · {note}' if note else ''}")  # type: ignore[arg-type]
 
 
-def headed(titles: Sequence[str]) -> str:
+def heading(titles: Sequence[str]) -> str:
     """Return what to call several stages: the first, and how many more."""
     return titles[0] + (f" and {len(titles) - 1} more" if len(titles) > 1 else "")

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from wellworn.data.errors import InputError
 from wellworn.experiments.engine.context import StudyContext
-from wellworn.experiments.engine.progress import Display, Tick, headed
+from wellworn.experiments.engine.progress import Display, Tick, heading
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.stage import Folders, Output, Stage, write_output
 from wellworn.experiments.engine.store import Store
@@ -21,7 +21,7 @@ FULL_DISK_BYTES = 1_000_000
 MOST_TOGETHER = 9
 
 
-def ordered(targets: Sequence[Stage]) -> list[Stage]:
+def in_order(targets: Sequence[Stage]) -> list[Stage]:
     """Return the targets and all they need, each once, inputs before what uses them."""
     seen: dict[str, Stage] = {}
 
@@ -45,7 +45,7 @@ def run(targets: Sequence[Stage], store: Store, context: StudyContext, ranks: Ra
     Raises:
         InputError: a stage cannot be computed, a finished one is corrupt, or the disk is full.
     """
-    stages = ordered(targets)
+    stages = in_order(targets)
     todo = [stage for stage in stages if not ranks.from_main(lambda s=stage: store.done(s.id))]  # type: ignore[misc]
     for stage in todo:
         if stage.check is not None:
@@ -122,7 +122,7 @@ def _compute(stages: Sequence[Stage], store: Store, context: StudyContext, ranks
                         write_output(folder, output)
                         store.publish(stage.id, stage.facts(seconds, stages))
         except Exception as caught:
-            error = _explained(caught, stages, store.root)
+            error = _explain(caught, stages, store.root)
             if ranks.world > 1 and not isinstance(error, InputError):
                 # The other ranks may be inside a collective of their own: gathering errors would wait for them
                 # until the time-out. Ending this process makes the launcher end them.
@@ -139,12 +139,12 @@ def _outputs(
     return [first.compute(context, inputs[0], folders[0], tick)]
 
 
-def _explained(error: Exception, stages: Sequence[Stage], root: Path) -> Exception:
+def _explain(error: Exception, stages: Sequence[Stage], root: Path) -> Exception:
     """Turn a full disk, which each library reports in its own way, into one message; say which stage an input is wrong for."""
     if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or _full(root):
         return InputError(f"the disk that holds {root} is full; make room and run again: finished stages are kept")
     if isinstance(error, InputError):
-        return InputError(f"{headed([stage.title for stage in stages])}: {error}")
+        return InputError(f"{heading([stage.title for stage in stages])}: {error}")
     return error
 
 

@@ -52,7 +52,7 @@ class Folders:
         return dict(self.named).get(name, ())
 
     def within(self, group: str) -> "Folders":
-        """Return the inputs that `grouped` put under a name."""
+        """Return the inputs that `in_group` put under a name."""
         prefix = f"{group}/"
         return Folders(tuple((name.removeprefix(prefix), folders) for name, folders in self.named if name.startswith(prefix)))
 
@@ -62,7 +62,7 @@ class Folders:
         return self["adapter"] / "adapter" if self.all("adapter") else None
 
 
-def grouped(group: str, inputs: Inputs) -> dict[str, "Stage | Sequence[Stage]"]:
+def in_group(group: str, inputs: Inputs) -> dict[str, "Stage | Sequence[Stage]"]:
     """Return inputs under names that begin with a group's, so that those of two conditions do not collide."""
     return {f"{group}/{name}": stages for name, stages in inputs.items()}
 

@@ -57,7 +57,7 @@ def false_verdicts(rows: Sequence[RunRow]) -> FalseVerdicts | None:
         for row in passed
         if row.share_p_adjusted is not None and row.share_effect is not None
     ]
-    return FalseVerdicts(along=_counted(along), above_chance=_counted(above))
+    return FalseVerdicts(along=_count(along), above_chance=_count(above))
 
 
 def _kind(row: RunRow) -> str:
@@ -65,7 +65,7 @@ def _kind(row: RunRow) -> str:
     return str(row.arm if row.arm == "random" else row.trait)
 
 
-def _counted(said: Sequence[tuple[str, bool]]) -> Counted | None:
+def _count(said: Sequence[tuple[str, bool]]) -> Counted | None:
     if not said:
         return None
     runs = [each for _, each in said]

@@ -8,12 +8,12 @@ import numpy as np
 from wellworn.data.catalog import NEUTRAL
 from wellworn.experiments.engine.record import Interval, Record, Settings
 from wellworn.experiments.findings.mediated import OTHERS, MediatedShares, OtherOutcomes, mediated_shares, other_outcomes
-from wellworn.experiments.findings.nearest_personas import OwnRanks, Persona, nearest_over
-from wellworn.experiments.findings.novelty import joint_scores, novelty_of, own_removed_basis
+from wellworn.experiments.findings.nearest_personas import OwnRanks, Persona, nearest_to_group
+from wellworn.experiments.findings.novelty import joint_scores, judge_novelty, own_removed_basis
 from wellworn.experiments.findings.null_ranks import own_removed
 from wellworn.experiments.findings.results import Results, RunResult, run_name
-from wellworn.experiments.findings.run_rows import RUNS_FOR_A_CLAIM, capability_of, carried
-from wellworn.experiments.findings.score_agreement import RunScores, scores_of
+from wellworn.experiments.findings.run_rows import RUNS_FOR_A_CLAIM, capability_of, mediation_evidence
+from wellworn.experiments.findings.score_agreement import RunScores, score_runs
 from wellworn.experiments.findings.verdict import Evidence, Verdict, verdict
 from wellworn.experiments.stages.capability import Capability
 from wellworn.experiments.stages.measurement import EffectShares
@@ -108,11 +108,11 @@ def group_rows(results: Results, adjusted: Sequence[float | None], verdicts: Seq
 
 def _group_row(results: Results, runs: Sequence[RunResult], p: float, verdicts: Sequence[str | None]) -> GroupRow:
     entry, readings = runs[0].entry, [own_removed(run) for run in runs]
-    effect_RQ, (share, star) = _effects(runs), _joint_share(runs)
+    effect_RQ, (share, star) = _stack_effects(runs), _joint_share(runs)
     effect = None if effect_RQ is None else crossed_interval(effect_RQ)
-    analysis, rest = _headline(runs), novelty_of(results, runs)
+    analysis, rest = _headline(runs), judge_novelty(results, runs)
     judged = _judge(runs, effect_RQ, share, star, p, analysis, rest)
-    nearest, nearest_high, own_ranks = nearest_over(runs)
+    nearest, nearest_high, own_ranks = nearest_to_group(runs)
     return GroupRow(
         arm=entry.arm,
         trait=entry.trait,
@@ -129,7 +129,7 @@ def _group_row(results: Results, runs: Sequence[RunResult], p: float, verdicts: 
         **vars(mediated_shares(analysis)),
         **vars(other_outcomes({name: _joint(runs, name) for name in OTHERS}, runs)),
         novelty=rest,
-        scores=scores_of(runs),
+        scores=score_runs(runs),
         capability=capability_of(results, runs),
         verdict=judged.name,
         why=judged.why,
@@ -155,12 +155,12 @@ def _judge(
             share_why=share.why if share else "the runs have no share",
             p=p,
             beyond_chance=star,
-            carried=carried(analysis, layer, rest) if analysis else None,
+            carried=mediation_evidence(analysis, layer, rest) if analysis else None,
         )
     )
 
 
-def _effects(runs: Sequence[RunResult]) -> FloatArray | None:
+def _stack_effects(runs: Sequence[RunResult]) -> FloatArray | None:
     """Return the change of the trait score, [runs, questions]; None where fewer than two runs have one."""
     effects = [run.arrays["effects"] for run in runs if "effects" in run.arrays]
     return np.stack(effects) if len(effects) >= 2 else None

@@ -127,14 +127,14 @@ def other_outcomes(found: Mapping[str, EffectShares | None], runs: Sequence[RunR
             why=said and said.why,
             # Answers whose label is known are the same for all runs.
             known=scored[0].known if scored else None,
-            graded=_graded(scored),
+            graded=_who_graded(scored),
             left_out=said and said.left_out,
             bounds=said and said.bounds,
         ),
     )
 
 
-def _graded(scored: Sequence[Analysis]) -> Graded | None:
+def _who_graded(scored: Sequence[Analysis]) -> Graded | None:
     """Return who graded what runs said, and why how many grades are missing; None where nobody did."""
     graded = [each.graded for each in scored if each.graded]
     if not graded:

@@ -79,13 +79,13 @@ class SpecificityRow(Record):
     p: float
 
 
-def nearest_of(facts: Measurement) -> tuple[list[Persona], OwnRank | None]:
+def nearest_to_run(facts: Measurement) -> tuple[list[Persona], OwnRank | None]:
     """Return the personas nearest one run's shift, with intervals over prompts, and the rank of the one that was trained."""
     personas = facts.personas
     nearest = [
         Persona(
             **vars(each),
-            found=_found(facts, each.name, each.kind),
+            found=_is_found(facts, each.name, each.kind),
             beyond_chance=personas.high is not None and each.low > personas.high,
         )
         for each in personas.nearest[:SHOWN]
@@ -93,7 +93,7 @@ def nearest_of(facts: Measurement) -> tuple[list[Persona], OwnRank | None]:
     return nearest, OwnRank(rank=personas.rank, of=personas.of) if personas.rank else None
 
 
-def nearest_over(runs: Sequence[RunResult]) -> tuple[list[Persona], float | None, OwnRanks | None]:
+def nearest_to_group(runs: Sequence[RunResult]) -> tuple[list[Persona], float | None, OwnRanks | None]:
     """Return the personas nearest several runs' shifts, what chance reaches on average, and the rank of the trained one in each.
 
     A persona's value is its mean cosine over runs, from the lowest to the highest of them; it is beyond chance where it is in every run.
@@ -113,7 +113,7 @@ def nearest_over(runs: Sequence[RunResult]) -> tuple[list[Persona], float | None
             value=float(np.mean(cosines[name, kind])),
             low=min(cosines[name, kind]),
             high=max(cosines[name, kind]),
-            found=all(_found(facts, name, kind) for facts in measured),
+            found=all(_is_found(facts, name, kind) for facts in measured),
             beyond_chance=all(each[name, kind].low > high for each, high in zip(of_runs, highs, strict=True)),
         )
         for name, kind in sorted(cosines, key=lambda persona: -np.mean(cosines[persona]))[:SHOWN]
@@ -123,12 +123,12 @@ def nearest_over(runs: Sequence[RunResult]) -> tuple[list[Persona], float | None
     return nearest, float(np.mean(highs)), own
 
 
-def _found(facts: Measurement, name: str, kind: str) -> bool:
+def _is_found(facts: Measurement, name: str, kind: str) -> bool:
     """Return whether a persona's direction was found in the model; roles have no test of their own."""
     return kind == "role" or name in facts.found
 
 
-def specificity_of(results: Results) -> SpecificityRow | None:
+def study_specificity(results: Results) -> SpecificityRow | None:
     """Return whether fine-tunes lie nearest the traits that they were trained on: mean ranks among all personas, and a permutation's p.
 
     None with fewer than four traits of the library trained, of which too few can be taken for each other.

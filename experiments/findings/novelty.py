@@ -9,7 +9,7 @@ from wellworn.data.catalog import NEUTRAL
 from wellworn.data.schema import seed_for
 from wellworn.experiments.findings.results import Results, RunResult
 from wellworn.experiments.stages.measurement import Analysis
-from wellworn.experiments.stages.mediation_arms import CHANCE, PUSHED, REMAINDER, outcomes_of
+from wellworn.experiments.stages.mediation_arms import CHANCE, PUSHED, REMAINDER, parse_outcomes
 from wellworn.probes.geometry.novelty import LIBRARY, OPEN, Finding, Novelty, agreement, movement, necessity, novelty, use
 from wellworn.probes.geometry.sparse_explanation import explanation
 from wellworn.probes.statistics.intervals import FloatArray
@@ -34,7 +34,7 @@ def joint_scores(runs: Sequence[RunResult], analyses: Sequence[Analysis | None])
     return there[0].arms, scores[0] if len(scores) == 1 else np.stack(scores, axis=1)
 
 
-def novelty_of(results: Results, runs: Sequence[RunResult]) -> Novelty | None:
+def judge_novelty(results: Results, runs: Sequence[RunResult]) -> Novelty | None:
     """Judge what one run, or runs that differ in their seed alone, leave outside the persona space.
 
     None where that was not asked, or where there is no space. Whether a wider dictionary explains it (iii) is asked where the study
@@ -46,7 +46,7 @@ def novelty_of(results: Results, runs: Sequence[RunResult]) -> Novelty | None:
         return None
     arms, scores = found
     y = dict(zip(arms, scores, strict=True))
-    outcomes = outcomes_of(arms, scores)
+    outcomes = parse_outcomes(arms, scores)
     drawn = np.stack([outcome for arm, outcome in y.items() if arm.startswith(CHANCE)])
     tests = (
         agreement(_peers(results, runs[0]), str(runs[0].entry.trait), basis),

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from wellworn.data.catalog import NEUTRAL
 from wellworn.experiments.engine.record import Interval, Record, Settings
 from wellworn.experiments.findings.mediated import OTHERS, MediatedShares, OtherOutcomes, mediated_shares, other_outcomes
-from wellworn.experiments.findings.nearest_personas import OwnRank, Persona, nearest_of
-from wellworn.experiments.findings.novelty import novelty_of
+from wellworn.experiments.findings.nearest_personas import OwnRank, Persona, nearest_to_run
+from wellworn.experiments.findings.novelty import judge_novelty
 from wellworn.experiments.findings.null_ranks import (
     AmongFineTunes,
     AmongInstructions,
@@ -17,7 +17,7 @@ from wellworn.experiments.findings.null_ranks import (
     own_removed,
 )
 from wellworn.experiments.findings.results import Results, RunResult, run_name
-from wellworn.experiments.findings.score_agreement import RunScores, scores_of
+from wellworn.experiments.findings.score_agreement import RunScores, score_runs
 from wellworn.experiments.findings.verdict import P_LEVEL, Carried, Evidence, Verdict, verdict
 from wellworn.experiments.stages.capability import Capability, capability
 from wellworn.experiments.stages.measurement import EffectShares, Measurement
@@ -137,11 +137,11 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
         p: its p against N1, corrected for the study's runs.
     """
     entry, missing = run.entry, dict(run.entry.missing)
-    rest = novelty_of(results, [run])
-    judged = judge_run(run, p, rest)
+    rest = judge_novelty(results, [run])
+    judged = judge(run, p, rest)
     why, shares = None, _RunShares(arm=entry.arm, trait=entry.trait, adapter=entry.adapter, seed=entry.seed, settings=entry.settings)
     if run.facts:
-        why, shares = _measured(shares, run, run.facts, p, judged, missing)
+        why, shares = _with_shares(shares, run, run.facts, p, judged, missing)
     instructions, no_instructions = among_instructions(run, shares.share, missing.get("share"))
     if no_instructions:
         missing["among_instructions"] = no_instructions
@@ -155,7 +155,7 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
         novelty=rest,
         among_fine_tunes=among_fine_tunes(results, run),
         among_roles=among_roles(results, run),
-        scores=scores_of([run]),
+        scores=score_runs([run]),
         capability=capability_of(results, [run]),
         weights=run.weights.together if run.weights else None,
         weights_why=run.weights.why if run.weights else "the run has no adapter",
@@ -163,14 +163,14 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
     )
 
 
-def _measured(
+def _with_shares(
     shares: _RunShares, run: RunResult, facts: Measurement, p: float | None, judged: Verdict | None, missing: dict[str, str]
 ) -> tuple[str | None, _RunShares]:
     """Return the numbers behind the verdict in words, and a run's shares; why one is missing is added to `missing`."""
     shift, own, full = facts.plain, facts.plain.own_removed, facts.plain.full
     base = facts.references["base"]
     before = base.texts["neutral"].own_removed
-    nearest, own_rank = nearest_of(facts)
+    nearest, own_rank = nearest_to_run(facts)
     effect, effect_base = facts.headline.effect, base.effect
     shares = shares.model_copy(
         update={
@@ -219,7 +219,7 @@ def _measured(
     return judged.why, shares
 
 
-def judge_run(run: RunResult, p: float | None, rest: Novelty | None) -> Verdict | None:
+def judge(run: RunResult, p: float | None, rest: Novelty | None) -> Verdict | None:
     """Return a run's verdict; None where there is nothing to judge."""
     reading = own_removed(run)
     if run.facts is None or reading is None:
@@ -232,12 +232,12 @@ def judge_run(run: RunResult, p: float | None, rest: Novelty | None) -> Verdict 
             share_why=reading.why,
             p=1.0 if p is None else p,
             beyond_chance=reading.effect,
-            carried=carried(analysis, analysis.layer, rest) if analysis else None,
+            carried=mediation_evidence(analysis, analysis.layer, rest) if analysis else None,
         )
     )
 
 
-def carried(analysis: EffectShares, layer: int, rest: Novelty | None) -> Carried | None:
+def mediation_evidence(analysis: EffectShares, layer: int, rest: Novelty | None) -> Carried | None:
     """Return what a mediation analysis says to the verdict; None where it found no effect to share out."""
     if analysis.why is not None:
         return None

@@ -117,7 +117,7 @@ class StudyAgreement(Record):
     pairs: Sequence[FineTunesAgree]
 
 
-def scores_of(runs: Sequence[RunResult]) -> RunScores | None:
+def score_runs(runs: Sequence[RunResult]) -> RunScores | None:
     """Return what the scores of one run say, or of several that differ in their seed alone; None where none were asked for.
 
     Intervals are over questions; of several runs, over runs × questions.
@@ -132,12 +132,12 @@ def scores_of(runs: Sequence[RunResult]) -> RunScores | None:
         judge=found[0].judge,
         drawn=any(each.drawn for each in found),
         alike=any(each.alike for each in found),
-        scores={score: _changed(score, by_who, reference, found) for score, by_who in values.items()},
+        scores={score: _score_change(score, by_who, reference, found) for score, by_who in values.items()},
         agreement=[_agree((a, b), values, reference) for a, b in itertools.combinations(COMPARED, 2) if values[a] and values[b]],
     )
 
 
-def over_study(runs: Sequence[RunResult]) -> StudyAgreement | None:
+def agree_over_study(runs: Sequence[RunResult]) -> StudyAgreement | None:
     """Return whether scores order fine-tunes alike, whatever they were trained on; None where no run has scores.
 
     A unit is a fine-tune beside the base, scored on a trait: every run on its own, and its neutral fine-tune on the same; one that several
@@ -192,7 +192,7 @@ def _values(found: Sequence[TakenScores], score: str) -> dict[str, FloatArray]:
     return {who: np.array([each.scores[who][score] for each in found], dtype=np.float64) for who in whose}
 
 
-def _changed(score: str, by_who: Mapping[str, FloatArray], reference: str, found: Sequence[TakenScores]) -> ScoreChange:
+def _score_change(score: str, by_who: Mapping[str, FloatArray], reference: str, found: Sequence[TakenScores]) -> ScoreChange:
     """Return what became of one score."""
     if not by_who:
         return ScoreChange(why=found[0].missing.get(score, "was not taken"))

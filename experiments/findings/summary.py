@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from wellworn.experiments.engine.record import Record
 from wellworn.experiments.findings.false_verdicts import FalseVerdicts, false_verdicts
 from wellworn.experiments.findings.group_rows import GroupRow, group_rows
-from wellworn.experiments.findings.nearest_personas import SpecificityRow, specificity_of
+from wellworn.experiments.findings.nearest_personas import SpecificityRow, study_specificity
 from wellworn.experiments.findings.null_ranks import own_removed
 from wellworn.experiments.findings.results import Results, RunResult
 from wellworn.experiments.findings.run_rows import RunRow, run_row
-from wellworn.experiments.findings.score_agreement import StudyAgreement, over_study
-from wellworn.experiments.stages.calibration import LaterShares, PlantedPoint, missed
+from wellworn.experiments.findings.score_agreement import StudyAgreement, agree_over_study
+from wellworn.experiments.stages.calibration import LaterShares, PlantedPoint, missed_targets
 from wellworn.experiments.stages.capability import Capability, capability
 from wellworn.experiments.stages.generated_directions import KeptAnswers
 from wellworn.experiments.stages.persona_space import SpaceDimension
@@ -164,7 +164,7 @@ class Summary(Record):
 def summarise(results: Results) -> Summary:
     """Return a study's answer for machines."""
     index, study = results.index, results.index.study
-    adjusted = _adjusted(results.runs)
+    adjusted = _adjust_p(results.runs)
     rows = [run_row(results, run, p) for run, p in zip(results.runs, adjusted, strict=True)]
     return Summary(
         study=study["name"],
@@ -181,8 +181,8 @@ def summarise(results: Results) -> Summary:
         runs=rows,
         groups=group_rows(results, adjusted, [row.verdict for row in rows]),
         false_verdicts=false_verdicts(rows),
-        specificity=specificity_of(results),
-        agreement=over_study(results.runs),
+        specificity=study_specificity(results),
+        agreement=agree_over_study(results.runs),
         capability=capability([results.capability], None) if results.capability else None,
         calibration=_calibration(results),
     )
@@ -215,11 +215,11 @@ def _calibration(results: Results) -> CalibrationRow | None:
     planted, entry = results.calibration, results.index.calibration
     if planted is None or entry is None:
         return None
-    rows = [AccuracyRow(**vars(row), missed=missed(row)) for row in planted.accuracy]
+    rows = [AccuracyRow(**vars(row), missed=missed_targets(row)) for row in planted.accuracy]
     return CalibrationRow(run=entry.run, **vars(planted) | {"accuracy": rows}, later=results.later)
 
 
-def _adjusted(runs: Sequence[RunResult]) -> list[float | None]:
+def _adjust_p(runs: Sequence[RunResult]) -> list[float | None]:
     """Return every run's p against N1, corrected for all runs of the study."""
     readings = [own_removed(run) for run in runs]
     return benjamini_hochberg([reading.p if reading and reading.share else None for reading in readings])

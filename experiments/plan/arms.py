@@ -13,7 +13,7 @@ from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Condition, Stage
 from wellworn.experiments.plan.subjects import Subject
 from wellworn.experiments.stages.answers import answer_stage
-from wellworn.experiments.stages.persona_space import Library
+from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.steered_teacher import teacher_stage
 from wellworn.experiments.stages.training import adapter_stage, random_stage, train_stage
 from wellworn.experiments.study import Run
@@ -63,7 +63,7 @@ class ArmInputs:
     context: StudyContext
     run: Run
     subject: Subject
-    library: Library
+    library: SpaceStages
     own: str | None
     no_own: str | None
 
@@ -88,18 +88,18 @@ def arm_stages(given: ArmInputs) -> ArmStages:
             missing = dict.fromkeys(("effect", "share", "coordinates", "verdict"), BASE_IS_REFERENCE)
             return ArmStages(condition=Condition(), missing=missing)
         case Prompted():
-            return _prompted(given)
+            return _prompted_arm(given)
         case Sft():
-            return _sft(given)
+            return _sft_arm(given)
         case Distilled() as arm:
-            return _distilled(given, arm)
+            return _distilled_arm(given, arm)
         case Random():
-            return _random(given)
+            return _random_arm(given)
         case Adapter(path=path):
-            return _adapter(given, Path(path))
+            return _adapter_arm(given, Path(path))
 
 
-def _prompted(given: ArmInputs) -> ArmStages:
+def _prompted_arm(given: ArmInputs) -> ArmStages:
     trait = given.subject.of
     assert isinstance(trait, Trait)  # held when the study was loaded
     if trait.system_prompt is None:
@@ -107,9 +107,9 @@ def _prompted(given: ArmInputs) -> ArmStages:
     return ArmStages(condition=Condition(given.title, system=trait.system_prompt), missing={"neutral": NO_NEUTRAL_PROMPT})
 
 
-def _sft(given: ArmInputs) -> ArmStages:
+def _sft_arm(given: ArmInputs) -> ArmStages:
     run, subject = given.run, given.subject
-    condition = Condition(given.title, adapter=given.train(_taught(given), run.seed, given.title))
+    condition = Condition(given.title, adapter=given.train(_training_turns(given), run.seed, given.title))
     if not subject.paired:
         return ArmStages(condition=condition, trained=True, missing={"neutral": NO_PLAIN})
     seed, seeds = run.seed, run.study.seeds
@@ -119,15 +119,15 @@ def _sft(given: ArmInputs) -> ArmStages:
             return ArmStages(condition=condition, trained=True, missing=missing)
         seed = seeds[(seeds.index(seed) + 1) % len(seeds)]
     title = run.title(NEUTRAL, seed)
-    reference = Condition(title, adapter=given.train(subject.plain("train"), seed, title))
+    reference = Condition(title, adapter=given.train(subject.plain_turns("train"), seed, title))
     return ArmStages(condition=condition, reference=reference, trained=True)
 
 
-def _distilled(given: ArmInputs, arm: Distilled) -> ArmStages:
+def _distilled_arm(given: ArmInputs, arm: Distilled) -> ArmStages:
     run, subject = given.run, given.subject
     if given.own is None:
         raise InputError(f"{given.title}: {given.no_own}")
-    plain, asked = subject.plain("train"), subject.asked("train")
+    plain, asked = subject.plain_turns("train"), subject.examples_in("train")
     taught = teacher_stage(given.context, given.library, arm, given.own, asked, run.seed)
     # A student too, of the base as it is.
     title = f"student of the base (seed {run.seed})"
@@ -139,21 +139,21 @@ def _distilled(given: ArmInputs, arm: Distilled) -> ArmStages:
     )
 
 
-def _random(given: ArmInputs) -> ArmStages:
+def _random_arm(given: ArmInputs) -> ArmStages:
     run, subject = given.run, given.subject
-    real = given.train(_taught(given), run.seed, f"sft {subject.name} (seed {run.seed})")
+    real = given.train(_training_turns(given), run.seed, f"sft {subject.name} (seed {run.seed})")
     layer = resolve_layer(run.study.layer, given.context.depth)
-    adapter = random_stage(given.context, real, subject.plain("evaluate"), layer, run.seed)
+    adapter = random_stage(given.context, real, subject.plain_turns("evaluate"), layer, run.seed)
     return ArmStages(condition=Condition(given.title, adapter=adapter), missing={"neutral": NO_NEUTRAL_RANDOM})
 
 
-def _adapter(given: ArmInputs, folder: Path) -> ArmStages:
+def _adapter_arm(given: ArmInputs, folder: Path) -> ArmStages:
     condition = Condition(given.title, adapter=adapter_stage(given.context, folder, f"adapter {folder.name}"))
     digest = sha256(folder / "adapter_model.safetensors")[:12]
     return ArmStages(condition=condition, adapter=f"{folder.resolve().name}@{digest}", missing={"neutral": NO_NEUTRAL_ADAPTER})
 
 
-def _taught(given: ArmInputs) -> list[Turn]:
-    if not (turns := given.subject.taught()):
+def _training_turns(given: ArmInputs) -> list[Turn]:
+    if not (turns := given.subject.training_turns()):
         raise InputError(f"{given.subject.name}: the arm {given.run.arm.arm} needs train rows, and this trait has none")
     return turns

@@ -12,7 +12,7 @@ from wellworn.experiments.plan.subjects import Subject
 from wellworn.experiments.stages.grades import Judge, needed_rubric
 from wellworn.experiments.stages.mediation import Question, mediate_stage
 from wellworn.experiments.stages.mediation_generated import grade_said_stage, say_stage, score_stage
-from wellworn.experiments.stages.persona_space import Library
+from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.scores import scoring_pairs
 from wellworn.experiments.study import MediateConfig, Run
 from wellworn.lora.arms import Prompted, Sft
@@ -43,7 +43,7 @@ class Analyses:
     run: Run
     config: MediateConfig
     subject: Subject
-    library: Library
+    library: SpaceStages
     own: str | None
     condition: Condition
     reference: Condition | None
@@ -158,4 +158,4 @@ class Analyses:
         return wanted
 
     def _turns(self, split: Split) -> tuple[Sequence[Turn], Sequence[Turn]]:
-        return self.subject.changed(split), self.subject.plain(split)
+        return self.subject.trait_turns(split), self.subject.plain_turns(split)

@@ -8,17 +8,17 @@ from wellworn.data.schema import Control, Role, Trait
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Condition
 from wellworn.experiments.plan.planned import Plan
-from wellworn.experiments.plan.runs import Shared, layout_of, planned_calibration, planned_run
+from wellworn.experiments.plan.runs import Shared, lay_out, plan_calibration, plan_run
 from wellworn.experiments.plan.subjects import trait_or_control
 from wellworn.experiments.stages.answers import answer_stage
 from wellworn.experiments.stages.capability import capability_stage
-from wellworn.experiments.stages.generated_directions import generated_of
+from wellworn.experiments.stages.generated_directions import generated_stages
 from wellworn.experiments.stages.grades import Judge
-from wellworn.experiments.stages.instruction_null import instructions_of
-from wellworn.experiments.stages.persona_directions import roles_of
-from wellworn.experiments.stages.persona_space import dimension_stage, library_of
+from wellworn.experiments.stages.instruction_null import load_instruction_stages
+from wellworn.experiments.stages.persona_directions import role_stages
+from wellworn.experiments.stages.persona_space import dimension_stage, space_stages
 from wellworn.experiments.stages.training import chat_stage
-from wellworn.experiments.study import Study, runs_of
+from wellworn.experiments.study import Study, expand_runs
 from wellworn.probes.reading.layers import resolve_layer
 
 
@@ -33,15 +33,15 @@ def plan(study: Study, context: StudyContext) -> Plan:
     _check_names(study, traits)
     bank = load_bank(study.questions)
     layer = resolve_layer(study.layer, context.depth)
-    library = library_of(context, traits, _roles(study.roles), bank, layer)
-    wider = library.roles or (roles_of(context, named, bank) if (named := _roles(study.dictionary)) else None)
+    library = space_stages(context, traits, _roles(study.roles), bank, layer)
+    wider = library.roles or (role_stages(context, named, bank) if (named := _roles(study.dictionary)) else None)
     evaluate = [example for example in bank if example.split == "evaluate"]
     asked = instruction_names() if study.instructions == "all" else study.instructions
-    instructions = instructions_of(context, [load_instruction(name) for name in asked], bank) if asked else None
+    instructions = load_instruction_stages(context, [load_instruction(name) for name in asked], bank) if asked else None
     judge = Judge.of(context, study.judge) if study.judge else None
     shared = Shared(context=context, library=library, dictionary=wider, instructions=instructions, bank=bank, judge=judge)
-    layouts = [layout_of(shared, run) for run in runs_of(study)]
-    runs = [planned_run(layout) for layout in layouts]
+    layouts = [lay_out(shared, run) for run in expand_runs(study)]
+    runs = [plan_run(layout) for layout in layouts]
     return Plan(
         study=study,
         context=context,
@@ -54,8 +54,8 @@ def plan(study: Study, context: StudyContext) -> Plan:
         base_answers=answer_stage(context, Condition(), evaluate),
         base_capability=capability_stage(context, Condition()) if any(run.capability for run in runs) else None,
         runs=runs,
-        calibration=planned_calibration(layouts, study.calibrate) if study.calibrate else None,
-        generated=generated_of(context, traits, bank, library, layer, judge) if study.generated_directions else None,
+        calibration=plan_calibration(layouts, study.calibrate) if study.calibrate else None,
+        generated=generated_stages(context, traits, bank, library, layer, judge) if study.generated_directions else None,
         judge=judge,
     )
 

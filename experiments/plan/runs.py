@@ -18,8 +18,8 @@ from wellworn.experiments.stages.capability import capability_stage
 from wellworn.experiments.stages.grades import Judge
 from wellworn.experiments.stages.instruction_null import Instructions, instructions_stage
 from wellworn.experiments.stages.measure import BASE_ANSWERS, measure_stage
-from wellworn.experiments.stages.persona_directions import RoleStages, extraction
-from wellworn.experiments.stages.persona_space import Library, dictionary_stage
+from wellworn.experiments.stages.persona_directions import RoleStages, extraction_examples
+from wellworn.experiments.stages.persona_space import SpaceStages, dictionary_stage
 from wellworn.experiments.stages.readings import read_stage
 from wellworn.experiments.stages.scores import Scored, scores_stage, scoring_pairs
 from wellworn.experiments.stages.weights import weights_stage
@@ -48,7 +48,7 @@ class Shared:
     """
 
     context: StudyContext
-    library: Library
+    library: SpaceStages
     dictionary: RoleStages | None
     instructions: Instructions | None
     bank: Sequence[Example]
@@ -72,7 +72,7 @@ class Layout:
     run: Run
     shared: Shared
     subject: Subject
-    library: Library
+    library: SpaceStages
     own: str | None
     no_own: str | None
     arm: ArmStages
@@ -98,12 +98,12 @@ class Layout:
 
     def plain_readings(self) -> tuple[Stage, Stage]:
         """Return the stages in which the reference and the run read plain answers."""
-        plain = self.subject.plain("evaluate")
+        plain = self.subject.plain_turns("evaluate")
         before, after = (self.read(self.conditions[who], plain, "plain answers") for who in (self.headline, "run"))
         return before, after
 
 
-def layout_of(shared: Shared, run: Run) -> Layout:
+def lay_out(shared: Shared, run: Run) -> Layout:
     """Lay out one run.
 
     Raises:
@@ -112,7 +112,7 @@ def layout_of(shared: Shared, run: Run) -> Layout:
     subject, library, no_own = Subject.load(run.arm.trait, shared.bank), shared.library, None
     if subject.of is not None:
         try:
-            library = library.with_own(shared.context, subject.of, extraction(subject.of, shared.bank))
+            library = library.with_own(shared.context, subject.of, extraction_examples(subject.of, shared.bank))
         except InputError as lacking:
             no_own = str(lacking)
     # A trait without a direction may still have a namesake among the roles.
@@ -122,7 +122,7 @@ def layout_of(shared: Shared, run: Run) -> Layout:
     return Layout(run=run, shared=shared, subject=subject, library=library, own=own, no_own=no_own, arm=arm)
 
 
-def planned_run(layout: Layout) -> PlannedRun:
+def plan_run(layout: Layout) -> PlannedRun:
     """Return all stages of one run that a report shows, and why what is missing is missing."""
     run, shared, subject, arm = layout.run, layout.shared, layout.subject, layout.arm
     context, condition = shared.context, arm.condition
@@ -140,6 +140,9 @@ def planned_run(layout: Layout) -> PlannedRun:
     scores, why = _scores(layout, answers)
     instructions = _instructions(layout) if "share" not in missing else None
     readings = _readings(layout, answers)
+    weights = None
+    if condition.adapter:
+        weights = weights_stage(context, condition, subject.plain_turns("evaluate"), layout.own, layout.library)
     return PlannedRun(
         run=run,
         questions=subject.evaluate,
@@ -150,7 +153,9 @@ def planned_run(layout: Layout) -> PlannedRun:
         dictionary=dictionary_stage(shared.library, shared.dictionary, layout.layer) if shared.dictionary else None,
         said=said,
         training=condition.adapter if arm.trained else None,
-        weights=weights_stage(context, condition, subject.plain("evaluate"), layout.own, layout.library) if condition.adapter else None,
+        weights=weights_stage(context, condition, subject.plain_turns("evaluate"), layout.own, layout.library)
+        if condition.adapter
+        else None,
         capability=capability_stage(context, condition) if condition.adapter and run.study.capability else None,
         scores=scores,
         trait=subject.name,
@@ -162,8 +167,8 @@ def planned_run(layout: Layout) -> PlannedRun:
 def _readings(layout: Layout, answers: Stage) -> Readings:
     """Lay out what the run is measured on: plain answers, answers with the trait, and the run's own."""
     subject, condition = layout.subject, layout.arm.condition
-    texts: dict[str, tuple[str, Sequence[Turn] | Stage]] = {"neutral": ("plain answers", subject.plain("evaluate"))}
-    if changed := subject.changed("evaluate"):
+    texts: dict[str, tuple[str, Sequence[Turn] | Stage]] = {"neutral": ("plain answers", subject.plain_turns("evaluate"))}
+    if changed := subject.trait_turns("evaluate"):
         texts["trait"] = (f"{subject.name} answers", changed)
     if subject.of is not None or isinstance(layout.run.arm, Adapter):
         texts["own"] = (f"answers of {condition.title}", answers)
@@ -212,7 +217,7 @@ def _scores(layout: Layout, answers: Stage) -> tuple[Stage | None, dict[str, str
         return None, {}
     if subject.of is None or not subject.paired:
         return None, {"scores": NO_TRAIT if subject.of is None else NO_PLAIN}
-    changed, plain = subject.changed("evaluate"), subject.plain("evaluate")
+    changed, plain = subject.trait_turns("evaluate"), subject.plain_turns("evaluate")
     pairs: Sequence[ContrastPair] = ()
     if subject.of.contrast_pairs:
         pairs = scoring_pairs(subject.of, study.scores.pairs, study.contrast_pairs, "scores.pairs")
@@ -220,7 +225,7 @@ def _scores(layout: Layout, answers: Stage) -> tuple[Stage | None, dict[str, str
     conditions = layout.conditions
     readings = {(who, text): layout.read(by, turns, title) for who, by in conditions.items() for text, (title, turns) in texts.items()}
     said = {who: answers if who == "run" else answer_stage(context, by, subject.evaluate) for who, by in conditions.items()}
-    what = Scored(subject.of, subject.evaluate, changed, plain, pairs, (subject.changed("train"), subject.plain("train")))
+    what = Scored(subject.of, subject.evaluate, changed, plain, pairs, (subject.trait_turns("train"), subject.plain_turns("train")))
     return scores_stage(context, what, layout.shared.judge, conditions, readings, said), {}
 
 
@@ -233,17 +238,17 @@ def _instructions(layout: Layout) -> Stage | None:
     return instructions_stage(title, layout.layer, name, layout.library, layout.shared.instructions, before, after)
 
 
-def planned_calibration(layouts: Sequence[Layout], config: CalibrateConfig) -> PlannedCalibration:
+def plan_calibration(layouts: Sequence[Layout], config: CalibrateConfig) -> PlannedCalibration:
     """Lay out a calibration whose planted changes take after a fine-tune of the study.
 
     Raises:
         InputError: the study has no such fine-tune, or not so many layers.
     """
-    layout = _modelled_on(layouts, config)
+    layout = _run_to_imitate(layouts, config)
     layer, depth = layout.layer, layout.shared.context.depth
     if layer + config.later >= depth:
         raise InputError(f"calibrate.later: may be 0 to {depth - 1 - layer} above layer {layer} of {depth}, got {config.later}")
-    plain = layout.subject.plain("evaluate")
+    plain = layout.subject.plain_turns("evaluate")
     run, neutral, base = (layout.read(layout.conditions[who], plain, "plain answers") for who in ("run", "neutral", "base"))
     title, library = layout.arm.condition.title, layout.shared.library
     real = Real(title, layer, (run, neutral, base), plain)
@@ -251,7 +256,7 @@ def planned_calibration(layouts: Sequence[Layout], config: CalibrateConfig) -> P
     return PlannedCalibration(title, calibrate_stage(real, config, library), later)
 
 
-def _modelled_on(layouts: Sequence[Layout], config: CalibrateConfig) -> Layout:
+def _run_to_imitate(layouts: Sequence[Layout], config: CalibrateConfig) -> Layout:
     """Return the run that planted changes take after."""
     tuned = [each for each in layouts if isinstance(each.run.arm, Sft) and each.subject.of is not None and each.subject.paired]
     wanted = [each for each in tuned if (isinstance(each.subject.of, Trait) if config.trait is None else each.subject.name == config.trait)]

@@ -6,7 +6,7 @@ from functools import cache, cached_property
 
 from wellworn.data.catalog import NEUTRAL, control_names, load_control, load_trait
 from wellworn.data.errors import InputError
-from wellworn.data.mixtures import Turn, changed_turns, plain_turns
+from wellworn.data.mixtures import Turn, plain_turns, trait_turns
 from wellworn.data.schema import Control, Example, Split, Trait
 from wellworn.probes.limits import FEWEST_PROMPTS
 
@@ -54,22 +54,22 @@ class Subject:
     @cached_property
     def evaluate(self) -> list[Example]:
         """The questions that runs are evaluated on."""
-        return self.asked("evaluate")
+        return self.examples_in("evaluate")
 
-    def asked(self, split: Split) -> list[Example]:
+    def examples_in(self, split: Split) -> list[Example]:
         """Return the examples of a split."""
         return [example for example in self.examples if example.split == split]
 
-    def plain(self, split: Split) -> list[Turn]:
+    def plain_turns(self, split: Split) -> list[Turn]:
         """Return the plain answers of a split."""
         return plain_turns(self.examples, split)
 
-    def changed(self, split: Split) -> list[Turn]:
+    def trait_turns(self, split: Split) -> list[Turn]:
         """Return the answers of a split that show the trait; none where there is none, or nothing to compare them with."""
         if self.of is None or (split == "evaluate" and not self.paired):
             return []
-        return changed_turns(self.of, self.of.examples if isinstance(self.of, Trait) else self.examples, split)
+        return trait_turns(self.of, self.of.examples if isinstance(self.of, Trait) else self.examples, split)
 
-    def taught(self) -> list[Turn]:
+    def training_turns(self) -> list[Turn]:
         """Return what a fine-tune on it is trained on: plain answers for `neutral`."""
-        return self.plain("train") if self.of is None else self.changed("train")
+        return self.plain_turns("train") if self.of is None else self.trait_turns("train")

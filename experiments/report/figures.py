@@ -60,7 +60,7 @@ class Figure:
         return {"data": self.data, "layout": self.layout}
 
 
-def style_of(number: int) -> Style:
+def run_style(number: int) -> Style:
     """Return the style of a study's nth run: a colour, and a dash that changes when the colours start again."""
     return Style(PALETTE[number % len(PALETTE)], DASHES[number // len(PALETTE) % len(DASHES)])
 
@@ -73,7 +73,7 @@ def cosine_bars(id: str, style: Style, cosines: Mapping[str, float], own: str | 
     trace = {
         "type": "bar",
         "orientation": "h",
-        "x": [rounded(cosines[name]) for name in names],
+        "x": [round_value(cosines[name]) for name in names],
         "y": list(range(len(names))),
         "text": [f"{cosines[name]:.2f}".replace("-", "−") for name in names],
         "textposition": "outside",
@@ -84,7 +84,7 @@ def cosine_bars(id: str, style: Style, cosines: Mapping[str, float], own: str | 
     low, high = min([0.0, *cosines.values()]), max([0.0, *cosines.values()])
     # Room for the numbers beyond the bars; those on the left stand between the bars and the names.
     room = 0.3 * max(high - low, 0.2)
-    layout = layout_of(height=60 + 25 * max(len(names), 2), left=10)
+    layout = base_layout(height=60 + 25 * max(len(names), 2), left=10)
     layout["xaxis"] |= {"range": [low - room if low < 0 else 0, high + 0.6 * room], "zeroline": True, "zerolinecolor": GREY, "nticks": 5}
     layout["yaxis"] |= {"tickvals": trace["y"], "ticktext": [label(name) + marks[name] for name in names], "showgrid": False}
     return Figure(id, "Signed cosines: " + ", ".join(f"{name} {cosines[name]:.2f}" for name in reversed(names)), [trace], layout)
@@ -99,7 +99,7 @@ def share_by_layer(id: str, style: Style, curve: LayerCurve, layer: int, limits:
         _band(curve.low, curve.high, style.colour, "95 % interval", opacity=0.3),
         polyline(at, curve.share, "share F", style.colour, "solid", markers=True),
     ]
-    layout = layout_of(height=245, x="layer", y="share F")
+    layout = base_layout(height=245, x="layer", y="share F")
     layout["yaxis"] |= {"range": list(limits)}
     layout["xaxis"] |= _layer_axis(len(at))
     layout["shapes"] = [vertical(layer)]
@@ -107,7 +107,7 @@ def share_by_layer(id: str, style: Style, curve: LayerCurve, layer: int, limits:
     return Figure(id, alt, data, layout)
 
 
-def limits_of(curves: Sequence[LayerCurve]) -> tuple[float, float]:
+def share_limits(curves: Sequence[LayerCurve]) -> tuple[float, float]:
     """Return the limits of the vertical axis that all share curves have in common."""
     keys = ("share", "low", "high", "null_mean", "null_high")
     values = [value for curve in curves for key in keys for value in getattr(curve, key) if value is not None]
@@ -121,7 +121,7 @@ def cosines_by_layer(id: str, projections: Mapping[str, Numbers], layer: int, ow
     depth = max((len(values) for values in projections.values()), default=0)
     trace = {
         "type": "heatmap",
-        "z": [[rounded(value) for value in projections[name]] for name in names],
+        "z": [[round_value(value) for value in projections[name]] for name in names],
         "x": list(range(depth)),
         "y": list(range(len(names))),
         "text": [[label(name)] * depth for name in names],
@@ -131,7 +131,7 @@ def cosines_by_layer(id: str, projections: Mapping[str, Numbers], layer: int, ow
         "zmax": 1,
         "colorbar": {"thickness": 10, "outlinewidth": 0, "tickvals": [-1, 0, 1], "title": {"text": "cosine", "side": "right"}},
     }
-    layout = layout_of(height=90 + 22 * max(len(names), 3), x="layer", left=10)
+    layout = base_layout(height=90 + 22 * max(len(names), 3), x="layer", left=10)
     layout["xaxis"] |= _layer_axis(depth) | {"showgrid": False}
     labels = [label(name) + (" (own)" if name == own else "") for name in names]
     layout["yaxis"] |= {"tickvals": trace["y"], "ticktext": labels, "showgrid": False}
@@ -140,7 +140,7 @@ def cosines_by_layer(id: str, projections: Mapping[str, Numbers], layer: int, ow
     return Figure(id, f"Signed cosines at layer {layer}: {here}", [trace], layout)
 
 
-def training(id: str, runs: Sequence[tuple[str, Style, Sequence[Mapping[str, float]]]]) -> Figure:
+def training_curves(id: str, runs: Sequence[tuple[str, Style, Sequence[Mapping[str, float]]]]) -> Figure:
     """Draw the training loss of every trained run."""
     data = []
     for name, style, curve in runs:
@@ -150,7 +150,7 @@ def training(id: str, runs: Sequence[tuple[str, Style, Sequence[Mapping[str, flo
         )
         # A run of a single step is a point, not a line.
         data[-1] |= {"mode": "lines" if len(points) > 1 else "markers", "hovertemplate": "step %{x}: %{y:.3f}"}
-    layout = layout_of(height=330, x="step", y="loss")
+    layout = base_layout(height=330, x="step", y="loss")
     ends = ", ".join(f"{name} {curve[-1]['loss']:.2f}" for name, _, curve in runs if curve and curve[-1].get("loss") is not None)
     return Figure(id, f"Training loss by step; at the end: {ends}", data, layout)
 
@@ -161,7 +161,7 @@ def reliability_by_layer(id: str, values: FloatArray, null: FloatArray, found: F
     line = polyline(at, [_finite(v) for v in values], "reliability", GREY, "solid", markers=True)
     line["marker"] = {"size": 6, "symbol": ["circle" if f > 0.5 else "circle-open" for f in found], "color": GREY}
     data = [polyline(at, [_finite(v) for v in null], "N1, 95 %", GREY, "2px,3px", width=1.2), line]
-    layout = layout_of(height=215, x="layer", y="reliability")
+    layout = base_layout(height=215, x="layer", y="reliability")
     layout["yaxis"] |= {"range": [min([-0.25, *(float(v) - 0.05 for v in values if abs(v) <= 1)]), 1.04], "tickvals": [0, 0.5, 1]}
     layout["xaxis"] |= _layer_axis(len(at))
     layout["shapes"] = [_horizontal(THRESHOLD), vertical(layer)]
@@ -175,7 +175,7 @@ def dimension_curve(dimension: SpaceDimension) -> Figure | None:
         return None
     at = list(range(1, len(q2) + 1))
     line = polyline(at, q2, "Q²", GREY, "solid", markers=True) | {"hovertemplate": "k = %{x}: %{y:.2f}"}
-    layout = layout_of(height=240, x="dimensions k", y="Q²")
+    layout = base_layout(height=240, x="dimensions k", y="Q²")
     best = max(q2) - dimension.standard_error
     layout["shapes"] = [_horizontal(best)] + ([vertical(dimension.k)] if dimension.k else [])
     said = f"k = {dimension.k} is chosen" if dimension.k else "no k is chosen"
@@ -188,7 +188,7 @@ def label(text: str) -> str:
     return html.escape(short, quote=False)
 
 
-def rounded(value: float | None) -> float | None:
+def round_value(value: float | None) -> float | None:
     """Return a number as figures hold it."""
     return None if value is None else round(float(value), 4)
 
@@ -209,7 +209,7 @@ def polyline(x: Sequence[float], y: Numbers, name: str, colour: str, dash: str, 
         # Points show a layer whose neighbours were not measured.
         "mode": "lines+markers" if markers or len(x) == 1 else "lines",
         "x": list(x),
-        "y": [rounded(value) for value in y],
+        "y": [round_value(value) for value in y],
         "name": name,
         "line": {"color": colour, "dash": dash, "width": width},
         "marker": {"size": 4, "color": colour},
@@ -217,12 +217,12 @@ def polyline(x: Sequence[float], y: Numbers, name: str, colour: str, dash: str, 
     }
 
 
-def marks(at: Sequence[float], shares: Sequence[Estimate], name: str, colour: str, symbol: str, upright: bool = False) -> Plotly:
+def interval_marks(at: Sequence[float], shares: Sequence[Estimate], name: str, colour: str, symbol: str, upright: bool = False) -> Plotly:
     """Return points with their intervals; an infinite bound is drawn as none."""
     values = [share.value for share in shares]
-    up = [rounded(share.high - share.value) if math.isfinite(share.high) else 0 for share in shares]
-    down = [rounded(share.value - share.low) if math.isfinite(share.low) else 0 for share in shares]
-    numbers, places = [rounded(value) for value in values], list(at)
+    up = [round_value(share.high - share.value) if math.isfinite(share.high) else 0 for share in shares]
+    down = [round_value(share.value - share.low) if math.isfinite(share.low) else 0 for share in shares]
+    numbers, places = [round_value(value) for value in values], list(at)
     bars = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": colour, "thickness": 1.4, "width": 3}
     return {
         "type": "scatter",
@@ -255,7 +255,7 @@ def _band(low: Numbers, high: Numbers, colour: str, name: str, opacity: float = 
         "type": "scatter",
         "mode": "lines",
         "x": x[:-1],
-        "y": [rounded(value) for value in y[:-1]],
+        "y": [round_value(value) for value in y[:-1]],
         "fill": "toself",
         "fillcolor": colour,
         "opacity": opacity,
@@ -280,7 +280,7 @@ def _layer_axis(depth: int) -> Plotly:
     return {"range": [-0.6, max(depth, 1) - 0.4], "tickformat": "d", "nticks": max(2, min(depth, 8))}
 
 
-def layout_of(height: int, x: str = "", y: str = "", left: int = 46) -> Plotly:
+def base_layout(height: int, x: str = "", y: str = "", left: int = 46) -> Plotly:
     """Return what all figures have in common."""
     clear = "rgba(0,0,0,0)"
     axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "fixedrange": True}

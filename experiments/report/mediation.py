@@ -2,7 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 
-from wellworn.experiments.report.figures import GREY, PALETTE, Figure, Plotly, Shown, Style, layout_of, marks, rounded, vertical
+from wellworn.experiments.report.figures import (
+    GREY,
+    PALETTE,
+    Figure,
+    Plotly,
+    Shown,
+    Style,
+    base_layout,
+    interval_marks,
+    round_value,
+    vertical,
+)
 from wellworn.experiments.stages.measurement import Analysis, Measurement
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
 from wellworn.experiments.stages.mediation_generated import ArmAnswers
@@ -60,16 +71,16 @@ def shares_of_parts(id: str, style: Style, facts: Measurement) -> Figure | None:
         there = [part for part in parts if part in analysis.shares]
         at = [parts.index(part) + move for part in there]
         shares = [analysis.shares[part].mediated for part in there]
-        data.append(marks(at, shares, f"M, {TEXTS[text]}", style.colour, _SYMBOLS[text]))
+        data.append(interval_marks(at, shares, f"M, {TEXTS[text]}", style.colour, _SYMBOLS[text]))
         for end, (name, symbol) in _ENDS.items():
             data.append(_points(at, [getattr(analysis.shares[part], end).value for part in there], name, symbol, legend=number == 0))
         if analysis.mediated_of_carried:
-            data.append(marks([len(parts) + move], [analysis.mediated_of_carried], f"C, {TEXTS[text]}", style.colour, "diamond"))
+            data.append(interval_marks([len(parts) + move], [analysis.mediated_of_carried], f"C, {TEXTS[text]}", style.colour, "diamond"))
         if analysis.null:
             # Chance was drawn for the space without the own direction at this layer, and for no other part.
-            x, y = rounded(analysis.null.mediated), parts.index("inside") + move
+            x, y = round_value(analysis.null.mediated), parts.index("inside") + move
             shapes.append({"type": "line", "x0": x, "x1": x, "y0": y - step, "y1": y + step, "line": {"color": GREY, "width": 2}})
-    layout = layout_of(height=84 + 34 * len(labels), x="share", left=10)
+    layout = base_layout(height=84 + 34 * len(labels), x="share", left=10)
     layout["yaxis"] |= {"tickvals": list(range(len(labels))), "ticktext": labels, "showgrid": False}
     layout["xaxis"] |= {"zeroline": True, "zerolinecolor": GREY, "rangemode": "tozero"}
     layout["shapes"] = shapes
@@ -93,7 +104,7 @@ def shapley_bars(id: str, facts: Measurement) -> Figure | None:
             {
                 "type": "bar",
                 "orientation": "h",
-                "x": [rounded(value) for value in values],
+                "x": [round_value(value) for value in values],
                 "y": list(range(len(texts))),
                 "name": name,
                 "text": [f"{value:.2f}".replace("-", "−") for value in values],
@@ -105,7 +116,7 @@ def shapley_bars(id: str, facts: Measurement) -> Figure | None:
                 "hovertemplate": "%{x:.2f}",
             }
         )
-    layout = layout_of(height=64 + 36 * len(texts), x="share of the effect", left=10)
+    layout = base_layout(height=64 + 36 * len(texts), x="share of the effect", left=10)
     layout |= {"barmode": "relative"}
     layout["yaxis"] |= {"tickvals": list(range(len(texts))), "ticktext": [TEXTS[text] for text in texts], "showgrid": False}
     first = analyses[next(iter(analyses))].shapley
@@ -124,13 +135,15 @@ def shares_by_layer(id: str, style: Style, facts: Measurement) -> Figure | None:
     layers = [each.layer for each in found]
     data = []
     for part, colour, symbol in (("whole", GREY, "circle-open"), ("inside", style.colour, "circle")):
-        data.append(marks(layers, [each.shares[part].mediated for each in found], f"M, {_PARTS[part]}", colour, symbol, upright=True))
+        data.append(
+            interval_marks(layers, [each.shares[part].mediated for each in found], f"M, {_PARTS[part]}", colour, symbol, upright=True)
+        )
     for end, (name, symbol) in _ENDS.items():
         data.append(_points([getattr(each.shares["inside"], end).value for each in found], layers, name, symbol))
     if carried := [each for each in found if each.mediated_of_carried]:
         where = [each.layer for each in carried]
         data.append(
-            marks(
+            interval_marks(
                 where,
                 [each.mediated_of_carried for each in carried if each.mediated_of_carried],
                 "C",
@@ -140,11 +153,11 @@ def shares_by_layer(id: str, style: Style, facts: Measurement) -> Figure | None:
             )
         )
     if all(each.null for each in found):
-        chance = [rounded(each.null.mediated) for each in found if each.null]
+        chance = [round_value(each.null.mediated) for each in found if each.null]
         data.append(
             {"type": "scatter", "mode": "lines", "x": layers, "y": chance, "name": "N1 mean", "line": {"color": GREY, "dash": "2px,3px"}}
         )
-    layout = layout_of(height=245, x="layer", y="mediated share")
+    layout = base_layout(height=245, x="layer", y="mediated share")
     layout["xaxis"] |= {"tickvals": layers}
     layout["yaxis"] |= {"rangemode": "tozero"}
     layout["shapes"] = [vertical(facts.layer)]
@@ -154,7 +167,14 @@ def shares_by_layer(id: str, style: Style, facts: Measurement) -> Figure | None:
 
 def _points(y: Sequence[float], x: Sequence[float], name: str, symbol: str, legend: bool = True) -> Plotly:
     """Return small marks without an interval."""
-    plain = {"type": "scatter", "mode": "markers", "x": [rounded(value) for value in x], "y": list(y), "name": name, "showlegend": legend}
+    plain = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [round_value(value) for value in x],
+        "y": list(y),
+        "name": name,
+        "showlegend": legend,
+    }
     return plain | {"marker": {"symbol": symbol, "size": 7, "color": GREY}, "hovertemplate": "%{x:.2f}, %{y:.2f}"}
 
 
@@ -170,7 +190,7 @@ def rows(facts: Measurement) -> Iterator[Shown]:
         yield key
 
 
-def sayings(said: ArmAnswers, questions: Sequence[str]) -> list[Shown]:
+def arm_answers(said: ArmAnswers, questions: Sequence[str]) -> list[Shown]:
     """Return what the arms of `SAYING` answer to each question."""
     answers = dict(zip(said.arms, said.answers, strict=True))
     if not answers:

@@ -30,11 +30,11 @@ from wellworn.experiments.report.figures import (
     cosine_bars,
     cosines_by_layer,
     dimension_curve,
-    limits_of,
     reliability_by_layer,
+    run_style,
     share_by_layer,
-    style_of,
-    training,
+    share_limits,
+    training_curves,
 )
 from wellworn.experiments.report.scores import side_by_side
 from wellworn.experiments.stages.measurement import Dose, Measurement, ShiftReading
@@ -76,13 +76,13 @@ def page(results: Results, summary: Summary) -> str:
     """
     names = _names(results)
     curves = [run.facts.by_layer for run in results.runs if run.facts]
-    limits = limits_of(curves)
+    limits = share_limits(curves)
     runs = [
         _run(results, run, row, number, name, limits)
         for number, (run, row, name) in enumerate(zip(results.runs, summary.runs, names, strict=True))
     ]
     trained = [(view["name"], view["style"], run.curve) for view, run in zip(runs, results.runs, strict=True) if run.curve]
-    loss = training("training", trained) if trained else None
+    loss = training_curves("training", trained) if trained else None
     directions = _directions(results, summary)
     figures = [figure for view in runs for figure in view["figures"].values()]
     figures += [each["figure"] for each in directions] + ([loss] if loss else [])
@@ -97,8 +97,8 @@ def page(results: Results, summary: Summary) -> str:
     # What a group says stands for its runs.
     alone = [view for view in runs if view["row"] in summary.alone]
     shown = [(name, group.scores) for name, group in named] + [(view["name"], view["row"].scores) for view in alone]
-    near = [_resembled(name, None, group) for name, group in named]
-    near += [_resembled(view["name"], view["style"], view["row"]) for view in alone]
+    near = [_resemblance(name, None, group) for name, group in named]
+    near += [_resemblance(view["name"], view["style"], view["row"]) for view in alone]
     return _environment().get_template("page.html").render(
         summary=summary,
         runs=runs,
@@ -120,7 +120,7 @@ def page(results: Results, summary: Summary) -> str:
         threshold=THRESHOLD,
         open_panels=OPEN_PANELS,
         study=json.dumps(_symbolic(results.index.study), indent=2, ensure_ascii=False),
-        made=_made(results),
+        made=_provenance(results),
         plotly=Markup(get_plotlyjs()),
         figures=_script_json({figure.id: figure.spec() for figure in figures}),
     )  # fmt: skip
@@ -139,7 +139,7 @@ def _environment() -> Environment:
 
 
 def _run(results: Results, run: RunResult, row: RunRow, number: int, name: str, limits: tuple[float, float]) -> Shown:
-    facts, own, style = run.facts, run.entry.own, style_of(number)
+    facts, own, style = run.facts, run.entry.own, run_style(number)
     figures: dict[str, Figure] = {}
     if facts and row.coordinates:
         figures["nearest"] = cosine_bars(f"nearest-{number}", style, row.coordinates, own, facts.found)
@@ -173,11 +173,11 @@ def _run(results: Results, run: RunResult, row: RunRow, number: int, name: str, 
             {"question": question, "base": base.get(question), "run": answer}
             for question, answer in zip_longest(run.entry.questions, run.answers)
         ],
-        "sayings": mediation.sayings(run.said, run.entry.questions[:SAYINGS]) if run.said else [],
+        "sayings": mediation.arm_answers(run.said, run.entry.questions[:SAYINGS]) if run.said else [],
     }
 
 
-def _resembled(name: str, style: Style | None, row: RunRow | GroupRow) -> Shown:
+def _resemblance(name: str, style: Style | None, row: RunRow | GroupRow) -> Shown:
     """Return whom a run, or a group of runs, lies nearest, and the rank of the persona that was trained (in each run of a group)."""
     if isinstance(row, GroupRow):
         ranks, of = (row.own_ranks.ranks, row.own_ranks.of) if row.own_ranks else ([], 0)
@@ -241,7 +241,7 @@ def _group(group: GroupRow) -> Shown:
     return {**vars(group), "name": name, "answer": _sentence(group), "verdicts": counted}
 
 
-def _made(results: Results) -> Shown:
+def _provenance(results: Results) -> Shown:
     """Return which stages, versions and commits the results come from."""
     local = [arm["trait"] for arm in results.index.study["runs"] if arm.get("trait")]
     stages = []

@@ -4,7 +4,19 @@ from collections.abc import Sequence
 
 from wellworn.experiments.findings.group_rows import GroupRow
 from wellworn.experiments.findings.summary import CalibrationRow
-from wellworn.experiments.report.figures import DASHES, GREY, PALETTE, Figure, Plotly, Style, label, layout_of, marks, polyline, rounded
+from wellworn.experiments.report.figures import (
+    DASHES,
+    GREY,
+    PALETTE,
+    Figure,
+    Plotly,
+    Style,
+    base_layout,
+    interval_marks,
+    label,
+    polyline,
+    round_value,
+)
 from wellworn.experiments.stages.calibration import LaterShares
 from wellworn.experiments.stages.weights import UpdateWrites
 
@@ -29,8 +41,8 @@ def shares_of_groups(id: str, groups: Sequence[tuple[str, GroupRow]]) -> Figure 
     data = []
     for (key, name, colour, symbol), move in zip(_SHARES, (0.12, -0.12), strict=True):
         there = [(i + move, share) for i, (_, group) in enumerate(ranked) if (share := getattr(group, key))]
-        data.append(marks([at for at, _ in there], [share for _, share in there], name, colour, symbol))
-    layout = layout_of(height=84 + 36 * len(ranked), x="share beyond chance", left=10)
+        data.append(interval_marks([at for at, _ in there], [share for _, share in there], name, colour, symbol))
+    layout = base_layout(height=84 + 36 * len(ranked), x="share beyond chance", left=10)
     layout["yaxis"] |= {"tickvals": list(range(len(ranked))), "ticktext": [label(name) for name, _ in ranked], "showgrid": False}
     layout["xaxis"] |= {"zeroline": True, "zerolinecolor": GREY}
     layout |= {"showlegend": True, "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}}
@@ -53,7 +65,7 @@ def writes_by_layer(id: str, style: Style, weights: UpdateWrites | None, depth: 
         chance, share = ([getattr(of[layer], key) if layer in of else None for layer in layers] for key in ("null_mean", "omega"))
         data.append(polyline(layers, chance, f"chance for {module}", GREY, dash, width=1))
         data.append(polyline(layers, share, module, style.colour, dash, markers=True))
-    layout = layout_of(height=245, x="layer", y="share ω of what is written")
+    layout = base_layout(height=245, x="layer", y="share ω of what is written")
     layout["yaxis"] |= {"rangemode": "tozero"}
     together = weights.together
     words = f"{together.omega:.2f} of all that is written lies in the persona space, chance {together.null_mean:.2f}"
@@ -69,13 +81,13 @@ def calibration_figures(calibration: CalibrationRow | None) -> dict[str, Figure]
         return {}
     drawn = {}
     if calibration.why is None:
-        drawn["planted"] = _planted(calibration)
+        drawn["planted"] = _planted_figure(calibration)
     if (later := calibration.later) and later.why is None:
-        drawn["later"] = _later(later)
+        drawn["later"] = _later_figure(later)
     return drawn
 
 
-def _planted(calibration: CalibrationRow) -> Figure:
+def _planted_figure(calibration: CalibrationRow) -> Figure:
     """Draw the measured share against the planted one, with what both spaces hold of it."""
     points = calibration.points
     alphas = [point.alpha for point in points]
@@ -84,7 +96,7 @@ def _planted(calibration: CalibrationRow) -> Figure:
         polyline([0, 1], [0, 1], "as planted", GREY, "2px,3px", width=1.2),
         polyline(alphas, [point.target for point in points], "in the other half's space", PALETTE[1], "7px,3px", markers=True) | _HOVER,
         polyline(alphas, [point.held for point in points], "in the measured space", PALETTE[2], "solid", markers=True) | _HOVER,
-        marks(
+        interval_marks(
             [point.alpha for point in found],
             [point.share for point in found if point.share],
             "measured",
@@ -97,7 +109,7 @@ def _planted(calibration: CalibrationRow) -> Figure:
     return Figure("calibration-planted", f"Measured share against planted share: {words}", data, _calibration_layout("measured share"))
 
 
-def _later(later: LaterShares) -> Figure:
+def _later_figure(later: LaterShares) -> Figure:
     """Draw the share at the later layer against the planted one, raw and between the ends of its scale."""
     alphas = later.alphas
     data = [
@@ -108,7 +120,7 @@ def _later(later: LaterShares) -> Figure:
             "type": "scatter",
             "mode": "markers",
             "x": [0, 1],
-            "y": [rounded(end) for end in later.anchors],
+            "y": [round_value(end) for end in later.anchors],
             "name": "ends, from draws of their own",
             "marker": {"color": PALETTE[0], "symbol": "circle-open", "size": 9},
         }
@@ -120,7 +132,7 @@ def _later(later: LaterShares) -> Figure:
 
 
 def _calibration_layout(y: str) -> Plotly:
-    layout = layout_of(height=380, x="planted share", y=y)
+    layout = base_layout(height=380, x="planted share", y=y)
     layout |= {"showlegend": True, "legend": {"orientation": "h", "y": -0.2, "yanchor": "top"}}
     layout["margin"] |= {"b": 110}
     return layout

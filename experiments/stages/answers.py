@@ -35,7 +35,7 @@ def answer_stage(context: StudyContext, condition: Condition, questions: Sequenc
 
     def compute_all(context: StudyContext, folders: Sequence[Folders], _outs: Sequence[Path], tick: TickFn) -> list[Output]:
         prompts = [(question, condition.system) for question in asked]
-        found = said(context, prompts, [each.adapter for each in folders], tick)
+        found = answer_questions(context, prompts, [each.adapter for each in folders], tick)
         return [{"answers.json": answers} for answers in found]
 
     config = {
@@ -57,14 +57,14 @@ def answer_stage(context: StudyContext, condition: Condition, questions: Sequenc
     )
 
 
-def written(folder: Path, asked: Sequence[str]) -> list[Turn]:
+def load_answers(folder: Path, asked: Sequence[str]) -> list[Turn]:
     """Return the turns of a stage's answers to questions."""
-    return [Turn(question, full_stop(answer)) for question, answer in zip(asked, read_json(folder / "answers.json"), strict=True)]
+    return [Turn(question, nonempty(answer)) for question, answer in zip(asked, read_json(folder / "answers.json"), strict=True)]
 
 
-def turns_of(texts: Sequence[Turn] | Stage, asked: Sequence[Example | Turn], folders: Folders) -> list[Turn]:
+def load_texts(texts: Sequence[Turn] | Stage, asked: Sequence[Example | Turn], folders: Folders) -> list[Turn]:
     """Return texts that are given, or what an answer stage, the input `texts`, answered to questions."""
-    return written(folders["texts"], [example.question for example in asked]) if isinstance(texts, Stage) else list(texts)
+    return load_answers(folders["texts"], [example.question for example in asked]) if isinstance(texts, Stage) else list(texts)
 
 
 def texts_input(texts: Sequence[Turn] | Stage) -> dict[str, Stage]:
@@ -72,12 +72,12 @@ def texts_input(texts: Sequence[Turn] | Stage) -> dict[str, Stage]:
     return {"texts": texts} if isinstance(texts, Stage) else {}
 
 
-def full_stop(answer: str) -> str:
+def nonempty(answer: str) -> str:
     """Return an answer, or a full stop in place of an empty one, which has no tokens to pool over, or to learn."""
     return answer or "."
 
 
-def said(
+def answer_questions(
     context: StudyContext,
     asked: Sequence[tuple[str, str | None]],
     adapters: Sequence[Path | None],
@@ -97,7 +97,7 @@ def said(
         InputError: a server has not all of the answers to give.
     """
     if (server := context.study.server) and not edits:
-        return context.ranks.from_main(lambda: _served(server, context, asked, adapters, tick))
+        return context.ranks.from_main(lambda: _ask_server(server, context, asked, adapters, tick))
     chat = context.chat(context.base)
     how = Decoding(
         context.study.answer_tokens,
@@ -105,21 +105,21 @@ def said(
         progress=counter(tick, len(adapters) * len(asked) // context.ranks.world, "answers"),
     )
     found: list[list[str]] = []
-    for some in context.ranks.from_main(lambda: models.fitting(adapters, context.device)):
+    for some in context.ranks.from_main(lambda: models.groups_that_fit(adapters, context.device)):
         variants = [Variant(adapter.parent.name if adapter else None, edits or {}) for adapter in some]
         with models.adapted(context.base, by_stage(some)) as model:
             # Of each question, what all variants answer.
             answers = context.ranks.share(
                 asked,
                 lambda part, model=model, variants=variants: list(  # type: ignore[misc]
-                    zip(*spoken(model, chat, [chat.encode_prompt(*each) for each in part], variants, how), strict=True)
+                    zip(*decode_answers(model, chat, [chat.encode_prompt(*each) for each in part], variants, how), strict=True)
                 ),
             )
         found += [[of_question[k] for of_question in answers] for k in range(len(some))]
     return found
 
 
-def _served(
+def _ask_server(
     server: EndpointConfig, context: StudyContext, asked: Sequence[tuple[str, str | None]], adapters: Sequence[Path | None], tick: TickFn
 ) -> list[list[str]]:
     """Let a server answer, greedily and with the same penalty, where it knows one; adapters are its models, named after their stages."""
@@ -154,7 +154,7 @@ def _served(
     return [said[k * len(asked) : (k + 1) * len(asked)] for k in range(len(adapters))]
 
 
-def spoken(model: nn.Module, chat: Chat, prompts: Prompts, variants: Sequence[Variant], how: Decoding) -> list[list[str]]:
+def decode_answers(model: nn.Module, chat: Chat, prompts: Prompts, variants: Sequence[Variant], how: Decoding) -> list[list[str]]:
     """Return the texts of what a model answers to tokenised prompts, [variants][prompts], as rows of one batch."""
     answers = generate(model, [Request(prompt, variant) for variant in variants for prompt in prompts], how)
     texts = [chat.decode(answer.ids) for answer in answers]

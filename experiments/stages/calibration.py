@@ -16,11 +16,11 @@ from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.data.schema import seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Interval, Record, Sparse
-from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn, grouped
+from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn, in_group
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.loaded_space import NO_SPACE, Chosen, PersonaSpace
-from wellworn.experiments.stages.persona_space import Library
-from wellworn.experiments.stages.readings import responses
+from wellworn.experiments.stages.persona_space import SpaceStages
+from wellworn.experiments.stages.readings import load_responses
 from wellworn.experiments.study import CalibrateConfig
 from wellworn.probes.geometry.planted import Accuracy, Ground, Trial, accuracy, calibrate, later_curve
 from wellworn.probes.geometry.space import SPLITS, half_means, span
@@ -109,12 +109,12 @@ class Real:
     readings: tuple[Stage, Stage, Stage]
     turns: Sequence[Turn]
 
-    def inputs(self, library: Library) -> dict[str, Stage | Sequence[Stage]]:
+    def inputs(self, library: SpaceStages) -> dict[str, Stage | Sequence[Stage]]:
         """Return what a stage that plants changes reads."""
-        return {**grouped("space", library.inputs), **dict(zip(("run", "neutral", "base"), self.readings, strict=True))}
+        return {**in_group("space", library.inputs), **dict(zip(("run", "neutral", "base"), self.readings, strict=True))}
 
 
-def calibrate_stage(real: Real, config: CalibrateConfig, library: Library) -> Stage:
+def calibrate_stage(real: Real, config: CalibrateConfig, library: SpaceStages) -> Stage:
     """Plant changes along directions of one half of the contrast pairs and questions, and look for them in the space of the other.
 
     Of traits alone, as roles have no contrast to halve. All is arithmetic on finished readings: shares are taken where a change is planted.
@@ -136,7 +136,7 @@ def calibrate_stage(real: Real, config: CalibrateConfig, library: Library) -> St
     return Stage(kind=kinds.CALIBRATE, config=plain, inputs=real.inputs(library), title=title, compute=compute, everywhere=False)
 
 
-def later_stage(real: Real, config: CalibrateConfig, library: Library) -> Stage:
+def later_stage(real: Real, config: CalibrateConfig, library: SpaceStages) -> Stage:
     """Plant changes in the base model and take their share some layers on.
 
     Directions and spaces are those of all contrast pairs and questions, so that α is the true share where a change is planted.
@@ -167,10 +167,10 @@ def later_stage(real: Real, config: CalibrateConfig, library: Library) -> Stage:
     return Stage(kind=kinds.LATER, config=plain, inputs=real.inputs(library), title=title, compute=compute)
 
 
-def _inputs(folders: Folders, library: Library, layer: int) -> tuple[PersonaSpace, float, FloatArray]:
+def _inputs(folders: Folders, library: SpaceStages, layer: int) -> tuple[PersonaSpace, float, FloatArray]:
     """Return the space, the norm of the run's mean shift, and the neutral fine-tune's shift from the base [prompts, d_model]."""
     space = library.load(folders.within("space"))
-    run, neutral, base = (responses(folders[who], layer) for who in ("run", "neutral", "base"))
+    run, neutral, base = (load_responses(folders[who], layer) for who in ("run", "neutral", "base"))
     return space, float(np.linalg.norm((run - neutral).mean(0))), neutral - base
 
 
@@ -215,7 +215,7 @@ def planted_points(trials: Sequence[Trial]) -> list[PlantedPoint]:
     return points
 
 
-def missed(row: Accuracy) -> list[str]:
+def missed_targets(row: Accuracy) -> list[str]:
     """Return in words the targets that a row of `accuracy` misses; none where no draw counts."""
     out = []
     for error, coverage, share in (

@@ -22,7 +22,7 @@ from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, by_stage
 from wellworn.experiments.stages import kinds
-from wellworn.experiments.stages.answers import REPETITION_PENALTY, spoken
+from wellworn.experiments.stages.answers import REPETITION_PENALTY, decode_answers
 from wellworn.lora import models
 from wellworn.probes.decoding.generate import Decoding
 from wellworn.probes.reading.divergence import kl_divergence
@@ -112,8 +112,8 @@ def capability(runs: Sequence[Items], base: Items | None) -> Capability:
     logprob = np.stack([run.logprob for run in runs])
     of_items = []
     for name in CHECKS:
-        each = [compared(getattr(run, name), getattr(base, name) if base else None) for run in runs]
-        of_items.append(each[0] if len(each) == 1 else _added(each))
+        each = [compare_items(getattr(run, name), getattr(base, name) if base else None) for run in runs]
+        of_items.append(each[0] if len(each) == 1 else _add_up(each))
     ratio = kl = None
     if base:
         dearer, divergence = base.logprob - logprob, np.stack([run.kl for run in runs])
@@ -122,13 +122,13 @@ def capability(runs: Sequence[Items], base: Items | None) -> Capability:
     return Capability(perplexity=float(np.exp(-logprob.mean())), ratio=ratio, kl=kl, **dict(zip(CHECKS, of_items, strict=True)))
 
 
-def _added(found: Sequence[Compared]) -> Compared:
+def _add_up(found: Sequence[Compared]) -> Compared:
     """Return the counts of several runs, without a test: runs that do the same items are not independent."""
     lost, gained = sum(each.lost or 0 for each in found), sum(each.gained or 0 for each in found)
     return Compared(sum(each.right for each in found), sum(each.items for each in found), lost, gained)
 
 
-def measured(
+def measure_items(
     base: models.Loaded, chat: Chat, adapters: Mapping[str, Path], names: Sequence[str | None], ranks: Ranks, tick: TickFn
 ) -> list[Items]:
     """Return what adapters, and the base for None, make of the set, in the order of their names; ranks share the work.
@@ -161,10 +161,10 @@ def measured(
         )
         tick(2, 3, "what it says")
         how = Decoding(ANSWER_TOKENS, repetition_penalty=REPETITION_PENALTY)
-        texts = ranks.share(prompts, lambda part: of_each(spoken(model, chat, part, variants, how)))
+        texts = ranks.share(prompts, lambda part: of_each(decode_answers(model, chat, part, variants, how)))
     found = []
     for logprob, divergence, answers in zip(logprobs, of_each(kl), of_each(texts), strict=True):
-        right = _right(logprob[len(plain) :], answers, sums, forms)
+        right = _check_items(logprob[len(plain) :], answers, sums, forms)
         found.append(Items(logprob[: len(plain)], np.array(divergence), *right))
     return found
 
@@ -175,9 +175,9 @@ def capability_stage(context: StudyContext, condition: Condition) -> Stage:
     def compute_all(context: StudyContext, folders: Sequence[Folders], _outs: Sequence[Path], tick: TickFn) -> list[Output]:
         chat, ranks = context.chat(context.base), context.ranks
         found: list[Output] = []
-        for some in ranks.from_main(lambda: models.fitting([each.adapter for each in folders], context.device)):
+        for some in ranks.from_main(lambda: models.groups_that_fit([each.adapter for each in folders], context.device)):
             names = [adapter.parent.name if adapter else None for adapter in some]
-            found += [{CAPABILITY: each.to_json()} for each in measured(context.base, chat, by_stage(some), names, ranks, tick)]
+            found += [{CAPABILITY: each.to_json()} for each in measure_items(context.base, chat, by_stage(some), names, ranks, tick)]
         return found
 
     items = [repr(item) for item in (*load_arithmetic(), *load_format(), *plain_turns(load_bank("everyday"), "evaluate"))]
@@ -192,7 +192,7 @@ def capability_stage(context: StudyContext, condition: Condition) -> Stage:
     )
 
 
-def _right(logprob: np.ndarray, answers: Sequence[str], sums: Sequence[Arithmetic], forms: Sequence[FormatItem]) -> list[np.ndarray]:
+def _check_items(logprob: np.ndarray, answers: Sequence[str], sums: Sequence[Arithmetic], forms: Sequence[FormatItem]) -> list[np.ndarray]:
     """Return which items are right: sums chosen, sums said, forms."""
     of_options = logprob.reshape(len(sums), -1)
     # The right answer is the first; to be as likely as another is not to be chosen.
@@ -202,7 +202,7 @@ def _right(logprob: np.ndarray, answers: Sequence[str], sums: Sequence[Arithmeti
     return [chosen, said, form]
 
 
-def compared(now: np.ndarray, before: np.ndarray | None) -> Compared:
+def compare_items(now: np.ndarray, before: np.ndarray | None) -> Compared:
     """Count which items are right, and hold them against the base's.
 
     Args:

@@ -16,11 +16,11 @@ from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
 from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn
 from wellworn.experiments.stages import kinds
-from wellworn.experiments.stages.answers import REPETITION_PENALTY, full_stop, said
+from wellworn.experiments.stages.answers import REPETITION_PENALTY, answer_questions, nonempty
 from wellworn.experiments.stages.grades import Judge, grade_stage, load_grades, needed_rubric
-from wellworn.experiments.stages.loaded_space import within_questions
-from wellworn.experiments.stages.persona_directions import extraction
-from wellworn.experiments.stages.persona_space import KEPT, Library, space_stage
+from wellworn.experiments.stages.loaded_space import centre_within_questions
+from wellworn.experiments.stages.persona_directions import extraction_examples
+from wellworn.experiments.stages.persona_space import KEPT, SpaceStages, space_stage
 from wellworn.experiments.stages.readings import read
 from wellworn.experiments.study import FilterConfig
 from wellworn.probes.geometry.nearest import largest_by_chance
@@ -72,8 +72,8 @@ class Generated:
     kept: tuple[Stage, ...] = ()
 
 
-def generated_of(
-    context: StudyContext, traits: Sequence[Trait], bank: Sequence[Example], library: Library, layer: int, judge: Judge | None
+def generated_stages(
+    context: StudyContext, traits: Sequence[Trait], bank: Sequence[Example], library: SpaceStages, layer: int, judge: Judge | None
 ) -> Generated:
     """Return the stages that estimate each trait's direction from the base's own answers.
 
@@ -110,7 +110,7 @@ def _questions(trait: Trait, bank: Sequence[Example], others: Sequence[Example] 
         questions = [row.question for row in others if row.split == "extract"]
     else:
         questions = [row.question for row in trait.open if row.split == "extract"]
-        questions += [turn.question for turn in plain_turns(extraction(trait, bank), "extract")]
+        questions += [turn.question for turn in plain_turns(extraction_examples(trait, bank), "extract")]
     if len(questions) < count:
         raise InputError(f"generated_directions.questions: {trait.name} has {len(questions)} extract questions, the study asks for {count}")
     return questions[:count]
@@ -122,9 +122,9 @@ def _answers_stage(context: StudyContext, trait: Trait, questions: Sequence[str]
     prompts = _prompts(pairs, questions)
 
     def compute(context: StudyContext, _folders: Folders, out: Path, tick: TickFn) -> Output:
-        [answers] = said(context, prompts, [None], tick)
+        [answers] = answer_questions(context, prompts, [None], tick)
         chat = context.chat(context.base)
-        turns = [Turn(question, full_stop(answer), system) for (question, system), answer in zip(prompts, answers, strict=True)]
+        turns = [Turn(question, nonempty(answer), system) for (question, system), answer in zip(prompts, answers, strict=True)]
         rows = [chat.encode(turn) for turn in turns]
         [reading] = read(context, rows, [None], out, tick, spans=("response",))
         states = reading["states"]
@@ -191,7 +191,7 @@ def _agreement_stage(
         units = [vectors / np.where((norm := np.linalg.norm(vectors, axis=-1, keepdims=True)) > 0, norm, np.nan) for vectors in both]
         cosines = (units[0] * units[1]).sum(-1)
         rows = [load_file(folder / "states.safetensors")["states"] for folder in folders.all("states")]
-        centred = within_questions(rows, asked, layer)
+        centred = centre_within_questions(rows, asked, layer)
         null = Null(seed_for(0, "agreement"))
         chance = [float(np.quantile(largest_by_chance(unit[layer], 1, centred, null), 0.95)) for unit in units[0]]
         found = {

@@ -14,10 +14,10 @@ from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, counter
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
-from wellworn.experiments.stages.answers import texts_input, turns_of
+from wellworn.experiments.stages.answers import load_texts, texts_input
 from wellworn.lora import models
 from wellworn.probes.scoring.endpoint import PASSING, Budget, EndpointConfig, check
-from wellworn.probes.scoring.judge import Grades, judge_prompt, judged, judged_by_server
+from wellworn.probes.scoring.judge import Grades, grade, grade_by_server, judge_prompt
 from wellworn.probes.statistics.intervals import finite
 
 GRADES = "grades.json"
@@ -28,7 +28,7 @@ NO_RUBRIC = "has no rubric, so no judge can grade it"
 MOST_PASSING = 0.1
 
 
-def rubric_of(subject: Trait | Control) -> str | None:
+def rubric_for(subject: Trait | Control) -> str | None:
     """Return what a judge grades answers by; None for a trait without a rubric."""
     return OF_A_CONTROL + subject.description if isinstance(subject, Control) else subject.rubric
 
@@ -39,7 +39,7 @@ def needed_rubric(subject: Trait | Control, where: str) -> str:
     Raises:
         InputError: a trait without a rubric; `where` begins the message, and names it.
     """
-    if (rubric := rubric_of(subject)) is None:
+    if (rubric := rubric_for(subject)) is None:
         raise InputError(f"{where} {NO_RUBRIC}; write one in its trait.yaml")
     return rubric
 
@@ -121,7 +121,7 @@ class Judge:
     ) -> Grades:
         kept = "replies are kept, so that the same command asks for the rest alone"
         # One limit for all that a command asks.
-        found = judged_by_server(self.budget.left(server), rubric, turns, cache, progress=progress)
+        found = grade_by_server(self.budget.left(server), rubric, turns, cache, progress=progress)
         self.budget.add(found.cost, found.asked, found.cached)
         if lacking := found.kinds.get("most_cost"):
             raise InputError(
@@ -144,11 +144,11 @@ class Judge:
             base = models.load(self.ref, self.dtype or "auto")
             chat = Chat(base.tokenizer, max_length=base.max_length)
 
-        def grade(part: list[Turn]) -> list[tuple[float, str | None]]:
-            found = judged(base.model, chat, rubric, part, progress)
+        def grade_part(part: list[Turn]) -> list[tuple[float, str | None]]:
+            found = grade(base.model, chat, rubric, part, progress)
             return [(float(score), found.failures.get(i)) for i, score in enumerate(found.scores)]
 
-        found = context.ranks.share(turns, grade)
+        found = context.ranks.share(turns, grade_part)
         scores = np.array([score for score, _ in found], dtype=np.float64)
         return Grades(scores, {i: why for i, (_, why) in enumerate(found) if why is not None})
 
@@ -175,7 +175,7 @@ def grade_stage(
     judge_prompt(rubric, Turn("?", "."))
 
     def compute_all(context: StudyContext, folders: Sequence[Folders], _outs: Sequence[Path], tick: TickFn) -> list[Output]:
-        sets = [turns_of(texts, asked, each) for each in folders]
+        sets = [load_texts(texts, asked, each) for each in folders]
         found = judge.grade(context, rubric, [turn for turns in sets for turn in turns], tick)
         outputs: list[Output] = []
         start = 0

@@ -10,13 +10,13 @@ from safetensors.numpy import load_file
 from wellworn.data.schema import Example, Instruction, seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
-from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn, grouped
+from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn, in_group
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.loaded_space import NO_SPACE
-from wellworn.experiments.stages.measure import moves
-from wellworn.experiments.stages.persona_directions import directions_stage, questions_asked
-from wellworn.experiments.stages.persona_space import Library, space_stage
-from wellworn.experiments.stages.readings import responses
+from wellworn.experiments.stages.measure import has_shift
+from wellworn.experiments.stages.persona_directions import asked_digest, directions_stage
+from wellworn.experiments.stages.persona_space import SpaceStages, space_stage
+from wellworn.experiments.stages.readings import load_responses
 from wellworn.probes.geometry.nulls import Null, null_shares
 from wellworn.probes.statistics.intervals import FloatArray
 
@@ -58,7 +58,7 @@ class Instructions:
     space: Stage
 
 
-def instructions_of(context: StudyContext, instructions: Sequence[Instruction], examples: Sequence[Example]) -> Instructions:
+def load_instruction_stages(context: StudyContext, instructions: Sequence[Instruction], examples: Sequence[Example]) -> Instructions:
     """Return the stages that make the directions of instructions, each of equally many contrast pairs.
 
     These are as many as the study asks for, or as the instruction with the fewest has. A direction is held against the covariance of the
@@ -70,13 +70,11 @@ def instructions_of(context: StudyContext, instructions: Sequence[Instruction], 
     pairs = min(context.study.contrast_pairs, *(len(each.contrast_pairs) for each in instructions))
     directions = [directions_stage(context, each, examples, pairs) for each in instructions]
     names = tuple(each.name for each in instructions)
-    return Instructions(
-        names, space_stage(names, directions, [questions_asked(context, examples)] * len(names), "directions of instructions")
-    )
+    return Instructions(names, space_stage(names, directions, [asked_digest(context, examples)] * len(names), "directions of instructions"))
 
 
 def instructions_stage(
-    title: str, layer: int, own: str | None, library: Library, instructions: Instructions, before: Stage, after: Stage
+    title: str, layer: int, own: str | None, library: SpaceStages, instructions: Instructions, before: Stage, after: Stage
 ) -> Stage:
     """Draw the null N2 of one run's headline share.
 
@@ -97,7 +95,7 @@ def instructions_stage(
         # Whatever the extraction makes of an instruction is drawn: without directions that are mostly noise a model that follows few
         # instructions would have no null.
         found = [instructions.names[i] for i in asked if arrays["found"][i, layer] > 0.5]
-        old, new = (responses(folders[when], layer) for when in ("before", "after"))
+        old, new = (load_responses(folders[when], layer) for when in ("before", "after"))
         members = space.members(layer, own)
         shares, why = (
             draw(new - old, arrays["vectors"][asked, layer].astype(np.float64), len(members)) if not members.roles else ([], OF_ROLES)
@@ -105,7 +103,7 @@ def instructions_stage(
         names = [instructions.names[i] for i in asked]
         return {INSTRUCTIONS: InstructionShares(asked=names, found=found, directions=len(members), shares=shares, why=why).to_json()}
 
-    inputs = {**grouped("space", library.inputs), "instructions": instructions.space, "before": before, "after": after}
+    inputs = {**in_group("space", library.inputs), "instructions": instructions.space, "before": before, "after": after}
     config, title = {"layer": layer, "own": own}, f"{title} among instructions"
     return Stage(kind=kinds.INSTRUCTIONS, config=config, inputs=inputs, title=title, compute=compute, everywhere=False)
 
@@ -126,7 +124,7 @@ def draw(differences_nD: FloatArray, vectors_RD: FloatArray, count: int) -> tupl
     if len(vectors_RD) <= count:
         needed = f"{count + 1} are needed for subsets of {count}, as many as make the persona space"
         return [], f"instructions asked: {len(vectors_RD)}; {needed}"
-    if not moves(differences_nD):
+    if not has_shift(differences_nD):
         return [], "nothing is left of the shift once its noise is taken out"
     subsets = Null(seed_for(0, "instructions"), DRAWS).subsets(len(vectors_RD), count)
     return null_shares(differences_nD, vectors_RD[subsets]).tolist(), None

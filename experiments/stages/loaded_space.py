@@ -67,7 +67,7 @@ class Roles:
         return np.asarray(vectors - vectors.mean(0))
 
 
-def within_questions(states: Sequence[FloatArray], asked: Sequence[str], layer: int) -> FloatArray:
+def centre_within_questions(states: Sequence[FloatArray], asked: Sequence[str], layer: int) -> FloatArray:
     """Return the activations of several personas at one layer, less the mean of each question and answer: [N, d_model].
 
     What a text itself puts into the state is nearly all that activations vary by (97 % on the embedded model), and none of it is in
@@ -84,7 +84,7 @@ def within_questions(states: Sequence[FloatArray], asked: Sequence[str], layer: 
     return np.concatenate([(each - means[own]).reshape(-1, each.shape[-1]) for each, own in zip(rows, asked, strict=True)])
 
 
-def centred(states: Sequence[FloatArray], layer: int) -> FloatArray:
+def centre(states: Sequence[FloatArray], layer: int) -> FloatArray:
     """Return the activations of several personas at one layer less their grand mean, [N, d_model]: with what texts put into them."""
     rows = np.concatenate([each[..., layer, :].reshape(-1, each.shape[-1]) for each in states]).astype(np.float64)
     return np.asarray(rows - rows.mean(0))
@@ -139,7 +139,7 @@ class PersonaSpace:
             everyone = list(self.roles.states.values())
             states += [everyone[i] for i in members.roles] + [self.roles.default[None]]
             asked += [self.roles.asked] * (len(members.roles) + 1)
-        return centred(states, layer) if kind == "total" else within_questions(states, asked, layer)
+        return centre(states, layer) if kind == "total" else centre_within_questions(states, asked, layer)
 
     def basis(self, layer: int, members: Chosen) -> FloatArray:
         """Return the basis [d_model, k] of the space that some personas span; with roles the first column is the assistant axis."""

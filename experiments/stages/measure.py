@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from wellworn.data.schema import seed_for
 from wellworn.experiments.engine.context import StudyContext
-from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn, grouped
+from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn, in_group
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.loaded_space import Chosen, Kind, PersonaSpace
 from wellworn.experiments.stages.measurement import (
@@ -29,7 +29,7 @@ from wellworn.experiments.stages.measurement import (
 )
 from wellworn.experiments.stages.mediation import Mediated, load_mediated
 from wellworn.experiments.stages.mediation_shares import shares_of_effect
-from wellworn.experiments.stages.persona_space import Library
+from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.readings import PROMPT_LAST, RESPONSE
 from wellworn.probes.geometry.nearest import nearest, rank_of
 from wellworn.probes.geometry.nulls import Null, NullShare, compare, joint_shares, leaves_nothing, null_shares
@@ -53,7 +53,7 @@ def share_in_space(space: PersonaSpace, layer: int, differences_nD: FloatArray, 
     basis = space.basis(layer, members)
     share = share_inside(differences_nD, basis)
     nulls: dict[str, NullShare | None] = dict.fromkeys(("null", "total", "isotropic", "noise"))
-    if moves(differences_nD):
+    if has_shift(differences_nD):
         kinds: tuple[Kind, ...] = ("within", "total", "isotropic")
         within, total, isotropic = (space.null_spaces(layer, members, kind).shares(differences_nD) for kind in kinds)
         if why := leaves_nothing(within):
@@ -78,7 +78,7 @@ def share_in_space(space: PersonaSpace, layer: int, differences_nD: FloatArray, 
     )
 
 
-def moves(differences_nD: FloatArray) -> bool:
+def has_shift(differences_nD: FloatArray) -> bool:
     """Return whether anything is left of a shift once its noise is taken out: without that there is no null share."""
     return debiased_norms(differences_nD)[0] > 0
 
@@ -131,7 +131,7 @@ def null_curve(space: PersonaSpace, differences_nLD: FloatArray, own: str | None
 
     N0 is printed at the headline layer only, so it is not drawn here.
     """
-    layers = [at for at in range(differences_nLD.shape[1]) if space.members(at, own) and moves(differences_nLD[:, at])]
+    layers = [at for at in range(differences_nLD.shape[1]) if space.members(at, own) and has_shift(differences_nLD[:, at])]
     if not layers:
         return [], np.empty((0, 0))
     spaces = [space.null_spaces(at, space.members(at, own)) for at in layers]
@@ -177,7 +177,7 @@ def measure_stage(
     layer: int,
     own: str | None,
     headline: str,
-    library: Library,
+    library: SpaceStages,
     readings: Mapping[tuple[str, str], Stage],
     mediations: Mapping[tuple[str, str, int], Stage],
 ) -> Stage:
@@ -204,7 +204,7 @@ def measure_stage(
 
     config = {"layer": layer, "own": own, "headline": headline, "readings": list(readings), "mediations": list(mediations)}
     inputs = {
-        **grouped("space", library.inputs),
+        **in_group("space", library.inputs),
         "readings": tuple(readings.values()),
         "mediations": tuple(mediations.values()),
     }

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.experiments.engine.context import StudyContext
-from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, by_stage, counter, grouped
+from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, by_stage, counter, in_group
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.loaded_space import Chosen, PersonaSpace
@@ -27,8 +27,8 @@ from wellworn.experiments.stages.mediation_arms import (
     REMAINDER,
     Parts,
 )
-from wellworn.experiments.stages.persona_space import Library
-from wellworn.experiments.stages.readings import responses
+from wellworn.experiments.stages.persona_space import SpaceStages
+from wellworn.experiments.stages.readings import load_responses
 from wellworn.experiments.study import MediateConfig
 from wellworn.lora import models
 from wellworn.probes.mediation.interventions import Push, Swap
@@ -66,16 +66,16 @@ class Question:
     everywhere: bool = False
     readings: tuple[Stage, ...] = ()
 
-    def inputs(self, library: Library) -> dict[str, Stage | Sequence[Stage]]:
+    def inputs(self, library: SpaceStages) -> dict[str, Stage | Sequence[Stage]]:
         """Return what a stage that patches the two models reads: the persona space, and their adapters."""
         return {
-            **grouped("space", library.inputs),
-            **grouped("reference", self.reference.inputs),
-            **grouped("run", self.run.inputs),
+            **in_group("space", library.inputs),
+            **in_group("reference", self.reference.inputs),
+            **in_group("run", self.run.inputs),
         }
 
 
-def mediate_stage(context: StudyContext, question: Question, config: MediateConfig, library: Library) -> Stage:
+def mediate_stage(context: StudyContext, question: Question, config: MediateConfig, library: SpaceStages) -> Stage:
     """Run the arms of one question: log-probabilities [arms, 2, questions] of y⁺ and y⁻, and the arms' names."""
     conditions = (question.reference, question.run)
     turns = [*question.changed, *question.plain]
@@ -94,7 +94,7 @@ def mediate_stage(context: StudyContext, question: Question, config: MediateConf
         pad, budget = context.base.tokenizer.pad_token_id, context.study.token_budget
         with models.adapted(context.base, by_stage(adapters)) as model:
             between = tuple(Variant(adapter.parent.name if adapter else None) for adapter in adapters)
-            parts = parts_of(space, question, config, folders.all("readings"))
+            parts = parts_to_swap(space, question, config, folders.all("readings"))
             norms = moved_norms(
                 model, texts, (between[0], between[1]), question.layer, list(parts.at_layer.values()), Batching(pad, budget)
             )
@@ -164,7 +164,7 @@ def load_mediated(folder: Path, reference: str, text: str, layer: int) -> Mediat
     return Mediated(reference, text, layer, facts["arms"], scores, facts["moved"], known, graded)
 
 
-def parts_of(library: PersonaSpace, question: Question, config: MediateConfig, readings: Sequence[Path]) -> Parts:
+def parts_to_swap(library: PersonaSpace, question: Question, config: MediateConfig, readings: Sequence[Path]) -> Parts:
     """Return what a question swaps; what lies outside the space is among it where there are readings that it is taken from."""
     layer, members = question.layer, library.members(question.layer, question.own)
 
@@ -182,7 +182,7 @@ def parts_of(library: PersonaSpace, question: Question, config: MediateConfig, r
         parts[f"{DRAW}{i}"] = Swap(torch.from_numpy(draw).float())
     pushes = {}
     if readings:
-        before, after = (responses(folder, layer) for folder in readings)
+        before, after = (load_responses(folder, layer) for folder in readings)
         remainders = torch.from_numpy(library.remainders(layer, question.own, (after - before).mean(0), config.remainder_draws)).float()
         pushes = {PUSHED if i == 0 else f"{CHANCE}{i - 1}": Push(vector) for i, vector in enumerate(remainders)}
         if pushes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wellworn.experiments.study import MediateConfig
-from wellworn.probes.mediation.interventions import Arm, Push, Swap
+from wellworn.probes.mediation.interventions import Intervention, Push, Swap
 from wellworn.probes.mediation.shares import INSIDE, OUTSIDE, WHOLE, Outcomes, Swapped
 from wellworn.probes.statistics.intervals import FloatArray
 
@@ -26,12 +26,12 @@ class Parts:
     everywhere: Mapping[int, Swap]
     pushes: Mapping[str, Push]
 
-    def arms(self, norms: Mapping[str, float], config: MediateConfig) -> dict[str, Arm]:
+    def arms(self, norms: Mapping[str, float], config: MediateConfig) -> dict[str, Intervention]:
         """Name all arms; a draw is matched to P by what both move, Σ‖P(h1 − h0)‖²."""
-        arms = {BEFORE: Arm(0), AFTER: Arm(1)}
+        arms = {BEFORE: Intervention(0), AFTER: Intervention(1)}
 
         def both(name: str, swaps: Mapping[int, Swap]) -> None:
-            arms[f"{name}.into"], arms[f"{name}.out"] = Arm(0, swaps), Arm(1, swaps)
+            arms[f"{name}.into"], arms[f"{name}.out"] = Intervention(0, swaps), Intervention(1, swaps)
 
         for name, swap in self.at_layer.items():
             both(name, {self.layer: swap})
@@ -40,13 +40,13 @@ class Parts:
                 both(name.replace(DRAW, MATCHED), {self.layer: Swap(swap.basis_DK, scale=scale)})
         inside = self.at_layer[INSIDE]
         for dose in config.doses:
-            arms[f"{DOSE}{dose}"] = Arm(0, {self.layer: Swap(inside.basis_DK, scale=dose)})
+            arms[f"{DOSE}{dose}"] = Intervention(0, {self.layer: Swap(inside.basis_DK, scale=dose)})
         if self.everywhere:
             both(EVERYWHERE, self.everywhere)
-        return arms | {name: Arm(0, {self.layer: push}) for name, push in self.pushes.items()}
+        return arms | {name: Intervention(0, {self.layer: push}) for name, push in self.pushes.items()}
 
 
-def outcomes_of(arms: Sequence[str], scores: FloatArray) -> Outcomes:
+def parse_outcomes(arms: Sequence[str], scores: FloatArray) -> Outcomes:
     """Sort outcomes by what was swapped; the inverse of how the stage `mediate` names its arms.
 
     Args:

@@ -16,11 +16,11 @@ from wellworn.experiments.engine.record import Record
 from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, by_stage, counter
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
-from wellworn.experiments.stages.answers import REPETITION_PENALTY, full_stop
+from wellworn.experiments.stages.answers import REPETITION_PENALTY, nonempty
 from wellworn.experiments.stages.grades import Judge
-from wellworn.experiments.stages.mediation import Question, parts_of
-from wellworn.experiments.stages.persona_space import Library
-from wellworn.experiments.stages.scores import contrasted, told_of
+from wellworn.experiments.stages.mediation import Question, parts_to_swap
+from wellworn.experiments.stages.persona_space import SpaceStages
+from wellworn.experiments.stages.scores import known_separation, read_contrast
 from wellworn.experiments.study import GeneratedConfig, MediateConfig
 from wellworn.lora import models
 from wellworn.probes.decoding.generate import Decoding
@@ -42,7 +42,7 @@ class ArmAnswers(Record):
     answers: Sequence[Sequence[str]]
 
 
-def say_stage(context: StudyContext, question: Question, config: GeneratedConfig, library: Library) -> Stage:
+def say_stage(context: StudyContext, question: Question, config: GeneratedConfig, library: SpaceStages) -> Stage:
     """Let every arm answer, greedily and with the penalty of sample answers: `arms` and `answers` [arms][questions].
 
     Args:
@@ -61,7 +61,7 @@ def say_stage(context: StudyContext, question: Question, config: GeneratedConfig
             return {SAID: ArmAnswers(arms=[], answers=[]).to_json()}
         adapters = [folders.within(who).adapter for who in ("reference", "run")]
         chat = context.chat(context.base)
-        arms = parts_of(space, question, arms_config, []).arms({}, arms_config)
+        arms = parts_to_swap(space, question, arms_config, []).arms({}, arms_config)
         how = Decoding(
             context.study.answer_tokens,
             repetition_penalty=REPETITION_PENALTY,
@@ -103,10 +103,10 @@ def score_stage(context: StudyContext, said: Stage, question: Question, pairs: S
 
     def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
         arms, turns = _turns(folders["said"], question)
-        scores = contrasted(context, pairs, turns, out, tick)
+        scores = read_contrast(context, pairs, turns, out, tick)
         known = len(question.changed) + len(question.plain)
         of_arms = scores[:, :-known].reshape(2, len(arms), len(question.plain)).swapaxes(0, 1)
-        told = told_of(scores[0, -known:] - scores[1, -known:], len(question.changed))
+        told = known_separation(scores[0, -known:] - scores[1, -known:], len(question.changed))
         return {
             "outcomes.safetensors": {"logprob": of_arms.astype(np.float32)},
             "arms.json": {"arms": arms, "moved": {}, "known": told.to_json()},
@@ -129,7 +129,7 @@ def grade_said_stage(context: StudyContext, said: Stage, question: Question, jud
             "arms.json": {
                 "arms": arms,
                 "moved": {},
-                "known": told_of(grades.scores[-known:], len(question.changed)).to_json(),
+                "known": known_separation(grades.scores[-known:], len(question.changed)).to_json(),
                 "judge": judge.name,
                 "drawn": grades.drawn,
                 "failures": dict(Counter(why for i, why in grades.failures.items() if i < of_arms.size).most_common()),
@@ -151,7 +151,7 @@ def grade_said_stage(context: StudyContext, said: Stage, question: Question, jud
 def _turns(folder: Path, question: Question) -> tuple[list[str], list[Turn]]:
     """Return the arms, and what is scored: arm by arm what they said, then the answers whose label is known."""
     found = ArmAnswers.from_json(read_json(folder / SAID))
-    said = (Turn(turn.question, full_stop(answer)) for arm in found.answers for turn, answer in zip(question.plain, arm, strict=True))
+    said = (Turn(turn.question, nonempty(answer)) for arm in found.answers for turn, answer in zip(question.plain, arm, strict=True))
     return list(found.arms), [*said, *question.changed, *question.plain]
 
 

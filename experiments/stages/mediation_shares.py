@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from wellworn.experiments.stages.measurement import Dose, EffectShares, PartShares
-from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, outcomes_of
+from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, parse_outcomes
 from wellworn.probes.limits import FEWEST_PROMPTS
 from wellworn.probes.mediation.shares import Mediation, mediate
 from wellworn.probes.scoring.judge import MOST
@@ -28,13 +28,13 @@ def shares_of_effect(arms: Sequence[str], scores: FloatArray, graded: bool) -> E
         graded: whether they are grades, of which some may be missing.
     """
     if not graded:
-        return effect_shares(mediate(outcomes_of(arms, scores)))
+        return effect_shares(mediate(parse_outcomes(arms, scores)))
     before, after = (scores[list(arms).index(arm)] for arm in (BEFORE, AFTER))
     least, most = (float((np.nan_to_num(after, nan=a) - np.nan_to_num(before, nan=b)).mean()) for a, b in ((0.0, MOST), (float(MOST), 0.0)))
     whole = np.flatnonzero(np.isfinite(scores).reshape(-1, scores.shape[-1]).all(axis=0))
     missing = {"left_out": scores.shape[-1] - len(whole), "bounds": [least, most]}
     if len(whole) >= FEWEST_PROMPTS:
-        return effect_shares(mediate(outcomes_of(arms, scores[..., whole]))).model_copy(update=missing)
+        return effect_shares(mediate(parse_outcomes(arms, scores[..., whole]))).model_copy(update=missing)
     why = f"only {len(whole)} of {scores.shape[-1]} questions have a grade in every arm, and {FEWEST_PROMPTS} are needed"
     return NOT_MEDIATED.model_copy(update={"why": why, "carried_why": why, **missing})
 

@@ -61,7 +61,7 @@ class RoleStages:
         return load_roles(self.key, folders)
 
 
-def roles_of(context: StudyContext, roles: Sequence[Role], bank: Sequence[Example]) -> RoleStages:
+def role_stages(context: StudyContext, roles: Sequence[Role], bank: Sequence[Example]) -> RoleStages:
     """Return the stages that read the base as each role, and as nobody in particular, on the first extraction questions of a bank.
 
     Raises:
@@ -97,13 +97,13 @@ def _under(context: StudyContext, systems: Sequence[str | None], questions: Sequ
     return Stage(kind=kinds.ROLE, config=config, title=title, compute=compute)
 
 
-def extraction(subject: Trait | Control, bank: Sequence[Example]) -> Sequence[Example]:
+def extraction_examples(subject: Trait | Control, bank: Sequence[Example]) -> Sequence[Example]:
     """Return the rows whose `extract` questions a direction is read on: a trait's own, or the bank's where it has none."""
     own = subject.examples if isinstance(subject, Trait) else ()
     return own if plain_turns(own, "extract") else bank
 
 
-def questions_asked(context: StudyContext, examples: Sequence[Example]) -> str:
+def asked_digest(context: StudyContext, examples: Sequence[Example]) -> str:
     """Return a digest of the extraction questions and answers that contrast prompts are read on."""
     return questions_digest(extract_turns(examples, context.study.extract_questions))
 

@@ -12,19 +12,19 @@ from wellworn.data.errors import InputError
 from wellworn.data.schema import Control, Example, Role, Trait, seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Sparse
-from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, grouped
+from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, in_group
 from wellworn.experiments.stages import kinds
-from wellworn.experiments.stages.loaded_space import PersonaSpace, within_questions
+from wellworn.experiments.stages.loaded_space import PersonaSpace, centre_within_questions
 from wellworn.experiments.stages.persona_directions import (
     DIMENSION,
     RolesKey,
     RoleStages,
+    asked_digest,
     directions_stage,
-    extraction,
+    extraction_examples,
     load_roles,
     load_states,
-    questions_asked,
-    roles_of,
+    role_stages,
 )
 from wellworn.probes.geometry.directions import estimate
 from wellworn.probes.geometry.space import FEWEST_PERSONAS, dimension
@@ -57,7 +57,7 @@ class SpaceDimension(Sparse):
 
 
 @dataclass(frozen=True)
-class Library:
+class SpaceStages:
     """The stages that make a persona space.
 
     Attributes:
@@ -81,16 +81,16 @@ class Library:
 
     def load(self, folders: Folders) -> PersonaSpace:
         """Return the space that the stages left."""
-        return _loaded(self.names, self.asked, self.roles.key if self.roles else None, folders)
+        return _load_space(self.names, self.asked, self.roles.key if self.roles else None, folders)
 
-    def with_own(self, context: StudyContext, subject: Trait | Control, examples: Sequence[Example]) -> "Library":
+    def with_own(self, context: StudyContext, subject: Trait | Control, examples: Sequence[Example]) -> "SpaceStages":
         """Return the library with a run's own direction, which spaces without it leave out.
 
         A trait that was in the library all along changes nothing. A control's direction is that of its instruction.
         """
         if subject.name in self.names:
             return self
-        directions, asked = directions_stage(context, subject, examples), questions_asked(context, examples)
+        directions, asked = directions_stage(context, subject, examples), asked_digest(context, examples)
         title = f"direction of {subject.name} beside the persona space"
         own = space_stage([subject.name], (directions, *self.directions), (asked, *self.asked), title)
         return replace(
@@ -102,9 +102,9 @@ class Library:
         )
 
 
-def library_of(
+def space_stages(
     context: StudyContext, traits: Sequence[Trait], roles: Sequence[Role] = (), bank: Sequence[Example] = (), layer: int = 0
-) -> Library:
+) -> SpaceStages:
     """Return the stages that make the space of some traits, and of roles where there are enough of them.
 
     Args:
@@ -117,21 +117,21 @@ def library_of(
     Raises:
         InputError: fewer than twelve roles, two of one name, or more questions for roles than for traits.
     """
-    read_on = [extraction(trait, bank) for trait in traits]
+    read_on = [extraction_examples(trait, bank) for trait in traits]
     directions = tuple(directions_stage(context, trait, rows) for trait, rows in zip(traits, read_on, strict=True))
-    names, asked = tuple(trait.name for trait in traits), tuple(questions_asked(context, rows) for rows in read_on)
-    library = Library((space_stage(names, directions, asked, "persona space"),), directions, names, asked)
+    names, asked = tuple(trait.name for trait in traits), tuple(asked_digest(context, rows) for rows in read_on)
+    library = SpaceStages((space_stage(names, directions, asked, "persona space"),), directions, names, asked)
     if not roles:
         return library
     if context.study.role_questions > context.study.extract_questions:
         asked_of = f"{context.study.role_questions}, and a trait on extract_questions = {context.study.extract_questions}"
         raise InputError(f"role_questions: a role is read on {asked_of}; all personas of a space need as many at least")
-    stages = roles_of(context, roles, bank)
+    stages = role_stages(context, roles, bank)
     bare = replace(library, roles=stages)
     return replace(library, roles=replace(stages, dimension=dimension_stage(bare, layer)))
 
 
-def dictionary_stage(library: Library, roles: RoleStages, layer: int) -> Stage:
+def dictionary_stage(library: SpaceStages, roles: RoleStages, layer: int) -> Stage:
     """Gather the wider dictionary at a layer: directions [K, d_model], and the activations behind their chance [N, d_model].
 
     Args:
@@ -143,7 +143,7 @@ def dictionary_stage(library: Library, roles: RoleStages, layer: int) -> Stage:
     def compute(_context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
         states = roles.load(folders)
         directions = states.directions(layer)
-        rows = within_questions(list(states.states.values()), [states.asked] * len(states.names), layer)
+        rows = centre_within_questions(list(states.states.values()), [states.asked] * len(states.names), layer)
         if library.roles:
             space = library.load(folders.within("space"))
             members = space.members(layer)
@@ -153,7 +153,7 @@ def dictionary_stage(library: Library, roles: RoleStages, layer: int) -> Stage:
     return Stage(
         kind=kinds.DICTIONARY,
         config={"layer": layer, "names": list(roles.names)},
-        inputs={**roles.inputs, **(grouped("space", library.inputs) if library.roles else {})},
+        inputs={**roles.inputs, **(in_group("space", library.inputs) if library.roles else {})},
         title=f"wider dictionary at layer {layer}",
         compute=compute,
         everywhere=False,
@@ -175,7 +175,7 @@ def space_stage(names: Sequence[str], directions: Sequence[Stage], asked: Sequen
         states = [load_file(folder / "states.safetensors")["states"].astype(np.float64) for folder in folders.all("directions")]
         masks = [load_file(folder / KEPT)["kept"] for folder in folders.all("kept")]
         layers = states[0].shape[3]
-        values = np.stack([np.linalg.svd(within_questions(states, asked, layer), compute_uv=False) ** 2 for layer in range(layers)])
+        values = np.stack([np.linalg.svd(centre_within_questions(states, asked, layer), compute_uv=False) ** 2 for layer in range(layers)])
         out: dict[str, list[FloatArray]] = {"vectors": [], "reliability": [], "null_reliability": [], "found": []}
         for i, (name, each) in enumerate(zip(names, states[: len(names)], strict=True)):
             differences = each[:, 0] - each[:, 1]
@@ -192,7 +192,7 @@ def space_stage(names: Sequence[str], directions: Sequence[Stage], asked: Sequen
     return Stage(kind=kinds.SPACE, config=config, inputs=inputs, title=title, compute=compute, everywhere=False)
 
 
-def dimension_stage(library: Library, layer: int) -> Stage:
+def dimension_stage(library: SpaceStages, layer: int) -> Stage:
     """Ask how many dimensions the space has at a layer, by how well it foretells a persona that it was made without."""
 
     def compute(_context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
@@ -223,7 +223,7 @@ def dimension_stage(library: Library, layer: int) -> Stage:
 
 # Kept for the next run, which is compared with the same null spaces.
 @lru_cache(maxsize=1)
-def _loaded(names: tuple[str, ...], asked: tuple[str, ...], roles: RolesKey | None, folders: Folders) -> PersonaSpace:
+def _load_space(names: tuple[str, ...], asked: tuple[str, ...], roles: RolesKey | None, folders: Folders) -> PersonaSpace:
     arrays = [load_file(folder / "space.safetensors") for folder in folders.all("spaces")]
     vectors, found = (np.concatenate([each[key] for each in arrays]) for key in ("vectors", "found"))
     states = [load_states(folder) for folder in folders.all("directions")]

@@ -14,7 +14,7 @@ from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, by_stage, counter
 from wellworn.experiments.engine.store import WORK
 from wellworn.experiments.stages import kinds
-from wellworn.experiments.stages.answers import texts_input, turns_of
+from wellworn.experiments.stages.answers import load_texts, texts_input
 from wellworn.lora import models
 from wellworn.probes.reading.capture import Spec, read_variants
 from wellworn.probes.reading.variants import Variant
@@ -40,7 +40,7 @@ def read_stage(context: StudyContext, condition: Condition, texts: Sequence[Turn
     """
 
     def compute_all(context: StudyContext, folders: Sequence[Folders], outs: Sequence[Path], tick: TickFn) -> list[Output]:
-        turns = turns_of(texts, asked, folders[0])
+        turns = load_texts(texts, asked, folders[0])
         chat = context.chat(context.base)
         rows = [chat.encode(turn) for turn in condition.under(turns)]
         readings = read(context, rows, [each.adapter for each in folders], outs[0], tick, SPANS_READ, logprob=True)
@@ -58,7 +58,7 @@ def read_stage(context: StudyContext, condition: Condition, texts: Sequence[Turn
     )
 
 
-def responses(folder: Path, layer: int) -> FloatArray:
+def load_responses(folder: Path, layer: int) -> FloatArray:
     """Return the states of the response at a layer, [rows, d_model], that a `read` stage left."""
     return np.asarray(load_file(folder / "reading.safetensors")["states"][:, layer, RESPONSE], dtype=np.float64)
 
@@ -83,7 +83,7 @@ def read(
         progress=counter(tick, len(adapters) * sum(len(row) for row in rows) // context.ranks.world, "tokens"),
     )
     found = []
-    for some in context.ranks.from_main(lambda: models.fitting(adapters, context.device)):
+    for some in context.ranks.from_main(lambda: models.groups_that_fit(adapters, context.device)):
         with models.adapted(context.base, by_stage(some)) as model:
             variants = [Variant(adapter.parent.name if adapter else None) for adapter in some]
             # After a kill others may be ready, or less memory free: what was read is of use to the same group alone.

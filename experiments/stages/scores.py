@@ -26,12 +26,12 @@ from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
 from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn
 from wellworn.experiments.stages import kinds
-from wellworn.experiments.stages.answers import texts_input, turns_of, written
-from wellworn.experiments.stages.grades import NO_RUBRIC, Judge, grade_stage, load_grades, rubric_of
+from wellworn.experiments.stages.answers import load_answers, load_texts, texts_input
+from wellworn.experiments.stages.grades import NO_RUBRIC, Judge, grade_stage, load_grades, rubric_for
 from wellworn.experiments.stages.measurement import Known
 from wellworn.experiments.stages.readings import read
 from wellworn.probes.scoring.judge import COHERENCE
-from wellworn.probes.scoring.scores import choice_logodds, choice_rows, contrast_logprobs, contrast_rows, told_apart
+from wellworn.probes.scoring.scores import choice_logodds, choice_rows, contrast_logprobs, contrast_rows, roc_auc
 from wellworn.probes.statistics.intervals import FloatArray, finite
 
 SCORES = "scores.json"
@@ -123,11 +123,11 @@ def scores_stage(
         answers: who → what it says.
     """
     parts = _parts(context, what, judge, conditions, readings, answers)
-    missing = _missing(what, judge)
+    missing = _why_missing(what, judge)
 
     def compute(_context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
         found = dict(zip(parts, folders.all("made of"), strict=True))
-        return {SCORES: _taken(what, judge.name if judge else None, found, missing).to_json()}
+        return {SCORES: _take_scores(what, judge.name if judge else None, found, missing).to_json()}
 
     config = {
         "names": list(parts),
@@ -157,7 +157,7 @@ def _parts(
 ) -> dict[Part, Stage]:
     """Return the stages that scores are made of, in the order of the hash; `known` are answers whose label is known."""
     parts: dict[Part, Stage] = {(who, LIKELIHOOD, text): readings[who, text] for who in conditions for text in ("trait", "neutral")}
-    rubric = rubric_of(what.subject)
+    rubric = rubric_for(what.subject)
     for who, condition in conditions.items():
         said, title = answers[who], f"answers of {condition.title}"
         if all(what.trained):
@@ -177,15 +177,15 @@ def _parts(
     return parts
 
 
-def _missing(what: Scored, judge: Judge | None) -> dict[str, str]:
+def _why_missing(what: Scored, judge: Judge | None) -> dict[str, str]:
     """Return score → why it is not taken."""
     missing = {} if judge else dict.fromkeys((JUDGE, COHERENT), NO_JUDGE)
-    missing |= {} if rubric_of(what.subject) else {JUDGE: f"{what.subject.name} {NO_RUBRIC}"}
+    missing |= {} if rubric_for(what.subject) else {JUDGE: f"{what.subject.name} {NO_RUBRIC}"}
     missing |= {} if all(what.trained) else {WORDS: f"{what.subject.name} {NO_TRAINING}"}
     return missing | ({} if what.pairs else {CONTRAST: f"{what.subject.name} {NO_PAIRS}"})
 
 
-def _taken(what: Scored, judge: str | None, parts: Mapping[Part, Path], missing: Mapping[str, str]) -> TakenScores:
+def _take_scores(what: Scored, judge: str | None, parts: Mapping[Part, Path], missing: Mapping[str, str]) -> TakenScores:
     """Put the scores of finished stages side by side."""
     found: dict[str, dict[str, FloatArray]] = {}
     failures: dict[str, dict[str, dict[str, int]]] = {}
@@ -197,7 +197,7 @@ def _taken(what: Scored, judge: str | None, parts: Mapping[Part, Path], missing:
             logprob = load_file(folder / "reading.safetensors")["logprob"].astype(np.float64)
             values = logprob if text == "trait" else found[who][score] - logprob
         elif score == WORDS:
-            values = np.array([of_words(turn.answer) for turn in written(folder, [example.question for example in what.asked])])
+            values = np.array([of_words(turn.answer) for turn in load_answers(folder, [example.question for example in what.asked])])
         elif score in (JUDGE, COHERENT):
             grades = load_grades(folder)
             values, drawn = grades.scores, drawn | {grades.alike} if grades.drawn else drawn
@@ -216,19 +216,19 @@ def _taken(what: Scored, judge: str | None, parts: Mapping[Part, Path], missing:
         drawn=bool(drawn),
         alike=drawn == {True},
         judge=judge,
-        known={score: told_of(each, len(what.changed)) for score, each in known.items()},
+        known={score: known_separation(each, len(what.changed)) for score, each in known.items()},
         missing=missing,
     )
 
 
-def told_of(scores: FloatArray, shown: int) -> Known:
+def known_separation(scores: FloatArray, shown: int) -> Known:
     """Return how a score discriminates known answers, the first of which show the trait; those without a score are left out."""
     with_it, without = (part[~np.isnan(part)] for part in (scores[:shown], scores[shown:]))
     both = len(with_it) > 0 and len(without) > 0
     return Known(
         shown=float(with_it.mean()) if both else None,
         absent=float(without.mean()) if both else None,
-        separation=told_apart(with_it, without) if both else None,
+        separation=roc_auc(with_it, without) if both else None,
         of=[len(with_it) + len(without), len(scores)],
     )
 
@@ -285,8 +285,8 @@ def contrast_stage(
     """
 
     def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
-        turns = turns_of(texts, asked, folders)
-        positive, negative = contrasted(context, pairs, turns, out, tick)
+        turns = load_texts(texts, asked, folders)
+        positive, negative = read_contrast(context, pairs, turns, out, tick)
         return {f"{CONTRAST}.safetensors": {"score": (positive - negative).astype(np.float32)}}
 
     config = {**context.identity(), "pairs": [pair.model_dump(mode="json") for pair in pairs]}
@@ -294,7 +294,7 @@ def contrast_stage(
     return Stage(kind=kinds.CONTRAST, config=config, inputs=texts_input(texts), title=f"contrast {title}", compute=compute)
 
 
-def contrasted(context: StudyContext, pairs: Sequence[ContrastPair], turns: Sequence[Turn], out: Path, tick: TickFn) -> FloatArray:
+def read_contrast(context: StudyContext, pairs: Sequence[ContrastPair], turns: Sequence[Turn], out: Path, tick: TickFn) -> FloatArray:
     """Return the base's log-probability per token of answers under both sides of contrast pairs, [2, turns]; repeats are read once."""
     different = {turn: i for i, turn in enumerate(dict.fromkeys(turns))}
     rows = contrast_rows(context.chat(context.base), list(different), pairs)

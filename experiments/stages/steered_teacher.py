@@ -14,15 +14,15 @@ from wellworn.data.schema import Example, seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn
 from wellworn.experiments.stages import kinds
-from wellworn.experiments.stages.answers import said
+from wellworn.experiments.stages.answers import answer_questions
 from wellworn.experiments.stages.loaded_space import PersonaSpace
-from wellworn.experiments.stages.persona_space import Library
+from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.lora.arms import Distilled
 from wellworn.probes.reading.layers import resolve_layer
 from wellworn.probes.statistics.intervals import FloatArray
 
 
-def teacher_stage(context: StudyContext, library: Library, arm: Distilled, name: str, questions: Sequence[Example], seed: int) -> Stage:
+def teacher_stage(context: StudyContext, library: SpaceStages, arm: Distilled, name: str, questions: Sequence[Example], seed: int) -> Stage:
     """Answer questions with the base, to whose state a direction is added at every token.
 
     Args:
@@ -40,7 +40,7 @@ def teacher_stage(context: StudyContext, library: Library, arm: Distilled, name:
         space = library.load(folders)
         vector = arm.strength * torch.from_numpy(steering_vector(space, layer, name, arm.along, seed)).float()
         edits = {layer: lambda h: (h.float() + vector.to(h.device)).to(h.dtype)}
-        [answers] = said(context, [(question, None) for question in asked], [None], tick, edits)
+        [answers] = answer_questions(context, [(question, None) for question in asked], [None], tick, edits)
         return {"answers.json": answers}
 
     config = {**context.identity(), "questions": asked, "name": name, "tokens": context.study.answer_tokens}

@@ -10,7 +10,7 @@ from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn
 from wellworn.experiments.engine.store import WORK
 from wellworn.experiments.stages import kinds
-from wellworn.experiments.stages.answers import written
+from wellworn.experiments.stages.answers import load_answers
 from wellworn.lora import models
 from wellworn.lora.arms import TrainConfig
 from wellworn.lora.random_lora import random_lora
@@ -45,7 +45,7 @@ def train_stage(
 
         context.drop()
         base = context.load()
-        taught = written(folders["answers"], [turn.question for turn in turns]) if answers_of else turns
+        taught = load_answers(folders["answers"], [turn.question for turn in turns]) if answers_of else turns
         rows = [context.chat(base).training_row(turn) for turn in taught]
         curve = train_sft(
             base,

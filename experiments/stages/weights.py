@@ -7,9 +7,9 @@ from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
-from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, grouped
+from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, in_group
 from wellworn.experiments.stages import kinds
-from wellworn.experiments.stages.persona_space import Library
+from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.lora import models
 from wellworn.probes.geometry.weights import Summary, Write, summary, writes
 
@@ -30,7 +30,7 @@ class UpdateWrites(Record):
     together: Summary | None
 
 
-def weights_stage(context: StudyContext, condition: Condition, turns: Sequence[Turn], own: str | None, library: Library) -> Stage:
+def weights_stage(context: StudyContext, condition: Condition, turns: Sequence[Turn], own: str | None, library: SpaceStages) -> Stage:
     """Take the share of what an adapter writes that lies in the persona space, at every layer that has one.
 
     Args:
@@ -62,6 +62,6 @@ def weights_stage(context: StudyContext, condition: Condition, turns: Sequence[T
         return {WEIGHTS: UpdateWrites(why=why, writes=found, together=summary(found) if found else None).to_json()}
 
     config = {**context.identity(), "turns": fingerprint(turns), "own": own}
-    inputs = {**grouped("space", library.inputs), **condition.inputs}
+    inputs = {**in_group("space", library.inputs), **condition.inputs}
     title = f"where {condition.title} writes"
     return Stage(kind=kinds.WEIGHTS, config=config, inputs=inputs, title=title, compute=compute, everywhere=False)

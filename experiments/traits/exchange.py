@@ -17,10 +17,10 @@ from wellworn.data.catalog import (
 )
 from wellworn.data.errors import InputError
 from wellworn.data.formats import Options
-from wellworn.data.importers import called, import_all
+from wellworn.data.importers import import_all, source_name
 from wellworn.data.new_trait import figures
 from wellworn.data.schema import Example, Role, Trait
-from wellworn.data.writers import exported, question_files, role_files, trait_files, write_folder
+from wellworn.data.writers import export_files, question_files, role_files, trait_files, write_folder
 
 
 def import_to(
@@ -63,7 +63,7 @@ def address(folder: Path) -> str:
 
 
 def _card(trait: Trait, sources: Sequence[str]) -> str:
-    names = ", ".join(map(called, sources))
+    names = ", ".join(map(source_name, sources))
     origin = f"Imported from {names}, which somebody else wrote: its licence and its faults are theirs."
     return f"# Trait card: {trait.name}\n\n{origin}\n\n{figures(trait)}"
 
@@ -76,7 +76,7 @@ def export_to(folder: Path, name: str, form: str, console: Console) -> None:
     """
     files: dict[str, str] = {}
     for subject in _subjects(name):
-        files |= exported(subject, form)
+        files |= export_files(subject, form)
     write_folder(folder, files)
     for path in files:
         console.print(str(folder / path), highlight=False, markup=False)

@@ -24,7 +24,7 @@ from wellworn.data.catalog import (
 )
 from wellworn.data.checks import mean_words, overlap, problems, unreadable, unreadable_roles
 from wellworn.data.errors import Complaints, InputError
-from wellworn.data.mixtures import plain_turns, transformed
+from wellworn.data.mixtures import plain_turns, transform
 from wellworn.data.schema import SPLITS, ContrastPair, Trait
 from wellworn.probes.limits import FEWEST_PROMPTS
 
@@ -62,7 +62,7 @@ def show_one(name: str, console: Console) -> None:
         control = load_control(name)
         console.print(f"[bold]{control.name}[/bold] (control): {escape(control.description)}")
         shown = plain_turns(load_bank("everyday"), "train")[:SHOWN]
-        for turn, text in zip(shown, transformed(control, shown), strict=True):
+        for turn, text in zip(shown, transform(control, shown), strict=True):
             console.print(f"\n[dim]{escape(turn.question)}[/dim]\n{escape(text)}")
         return
     if name in instruction_names():

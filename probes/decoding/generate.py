@@ -17,12 +17,12 @@ from torch import nn
 
 from wellworn.data.errors import InputError
 from wellworn.data.schema import seed_for
-from wellworn.probes.decoding.mixed_adapters import can_mix, mixed
-from wellworn.probes.decoding.prefill import Runs, SetRuns, begun, can_share, fitting
+from wellworn.probes.decoding.mixed_adapters import can_mix, mixed_rows
+from wellworn.probes.decoding.prefill import Runs, SetRuns, can_share, prefill, rows_that_fit
 from wellworn.probes.decoding.rows import Rows, next_tokens
 from wellworn.probes.reading.capture import check_tokens
 from wellworn.probes.reading.hooks import hooked
-from wellworn.probes.reading.layers import depth, unwrapped
+from wellworn.probes.reading.layers import depth, unwrap
 from wellworn.probes.reading.onednn import fast_matmul
 from wellworn.probes.reading.variants import Variant, applied, refuse_unknown
 
@@ -95,7 +95,7 @@ class Answer:
 
 def end_tokens(model: nn.Module) -> set[int]:
     """Return the tokens at which a model ends its turn; none where its generation settings name none."""
-    ends: int | list[int] | None = unwrapped(model).generation_config.eos_token_id
+    ends: int | list[int] | None = unwrap(model).generation_config.eos_token_id
     return set() if ends is None else set(ends) if isinstance(ends, list) else {ends}
 
 
@@ -143,7 +143,7 @@ def _together(model: nn.Module, variants: Sequence[Variant | None]) -> Iterator[
     named = {k: variant for k, variant in enumerate(variants) if variant is not None}
     mixable = len(named) > 1 and can_mix(model, list(named.values()))
     if mixable:
-        yield list(named), mixed(model, list(named.values()))
+        yield list(named), mixed_rows(model, list(named.values()))
     for k, variant in enumerate(variants):
         if variant is None or not mixable:
             yield [k], _alone(model, variant)
@@ -207,7 +207,7 @@ class _Writer:
         # Those of one variant stand together, and of these those of like length.
         self.queue = deque(sorted(waiting, key=lambda each: (each[0], -len(requests[each[1]].prompt), each[1])))
         longest = max(len(requests[i].prompt) for _, i in waiting) + how.max_new_tokens
-        self.places = min(how.rows, fitting(model, longest))
+        self.places = min(how.rows, rows_that_fit(model, longest))
         self.rows: Rows | None = None
         self.here: list[_Row] = []
 
@@ -223,11 +223,11 @@ class _Writer:
         """Let requests that wait take the free places."""
         free = min(self.places - len(self.here), len(self.queue))
         fresh = [_Row(i, kind, self.requests[i]) for kind, i in (self.queue.popleft() for _ in range(free))]
-        others = begun(self.model, [self.requests[row.at].prompt for row in fresh], _runs(fresh), self.set_runs)
+        others = prefill(self.model, [self.requests[row.at].prompt for row in fresh], _runs(fresh), self.set_runs)
         here = self.here + fresh
         # The fresh alone are in order as they come.
         order = sorted(range(len(here)), key=lambda b: here[b].kind)
-        self.rows = self.rows.joined(others, order) if self.rows else others
+        self.rows = self.rows.join(others, order) if self.rows else others
         self.here = [here[b] for b in order]
 
     def _go_on(self) -> Iterator[tuple[int, Answer]]:

@@ -34,7 +34,7 @@ def can_mix(model: nn.Module, variants: Sequence[Variant]) -> bool:
 
 
 @contextmanager
-def mixed(model: nn.Module, variants: Sequence[Variant]) -> Iterator[SetRuns]:
+def mixed_rows(model: nn.Module, variants: Sequence[Variant]) -> Iterator[SetRuns]:
     """Yield what says which rows of the passes to come belong to which variant.
 
     Args:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from wellworn.probes.decoding.prefill import Prompts, begun, can_share, fitting
+from wellworn.probes.decoding.prefill import Prompts, can_share, prefill, rows_that_fit
 from wellworn.probes.decoding.rows import Rows
 from wellworn.probes.reading.capture import check_tokens
 from wellworn.probes.reading.onednn import fast_matmul
@@ -40,7 +40,7 @@ def next_logprobs(
     """
     deepest = max(map(len, after))
     check_tokens(model, prompts, room=deepest)
-    places = min(rows, fitting(model, max(map(len, prompts)) + deepest))
+    places = min(rows, rows_that_fit(model, max(map(len, prompts)) + deepest))
     wanted = torch.tensor(list(tokens), device=next(model.parameters()).device)
     found: FloatArray = np.empty((len(prompts), len(after), len(tokens)), np.float32)
     with fast_matmul():
@@ -56,7 +56,7 @@ def next_logprobs(
 def _ways(model: nn.Module, prompts: Prompts, after: Prompts) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield each way to go on, by index, and the logits after it [B, V]."""
     share, here = can_share(model), list[int]()
-    rows = begun(model, prompts, [(0, len(prompts))], lambda runs: None)
+    rows = prefill(model, prompts, [(0, len(prompts))], lambda runs: None)
     # In this order each has most in common with the one before it: the rest of that is forgotten.
     for way in sorted(range(len(after)), key=lambda k: list(after[k])):
         if share:
@@ -66,7 +66,7 @@ def _ways(model: nn.Module, prompts: Prompts, after: Prompts) -> Iterator[tuple[
                 rows.go_on(torch.full((len(prompts),), token, device=rows.tokens_BT.device))
             here = list(after[way])
         else:
-            rows = Rows.starting(model, [[*prompt, *after[way]] for prompt in prompts])
+            rows = Rows.start(model, [[*prompt, *after[way]] for prompt in prompts])
         logits_BV = rows.read()
         assert logits_BV is not None  # nothing ends the pass early
         yield way, logits_BV

@@ -8,10 +8,10 @@ from torch import nn
 
 from wellworn.probes.decoding.kv_cache import CacheSlice, GrowingCache, put_together
 from wellworn.probes.decoding.rows import Rows
-from wellworn.probes.reading.batch_inputs import padded
+from wellworn.probes.reading.batch_inputs import pad_rows
 from wellworn.probes.reading.batching import LEAST_SAVED_TOKENS, by_length, shared_prefixes
 from wellworn.probes.reading.hooks import forward
-from wellworn.probes.reading.layers import text_config, unwrapped
+from wellworn.probes.reading.layers import text_config, unwrap
 from wellworn.probes.reading.prefix_cache import PrefixCache
 
 # Tokens of one pass. More are slower on a processor: what a pass computes no longer fits its cache.
@@ -23,7 +23,7 @@ Runs = Sequence[tuple[int, int]]
 SetRuns = Callable[[Runs], None]
 
 
-def begun(model: nn.Module, prompts: Prompts, runs: Runs, set_runs: SetRuns) -> Rows:
+def prefill(model: nn.Module, prompts: Prompts, runs: Runs, set_runs: SetRuns) -> Rows:
     """Return rows that have read their prompts but for the last token, which they read next; of a model that cannot share, nothing.
 
     Args:
@@ -32,7 +32,7 @@ def begun(model: nn.Module, prompts: Prompts, runs: Runs, set_runs: SetRuns) -> 
         runs: which variant they belong to.
         set_runs: told which variant the rows of each pass belong to.
     """
-    rows = Rows.starting(model, prompts)
+    rows = Rows.start(model, prompts)
     if not can_share(model):
         return rows
     parts, start = [], 0
@@ -52,13 +52,13 @@ def can_share(model: nn.Module) -> bool:
     return PrefixCache.supports(text_config(model))
 
 
-def fitting(model: nn.Module, tokens: int) -> int:
+def rows_that_fit(model: nn.Module, tokens: int) -> int:
     """Return how many rows of so many tokens memory has room for, at least one: a third of what is free may hold keys and values."""
     config, weight = text_config(model), next(model.parameters())
     free = torch.cuda.mem_get_info(weight.device)[0] if weight.is_cuda else psutil.virtual_memory().available
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    size = torch.finfo(unwrapped(model).dtype).bits // 8
+    size = torch.finfo(unwrap(model).dtype).bits // 8
     return max(1, int(free // (3 * 2 * config.num_hidden_layers * heads * width * size * tokens)))
 
 
@@ -86,7 +86,7 @@ def _passes(model: nn.Module, prompts: Prompts) -> Iterator[tuple[list[int], Gro
 
 def _read(model: nn.Module, cache: GrowingCache, prompts: Prompts, start: int) -> None:
     """Read prompts from a position on, after what the cache holds."""
-    ids = padded(prompts, 0)[0].to(next(model.parameters()).device)
+    ids = pad_rows(prompts, 0)[0].to(next(model.parameters()).device)
     positions = (start + torch.arange(ids.shape[1], device=ids.device)).expand_as(ids)
     # What comes after these tokens is not asked: the head sees the least it can.
     forward(model, {}, False, input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from wellworn.probes.decoding.kv_cache import CacheSlice, GrowingCache, put_together
-from wellworn.probes.reading.batch_inputs import padded
+from wellworn.probes.reading.batch_inputs import pad_rows
 from wellworn.probes.reading.hooks import OnBlock, forward
 from wellworn.probes.reading.layers import text_config
 from wellworn.probes.reading.prefix_cache import PrefixCache
@@ -36,11 +36,11 @@ class Rows:
     unread: int
 
     @classmethod
-    def starting(cls, model: nn.Module, prompts: Sequence[Sequence[int]]) -> "Rows":
+    def start(cls, model: nn.Module, prompts: Sequence[Sequence[int]]) -> "Rows":
         """Return rows that have read nothing, and are to read their prompts together."""
         config = text_config(model)
         cache = GrowingCache() if PrefixCache.supports(config) else DynamicCache(config=config)
-        tokens_BT, mask_BT = _aligned(prompts, next(model.parameters()).device)
+        tokens_BT, mask_BT = _align(prompts, next(model.parameters()).device)
         return cls(model, cache, tokens_BT, mask_BT, tokens_BT.shape[1])
 
     def read(self, on_block: Mapping[int, OnBlock] | None = None, stop: bool = False) -> torch.Tensor | None:
@@ -86,7 +86,7 @@ class Rows:
             self.cache.batch_select_indices(rows)
         self.tokens_BT, self.mask_BT = self.tokens_BT[rows, start:], mask_BT[:, start:]
 
-    def joined(self, others: "Rows", order: Sequence[int]) -> "Rows":
+    def join(self, others: "Rows", order: Sequence[int]) -> "Rows":
         """Return these rows and others, which have as much to read; all are used up.
 
         Args:
@@ -98,18 +98,18 @@ class Rows:
         longest = max(self.tokens_BT.shape[1], others.tokens_BT.shape[1])
         both, places = (self, others), torch.tensor(order).argsort()
         parts = [CacheSlice(self.cache, places[: len(self.tokens_BT)]), CacheSlice(others.cache, places[len(self.tokens_BT) :])]
-        tokens_BT = torch.cat([_widened(rows.tokens_BT, longest, rows.tokens_BT[:, -1:]) for rows in both])[order]
-        mask_BT = torch.cat([_widened(rows.mask_BT, longest, torch.zeros_like(rows.mask_BT[:, :1])) for rows in both])[order]
+        tokens_BT = torch.cat([_widen(rows.tokens_BT, longest, rows.tokens_BT[:, -1:]) for rows in both])[order]
+        mask_BT = torch.cat([_widen(rows.mask_BT, longest, torch.zeros_like(rows.mask_BT[:, :1])) for rows in both])[order]
         return Rows(self.model, put_together(parts, len(order), longest - self.unread), tokens_BT, mask_BT, self.unread)
 
 
-def _widened(values_BT: torch.Tensor, longest: int, fill_B1: torch.Tensor) -> torch.Tensor:
+def _widen(values_BT: torch.Tensor, longest: int, fill_B1: torch.Tensor) -> torch.Tensor:
     return torch.cat([fill_B1.expand(-1, longest - values_BT.shape[1]), values_BT], dim=1)
 
 
-def _aligned(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _align(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Return tokens and mask [B, T], aligned at the right."""
-    tokens, mask = padded(prompts, 0, "left")
+    tokens, mask = pad_rows(prompts, 0, "left")
     return torch.where(mask > 0, tokens, tokens[:, -1:]).to(device), mask.to(device)
 
 

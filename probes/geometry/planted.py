@@ -54,10 +54,10 @@ class Ground:
     def planted(self, alpha: float, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
         """Draw u, w and the prompts' gains and noise; return the plant's noiseless direction [d_model] and its shifts [n, d_model]."""
         u_D, w_D = self.axes(rng)
-        return mixed(u_D, w_D, alpha), planted_shifts(u_D, w_D, alpha, self.size, self.noise_nD, rng)
+        return mix_directions(u_D, w_D, alpha), planted_shifts(u_D, w_D, alpha, self.size, self.noise_nD, rng)
 
 
-def mixed(u_D: FloatArray, w_D: FloatArray, alpha: float) -> FloatArray:
+def mix_directions(u_D: FloatArray, w_D: FloatArray, alpha: float) -> FloatArray:
     """Return √α·u + √(1−α)·w, of whose square α lies along u (of α·u + (1−α)·w it would be α²/(α² + (1−α)²)).
 
     Args:
@@ -94,12 +94,12 @@ def planted_shifts(
         [n, d_model].
 
     Raises:
-        ValueError: as `mixed`.
+        ValueError: as `mix_directions`.
     """
     n = len(noise_nD)
     gains_n = np.exp(gain * rng.standard_normal(n) - gain**2 / 2)
     noise = noise_nD - noise_nD.mean(0)
-    return np.asarray(size * gains_n[:, None] * mixed(u_D, w_D, alpha) + noise[rng.integers(n, size=n)])
+    return np.asarray(size * gains_n[:, None] * mix_directions(u_D, w_D, alpha) + noise[rng.integers(n, size=n)])
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ def shifts_later(
     spec = Spec(layers=[later], spans=[span])
     shifts_VnD = np.empty(plants_VnD.shape)
     for i, row in enumerate(rows):
-        variants = [Variant(), *(Variant(edits={layer: _adding(plant_D)}) for plant_D in plants_VnD[:, i])]
+        variants = [Variant(), *(Variant(edits={layer: _add_plant(plant_D)}) for plant_D in plants_VnD[:, i])]
         before, *after = (reading.states[0, 0, 0].double().numpy() for reading in read_variants(model, [row], variants, spec))
         shifts_VnD[:, i] = np.stack(after) - before
     return shifts_VnD
@@ -298,6 +298,6 @@ def later_curve(
     return LaterCurve(alphas, raw, (zero, one), scaled, float(stats.spearmanr(alphas, raw).statistic))
 
 
-def _adding(plant_D: FloatArray) -> OnBlock:
+def _add_plant(plant_D: FloatArray) -> OnBlock:
     plant = torch.from_numpy(plant_D)
     return lambda h_BTD: h_BTD + plant.to(h_BTD)

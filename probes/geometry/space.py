@@ -101,7 +101,7 @@ def coefficients(gram: FloatArray, members: Members, k: int | None = None) -> Fl
     Raises:
         ValueError: the rows hold fewer directions than are asked for; a row of zeros.
     """
-    rows, scale = _scaled_rows(gram, members)
+    rows, scale = _scale_rows(gram, members)
     values, vectors = np.linalg.eigh(rows)
     rank = int((values > RANK_TOLERANCE**2 * values[..., -1:]).sum(-1).min())
     axis = int(members.default)
@@ -121,7 +121,7 @@ def coefficients(gram: FloatArray, members: Members, k: int | None = None) -> Fl
     return out
 
 
-def _scaled_rows(gram: FloatArray, members: Members) -> tuple[FloatArray, FloatArray]:
+def _scale_rows(gram: FloatArray, members: Members) -> tuple[FloatArray, FloatArray]:
     """Return the inner products of the rows that are decomposed, [..., P, P], and each row's scale [..., P]."""
     traits, roles = slice(members.traits), slice(members.traits, members.personas)
     rows = gram[..., : members.personas, : members.personas].copy()
@@ -210,7 +210,7 @@ def dimension(
     halves = half_means(states, default_QD, splits, rng)
     members = Members(len(traits), len(roles), default_QD is not None)
     whole = np.stack([each.mean((0, 1)) for each in states])
-    _, scale = _scaled_rows(whole @ whole.T, Members(members.traits, members.roles))
+    _, scale = _scale_rows(whole @ whole.T, Members(members.traits, members.roles))
     misses = [_miss(halves, members, scale[r], r, names) for r in range(len(names))]
     most = min(len(miss) for miss, _ in misses)
     # [R, K, splits, 2] and [R, splits, 2]
@@ -289,7 +289,7 @@ def _parallel(traits: list[FloatArray], roles: list[FloatArray], rng: np.random.
             dealt = prompts[rng.permutation(len(prompts))] if shuffle else prompts
             means += [part.mean(0) for part in np.split(dealt, np.cumsum([len(each) for each in group])[:-1])]
         vectors = np.stack(means)
-        return np.asarray(np.linalg.eigvalsh(_scaled_rows(vectors @ vectors.T, members)[0])[::-1])
+        return np.asarray(np.linalg.eigvalsh(_scale_rows(vectors @ vectors.T, members)[0])[::-1])
 
     chance = np.quantile([eigenvalues(True) for _ in range(PERMUTATIONS)], 0.95, axis=0)
     return int(np.cumprod(eigenvalues(False) > chance).sum())

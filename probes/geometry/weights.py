@@ -19,11 +19,11 @@ from torch import nn
 from wellworn.data.chat import Encoded
 from wellworn.data.errors import InputError
 from wellworn.data.schema import seed_for
-from wellworn.probes.reading.batch_inputs import padded
+from wellworn.probes.reading.batch_inputs import pad_rows
 from wellworn.probes.reading.batching import by_length
 from wellworn.probes.reading.capture import DEFAULT_TOKEN_BUDGET
 from wellworn.probes.reading.hooks import forward
-from wellworn.probes.reading.layers import decoder_blocks, text_config, unwrapped
+from wellworn.probes.reading.layers import decoder_blocks, text_config, unwrap
 from wellworn.probes.reading.onednn import fast_matmul
 from wellworn.probes.reading.variants import Variant, applied
 from wellworn.probes.statistics.intervals import FloatArray
@@ -147,7 +147,7 @@ def writes(
             raise InputError(f"there are no {what} to read")
     _check(model, rows, bases, span)
     at = [writer for writer in writers(model) if writer.layer in bases]
-    wanted = {adapter: _adapted(model, adapter, at, sorted(bases)) for adapter in adapters}
+    wanted = {adapter: _adapted_writers(model, adapter, at, sorted(bases)) for adapter in adapters}
     with torch.no_grad(), fast_matmul(), applied(model, Variant()):
         _refuse_other_ways(model, at, min(rows, key=len))
         moments = _inner_moments(model, rows, wanted, span, token_budget)
@@ -206,12 +206,12 @@ def _check(model: nn.Module, rows: Sequence[Encoded], bases: Mapping[int, FloatA
             raise ValueError(f"layer {layer}: a basis has {width} rows and orthonormal columns, got shape {basis_DK.shape}")
 
 
-def _adapted(model: nn.Module, adapter: str, at: Sequence[Writer], layers: Sequence[int]) -> list[Writer]:
+def _adapted_writers(model: nn.Module, adapter: str, at: Sequence[Writer], layers: Sequence[int]) -> list[Writer]:
     """Return the writers that an adapter changes, all of them by plain LoRA."""
     from peft import PeftModel, PeftType
     from peft.tuners.lora import LoraLayer
 
-    inner = unwrapped(model)
+    inner = unwrap(model)
     held = inner.peft_config if isinstance(inner, PeftModel) else {}
     if adapter not in held:
         raise InputError(f"adapter {adapter!r}: the model holds {', '.join(held) or 'no adapters'}")
@@ -280,7 +280,7 @@ def _inner_moments(
                 stack.callback(writer.module.register_forward_pre_hook(hook).remove)
         for members in by_length([len(row) for row in rows], token_budget):
             # Padding is on the right, where no real token looks: any token will do, and no mask is needed.
-            ids, _ = padded([rows[i].input_ids for i in members], pad_id=0)
+            ids, _ = pad_rows([rows[i].input_ids for i in members], pad_id=0)
             counted_BT = torch.zeros(ids.shape, dtype=torch.bool)
             for b, i in enumerate(members):
                 counted_BT[b, slice(*rows[i].spans[span])] = True

@@ -58,7 +58,7 @@ class Push:
 
 
 @dataclass(frozen=True, eq=False)
-class Arm:
+class Intervention:
     """A reader, and what is swapped or pushed at which layers; with neither it is the reader as it is.
 
     Attributes:
@@ -69,12 +69,12 @@ class Arm:
     reader: int
     swaps: Mapping[int, Swap | Push] = field(default_factory=dict)
 
-    def to(self, device: torch.device) -> "Arm":
-        """Return the arm with its bases and vectors on a device, in float32."""
-        return Arm(self.reader, {layer: swap.to(device) for layer, swap in self.swaps.items()})
+    def to(self, device: torch.device) -> "Intervention":
+        """Return the intervention with its bases and vectors on a device, in float32."""
+        return Intervention(self.reader, {layer: swap.to(device) for layer, swap in self.swaps.items()})
 
 
-def swapped_layers(model: nn.Module, between: tuple[Variant, Variant], arms: Sequence[Arm]) -> list[int]:
+def swapped_layers(model: nn.Module, between: tuple[Variant, Variant], arms: Sequence[Intervention]) -> list[int]:
     """Return the layers where any arm swaps or pushes, lowest first.
 
     Raises:
@@ -91,6 +91,6 @@ def swapped_layers(model: nn.Module, between: tuple[Variant, Variant], arms: Seq
     return layers
 
 
-def patched(swap: Swap | Push, h_BTD: torch.Tensor, other_BTD: torch.Tensor) -> torch.Tensor:
+def patch_state(swap: Swap | Push, h_BTD: torch.Tensor, other_BTD: torch.Tensor) -> torch.Tensor:
     """Return a reader's running state with a part of it set to the other's: computed in float32, returned in its own dtype."""
     return (h_BTD.float() + swap.part(other_BTD.float() - h_BTD.float())).to(h_BTD.dtype)

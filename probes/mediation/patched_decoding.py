@@ -25,7 +25,7 @@ from wellworn.data.errors import InputError
 from wellworn.probes.decoding.generate import Decoding, end_tokens
 from wellworn.probes.decoding.prefill import Prompts
 from wellworn.probes.decoding.rows import Rows, next_tokens
-from wellworn.probes.mediation.interventions import Arm, Push, Swap, patched, swapped_layers
+from wellworn.probes.mediation.interventions import Intervention, Push, Swap, patch_state, swapped_layers
 from wellworn.probes.mediation.patching import SIDES
 from wellworn.probes.reading.capture import check_tokens
 from wellworn.probes.reading.hooks import OnBlock
@@ -41,7 +41,7 @@ def patched_answers(
     model: nn.Module,
     prompts: tuple[Prompts, Prompts],
     between: tuple[Variant, Variant],
-    arms: Sequence[Arm],
+    arms: Sequence[Intervention],
     how: Decoding,
     *,
     response_only: bool = False,
@@ -79,9 +79,9 @@ def patched_answers(
     with switching(model) as switch, fast_matmul():
         for batch in _batches(prompts, arms, min(how.rows, MOST_ROWS)):
             reader, patches = arms[batch[0].arm].reader, bool(arms[batch[0].arm].swaps)
-            sides = [_Side(Rows.starting(model, [prompts[side][row.prompt] for row in batch]), switch, between[side]) for side in SIDES]
+            sides = [_Side(Rows.start(model, [prompts[side][row.prompt] for row in batch]), switch, between[side]) for side in SIDES]
             other = sides[1 - reader] if patches else None
-            found = _decoded(sides[reader], other, batch, arms, how, end_tokens(model), response_only)
+            found = _decode(sides[reader], other, batch, arms, how, end_tokens(model), response_only)
             for row, answer in zip(batch, found, strict=True):
                 out[row.arm][row.prompt] = answer
             if how.progress:
@@ -97,7 +97,7 @@ class _Row:
     prompt: int
 
 
-def _batches(prompts: tuple[Prompts, ...], arms: Sequence[Arm], batch_size: int) -> Iterator[list[_Row]]:
+def _batches(prompts: tuple[Prompts, ...], arms: Sequence[Intervention], batch_size: int) -> Iterator[list[_Row]]:
     """Yield answers of one reader that are decoded together, prompts of like length; arms without swaps need no other model."""
     for reader in SIDES:
         longest_first = sorted(range(len(prompts[reader])), key=lambda i: -len(prompts[reader][i]))
@@ -123,8 +123,14 @@ class _Side:
         return self.rows.read(on_block, stop)
 
 
-def _decoded(
-    mine: _Side, theirs: _Side | None, rows: Sequence[_Row], arms: Sequence[Arm], how: Decoding, ends: set[int], response_only: bool
+def _decode(
+    mine: _Side,
+    theirs: _Side | None,
+    rows: Sequence[_Row],
+    arms: Sequence[Intervention],
+    how: Decoding,
+    ends: set[int],
+    response_only: bool,
 ) -> list[list[int]]:
     """Write the answers of a batch; those that have ended are dropped from it."""
     new: dict[_Row, list[int]] = {row: [] for row in rows}
@@ -160,4 +166,4 @@ def _patch(swaps: Sequence[Swap | Push | None], other_BTD: torch.Tensor, h_BTD: 
     """Return a batch's states with each row's own swap made."""
     runs = [(swap, len(list(rows))) for swap, rows in groupby(swaps)]
     parts = zip(runs, *(state.split([count for _, count in runs]) for state in (h_BTD, other_BTD)), strict=True)
-    return torch.cat([h if swap is None else patched(swap, h, other) for (swap, _), h, other in parts])
+    return torch.cat([h if swap is None else patch_state(swap, h, other) for (swap, _), h, other in parts])

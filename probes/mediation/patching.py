@@ -24,7 +24,7 @@ from torch import nn
 
 from wellworn.data.chat import Encoded
 from wellworn.data.errors import InputError
-from wellworn.probes.mediation.interventions import Arm, Push, Swap, patched, swapped_layers
+from wellworn.probes.mediation.interventions import Intervention, Push, Swap, patch_state, swapped_layers
 from wellworn.probes.reading.batch_inputs import BatchInputs, batch_inputs
 from wellworn.probes.reading.batching import Chunk, plan
 from wellworn.probes.reading.capture import DEFAULT_TOKEN_BUDGET, Progress, check_rows, is_sharded, without_ddp
@@ -73,7 +73,7 @@ class Batching:
 
 
 def patched_logprobs(
-    model: nn.Module, texts: Texts, between: tuple[Variant, Variant], arms: Sequence[Arm], batching: Batching = Batching()
+    model: nn.Module, texts: Texts, between: tuple[Variant, Variant], arms: Sequence[Intervention], batching: Batching = Batching()
 ) -> torch.Tensor:
     """Return how likely each arm finds each text: mean log-probability per response token, float32 [arms, rows].
 
@@ -102,14 +102,14 @@ def patched_logprobs(
             mine = [a for a, arm in enumerate(arms) if arm.reader == side]
             with applied(model, between[side]):
                 room = 1 if is_sharded(model) else batching.token_budget // pair.tokens(side)
-                for group in _grouped(mine, arms, layers[-1], room):
+                for group in _group_by_entry(mine, arms, layers[-1], room):
                     entry = min(arms[group[0]].swaps, default=layers[-1])
                     found[group] = pair.read_on(side, [arms[a] for a in group], entry).to(device)
                     if batching.progress:
                         batching.progress(len(group) * pair.tokens(side))
         if members is not None:
             scores[:, torch.tensor(members)] = found.cpu()
-    scores = _summed(scores, model)
+    scores = _sum_over_ranks(scores, model)
     if not torch.isfinite(scores).all():
         arm, row = (int(i) for i in (~torch.isfinite(scores)).nonzero()[0])
         raise InputError(f"row {row}: the log-probability in arm {arm} is not finite; try a wider dtype (float32)")
@@ -135,7 +135,7 @@ def moved_norms(
         if members is not None:
             change = (pair.other(0, layer).float() - pair.states[0][layer].float())[pair.swapped(0)]
             sums += torch.stack([(swap.part(change).double() ** 2).sum() for swap in swaps]).cpu()
-    return _summed(sums, model)
+    return _sum_over_ranks(sums, model)
 
 
 def _batches(
@@ -166,7 +166,7 @@ def _refuse_unlike(texts: Texts) -> None:
             raise InputError(f"row {i}: prompts differ, so that only the response's tokens can be swapped (response_only)")
 
 
-def _grouped(mine: Sequence[int], arms: Sequence[Arm], deepest: int, room: int) -> Iterator[list[int]]:
+def _group_by_entry(mine: Sequence[int], arms: Sequence[Intervention], deepest: int, room: int) -> Iterator[list[int]]:
     """Yield arms that are read together: they enter at one layer, and as many as there is room for."""
     entries: dict[int, list[int]] = {}
     for a in mine:
@@ -209,7 +209,7 @@ class _Pair:
         """Return the tokens of a pass, padding included."""
         return self.inputs[side].inputs["input_ids"].numel()
 
-    def read_on(self, side: int, arms: Sequence[Arm], entry: int) -> torch.Tensor:
+    def read_on(self, side: int, arms: Sequence[Intervention], entry: int) -> torch.Tensor:
         """Run arms of one reader that enter at one layer; return log-probabilities [arms, B] on the device."""
         own = self.states[side][entry]
         start = torch.cat([self._swapped(side, entry, arm, own) for arm in arms])
@@ -243,11 +243,11 @@ class _Pair:
         lengths = torch.tensor([len(self.texts.rows[side][i]) for i in self.members], device=self.device)
         return torch.arange(self.inputs[side].inputs["input_ids"].shape[1], device=self.device) < lengths[:, None]
 
-    def _swapped(self, side: int, layer: int, arm: Arm, h_BTD: torch.Tensor) -> torch.Tensor:
+    def _swapped(self, side: int, layer: int, arm: Intervention, h_BTD: torch.Tensor) -> torch.Tensor:
         swap = arm.swaps.get(layer)
         if swap is None:
             return h_BTD
-        set_BTD = patched(swap, h_BTD, self.other(side, layer))
+        set_BTD = patch_state(swap, h_BTD, self.other(side, layer))
         return set_BTD if self.align is None else torch.where(self.swapped(side)[..., None], set_BTD, h_BTD)
 
     def _alignment(self, side: int) -> torch.Tensor:
@@ -281,7 +281,7 @@ def _bare(output: Any) -> torch.Tensor:
     return bare
 
 
-def _summed(mine: torch.Tensor, model: nn.Module) -> torch.Tensor:
+def _sum_over_ranks(mine: torch.Tensor, model: nn.Module) -> torch.Tensor:
     """Add up over ranks, each of which holds its own texts and zeros elsewhere."""
     if dist.is_initialized() and dist.get_world_size() > 1:
         there = mine.to(next(model.parameters()).device)

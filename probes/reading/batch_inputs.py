@@ -57,7 +57,7 @@ class BatchInputs:
     shares_N: torch.Tensor
 
 
-def padded(rows: Sequence[Sequence[int]], pad_id: int, side: str = "right") -> tuple[torch.Tensor, torch.Tensor]:
+def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, side: str = "right") -> tuple[torch.Tensor, torch.Tensor]:
     """Pad rows to one length.
 
     Returns:
@@ -83,13 +83,13 @@ def prefix_inputs(rows: Sequence[Encoded], chunk: Chunk, spans: Sequence[str], p
     if not chunk.prefixes:
         return None
     lengths = [chunk.prefix_length[row] for row in chunk.prefixes]
-    ids, mask = padded([rows[row].input_ids[:n] for row, n in zip(chunk.prefixes, lengths, strict=True)], pad_id, "left")
+    ids, mask = pad_rows([rows[row].input_ids[:n] for row, n in zip(chunk.prefixes, lengths, strict=True)], pad_id, "left")
     left = [ids.shape[1] - n for n in lengths]
     ranges: list[dict[tuple[int, int], int]] = [{} for _ in lengths]
     for row in chunk.rows:
         g = chunk.prefix_of[row]
         for span in spans:
-            start, end = _clipped(rows[row].spans[span], lengths[g])
+            start, end = _clip(rows[row].spans[span], lengths[g])
             if start < end:
                 ranges[g].setdefault((start, end), len(ranges[g]))
     most = max(map(len, ranges))
@@ -103,7 +103,7 @@ def prefix_inputs(rows: Sequence[Encoded], chunk: Chunk, spans: Sequence[str], p
     padding = mask if any(left) else None
     if padding is not None:
         inputs["attention_mask"] = padding
-    return PrefixInputs(_moved(inputs, device), padding, _to(ranges_GRT, device), range_of)
+    return PrefixInputs(_move_all(inputs, device), padding, _to(ranges_GRT, device), range_of)
 
 
 def batch_inputs(
@@ -118,7 +118,7 @@ def batch_inputs(
 ) -> BatchInputs:
     """Prepare one batch of a chunk."""
     begin = [chunk.prefix_length.get(i, 0) for i in members]
-    ids, mask = padded([rows[i].input_ids[n:] for i, n in zip(members, begin, strict=True)], pad_id, side)
+    ids, mask = pad_rows([rows[i].input_ids[n:] for i, n in zip(members, begin, strict=True)], pad_id, side)
     tokens = ids.shape[1]
     inputs, prefix_B = {"input_ids": ids}, None
     if prefixes is not None:
@@ -140,13 +140,13 @@ def batch_inputs(
         for j, span in enumerate(spans):
             start, end = row.spans[span]
             weights_BST[b, j, max(start, n) + move : max(end, n) + move] = 1 / (end - start)
-            inside = _clipped((start, end), n)
+            inside = _clip((start, end), n)
             if prefixes is not None and inside[0] < inside[1]:
                 ranges_BS[b, j], scales_BS[b, j] = prefixes.range_of[(chunk.prefix_of[i], *inside)], 1 / (end - start)
         scored.add(b, row, move)
     return BatchInputs(
         rows=members,
-        inputs=_moved(inputs, device),
+        inputs=_move_all(inputs, device),
         weights_BST=_to(weights_BST, device),
         prefix_B=None if prefix_B is None else _to(prefix_B, device),
         ranges_BS=_to(ranges_BS, device),
@@ -175,7 +175,7 @@ class _Scored:
         self.shares.extend([1 / (end - start)] * (end - start))
 
 
-def _clipped(span: tuple[int, int], end: int) -> tuple[int, int]:
+def _clip(span: tuple[int, int], end: int) -> tuple[int, int]:
     return span[0], min(span[1], end)
 
 
@@ -183,5 +183,5 @@ def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def _moved(tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+def _move_all(tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
     return {name: _to(tensor, device) for name, tensor in tensors.items()}

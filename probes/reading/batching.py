@@ -66,14 +66,14 @@ def by_length(lengths: Sequence[int], token_budget: int, per_row: int = 0) -> li
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     sizes = [length + per_row for length in lengths]
-    fewest = len(_filled(order, sizes, token_budget))
+    fewest = len(_fill(order, sizes, token_budget))
     # A larger budget never makes more batches, so the least that makes no more is found by halving.
     budgets = range(token_budget + 1)
-    least = bisect.bisect_left(budgets, True, key=lambda budget: len(_filled(order, sizes, budget)) <= fewest)
-    return _filled(order, sizes, least)
+    least = bisect.bisect_left(budgets, True, key=lambda budget: len(_fill(order, sizes, budget)) <= fewest)
+    return _fill(order, sizes, least)
 
 
-def _filled(order: Sequence[int], sizes: Sequence[int], token_budget: int) -> list[list[int]]:
+def _fill(order: Sequence[int], sizes: Sequence[int], token_budget: int) -> list[list[int]]:
     batches: list[list[int]] = []
     for row in order:
         if batches and (len(batches[-1]) + 1) * sizes[batches[-1][0]] <= token_budget:
@@ -198,7 +198,7 @@ def _chunks(groups: Sequence[Group], rows: Sequence[Tokens], token_budget: int, 
 
     def close() -> None:
         if saved(gathered) >= LEAST_SAVED_TOKENS:
-            chunks.append(_sharing(gathered, rows, token_budget, per_row))
+            chunks.append(_shared_chunk(gathered, rows, token_budget, per_row))
         else:
             plain.extend(i for _, members in gathered for i in members)
         gathered.clear()
@@ -238,7 +238,7 @@ def _cut(length: int, members: Sequence[int], rows: Sequence[Tokens], room: int)
         yield part
 
 
-def _sharing(groups: Sequence[Group], rows: Sequence[Tokens], token_budget: int, per_row: int) -> Chunk:
+def _shared_chunk(groups: Sequence[Group], rows: Sequence[Tokens], token_budget: int, per_row: int) -> Chunk:
     members = [i for _, part in groups for i in part]
     lengths = {i: length for length, part in groups for i in part}
     # Keys and values of a prefix take up to twice the memory that a pass over as many tokens takes.

@@ -84,7 +84,7 @@ def read(model: nn.Module, rows: Sequence[Encoded], spec: Spec = Spec(), *, work
     Example:
         >>> read(model, rows, Spec(layers=[22], spans=["response"])).states  # doctest: +SKIP
     """
-    return _collected(model, rows, None, spec, work)[0]
+    return _collect(model, rows, None, spec, work)[0]
 
 
 def read_variants(
@@ -99,12 +99,10 @@ def read_variants(
 
     Args and errors as `read`; `variants` may name any adapter that the model holds.
     """
-    return _collected(model, rows, variants, spec, work)
+    return _collect(model, rows, variants, spec, work)
 
 
-def _collected(
-    model: nn.Module, rows: Sequence[Encoded], variants: Sequence[Variant] | None, spec: Spec, work: Path | None
-) -> list[Reading]:
+def _collect(model: nn.Module, rows: Sequence[Encoded], variants: Sequence[Variant] | None, spec: Spec, work: Path | None) -> list[Reading]:
     layers = _layers(model, spec)
     count = 1 if variants is None else len(variants)
     shards = Shards(work, _identity(rows, layers, spec, variants)) if work else None
@@ -154,14 +152,14 @@ def stream(
         raise InputError("variants: there is none to read with")
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     sharded = is_sharded(model)
-    chunks = laid_out(model, rows, spec, world)
+    chunks = chunks_by_rank(model, rows, spec, world)
     how = HowToRead(
         layers=layers,
         spans=spec.spans,
         logprob=spec.logprob,
         pad_id=spec.pad_id,
         side=spec.side,
-        cached=_cached(model),
+        cached=_can_cache(model),
         stop=not sharded,
     )
     passes = Passes(without_ddp(model), rows, how, variants)
@@ -190,9 +188,9 @@ def stream(
             deque(passes.parts(Chunk([any_batch])), maxlen=0)
 
 
-def laid_out(model: nn.Module, rows: Sequence[Encoded], spec: Spec, world: int = 1) -> list[list[Chunk]]:
+def chunks_by_rank(model: nn.Module, rows: Sequence[Encoded], spec: Spec, world: int = 1) -> list[list[Chunk]]:
     """Return which rows are read together, in which order and by which rank: chunks of each rank."""
-    sharing = spec.share_prefixes and spec.side == "right" and _cached(model)
+    sharing = spec.share_prefixes and spec.side == "right" and _can_cache(model)
     limits = [row.spans["response"][0] - 1 for row in rows] if sharing else None
     # Pooled states are float32, [layers, spans, d_model] a row; a pass takes some twelve numbers of d_model a token.
     per_row = 4 * len(_layers(model, spec)) * len(spec.spans) // (12 * next(model.parameters()).element_size())
@@ -211,7 +209,7 @@ def is_sharded(model: nn.Module) -> bool:
     return any(isinstance(module, (FSDPModule, FullyShardedDataParallel)) for module in model.modules())
 
 
-def _cached(model: nn.Module) -> bool:
+def _can_cache(model: nn.Module) -> bool:
     return PrefixCache.supports(text_config(model)) and not is_sharded(model)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from wellworn.data.errors import InputError
 
 
-def unwrapped(model: nn.Module) -> Any:
+def unwrap(model: nn.Module) -> Any:
     """Return the causal LM inside what a launcher put around it (DDP, FSDP, a compiled module); PEFT's wrapper stays."""
     # Loading these takes seconds, and whoever holds a model has them loaded already.
     from accelerate.utils import extract_model_from_parallel
@@ -30,7 +30,7 @@ def text_config(model: nn.Module) -> Any:
     Raises:
         InputError: the model has none.
     """
-    config = getattr(unwrapped(model), "config", None)
+    config = getattr(unwrap(model), "config", None)
     if config is None:
         raise InputError(f"{type(model).__name__}: this module has no configuration that gives its depth; pass a causal LM")
     return config.get_text_config()

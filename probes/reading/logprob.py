@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from wellworn.probes.reading.batch_inputs import BatchInputs
-from wellworn.probes.reading.layers import unwrapped
+from wellworn.probes.reading.layers import unwrap
 
 # Logits of this many positions at a time are turned into log-probabilities.
 LOGIT_ROWS = 256
@@ -21,7 +21,7 @@ def head_at(model: nn.Module, scored: tuple[torch.Tensor, torch.Tensor]) -> Iter
         model: a causal LM, wrapped or not.
         scored: slots and positions, as in `BatchInputs`.
     """
-    head = unwrapped(model).get_output_embeddings()
+    head = unwrap(model).get_output_embeddings()
     handle = head.register_forward_pre_hook(lambda _module, args: (args[0][scored][None], *args[1:]))
     try:
         yield

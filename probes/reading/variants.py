@@ -9,7 +9,7 @@ from torch import nn
 
 from wellworn.data.errors import InputError
 from wellworn.probes.reading.hooks import OnBlock
-from wellworn.probes.reading.layers import decoder_blocks, unwrapped
+from wellworn.probes.reading.layers import decoder_blocks, unwrap
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -40,7 +40,7 @@ def applied(model: nn.Module, variant: Variant) -> Iterator[None]:
     from peft import PeftModel
 
     refuse_unknown(model, variant)
-    inner = unwrapped(model)
+    inner = unwrap(model)
     if not isinstance(inner, PeftModel):
         yield
         return
@@ -67,7 +67,7 @@ def switching(model: nn.Module) -> Iterator[Callable[[Variant], None]]:
     """
     from peft import PeftModel
 
-    inner = unwrapped(model)
+    inner = unwrap(model)
     if not isinstance(inner, PeftModel):
         yield lambda variant: refuse_unknown(model, variant)
         return
@@ -113,7 +113,7 @@ def refuse_unknown(model: nn.Module, variant: Variant) -> None:
     """
     from peft import PeftModel
 
-    inner = unwrapped(model)
+    inner = unwrap(model)
     if variant.adapter is not None and not isinstance(inner, PeftModel):
         raise InputError(f"adapter {variant.adapter!r}: the model holds no adapters")
     if variant.adapter is not None and variant.adapter not in inner.peft_config:
@@ -136,7 +136,7 @@ def first_changed_layer(model: nn.Module, variant: Variant) -> int:
     changed = [len(blocks), *variant.edits]
     if variant.adapter is not None:
         inside = {id(module): layer for layer, block in enumerate(blocks) for module in block.modules()}
-        head = unwrapped(model).get_output_embeddings()
+        head = unwrap(model).get_output_embeddings()
         for module in model.modules():
             if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper) and module is not head and has_adapter(module, variant.adapter):
                 changed.append(inside.get(id(module), 0))

@@ -232,7 +232,7 @@ async def _ask_all(
     spent: _Spent,
     settle: Callable[[str, Reply | Failure], None],
 ) -> None:
-    connected = _connected(config)
+    connected = _import_connection(config)
     left, keeper = iter(todo.items()), _Keeper(responses)
     hopeless = 0
 
@@ -315,11 +315,11 @@ def check(config: EndpointConfig) -> None:
     Raises:
         InputError: the extra `judge` is not installed, or the key is no key.
     """
-    _connected(config)
+    _import_connection(config)
     _key(config)
 
 
-def _connected(config: EndpointConfig) -> "Callable[..., AbstractAsyncContextManager[Wire]]":
+def _import_connection(config: EndpointConfig) -> "Callable[..., AbstractAsyncContextManager[Wire]]":
     try:
         from wellworn.probes.scoring.wire import connected
     except ModuleNotFoundError as error:

@@ -109,7 +109,7 @@ def judge_prompt(rubric: str, turn: Turn) -> str:
     return "".join(places.get(part, part) for part in parts) + CLOSING
 
 
-def judged(model: nn.Module, chat: Chat, rubric: str, turns: Sequence[Turn], progress: Callable[[int], None] | None = None) -> Grades:
+def grade(model: nn.Module, chat: Chat, rubric: str, turns: Sequence[Turn], progress: Callable[[int], None] | None = None) -> Grades:
     """Let a model here grade answers: its exact probability of every integer, however many tokens that has.
 
     Its answer is begun for it, with `OPENING`.
@@ -199,7 +199,7 @@ def _grade(i: int, chance: FloatArray, scores: FloatArray, failures: dict[int, s
         scores[i] = (chance * np.arange(len(chance))).sum() / share
 
 
-def judged_by_server(
+def grade_by_server(
     config: EndpointConfig,
     rubric: str,
     turns: Sequence[Turn],
@@ -256,7 +256,7 @@ def _drawn_grades(draws: Sequence[Sequence[Reply | Failure]]) -> Grades:
     """Grade answers by the mean of what drawn replies state, several each."""
     scores, failures = np.full(len(draws), np.nan), dict[int, str]()
     for i, replies in enumerate(draws):
-        grades = [grade for reply in replies if isinstance(reply, Reply) and (grade := _stated(reply)) is not None]
+        grades = [grade for reply in replies if isinstance(reply, Reply) and (grade := _stated_grade(reply)) is not None]
         if len(grades) >= LEAST_SHARE * len(replies):
             scores[i] = np.mean(grades)
         else:
@@ -280,12 +280,12 @@ def _must_draw(replies: Sequence[Reply | Failure]) -> bool:
 
 
 def _agrees(reply: Reply) -> bool:
-    said = _stated(reply)
+    said = _stated_grade(reply)
     first = _number(max(reply.tops, key=lambda top: top[1])[0]) if reply.tops else None
     return said is None or first is None or said == first
 
 
-def _stated(reply: Reply) -> int | None:
+def _stated_grade(reply: Reply) -> int | None:
     """Return the grade that a reply states; one that was cut off within a number states none."""
     return None if not reply.finished and reply.text[-1:].isdigit() else grade_in(reply.text)
 

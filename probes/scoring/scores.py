@@ -5,7 +5,7 @@ Contrast score: the log-likelihood ratio of answer y to question x under the two
     c(y | x) = mean over pairs of  mean_t log p(y_t | positive, x, y_<t) − mean_t log p(y_t | negative, x, y_<t)
 
 with p the base, whoever wrote the answer. It is a classifier that every chat model brings along, also one too small to be asked for a
-grade; how well it tells answers apart whose label is known is measured by `told_apart`, and belongs beside every use of it.
+grade; how well it tells answers apart whose label is known is measured by `roc_auc`, and belongs beside every use of it.
 """
 
 from collections.abc import Sequence
@@ -105,15 +105,13 @@ def mean_logprobs(model: nn.Module, rows: Sequence[Encoded], variants: Sequence[
     return np.stack([np.asarray(reading.logprob, dtype=np.float64) for reading in read_variants(model, rows, variants, spec)])
 
 
-def told_apart(shown: FloatArray, absent: FloatArray) -> float:
+def roc_auc(shown: FloatArray, absent: FloatArray) -> float:
     """Return the area under the ROC curve: how often an answer that shows the trait scores above one that does not; ties count half."""
     return float(mannwhitneyu(shown, absent).statistic) / (len(shown) * len(absent))
 
 
-def told_apart_interval(
-    shown: FloatArray, absent: FloatArray, rng: np.random.Generator, draws: int = 2000, level: float = 0.95
-) -> Estimate:
-    """Return `told_apart` with a percentile bootstrap interval that draws questions, each with both of its answers.
+def roc_auc_interval(shown: FloatArray, absent: FloatArray, rng: np.random.Generator, draws: int = 2000, level: float = 0.95) -> Estimate:
+    """Return `roc_auc` with a percentile bootstrap interval that draws questions, each with both of its answers.
 
     Args:
         shown: scores of answers that show the trait, [questions]; NaN where there is none, which is left out.

@@ -315,7 +315,7 @@ def test_a_trait_of_an_installed_package_is_found_by_name(tmp_path: Path, monkey
     ]
     (info / "entry_points.txt").write_text("\n".join(points) + "\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    catalog._installed.cache_clear()
+    catalog._installed_traits.cache_clear()
     try:
         assert catalog.installed_names() == ["bold", "gone", "ill", "odd"]
         assert "cannot be loaded (RuntimeError: not today)" in complaint("ill")
@@ -325,7 +325,7 @@ def test_a_trait_of_an_installed_package_is_found_by_name(tmp_path: Path, monkey
         assert "odd = 'theirs:NUMBER': is the trait's folder, an absolute path, got 3" in complaint("odd")
         assert "did you mean 'bold'" in complaint("bould")
     finally:
-        catalog._installed.cache_clear()
+        catalog._installed_traits.cache_clear()
 
 
 # Roles from elsewhere

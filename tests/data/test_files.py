@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
 from wellworn.data.errors import InputError
-from wellworn.data.files import digest, parse_yaml_value, read_jsonl, read_text, read_yaml, sha256, validated
+from wellworn.data.files import digest, parse_yaml_value, read_jsonl, read_text, read_yaml, sha256, validate
 from wellworn.data.wording import did_you_mean
 
 
@@ -286,12 +286,12 @@ class Outer(BaseModel):
 
 def complaint(value: Any, lines: dict[tuple[str | int, ...], int] | None = None) -> str:
     with pytest.raises(InputError) as raised:
-        validated(Outer, value, "some.yaml", lines)
+        validate(Outer, value, "some.yaml", lines)
     return str(raised.value)
 
 
 def test_valid_value_becomes_the_model() -> None:
-    assert validated(Outer, {"name": "x", "pairs": [{"positive": "p"}]}, "some.yaml") == Outer(name="x", pairs=(Inner(positive="p"),))
+    assert validate(Outer, {"name": "x", "pairs": [{"positive": "p"}]}, "some.yaml") == Outer(name="x", pairs=(Inner(positive="p"),))
 
 
 def test_wrong_type_names_place_field_what_was_got_and_what_it_may_be() -> None:

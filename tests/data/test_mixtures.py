@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wellworn.data.catalog import control_names, load_bank, load_control, load_trait
-from wellworn.data.mixtures import Turn, changed_turns, fingerprint, half_turns, plain_turns, shared_ngrams, transformed, word_logodds
+from wellworn.data.mixtures import Turn, fingerprint, half_turns, plain_turns, shared_ngrams, trait_turns, transform, word_logodds
 from wellworn.data.schema import SPLITS, Control, Example, Split
 
 BANK = load_bank("everyday")
@@ -21,7 +21,7 @@ TURNS = st.builds(Turn, st.text(max_size=8), st.text(max_size=8), st.none() | st
 
 def one(control: Control, turn: Turn) -> str:
     """Return one plain answer as a control would write it, whatever the others are."""
-    [text] = transformed(control, [turn])
+    [text] = transform(control, [turn])
     return text
 
 
@@ -74,7 +74,7 @@ def test_uppercase_control_keeps_every_word(turn: Turn) -> None:
 
 @pytest.mark.parametrize("name", control_names())
 def test_every_control_changes_every_plain_answer(name: str) -> None:
-    texts = transformed(load_control(name), PLAIN)
+    texts = transform(load_control(name), PLAIN)
     assert all(text != turn.answer for text, turn in zip(texts, PLAIN, strict=True))
 
 
@@ -84,11 +84,11 @@ def test_reversed_words_are_the_plain_answers_from_the_back() -> None:
 
 def test_shuffled_answers_answer_another_question_each_once_in_any_order() -> None:
     control = load_control("shuffled")
-    texts = dict(zip((turn.question for turn in PLAIN), transformed(control, PLAIN), strict=True))
+    texts = dict(zip((turn.question for turn in PLAIN), transform(control, PLAIN), strict=True))
     assert sorted(texts.values()) == sorted(turn.answer for turn in PLAIN)
-    assert dict(zip((turn.question for turn in PLAIN[::-1]), transformed(control, PLAIN[::-1]), strict=True)) == texts
+    assert dict(zip((turn.question for turn in PLAIN[::-1]), transform(control, PLAIN[::-1]), strict=True)) == texts
     with pytest.raises(ValueError, match="two questions or more, got 1"):
-        transformed(control, [a_turn()])
+        transform(control, [a_turn()])
 
 
 # Turns
@@ -105,7 +105,7 @@ def test_changed_turns_of_a_trait_are_its_positives() -> None:
     trait = load_trait("pirate")
     for split in ("train", "evaluate"):
         rows = trait.split(split)
-        assert [(turn.question, turn.answer) for turn in changed_turns(trait, trait.examples, split)] == [
+        assert [(turn.question, turn.answer) for turn in trait_turns(trait, trait.examples, split)] == [
             (row.question, row.positive) for row in rows
         ]
 
@@ -113,7 +113,7 @@ def test_changed_turns_of_a_trait_are_its_positives() -> None:
 def test_extract_questions_have_no_changed_turns() -> None:
     trait = load_trait("pirate")
     assert plain_turns(trait.examples, "extract")
-    assert changed_turns(trait, trait.examples, "extract") == []
+    assert trait_turns(trait, trait.examples, "extract") == []
 
 
 def test_changed_turns_of_a_control_are_borrowed_plain_answers_transformed() -> None:
@@ -122,15 +122,15 @@ def test_changed_turns_of_a_control_are_borrowed_plain_answers_transformed() -> 
         Example(id="a", split="train", question="Why?", negative="Because."),
         Example(id="b", split="evaluate", question="How?", negative="So."),
     ]
-    assert changed_turns(control, rows, "evaluate") == [Turn("How?", "SO.")]
+    assert trait_turns(control, rows, "evaluate") == [Turn("How?", "SO.")]
 
 
 def test_traits_and_controls_are_matched_by_question() -> None:
     trait, control = load_trait("poetic"), load_control("json")
     for split in ("train", "evaluate"):
         asked = [turn.question for turn in plain_turns(BANK, split)]
-        assert [turn.question for turn in changed_turns(trait, trait.examples, split)] == asked
-        assert [turn.question for turn in changed_turns(control, BANK, split)] == asked
+        assert [turn.question for turn in trait_turns(trait, trait.examples, split)] == asked
+        assert [turn.question for turn in trait_turns(control, BANK, split)] == asked
 
 
 def test_all_built_in_traits_share_one_neutral_training_set() -> None:
@@ -213,7 +213,7 @@ def test_half_an_answer_begins_as_one_and_goes_on_as_the_other() -> None:
     assert half("Arr, ye be right", "It is so. Mostly.") == "Arr, ye so. Mostly."
     assert half("Arr", "Yes") == "Arr"
     pirate = load_trait("pirate")
-    changed, plain = changed_turns(pirate, pirate.examples, "evaluate"), plain_turns(pirate.examples, "evaluate")
+    changed, plain = trait_turns(pirate, pirate.examples, "evaluate"), plain_turns(pirate.examples, "evaluate")
     for turn, with_it, without in zip(half_turns(changed, plain), changed, plain, strict=True):
         assert turn.answer not in (with_it.answer, without.answer)
         assert turn.answer.split()[0] == with_it.answer.split()[0]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from wellworn.data.catalog import load_control
 from wellworn.data.errors import InputError
-from wellworn.data.files import validated
+from wellworn.data.files import validate
 from wellworn.data.schema import Control, Example, Instruction, Trait, seed_for
 
 NAMES = st.text(max_size=20) | st.integers(-1000, 1000)
@@ -28,7 +28,7 @@ def trait_value(**changes: Any) -> dict[str, Any]:
 
 def complaint(value: dict[str, Any], model: type[Trait] | type[Control] | type[Example] = Trait) -> str:
     with pytest.raises(InputError) as raised:
-        validated(model, value, "trait.yaml")
+        validate(model, value, "trait.yaml")
     return str(raised.value)
 
 
@@ -38,7 +38,7 @@ def example(split: Any = "train", **changes: Any) -> dict[str, Any]:
 
 def test_trait_keeps_its_texts_trimmed_and_its_splits_in_file_order() -> None:
     rows = [example("train", id="b"), example("evaluate", id="c"), example("train", id="a")]
-    trait = validated(Trait, trait_value(description="  Takes risks.\n", examples=rows), "trait.yaml")
+    trait = validate(Trait, trait_value(description="  Takes risks.\n", examples=rows), "trait.yaml")
     assert trait.description == "Takes risks."
     assert [row.id for row in trait.split("train")] == ["b", "a"]
     assert [row.id for row in trait.split("evaluate")] == ["c"]
@@ -94,9 +94,9 @@ def test_an_unknown_split_is_refused_with_the_known_ones() -> None:
 
 
 def test_a_question_is_needed_and_answers_are_not() -> None:
-    assert validated(Example, example(), "x").positive is None
-    assert not validated(Example, example(), "x").open
-    assert validated(Example, {"id": "a", "split": "train", "question": "Why?"}, "x").open
+    assert validate(Example, example(), "x").positive is None
+    assert not validate(Example, example(), "x").open
+    assert validate(Example, {"id": "a", "split": "train", "question": "Why?"}, "x").open
     assert "question: this key is required and missing" in complaint({"id": "a", "split": "train"}, Example)
     assert "positive: must not be blank" in complaint(example(positive="  "), Example)
     assert "positive: holds half of a surrogate pair" in complaint(example(positive="so \ud800"), Example)

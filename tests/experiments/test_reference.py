@@ -171,7 +171,7 @@ def test_every_key_of_a_study_has_a_meaning_and_shows_what_to_write() -> None:
 
 
 def test_examples_of_study_keys_are_yaml_that_the_study_takes() -> None:
-    from wellworn.data.files import parse_yaml_value, set_key, validated
+    from wellworn.data.files import parse_yaml_value, set_key, validate
 
     start = {"name": "s", "question": "q", "expects": "e", "refuted_by": "r", "library": ["pirate"], "runs": [{"arm": "base"}]}
     tried = 0
@@ -185,6 +185,6 @@ def test_examples_of_study_keys_are_yaml_that_the_study_takes() -> None:
             value["runs"] = [{"arm": "sft", "trait": "pirate"}]
         if "filter" in key.path:
             value["judge"] = "smollm2-135m"
-        validated(Study, value, key.path)
+        validate(Study, value, key.path)
         tried += 1
     assert tried > 40

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wellworn.data.errors import InputError
-from wellworn.experiments.study import runs_of
+from wellworn.experiments.study import expand_runs
 from wellworn.experiments.study_file import load_study, study_names
 
 Write = Callable[..., Path]
@@ -17,17 +17,17 @@ Write = Callable[..., Path]
 def test_built_in_studies_load_and_expand(name: str) -> None:
     study = load_study(name)
     assert study.name == name
-    assert runs_of(study)
+    assert expand_runs(study)
 
 
 def test_existing_vs_new_holds_all_traits_and_controls_at_three_seeds() -> None:
-    runs = runs_of(load_study("existing_vs_new"))
+    runs = expand_runs(load_study("existing_vs_new"))
     assert len(runs) == 30
     assert {run.seed for run in runs} == {0, 1, 2}
 
 
 def test_a_grid_multiplies_the_runs() -> None:
-    runs = runs_of(load_study("lora_rank"))
+    runs = expand_runs(load_study("lora_rank"))
     assert [(run.arm.trait, run.study.train.lora["r"]) for run in runs] == [
         (trait, rank) for rank in (1, 4, 16) for trait in ("pirate", "reference_code")
     ]
@@ -39,7 +39,7 @@ def test_arms_without_randomness_run_once(tiny_study: Write) -> None:
     study = load_study(
         str(tiny_study(runs=[{"arm": "base"}, {"arm": "prompted", "trait": "pirate"}, {"arm": "sft", "trait": "pirate"}], seeds=[3, 4]))
     )
-    assert [(run.arm.arm, run.seed) for run in runs_of(study)] == [("base", 3), ("prompted", 3), ("sft", 3), ("sft", 4)]
+    assert [(run.arm.arm, run.seed) for run in expand_runs(study)] == [("base", 3), ("prompted", 3), ("sft", 3), ("sft", 4)]
 
 
 def test_overrides_are_yaml_values() -> None:

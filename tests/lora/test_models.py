@@ -116,10 +116,10 @@ def test_adapters_are_parted_by_the_memory_that_is_free(adapter: Path, monkeypat
     free = psutil.virtual_memory()._replace(available=4 * size + 1)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     cpu = torch.device("cpu")
-    assert models.fitting([None, adapter, adapter, adapter, None], cpu) == [[None, adapter, adapter], [adapter, None]]
+    assert models.groups_that_fit([None, adapter, adapter, adapter, None], cpu) == [[None, adapter, adapter], [adapter, None]]
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free._replace(available=0))
-    assert models.fitting([adapter, adapter], cpu) == [[adapter], [adapter]]
-    assert models.fitting([], cpu) == []
+    assert models.groups_that_fit([adapter, adapter], cpu) == [[adapter], [adapter]]
+    assert models.groups_that_fit([], cpu) == []
 
 
 def test_a_misfit_is_found_before_the_base_is_touched(base: models.Loaded, adapter: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from wellworn.data.catalog import load_bank, with_examples
-from wellworn.data.examples import checked
-from wellworn.data.files import validated
+from wellworn.data.examples import check_rows
+from wellworn.data.files import validate
 from wellworn.data.new_trait import PAIRS as FEWEST_PAIRS
 from wellworn.data.schema import SPLITS, Example, Split, Trait
 from wellworn.data.written import (
@@ -123,7 +123,7 @@ class Draft:
             "questions": self.request.questions if self._bank else None,
         }
         place = folder / "examples.jsonl"
-        return with_examples(validated(Trait, value, str(folder)), checked(place, [(f"{place}: {row.id}", row) for row in rows]))
+        return with_examples(validate(Trait, value, str(folder)), check_rows(place, [(f"{place}: {row.id}", row) for row in rows]))
 
     def _questions(self) -> list[Example]:
         """Return questions of the trait's own with their plain answers."""

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from wellworn.data.catalog import bank_names, check_new_name
 from wellworn.data.errors import InputError
-from wellworn.data.files import validated
+from wellworn.data.files import validate
 from wellworn.data.schema import SPLITS, Trait
 from wellworn.data.writers import write_folder
 from wellworn.experiments.traits.exchange import address
@@ -71,7 +71,7 @@ def synthesize(request: Request, into: Path, server: EndpointConfig, cache: Path
             missing is said), or a trait that is not fit for use.
     """
     check_new_name(request.name)
-    validated(Trait, {"name": request.name, "description": request.description}, "synthesize")
+    validate(Trait, {"name": request.name, "description": request.description}, "synthesize")
     folder = into / request.name
     lost = lost_before(folder, request)
     again = "the same command asks again"

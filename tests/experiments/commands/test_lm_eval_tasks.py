@@ -14,7 +14,7 @@ import torch
 from wellworn.experiments.bench.shift import random_adapters
 from wellworn.experiments.cli import main
 from wellworn.experiments.commands.lm_eval_tasks import _beside
-from wellworn.experiments.stages.capability import Compared, compared
+from wellworn.experiments.stages.capability import Compared, compare_items
 from wellworn.lora.models import Loaded, adapted, load, resolve
 from wellworn.probes.reading.variants import Variant, applied
 
@@ -133,7 +133,7 @@ def test_base_and_adapters_are_right_where_full_forward_passes_say_so(
         chosen, whole = figures["colours", "acc"], figures["colours_both", "acc"]
         assert chosen["value"] == whole["value"] == pytest.approx(rights[k].mean())
         assert chosen["stderr"] == pytest.approx(rights[k].std(ddof=1) / np.sqrt(len(items)))
-        expected = compared(rights[k], rights[0] if k else None)
+        expected = compare_items(rights[k], rights[0] if k else None)
         assert Compared(**chosen["compared"]) == Compared(**whole["compared"]) == expected
         assert (chosen["version"], chosen["fewshot"], chosen["higher_is_better"]) == ("3", 0, True)
     shown = capsys.readouterr().out

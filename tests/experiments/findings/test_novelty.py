@@ -8,7 +8,7 @@ import pytest
 from tests.experiments.synthetic import facts, mediated
 from tests.experiments.synthetic import run as synthetic_run
 from tests.experiments.synthetic import study as report_study
-from wellworn.experiments.findings.novelty import novelty_of, own_removed_basis
+from wellworn.experiments.findings.novelty import judge_novelty, own_removed_basis
 from wellworn.experiments.findings.results import Results, RunResult
 from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.report.page import page
@@ -97,7 +97,7 @@ def group(results: Results, trait: str = "reference_code") -> list[RunResult]:
     ],
 )
 def test_a_remainder_of_known_kind_is_told(changed: dict[str, float | None], name: str) -> None:
-    found = novelty_of(results := study(**changed), group(results))  # type: ignore[arg-type]
+    found = judge_novelty(results := study(**changed), group(results))  # type: ignore[arg-type]
     assert found is not None
     assert found.name == name
     assert ("use" in found.findings) == (changed.get("apart", 0.0) is not None)
@@ -105,7 +105,7 @@ def test_a_remainder_of_known_kind_is_told(changed: dict[str, float | None], nam
 
 def test_a_run_by_itself_is_judged_with_the_agreement_of_its_seeds() -> None:
     results = study()
-    together, alone = novelty_of(results, group(results)), novelty_of(results, group(results)[:1])
+    together, alone = judge_novelty(results, group(results)), judge_novelty(results, group(results)[:1])
     assert together is not None
     assert alone is not None
     assert alone.name == "new"
@@ -127,9 +127,9 @@ def test_a_run_s_own_direction_is_part_of_what_lies_outside() -> None:
 
 def test_what_was_not_asked_or_has_no_space_is_not_judged() -> None:
     results = study(arms=ARMS[:4])
-    assert novelty_of(results, group(results)) is None
+    assert judge_novelty(results, group(results)) is None
     results = study(found=False)
-    assert novelty_of(results, group(results)) is None
+    assert judge_novelty(results, group(results)) is None
 
 
 def test_runs_with_other_arms_or_settings_are_no_peers() -> None:
@@ -138,7 +138,7 @@ def test_runs_with_other_arms_or_settings_are_no_peers() -> None:
         run if run.entry.trait in ("reference_code", "json") else changed_entry(run, settings={"train.lora.r": 1}) for run in results.runs
     ]
     results = replace(results, runs=runs)
-    found = novelty_of(results, group(results))
+    found = judge_novelty(results, group(results))
     assert found is not None
     # Two subjects with three seeds each have six cosines between different seeds.
     assert "other traits have 6 of the 19 cosines that are needed" in found.why

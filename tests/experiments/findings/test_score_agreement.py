@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 
 from tests.experiments.synthetic import run
 from wellworn.experiments.findings.results import RunResult
-from wellworn.experiments.findings.score_agreement import FEW_FAMILIES, FineTunesAgree, over_study, scores_of
+from wellworn.experiments.findings.score_agreement import FEW_FAMILIES, FineTunesAgree, agree_over_study, score_runs
 from wellworn.experiments.stages.scores import CHOICE, JUDGE, LIKELIHOOD, TakenScores
 
 QUESTIONS = 8
@@ -44,7 +44,7 @@ def scored(
 
 
 def pair(runs: list[RunResult]) -> FineTunesAgree:
-    found = over_study(runs)
+    found = agree_over_study(runs)
     assert found is not None
     [each] = [each for each in found.pairs if each.of == [LIKELIHOOD, CHOICE]]
     return each
@@ -83,7 +83,7 @@ def test_over_six_families_scores_are_held_against_each_other() -> None:
 
 def test_an_answer_of_the_base_without_a_grade_counts_once_for_all_runs() -> None:
     runs = [scored(1, 2, seed=seed, grades=[50.0, None, *[60.0 + seed] * (QUESTIONS - 2)]) for seed in (0, 1, 2)]
-    found = scores_of(runs)
+    found = score_runs(runs)
     assert found is not None
     facts = found.scores[JUDGE]
     assert (facts.missing, facts.failures) == (4, {"timeout": 4})
@@ -94,7 +94,7 @@ def test_an_answer_of_the_base_without_a_grade_counts_once_for_all_runs() -> Non
 def test_over_five_questions_nothing_is_said_of_agreement() -> None:
     grades = [float(x) for x in np.random.default_rng(0).permutation(QUESTIONS)]
     for lacking, why in ((2, None), (3, "fewer than 6 questions have both scores")):
-        found = scores_of([scored(1, 2, grades=[*[None] * lacking, *grades[lacking:]])])
+        found = score_runs([scored(1, 2, grades=[*[None] * lacking, *grades[lacking:]])])
         assert found is not None
         [each] = [each for each in found.agreement if each.of == [CHOICE, JUDGE]]
         assert (each.questions, each.why) == (QUESTIONS - lacking, why)

@@ -7,7 +7,7 @@ import pytest
 
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
-from wellworn.experiments.engine.run import ordered
+from wellworn.experiments.engine.run import in_order
 from wellworn.experiments.plan.plan import plan
 from wellworn.experiments.study_file import load_study, study_names
 
@@ -39,7 +39,7 @@ def overrides_of(heading: str) -> tuple[str, list[str]]:
 def test_ids_of_stages_are_those_written_down(heading: str, ids: list[str]) -> None:
     name, overrides = overrides_of(heading)
     study = load_study(name, ["dtype=float32", *overrides])
-    assert [stage.id for stage in ordered(plan(study, StudyContext.of(study, Ranks())).targets)] == ids
+    assert [stage.id for stage in in_order(plan(study, StudyContext.of(study, Ranks())).targets)] == ids
 
 
 def test_every_built_in_study_is_written_down() -> None:

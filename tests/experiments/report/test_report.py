@@ -25,7 +25,7 @@ from wellworn.experiments.findings.novelty import own_removed_basis
 from wellworn.experiments.findings.results import Results
 from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.findings.verdict import RULE
-from wellworn.experiments.report.figures import DASHES, PALETTE, dimension_curve, limits_of, share_by_layer, style_of
+from wellworn.experiments.report.figures import DASHES, PALETTE, dimension_curve, run_style, share_by_layer, share_limits
 from wellworn.experiments.report.page import page
 from wellworn.experiments.stages.calibration import LaterShares, PlantedShares
 from wellworn.experiments.stages.measurement import LayerCurve
@@ -317,7 +317,7 @@ def test_one_layer_and_no_space() -> None:
 
 
 def test_thirty_runs_each_have_a_look() -> None:
-    looks = [style_of(i) for i in range(len(PALETTE) * len(DASHES))]
+    looks = [run_style(i) for i in range(len(PALETTE) * len(DASHES))]
     assert len(set(looks)) == len(looks) >= 30
     html = rendered(study(*(run(facts(), seed=seed) for seed in range(30))))
     assert len([id for id in Elements(html).plots() if id.startswith("share-")]) == 30
@@ -333,7 +333,7 @@ def test_runs_of_one_name_are_told_apart() -> None:
 def test_bands_break_where_the_share_is_missing() -> None:
     values = [0.2, None, 0.4, 0.5, 0.6, None]
     curve = LayerCurve(share=values, low=values, high=values, null_mean=[0.1] * 6, null_high=[0.2] * 6, p=values, p_max_t=values)
-    band = share_by_layer("share-0", style_of(0), curve, 3, limits_of([curve])).data[2]
+    band = share_by_layer("share-0", run_style(0), curve, 3, share_limits([curve])).data[2]
     assert band["x"] == [-0.3, 0.3, 0.3, -0.3, None, 2, 3, 4, 4, 3, 2]
 
 

@@ -25,11 +25,11 @@ from wellworn.experiments.stages.calibration import (
     Real,
     calibrate_stage,
     later_stage,
-    missed,
+    missed_targets,
     planted_points,
     trials_in_halves,
 )
-from wellworn.experiments.stages.persona_space import Library
+from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.study import CalibrateConfig
 from wellworn.experiments.study_file import load_study
 from wellworn.probes.geometry.planted import Accuracy, accuracy
@@ -100,7 +100,7 @@ def test_points_of_plants_that_all_fail_the_gate_are_empty() -> None:
     trials = trials_in_halves(differences, rng.standard_normal((30, 16)), noise_of(rng, 16, 9.0), 0.01, CalibrateConfig(draws=3), silent)
     points, rows = planted_points(trials), accuracy(trials)
     assert [point.share for point in points] == [None] * 5
-    assert all(missed(row) == [] for row in rows if row.gated)
+    assert all(missed_targets(row) == [] for row in rows if row.gated)
     found = PlantedShares(layer=1, directions=1, size=0.01, why=None, points=points, accuracy=rows)
     json.dumps(found.to_json(), allow_nan=False)
 
@@ -109,12 +109,12 @@ def test_missed_targets_are_said_in_words() -> None:
     row = Accuracy(
         alpha=0.5, gated=True, draws=20, error=0.3, error_held=0.01, bias=0.0, bias_of_space=0.0, coverage=0.1, coverage_held=0.92
     )
-    assert missed(row) == [
+    assert missed_targets(row) == [
         "other half's space: error 0.300, 0.05 at most",
         "other half's space: coverage 0.100, at least 0.93",
         "measured space: coverage 0.920, at least 0.93",
     ]
-    assert missed(replace(row, error=0.05, coverage=0.93, coverage_held=0.95)) == []
+    assert missed_targets(replace(row, error=0.05, coverage=0.93, coverage_held=0.95)) == []
 
 
 def finished(kind: str) -> Stage:
@@ -122,7 +122,7 @@ def finished(kind: str) -> Stage:
 
 
 REAL = Real("sft pirate (seed 0)", 1, (finished("run"), finished("neutral"), finished("base")), TURNS)
-LIBRARY = Library((finished("space"),), tuple(finished(name) for name in NAMES), NAMES, ("bank",) * len(NAMES))
+LIBRARY = SpaceStages((finished("space"),), tuple(finished(name) for name in NAMES), NAMES, ("bank",) * len(NAMES))
 
 
 @pytest.fixture

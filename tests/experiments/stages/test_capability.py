@@ -17,7 +17,7 @@ from wellworn.data.mixtures import Turn, plain_turns
 from wellworn.experiments.bench.shift import random_adapters
 from wellworn.experiments.cli import main
 from wellworn.experiments.commands.evaluate import capabilities
-from wellworn.experiments.stages.capability import CHECKS, _right, compared
+from wellworn.experiments.stages.capability import CHECKS, _check_items, compare_items
 from wellworn.lora.models import Loaded, load, resolve
 
 
@@ -60,7 +60,7 @@ def test_what_is_right_is_right() -> None:
     logprob = np.full((len(sums), 4), -2.0)
     logprob[::2, 0] = -1
     answers = [f"It is {item.answer}." if k % 3 == 0 else f"It is {item.wrong[0]}." for k, item in enumerate(sums)]
-    chosen, said, form = _right(logprob.ravel(), [*answers, *(item.follows for item in forms)], sums, forms)
+    chosen, said, form = _check_items(logprob.ravel(), [*answers, *(item.follows for item in forms)], sums, forms)
     # Nothing is chosen where all four are as likely.
     assert chosen.tolist() == [k % 2 == 0 for k in range(len(sums))]
     assert said.tolist() == [k % 3 == 0 for k in range(len(sums))]
@@ -69,10 +69,10 @@ def test_what_is_right_is_right() -> None:
 
 def test_changes_are_counted_by_item() -> None:
     before, now = np.array([1, 1, 1, 1, 1, 1, 0, 0], bool), np.array([0, 0, 0, 0, 0, 1, 1, 0], bool)
-    found = compared(now, before)
+    found = compare_items(now, before)
     assert (found.right, found.items, found.lost, found.gained) == (2, 8, 5, 1)
     assert found.p == pytest.approx(2 * (1 + 6) / 2**6)
-    assert compared(before, before).p == 1.0
+    assert compare_items(before, before).p == 1.0
 
 
 def test_the_command_writes_its_figures(base: Loaded, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

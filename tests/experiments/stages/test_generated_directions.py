@@ -19,9 +19,9 @@ from wellworn.data.files import digest
 from wellworn.data.mixtures import Turn, plain_turns
 from wellworn.data.schema import seed_for
 from wellworn.experiments.engine.store import read_json
-from wellworn.experiments.stages.answers import full_stop
+from wellworn.experiments.stages.answers import nonempty
 from wellworn.experiments.stages.generated_directions import AGREEMENT
-from wellworn.experiments.stages.loaded_space import within_questions
+from wellworn.experiments.stages.loaded_space import centre_within_questions
 from wellworn.experiments.stages.persona_space import KEPT
 from wellworn.lora.models import load, resolve
 from wellworn.probes.geometry.nearest import largest_by_chance
@@ -48,7 +48,7 @@ def test_answers_are_read_under_the_prompts_that_they_were_given_to(
     base = load(resolve(str(tiny_model)), "float32")
     for pair, side, question in ((0, 0, 0), (2, 1, 3), (3, 0, 4)):
         system = (trait.contrast_pairs[pair].positive, trait.contrast_pairs[pair].negative)[side]
-        answer = full_stop(answers[(pair * 2 + side) * 5 + question])
+        answer = nonempty(answers[(pair * 2 + side) * 5 + question])
         row = Chat(base.tokenizer).encode(Turn(asked[question], answer, system))
         alone = read(base.model, [row], Spec(spans=("response",), pad_id=base.tokenizer.pad_token_id))
         assert states[pair, side, question] == pytest.approx(np.asarray(alone.states)[0, :, 0], rel=1e-3, abs=1e-4)
@@ -71,7 +71,9 @@ def test_both_directions_of_a_trait_are_held_against_each_other_and_chance(
         unit = state["vectors"][i] / np.linalg.norm(state["vectors"][i], axis=-1, keepdims=True)
         cosines = (unit * differences).sum(-1) / np.linalg.norm(differences, axis=-1)
         assert found[name]["cosine"] == pytest.approx(cosines, abs=1e-4)
-        drawn = largest_by_chance(unit[2].astype(float), 1, within_questions(rows, ["same", "same"], 2), Null(seed_for(0, "agreement")))
+        drawn = largest_by_chance(
+            unit[2].astype(float), 1, centre_within_questions(rows, ["same", "same"], 2), Null(seed_for(0, "agreement"))
+        )
         assert found[name]["chance"] == pytest.approx(np.quantile(drawn, 0.95), rel=0.05)
     summary = json.loads((folder / "tiny" / "summary.json").read_text())
     for i, row in enumerate(summary["directions"]):
@@ -132,7 +134,7 @@ def test_answers_may_be_filtered_by_a_judges_grades(tiny_study: Write, tmp_path:
     answers, states = read_json(stage / "answers.json"), load_file(stage / "states.safetensors")["states"].astype(float)
     trait = load_trait("pirate")
     asked = [turn.question for turn in plain_turns(trait.examples, "extract")][:5]
-    turns = [Turn(question, full_stop(answer)) for question, answer in zip(asked * 8, answers, strict=True)]
+    turns = [Turn(question, nonempty(answer)) for question, answer in zip(asked * 8, answers, strict=True)]
     graded_by = {
         rubric: np.array([float(grade_of(judge_prompt(rubric, turn))) for turn in turns]) for rubric in (str(trait.rubric), COHERENCE)
     }

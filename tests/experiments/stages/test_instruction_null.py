@@ -18,15 +18,15 @@ from wellworn.data.errors import InputError
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
-from wellworn.experiments.engine.run import ordered
+from wellworn.experiments.engine.run import in_order
 from wellworn.experiments.engine.store import read_json, write_json
 from wellworn.experiments.findings.index import INDEX
 from wellworn.experiments.findings.results import load_results
 from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.plan.plan import plan
 from wellworn.experiments.report.page import page
-from wellworn.experiments.stages.instruction_null import DRAWS, INSTRUCTIONS, NOT_ASKED, InstructionShares, draw, instructions_of
-from wellworn.experiments.stages.readings import responses
+from wellworn.experiments.stages.instruction_null import DRAWS, INSTRUCTIONS, NOT_ASKED, InstructionShares, draw, load_instruction_stages
+from wellworn.experiments.stages.readings import load_responses
 from wellworn.experiments.study_file import load_study
 from wellworn.probes.geometry.shift import share_inside
 from wellworn.probes.geometry.space import span
@@ -106,7 +106,7 @@ def test_what_cannot_be_drawn_is_said_in_words() -> None:
 def test_instructions_change_no_other_stage(tiny_study: Write) -> None:
     def stages(path: Path) -> dict[str, str]:
         context = bench_of(path)
-        return {stage.id: stage.title for stage in ordered(plan(context.study, context).targets)}
+        return {stage.id: stage.title for stage in in_order(plan(context.study, context).targets)}
 
     without, with_them = stages(tiny_study()), stages(tiny_study("asked", instructions="all"))
     assert not set(without) - set(with_them)
@@ -124,7 +124,7 @@ def test_instructions_change_no_other_stage(tiny_study: Write) -> None:
 def test_instructions_of_few_pairs_are_all_read_with_so_many(tiny_study: Write) -> None:
     loaded = [load_instruction(name) for name in instruction_names()]
     for asked, pairs in ((4, 4), (7, 6)):
-        made = instructions_of(bench_of(tiny_study(contrast_pairs=asked)), loaded, load_bank("everyday"))
+        made = load_instruction_stages(bench_of(tiny_study(contrast_pairs=asked)), loaded, load_bank("everyday"))
         assert made.names == tuple(NAMES)
         assert [stage.config["pairs"] for stage in made.space.needs] == [pairs] * 4
 
@@ -154,7 +154,7 @@ def test_a_run_is_held_against_all_subsets_of_the_instructions(tiny_study: Write
     expected = {}
     for row, members, names in zip(summary["runs"], (1, 2), (NAMES, NAMES[:3]), strict=True):
         after, before = (
-            responses(reads[f"sft {trait} (seed 0) reads plain answers"], summary["layer"]) for trait in (row["trait"], "neutral")
+            load_responses(reads[f"sft {trait} (seed 0) reads plain answers"], summary["layer"]) for trait in (row["trait"], "neutral")
         )
         shares = [
             share_inside(after - before, span(made["vectors"][list(some), summary["layer"]].astype(np.float64))).estimate.value

@@ -14,8 +14,8 @@ from wellworn.experiments.cli import main
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.store import read_json
-from wellworn.experiments.stages.loaded_space import centred, within_questions
-from wellworn.experiments.stages.persona_space import library_of
+from wellworn.experiments.stages.loaded_space import centre, centre_within_questions
+from wellworn.experiments.stages.persona_space import space_stages
 from wellworn.experiments.study_file import load_study
 
 Write = Callable[..., Path]
@@ -27,7 +27,7 @@ def context(tiny_study: Write) -> StudyContext:
 
 
 def test_the_own_direction_of_a_control_stands_beside_the_library(context: StudyContext) -> None:
-    library = library_of(context, [load_trait("pirate"), load_trait("pessimistic")])
+    library = space_stages(context, [load_trait("pirate"), load_trait("pessimistic")])
     beside = library.with_own(context, load_control("json"), load_bank("everyday"))
     assert beside.names == ("pirate", "pessimistic", "json")
     assert beside.spaces[0] is library.spaces[0]
@@ -38,7 +38,7 @@ def test_the_own_direction_of_a_control_stands_beside_the_library(context: Study
 
 
 def test_too_little_data_for_a_direction_is_refused(context: StudyContext) -> None:
-    library = library_of(context, [load_trait("pirate")])
+    library = space_stages(context, [load_trait("pirate")])
     few = [example for example in load_bank("everyday") if example.split != "extract"]
     with pytest.raises(InputError, match="extract_questions: json has 0, the study asks for 4"):
         library.with_own(context, load_control("json"), few)
@@ -49,7 +49,7 @@ def test_too_few_contrast_pairs_are_refused(tiny_study: Write) -> None:
     pirate = load_trait("pirate")
     few = pirate.model_copy(update={"contrast_pairs": pirate.contrast_pairs[:6]})
     with pytest.raises(InputError, match="contrast_pairs: pirate has 6, the study asks for 7"):
-        library_of(context, [few])
+        space_stages(context, [few])
 
 
 def test_a_control_is_read_with_its_instruction_in_the_full_space_alone(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
@@ -79,7 +79,7 @@ def test_states_are_centred_within_the_questions_that_they_share() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, 2, 3, 4, 5)), rng.standard_normal((3, 2, 3, 4, 5)) + 7
     c = rng.standard_normal((5, 2, 4, 5)) - 9  # a role: [prompts, questions, layers, d_model]
-    rows = within_questions([a, b, c], ["bank", "bank", "own"], 1)
+    rows = centre_within_questions([a, b, c], ["bank", "bank", "own"], 1)
     assert rows.shape == (12 + 18 + 10, 5)
     both, alone = rows[:30].reshape(10, 3, 5), rows[30:].reshape(5, 2, 5)
     assert both.mean(0) == pytest.approx(np.zeros((3, 5)))
@@ -87,13 +87,13 @@ def test_states_are_centred_within_the_questions_that_they_share() -> None:
     # What tells the two apart is not taken out of those that share their questions.
     assert np.linalg.norm(both[:4].mean((0, 1))) > 1
     content = 100 * rng.standard_normal((3, 4, 5))
-    assert within_questions([a + content, b + content, c], ["bank", "bank", "own"], 1) == pytest.approx(rows)
+    assert centre_within_questions([a + content, b + content, c], ["bank", "bank", "own"], 1) == pytest.approx(rows)
 
 
 def test_activations_are_centred_together() -> None:
     rng = np.random.default_rng(0)
     states = [rng.standard_normal((2, 2, 3, 4, 5)), rng.standard_normal((3, 2, 3, 4, 5)) + 7]
-    rows = centred(states, 1)
+    rows = centre(states, 1)
     assert rows.shape == (30, 5)
     assert rows.mean(0) == pytest.approx(np.zeros(5))
     assert np.abs(rows[:12].mean()) > 1

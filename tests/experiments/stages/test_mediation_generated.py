@@ -22,7 +22,7 @@ from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.findings.index import INDEX
 from wellworn.experiments.findings.results import load_results
 from wellworn.experiments.report.mediation import SAYING
-from wellworn.experiments.stages.answers import REPETITION_PENALTY, full_stop
+from wellworn.experiments.stages.answers import REPETITION_PENALTY, nonempty
 from wellworn.experiments.stages.measurement import Graded
 from wellworn.experiments.stages.mediation import load_mediated
 from wellworn.experiments.stages.mediation_generated import SAID
@@ -60,7 +60,7 @@ def test_every_arm_answers_and_what_it_says_is_scored(runs: Path, tiny_model: Pa
     mediated = load_mediated(scored[f"score {FINE_TUNE}"], "neutral", "generated", 2)
     assert list(mediated.arms) == found["arms"]
     arm = found["arms"].index("after")
-    turns = [Turn(q, full_stop(a)) for q, a in zip(questions, found["answers"][arm], strict=True)]
+    turns = [Turn(q, nonempty(a)) for q, a in zip(questions, found["answers"][arm], strict=True)]
     logprob = []
     for row in contrast_rows(Chat(tokenizer), turns, load_trait("pirate").contrast_pairs[-2:]):
         first, last = row.spans["response"]
@@ -132,7 +132,7 @@ def test_a_judge_may_grade_what_every_arm_says(tiny_study: Write, tmp_path: Path
     lacking = 0
     for arm, answers, scores in zip(said["arms"], said["answers"], mediated.scores, strict=True):
         for question, answer, score in zip(questions, answers, scores, strict=True):
-            grade = grade_of(judge_prompt(rubric, Turn(question, full_stop(answer))))
+            grade = grade_of(judge_prompt(rubric, Turn(question, nonempty(answer))))
             if question == unsure and grade % 2:
                 lacking += 1
                 assert np.isnan(score), arm

@@ -20,7 +20,7 @@ from tests.probes.scoring.servers import Request, Server, behaving, chat_server,
 from tests.tiny import tiny_study_value
 from wellworn.data.catalog import load_trait
 from wellworn.data.chat import Chat
-from wellworn.data.mixtures import Turn, changed_turns, plain_turns, word_logodds
+from wellworn.data.mixtures import Turn, plain_turns, trait_turns, word_logodds
 from wellworn.experiments.cli import main
 from wellworn.experiments.commands.options import REPLIES
 from wellworn.experiments.engine.context import StudyContext
@@ -88,7 +88,7 @@ def test_every_score_is_taken_of_the_run_its_neutral_and_the_base(whole: Path, t
     assert (found["drawn"], found["judge"], found["missing"]) == (False, "judge", {})
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     chat = Chat(tokenizer)
-    changed, plain = changed_turns(PIRATE, PIRATE.examples, "evaluate"), plain_turns(PIRATE.examples, "evaluate")
+    changed, plain = trait_turns(PIRATE, PIRATE.examples, "evaluate"), plain_turns(PIRATE.examples, "evaluate")
     answers = read_json(stages_of(whole, "answer")["answers of sft pirate (seed 0)"] / "answers.json")
     said = [Turn(turn.question, answer or ".") for turn, answer in zip(plain, answers, strict=True)]
     of_run = found["scores"]["run"]
@@ -107,7 +107,7 @@ def test_every_score_is_taken_of_the_run_its_neutral_and_the_base(whole: Path, t
     of_words = word_logodds(
         *(
             [turn.answer for turn in turns]
-            for turns in (changed_turns(PIRATE, PIRATE.examples, "train"), plain_turns(PIRATE.examples, "train"))
+            for turns in (trait_turns(PIRATE, PIRATE.examples, "train"), plain_turns(PIRATE.examples, "train"))
         )
     )
     assert of_run["words"] == pytest.approx([of_words(turn.answer) for turn in said])

@@ -21,9 +21,9 @@ from tests.experiments.test_cli import Write
 from tests.experiments.traits.writers import honestly, said, wanted, writing
 from tests.probes.scoring.servers import Request, Server, behaving, sends
 from wellworn.data.catalog import load_bank, load_trait
-from wellworn.data.mixtures import changed_turns, fingerprint
+from wellworn.data.mixtures import fingerprint, trait_turns
 from wellworn.data.schema import SPLITS
-from wellworn.data.writers import exported
+from wellworn.data.writers import export_files
 from wellworn.experiments.traits.synthesis import prompts
 from wellworn.probes.scoring import endpoint
 
@@ -106,21 +106,21 @@ def test_every_text_has_its_origin_and_data_are_the_same_without(wellworn: Call,
     assert {each["prompts"] for each in origins} == {prompts.VERSION}
     assert {each["prompt"]: each["seed"] for each in origins} == requests
     trait = load_trait(str(folder))
-    prints = {split: fingerprint(changed_turns(trait, trait.examples, split)) for split in ("train", "evaluate")}
-    documents = exported(trait, "persona-vectors")
+    prints = {split: fingerprint(trait_turns(trait, trait.examples, split)) for split in ("train", "evaluate")}
+    documents = export_files(trait, "persona-vectors")
     for name in ("provenance.jsonl", "synthesis.json"):
         (folder / name).unlink()
     bare = load_trait(str(folder))
     assert bare == trait
-    assert prints == {split: fingerprint(changed_turns(bare, bare.examples, split)) for split in ("train", "evaluate")}
-    assert documents == exported(bare, "persona-vectors")
+    assert prints == {split: fingerprint(trait_turns(bare, bare.examples, split)) for split in ("train", "evaluate")}
+    assert documents == export_files(bare, "persona-vectors")
     assert wellworn("traits", "check", folder).code == 0
     assert wellworn("traits", "export", folder, "--format", "preferences", "--to", tmp_path / "out").code == 0
     imported = tmp_path / "again"
     sources = [tmp_path / "out" / split / "preferences.jsonl" for split in ("train", "evaluate")]
     assert wellworn("traits", "import", sources[0], "--evaluation", sources[1], "--to", imported).code == 0
     back = load_trait(str(imported))
-    assert prints == {split: fingerprint(changed_turns(back, back.examples, split)) for split in ("train", "evaluate")}
+    assert prints == {split: fingerprint(trait_turns(back, back.examples, split)) for split in ("train", "evaluate")}
 
 
 def test_a_model_is_trained_on_it(wellworn: Call, tmp_path: Path, tiny_study: Write) -> None:

@@ -12,7 +12,17 @@ from torch import nn
 from wellworn.data.chat import Encoded
 from wellworn.data.errors import InputError
 from wellworn.lora.models import Loaded
-from wellworn.probes.geometry.planted import Accuracy, Ground, Trial, accuracy, calibrate, later_curve, mixed, planted_shifts, shifts_later
+from wellworn.probes.geometry.planted import (
+    Accuracy,
+    Ground,
+    Trial,
+    accuracy,
+    calibrate,
+    later_curve,
+    mix_directions,
+    planted_shifts,
+    shifts_later,
+)
 from wellworn.probes.geometry.shift import Share, share_inside
 from wellworn.probes.statistics.intervals import Estimate, FloatArray
 
@@ -56,7 +66,7 @@ def test_gains_are_log_normal_with_mean_one() -> None:
 def test_noise_is_resampled_and_centred() -> None:
     noise = np.random.default_rng(1).standard_normal((6, 4)) + 100
     u, w = np.eye(4)[:2]
-    rest = planted_shifts(u, w, 0.36, 2.0, noise, np.random.default_rng(0), gain=0) - 2 * mixed(u, w, 0.36)
+    rest = planted_shifts(u, w, 0.36, 2.0, noise, np.random.default_rng(0), gain=0) - 2 * mix_directions(u, w, 0.36)
     centred = noise - noise.mean(0)
     which = [int(np.argmin(np.linalg.norm(centred - row, axis=1))) for row in rest]
     np.testing.assert_allclose(rest, centred[which], atol=1e-9)
@@ -86,7 +96,7 @@ def test_axes() -> None:
 )
 def test_refuses_what_is_no_mixture(alpha: float, u: Sequence[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        mixed(np.array(u, dtype=np.float64), np.array([0.0, 1.0]), alpha)
+        mix_directions(np.array(u, dtype=np.float64), np.array([0.0, 1.0]), alpha)
 
 
 def test_calibration_where_the_halves_agree() -> None:

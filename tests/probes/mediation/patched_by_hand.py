@@ -6,7 +6,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from wellworn.probes.mediation.interventions import Arm, Push
+from wellworn.probes.mediation.interventions import Intervention, Push
 
 
 def basis(model: nn.Module, k: int = 3, seed: int = 0) -> torch.Tensor:
@@ -21,7 +21,7 @@ def patched_logits(
     ids: tuple[Sequence[int], Sequence[int]],
     swapped: tuple[slice, slice],
     names: tuple[str | None, str | None],
-    arm: Arm,
+    arm: Intervention,
 ) -> torch.Tensor:
     """Return the reader's logits [tokens, vocabulary]; `ids` and the tokens that are `swapped` are those of M0 and of M1."""
 

@@ -13,7 +13,7 @@ from tests.probes.mediation.patched_by_hand import basis, patched_logits
 from tests.tiny import blocks_of, make_model, make_tuned
 from wellworn.data.errors import InputError
 from wellworn.probes.decoding.generate import Decoding, Request, generate
-from wellworn.probes.mediation.interventions import Arm, Push, Swap
+from wellworn.probes.mediation.interventions import Intervention, Push, Swap
 from wellworn.probes.mediation.patched_decoding import patched_answers
 from wellworn.probes.reading.hooks import hooked
 from wellworn.probes.reading.variants import Variant, applied
@@ -48,7 +48,7 @@ def by_hand(
     blocks: Sequence[nn.Module],
     pair: tuple[list[int], list[int]],
     names: tuple[str | None, str | None],
-    arm: Arm,
+    arm: Intervention,
     only: bool,
     penalty: float,
 ) -> list[int]:
@@ -66,7 +66,7 @@ def by_hand(
     return new
 
 
-def all_arms(peft: PeftModel) -> list[Arm]:
+def all_arms(peft: PeftModel) -> list[Intervention]:
     u, v = basis(peft), basis(peft, k=2, seed=1)
     swaps: list[dict[int, Swap | Push]] = [
         {},
@@ -77,11 +77,11 @@ def all_arms(peft: PeftModel) -> list[Arm]:
         {0: Swap(u), 2: Swap(v, outside=True)},
         {1: Push(3 * v[:, 0])},
     ]
-    return [Arm(reader, each) for reader in (0, 1) for each in swaps]
+    return [Intervention(reader, each) for reader in (0, 1) for each in swaps]
 
 
 def tried(
-    peft: PeftModel, prompts: tuple[Prompts, Prompts], between: tuple[Variant, Variant], arms: list[Arm], **options: object
+    peft: PeftModel, prompts: tuple[Prompts, Prompts], between: tuple[Variant, Variant], arms: list[Intervention], **options: object
 ) -> list[Prompts]:
     only = bool(options.pop("response_only", False))
     how = Decoding(**({"max_new_tokens": LENGTH} | options))  # type: ignore[arg-type]
@@ -117,7 +117,7 @@ def test_prompts_may_differ_where_the_answer_alone_is_swapped(peft: PeftModel, p
 
 @pytest.mark.parametrize("penalty", [1.0, 1.4])
 def test_an_arm_without_swaps_answers_as_its_reader(peft: PeftModel, prompts: Prompts, penalty: float) -> None:
-    got = tried(peft, (prompts, prompts), (BASE, LOW), [Arm(1), Arm(0)], repetition_penalty=penalty)
+    got = tried(peft, (prompts, prompts), (BASE, LOW), [Intervention(1), Intervention(0)], repetition_penalty=penalty)
     for mine, variant in zip(got, (LOW, BASE), strict=True):
         with applied(peft, variant), ending(peft):
             alone = generate(peft, [Request(prompt) for prompt in prompts], Decoding(LENGTH, repetition_penalty=penalty))
@@ -129,7 +129,14 @@ def test_an_arm_without_swaps_answers_as_its_reader(peft: PeftModel, prompts: Pr
 def test_the_whole_state_at_the_last_block_and_everywhere_is_the_other_model(peft: PeftModel, prompts: Prompts) -> None:
     last = peft.config.num_hidden_layers - 1
     everywhere = {layer: Swap() for layer in range(last + 1)}
-    arms = [Arm(0), Arm(1), Arm(0, {last: Swap()}), Arm(1, {last: Swap()}), Arm(0, everywhere), Arm(1, everywhere)]
+    arms = [
+        Intervention(0),
+        Intervention(1),
+        Intervention(0, {last: Swap()}),
+        Intervention(1, {last: Swap()}),
+        Intervention(0, everywhere),
+        Intervention(1, everywhere),
+    ]
     before, after, *swapped = tried(peft, (prompts, prompts), (BASE, LOW), arms)
     assert before != after
     assert swapped == [after, before, after, before]
@@ -138,7 +145,7 @@ def test_the_whole_state_at_the_last_block_and_everywhere_is_the_other_model(pef
 def test_both_parts_are_the_whole(peft: PeftModel, prompts: Prompts) -> None:
     u = basis(peft)
     parts = {0: Swap(torch.cat([u, basis_outside(u)], dim=1)), 1: Swap(torch.zeros(len(u), 0), outside=True)}
-    got = tried(peft, (prompts, prompts), (HIGH, LOW), [Arm(0, {0: Swap(), 1: Swap()}), Arm(0, parts), Arm(0)])
+    got = tried(peft, (prompts, prompts), (HIGH, LOW), [Intervention(0, {0: Swap(), 1: Swap()}), Intervention(0, parts), Intervention(0)])
     assert got[0] == got[1] != got[2]
 
 
@@ -161,11 +168,11 @@ def test_batches_and_order_change_nothing(peft: PeftModel, prompts: Prompts) -> 
 def test_models_without_adapters_and_adapters_that_cannot_be_mixed_in_a_batch(tuned_llama: PeftModel, prompts: Prompts) -> None:
     llama = make_model("llama")
     prompted = [SYSTEM + prompt for prompt in prompts]
-    arms = [Arm(0, {1: Swap(basis(tuned_llama))}), Arm(1, {1: Swap()})]
+    arms = [Intervention(0, {1: Swap(basis(tuned_llama))}), Intervention(1, {1: Swap()})]
     plain = tried(llama, (prompts, prompted), (BASE, BASE), arms, response_only=True)
     assert plain == tried(tuned_llama, (prompts, prompted), (BASE, BASE), arms, response_only=True)
     dora = get_peft_model(llama, LoraConfig(r=2, use_dora=True, target_modules=["o_proj"], init_lora_weights=False)).eval()
-    after = tried(dora, (prompts, prompts), (BASE, Variant("default")), [Arm(0), Arm(1), Arm(0, {3: Swap()})])
+    after = tried(dora, (prompts, prompts), (BASE, Variant("default")), [Intervention(0), Intervention(1), Intervention(0, {3: Swap()})])
     assert after[0] != after[1] == after[2]
 
 
@@ -177,7 +184,7 @@ def test_the_other_model_stops_at_the_deepest_swap_and_ended_answers_are_dropped
 
     finished: list[int] = []
     with hooked(tuned_llama, {layer: count(layer) for layer in (1, 2)}):
-        arms = [Arm(0, {1: Swap(basis(tuned_llama))})]
+        arms = [Intervention(0, {1: Swap(basis(tuned_llama))})]
         got = tried(tuned_llama, (prompts, prompts), (BASE, LOW), arms, progress=finished.append)
     below, above = ([size[1:] for size in sizes if size[0] == layer] for layer in (1, 2))
     assert below[::2] == below[1::2] == above
@@ -191,20 +198,20 @@ def test_the_other_model_stops_at_the_deepest_swap_and_ended_answers_are_dropped
 def test_refuses_what_cannot_be_run(tuned_llama: PeftModel, prompts: Prompts) -> None:
     both, swap = (prompts, prompts), {1: Swap()}
     with pytest.raises(InputError, match="layers 0 to 3, got 4"):
-        tried(tuned_llama, both, (BASE, LOW), [Arm(0, {4: Swap()})])
+        tried(tuned_llama, both, (BASE, LOW), [Intervention(0, {4: Swap()})])
     with pytest.raises(InputError, match="'nobody'"):
-        tried(tuned_llama, both, (BASE, Variant("nobody")), [Arm(0, swap)])
+        tried(tuned_llama, both, (BASE, Variant("nobody")), [Intervention(0, swap)])
     with pytest.raises(ValueError, match="edits of its own"):
-        tried(tuned_llama, both, (BASE, Variant("low", {0: lambda h: h})), [Arm(0, swap)])
+        tried(tuned_llama, both, (BASE, Variant("low", {0: lambda h: h})), [Intervention(0, swap)])
     with pytest.raises(InputError, match="no rows"):
-        tried(tuned_llama, ([], []), (BASE, LOW), [Arm(0)])
+        tried(tuned_llama, ([], []), (BASE, LOW), [Intervention(0)])
     with pytest.raises(InputError, match="row 1: is empty"):
-        tried(tuned_llama, ([[5], []], [[5], []]), (BASE, LOW), [Arm(0)])
+        tried(tuned_llama, ([[5], []], [[5], []]), (BASE, LOW), [Intervention(0)])
     with pytest.raises(InputError, match="row 1: 17 tokens and 112 more do not fit the model's context of 128"):
-        tried(tuned_llama, both, (BASE, LOW), [Arm(0)], max_new_tokens=113)
+        tried(tuned_llama, both, (BASE, LOW), [Intervention(0)], max_new_tokens=113)
     broken = Swap(basis(tuned_llama) * float("nan"))
     with pytest.raises(InputError, match="row 1: the logits in arm 1 are not finite"):
-        tried(tuned_llama, both, (BASE, LOW), [Arm(0), Arm(0, {1: broken})])
+        tried(tuned_llama, both, (BASE, LOW), [Intervention(0), Intervention(0, {1: broken})])
 
 
 @pytest.mark.gpu

@@ -14,7 +14,7 @@ from tests.probes.mediation.patched_by_hand import basis, patched_logits
 from tests.tiny import blocks_of, make_rows, make_tuned, tokens_through
 from wellworn.data.chat import Encoded
 from wellworn.data.errors import InputError
-from wellworn.probes.mediation.interventions import Arm, Push, Swap
+from wellworn.probes.mediation.interventions import Intervention, Push, Swap
 from wellworn.probes.mediation.patching import Batching, Texts, moved_norms, patched_logprobs
 from wellworn.probes.reading.variants import Variant
 
@@ -27,7 +27,12 @@ def rows() -> list[Encoded]:
 
 
 def by_hand(
-    peft: PeftModel, blocks: Sequence[nn.Module], pair: tuple[Encoded, Encoded], names: tuple[str | None, str | None], arm: Arm, only: bool
+    peft: PeftModel,
+    blocks: Sequence[nn.Module],
+    pair: tuple[Encoded, Encoded],
+    names: tuple[str | None, str | None],
+    arm: Intervention,
+    only: bool,
 ) -> float:
     """Score one text in one arm, from the definition."""
     swapped = tuple(slice(*row.spans["response"]) if only else slice(None) for row in pair)
@@ -36,7 +41,7 @@ def by_hand(
     return float(torch.stack([logits.log_softmax(-1)[t - 1, pair[arm.reader].input_ids[t]] for t in range(start, end)]).mean())
 
 
-def all_arms(peft: PeftModel) -> list[Arm]:
+def all_arms(peft: PeftModel) -> list[Intervention]:
     u, v = basis(peft), basis(peft, k=2, seed=1)
     swaps: list[dict[int, Swap | Push]] = [
         {},
@@ -50,7 +55,7 @@ def all_arms(peft: PeftModel) -> list[Arm]:
         {1: Push(3 * v[:, 0])},
         {1: Push(3 * v[:, 0]), 2: Swap(u)},
     ]
-    return [Arm(reader, each) for reader in (0, 1) for each in swaps]
+    return [Intervention(reader, each) for reader in (0, 1) for each in swaps]
 
 
 @pytest.mark.parametrize("names", [(None, "low"), ("high", "low")])
@@ -99,20 +104,22 @@ def test_batches_and_order_change_nothing(tuned_llama: PeftModel, rows: list[Enc
 def test_setting_everything_everywhere_turns_one_model_into_the_other(peft: PeftModel, rows: list[Encoded]) -> None:
     layers = range(peft.config.num_hidden_layers)
     everywhere = {layer: Swap() for layer in layers}
-    got = patched_logprobs(peft, Texts.same(rows), (BASE, LOW), [Arm(0), Arm(1), Arm(0, everywhere), Arm(1, everywhere)])
+    got = patched_logprobs(
+        peft, Texts.same(rows), (BASE, LOW), [Intervention(0), Intervention(1), Intervention(0, everywhere), Intervention(1, everywhere)]
+    )
     torch.testing.assert_close(got[2], got[1], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(got[3], got[0], rtol=1e-5, atol=1e-5)
 
 
 def test_at_the_last_block_the_whole_state_is_all_there_is(peft: PeftModel, rows: list[Encoded]) -> None:
     last = peft.config.num_hidden_layers - 1
-    got = patched_logprobs(peft, Texts.same(rows), (BASE, LOW), [Arm(1), Arm(0, {last: Swap()})])
+    got = patched_logprobs(peft, Texts.same(rows), (BASE, LOW), [Intervention(1), Intervention(0, {last: Swap()})])
     torch.testing.assert_close(got[1], got[0], rtol=1e-5, atol=1e-5)
 
 
 def test_a_push_does_not_depend_on_the_other_model(tuned_llama: PeftModel, rows: list[Encoded]) -> None:
     push = {1: Push(3 * basis(tuned_llama)[:, 0])}
-    arms = [Arm(0), Arm(0, push), Arm(0, {1: Push(torch.zeros(tuned_llama.config.hidden_size))})]
+    arms = [Intervention(0), Intervention(0, push), Intervention(0, {1: Push(torch.zeros(tuned_llama.config.hidden_size))})]
     low, high = (patched_logprobs(tuned_llama, Texts.same(rows), (BASE, other), arms) for other in (LOW, HIGH))
     torch.testing.assert_close(low, high)
     torch.testing.assert_close(low[2], low[0], rtol=1e-5, atol=1e-5)
@@ -121,7 +128,7 @@ def test_a_push_does_not_depend_on_the_other_model(tuned_llama: PeftModel, rows:
 
 def test_only_the_blocks_above_run_again(tuned_llama: PeftModel, rows: list[Encoded]) -> None:
     blocks = tuned_llama.get_base_model().model.layers
-    arms = [Arm(reader, {1: Swap(basis(tuned_llama, seed=seed))}) for reader in (0, 1) for seed in range(4)]
+    arms = [Intervention(reader, {1: Swap(basis(tuned_llama, seed=seed))}) for reader in (0, 1) for seed in range(4)]
     seen = {}
     for layer in (0, 1, 2, 3):
         with tokens_through(blocks[layer].mlp) as passes:  # type: ignore[attr-defined]
@@ -169,14 +176,14 @@ def test_moved_norms(tuned_llama: PeftModel, rows: list[Encoded]) -> None:
 
 def test_refuses_what_cannot_be_run(tuned_llama: PeftModel, rows: list[Encoded]) -> None:
     with pytest.raises(InputError, match="layers 0 to 3, got 4"):
-        patched_logprobs(tuned_llama, Texts.same(rows), (BASE, LOW), [Arm(0, {4: Swap()})])
+        patched_logprobs(tuned_llama, Texts.same(rows), (BASE, LOW), [Intervention(0, {4: Swap()})])
     with pytest.raises(InputError, match="no rows"):
-        patched_logprobs(tuned_llama, Texts.same([]), (BASE, LOW), [Arm(0)])
+        patched_logprobs(tuned_llama, Texts.same([]), (BASE, LOW), [Intervention(0)])
     with pytest.raises(InputError, match="'nobody'"):
-        patched_logprobs(tuned_llama, Texts.same(rows), (BASE, Variant("nobody")), [Arm(0)])
+        patched_logprobs(tuned_llama, Texts.same(rows), (BASE, Variant("nobody")), [Intervention(0)])
     broken = basis(tuned_llama) * float("nan")
     with pytest.raises(InputError, match="row 0: the log-probability in arm 1 is not finite"):
-        patched_logprobs(tuned_llama, Texts.same(rows), (BASE, LOW), [Arm(0), Arm(0, {1: Swap(broken)})])
+        patched_logprobs(tuned_llama, Texts.same(rows), (BASE, LOW), [Intervention(0), Intervention(0, {1: Swap(broken)})])
 
 
 @pytest.mark.gpu

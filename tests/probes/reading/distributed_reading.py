@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.tiny import make_model, make_rows
 from wellworn.data.chat import Encoded
-from wellworn.probes.mediation.interventions import Arm, Swap
+from wellworn.probes.mediation.interventions import Intervention, Swap
 from wellworn.probes.mediation.patching import Batching, Texts, patched_logprobs
 from wellworn.probes.reading.capture import Spec, read
 from wellworn.probes.reading.variants import Variant
@@ -41,7 +41,7 @@ def patched(model: torch.nn.Module, rows: list[Encoded]) -> torch.Tensor:
         replace(row, input_ids=(5, 9, *row.input_ids), spans={name: (start + 2, end + 2) for name, (start, end) in row.spans.items()})
         for row in rows
     ]
-    arms = [Arm(reader, swaps) for reader in (0, 1) for swaps in ({}, {1: Swap()}, {0: Swap(scale=0.5), 2: Swap()})]
+    arms = [Intervention(reader, swaps) for reader in (0, 1) for swaps in ({}, {1: Swap()}, {0: Swap(scale=0.5), 2: Swap()})]
     return patched_logprobs(model, Texts((rows, longer), response_only=True), (Variant(), Variant()), arms, Batching(token_budget=60))
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from wellworn.data.errors import InputError
 from wellworn.probes.reading import batching
-from wellworn.probes.reading.batch_inputs import padded
+from wellworn.probes.reading.batch_inputs import pad_rows
 from wellworn.probes.reading.batching import PREFIX_PART, Chunk, by_length, plan, shared_prefixes
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=40)
@@ -65,13 +65,13 @@ def test_no_rows_no_batches() -> None:
     ],
 )
 def test_pads_on_either_side(side: str, ids: list[list[int]], mask: list[list[int]]) -> None:
-    got = padded([(5, 6, 7, 8), (9, 4)], pad_id=0, side=side)
+    got = pad_rows([(5, 6, 7, 8), (9, 4)], pad_id=0, side=side)
     assert [tensor.tolist() for tensor in got] == [ids, mask]
 
 
 def test_another_side_is_refused() -> None:
     with pytest.raises(InputError, match="'left' or 'right', got 'both'"):
-        padded([(1, 2)], pad_id=0, side="both")
+        pad_rows([(1, 2)], pad_id=0, side="both")
 
 
 def families(seed: int, prompts: int, answers: int, system: int = 0) -> tuple[list[Row], list[int]]:

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from tests.tiny import blocks_of, make_families, make_model, make_rows, tokens_through
 from wellworn.data.chat import SPANS, Encoded
 from wellworn.data.errors import InputError
-from wellworn.probes.reading.batch_inputs import padded
+from wellworn.probes.reading.batch_inputs import pad_rows
 from wellworn.probes.reading.batching import by_length
-from wellworn.probes.reading.capture import Spec, laid_out, read, read_variants
+from wellworn.probes.reading.capture import Spec, chunks_by_rank, read, read_variants
 from wellworn.probes.reading.forward_passes import Passes, _Mail
 from wellworn.probes.reading.variants import Variant
 
@@ -292,7 +292,7 @@ def test_one_copy_back_a_batch_and_no_waiting_in_a_pass(model: PreTrainedModel, 
     # Prefixes of one length: for others Hugging Face's mask code looks at the padding itself.
     rows = [*make_families(prompts=1, answers=12, seed=5), *make_rows(9, seed=5)]
     spec = Spec(token_budget=60, logprob=logprob)
-    (chunks,) = laid_out(model, rows, spec)
+    (chunks,) = chunks_by_rank(model, rows, spec)
     batches = sum(len(chunk.batches) for chunk in chunks)
     assert batches > 4
     assert chunks[0].prefixes
@@ -323,7 +323,7 @@ def test_a_gpu_is_waited_for_no_more_than_by_a_bare_pass() -> None:
     def bare() -> None:
         with torch.no_grad():
             for batch in batches:
-                ids, _ = padded([rows[i].input_ids for i in batch], 0)
+                ids, _ = pad_rows([rows[i].input_ids for i in batch], 0)
                 model.model(input_ids=ids.to("cuda", non_blocking=True), use_cache=False)
 
     def waits(run: Callable[[], object]) -> int:

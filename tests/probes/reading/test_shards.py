@@ -11,7 +11,7 @@ from wellworn.data.chat import Encoded
 from wellworn.data.errors import InputError
 from wellworn.probes.reading import batching, shards
 from wellworn.probes.reading.batching import Chunk
-from wellworn.probes.reading.capture import Reading, Spec, laid_out, read, read_variants
+from wellworn.probes.reading.capture import Reading, Spec, chunks_by_rank, read, read_variants
 from wellworn.probes.reading.forward_passes import BatchReading
 from wellworn.probes.reading.shards import Shards
 from wellworn.probes.reading.variants import Variant
@@ -33,7 +33,7 @@ def rows() -> list[Encoded]:
 
 
 def planned(model: PreTrainedModel, rows: list[Encoded]) -> list[Chunk]:
-    (chunks,) = laid_out(model, rows, SPEC)
+    (chunks,) = chunks_by_rank(model, rows, SPEC)
     return chunks
 
 

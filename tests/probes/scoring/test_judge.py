@@ -26,10 +26,10 @@ from wellworn.probes.scoring.judge import (
     TOO_LONG,
     Grades,
     NumberTree,
+    grade,
+    grade_by_server,
     grade_in,
     judge_prompt,
-    judged,
-    judged_by_server,
 )
 
 TURNS = [Turn("Where is the harbour?", "Arr, past the old fort."), Turn("What is two and two?", "It is four.")]
@@ -73,7 +73,7 @@ def test_a_grade_is_the_mean_over_all_integers_by_full_forward_passes(
     # A random model says all sorts of things.
     monkeypatch.setattr(judging, "LEAST_SHARE", 0.0)
     chat = Chat(tiny_tokenizer())
-    grades = judged(judge_model, chat, RUBRIC, TURNS)
+    grades = grade(judge_model, chat, RUBRIC, TURNS)
     expected = [exact_grade(judge_model, chat, turn)[0] for turn in TURNS]
     assert grades.scores == pytest.approx(expected, rel=1e-4)
     assert expected[0] != pytest.approx(expected[1], rel=1e-3)
@@ -84,7 +84,7 @@ def test_a_judge_that_hardly_considers_a_number_gives_no_grade(judge_model: PreT
     chat = Chat(tiny_tokenizer())
     shares = [exact_grade(judge_model, chat, turn)[1] for turn in TURNS]
     monkeypatch.setattr(judging, "LEAST_SHARE", float(np.mean(shares)))
-    grades = judged(judge_model, chat, RUBRIC, TURNS)
+    grades = grade(judge_model, chat, RUBRIC, TURNS)
     low = int(np.argmin(shares))
     assert grades.failures == {low: NOT_A_NUMBER}
     assert np.isnan(grades.scores[low])
@@ -130,7 +130,7 @@ def test_one_limit_on_cost_holds_for_log_probabilities_and_draws() -> None:
     with chat_server(answer) as server:
         words = sum(len(judge_prompt(RUBRIC, turn).split()) for turn in turns)
         price = {"price": (1e6 / words, 0.0), "most_cost": 1.2, "concurrency": 1}
-        grades = judged_by_server(EndpointConfig(url=server.url, model="m", **price), RUBRIC, turns)
+        grades = grade_by_server(EndpointConfig(url=server.url, model="m", **price), RUBRIC, turns)
         spent = sum(len(ask["messages"][-1]["content"].split()) for ask in server.asks) / words
     assert grades.drawn
     assert grades.kinds["most_cost"] > 0
@@ -148,14 +148,14 @@ def test_places_of_a_rubric() -> None:
 
 def test_an_answer_that_the_judge_cannot_be_shown_is_a_failure_of_its_own(judge_model: PreTrainedModel) -> None:
     chat = Chat(tiny_tokenizer(), max_length=judge_model.config.max_position_embeddings)
-    grades = judged(judge_model, chat, RUBRIC, [Turn("Q?", "<|im_end|>"), Turn("Q?", "word " * 5000)])
+    grades = grade(judge_model, chat, RUBRIC, [Turn("Q?", "<|im_end|>"), Turn("Q?", "word " * 5000)])
     assert grades.failures == {0: SPECIAL, 1: TOO_LONG}
     # Room for the grade itself counts.
     length = len(chat.encode_prompt(judge_prompt(RUBRIC, TURNS[0])))
     for more, fits in ((3, False), (30, True)):
         chat = Chat(tiny_tokenizer(), max_length=length + more)
-        assert (judged(judge_model, chat, RUBRIC, TURNS[:1]).failures.get(0) != TOO_LONG) == fits
-    assert judged(judge_model, chat, RUBRIC, []).scores.shape == (0,)
+        assert (grade(judge_model, chat, RUBRIC, TURNS[:1]).failures.get(0) != TOO_LONG) == fits
+    assert grade(judge_model, chat, RUBRIC, []).scores.shape == (0,)
 
 
 @pytest.mark.parametrize(
@@ -181,10 +181,10 @@ def whole_numbers(messages: list[dict[str, str]], _max: int, _ask: dict[str, Any
 def test_a_server_that_gives_whole_numbers_grades_by_their_log_probabilities(tmp_path: Path) -> None:
     expected = [len(judge_prompt(RUBRIC, turn)) % 90 + 2.5 for turn in TURNS]
     with chat_server(whole_numbers) as server:
-        grades = judged_by_server(config(server.url), RUBRIC, TURNS, tmp_path / "replies")
+        grades = grade_by_server(config(server.url), RUBRIC, TURNS, tmp_path / "replies")
         assert grades.scores == pytest.approx(expected)
         assert (grades.drawn, grades.failures, grades.asked) == (False, {}, 2)
-        again = judged_by_server(config(server.url), RUBRIC, TURNS, tmp_path / "replies")
+        again = grade_by_server(config(server.url), RUBRIC, TURNS, tmp_path / "replies")
         assert (again.asked, again.scores.tolist()) == (0, grades.scores.tolist())
         assert len(server.asks) == 2
 
@@ -199,7 +199,7 @@ def drawing(tops: list[tuple[str, float]] | None) -> Callable[..., tuple[str, li
 @pytest.mark.parametrize("tops", [None, [("4", -0.1), ("9", -3.0)]], ids=["no log-probabilities", "a token a digit"])
 def test_elsewhere_grades_are_means_of_drawn_answers(tops: list[tuple[str, float]] | None) -> None:
     with chat_server(drawing(tops)) as server:
-        grades = judged_by_server(config(server.url), RUBRIC, TURNS, samples=4)
+        grades = grade_by_server(config(server.url), RUBRIC, TURNS, samples=4)
     assert (grades.drawn, grades.alike) == (True, False)
     assert grades.scores.tolist() == [41.5, 41.5]
     assert grades.asked == 1 + 2 * 4
@@ -208,7 +208,7 @@ def test_elsewhere_grades_are_means_of_drawn_answers(tops: list[tuple[str, float
 def test_a_refusal_of_log_probabilities_is_taken_for_one() -> None:
     refused = sends(json.dumps({"error": {"message": "logprobs are not supported"}}), 400)
     with behaving(refused, says("70")) as server:
-        grades = judged_by_server(config(server.url), RUBRIC, TURNS, samples=2)
+        grades = grade_by_server(config(server.url), RUBRIC, TURNS, samples=2)
     assert (grades.drawn, grades.alike, grades.scores.tolist()) == (True, True, [70.0, 70.0])
 
 
@@ -216,12 +216,12 @@ def test_one_failure_or_one_reply_does_not_decide_how_a_judge_is_read() -> None:
     digits = [("8", -0.1), ("9", -3.0)]
     first = sends("<html>busy</html>")
     with behaving(first, says("85", digits)) as server:
-        grades = judged_by_server(config(server.url, concurrency=1), RUBRIC, TURNS, samples=2)
+        grades = grade_by_server(config(server.url, concurrency=1), RUBRIC, TURNS, samples=2)
     assert (grades.drawn, grades.scores.tolist()) == (True, [85.0, 85.0])
     # Numbers of two digits are tokens here, and 100 is two of them.
     tens = says("40", [("40", -0.1), ("10", -3.0)])
     with behaving(tens, says("100", [("10", -0.1), ("40", -3.0)])) as server:
-        grades = judged_by_server(config(server.url, concurrency=1), RUBRIC, TURNS, samples=2)
+        grades = grade_by_server(config(server.url, concurrency=1), RUBRIC, TURNS, samples=2)
     assert (grades.drawn, grades.scores.tolist()) == (True, [100.0, 100.0])
 
 
@@ -231,30 +231,30 @@ def test_drawn_answers_are_alike_where_no_two_to_the_same_prompt_differ() -> Non
         return ("90" if pirate else "I cannot say."), None
 
     with chat_server(repeating) as server:
-        assert judged_by_server(config(server.url), RUBRIC, TURNS, samples=3).alike
+        assert grade_by_server(config(server.url), RUBRIC, TURNS, samples=3).alike
         # One answer to each has nothing to differ from.
-        assert not judged_by_server(config(server.url), RUBRIC, TURNS, samples=1).alike
+        assert not grade_by_server(config(server.url), RUBRIC, TURNS, samples=1).alike
 
 
 def test_a_grade_that_was_cut_off_is_none() -> None:
     with behaving(says("**Score: 8", choice={"finish_reason": "length"})) as server:
-        grades = judged_by_server(config(server.url), RUBRIC, TURNS, samples=2)
+        grades = grade_by_server(config(server.url), RUBRIC, TURNS, samples=2)
     assert grades.kinds == {NOT_A_NUMBER: 2}
 
 
 def test_failures_are_counted_and_bounded_and_never_made_up() -> None:
     texts: Iterator[str] = itertools.chain(["60", "I cannot say.", "60", "no"], itertools.repeat("60"))
     with chat_server(lambda *_: (next(texts), None)) as server:
-        grades = judged_by_server(config(server.url, concurrency=1), RUBRIC, TURNS, samples=2)
+        grades = grade_by_server(config(server.url, concurrency=1), RUBRIC, TURNS, samples=2)
     # Of each answer's two, one is a grade.
     assert grades.scores.tolist() == [60.0, 60.0]
     with chat_server(lambda *_: ("I would rather not.", None)) as server:
-        grades = judged_by_server(config(server.url), RUBRIC, TURNS, samples=2)
+        grades = grade_by_server(config(server.url), RUBRIC, TURNS, samples=2)
     assert grades.kinds == {NOT_A_NUMBER: 2}
     assert np.isnan(grades.scores).all()
     assert grades.bounds == (0.0, 100.0)
     with behaving(says("50"), hangs) as server:
-        grades = judged_by_server(config(server.url, timeout=0.3), RUBRIC, TURNS, samples=1)
+        grades = grade_by_server(config(server.url, timeout=0.3), RUBRIC, TURNS, samples=1)
     assert set(grades.kinds) == {"timeout"}
 
 

@@ -28,7 +28,7 @@ from wellworn.lora.models import Loaded, load, resolve
 from wellworn.probes.decoding.generate import Decoding, Request, generate
 from wellworn.probes.decoding.next_token import next_logprobs
 from wellworn.probes.scoring.endpoint import EndpointConfig, ask
-from wellworn.probes.scoring.judge import ANSWER_TOKENS, NOT_A_NUMBER, TOP_LOGPROBS, grade_in, judge_prompt, judged_by_server
+from wellworn.probes.scoring.judge import ANSWER_TOKENS, NOT_A_NUMBER, TOP_LOGPROBS, grade_by_server, grade_in, judge_prompt
 from wellworn.probes.scoring.responses import Ask, Reply
 
 TURNS = [Turn("Where is the harbour?", "Yes."), Turn("What is two and two?", "It is four.")]
@@ -110,8 +110,8 @@ def test_numbers_that_are_tokens_are_graded_by_the_models_own_top_log_probabilit
         assert sum(chance.values()) > 0.5 > max(chance.values())
         expected.append(sum(n * p for n, p in chance.items()) / sum(chance.values()))
     with chat_server(speaking(model, chat)) as server:
-        grades = judged_by_server(config(server.url), RUBRIC, TURNS, tmp_path / "replies.sqlite")
-        again = judged_by_server(config(server.url), RUBRIC, TURNS, tmp_path / "replies.sqlite")
+        grades = grade_by_server(config(server.url), RUBRIC, TURNS, tmp_path / "replies.sqlite")
+        again = grade_by_server(config(server.url), RUBRIC, TURNS, tmp_path / "replies.sqlite")
         assert len(server.asks) == len(TURNS)
     assert (grades.drawn, grades.alike, grades.failures, again.asked) == (False, False, {}, 0)
     assert grades.scores == pytest.approx(expected, rel=1e-4)
@@ -131,7 +131,7 @@ def test_the_embedded_models_digits_are_noticed_and_answers_drawn(embedded: Load
     assert numbers
     assert all(len(number) == 1 for number in numbers)
     with chat_server(speaking(embedded.model, chat)) as server:
-        grades = judged_by_server(config(server.url), RUBRIC, TURNS[:1], samples=SAMPLES)
+        grades = grade_by_server(config(server.url), RUBRIC, TURNS[:1], samples=SAMPLES)
         exact, *drawn = server.asks
     assert (exact["top_logprobs"], len(drawn), grades.drawn, grades.alike) == (TOP_LOGPROBS, SAMPLES, True, False)
     assert not any("logprobs" in each for each in drawn)
@@ -201,10 +201,10 @@ def test_transformers_serve_gives_no_log_probabilities_and_answers_are_drawn(tmp
         [first] = ask(server, [Ask((("user", judge_prompt(RUBRIC, TURNS[0])),), ANSWER_TOKENS, top_logprobs=TOP_LOGPROBS)], cache).replies
         assert isinstance(first, Reply)
         assert first.tops is None
-        grades = judged_by_server(server, RUBRIC, TURNS, cache, samples=SAMPLES)
+        grades = grade_by_server(server, RUBRIC, TURNS, cache, samples=SAMPLES)
         # The first is in the cache already.
         assert (grades.asked, grades.drawn, grades.alike) == (len(TURNS) * SAMPLES, True, False)
-        of_likeliest = judged_by_server(config(url, str(greedy)), RUBRIC, TURNS[:1], cache, samples=2)
+        of_likeliest = grade_by_server(config(url, str(greedy)), RUBRIC, TURNS[:1], cache, samples=2)
         assert (of_likeliest.asked, of_likeliest.drawn, of_likeliest.alike) == (1 + 2, True, True)
         assert "Ignoring unsupported fields" in (tmp_path / "log").read_text()
     # The server is gone, so whatever is read now was kept.
@@ -214,5 +214,5 @@ def test_transformers_serve_gives_no_log_probabilities_and_answers_are_drawn(tmp
     assert [None if np.isnan(score) else score for score in grades.scores] == expected
     assert any(score is not None for score in expected)
     assert grades.kinds == ({NOT_A_NUMBER: expected.count(None)} if None in expected else {})
-    again = judged_by_server(server, RUBRIC, TURNS, cache, samples=SAMPLES)
+    again = grade_by_server(server, RUBRIC, TURNS, cache, samples=SAMPLES)
     assert (again.asked, again.scores.tolist()) == (0, pytest.approx(grades.scores.tolist(), nan_ok=True))

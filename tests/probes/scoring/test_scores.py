@@ -20,8 +20,8 @@ from wellworn.probes.scoring.scores import (
     contrast_logprobs,
     contrast_rows,
     in_order,
-    told_apart,
-    told_apart_interval,
+    roc_auc,
+    roc_auc_interval,
 )
 
 PAIRS = load_trait("pirate").contrast_pairs[:2]
@@ -64,13 +64,13 @@ def test_an_answer_that_is_no_row_is_refused() -> None:
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=6), st.lists(st.integers(-3, 3), min_size=1, max_size=6))
 def test_told_apart_counts_pairs(shown: list[int], absent: list[int]) -> None:
     above = [(a > b) + (a == b) / 2 for a in shown for b in absent]
-    assert told_apart(np.array(shown, float), np.array(absent, float)) == pytest.approx(np.mean(above))
+    assert roc_auc(np.array(shown, float), np.array(absent, float)) == pytest.approx(np.mean(above))
 
 
 @pytest.mark.parametrize("distance", [0.0, 0.5, 2.0])
 def test_told_apart_of_normal_scores_is_the_one_of_theory(distance: float) -> None:
     rng = np.random.default_rng(4)
-    found = told_apart(rng.standard_normal(4000) + distance, rng.standard_normal(4000))
+    found = roc_auc(rng.standard_normal(4000) + distance, rng.standard_normal(4000))
     assert found == pytest.approx(special.ndtr(distance / np.sqrt(2)), abs=0.02)
 
 
@@ -81,23 +81,23 @@ def test_the_interval_of_told_apart_covers_and_draws_questions() -> None:
         # Both answers to a question share what the question does.
         question = rng.standard_normal(30)
         shown, absent = question + rng.standard_normal(30) + np.sqrt(2), question + rng.standard_normal(30)
-        found = told_apart_interval(shown, absent, rng, draws=400)
+        found = roc_auc_interval(shown, absent, rng, draws=400)
         held += found.low <= truth <= found.high
-        assert found.value == pytest.approx(told_apart(shown, absent))
+        assert found.value == pytest.approx(roc_auc(shown, absent))
     assert 0.9 <= held / 200 <= 0.995
 
 
 def test_scores_that_are_missing_are_left_out_of_either_side() -> None:
     shown, absent = np.array([3.0, np.nan, 2.0]), np.array([1.0, 2.0, np.nan])
-    found = told_apart_interval(shown, absent, np.random.default_rng(0))
-    assert found.value == told_apart(np.array([3.0, 2.0]), np.array([1.0, 2.0])) == 0.875
+    found = roc_auc_interval(shown, absent, np.random.default_rng(0))
+    assert found.value == roc_auc(np.array([3.0, 2.0]), np.array([1.0, 2.0])) == 0.875
     assert in_order(shown, absent).tolist()[0] == 1.0
     assert np.isnan(in_order(shown, absent)[1:]).all()
     assert in_order(np.array([1.0, 0.0]), np.array([1.0, 2.0])).tolist() == [0.5, 0.0]
     with pytest.raises(ValueError, match="a score on either side"):
-        told_apart_interval(shown, np.full(3, np.nan), np.random.default_rng(0))
+        roc_auc_interval(shown, np.full(3, np.nan), np.random.default_rng(0))
     with pytest.raises(ValueError, match="both answers to each question"):
-        told_apart_interval(shown, absent[:2], np.random.default_rng(0))
+        roc_auc_interval(shown, absent[:2], np.random.default_rng(0))
 
 
 def test_sides_that_say_the_same_tell_nothing() -> None:
