@@ -42,10 +42,11 @@ def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:
         InputError: the file cannot be read, or is not valid YAML (names the line).
     """
     text = read_text(path)
+    yaml = YAML(typ="safe", pure=True)
     try:
-        node = YAML(typ="safe", pure=True).compose(text)
+        node = yaml.compose(text)
         if (size := _size(node, {})) <= MOST_VALUES:
-            return YAML(typ="safe", pure=True).load(text), dict(_lines(node, ()))
+            return None if node is None else yaml.constructor.construct_document(node), dict(_lines(node, ()))
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{path}:{line}: not valid YAML: {error.problem}") from None

@@ -8,8 +8,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from wellworn.experiments.study_file import study_names
-
 # A fixed width elsewhere than in a terminal keeps tables whole in logs and pipes.
 console = Console(width=None if sys.stdout.isatty() else 150)
 complaints = Console(stderr=True)
@@ -17,9 +15,16 @@ complaints = Console(stderr=True)
 REPLIES = "replies.sqlite"
 HELP = {"help_option_names": ["-h", "--help"]}
 
+
+def _study_names() -> list[str]:
+    from wellworn.experiments.study_file import study_names
+
+    return study_names()
+
+
 StudyName = Annotated[
     str,
-    typer.Argument(autocompletion=study_names, help="A built-in study (wellworn studies lists them), or a YAML file."),
+    typer.Argument(autocompletion=_study_names, help="A built-in study (wellworn studies lists them), or a YAML file."),
 ]
 Model = Annotated[str, typer.Option(help="The base model: smollm2-135m, a folder, or a hub id.")]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", metavar="DIR", help="Where stages and results are kept.")]

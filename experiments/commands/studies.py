@@ -1,4 +1,4 @@
-"""The commands `wellworn studies`: what studies there are, what one asks, and what a study file may hold."""
+"""The commands `wellworn studies`: what studies there are, what one asks, and what a study file may hold. Heavy imports happen inside."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,10 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from wellworn.data.errors import InputError
-from wellworn.data.files import read_text
-from wellworn.data.wording import did_you_mean
 from wellworn.experiments.commands.options import HELP, StudyName, console, examples
-from wellworn.experiments.study_file import find_study, load_study, study_names
 
 if TYPE_CHECKING:
     from wellworn.experiments.reference import Key
@@ -36,6 +33,8 @@ def studies(context: typer.Context) -> None:
 @app.command("list", epilog=examples("wellworn studies list", "wellworn run quickstart"))
 def studies_list() -> None:
     """List the built-in studies, each with its question."""
+    from wellworn.experiments.study_file import load_study, study_names
+
     table = Table.grid(padding=(0, 2))
     for name in study_names():
         table.add_row(f"[bold]{name}[/bold]", escape(load_study(name).question))
@@ -45,7 +44,9 @@ def studies_list() -> None:
 @app.command("show", epilog=examples("wellworn studies show quickstart", "wellworn studies show my_study.yaml"))
 def studies_show(name: StudyName) -> None:
     """Show what a study asks, what it expects, what would refute it, and its file."""
+    from wellworn.data.files import read_text
     from wellworn.experiments.study import expand_runs
+    from wellworn.experiments.study_file import find_study, load_study
 
     study, path = load_study(name), find_study(name)
     table = Table.grid(padding=(0, 2))
@@ -72,6 +73,7 @@ def studies_keys(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print all keys as a Markdown page.")] = False,
 ) -> None:
     """Explain keys of a study file: type, default, unit, range, meaning and an example."""
+    from wellworn.data.wording import did_you_mean
     from wellworn.experiments import reference
     from wellworn.experiments.study import Study
 

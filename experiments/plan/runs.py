@@ -153,9 +153,7 @@ def plan_run(layout: Layout) -> PlannedRun:
         dictionary=dictionary_stage(shared.library, shared.dictionary, layout.layer) if shared.dictionary else None,
         said=said,
         training=condition.adapter if arm.trained else None,
-        weights=weights_stage(context, condition, subject.plain_turns("evaluate"), layout.own, layout.library)
-        if condition.adapter
-        else None,
+        weights=weights,
         capability=capability_stage(context, condition) if condition.adapter and run.study.capability else None,
         scores=scores,
         trait=subject.name,

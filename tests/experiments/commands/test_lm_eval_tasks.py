@@ -13,7 +13,7 @@ import torch
 
 from wellworn.experiments.bench.shift import random_adapters
 from wellworn.experiments.cli import main
-from wellworn.experiments.commands.lm_eval_tasks import _beside
+from wellworn.experiments.commands.lm_eval_tasks import _compare
 from wellworn.experiments.stages.capability import Compared, compare_items
 from wellworn.lora.models import Loaded, adapted, load, resolve
 from wellworn.probes.reading.variants import Variant, applied
@@ -189,9 +189,9 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_only_what_is_right_or_wrong_is_compared_and_on_the_same_items_alone() -> None:
     base, now = {0: 1.0, 1: 1.0, 2: 0.0}, {2: 1.0, 1: 0.0, 0: 1.0}
-    assert _beside(base, None) == Compared(2, 3)
-    assert _beside(now, base) == Compared(2, 3, 1, 1, 1.0)
-    assert _beside({0: 0.5}, None) is None
-    assert _beside(now, base | {0: 0.25}) is None
-    assert _beside(now, {0: 1.0, 1: 1.0}) is None
-    assert _beside(None, base) is None
+    assert _compare(base, None) == Compared(2, 3)
+    assert _compare(now, base) == Compared(2, 3, 1, 1, 1.0)
+    assert _compare({0: 0.5}, None) is None
+    assert _compare(now, base | {0: 0.25}) is None
+    assert _compare(now, {0: 1.0, 1: 1.0}) is None
+    assert _compare(None, base) is None

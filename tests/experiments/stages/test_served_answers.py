@@ -113,7 +113,7 @@ def test_answers_of_a_server_are_made_as_those_here(
     study = tiny_study(server={"url": "http://127.0.0.1:1/v1", "model": "x", "more": {key: value}})
     with pytest.raises(SystemExit):
         main(["run", str(study), "--runs-dir", str(tmp_path / "runs")])
-    assert f"server.more: {key} is the same for answers of the server and of the model here" in " ".join(capsys.readouterr().err.split())
+    assert f"server.more: {key} must be the same for the server and the local model" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("keys", [{"server": {"model": "x"}}, {"judge": {"model": "x"}, "scores": {"pairs": 2}}])
