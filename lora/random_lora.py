@@ -11,7 +11,8 @@ from torch import nn
 
 from wellworn.data.chat import Encoded
 from wellworn.data.errors import InputError
-from wellworn.lora.models import Loaded, adapted, copy_adapter_config
+from wellworn.lora.adapters import adapted, copy_adapter_config
+from wellworn.lora.models import Loaded
 from wellworn.probes.reading.capture import Spec, read, read_variants
 from wellworn.probes.reading.variants import Variant
 

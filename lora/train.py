@@ -18,8 +18,9 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from wellworn.data.errors import InputError
+from wellworn.lora.adapters import copy_adapter_config
 from wellworn.lora.arms import TrainConfig
-from wellworn.lora.models import Loaded, copy_adapter_config
+from wellworn.lora.models import Loaded
 
 LORA_DEFAULTS: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
 # A quarter of a run is the most that a kill costs. Checkpointing activations costs half as much compute again.

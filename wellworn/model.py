@@ -11,6 +11,7 @@ from torch import nn
 from wellworn.data.chat import Chat, Encoded
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
+from wellworn.lora import adapters as lora_adapters
 from wellworn.lora import models
 from wellworn.probes.reading.layers import depth, resolve_layer, text_config
 
@@ -72,7 +73,7 @@ class Model:
         """
         names = [None if adapter is None else f"adapter{i}" for i, adapter in enumerate(adapters)]
         folders = {name: Path(adapter) for name, adapter in zip(names, adapters, strict=True) if name and adapter}
-        with models.adapted(self.base, folders) as module:
+        with lora_adapters.adapted(self.base, folders) as module:
             yield module, names
 
     def __repr__(self) -> str:

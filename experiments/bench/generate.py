@@ -10,7 +10,8 @@ import torch
 from wellworn.experiments.bench.shift import random_adapters
 from wellworn.experiments.bench.timing import Case, Contender, race
 from wellworn.experiments.bench.workload import chat_of, facts, prompts
-from wellworn.lora.models import Loaded, adapted
+from wellworn.lora.adapters import adapted
+from wellworn.lora.models import Loaded
 from wellworn.probes.decoding.generate import Answer, Decoding, Request, end_tokens, generate
 from wellworn.probes.reading.batch_inputs import pad_rows
 from wellworn.probes.reading.variants import Variant

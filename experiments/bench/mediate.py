@@ -12,7 +12,8 @@ from wellworn.data.chat import Encoded
 from wellworn.experiments.bench.shift import random_adapters
 from wellworn.experiments.bench.timing import Case, Contender, Timed, race
 from wellworn.experiments.bench.workload import chat_of, facts, rollouts
-from wellworn.lora.models import Loaded, adapted
+from wellworn.lora.adapters import adapted
+from wellworn.lora.models import Loaded
 from wellworn.probes.mediation.interventions import Intervention, Swap
 from wellworn.probes.mediation.patching import Batching, Texts, patched_logprobs
 from wellworn.probes.reading.batching import by_length

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from wellworn.data.errors import Complaints, InputError
 from wellworn.experiments.stages.capability import BUILTIN, Compared, compare_items
+from wellworn.lora import adapters as lora_adapters
 from wellworn.lora import models
 from wellworn.probes.reading.variants import Variant, applied
 
@@ -182,7 +183,7 @@ def measure(base: models.Loaded, adapters: Mapping[str, Path], tasks: Tasks, set
     if settings.chat_template and not base.tokenizer.chat_template:
         raise InputError(f"--chat-template: {base.ref.id} has no chat template; remove the option")
     before: Items = {}
-    with models.adapted(base, adapters) as model:
+    with lora_adapters.adapted(base, adapters) as model:
         # It warns about a model that is already in memory, which is intended here. Its other warnings are kept.
         log = logging.getLogger(HFLM.__module__)
         level = log.level

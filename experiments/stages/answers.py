@@ -14,7 +14,7 @@ from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, by_stage, counter
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
-from wellworn.lora import models
+from wellworn.lora import adapters as lora_adapters
 from wellworn.probes.decoding.generate import Decoding, Request, generate
 from wellworn.probes.decoding.prefill import Prompts
 from wellworn.probes.reading.hooks import OnBlock
@@ -105,9 +105,9 @@ def answer_questions(
         progress=counter(tick, len(adapters) * len(asked) // context.ranks.world, "answers"),
     )
     found: list[list[str]] = []
-    for some in context.ranks.from_main(lambda: models.groups_that_fit(adapters, context.device)):
+    for some in context.ranks.from_main(lambda: lora_adapters.groups_that_fit(adapters, context.device)):
         variants = [Variant(adapter.parent.name if adapter else None, edits or {}) for adapter in some]
-        with models.adapted(context.base, by_stage(some)) as model:
+        with lora_adapters.adapted(context.base, by_stage(some)) as model:
             # Of each question, what all variants answer.
             answers = context.ranks.share(
                 asked,

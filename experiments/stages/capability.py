@@ -23,6 +23,7 @@ from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, by_stage
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.answers import REPETITION_PENALTY, decode_answers
+from wellworn.lora import adapters as lora_adapters
 from wellworn.lora import models
 from wellworn.probes.decoding.generate import Decoding
 from wellworn.probes.reading.divergence import kl_divergence
@@ -151,7 +152,7 @@ def measure_items(
         """Turn [names][items] into one entry an item."""
         return list(zip(*found, strict=True))
 
-    with models.adapted(base, adapters) as model:
+    with lora_adapters.adapted(base, adapters) as model:
         variants = [Variant(name) for name in names]
         tick(0, 3, "plain answers, and the answers to sums")
         logprobs = mean_logprobs(model, [*plain, *options], variants, pad)
@@ -175,7 +176,7 @@ def capability_stage(context: StudyContext, condition: Condition) -> Stage:
     def compute_all(context: StudyContext, folders: Sequence[Folders], _outs: Sequence[Path], tick: TickFn) -> list[Output]:
         chat, ranks = context.chat(context.base), context.ranks
         found: list[Output] = []
-        for some in ranks.from_main(lambda: models.groups_that_fit([each.adapter for each in folders], context.device)):
+        for some in ranks.from_main(lambda: lora_adapters.groups_that_fit([each.adapter for each in folders], context.device)):
             names = [adapter.parent.name if adapter else None for adapter in some]
             found += [{CAPABILITY: each.to_json()} for each in measure_items(context.base, chat, by_stage(some), names, ranks, tick)]
         return found

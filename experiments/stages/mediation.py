@@ -30,7 +30,7 @@ from wellworn.experiments.stages.mediation_arms import (
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.readings import load_responses
 from wellworn.experiments.study import MediateConfig
-from wellworn.lora import models
+from wellworn.lora import adapters as lora_adapters
 from wellworn.probes.mediation.interventions import Push, Swap
 from wellworn.probes.mediation.patching import Batching, Texts, moved_norms, patched_logprobs
 from wellworn.probes.mediation.shares import INSIDE, OUTSIDE, WHOLE
@@ -92,7 +92,7 @@ def mediate_stage(context: StudyContext, question: Question, config: MediateConf
         rows = [[chat.encode(turn) for turn in condition.under(turns)] for condition in conditions]
         texts = Texts((rows[0], rows[1]), question.response_only)
         pad, budget = context.base.tokenizer.pad_token_id, context.study.token_budget
-        with models.adapted(context.base, by_stage(adapters)) as model:
+        with lora_adapters.adapted(context.base, by_stage(adapters)) as model:
             between = tuple(Variant(adapter.parent.name if adapter else None) for adapter in adapters)
             parts = parts_to_swap(space, question, config, folders.all("readings"))
             norms = moved_norms(

@@ -22,7 +22,7 @@ from wellworn.experiments.stages.mediation import Question, parts_to_swap
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.scores import known_separation, read_contrast
 from wellworn.experiments.study import GeneratedConfig, MediateConfig
-from wellworn.lora import models
+from wellworn.lora import adapters as lora_adapters
 from wellworn.probes.decoding.generate import Decoding
 from wellworn.probes.mediation.patched_decoding import patched_answers
 from wellworn.probes.reading.variants import Variant
@@ -67,7 +67,7 @@ def say_stage(context: StudyContext, question: Question, config: GeneratedConfig
             repetition_penalty=REPETITION_PENALTY,
             progress=counter(tick, len(arms) * len(asked) // context.ranks.world, "answers"),
         )
-        with models.adapted(context.base, by_stage(adapters)) as model:
+        with lora_adapters.adapted(context.base, by_stage(adapters)) as model:
             reference, run = (Variant(adapter.parent.name if adapter else None) for adapter in adapters)
 
             def answer(part: list[str]) -> list[list[str]]:

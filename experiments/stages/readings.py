@@ -15,7 +15,7 @@ from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage,
 from wellworn.experiments.engine.store import WORK
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.answers import load_texts, texts_input
-from wellworn.lora import models
+from wellworn.lora import adapters as lora_adapters
 from wellworn.probes.reading.capture import Spec, read_variants
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.statistics.intervals import FloatArray
@@ -83,8 +83,8 @@ def read(
         progress=counter(tick, len(adapters) * sum(len(row) for row in rows) // context.ranks.world, "tokens"),
     )
     found = []
-    for some in context.ranks.from_main(lambda: models.groups_that_fit(adapters, context.device)):
-        with models.adapted(context.base, by_stage(some)) as model:
+    for some in context.ranks.from_main(lambda: lora_adapters.groups_that_fit(adapters, context.device)):
+        with lora_adapters.adapted(context.base, by_stage(some)) as model:
             variants = [Variant(adapter.parent.name if adapter else None) for adapter in some]
             # After a kill others may be ready, or less memory free: what was read is of use to the same group alone.
             work = out / WORK / digest([variant.adapter for variant in variants])

@@ -11,7 +11,7 @@ from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn
 from wellworn.experiments.engine.store import WORK
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.answers import load_answers
-from wellworn.lora import models
+from wellworn.lora import adapters as lora_adapters
 from wellworn.lora.arms import TrainConfig
 from wellworn.lora.random_lora import random_lora
 
@@ -70,14 +70,14 @@ def train_stage(
 
 def adapter_stage(context: StudyContext, folder: Path, title: str) -> Stage:
     """Take in someone else's adapter: a copy, so that results never depend on the user's folder."""
-    models.check_adapter(folder)
+    lora_adapters.check_adapter(folder)
     names = ("adapter_config.json", "adapter_model.safetensors")
 
     def compute(context: StudyContext, _folders: Folders, out: Path, _tick: TickFn) -> Output:
-        models.check_fit(context.base, folder)
+        lora_adapters.check_fit(context.base, folder)
         (out / "adapter").mkdir()
         (out / "adapter" / names[1]).write_bytes((folder / names[1]).read_bytes())
-        models.copy_adapter_config(folder, out / "adapter")
+        lora_adapters.copy_adapter_config(folder, out / "adapter")
         return {}
 
     config = {**context.identity(), "files": {name: sha256(folder / name) for name in names}}

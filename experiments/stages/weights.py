@@ -10,7 +10,7 @@ from wellworn.experiments.engine.record import Record
 from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, in_group
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.persona_space import SpaceStages
-from wellworn.lora import models
+from wellworn.lora import adapters as lora_adapters
 from wellworn.probes.geometry.weights import Summary, Write, summary, writes
 
 WEIGHTS = "weights.json"
@@ -54,7 +54,7 @@ def weights_stage(context: StudyContext, condition: Condition, turns: Sequence[T
         name = adapter.parent.name
         if bases:
             try:
-                with models.adapted(context.base, {name: adapter}) as model:
+                with lora_adapters.adapted(context.base, {name: adapter}) as model:
                     found = list(writes(model, rows, [name], bases, token_budget=context.study.token_budget)[name])
             except InputError as unknown:
                 # Where the weights do not tell (DoRA, a model that normalises what its layers write), all else is still measured.

@@ -13,8 +13,10 @@ from peft import LoraConfig, get_peft_model
 from tests.tiny import save_tiny
 from wellworn.data.chat import Encoded
 from wellworn.data.errors import InputError
+from wellworn.lora import adapters as lora_adapters
 from wellworn.lora import models
-from wellworn.lora.models import adapted, check_adapter, check_fit, config_depth, device_and_dtype, load, resolve
+from wellworn.lora.adapters import adapted, check_adapter, check_fit
+from wellworn.lora.models import config_depth, device_and_dtype, load, resolve
 from wellworn.probes.reading.capture import Spec, read
 from wellworn.probes.reading.variants import Variant, applied
 
@@ -116,10 +118,10 @@ def test_adapters_are_parted_by_the_memory_that_is_free(adapter: Path, monkeypat
     free = psutil.virtual_memory()._replace(available=4 * size + 1)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     cpu = torch.device("cpu")
-    assert models.groups_that_fit([None, adapter, adapter, adapter, None], cpu) == [[None, adapter, adapter], [adapter, None]]
+    assert lora_adapters.groups_that_fit([None, adapter, adapter, adapter, None], cpu) == [[None, adapter, adapter], [adapter, None]]
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free._replace(available=0))
-    assert models.groups_that_fit([adapter, adapter], cpu) == [[adapter], [adapter]]
-    assert models.groups_that_fit([], cpu) == []
+    assert lora_adapters.groups_that_fit([adapter, adapter], cpu) == [[adapter], [adapter]]
+    assert lora_adapters.groups_that_fit([], cpu) == []
 
 
 def test_a_misfit_is_found_before_the_base_is_touched(base: models.Loaded, adapter: Path, tmp_path: Path) -> None:

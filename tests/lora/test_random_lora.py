@@ -10,7 +10,8 @@ from torch import nn
 
 from wellworn.data.chat import Encoded
 from wellworn.data.errors import InputError
-from wellworn.lora.models import Loaded, adapted, load, resolve
+from wellworn.lora.adapters import adapted
+from wellworn.lora.models import Loaded, load, resolve
 from wellworn.lora.random_lora import random_lora
 from wellworn.probes.reading.capture import Spec, read_variants
 from wellworn.probes.reading.variants import Variant

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
+from wellworn.lora.adapters import adapted
 from wellworn.lora.arms import TrainConfig, check_keys
-from wellworn.lora.models import adapted, load, resolve
+from wellworn.lora.models import load, resolve
 from wellworn.lora.train import train_sft
 from wellworn.probes.reading.capture import Spec, read
 

@@ -15,7 +15,8 @@ from wellworn.experiments.bench.shift import random_adapters
 from wellworn.experiments.cli import main
 from wellworn.experiments.commands.lm_eval_tasks import _compare
 from wellworn.experiments.stages.capability import Compared, compare_items
-from wellworn.lora.models import Loaded, adapted, load, resolve
+from wellworn.lora.adapters import adapted
+from wellworn.lora.models import Loaded, load, resolve
 from wellworn.probes.reading.variants import Variant, applied
 
 needs_lm_eval = pytest.mark.skipif(

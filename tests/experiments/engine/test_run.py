@@ -85,7 +85,7 @@ def test_readings_are_the_same_alone(why: str, whole: Path, tiny_study: Write, t
     if why == "one at a time":
         monkeypatch.setattr("wellworn.experiments.engine.run.MOST_TOGETHER", 1)
     else:
-        monkeypatch.setattr("wellworn.lora.models.groups_that_fit", lambda folders, device: [[folder] for folder in folders])
+        monkeypatch.setattr("wellworn.lora.adapters.groups_that_fit", lambda folders, device: [[folder] for folder in folders])
     run(tiny_study(), tmp_path / "alone")
     assert readings(tmp_path / "alone") == readings(whole)
 
@@ -106,7 +106,7 @@ def test_a_joint_reading_that_was_cut_goes_on_in_other_groups(
     assert stop.value.code == 130
     assert list((runs / "stages").glob(f"read-*/{WORK}/*/*.safetensors"))
     monkeypatch.setattr(
-        "wellworn.lora.models.groups_that_fit", lambda folders, device: [list(some) for some in (folders[:2], folders[2:]) if some]
+        "wellworn.lora.adapters.groups_that_fit", lambda folders, device: [list(some) for some in (folders[:2], folders[2:]) if some]
     )
     run(tiny_study(), runs)
     assert readings(runs) == readings(whole)

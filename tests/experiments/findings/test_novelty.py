@@ -152,13 +152,13 @@ def test_the_report_has_every_test_of_the_remainder() -> None:
     for like in results.runs:
         run = mediated(0.05, seed=like.entry.seed, trait=like.entry.trait, own=like.entry.trait)
         assert run.facts is not None
-        scores, (analysis, *others) = run.arrays["outcomes.0"], run.facts.mediation
+        scores, (analysis, *further) = run.arrays["outcomes.0"], run.facts.mediation
         effect = scores[1] - scores[0]
         shares = (like.arrays["outcomes.0"] - like.arrays["outcomes.0"][0]).mean(1)[2:]
         noise = 0.02 * np.random.default_rng(run.facts.layer).standard_normal((22, 24))
         added = scores[0] + shares[:, None] * effect + noise
         analysis = analysis.model_copy(update={"arms": [*analysis.arms, *ARMS[2:]]})
-        measured = run.facts.model_copy(update={"mediation": [analysis, *others]})
+        measured = run.facts.model_copy(update={"mediation": [analysis, *further]})
         arrays = {**run.arrays, "outcomes.0": np.vstack([scores, added])} | {key: like.arrays[key] for key in ("shifts", "use", "basis")}
         runs.append(replace(run, facts=measured, arrays=arrays, dictionary=like.dictionary))
     whole = report_study(*runs)

@@ -15,7 +15,8 @@ from wellworn.data.chat import Chat
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages.answers import REPETITION_PENALTY
-from wellworn.lora.models import adapted, load, resolve
+from wellworn.lora.adapters import adapted
+from wellworn.lora.models import load, resolve
 from wellworn.probes.decoding.generate import Decoding, Request, generate
 from wellworn.probes.reading.variants import Variant
 

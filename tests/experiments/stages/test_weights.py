@@ -13,6 +13,7 @@ from wellworn.data.chat import Chat
 from wellworn.data.mixtures import plain_turns
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages.loaded_space import NO_SPACE
+from wellworn.lora import adapters as lora_adapters
 from wellworn.lora import models
 from wellworn.probes.geometry.space import span
 from wellworn.probes.geometry.weights import writes
@@ -29,7 +30,7 @@ def test_where_an_update_writes_is_told_in_the_space_without_its_own_direction(
     adapter = next(path for title, path in stages_of(runs, "train").items() if title.startswith("train sft pirate"))
     base = models.load(models.resolve(str(tiny_model)), "float32")
     rows = [Chat(base.tokenizer).encode(turn) for turn in plain_turns(load_bank("everyday"), "evaluate")]
-    with models.adapted(base, {"pirate": adapter / "adapter"}) as model:
+    with lora_adapters.adapted(base, {"pirate": adapter / "adapter"}) as model:
         # Of the library's two traits the other one is left.
         expected = writes(model, rows, ["pirate"], {layer: span(vectors[1:, layer]) for layer in range(4)})["pirate"]
     assert [write["omega"] for write in facts["writes"]] == pytest.approx([write.omega for write in expected], rel=1e-4)
