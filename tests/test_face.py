@@ -13,11 +13,14 @@ from safetensors.numpy import load_file
 
 import wellworn as ww
 from tests.experiments.conftest import finished, stages_of
+from tests.experiments.synthetic import facts, run
+from tests.experiments.synthetic import study as finished_study
 from tests.tiny import save_tiny
 from wellworn import personas
 from wellworn.data.catalog import load_trait
 from wellworn.experiments.bench.shift import random_adapters
-from wellworn.experiments.engine.store import read_json
+from wellworn.experiments.engine.store import read_json, write_json
+from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.stages import persona_space
 from wellworn.experiments.stages.loaded_space import PersonaSpace
 
@@ -43,9 +46,17 @@ def space(model: ww.Model) -> PersonaSpace:
     return ww.space(model, {"loud": LOUD, "pirate": "pirate"})
 
 
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    folder.mkdir()
+    write_json(folder / "summary.json", summarise(finished_study(run(facts()))).to_json())
+    return folder
+
+
 @pytest.mark.parametrize("name", [name for name in ww.__all__ if inspect.isfunction(getattr(ww, name))])
-def test_every_function_has_an_example_that_holds(name: str, tiny_model: Path, adapter: Path) -> None:
-    given = {"ww": ww, "folder": tiny_model, "adapter": adapter, "pairs": LOUD}
+def test_every_function_has_an_example_that_holds(name: str, tiny_model: Path, adapter: Path, study: Path) -> None:
+    given = {"ww": ww, "folder": tiny_model, "adapter": adapter, "pairs": LOUD, "study": study}
     [example] = doctest.DocTestFinder(recurse=False).find(getattr(ww, name), name, globs=given)
     said: list[str] = []
     failed, tried = doctest.DocTestRunner(verbose=False).run(example, out=said.append)
@@ -68,7 +79,7 @@ def test_a_study_and_the_face_give_the_same_numbers(
     mediation = {"draws": 5, "matched": False, "doses": [], "surface": 0, "references": "headline", "everywhere": False}
     study = tiny_study(library=names, contrast_pairs=6, extract_questions=8, runs=[{"arm": "sft", "trait": "pirate"}], mediate=mediation)
     runs = finished(study, tmp_path)
-    [run] = read_json(runs / "tiny" / "summary.json")["runs"]
+    [measured] = read_json(runs / "tiny" / "summary.json")["runs"]
     tuned, plain = (stages_of(runs, "train")[f"train sft {name} (seed 0)"] / "adapter" for name in ("pirate", "neutral"))
 
     model = ww.load(tiny_model)
@@ -79,16 +90,28 @@ def test_a_study_and_the_face_give_the_same_numbers(
     space, shift = ww.space(model, names), ww.shift(model, tuned, reference=plain)
     inside = ww.share(shift, space, 0.5, without="pirate")
     assert inside.null is not None
-    for estimate_here, there in ((inside.share.estimate, run["share"]), (inside.null.effect, run["share_effect"])):
+    for estimate_here, there in ((inside.share.estimate, measured["share"]), (inside.null.effect, measured["share_effect"])):
         assert estimate_here.to_json() == pytest.approx(there, abs=1e-5)
-    assert inside.null.p == run["share_p"]
-    assert ww.share(shift, space, 0.5).share.estimate.to_json() == pytest.approx(run["share_full"], abs=1e-5)
+    assert inside.null.p == measured["share_p"]
+    assert ww.share(shift, space, 0.5).share.estimate.to_json() == pytest.approx(measured["share_full"], abs=1e-5)
     mediated = ww.mediate(model, tuned, "pirate", space, 0.5, reference=plain, draws=5)
-    assert mediated.effect.to_json() == pytest.approx(run["effect"], abs=1e-5)
-    assert mediated.shares["inside"].mediated.to_json() == pytest.approx(run["mediated"], abs=1e-4)
+    assert mediated.effect.to_json() == pytest.approx(measured["effect"], abs=1e-5)
+    assert mediated.shares["inside"].mediated.to_json() == pytest.approx(measured["mediated"], abs=1e-4)
     assert mediated.null is not None
-    assert mediated.null.mediated == pytest.approx(run["null_mean"], abs=1e-4)
+    assert mediated.null.mediated == pytest.approx(measured["null_mean"], abs=1e-4)
     assert {"outside", "whole", "full", "own"} <= set(mediated.shares)
+
+
+def test_results_are_what_was_written(study: Path, tmp_path: Path) -> None:
+    found = ww.results(study)
+    assert found.to_json() == read_json(study / "summary.json")
+    assert found.runs[0].share_effect is not None
+    assert found.runs[0].share_effect.low > 0
+    with pytest.raises(ww.InputError, match="there is no such file; give the folder of a study"):
+        ww.results(tmp_path)
+    write_json(tmp_path / "summary.json", read_json(study / "summary.json") | {"runs": [{"arm": "sft"}]})
+    with pytest.raises(ww.InputError, match=r"is not a summary of this version \(runs.0.trait\)"):
+        ww.results(tmp_path)
 
 
 def test_steering_shifts_every_token_by_the_vector_at_its_layer_and_nothing_below(model: ww.Model, adapter: Path) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "load",
     "mediate",
     "read",
+    "results",
     "share",
     "shift",
     "space",
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from wellworn.behaviour import generate, mediate, steer
     from wellworn.data.errors import InputError
     from wellworn.data.mixtures import Turn
+    from wellworn.finished import results
     from wellworn.model import Model, load
     from wellworn.personas import direction, directions, space
 else:
@@ -37,6 +39,7 @@ else:
     _HOMES = {
         "InputError": "data.errors",
         "Turn": "data.mixtures",
+        "results": "finished",
         **dict.fromkeys(("Model", "load"), "model"),
         **dict.fromkeys(("read", "share", "shift"), "activations"),
         **dict.fromkeys(("direction", "directions", "space"), "personas"),

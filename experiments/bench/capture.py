@@ -15,7 +15,7 @@ from wellworn.data.chat import SPANS, Encoded
 from wellworn.experiments.bench.memory import measure
 from wellworn.experiments.bench.peers import peers
 from wellworn.experiments.bench.rivals import floor, one_at_a_time
-from wellworn.experiments.bench.timing import Case, Contender, race
+from wellworn.experiments.bench.timing import Case, Contender, Facts, race
 from wellworn.experiments.bench.workload import answers_to_one_prompt, chat_of, contrasts, facts, rollouts
 from wellworn.lora.models import Loaded, load
 from wellworn.probes.reading.capture import Spec, read
@@ -51,7 +51,7 @@ def cases(base: Loaded, count: int, repeats: int, with_peers: bool, tick: Tick, 
     yield from _bfloat16(base, contrasts(chat, "pirate", 4, max(1, count // 8)), pad, repeats, tick)
 
 
-def memory(model: str, tick: Tick) -> list[dict[str, Any]]:
+def memory(model: str, tick: Tick) -> list[Facts]:
     """Return the peak memory beyond the weights of the floor and of capture, as the work grows."""
     # Fewer rollouts would make two or three batches, and the peak would depend on how they divide.
     works = [
@@ -63,7 +63,7 @@ def memory(model: str, tick: Tick) -> list[dict[str, Any]]:
         ("floor, 2.5 × length", "floor", 96, 100, 250, 30),
         ("capture, 2.5 × length", "capture", 96, 100, 250, 30),
     ]
-    rows = []
+    rows: list[Facts] = []
     for title, work, *numbers in works:
         tick(f"memory: {title}")
         rows.append({"title": title, "bytes": measure(work, model, *numbers)})

@@ -5,7 +5,6 @@ import platform
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wellworn.data.errors import InputError
-from wellworn.experiments.bench.timing import FEWEST_REPEATS, Case
+from wellworn.experiments.bench.timing import FEWEST_REPEATS, Case, Facts
 from wellworn.experiments.engine.store import commit, versions
 from wellworn.lora.models import Loaded, load, resolve
 
@@ -43,8 +42,8 @@ def bench(kind: str, model: str, rows: int, repeats: int, peers: bool, out: Path
         def tick(what: str) -> None:
             status.update(f"{kind}: {what}")
 
-        found: list[dict[str, Any]] = []
-        memory: list[dict[str, Any]] = []
+        found: list[Facts] = []
+        memory: list[Facts] = []
         chosen: Iterable[Case]
         if kind == "capture":
             chosen = capture.cases(base, rows, repeats, peers, tick, console)
@@ -86,7 +85,7 @@ def _machine(base: Loaded) -> dict[str, str]:
     }
 
 
-def _table(case: dict[str, Any]) -> Table:
+def _table(case: Facts) -> Table:
     title = f"{case['title']} ({', '.join(f'{value} {name}' for name, value in case['facts'].items())})"
     table = Table(title=title, title_justify="left", title_style="bold")
     for column in ("", "median s", "spread", "time over ours", "target", "least cosine", "error", ""):
@@ -109,7 +108,7 @@ def _table(case: dict[str, Any]) -> Table:
     return table
 
 
-def _memory_table(rows: list[dict[str, Any]]) -> Table:
+def _memory_table(rows: list[Facts]) -> Table:
     table = Table(title="peak memory beyond the weights", title_justify="left", title_style="bold")
     table.add_column("")
     table.add_column("MiB", justify="right")

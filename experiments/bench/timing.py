@@ -15,6 +15,9 @@ FEWEST_REPEATS = 5
 LEAST_COSINE = 0.9999
 LARGEST_ERROR = 1e-4
 
+# What is known of a case, and what was measured, by name: plain JSON.
+Facts = Mapping[str, Any]
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -73,7 +76,7 @@ class Case:
     """
 
     title: str
-    facts: Mapping[str, Any]
+    facts: Facts
     outcomes: Sequence[Outcome]
     targets: Mapping[str, float] = field(default_factory=dict)
 
@@ -81,7 +84,7 @@ class Case:
         """Return a contender's time over the suite's, repeat by repeat: how many times faster the suite is."""
         return [theirs / ours for theirs, ours in zip(outcome.seconds, self.outcomes[0].seconds, strict=True)]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Facts:
         """Return the case as plain JSON."""
         rows = []
         for outcome in self.outcomes:
@@ -107,7 +110,7 @@ def race(
     title: str,
     contenders: Sequence[Contender],
     repeats: int,
-    facts: Mapping[str, Any],
+    facts: Facts,
     targets: Mapping[str, float] | None = None,
     tick: Callable[[str], None] = lambda name: None,
 ) -> Case:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich import box
@@ -15,6 +14,7 @@ from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn, half_turns, plain_turns, trait_turns
 from wellworn.data.schema import Control, Trait, seed_for
+from wellworn.experiments.engine.record import Interval, Record, Sparse
 from wellworn.experiments.engine.store import write_json
 from wellworn.experiments.stages.grades import needed_rubric
 from wellworn.lora import models
@@ -36,6 +36,54 @@ from wellworn.probes.statistics.intervals import Estimate, FloatArray, mean_inte
 PAIRS = 4
 
 
+class Discrimination(Record):
+    """How well a score discriminates answers whose label is known.
+
+    Attributes:
+        shown: its mean where the trait is shown.
+        absent: where it is absent.
+        half: where it is shown by half; null where nothing is.
+        separation: AUC: how often an answer with the trait scores above one without.
+        bounds: the lowest and the highest AUC that missing scores allow; null where none is missing.
+        order: how often whole answers score above halves, and halves above plain ones.
+    """
+
+    shown: float | None
+    absent: float | None
+    half: float | None = None
+    separation: Interval | None = None
+    bounds: Sequence[float] | None = None
+    order: Interval | None = None
+
+
+class JudgeRow(Sparse):
+    """What became of one trait or control.
+
+    Attributes:
+        name: of the trait or control.
+        answers: how many were graded.
+        graded: how many have a grade.
+        drawn: whether grades are means of drawn answers.
+        alike: whether no two draws to one prompt differ.
+        complaints: what is to be said of the judge, in words.
+        judge: of its grades.
+        contrast: of the contrast score; left out where there are no contrast pairs.
+        choice: which of the two answers the base chooses, in log-odds.
+        chosen: how often it chooses the one with the trait.
+    """
+
+    name: str
+    answers: int
+    graded: int
+    drawn: bool
+    alike: bool
+    complaints: Sequence[str]
+    judge: Discrimination
+    contrast: Discrimination | None = None
+    choice: Interval
+    chosen: float
+
+
 def try_judge(names: Sequence[str], model: str, server: EndpointConfig | None, cache: Path, out: Path | None, console: Console) -> None:
     """Grade known answers, and print how well grades and scores discriminate them.
 
@@ -54,7 +102,7 @@ def try_judge(names: Sequence[str], model: str, server: EndpointConfig | None, c
     texts = [(needed_rubric(subject, f"{subject.name}:"), *_answers(subject)) for _, subject in subjects]
     base = models.load(models.resolve(model))
     chat = Chat(base.tokenizer, max_length=base.max_length)
-    rows: list[dict[str, Any]] = []
+    rows: list[JudgeRow] = []
     with console.status("") as status:
         for (name, subject), (rubric, changed, plain) in zip(subjects, texts, strict=True):
             # An answer that shows a trait by half is harder to grade than one that shows all or nothing of it. A control has no halves.
@@ -63,16 +111,30 @@ def try_judge(names: Sequence[str], model: str, server: EndpointConfig | None, c
             status.update(f"{name}: {len(turns)} answers")
             grades = grade_by_server(server, rubric, turns, cache) if server else grade(base.model, chat, rubric, turns)
             asked = len(changed)
-            row = {"name": name, **_count_grades(grades), **_discrimination("judge", grades.scores, asked, MOST)}
+            contrast = {}
             if subject.contrast_pairs:
-                row |= _discrimination("contrast", _contrast(base, chat, subject, turns), asked)
-            rows.append(row | _choice(base, chat, changed, plain))
+                contrast["contrast"] = _discrimination(_contrast(base, chat, subject, turns), asked)
+            chosen = _choice(base, chat, changed, plain)
+            rows.append(
+                JudgeRow(
+                    name=name,
+                    answers=len(grades.scores),
+                    graded=int(np.isfinite(grades.scores).sum()),
+                    drawn=grades.drawn,
+                    alike=grades.alike,
+                    complaints=_complaints(grades),
+                    judge=_discrimination(grades.scores, asked, MOST),
+                    **contrast,
+                    choice=mean_interval(chosen),
+                    chosen=float((chosen > 0).mean()),
+                )
+            )
     console.print(_table(rows, server.model if server else base.ref.id, base.ref.id))
     for row in rows:
-        for complaint in row["complaints"]:
-            console.print(f"{row['name']}: {complaint}", highlight=False, markup=False)
+        for complaint in row.complaints:
+            console.print(f"{row.name}: {complaint}", highlight=False, markup=False)
     if out is not None:
-        write_json(out, rows)
+        write_json(out, [row.to_json() for row in rows])
 
 
 def _answers(subject: Trait | Control) -> tuple[list[Turn], list[Turn]]:
@@ -89,8 +151,8 @@ def _answers(subject: Trait | Control) -> tuple[list[Turn], list[Turn]]:
     return changed, plain
 
 
-def _count_grades(grades: Grades) -> dict[str, Any]:
-    """Return how many answers a judge graded, and what to report about it."""
+def _complaints(grades: Grades) -> list[str]:
+    """Return what is to be said of a judge's grades."""
     complaints = [f"no grade for {count} of {len(grades.scores)} answers: {kind}" for kind, count in grades.kinds.items()]
     if grades.failures:
         complaints.append("the mean grade would be {:.1f} if all of these were 0, and {:.1f} if they were 100".format(*grades.bounds))
@@ -103,25 +165,24 @@ def _count_grades(grades: Grades) -> dict[str, Any]:
             "all replies sampled for a grade are equal: the judge is certain, or its server does not sample "
             "(transformers serve samples if the model's generation_config.json has do_sample: true)"
         )
-    graded = int(np.isfinite(grades.scores).sum())
-    return {"answers": len(grades.scores), "graded": graded, "drawn": grades.drawn, "alike": grades.alike, "complaints": complaints}
+    return complaints
 
 
-def _discrimination(name: str, scores: FloatArray, asked: int, most: float | None = None) -> dict[str, Any]:
+def _discrimination(scores: FloatArray, asked: int, most: float | None = None) -> Discrimination:
     """Return how well a score discriminates answers, and whether it orders those that show a trait wholly, by half and not at all.
 
     Args:
-        name: name of the score.
         scores: of answers that show the trait, then of plain ones, then of halves if there are any.
         asked: how many questions.
         most: largest score, if some may be missing. `bounds` is then the lowest and the highest AUC that missing scores allow.
     """
     shown, absent, halves = scores[:asked], scores[asked : 2 * asked], scores[2 * asked :]
-    means = {key: float(np.nanmean(each)) if np.isfinite(each).any() else None for key, each in (("shown", shown), ("absent", absent))}
-    facts: dict[str, Any] = {**means, "half": None, "separation": None, "bounds": None, "order": None}
-    if None in means.values():
-        return {name: facts}
-    facts["separation"] = roc_auc_interval(shown, absent, np.random.default_rng(seed_for(0, "judge"))).to_json()
+    found = Discrimination(
+        **{name: float(np.nanmean(each)) if np.isfinite(each).any() else None for name, each in (("shown", shown), ("absent", absent))}
+    )
+    if found.shown is None or found.absent is None:
+        return found
+    facts: dict[str, object] = {"separation": roc_auc_interval(shown, absent, np.random.default_rng(seed_for(0, "judge")))}
     if most is not None and np.isnan(scores[: 2 * asked]).any():
         ends = ((0.0, most), (most, 0.0))
         facts["bounds"] = [roc_auc(np.nan_to_num(shown, nan=a), np.nan_to_num(absent, nan=b)) for a, b in ends]
@@ -129,8 +190,8 @@ def _discrimination(name: str, scores: FloatArray, asked: int, most: float | Non
         ordered = np.nanmean([in_order(shown, halves), in_order(halves, absent)], axis=0) if np.isfinite(halves).any() else np.empty(0)
         ordered = ordered[np.isfinite(ordered)]
         facts["half"] = float(np.nanmean(halves)) if np.isfinite(halves).any() else None
-        facts["order"] = mean_interval(ordered).to_json() if len(ordered) > 1 else None
-    return {name: facts}
+        facts["order"] = mean_interval(ordered) if len(ordered) > 1 else None
+    return found.model_copy(update=facts)
 
 
 def _contrast(base: models.Loaded, chat: Chat, subject: Trait | Control, turns: Sequence[Turn]) -> FloatArray:
@@ -140,14 +201,13 @@ def _contrast(base: models.Loaded, chat: Chat, subject: Trait | Control, turns: 
     return np.asarray(positive - negative)
 
 
-def _choice(base: models.Loaded, chat: Chat, changed: Sequence[Turn], plain: Sequence[Turn]) -> dict[str, Any]:
-    """Return how the base chooses between the same answers."""
+def _choice(base: models.Loaded, chat: Chat, changed: Sequence[Turn], plain: Sequence[Turn]) -> FloatArray:
+    """Return how the base chooses between the same answers, in log-odds [questions]."""
     [of_letters] = mean_logprobs(base.model, choice_rows(chat, changed, plain), [Variant()], int(base.tokenizer.pad_token_id))
-    chosen = choice_logodds(of_letters)
-    return {"choice": mean_interval(chosen).to_json(), "chosen": float((chosen > 0).mean())}
+    return choice_logodds(of_letters)
 
 
-def _table(rows: Sequence[dict[str, Any]], judge: str, base: str) -> Table:
+def _table(rows: Sequence[JudgeRow], judge: str, base: str) -> Table:
     caption = (
         f"judge: {escape(judge)}; contrast score and choice: {escape(base)}. "
         "AUC: how often an answer with the trait scores above one without. "
@@ -172,16 +232,16 @@ def _table(rows: Sequence[dict[str, Any]], judge: str, base: str) -> Table:
     def number(value: float | None) -> str:
         return "–" if value is None else f"{value:.1f}"
 
-    def interval(value: dict[str, Any] | None) -> str:
-        return "–" if value is None else str(Estimate.from_json(value))
+    def interval(value: Estimate | None) -> str:
+        return "–" if value is None else str(value)
 
     for row in rows:
-        judged, contrast = row["judge"], row.get("contrast", {})
+        contrast = row.contrast or Discrimination(shown=None, absent=None)
         table.add_row(
-            row["name"],
-            f"{row['graded']}/{row['answers']}",
-            *(number(judged[key]) for key in ("shown", "half", "absent")),
-            *(interval(each.get(key)) for each in (judged, contrast) for key in ("separation", "order")),
-            interval(row["choice"]),
+            row.name,
+            f"{row.graded}/{row.answers}",
+            *(number(value) for value in (row.judge.shown, row.judge.half, row.judge.absent)),
+            *(interval(value) for each in (row.judge, contrast) for value in (each.separation, each.order)),
+            interval(row.choice),
         )
     return table

@@ -6,10 +6,10 @@ the run, of the question, and a residual. Their terms correlate, as the two are 
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Any
 
 import numpy as np
 
+from wellworn.experiments.simulate.rows import Row
 from wellworn.probes.statistics.intervals import FloatArray, crossed_interval, ratio_interval
 
 # Standard deviations of run, question and residual, in units of the denominator's mean.
@@ -30,7 +30,7 @@ def simulate_crossed(
     seed: int,
     runs: Sequence[int] = RUNS,
     proportions: Sequence[tuple[float, float, float]] = PROPORTIONS,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Return one row a cell: coverage of the mean's interval and of the ratio's.
 
     Args:
@@ -55,7 +55,7 @@ def simulate_crossed(
     return rows
 
 
-def missed(row: dict[str, Any]) -> list[str]:
+def missed(row: Row) -> list[str]:
     """Return in words the targets that a row misses."""
     low, high = COVERAGE
     return [

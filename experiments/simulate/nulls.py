@@ -24,12 +24,12 @@ activations behind the null as well; what a text puts into a state is nearly all
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from wellworn.data.schema import seed_for
+from wellworn.experiments.simulate.rows import Row
 from wellworn.probes.geometry.directions import FOUND_RELIABILITY, half_split_reliability
 from wellworn.probes.geometry.nulls import Null
 from wellworn.probes.geometry.space import FEWEST_ROLES, Members, coefficients
@@ -68,9 +68,7 @@ SPECTRA = (1.0, 1.6)
 NULLS = ("n1_known", "n1", "naive", "n0")
 
 
-def null_sizes(
-    repeats: int = 2000, seed: int = 0, cells: Sequence[Cell] = CELLS, spectra: Sequence[float] = SPECTRA
-) -> list[dict[str, Any]]:
+def null_sizes(repeats: int = 2000, seed: int = 0, cells: Sequence[Cell] = CELLS, spectra: Sequence[float] = SPECTRA) -> list[Row]:
     """Return how often each null rejects at .05 where there is no link.
 
     Args:
@@ -95,9 +93,9 @@ def null_sizes(
     return rows
 
 
-def _row(spectrum: float, cell: Cell, k: int, repeats: int, rates: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+def _row(spectrum: float, cell: Cell, k: int, repeats: int, rates: Mapping[str, Sequence[float]]) -> Row:
     """Return a row with the rate of rejection of each null and its standard error over sets; None where a null was left out."""
-    row: dict[str, Any] = {"spectrum": spectrum, "personas": cell.personas, "activations": cell.activations, "k": k}
+    row: Row = {"spectrum": spectrum, "personas": cell.personas, "activations": cell.activations, "k": k}
     row |= {"repeats": repeats, "alpha": ALPHA}
     for name, each in rates.items():
         row |= {name: float(np.mean(each)) if each else None, f"{name}_error": float(stats.sem(each)) if each else None}
@@ -110,9 +108,7 @@ CONTENT, PERSONA, WORDING, REST = 0.97, 0.17, 0.42, 0.41
 PIPELINE_NULLS = ("n1", "n1_total")
 
 
-def pipeline_sizes(
-    repeats: int = 2000, seed: int = 0, cells: Sequence[Cell] = CELLS, spectra: Sequence[float] = SPECTRA
-) -> list[dict[str, Any]]:
+def pipeline_sizes(repeats: int = 2000, seed: int = 0, cells: Sequence[Cell] = CELLS, spectra: Sequence[float] = SPECTRA) -> list[Row]:
     """Return how often N1 rejects at .05 where spaces are built from states as a study builds them, and shifts have no link to them.
 
     States are S = content of the question + persona + wording of the prompt + rest, the last three drawn with one covariance, which a

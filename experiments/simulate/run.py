@@ -13,10 +13,10 @@ from wellworn.data.errors import InputError
 from wellworn.data.wording import did_you_mean
 from wellworn.experiments.engine.store import commit, versions, write_json
 from wellworn.experiments.simulate import crossed, nulls, shares
+from wellworn.experiments.simulate.rows import Row
 
 FEWEST_REPEATS = 100
 
-Row = dict[str, Any]
 # What is simulated, and which targets a row of it misses; the nulls' sizes have none a row.
 KINDS: dict[str, tuple[Callable[[int, int], list[Row]], Callable[[Row], list[str]] | None]] = {
     "shares": (shares.simulate_shares, shares.missed),

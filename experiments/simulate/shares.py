@@ -8,10 +8,10 @@ vector of the space and the rest along (I − P)Σ^½g.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 
+from wellworn.experiments.simulate.rows import Row
 from wellworn.probes.geometry.shift import Products, share_of, spread
 from wellworn.probes.statistics.intervals import FloatArray
 
@@ -79,7 +79,7 @@ def simulate_shares(
     slopes: Sequence[float] = SLOPES,
     shares: Sequence[float] = SHARES,
     signals: Sequence[float] = SIGNALS,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Return one row a cell of the grid. Cells that differ in share or signal alone have the same noise.
 
     Args:
@@ -115,7 +115,7 @@ def simulate_shares(
     return rows
 
 
-def missed(row: dict[str, Any]) -> list[str]:
+def missed(row: Row) -> list[str]:
     """Return in words the targets that a row misses; none are set where fewer than half of the repeats pass."""
     if row["passed"] < CLAIMED_FROM:
         return []
@@ -128,7 +128,7 @@ def missed(row: dict[str, Any]) -> list[str]:
     return out
 
 
-def _summary(share: float, outcomes: FloatArray) -> dict[str, Any]:
+def _summary(share: float, outcomes: FloatArray) -> Row:
     """Return the numbers of one cell from its outcomes [repeats, (value, low, high, passed)]."""
     value, low, high, passed = outcomes.T
     known, gate = np.isfinite(value), passed.astype(bool)
