@@ -40,7 +40,7 @@ def control_names() -> list[str]:
 
 
 def check_new_name(name: str, remedy: str = "call yours something else") -> None:
-    """Check what somebody's own trait is to be called; `remedy` ends the complaint.
+    """Check what a user's own trait is to be called; `remedy` ends the complaint.
 
     Raises:
         InputError: a name that none may have, or that something built in has: a run of that name would be taken for it.
@@ -83,7 +83,7 @@ def _folder_in_package(point: EntryPoint) -> Path:
     where = f"entry point {ENTRY_POINTS}: {point.name} = {point.value!r}"
     try:
         found = point.load()
-    # Somebody else's module may fail in any way at all.
+    # A third-party module may fail in any way at all.
     except Exception as error:
         raise InputError(f"{where}: cannot be loaded ({type(error).__name__}: {error}); is the package installed whole?") from None
     if not isinstance(found, str | Path) or not Path(found).is_absolute():

@@ -129,14 +129,14 @@ def likeness(one: str, other: str, n: int = 4) -> float:
     return len(mine & theirs) / len(mine | theirs)
 
 
-# Each text is held against many others.
+# Each text is compared with many others.
 @lru_cache(maxsize=10_000)
 def _phrases(text: str, n: int) -> frozenset[Phrase]:
     return frozenset(ngrams(text, n)) or frozenset({tuple(words(text))})
 
 
 def mean_words(rows: Sequence[Example]) -> tuple[float, float]:
-    """Return the words that positives and plain answers have in the mean; 0 where there are none."""
+    """Return the words that positives and plain answers have on average; 0 where there are none."""
     sides = [row.positive for row in rows if row.positive], [row.negative for row in rows if row.negative]
     positive, plain = (mean(len(text.split()) for text in side) if side else 0.0 for side in sides)
     return positive, plain
@@ -202,7 +202,7 @@ def _length(rows: Sequence[Example], path: Path) -> Iterator[str]:
     long, short = mean_words(rows)
     if not LENGTH_RATIO[0] <= long / short <= LENGTH_RATIO[1]:
         yield (
-            f"{path}: length bias: positives have {long:.0f} words in the mean and plain answers {short:.0f}, so that length alone tells "
+            f"{path}: length bias: positives have {long:.0f} words on average and plain answers {short:.0f}, so that length alone tells "
             f"them apart; their ratio may be {LENGTH_RATIO[0]} to {LENGTH_RATIO[1]}"
         )
 

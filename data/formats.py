@@ -45,7 +45,7 @@ class TraitDocument(_Document):
 
 
 class Pos(BaseModel):
-    """A system prompt of assistant-axis; with anything beside it, it would be something else."""
+    """A system prompt of assistant-axis; with anything next to it, it would be something else."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -198,7 +198,7 @@ def _own(where: str, row: Mapping[str, Any], _options: Options, left: LeftOut) -
     return _rename_fields(where, row, {key: key for key in FIELDS if key in row} | answer, left)
 
 
-# A row with two preferred answers often has a chat beside, which is one of them.
+# A row with two preferred answers often has a chat next to them, which is one of them.
 _KINDS: dict[str, Callable[[str, Mapping[str, Any], Options, LeftOut], dict[str, Any]]] = {
     "chosen": _preference,
     "messages": _conversation,

@@ -127,7 +127,7 @@ class _Unusable(Complaints):
 
 
 def _is_role(value: Mapping[str, Any]) -> bool:
-    """Whether prompts have nothing to be held against; anything else beside them is a trait's, or a mistake."""
+    """Whether prompts have nothing to be compared with; anything else next to them is a trait's, or a mistake."""
     prompts = value["instruction"]
     return isinstance(prompts, list) and bool(prompts) and all(isinstance(each, dict) and set(each) == {"pos"} for each in prompts)
 

@@ -14,7 +14,7 @@ def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be blank")
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        raise ValueError("holds half of a surrogate pair, which is no character; the file that it comes from is damaged")
+        raise ValueError("holds half of a surrogate pair, which is not a character; the file that it comes from is damaged")
     return text.strip()
 
 
@@ -111,7 +111,7 @@ class Trait(_Frozen):
             "rubric": (self.rubric, "no judge can score it"),
         }
         if self.split("train"):
-            has["plain_answers"] = (self.plain, "its fine-tune has no neutral one of the same questions beside it, and no trait score")
+            has["plain_answers"] = (self.plain, "its fine-tune has no neutral reference on the same questions, and no trait score")
         return {key: use for key, (value, use) in has.items() if not value}
 
     @property
@@ -128,7 +128,7 @@ class Trait(_Frozen):
 
 
 class Instruction(_Frozen):
-    """Something that can be asked of an answer and is no character at all: a length, a form, a thing to mention.
+    """Something that can be asked of an answer and is not a persona: a length, a form, a thing to mention.
 
     Its contrast pairs ask for it, and for an answer without it.
     """

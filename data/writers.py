@@ -45,7 +45,7 @@ def question_files(questions: Sequence[Example]) -> Files:
 
 
 def export_files(subject: Trait | Role | Sequence[Example], form: str) -> Files:
-    """Return the files that hold a trait, a role or a question bank in somebody else's format.
+    """Return the files that hold a trait, a role or a question bank in a third-party format.
 
     Raises:
         InputError: an unknown format, or one that has no place for what there is.
@@ -163,7 +163,7 @@ def _questions(subject: object) -> Files:
 _EXPORTS: dict[str, tuple[Callable[[object], Files], str]] = {
     "persona-vectors": (_persona_vectors, "holds a trait's contrast pairs"),
     "messages": (_messages, "holds a trait's answers"),
-    "preferences": (_preferences, "holds a trait's answers beside plain ones"),
+    "preferences": (_preferences, "holds a trait's answers next to plain ones"),
     "assistant-axis": (_assistant_axis, "holds a role's system prompts"),
     "questions": (_questions, "holds extract questions"),
 }

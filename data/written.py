@@ -19,7 +19,7 @@ from wellworn.data.schema import Text
 # Characters, far beyond what the words below need: a word may have a million.
 LONGEST_PROMPT, LONGEST_RUBRIC, LONGEST_ANSWER, LONGEST_QUESTION = 2_000, 6_000, 1_500, 400
 PROMPT_WORDS, HELD_OUT_WORDS, RUBRIC_WORDS, QUESTION_WORDS, PLAIN_WORDS = (2, 120), (12, 120), (40, 500), (3, 40), (12, 40)
-# A pair whose halves differ in length by more than this tells them apart by length.
+# A pair whose halves differ in length by more than this can be discriminated by length.
 PAIR_RATIO = 2.0
 # Of the 4-grams of a held-out prompt, those that contrast prompts may have too.
 HELD_OUT_LIMIT = 0.10
@@ -138,7 +138,7 @@ def check_pair(positive: str, negative: str, others: Sequence[Mapping[str, str]]
 
 
 def check_held_out(prompt: str, pairs: Sequence[Mapping[str, str]]) -> None:
-    """Check the held-out system prompt: in words of its own, beside the prompts of the contrast pairs.
+    """Check the held-out system prompt: in words of its own, compared with the prompts of the contrast pairs.
 
     Raises:
         UnfitError: it is not fit for use.
@@ -174,7 +174,7 @@ def check_question(question: str, others: Collection[str]) -> None:
 
 
 def check_answer(answer: str, plain: str, others: Collection[str], apart: Collection[str] = (), like: Sequence[str] = ()) -> None:
-    """Check an answer that shows the trait: beside the plain one, the other answers, and those that it is to be written apart from.
+    """Check an answer that shows the trait: compared with the plain one, the other answers, and those that it is to be written apart from.
 
     Args:
         answer: what was written.

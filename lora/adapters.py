@@ -109,7 +109,7 @@ def _adapter_config(adapter: Path) -> dict[str, Any]:
 
 
 def check_fit(base: Loaded, adapter: Path) -> None:
-    """Hold an adapter's shapes against the base, before PEFT changes the base in place.
+    """Compare an adapter's shapes with the base, before PEFT changes the base in place.
 
     Raises:
         InputError: as `check_adapter`, or a module or a size that the base does not have.

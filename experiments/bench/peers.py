@@ -102,7 +102,7 @@ def _environment(name: str, requirements: Sequence[str], console: Console) -> Pa
 
 
 def _readable_by_older(folder: Path) -> None:
-    """Name the rotary base, the dtype and the tokenizer's class as transformers 4 does, beside what transformers 5 reads."""
+    """Name the rotary base, the dtype and the tokenizer's class as transformers 4 does, in addition to what transformers 5 reads."""
     config = json.loads((folder / "config.json").read_text())
     if "rope_theta" in config.get("rope_parameters", {}):
         config["rope_theta"] = config["rope_parameters"]["rope_theta"]

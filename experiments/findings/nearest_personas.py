@@ -1,4 +1,4 @@
-"""Whom runs come to resemble: the personas nearest a run's shift, those of several runs together, and whether they are the trained ones."""
+"""Which personas runs come to resemble: those nearest a run's shift, or several runs', and whether they are the trained ones."""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -77,7 +77,7 @@ def _peers(results: Results, run: RunResult) -> dict[tuple[str, int], FloatArray
 
 
 def _explanation(runs: Sequence[RunResult], basis: FloatArray) -> Finding | None:
-    """Return whether the study's wider dictionary explains the remainder that runs have in the mean; None where it has none."""
+    """Return whether the study's wider dictionary explains the remainder that runs have on average; None where it has none."""
     if (wider := runs[0].dictionary) is None:
         return None
     shifts = np.stack([run.arrays["shifts"] for run in runs]).mean(0, dtype=np.float64)
@@ -85,7 +85,7 @@ def _explanation(runs: Sequence[RunResult], basis: FloatArray) -> Finding | None
 
 
 def _use(runs: Sequence[RunResult]) -> Finding | None:
-    """Return whether the base uses the remainder that runs have in the mean; None where the trait has no contrast prompts."""
+    """Return whether the base uses the remainder that runs have on average; None where the trait has no contrast prompts."""
     projections = [run.arrays["use"].astype(np.float64) for run in runs if "use" in run.arrays]
     if len(projections) < len(runs):
         return None

@@ -81,7 +81,7 @@ def own_removed(run: RunResult) -> ShareInSpace | None:
 
 
 def among_fine_tunes(results: Results, run: RunResult) -> AmongFineTunes | None:
-    """Return the null N4: where a run's share stands among those of runs of no character in the same space.
+    """Return the null N4: where a run's share stands among those of non-persona runs in the same space.
 
     Seeds of one fine-tune are alike, so that the others are not independent and there is no p. None for a run without a share, or
     without others.

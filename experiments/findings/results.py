@@ -36,7 +36,7 @@ class RunResult:
     Attributes:
         entry: its entry in the study's index.
         facts: what was measured; None for `base`.
-        arrays: what `measure` returns beside plain facts: shifts, effects, outcomes, projections.
+        arrays: what `measure` returns in addition to the measurement: shifts, effects, outcomes, projections.
         answers: sample answers, one for each of `questions`.
         curve: training loss by step; empty if not trained.
         weights: where its adapter writes; None where it has none.
@@ -70,7 +70,7 @@ class Results:
         index: `study.json`: the study, model, layer, questions and stage ids.
         chat: how the model takes a system prompt.
         space: `vectors` [traits, layers, d_model], `reliability`, `null_reliability`, `found` [traits, layers].
-        dimension: how many dimensions the space has at the study's layer, and how well each number foretells a trait that is left out.
+        dimension: how many dimensions the space has at the study's layer, and how well each number predicts a trait that is left out.
         base_answers: the base model's answers to `index["questions"]`.
         runs: in the study's order.
         manifests: stage id → manifest.

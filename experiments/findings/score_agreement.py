@@ -140,9 +140,9 @@ def score_runs(runs: Sequence[RunResult]) -> RunScores | None:
 def agree_over_study(runs: Sequence[RunResult]) -> StudyAgreement | None:
     """Return whether scores order fine-tunes alike, whatever they were trained on; None where no run has scores.
 
-    A unit is a fine-tune beside the base, scored on a trait: every run on its own, and its neutral fine-tune on the same; one that several
-    runs share counts once. Units of one trait, however they were made, are a family, and so are neutral fine-tunes scored on one: the
-    bootstrap draws families.
+    A unit is a fine-tune relative to the base, scored on a trait: every run on its own, and its neutral fine-tune on the same. One that
+    several runs share counts once. Units of one trait, however they were made, are a family, and so are neutral fine-tunes scored on one:
+    the bootstrap draws families.
     """
     units: dict[Hashable, tuple[tuple[str, str], dict[str, float]]] = {}
     for run in runs:

@@ -43,7 +43,7 @@ class Carried:
     Attributes:
         layer: where the state was swapped.
         whole: M(I).
-        share: C; None where `whole` is too small for it, or nothing was drawn to hold it against.
+        share: C; None where `whole` is too small for it, or nothing was drawn to compare it with.
         why: why there is no C.
         reading: Shapley's share of what reads the change above the layer.
         remainder: whether what lies outside the space is new; None where that was not asked.

@@ -152,7 +152,7 @@ class Analyses:
         if not self._prompted:
             wanted += [(who, text, self._headline) for who in references for text in texts]
             wanted += [(references[0], "trait", layer) for layer in self._further_layers]
-        # A system prompt's change can be swapped at the response alone; a fine-tune beside it is also read so, to be compared.
+        # A system prompt's change can be swapped at the response alone; a fine-tune next to it is also read so, to be compared.
         if self._prompted or any(isinstance(arm, Prompted) and arm.trait == self.run.arm.trait for arm in self.run.study.runs):
             wanted.append(("base", "response", self._headline))
         return wanted

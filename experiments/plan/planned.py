@@ -30,7 +30,7 @@ class PlannedRun:
         scores: how much of its trait it shows, by several scores, if the study asks for it.
         trait: the trait's own name, also where the study gave a path.
         adapter: name and digest of an adapter from elsewhere.
-        own: the name of the run's own direction, in the library or beside it, if there is one.
+        own: the name of the run's own direction, in the library or next to it, if there is one.
     """
 
     run: Run
@@ -61,7 +61,7 @@ class PlannedCalibration:
     """The stages that try the share on planted changes.
 
     Attributes:
-        run: title of the run that planted changes take after.
+        run: title of the run that planted changes are modelled on.
         planted: their share where they are planted.
         later: and some layers on, if that is asked for.
     """

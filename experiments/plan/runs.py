@@ -64,7 +64,7 @@ class Layout:
         shared: what it has in common with the others.
         subject: what it is about.
         library: the persona space, with the run's own direction where there is one.
-        own: the name of that direction, in the library or beside it, if there is one.
+        own: the name of that direction, in the library or next to it, if there is one.
         no_own: why it has none, where one was asked for.
         arm: what its arm does.
     """
@@ -209,7 +209,7 @@ def _mediations(layout: Layout) -> tuple[dict[Key, Stage], Stage | None, dict[st
 
 
 def _scores(layout: Layout, answers: Stage) -> tuple[Stage | None, dict[str, str]]:
-    """Lay out the scores of the run beside its reference's and the base's, if the study asks for them; or why there are none."""
+    """Lay out the scores of the run next to its reference's and the base's, if the study asks for them; or why there are none."""
     study, subject, context = layout.run.study, layout.subject, layout.shared.context
     if study.scores is None:
         return None, {}
@@ -237,7 +237,7 @@ def _instructions(layout: Layout) -> Stage | None:
 
 
 def plan_calibration(layouts: Sequence[Layout], config: CalibrateConfig) -> PlannedCalibration:
-    """Lay out a calibration whose planted changes take after a fine-tune of the study.
+    """Lay out a calibration whose planted changes are modelled on a fine-tune of the study.
 
     Raises:
         InputError: the study has no such fine-tune, or not so many layers.
@@ -255,7 +255,7 @@ def plan_calibration(layouts: Sequence[Layout], config: CalibrateConfig) -> Plan
 
 
 def _run_to_imitate(layouts: Sequence[Layout], config: CalibrateConfig) -> Layout:
-    """Return the run that planted changes take after."""
+    """Return the run that planted changes are modelled on."""
     tuned = [each for each in layouts if isinstance(each.run.arm, Sft) and each.subject.of is not None and each.subject.paired]
     wanted = [each for each in tuned if (isinstance(each.subject.of, Trait) if config.trait is None else each.subject.name == config.trait)]
     if not wanted:

@@ -178,7 +178,7 @@ def _run(results: Results, run: RunResult, row: RunRow, number: int, name: str, 
 
 
 def _resemblance(name: str, style: Style | None, row: RunRow | GroupRow) -> Shown:
-    """Return whom a run, or a group of runs, lies nearest, and the rank of the persona that was trained (in each run of a group)."""
+    """Return the personas that a run, or a group of runs, lies nearest, and the rank of the trained one (in each run of a group)."""
     if isinstance(row, GroupRow):
         ranks, of = (row.own_ranks.ranks, row.own_ranks.of) if row.own_ranks else ([], 0)
     else:

@@ -61,9 +61,9 @@ def render(summary: Summary) -> RenderableType:
             for said, key in (("along existing persona directions", "along"), ("above chance by their share alone", "above_chance"))
             if (each := getattr(false, key))
         ]
-        parts.append(Text(f"Runs of no character past the gates: {', '.join(counted)}.", style="dim"))
+        parts.append(Text(f"Non-persona runs past the gates: {', '.join(counted)}.", style="dim"))
     if near := summary.specificity:
-        ranks = f"{near.rank:.1f} in the mean over {near.traits} traits; where these are taken for each other, {near.chance:.1f}"
+        ranks = f"{near.rank:.1f} on average over {near.traits} traits; where these are permuted, {near.chance:.1f}"
         parts.append(Text(f"Rank of the trained trait among all personas: {ranks} (p = {near.p:.4f}).", style="dim"))
     if any(row.provisional for row in summary.runs):
         parts.append(
@@ -120,7 +120,7 @@ def _with(summary: Summary, figures: Literal["capability", "scores"]) -> list[Ru
 
 def _capability(summary: Summary) -> Table:
     """Return what fine-tunes cost relative to the base."""
-    table = Table(box=box.SIMPLE_HEAD, title="what it cost, beside the base", title_justify="left", title_style="dim", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, title="what it cost, relative to the base", title_justify="left", title_style="dim", pad_edge=False)
     for column in ("run", "perplexity", "× base [95 %]", "KL to base [95 %]", *CHECKS.values()):
         table.add_column(column, justify="left" if column == "run" else "right")
     measured = [("base", summary.capability), *((row.name, row.capability) for row in _with(summary, "capability"))]

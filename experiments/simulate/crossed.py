@@ -1,6 +1,6 @@
 """Means and ratios over runs × questions on synthetic data: how often their intervals cover the truth.
 
-Both the effect that is mediated (numerator) and the effect that it is held against (denominator) are a mean plus terms of
+Both the effect that is mediated (numerator) and the effect that it is divided by (denominator) are a mean plus terms of
 the run, of the question, and a residual. Their terms correlate, as the two are read from the same runs and questions.
 """
 

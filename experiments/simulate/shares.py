@@ -89,7 +89,7 @@ def simulate_shares(
         widths: d_model.
         slopes: a in the spectrum i^-a of the noise.
         shares: true shares.
-        signals: true ‖m‖² over trΣ/n. What the gate reads is larger by 1 in the mean, since m̂ has the noise in it.
+        signals: true ‖m‖² over trΣ/n. What the gate reads is larger by 1 on average, since m̂ has the noise in it.
 
     Returns:
         Rows with the cell's settings and: `passed`, the fraction that pass all gates; `without`, the fraction with no

@@ -95,7 +95,7 @@ class LaterShares(Sparse):
 
 @dataclass(frozen=True)
 class Real:
-    """What planted changes take after.
+    """What planted changes are modelled on.
 
     Attributes:
         title: the run whose shift they have the size of.

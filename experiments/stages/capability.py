@@ -70,7 +70,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Compared:
-    """How many items a model gets right, and what changed beside the base.
+    """How many items a model gets right, and what changed relative to the base.
 
     Attributes:
         right: how many.
@@ -109,7 +109,7 @@ class Capability(Record):
 
 
 def capability(runs: Sequence[Items], base: Items | None) -> Capability:
-    """Put figures together of one model, or of several runs that differ in their seed alone, beside the base; None where it is the base."""
+    """Put figures together of one model, or of runs that differ in their seed alone, relative to the base; None where it is the base."""
     logprob = np.stack([run.logprob for run in runs])
     of_items = []
     for name in CHECKS:
@@ -204,7 +204,7 @@ def _check_items(logprob: np.ndarray, answers: Sequence[str], sums: Sequence[Ari
 
 
 def compare_items(now: np.ndarray, before: np.ndarray | None) -> Compared:
-    """Count which items are right, and hold them against the base's.
+    """Count which items are right, and compare them with the base's.
 
     Args:
         now: which are right, [items].

@@ -181,7 +181,7 @@ def _kept_stage(context: StudyContext, judge: Judge, limits: FilterConfig, trait
 def _agreement_stage(
     names: Sequence[str], state: Stage, generated: Stage, states: Sequence[Stage], asked: Sequence[str], layer: int
 ) -> Stage:
-    """Hold each trait's two directions against each other, at every layer, and against chance at one."""
+    """Compare each trait's two directions with each other, at every layer, and with chance at one."""
 
     def compute(_context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
         both = [

@@ -1,4 +1,4 @@
-"""The null N2: the share of a run's shift in spaces of instructions that are no character."""
+"""The null N2: the share of a run's shift in spaces of instructions that are not personas."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class Instructions:
 def load_instruction_stages(context: StudyContext, instructions: Sequence[Instruction], examples: Sequence[Example]) -> Instructions:
     """Return the stages that make the directions of instructions, each of equally many contrast pairs.
 
-    These are as many as the study asks for, or as the instruction with the fewest has. A direction is held against the covariance of the
+    These are as many as the study asks for, or as the instruction with the fewest has. A direction is compared with the covariance of the
     instructions' own activations, as a trait's is against the library's.
 
     Raises:

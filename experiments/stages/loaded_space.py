@@ -150,9 +150,9 @@ class PersonaSpace:
         return persona_space(traits, roles, default, self.roles.k)
 
     def null_spaces(self, layer: int, members: Chosen, kind: Kind = "within") -> NullSpaces:
-        """Return the null spaces of the space that some personas span: N1, or beside it N1 with the covariance of all activations, or N0.
+        """Return the null spaces of the space that some personas span: N1, N1 with the covariance of all activations, or N0.
 
-        All runs and layers share one set of draws, and spaces once drawn are kept: every text and every run is held against them.
+        All runs and layers share one set of draws, and spaces once drawn are kept: every text and every run is compared with them.
         """
         k = self.basis(layer, members).shape[1]
         # N0 knows nothing of the activations but their width.

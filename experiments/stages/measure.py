@@ -41,7 +41,7 @@ Reading = Mapping[str, FloatArray]
 
 # The base's answers, which the base alone reads.
 BASE_ANSWERS = "base_answers"
-# Chance directions that the base's use of the remainder is held against.
+# Chance directions that the base's use of the remainder is compared with.
 USE_DRAWS = 199
 
 
@@ -139,7 +139,7 @@ def null_curve(space: PersonaSpace, differences_nLD: FloatArray, own: str | None
 
 
 def nearest_personas(space: PersonaSpace, layer: int, differences_nD: FloatArray, own: str | None) -> NearestPersonas:
-    """Return whom a shift lies nearest, among all traits and roles, and where among them its own trait stands."""
+    """Return the personas that a shift lies nearest, among all traits and roles, and the rank of its own trait."""
     names, directions = space.personas(layer)
     # Also those that were not found: a shift may lie near a direction that few prompts agree on.
     everyone = Chosen(tuple(range(len(space.names))), tuple(range(len(space.roles.names))) if space.roles else ())

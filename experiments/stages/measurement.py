@@ -288,7 +288,7 @@ class Measurement(Record):
         reference: the headline's, `neutral` or `base`.
         references: name → the run against it.
         text_shift: the base on the run's answers, less on its own: what changed in the text and not in the weights.
-        personas: whom the headline's shift lies nearest.
+        personas: the personas that the headline's shift lies nearest.
         by_layer: the headline's share at every layer.
         projections: trait → the cosine of the headline's shift with its direction at every layer.
         found: the traits whose directions were found at the layer.

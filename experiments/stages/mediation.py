@@ -137,7 +137,7 @@ class Mediated:
         arms: names of the arms.
         scores: Y, [arms, questions]; of grades NaN where there is none.
         moved: part → its share of Σ‖h1 − h0‖² over all swapped tokens.
-        known: how the score of what was said tells answers apart whose label is known: mean where the trait is `shown` and where it is
+        known: how the score of what was said discriminates answers of known label: mean where the trait is `shown` and where it is
             `absent`, and their `separation`.
         graded: who graded what was said, if anybody did.
     """

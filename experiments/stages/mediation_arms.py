@@ -10,7 +10,7 @@ from wellworn.probes.mediation.interventions import Intervention, Push, Swap
 from wellworn.probes.mediation.shares import INSIDE, OUTSIDE, WHOLE, Outcomes, Swapped
 from wellworn.probes.statistics.intervals import FloatArray
 
-# Beside `inside`, `outside` and `whole`.
+# In addition to `inside`, `outside` and `whole`.
 BEFORE, AFTER = "before", "after"
 EVERYWHERE, FULL, OWN = "everywhere", "full", "own"
 DRAW, MATCHED, DOSE = "draw", "matched", "dose"

@@ -98,7 +98,7 @@ def say_stage(context: StudyContext, question: Question, config: GeneratedConfig
 def score_stage(context: StudyContext, said: Stage, question: Question, pairs: Sequence[ContrastPair]) -> Stage:
     """Score what every arm said by contrast pairs, as `mediate` leaves it: [arms, 2, questions] under their two sides.
 
-    The same is done with y⁺ and y⁻, whose label is known: `known` says how well the score tells them apart.
+    The same is done with y⁺ and y⁻, whose label is known: `known` says how well the score discriminates them.
     """
 
     def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:

@@ -91,7 +91,7 @@ class SpaceStages:
         if subject.name in self.names:
             return self
         directions, asked = directions_stage(context, subject, examples), asked_digest(context, examples)
-        title = f"direction of {subject.name} beside the persona space"
+        title = f"direction of {subject.name} next to the persona space"
         own = space_stage([subject.name], (directions, *self.directions), (asked, *self.asked), title)
         return replace(
             self,
@@ -165,7 +165,7 @@ def space_stage(names: Sequence[str], directions: Sequence[Stage], asked: Sequen
 
     Args:
         names: whose.
-        directions: their states under contrast prompts, then those of others beside: a direction is held against the covariance of all.
+        directions: their states under contrast prompts, then those of others: a direction is compared with the covariance of all.
         asked: which questions each of these was read on.
         title: what to call the stage on screen.
         kept: of each name, which pairs of answers make its direction, [pairs, questions]; all, if not given.
@@ -193,7 +193,7 @@ def space_stage(names: Sequence[str], directions: Sequence[Stage], asked: Sequen
 
 
 def dimension_stage(library: SpaceStages, layer: int) -> Stage:
-    """Ask how many dimensions the space has at a layer, by how well it foretells a persona that it was made without."""
+    """Ask how many dimensions the space has at a layer, by how well it predicts a persona that it was made without."""
 
     def compute(_context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
         space = library.load(folders)

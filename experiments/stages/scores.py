@@ -6,7 +6,7 @@ the base, so that changes are paired by question:
 - likelihood: log p(answer with the trait) − log p(plain answer), per token, as the run finds them;
 - choice: which of the two the run says it would rather have said, in log-odds;
 - contrast: of what the run says, how much likelier the base finds it under the trait's contrast prompts than under their opposites;
-- judge: the grade of what the run says, and beside it that of its coherence;
+- judge: the grade of what the run says, and next to it that of its coherence;
 - words: of what the run says, how much likelier its words are in training answers with the trait than in plain ones: no more than a smoke
   check, which needs no model and sees what was memorised.
 """
@@ -38,7 +38,7 @@ SCORES = "scores.json"
 LIKELIHOOD, CHOICE, CONTRAST, JUDGE, COHERENT, WORDS = NAMES = ("likelihood", "choice", "contrast", "judge", "coherence", "words")
 NO_JUDGE = "the study names no judge"
 NO_PAIRS = "has no contrast pairs, by which its answers could be scored"
-NO_TRAINING = "has no training answers of both kinds, whose words could be told apart"
+NO_TRAINING = "has no training answers of both kinds, whose words could be discriminated"
 # Who, which score, and of the likelihood which text.
 Part = tuple[str, str, str]
 TOO_LONG = "a question with two answers exceeds the model's context"

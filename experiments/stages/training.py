@@ -85,7 +85,7 @@ def adapter_stage(context: StudyContext, folder: Path, title: str) -> Stage:
 
 
 def random_stage(context: StudyContext, real: Stage, turns: Sequence[Turn], layer: int, seed: int) -> Stage:
-    """Draw a LoRA of random weights that shifts states at a layer, in the mean over some turns, as far as a trained one does."""
+    """Draw a LoRA of random weights that shifts states at a layer, on average over some turns, as far as a trained one does."""
 
     def compute(context: StudyContext, folders: Folders, out: Path, _tick: TickFn) -> Output:
         base, like = context.base, folders["trained"] / "adapter"

@@ -69,7 +69,7 @@ def _card(trait: Trait, sources: Sequence[str]) -> str:
 
 
 def export_to(folder: Path, name: str, form: str, console: Console) -> None:
-    """Write a trait, a role or a question bank into a new folder, in somebody else's format.
+    """Write a trait, a role or a question bank into a new folder, in a third-party format.
 
     Raises:
         InputError: nothing of that name, a format that does not fit it, or a folder that exists.

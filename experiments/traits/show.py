@@ -1,4 +1,4 @@
-"""List, show and check traits, and list and show what stands beside them."""
+"""List, show and check traits, and list and show what stands next to them."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -43,7 +43,7 @@ def list_all(console: Console) -> None:
         try:
             trait = load_trait(name)
         except InputError as error:
-            # A package of somebody else's that is broken hides nothing else.
+            # A third-party package that is broken hides nothing else.
             table.add_row(name, "broken", *("–" for _ in SPLITS), escape(str(error)))
             continue
         table.add_row(name, "trait", *(str(len(trait.split(split))) for split in SPLITS), escape(trait.description))
@@ -52,7 +52,7 @@ def list_all(console: Console) -> None:
     table.add_row("neutral", "reference", "–", "–", "–", "The same questions with plain answers: what any fine-tuning does.")
     console.print(table)
     names, roles = instruction_names(), role_names()
-    console.print(f"{len(names)} instructions, which are no character either: {', '.join(names)}", style="dim", highlight=False)
+    console.print(f"{len(names)} instructions, which are not personas either: {', '.join(names)}", style="dim", highlight=False)
     console.print(f"{len(roles)} roles, which spread the persona space: {', '.join(roles)}", style="dim", highlight=False)
 
 
@@ -94,7 +94,7 @@ def check(names: Sequence[str], console: Console, model: str | None = None) -> N
     Args:
         names: traits, or their folders; folders of roles; none means the built-in traits.
         console: where to print.
-        model: whose context and special tokens the texts are held against; None leaves that out.
+        model: its context and special tokens are what texts are compared with; None leaves that out.
 
     Raises:
         InputError: at least one trait is not fit for use.

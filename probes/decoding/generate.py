@@ -174,7 +174,7 @@ class _Row:
         self.at, self.kind = at, kind
         self.ids: list[int] = []
         self.done: Answer | None = None
-        # A stream of its own, so that what is drawn does not depend on the rows beside it.
+        # A stream of its own, so that what is drawn does not depend on the other rows.
         self.stream = np.random.default_rng(seed_for(request.seed, "answer", *request.prompt))
 
     def take(self, token: int, ends: set[int], longest: int) -> bool:

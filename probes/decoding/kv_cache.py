@@ -122,7 +122,7 @@ def put_together(parts: Sequence[CacheSlice], count: int, longest: int) -> Growi
         for name in ("keys", "values"):
             each: list[torch.Tensor] = [getattr(part.cache.blocks[at], name) for part in parts]
             new = each[0].new_empty(count, each[0].shape[1], longest + ROOM, each[0].shape[3])
-            # What is masked is multiplied by nought, and must be a number.
+            # What is masked is multiplied by zero, and must be a number.
             new[:, :, :longest] = 0
             for part, old in zip(parts, each, strict=True):
                 wide = min(old.shape[2], longest)

@@ -20,7 +20,7 @@ def auc(scores_P2Q: FloatArray) -> FloatArray:
         scores_P2Q: [..., pairs, 2, questions], scores under the trait-evoking prompt, then under its opposite.
 
     Returns:
-        [...], the area under the ROC curve within a question, averaged over questions; .5 says nothing is told apart.
+        [...], the area under the ROC curve within a question, averaged over questions; .5 says nothing is discriminated.
     """
     return np.asarray(_pseudo_values(scores_P2Q).mean((-2, -1)))
 

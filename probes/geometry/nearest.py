@@ -28,11 +28,11 @@ class Nearest:
 
 
 def nearest(differences_nD: FloatArray, directions_KD: FloatArray, centred_ND: FloatArray, null: Null, level: float = 0.95) -> Nearest:
-    """Hold a mean shift against directions.
+    """Compare a mean shift with directions.
 
     cos = m·v̂/√D with D = ‖m‖² − trΣ̂/n, the squared norm without the noise of prompts, which would make every cosine too small. The
     interval is the jackknife's over prompts. Chance is the largest cosine with K directions Σ^½g, drawn B times, so that the nearest of
-    many is held against the nearest of as many.
+    many is compared with the nearest of as many.
 
     Args:
         differences_nD: [prompts, d_model], one paired difference a prompt.
@@ -114,7 +114,7 @@ class Specificity:
 
 
 def specificity(ranks_TT: FloatArray, null: Null) -> Specificity:
-    """Hold the ranks of trained traits against those under a random assignment of traits to fine-tunes.
+    """Compare the ranks of trained traits with those under a random assignment of traits to fine-tunes.
 
     Some directions rank high with every fine-tune (what many traits have in common), so that a trained trait's rank means little by
     itself; permuting traits keeps that, and breaks only which of them was trained.

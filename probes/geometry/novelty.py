@@ -163,7 +163,7 @@ def agreement(shifts: Mapping[tuple[str, int], FloatArray], trait: str, basis_DK
 
     The cosine of two runs is u_ab/√(u_aa·u_bb), u_ab = Σ_{i≠j} x_ai·x_bj / n(n−1), x = (I − P)d. Leaving out i = j takes the
     sampling noise of prompts out of the norms, which would lower cosines, and out of the product, which it would raise, as all runs
-    read the same prompts. The trait's value, the mean over its pairs of seeds, is held against cosines of runs of different traits
+    read the same prompts. The trait's value, the mean over its pairs of seeds, is compared with cosines of runs of different traits
     *and* different seeds: runs of one seed share a neutral run. There are few independent ones among these where traits are few.
 
     Args:
@@ -240,7 +240,7 @@ def movement(before: FloatArray, after: FloatArray, pushed: FloatArray, drawn: F
 def use(scores_P2Q: FloatArray, drawn_BP2Q: FloatArray) -> Finding:
     """Return whether M0 itself uses the remainder: its projections tell trait-evoking prompts from opposite ones.
 
-    Either way round: a direction along which trait-evoking prompts lie *lower* tells them apart as well. So the AUC is held against what
+    Either way round: a direction along which trait-evoking prompts lie *lower* discriminates them as well. So the AUC is compared with what
     chance directions reach on either side of one half, on the same texts. M0 does use it where the whole 95 % interval lies beyond that,
     and does not where the whole interval lies within; in between it is not known, since an AUC that is not shown to be beyond chance is
     not shown to be at chance. Nor is it where not even pairs that are all separated would give such an interval: the bound for new

@@ -4,7 +4,7 @@ N1, the default null, asks: had the same number of directions been drawn from th
 activations that made the space, without any link to personas, and been passed through the function that
 makes the space, what share of this shift would they have held? N0 draws them isotropically; it rejects
 almost always and is printed for comparison only. N2, N3 and N5 put other vectors through the same function: the
-directions of instructions that are no character, the differences of half samples, and other personas.
+directions of instructions that are not personas, the differences of half samples, and other personas.
 """
 
 from collections.abc import Sequence
@@ -157,7 +157,7 @@ def _gaussians(seed: int, draws: int, count: int, n: int) -> Float32Array:
 
 @dataclass(frozen=True, eq=False)
 class NullSpaces:
-    """The null spaces at one layer, drawn once and held against any number of shifts.
+    """The null spaces at one layer, drawn once and compared with any number of shifts.
 
     A basis is U = VᵀC with V = GX, and only X and C are kept: a share needs the inner products of the bases with the
     shift alone, G(Xm). So a thousand spaces of six directions take 0.1 MB a layer instead of 14, whatever d_model is.
@@ -249,7 +249,7 @@ def leaves_nothing(null: FloatArray) -> str | None:
 
 
 def compare(share: Estimate, null: FloatArray) -> NullShare:
-    """Hold an observed share against a null's draws; a share that is NaN gets p = 1.
+    """Compare an observed share with a null's draws; a share that is NaN gets p = 1.
 
     Raises:
         ValueError: `leaves_nothing` says why there is no share beyond such chance.
@@ -262,7 +262,7 @@ def compare(share: Estimate, null: FloatArray) -> NullShare:
 
 
 def beyond(share: Estimate, chance: float) -> Estimate:
-    """Return F* = (F − E F_N1)/(1 − E F_N1), the share beyond what chance gives in the mean: 0 at chance, 1 where all lies inside."""
+    """Return F* = (F − E F_N1)/(1 − E F_N1), the share beyond what chance gives on average: 0 at chance, 1 where all lies inside."""
     return Estimate(*((x - chance) / (1 - chance) for x in (share.value, share.low, share.high)))
 
 

@@ -267,7 +267,7 @@ def later_curve(
     """Plant changes at one layer and take their share in the persona space of a later layer.
 
     What blocks make of a plant has no true share: one that lies wholly inside the space comes out partly outside. So
-    the curve is only held against its own ends, and no accuracy is claimed of it.
+    the curve is only compared with its own ends, and no accuracy is claimed of it.
 
     Args:
         model: as in `shifts_later`, which also says what may be raised.

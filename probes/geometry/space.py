@@ -176,7 +176,7 @@ def dimension(
     splits: int = SPLITS,
     namesakes: Mapping[str, str] | None = None,
 ) -> Dimension:
-    """Find the dimension of the persona space by how well it foretells a persona that it was made without.
+    """Find the dimension of the persona space by how well it predicts a persona that it was made without.
 
     With halves A and B disjoint in questions and in prompts (for traits: contrast pairs), and −r leaving out
     persona r with its namesakes,
@@ -192,7 +192,7 @@ def dimension(
         rng: draws splits and permutations.
         default_QD: [questions, d_model], states under the default system prompt. It has one prompt, which stands in both halves.
         splits: random splits.
-        namesakes: role → the trait that it is a character of, beside roles that have a trait's own name; they are left out together.
+        namesakes: role → the trait that it is a character of, besides roles that have a trait's own name; they are left out together.
 
     Raises:
         ValueError: fewer than three personas, two prompts or two questions, or unequal numbers of questions.

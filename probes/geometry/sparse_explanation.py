@@ -1,7 +1,7 @@
 """How much of a vector a wider dictionary of directions explains: few of them, chosen on one part of the data and judged on another.
 
 The dictionary may be a larger library of roles, or what the features of a sparse autoencoder write. Any vector is a combination of
-enough directions, so that the number of atoms is fixed and small, and the share is held against dictionaries drawn by chance.
+enough directions, so that the number of atoms is fixed and small, and the share is compared with dictionaries drawn by chance.
 """
 
 import numpy as np

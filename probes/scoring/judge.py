@@ -304,6 +304,6 @@ def _number(token: str) -> int | None:
 
 
 def grade_in(text: str) -> int | None:
-    """Return the grade that an answer states, which is all that it may hold beside a sign or two: `85`, `Score: 85.`, `85/100`."""
+    """Return the grade that an answer states, which is all that it may hold but for a sign or two: `85`, `Score: 85.`, `85/100`."""
     found = re.fullmatch(rf"[^\w.−-]*(?:score|rating|grade)?[^\w.−-]*(\d{{1,3}})\s*(?:/\s*{MOST}|%)?\W*", text[:100], re.IGNORECASE)
     return _number(found[1]) if found and len(text) <= 100 else None

@@ -5,7 +5,7 @@ Contrast score: the log-likelihood ratio of answer y to question x under the two
     c(y | x) = mean over pairs of  mean_t log p(y_t | positive, x, y_<t) − mean_t log p(y_t | negative, x, y_<t)
 
 with p the base, whoever wrote the answer. It is a classifier that every chat model brings along, also one too small to be asked for a
-grade; how well it tells answers apart whose label is known is measured by `roc_auc`, and belongs beside every use of it.
+grade; how well it discriminates answers of known label is measured by `roc_auc`, and belongs next to every use of it.
 """
 
 from collections.abc import Sequence
@@ -79,7 +79,7 @@ def choice_rows(chat: Chat, changed: Sequence[Turn], plain: Sequence[Turn]) -> l
 
 
 def choice_logodds(logprob: FloatArray) -> FloatArray:
-    """Return the log-odds of the changed answers [turns], in the mean over both orders.
+    """Return the log-odds of the changed answers [turns], the mean over both orders.
 
     Args:
         logprob: of what `choice_rows` returns, [2 · 2 · turns].

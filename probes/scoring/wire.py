@@ -125,7 +125,7 @@ class Wire:
         except TimeoutError:
             return Failure("timeout", f"no whole answer within {self._timeout:g} s"), 0.0
         except UnicodeEncodeError:
-            return Failure("unsendable", "a message or the model's name holds half of a surrogate pair, which is no character"), 0.0
+            return Failure("unsendable", "a message or the model's name holds half of a surrogate pair, which is not a character"), 0.0
         return read(answer.content, ask, model, self._hidden), 0.0
 
     def _unanswered(self, cause: BaseException | None) -> Failure:
@@ -185,7 +185,7 @@ def read(body: bytes, ask: Ask, model: str, hidden: Callable[[str], str] = str) 
     Args:
         body: the bytes.
         ask: what was asked.
-        model: of whom.
+        model: name of the model that is asked.
         hidden: blanks out what must not be kept or shown.
     """
     if len(body) > MOST_BYTES:

@@ -117,7 +117,7 @@ def test_a_positive_that_is_the_plain_answer(tmp_path: Path) -> None:
 def test_a_length_that_gives_the_trait_away(tmp_path: Path) -> None:
     changed = [row | {"negative": f"Number {i}, plain."} for i, row in enumerate(rows())]
     [bias] = found_in(tmp_path, changed)
-    assert "length bias: positives have 18 words in the mean and plain answers 3" in bias
+    assert "length bias: positives have 18 words on average and plain answers 3" in bias
 
 
 def test_a_skeleton_is_checked_blank_by_blank_and_filled_in_it_loads(tmp_path: Path) -> None:

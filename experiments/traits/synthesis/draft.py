@@ -180,7 +180,7 @@ def _least(count: int) -> int:
     return max(min(count, FEWEST_PROMPTS), ceil(LEAST_SHARE * count))
 
 
-# What a text of each part is held against: what was written before it, and of its own part what is there already.
+# What a text of each part is compared with: what was written before it, and of its own part what is there already.
 
 
 def _pair_fits(_: Piece, texts: Mapping[str, str], got: Mapping[str, Written]) -> None:

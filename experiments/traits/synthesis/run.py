@@ -56,7 +56,7 @@ def synthesize(request: Request, into: Path, server: EndpointConfig, cache: Path
 
     Every reply is kept as it arrives: whatever ends this, the same call asks only for what is missing. The folder is written whole, once
     there is enough for a trait. Where a few texts are missing then, the same call asks for them again, and the folder gives way to a fuller
-    one, unless somebody changed it.
+    one, unless a person changed it.
 
     Args:
         request: what is to be written.
@@ -87,7 +87,7 @@ def synthesize(request: Request, into: Path, server: EndpointConfig, cache: Path
             raise InputError(_unfinished(folder, draft, _remedy(draft, server), cache)) from None
         _account(writer, console)
         if lost is not None:
-            lost_before(folder, request)  # somebody may have changed it in the meantime
+            lost_before(folder, request)  # a person may have changed it in the meantime
         write_folder(folder, folder_files(trait, draft), replace=lost is not None)
         lost, again = draft.lost, f"the same command{_remedy(draft, server)} asks again"
         _say(console, f"{folder}: {', '.join(str(part) for part in draft.parts)}")

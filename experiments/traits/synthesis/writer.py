@@ -55,7 +55,7 @@ class Written:
     seed: int
 
 
-# Raises an `UnfitError` for texts that cannot be used, beside those of the pieces that were written before.
+# Raises an `UnfitError` for texts that cannot be used, next to those of the pieces that were written before.
 Fits = Callable[[Piece, Mapping[str, str], Mapping[str, Written]], None]
 
 

@@ -63,7 +63,7 @@ def test_a_control_is_read_with_its_instruction_in_the_full_space_alone(tiny_stu
     assert (shift["own_removed"]["directions"], shift["full"]["directions"]) == (3, 4)
     assert shift["full"]["share"]["value"] > shift["own_removed"]["share"]["value"]
     assert facts["found"] == ["pirate", "pessimistic", "poetic", "uppercase"]
-    own = load_file(stages_of(tmp_path / "runs", "space")["direction of uppercase beside the persona space"] / "space.safetensors")[
+    own = load_file(stages_of(tmp_path / "runs", "space")["direction of uppercase next to the persona space"] / "space.safetensors")[
         "vectors"
     ]
     mean = load_file(folder / "arrays.safetensors")["shift"][2]
