@@ -151,7 +151,7 @@ def test_arms_above_a_layer_say_what_full_passes_say(base: Loaded) -> None:
         (["nothing"], "may be capture, shift, mediate, generate, judge, got 'nothing'"),
         (["capture", "--repeats", "4"], "may be 5 or more, got 4"),
         (["shift", "--rows", "3"], "may be 8 or more, got 3"),
-        (["shift", "--json", "/nowhere/at/all.json"], "no folder /nowhere/at"),
+        (["shift", "--json", "/nowhere/at/all.json"], "the folder /nowhere/at does not exist"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_loaded(

@@ -57,7 +57,7 @@ def test_nulls_have_no_target_a_row(tmp_path: Path, capsys: pytest.CaptureFixtur
         (("share",), "unknown simulation 'share'; did you mean 'shares'?"),
         (("crossed", "--repeats", 99), "--repeats: may be 100 or more, got 99"),
         (("crossed", "--seed", -1), "--seed: may be 0 or more, got -1"),
-        (("crossed", "--json", "nowhere/out.json"), "--json nowhere/out.json: there is no folder nowhere"),
+        (("crossed", "--json", "nowhere/out.json"), "--json nowhere/out.json: the folder nowhere does not exist"),
     ],
 )
 def test_refuses_in_words(arguments: tuple[object, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,4 +166,4 @@ def test_where_hardly_an_answer_is_kept_there_is_no_direction(
 
 def test_a_filter_needs_a_judge(tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], study: dict[str, Any]) -> None:
     asked = tiny_study(**study | {"generated_directions": {"questions": 5, "filter": {}}})
-    assert "generated_directions.filter: goes by a judge's grades" in refused(capsys, "run", asked, "--runs-dir", tmp_path / "runs")
+    assert "generated_directions.filter: uses the grades of a judge" in refused(capsys, "run", asked, "--runs-dir", tmp_path / "runs")

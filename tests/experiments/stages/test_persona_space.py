@@ -116,7 +116,7 @@ def test_a_dictionary_makes_no_space(tiny_study: Write, tmp_path: Path, all_foun
     [
         (["oracle"], "12 or more make a space or a dictionary"),
         (["nobody"], "unknown role 'nobody'"),
-        ("none", "may be all, or a list of names"),
+        ("none", "must be all, or a list of names"),
     ],
 )
 def test_roles_that_make_no_space_are_refused(
@@ -151,7 +151,7 @@ def test_a_namesake_is_in_every_hash(tiny_study: Write, monkeypatch: pytest.Monk
     [
         ({"roles": NAMES, "role_questions": 6}, "a role is read on 6, and a trait on extract_questions = 4"),
         ({"dictionary": ["oracle"]}, "12 or more make a space or a dictionary"),
-        ({"roles": NAMES, "dictionary": "all"}, "roles that make the space are a dictionary by themselves"),
+        ({"roles": NAMES, "dictionary": "all"}, "roles that make the space already serve as the dictionary"),
     ],
 )
 def test_roles_that_cannot_be_used_are_refused_before_anything_runs(

@@ -75,7 +75,7 @@ def test_a_name_leads_out_of_no_folder(tmp_path: Path, capsys: pytest.CaptureFix
     before = sorted(tmp_path.rglob("*"))
     target = tmp_path / "Not A Name" if not name else tmp_path / "bold"
     arguments: list[object] = ["traits", "import", shown, "--to", target, *(["--name", name] if name else [])]
-    assert "a name has lower-case letters" in refused(capsys, *arguments)
+    assert "a name must be lower-case letters" in refused(capsys, *arguments)
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -490,7 +490,7 @@ def test_what_is_in_the_way_is_left_alone(wellworn: Call, tmp_path: Path) -> Non
         (["--questions", "72/24"], "got '72/24'"),
         (["--questions", "72/24/2"], "3 or more"),
         (["--price", "cheap"], "--price: dollars per million tokens read, and written, such as 0.15,0.6; got 'cheap'"),
-        (["--price", "1,-1"], "greater than or equal to 0"),
+        (["--price", "1,-1"], "must be 0 or more"),
         (["--most-cost", "1"], "most_cost needs a price"),
         (["--url", "ftp://here"], "must be the address of a server"),
         (["--description", " "], "description: must not be blank"),
