@@ -349,3 +349,18 @@ def test_the_dimension_is_drawn_with_the_error_that_chose_it() -> None:
     assert none is not None
     assert len(none.layout["shapes"]) == 1
     assert dimension_curve(SpaceDimension(k=None, why="2 traits were found", traits=2, roles=0)) is None
+
+
+def test_nothing_but_what_a_row_repeats_is_hidden() -> None:
+    html = rendered(study(mediated(0.3), mediated(0.3, seed=1)))
+    hiding = re.findall(r"^\s*(\S.*?)\s*\{[^}]*color:\s*transparent[^}]*\}", html, re.MULTILINE)
+    text_hiding = [rule for rule in hiding if "> :is" in rule]
+    assert text_hiding
+    assert all(rule.startswith(".grouped tbody tr:not(.first)") for rule in text_hiding)
+    tables = re.findall(r'<table class="[^"]*grouped[^"]*">(.*?)</table>', html, re.DOTALL)
+    assert tables
+    for table in tables:
+        rows = re.findall(r'<tr class="([^"]*)">(.*?)</tr>', table.split("<tbody>")[1], re.DOTALL)
+        cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)[:2] for _, row in rows]
+        assert "first" in rows[0][0]
+        assert all(cells[i] == cells[i - 1] for i, (kind, _) in enumerate(rows) if "first" not in kind)

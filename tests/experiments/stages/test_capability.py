@@ -139,4 +139,4 @@ def test_every_report_says_what_fine_tunes_cost(tiny_study: Callable[..., Path],
     assert "What it cost" in page
     assert f'<td class="n">{summary["capability"]["chosen"]["right"]} of 60</td>' in page
     form = together["form"]
-    assert f'<td class="n">{form["right"]} of 80<small>−{form["lost"]} +{form["gained"]}</small></td>' in page
+    assert f'<td class="n">{form["right"]} of 80 <small>−{form["lost"]} +{form["gained"]}</small></td>' in page
