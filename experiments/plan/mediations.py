@@ -11,7 +11,7 @@ from wellworn.experiments.engine.stage import Condition, Stage
 from wellworn.experiments.plan.subjects import Subject
 from wellworn.experiments.stages.grades import Judge, needed_rubric
 from wellworn.experiments.stages.mediation import Question, mediate_stage
-from wellworn.experiments.stages.mediation_generated import grade_said_stage, say_stage, score_stage
+from wellworn.experiments.stages.mediation_generated import grade_patched_stage, patched_answers_stage, score_patched_stage
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.scores import scoring_pairs
 from wellworn.experiments.study import MediateConfig, Run
@@ -106,14 +106,14 @@ class Analyses:
         )
         subject = self.subject.of
         assert subject is not None  # it has a trait, so that it has these texts
-        said = say_stage(self.context, question, asked, self.library)
+        said = patched_answers_stage(self.context, question, asked, self.library)
         if asked.by == "judge":
             assert self.judge is not None  # held when the study was loaded
             rubric = needed_rubric(subject, f"mediate.generated.by: {subject.name}")
-            scored = grade_said_stage(self.context, said, question, self.judge, rubric)
+            scored = grade_patched_stage(self.context, said, question, self.judge, rubric)
         else:
             pairs = scoring_pairs(subject, asked.pairs, self.run.study.contrast_pairs, "mediate.generated.pairs")
-            scored = score_stage(self.context, said, question, pairs)
+            scored = score_patched_stage(self.context, said, question, pairs)
         return (who, "generated", self._headline), said, scored
 
     @property

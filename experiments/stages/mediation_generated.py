@@ -42,7 +42,7 @@ class ArmAnswers(Record):
     answers: Sequence[Sequence[str]]
 
 
-def say_stage(context: StudyContext, question: Question, config: GeneratedConfig, library: SpaceStages) -> Stage:
+def patched_answers_stage(context: StudyContext, question: Question, config: GeneratedConfig, library: SpaceStages) -> Stage:
     """Let every arm answer, greedily and with the penalty of sample answers: `arms` and `answers` [arms][questions].
 
     Args:
@@ -95,7 +95,7 @@ def say_stage(context: StudyContext, question: Question, config: GeneratedConfig
     return Stage(kind=kinds.SAY, config=facts, inputs=question.inputs(library), title=question.title, compute=compute)
 
 
-def score_stage(context: StudyContext, said: Stage, question: Question, pairs: Sequence[ContrastPair]) -> Stage:
+def score_patched_stage(context: StudyContext, said: Stage, question: Question, pairs: Sequence[ContrastPair]) -> Stage:
     """Score what every arm said by contrast pairs, as `mediate` leaves it: [arms, 2, questions] under their two sides.
 
     The same is done with y⁺ and y⁻, whose label is known: `known` says how well the score discriminates them.
@@ -116,7 +116,7 @@ def score_stage(context: StudyContext, said: Stage, question: Question, pairs: S
     return Stage(kind=kinds.SCORE, config=facts, inputs={"said": said}, title=f"score {question.title}", compute=compute)
 
 
-def grade_said_stage(context: StudyContext, said: Stage, question: Question, judge: Judge, rubric: str) -> Stage:
+def grade_patched_stage(context: StudyContext, said: Stage, question: Question, judge: Judge, rubric: str) -> Stage:
     """Let a judge grade what every arm said, and y⁺ and y⁻: `score` [arms, questions], NaN where there is no grade, which is counted."""
 
     def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:

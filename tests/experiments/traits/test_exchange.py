@@ -100,7 +100,7 @@ def test_changes_are_not_planted_in_the_size_of_a_trait_without_plain_answers(
 ) -> None:
     wellworn("traits", "import", chats(tmp_path, "shown.jsonl", 1), "--to", tmp_path / "bold")
     study = tiny_study(runs=[{"arm": "sft", "trait": str(tmp_path / "bold")}], calibrate={})
-    assert "planted changes take after an sft run of a trait" in refused(capsys, "run", study, "--plan")
+    assert "planted changes are modelled on an sft run of a trait" in refused(capsys, "run", study, "--plan")
 
 
 def test_roles_go_out_and_come_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
