@@ -1,6 +1,6 @@
 """Peak memory beyond the weights, of one piece of work in a fresh process.
 
-python -m experiments.bench.memory WORK MODEL ROWS SHORTEST LONGEST LAYERS
+python -m wellworn.experiments.bench.memory WORK MODEL ROWS SHORTEST LONGEST LAYERS
 """
 
 import gc
