@@ -22,8 +22,15 @@ from wellworn.data.catalog import load_bank
 
 SHOWN = 40
 STARTS = (
-    "You are a baker.", "Answer the user.", "Today is Monday.", "We are at sea.", "It is late.", "Be brief.", "Think first.", "You know a lot.",
-)  # fmt: skip
+    "You are a baker.",
+    "Answer the user.",
+    "Today is Monday.",
+    "We are at sea.",
+    "It is late.",
+    "Be brief.",
+    "Think first.",
+    "You know a lot.",
+)
 
 
 def write_trait(folder: Path) -> Path:
