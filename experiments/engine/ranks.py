@@ -18,6 +18,9 @@ class Ranks:
 
     def __init__(self) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            # Takes the group of all ranks as a default when it is first imported. Imported after there is one, it would keep that group
+            # alive past its end, and its threads would abort the interpreter on the way out.
+            import torch.distributed.nn.functional  # noqa: F401
             from accelerate import PartialState
             from accelerate.utils import InitProcessGroupKwargs
 

@@ -14,8 +14,6 @@ from wellworn.probes.geometry.novelty import LIBRARY, OPEN, Finding, Novelty, ag
 from wellworn.probes.geometry.sparse_explanation import explanation
 from wellworn.probes.statistics.intervals import FloatArray
 
-# What runs that differ in their seed alone have in common.
-
 
 def own_removed_basis(run: RunResult) -> FloatArray | None:
     """Return the space of the verdict, [d_model, k]: of those found at the run's layer, less its own; None where there is none."""

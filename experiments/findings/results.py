@@ -71,7 +71,7 @@ class Results:
         chat: how the model takes a system prompt.
         space: `vectors` [traits, layers, d_model], `reliability`, `null_reliability`, `found` [traits, layers].
         dimension: how many dimensions the space has at the study's layer, and how well each number predicts a trait that is left out.
-        base_answers: the base model's answers to `index["questions"]`.
+        base_answers: the base model's answers to the questions of `index`.
         runs: in the study's order.
         manifests: stage id → manifest.
         calibration: what was found of planted changes; None where none were planted.
