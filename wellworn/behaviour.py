@@ -10,22 +10,19 @@ from wellworn.data.catalog import load_bank, load_subject
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import plain_turns, trait_turns
 from wellworn.data.schema import Control, Trait
-from wellworn.experiments.stages.loaded_space import Chosen, PersonaSpace
+from wellworn.experiments.stages.loaded_space import PersonaSpace
+from wellworn.experiments.stages.mediation_arms import Parts, parse_outcomes, parts_at_layer
 from wellworn.model import Model
 from wellworn.probes.decoding.generate import Decoding, Request
 from wellworn.probes.decoding.generate import generate as decode
 from wellworn.probes.geometry.directions import Directions
 from wellworn.probes.limits import DEFAULT_FRACTION, FEWEST_PROMPTS
 from wellworn.probes.mediation import shares
-from wellworn.probes.mediation.interventions import Intervention, Swap
 from wellworn.probes.mediation.patching import Batching, Texts, patched_logprobs
-from wellworn.probes.mediation.shares import INSIDE, OUTSIDE, WHOLE, Mediation, Outcomes, Swapped
-from wellworn.probes.reading.hooks import OnBlock
+from wellworn.probes.mediation.shares import Mediation
+from wellworn.probes.reading.hooks import OnBlock, add_vector
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.statistics.intervals import FloatArray
-
-# The space with the subject's own direction, and that direction alone.
-FULL, OWN = "full", "own"
 
 
 def steer(model: Model, direction: Directions | FloatArray, strength: float, layer: int | float = DEFAULT_FRACTION) -> dict[int, OnBlock]:
@@ -54,7 +51,7 @@ def steer(model: Model, direction: Directions | FloatArray, strength: float, lay
     if vectors.shape != (model.depth, model.width):
         raise InputError(f"direction: this model needs {model.depth} layers of width {model.width}, got {list(vectors.shape)}")
     vector = strength * torch.from_numpy(vectors[at]).float()
-    return {at: lambda h: (h.float() + vector.to(h.device)).to(h.dtype)}
+    return {at: add_vector(vector)}
 
 
 def generate(
@@ -148,26 +145,8 @@ def mediate(
     if len(changed) < FEWEST_PROMPTS or [turn.question for turn in changed] != [turn.question for turn in plain]:
         raise InputError(f"{subject.name}: needs {FEWEST_PROMPTS} or more held-out questions, each answered with the trait and plainly")
     texts = Texts.same(model.encode([*changed, *plain]))
-    parts, null = _swaps(space, at, subject.name, draws)
-    arms = [Intervention(0), Intervention(1), *(Intervention(reader, {at: swap}) for swap in (*parts.values(), *null) for reader in (0, 1))]
+    arms = Parts(at, parts_at_layer(space, at, subject.name, draws), {}, {}).arms({})
     with model.adapted(reference, adapter) as (module, [unchanged, tuned]):
-        scores = patched_logprobs(module, texts, (Variant(unchanged), Variant(tuned)), arms, Batching(model.pad_id))
+        scores = patched_logprobs(module, texts, (Variant(unchanged), Variant(tuned)), list(arms.values()), Batching(model.pad_id))
     of_trait, of_plain = scores.double().numpy().reshape(len(arms), 2, len(changed)).swapaxes(0, 1)
-    before, after, *swapped = of_trait - of_plain
-    both = [Swapped(into, out) for into, out in zip(swapped[::2], swapped[1::2], strict=True)]
-    return shares.mediate(Outcomes(before, after, dict(zip(parts, both, strict=False)), tuple(both[len(parts) :])))
-
-
-def _swaps(space: PersonaSpace, layer: int, own: str, draws: int) -> tuple[dict[str, Swap], list[Swap]]:
-    """Return the parts of the activations that are swapped, by name, and those of the null."""
-
-    def within(members: Chosen) -> Swap:
-        return Swap(torch.from_numpy(space.basis(layer, members)).float())
-
-    members, everyone = space.members(layer, own), space.members(layer)
-    inside = within(members)
-    parts = {INSIDE: inside, OUTSIDE: Swap(inside.basis_DK, outside=True), WHOLE: Swap()}
-    if everyone != members:
-        parts[FULL] = within(everyone)
-        parts[OWN] = within(Chosen(tuple(i for i in everyone.traits if space.names[i] == own)))
-    return parts, [Swap(torch.from_numpy(draw).float()) for draw in space.null_bases(layer, members, draws)]
+    return shares.mediate(parse_outcomes(list(arms), of_trait - of_plain))

@@ -9,10 +9,11 @@ import numpy as np
 from wellworn.activations import read
 from wellworn.data.catalog import instruction_names, load_bank, load_instruction, load_subject
 from wellworn.data.errors import InputError
-from wellworn.data.files import digest, validate
-from wellworn.data.mixtures import Turn, plain_turns
+from wellworn.data.files import validate
+from wellworn.data.mixtures import Turn
 from wellworn.data.schema import ContrastPair, Example, Instruction, Trait, seed_for
-from wellworn.experiments.stages.loaded_space import PersonaSpace, centre_within_questions
+from wellworn.experiments.stages.loaded_space import PersonaSpace, eigenvalues_within_questions
+from wellworn.experiments.stages.persona_directions import extract_turns, extraction_examples, questions_digest
 from wellworn.model import Model
 from wellworn.probes.geometry.directions import FEWEST_LEFT, Directions, contrast_turns, estimate
 from wellworn.probes.statistics.intervals import FloatArray
@@ -139,7 +140,7 @@ class _Contrast:
     @property
     def asked(self) -> str:
         """A digest of the questions; of those that agree, activations are centred together."""
-        return digest([(turn.question, turn.answer) for turn in self.questions])
+        return questions_digest(self.questions)
 
     def read(self, model: Model) -> FloatArray:
         """Return the activations of the answers, [pairs, 2, questions, layers, d_model]."""
@@ -156,7 +157,7 @@ def _read_contrasts(
     # What is wrong with a later one is said before the first is read.
     contrasts = {name: _contrast(name, subject, contrast_pairs, extract_questions, shared) for name, subject in _by_name(subjects).items()}
     states, asked = [each.read(model) for each in contrasts.values()], [each.asked for each in contrasts.values()]
-    values = np.stack([np.linalg.svd(centre_within_questions(states, asked, layer), compute_uv=False) ** 2 for layer in range(model.depth)])
+    values = eigenvalues_within_questions(states, asked)
     found = {
         name: estimate(each[:, 0].astype(np.float64) - each[:, 1], values, np.random.default_rng(seed_for(0, "reliability", name)))
         for name, each in zip(contrasts, states, strict=True)
@@ -195,8 +196,8 @@ def _contrast(name: str, subject: Definition, contrast_pairs: int, extract_quest
         given = [{"positive": positive, "negative": negative} for positive, negative in subject]
         pairs = validate(Instruction, {"name": UNNAMED, "description": name, "contrast_pairs": given}, name).contrast_pairs
         contrast_pairs = len(pairs)
-    rows = subject.examples if isinstance(subject, Trait) else ()
-    questions = (plain_turns(rows, "extract") or plain_turns(bank, "extract"))[:extract_questions]
+    rows = extraction_examples(subject, bank) if isinstance(subject, Trait) else bank
+    questions = extract_turns(rows, extract_questions)
     for key, has, asked in (("contrast_pairs", len(pairs), contrast_pairs), ("extract_questions", len(questions), extract_questions)):
         if has < asked:
             raise InputError(f"{key}: {name} has {has}, and {asked} are asked for")

@@ -15,8 +15,6 @@ import torch
 from wellworn.data.chat import SPANS
 from wellworn.data.errors import InputError
 
-WORKS = ("floor", "capture")
-
 
 def measure(work: str, model: str, rows: int, shortest: int, longest: int, layers: int) -> int:
     """Return the peak in bytes of `floor` or `capture` (states summed as they come), measured in a process of its own.

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from wellworn.data.catalog import control_names, load_bank, load_control, load_trait
+from wellworn.data.catalog import load_bank, load_subject
 from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn, half_turns, plain_turns, trait_turns
@@ -98,7 +98,7 @@ def try_judge(names: Sequence[str], model: str, server: EndpointConfig | None, c
     Raises:
         InputError: an unknown trait or one without both answers or a rubric, or a server that cannot be asked.
     """
-    subjects = [(name, load_control(name) if name in control_names() else load_trait(name)) for name in names]
+    subjects = [(name, load_subject(name)) for name in names]
     texts = [(needed_rubric(subject, f"{subject.name}:"), *_answers(subject)) for _, subject in subjects]
     base = models.load(models.resolve(model))
     chat = Chat(base.tokenizer, max_length=base.max_length)

@@ -111,7 +111,7 @@ def _group_row(results: Results, runs: Sequence[RunResult], p: float, verdicts: 
     effect_RQ, (share, star) = _stack_effects(runs), _joint_share(runs)
     effect = None if effect_RQ is None else crossed_interval(effect_RQ)
     analysis, rest = _headline(runs), judge_novelty(results, runs)
-    judged = _judge(runs, effect_RQ, share, star, p, analysis, rest)
+    judged = _judge(runs, effect_RQ, effect, share, star, p, analysis, rest)
     nearest, nearest_high, own_ranks = nearest_to_group(runs)
     return GroupRow(
         arm=entry.arm,
@@ -141,6 +141,7 @@ def _group_row(results: Results, runs: Sequence[RunResult], p: float, verdicts: 
 def _judge(
     runs: Sequence[RunResult],
     effect_RQ: FloatArray | None,
+    effect: Estimate | None,
     share: Share | None,
     star: Estimate | None,
     p: float,
@@ -150,7 +151,7 @@ def _judge(
     layer = runs[0].facts.layer if runs[0].facts else 0
     return verdict(
         Evidence(
-            effect=None if effect_RQ is None else crossed_interval(effect_RQ),
+            effect=effect,
             standard_error=0.0 if effect_RQ is None else standard_error(effect_RQ),
             share_why=share.why if share else "the runs have no share",
             p=p,

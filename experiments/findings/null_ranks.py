@@ -1,5 +1,8 @@
 """Where a run's share stands among others: N2, spaces of instructions; N4, other fine-tunes; N5, spaces of other personas."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from wellworn.data.catalog import NEUTRAL, control_names
@@ -11,7 +14,7 @@ from wellworn.experiments.stages.instruction_null import NOT_ASKED
 from wellworn.experiments.stages.measurement import ShareInSpace
 from wellworn.probes.geometry.nulls import Null, null_shares, rank_among
 from wellworn.probes.geometry.shift import share_inside
-from wellworn.probes.statistics.intervals import Estimate
+from wellworn.probes.statistics.intervals import Estimate, FloatArray
 
 
 class AmongFineTunes(Record):
@@ -28,43 +31,43 @@ class AmongFineTunes(Record):
     kinds: int
 
 
-class AmongRoles(Record):
-    """Null N5: where it is among spaces of random roles.
+class _AmongSpaces(Record):
+    """Where a share is among those of other spaces.
 
     Attributes:
         mean: of their shares.
         high: the 95 % quantile.
         at_or_above: how many draws hold at least as much.
         draws: how many were drawn.
-        roles: how many roles there are.
-        directions: how many make a draw.
     """
 
     mean: float
     high: float
     at_or_above: int
     draws: int
+
+
+class AmongRoles(_AmongSpaces):
+    """Null N5: where it is among spaces of random roles.
+
+    Attributes:
+        roles: how many roles there are.
+        directions: how many make a draw.
+    """
+
     roles: int
     directions: int
 
 
-class AmongInstructions(Record):
+class AmongInstructions(_AmongSpaces):
     """Null N2: where it is among spaces of instructions that are not personas.
 
     Attributes:
-        mean: of their shares.
-        high: the 95 % quantile.
-        at_or_above: how many draws hold at least as much.
-        draws: how many were drawn.
         asked: how many instructions there are.
         found: how many of them pass the test of reliability.
         directions: how many make a draw.
     """
 
-    mean: float
-    high: float
-    at_or_above: int
-    draws: int
     asked: int
     found: int
     directions: int
@@ -124,10 +127,7 @@ def among_instructions(run: RunResult, share: Estimate | None, no_share: str | N
     assert drawn is not None  # there would be a reason
     assert share is not None
     found = AmongInstructions(
-        mean=float(np.mean(drawn.shares)),
-        high=float(np.quantile(drawn.shares, 0.95)),
-        at_or_above=rank_among(share.value, drawn.shares).at_least,
-        draws=len(drawn.shares),
+        **_among(share, drawn.shares),
         asked=len(drawn.asked),
         found=len(drawn.found),
         directions=drawn.directions,
@@ -149,12 +149,10 @@ def among_roles(results: Results, run: RunResult) -> AmongRoles | None:
         return None
     subsets = Null(seed_for(0, "roles")).subsets(len(roles), count)
     shares = null_shares(run.arrays["shifts"].astype(np.float64), roles[subsets])
-    rank = rank_among(reading.share.value, shares)
-    return AmongRoles(
-        mean=float(shares.mean()),
-        high=float(np.quantile(shares, 0.95)),
-        at_or_above=rank.at_least,
-        draws=rank.others,
-        roles=len(roles),
-        directions=count,
-    )
+    return AmongRoles(**_among(reading.share, shares), roles=len(roles), directions=count)
+
+
+def _among(share: Estimate, drawn: Sequence[float] | FloatArray) -> dict[str, Any]:
+    """Return what all nulls of other spaces say of a share."""
+    rank = rank_among(share.value, drawn)
+    return {"mean": float(np.mean(drawn)), "high": float(np.quantile(drawn, 0.95)), "at_or_above": rank.at_least, "draws": rank.others}

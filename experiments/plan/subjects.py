@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from wellworn.data.catalog import NEUTRAL, control_names, load_control, load_trait
+from wellworn.data.catalog import NEUTRAL, load_subject
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn, plain_turns, trait_turns
 from wellworn.data.schema import Control, Example, Split, Trait
@@ -14,9 +14,7 @@ from wellworn.probes.limits import FEWEST_PROMPTS
 @cache
 def trait_or_control(name: str) -> Trait | Control | None:
     """Return what a run is about: a trait, a control, or None for `neutral`."""
-    if name == NEUTRAL:
-        return None
-    return load_control(name) if name in control_names() else load_trait(name)
+    return None if name == NEUTRAL else load_subject(name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,6 +84,12 @@ def centre_within_questions(states: Sequence[FloatArray], asked: Sequence[str], 
     return np.concatenate([(each - means[own]).reshape(-1, each.shape[-1]) for each, own in zip(rows, asked, strict=True)])
 
 
+def eigenvalues_within_questions(states: Sequence[FloatArray], asked: Sequence[str]) -> FloatArray:
+    """Return the eigenvalues of the scatter within questions at every layer, [layers, min(N, d_model)]; arguments as above."""
+    layers = range(states[0].shape[-2])
+    return np.stack([np.linalg.svd(centre_within_questions(states, asked, layer), compute_uv=False) ** 2 for layer in layers])
+
+
 def centre(states: Sequence[FloatArray], layer: int) -> FloatArray:
     """Return the activations of several personas at one layer less their grand mean, [N, d_model]: with what texts put into them."""
     rows = np.concatenate([each[..., layer, :].reshape(-1, each.shape[-1]) for each in states]).astype(np.float64)

@@ -16,24 +16,16 @@ from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, by_stage, counter, in_group
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
-from wellworn.experiments.stages.loaded_space import Chosen, PersonaSpace
+from wellworn.experiments.stages.loaded_space import PersonaSpace
 from wellworn.experiments.stages.measurement import Graded, Known
-from wellworn.experiments.stages.mediation_arms import (
-    CHANCE,
-    DRAW,
-    FULL,
-    OWN,
-    PUSHED,
-    REMAINDER,
-    Parts,
-)
+from wellworn.experiments.stages.mediation_arms import CHANCE, PUSHED, REMAINDER, Parts, parts_at_layer
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.readings import load_responses
 from wellworn.experiments.study import MediateConfig
 from wellworn.lora import adapters as lora_adapters
 from wellworn.probes.mediation.interventions import Push, Swap
 from wellworn.probes.mediation.patching import Batching, Texts, moved_norms, patched_logprobs
-from wellworn.probes.mediation.shares import INSIDE, OUTSIDE, WHOLE
+from wellworn.probes.mediation.shares import WHOLE
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.statistics.intervals import FloatArray
 
@@ -98,7 +90,7 @@ def mediate_stage(context: StudyContext, question: Question, config: MediateConf
             norms = moved_norms(
                 model, texts, (between[0], between[1]), question.layer, list(parts.at_layer.values()), Batching(pad, budget)
             )
-            arms = parts.arms(dict(zip(parts.at_layer, norms.tolist(), strict=True)), config)
+            arms = parts.arms(dict(zip(parts.at_layer, norms.tolist(), strict=True)), matched=config.matched, doses=config.doses)
             tokens = len(arms) * sum(len(row) for row in rows[0]) // context.ranks.world
             how = Batching(pad, budget, counter(tick, tokens, "tokens"))
             scores = patched_logprobs(model, texts, (between[0], between[1]), list(arms.values()), how)
@@ -166,21 +158,8 @@ def load_mediated(folder: Path, reference: str, text: str, layer: int) -> Mediat
 
 def parts_to_swap(library: PersonaSpace, question: Question, config: MediateConfig, readings: Sequence[Path]) -> Parts:
     """Return what a question swaps; what lies outside the space is among it where there are readings that it is taken from."""
-    layer, members = question.layer, library.members(question.layer, question.own)
-
-    def basis(at: int, members: Chosen) -> torch.Tensor:
-        return torch.from_numpy(library.basis(at, members)).float()
-
-    inside = basis(layer, members)
-    parts = {INSIDE: Swap(inside), OUTSIDE: Swap(inside, outside=True), WHOLE: Swap()}
-    if (everyone := library.members(layer)) != members:
-        parts[FULL] = Swap(basis(layer, everyone))
-        # A direction that was not found is not in the space, and not swapped by itself either.
-        if own := [i for i in everyone.traits if library.names[i] == question.own]:
-            parts[OWN] = Swap(basis(layer, Chosen(tuple(own))))
-    for i, draw in enumerate(library.null_bases(layer, members, config.draws)):
-        parts[f"{DRAW}{i}"] = Swap(torch.from_numpy(draw).float())
-    pushes = {}
+    layer, pushes = question.layer, {}
+    parts = parts_at_layer(library, layer, question.own, config.draws)
     if readings:
         before, after = (load_responses(folder, layer) for folder in readings)
         remainders = torch.from_numpy(library.remainders(layer, question.own, (after - before).mean(0), config.remainder_draws)).float()
@@ -188,7 +167,7 @@ def parts_to_swap(library: PersonaSpace, question: Question, config: MediateConf
         if pushes:
             parts[REMAINDER] = Swap(remainders[:1].T / remainders[0].norm())
     there = {at: library.members(at, question.own) for at in range(library.vectors.shape[1])} if question.everywhere else {}
-    everywhere = {at: Swap(basis(at, some)) for at, some in there.items() if some}
+    everywhere = {at: Swap(torch.from_numpy(library.basis(at, some)).float()) for at, some in there.items() if some}
     return Parts(layer, parts, everywhere, pushes)
 
 

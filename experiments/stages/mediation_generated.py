@@ -53,7 +53,7 @@ def patched_answers_stage(context: StudyContext, question: Question, config: Gen
     """
     asked = [turn.question for turn in question.plain]
     conditions = (question.reference, question.run)
-    arms_config = MediateConfig(draws=config.draws, matched=False, doses=())
+    arms_config = MediateConfig(draws=config.draws)
 
     def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
         space = library.load(folders.within("space"))
@@ -61,7 +61,7 @@ def patched_answers_stage(context: StudyContext, question: Question, config: Gen
             return {SAID: ArmAnswers(arms=[], answers=[]).to_json()}
         adapters = [folders.within(who).adapter for who in ("reference", "run")]
         chat = context.chat(context.base)
-        arms = parts_to_swap(space, question, arms_config, []).arms({}, arms_config)
+        arms = parts_to_swap(space, question, arms_config, []).arms({})
         how = Decoding(
             context.study.answer_tokens,
             repetition_penalty=REPETITION_PENALTY,

@@ -14,7 +14,7 @@ from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Sparse
 from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, in_group
 from wellworn.experiments.stages import kinds
-from wellworn.experiments.stages.loaded_space import PersonaSpace, centre_within_questions
+from wellworn.experiments.stages.loaded_space import PersonaSpace, centre_within_questions, eigenvalues_within_questions
 from wellworn.experiments.stages.persona_directions import (
     DIMENSION,
     RolesKey,
@@ -174,8 +174,7 @@ def space_stage(names: Sequence[str], directions: Sequence[Stage], asked: Sequen
     def compute(_context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
         states = [load_file(folder / "states.safetensors")["states"].astype(np.float64) for folder in folders.all("directions")]
         masks = [load_file(folder / KEPT)["kept"] for folder in folders.all("kept")]
-        layers = states[0].shape[3]
-        values = np.stack([np.linalg.svd(centre_within_questions(states, asked, layer), compute_uv=False) ** 2 for layer in range(layers)])
+        values = eigenvalues_within_questions(states, asked)
         out: dict[str, list[FloatArray]] = {"vectors": [], "reliability": [], "null_reliability": [], "found": []}
         for i, (name, each) in enumerate(zip(names, states[: len(names)], strict=True)):
             differences = each[:, 0] - each[:, 1]

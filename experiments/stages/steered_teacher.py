@@ -18,6 +18,7 @@ from wellworn.experiments.stages.answers import answer_questions
 from wellworn.experiments.stages.loaded_space import PersonaSpace
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.lora.arms import Distilled
+from wellworn.probes.reading.hooks import add_vector
 from wellworn.probes.reading.layers import resolve_layer
 from wellworn.probes.statistics.intervals import FloatArray
 
@@ -39,8 +40,7 @@ def teacher_stage(context: StudyContext, library: SpaceStages, arm: Distilled, n
     def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
         space = library.load(folders)
         vector = arm.strength * torch.from_numpy(steering_vector(space, layer, name, arm.along, seed)).float()
-        edits = {layer: lambda h: (h.float() + vector.to(h.device)).to(h.dtype)}
-        [answers] = answer_questions(context, [(question, None) for question in asked], [None], tick, edits)
+        [answers] = answer_questions(context, [(question, None) for question in asked], [None], tick, {layer: add_vector(vector)})
         return {"answers.json": answers}
 
     config = {**context.identity(), "questions": asked, "name": name, "tokens": context.study.answer_tokens}

@@ -17,6 +17,11 @@ from wellworn.probes.reading.layers import decoder_blocks
 OnBlock = Callable[[torch.Tensor], torch.Tensor | None]
 
 
+def add_vector(vector: torch.Tensor) -> OnBlock:
+    """Return the edit that adds a vector [d_model] to a block's output at every token, in float32, whatever the model's own precision."""
+    return lambda h: (h.float() + vector.to(h.device)).to(h.dtype)
+
+
 class _StopForwardError(Exception):
     """Ends a forward pass after the deepest block that anyone asked for."""
 
