@@ -151,7 +151,7 @@ class CalibrateConfig(_Config):
     @classmethod
     def _rising(cls, alphas: tuple[float, ...]) -> tuple[float, ...]:
         if list(alphas) != sorted(set(alphas)):
-            raise ValueError(f"shares must rise from one to the next, got {list(alphas)}")
+            raise ValueError("shares must rise from one to the next")
         return alphas
 
 

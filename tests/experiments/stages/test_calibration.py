@@ -250,7 +250,7 @@ def test_plants_take_after_the_first_fine_tune_of_a_trait_or_the_named_one(tiny_
         ({"calibrate": {"later": 4}}, r"calibrate.later: may be 0 to 1 above layer 2 of 4, got 4"),
         ({"calibrate": {"trait": "poetic"}}, "sft run of 'poetic', and this study fine-tunes: pirate, uppercase"),
         ({"calibrate": {}, "runs": [{"arm": "prompted", "trait": "pirate"}]}, "sft run of a trait, and this study fine-tunes: none"),
-        ({"calibrate": {"alphas": [0.5, 0.25]}}, "shares must rise from one to the next, got "),
+        ({"calibrate": {"alphas": [0.5, 0.25]}}, r"calibrate.alphas: shares must rise from one to the next, got \[0.5, 0.25\]$"),
         ({"calibrate": {"alphas": [0.5, 1.5]}}, "1 or less, got 1.5"),
         ({"calibrate": {"draws": 1}}, "calibrate.draws: .*2 or more, got 1"),
     ],
