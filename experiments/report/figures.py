@@ -12,7 +12,8 @@ from typing import Any
 
 from wellworn.experiments.stages.measurement import LayerCurve
 from wellworn.experiments.stages.persona_space import SpaceDimension
-from wellworn.probes.statistics.intervals import Estimate, FloatArray
+from wellworn.probes.geometry.directions import FOUND_RELIABILITY
+from wellworn.probes.statistics.intervals import Estimate, FloatArray, finite
 
 # Okabe and Ito's colour-blind-safe colours that stand out on white and on black.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -20,7 +21,6 @@ DASHES = ("solid", "7px,3px", "2px,3px", "9px,3px,2px,3px", "15px,4px")
 GREY, GRID = "#7b828a", "rgba(128,128,128,0.22)"
 # The middle is clear, so that no cosine looks like the page in light and in dark mode alike.
 DIVERGING = ((0.0, "rgba(213,94,0,1)"), (0.5, "rgba(128,128,128,0.06)"), (1.0, "rgba(0,114,178,1)"))
-THRESHOLD = 0.5
 BARS = 10
 LABEL = 28
 
@@ -158,14 +158,14 @@ def training_curves(id: str, runs: Sequence[tuple[str, Style, Sequence[Mapping[s
 def reliability_by_layer(id: str, values: FloatArray, null: FloatArray, found: FloatArray, layer: int) -> Figure:
     """Draw a direction's reliability at every layer; filled points are layers where it was found."""
     at = list(range(len(values)))
-    line = polyline(at, [_finite(v) for v in values], "reliability", GREY, "solid", markers=True)
+    line = polyline(at, [finite(v) for v in values], "reliability", GREY, "solid", markers=True)
     line["marker"] = {"size": 6, "symbol": ["circle" if f > 0.5 else "circle-open" for f in found], "color": GREY}
-    data = [polyline(at, [_finite(v) for v in null], "N1, 95 %", GREY, "2px,3px", width=1.2), line]
+    data = [polyline(at, [finite(v) for v in null], "N1, 95 %", GREY, "2px,3px", width=1.2), line]
     layout = base_layout(height=215, x="layer", y="reliability")
     layout["yaxis"] |= {"range": [min([-0.25, *(float(v) - 0.05 for v in values if abs(v) <= 1)]), 1.04], "tickvals": [0, 0.5, 1]}
     layout["xaxis"] |= _layer_axis(len(at))
-    layout["shapes"] = [_horizontal(THRESHOLD), vertical(layer)]
-    here = f"reliability {_words([_finite(v) for v in values], layer)}, N1 95 % {_words([_finite(v) for v in null], layer)}"
+    layout["shapes"] = [_horizontal(FOUND_RELIABILITY), vertical(layer)]
+    here = f"reliability {_words([finite(v) for v in values], layer)}, N1 95 % {_words([finite(v) for v in null], layer)}"
     return Figure(id, f"At layer {layer}: {here}; found at {int((found > 0.5).sum())} of {len(at)} layers", data, layout)
 
 
@@ -191,10 +191,6 @@ def label(text: str) -> str:
 def round_value(value: float | None) -> float | None:
     """Return a number as figures hold it."""
     return None if value is None else round(float(value), 4)
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if abs(value) < float("inf") else None
 
 
 def _words(values: Numbers, at: int) -> str:

@@ -47,7 +47,7 @@ _ENDS = {
     "sufficiency": ("S, put into the reference", "triangle-right-open"),
     "necessity": ("N, taken out of the run", "triangle-left-open"),
 }
-CARRIED = "C: persona space beyond chance, of what the layer carries"
+CARRIED = "C: persona space beyond chance,<br>of what the layer carries"
 _SYMBOLS = {"trait": "circle", "surface": "circle-open", "response": "diamond-open", "generated": "square"}
 _PLAYERS = {
     "existing": ("existing directions", PALETTE[0]),

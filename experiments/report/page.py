@@ -23,7 +23,6 @@ from wellworn.experiments.findings.summary import Summary
 from wellworn.experiments.findings.verdict import RULE
 from wellworn.experiments.report import mediation, panels
 from wellworn.experiments.report.figures import (
-    THRESHOLD,
     Figure,
     Shown,
     Style,
@@ -38,6 +37,7 @@ from wellworn.experiments.report.figures import (
 )
 from wellworn.experiments.report.scores import side_by_side
 from wellworn.experiments.stages.measurement import Dose, Measurement, ShiftReading
+from wellworn.probes.geometry.directions import FOUND_RELIABILITY
 from wellworn.probes.statistics.intervals import Estimate
 
 # With more panels than this, a group of figures starts folded.
@@ -95,7 +95,8 @@ def page(results: Results, summary: Summary) -> str:
     dimension = dimension_curve(summary.dimension)
     figures += [dimension] if dimension else []
     # What a group says stands for its runs.
-    alone = [view for view in runs if view["row"] in summary.alone]
+    shown_alone = {id(row) for row in summary.alone}
+    alone = [view for view in runs if id(view["row"]) in shown_alone]
     shown = [(name, group.scores) for name, group in named] + [(view["name"], view["row"].scores) for view in alone]
     near = [_resemblance(name, None, group) for name, group in named]
     near += [_resemblance(view["name"], view["style"], view["row"]) for view in alone]
@@ -117,7 +118,7 @@ def page(results: Results, summary: Summary) -> str:
         saying=list(mediation.SAYING.values()),
         rule=re.split(r" (?=\d\. )", RULE),
         runs_for_a_claim=RUNS_FOR_A_CLAIM,
-        threshold=THRESHOLD,
+        threshold=FOUND_RELIABILITY,
         open_panels=OPEN_PANELS,
         study=json.dumps(_symbolic(results.index.study), indent=2, ensure_ascii=False),
         made=_provenance(results),
@@ -157,7 +158,6 @@ def _run(results: Results, run: RunResult, row: RunRow, number: int, name: str, 
     base = dict(zip(results.index.questions, results.base_answers, strict=False))
     reasons = dict.fromkeys(reason for reason in (row.why, *row.missing.values()) if reason)
     return {
-        "number": number,
         "name": name,
         "style": style,
         "row": row,
