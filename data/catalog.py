@@ -1,6 +1,5 @@
 """Find and load traits, roles, controls, instructions and question banks: by name, by path, or from an installed package."""
 
-import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -9,7 +8,7 @@ from pathlib import Path
 from wellworn.data.errors import Complaints, InputError
 from wellworn.data.examples import bank_examples, trait_examples
 from wellworn.data.files import Model, read_jsonl, read_yaml, validate
-from wellworn.data.schema import NAME_PATTERN, Control, Example, Instruction, Role, Scenario, Trait
+from wellworn.data.schema import Control, Example, Instruction, Role, Scenario, Trait, is_name
 from wellworn.data.wording import did_you_mean
 
 ROOT = Path(__file__).parent
@@ -45,8 +44,10 @@ def check_new_name(name: str, remedy: str = "call yours something else") -> None
     Raises:
         InputError: a name that none may have, or that something built in has: a run of that name would be taken for it.
     """
-    if not re.fullmatch(NAME_PATTERN, name):
-        raise InputError(f"{name!r}: a name must be lower-case letters, digits, - and _, and begin with a letter or a digit; {remedy}")
+    try:
+        is_name(name)
+    except ValueError as wrong:
+        raise InputError(f"{name!r}: a name {wrong}; {remedy}") from None
     if name in (NEUTRAL, *trait_names(), *control_names()):
         raise InputError(f"{name!r}: is built in; {remedy}")
 

@@ -22,13 +22,18 @@ Text = Annotated[str, AfterValidator(_not_blank)]
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]*$"
 
 
-def _is_name(name: str) -> str:
+def is_name(name: str) -> str:
+    """Return a name as it is.
+
+    Raises:
+        ValueError: what it must be.
+    """
     if not re.fullmatch(NAME_PATTERN, name):
         raise ValueError("must be lower-case letters, digits, - and _, and begin with a letter or a digit")
     return name
 
 
-Name = Annotated[str, AfterValidator(_is_name)]
+Name = Annotated[str, AfterValidator(is_name)]
 
 
 class _Frozen(BaseModel):

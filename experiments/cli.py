@@ -258,15 +258,16 @@ def _report(folder: Path, json_file: str | None) -> None:
     from wellworn.experiments.report.page import page
     from wellworn.experiments.report.terminal import show as show_table
 
+    show = _screen(json_file)
     results = load_results(folder)
     summary = summarise(results)
-    write_json(folder / SUMMARY, summary.to_json())
+    found = summary.to_json()
+    write_json(folder / SUMMARY, found)
     write_text(folder / REPORT, page(results, summary))
     if json_file == "-":
-        sys.stdout.write(json.dumps(summary.to_json(), ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
     elif json_file:
-        write_json(Path(json_file), summary.to_json())
-    show = _screen(json_file)
+        write_json(Path(json_file), found)
     show_table(summary, show)
     show.print(f"report: {folder / REPORT}", highlight=False, markup=False)
 

@@ -39,7 +39,7 @@ def random_lora(base: Loaded, like: Path, rows: Sequence[Encoded], layer: int, o
         The norm of the mean shift, within `TOLERANCE` of the real adapter's.
 
     Raises:
-        InputError: as `lora.models.adapted`; the real adapter holds something else than LoRA matrices, or shifts
+        InputError: as `lora.adapters.adapted`; the real adapter holds something else than LoRA matrices, or shifts
             nothing; no scale gives its norm.
     """
     from peft.helpers import rescale_adapter_scale

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from wellworn.data.catalog import NEUTRAL
 from wellworn.data.errors import InputError
-from wellworn.data.files import sha256
 from wellworn.data.mixtures import Turn
 from wellworn.data.schema import Trait
 from wellworn.experiments.engine.context import StudyContext
@@ -148,9 +147,13 @@ def _random_arm(given: ArmInputs) -> ArmStages:
 
 
 def _adapter_arm(given: ArmInputs, folder: Path) -> ArmStages:
-    condition = Condition(given.title, adapter=adapter_stage(given.context, folder, f"adapter {folder.name}"))
-    digest = sha256(folder / "adapter_model.safetensors")[:12]
-    return ArmStages(condition=condition, adapter=f"{folder.resolve().name}@{digest}", missing={"neutral": NO_NEUTRAL_ADAPTER})
+    stage = adapter_stage(given.context, folder, f"adapter {folder.name}")
+    digest = stage.config["files"]["adapter_model.safetensors"][:12]
+    return ArmStages(
+        condition=Condition(given.title, adapter=stage),
+        adapter=f"{folder.resolve().name}@{digest}",
+        missing={"neutral": NO_NEUTRAL_ADAPTER},
+    )
 
 
 def _training_turns(given: ArmInputs) -> list[Turn]:

@@ -96,11 +96,13 @@ class Layout:
         """Return the stage in which a model reads texts to the evaluate questions."""
         return read_stage(self.shared.context, condition, texts, self.subject.evaluate, title)
 
+    def read_plain(self, who: str) -> Stage:
+        """Return the stage in which one of the models that are compared reads plain answers."""
+        return self.read(self.conditions[who], self.subject.plain_turns("evaluate"), "plain answers")
+
     def plain_readings(self) -> tuple[Stage, Stage]:
         """Return the stages in which the reference and the run read plain answers."""
-        plain = self.subject.plain_turns("evaluate")
-        before, after = (self.read(self.conditions[who], plain, "plain answers") for who in (self.headline, "run"))
-        return before, after
+        return self.read_plain(self.headline), self.read_plain("run")
 
 
 def lay_out(shared: Shared, run: Run) -> Layout:
@@ -131,7 +133,7 @@ def plan_run(layout: Layout) -> PlannedRun:
     if isinstance(run.arm, Base):
         return PlannedRun(run=run, questions=subject.evaluate, answers=answers, missing=missing | dict(arm.missing))
     if subject.of is None:
-        missing["effect"] = "the run has no trait of its own to score"
+        missing["effect"] = NO_TRAIT
     elif not subject.paired:
         missing["effect"] = NO_PLAIN
     missing |= arm.missing
@@ -181,19 +183,15 @@ def _readings(layout: Layout, answers: Stage) -> Readings:
 
 def _mediations(layout: Layout) -> tuple[dict[Key, Stage], Stage | None, dict[str, str]]:
     """Lay out the mediation analyses, what their arms say if that is asked for, and why anything of it is missing."""
-    why = None
-    if layout.run.study.mediate is None:
-        why = NO_MEDIATION
-    elif layout.subject.of is None:
-        why = NOTHING_TO_MEDIATE
-    elif not layout.subject.paired:
-        why = NO_PLAIN
-    if why or layout.run.study.mediate is None:
-        return {}, None, {"mediation": why} if why else {}
+    config = layout.run.study.mediate
+    if config is None:
+        return {}, None, {"mediation": NO_MEDIATION}
+    if layout.subject.of is None or not layout.subject.paired:
+        return {}, None, {"mediation": NOTHING_TO_MEDIATE if layout.subject.of is None else NO_PLAIN}
     asked = Analyses(
         context=layout.shared.context,
         run=layout.run,
-        config=layout.run.study.mediate,
+        config=config,
         subject=layout.subject,
         library=layout.library,
         own=layout.own,
@@ -246,10 +244,9 @@ def plan_calibration(layouts: Sequence[Layout], config: CalibrateConfig) -> Plan
     layer, depth = layout.layer, layout.shared.context.depth
     if layer + config.later >= depth:
         raise InputError(f"calibrate.later: may be 0 to {depth - 1 - layer} above layer {layer} of {depth}, got {config.later}")
-    plain = layout.subject.plain_turns("evaluate")
-    run, neutral, base = (layout.read(layout.conditions[who], plain, "plain answers") for who in ("run", "neutral", "base"))
+    run, neutral, base = (layout.read_plain(who) for who in ("run", "neutral", "base"))
     title, library = layout.arm.condition.title, layout.shared.library
-    real = Real(title, layer, (run, neutral, base), plain)
+    real = Real(title, layer, (run, neutral, base), layout.subject.plain_turns("evaluate"))
     later = later_stage(real, config, library) if config.later else None
     return PlannedCalibration(title, calibrate_stage(real, config, library), later)
 

@@ -181,7 +181,7 @@ def trials_in_halves(
 
     Args:
         differences: of each trait, positive less negative, [pairs, questions, d_model].
-        centred_ND: as in `lora.planted.Ground`, as are the next two.
+        centred_ND: as in `probes.geometry.planted.Ground`, as are the next two.
         noise_nD: [n, d_model].
         size: the norm of a planted change.
         config: what to plant, and how often.

@@ -19,7 +19,7 @@ from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.answers import REPETITION_PENALTY, answer_questions, nonempty
 from wellworn.experiments.stages.grades import Judge, grade_stage, load_grades, needed_rubric
 from wellworn.experiments.stages.loaded_space import centre_within_questions
-from wellworn.experiments.stages.persona_directions import extraction_examples
+from wellworn.experiments.stages.persona_directions import extraction_examples, load_states
 from wellworn.experiments.stages.persona_space import KEPT, SpaceStages, space_stage
 from wellworn.experiments.stages.readings import read
 from wellworn.experiments.study import FilterConfig
@@ -190,7 +190,7 @@ def _agreement_stage(
         # Where too few answers were kept there is no direction, and no cosine.
         units = [vectors / np.where((norm := np.linalg.norm(vectors, axis=-1, keepdims=True)) > 0, norm, np.nan) for vectors in both]
         cosines = (units[0] * units[1]).sum(-1)
-        rows = [load_file(folder / "states.safetensors")["states"] for folder in folders.all("states")]
+        rows = [load_states(folder) for folder in folders.all("states")]
         centred = centre_within_questions(rows, asked, layer)
         null = Null(seed_for(0, "agreement"))
         chance = [float(np.quantile(largest_by_chance(unit[layer], 1, centred, null), 0.95)) for unit in units[0]]

@@ -172,7 +172,7 @@ def space_stage(names: Sequence[str], directions: Sequence[Stage], asked: Sequen
     """
 
     def compute(_context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
-        states = [load_file(folder / "states.safetensors")["states"].astype(np.float64) for folder in folders.all("directions")]
+        states = [load_states(folder).astype(np.float64) for folder in folders.all("directions")]
         masks = [load_file(folder / KEPT)["kept"] for folder in folders.all("kept")]
         values = eigenvalues_within_questions(states, asked)
         out: dict[str, list[FloatArray]] = {"vectors": [], "reliability": [], "null_reliability": [], "found": []}

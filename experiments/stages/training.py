@@ -12,7 +12,7 @@ from wellworn.experiments.engine.store import WORK
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.answers import load_answers
 from wellworn.lora import adapters as lora_adapters
-from wellworn.lora.arms import TrainConfig
+from wellworn.lora.arms import TrainConfig, check_keys
 from wellworn.lora.random_lora import random_lora
 
 
@@ -58,14 +58,9 @@ def train_stage(
         )
         return {"training.json": curve}
 
-    def check() -> None:
-        from wellworn.lora.arms import check_keys
-
-        check_keys(config)
-
     plain = {**context.identity(), "turns": fingerprint(turns), "train": config.model_dump(mode="json"), "seed": seed}
     inputs = {"answers": answers_of} if answers_of else {}
-    return Stage(kind=kinds.TRAIN, config=plain, inputs=inputs, title=title, compute=compute, check=check)
+    return Stage(kind=kinds.TRAIN, config=plain, inputs=inputs, title=title, compute=compute, check=lambda: check_keys(config))
 
 
 def adapter_stage(context: StudyContext, folder: Path, title: str) -> Stage:

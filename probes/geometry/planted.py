@@ -236,7 +236,7 @@ def shifts_later(
         [V, n, d_model], changed minus base.
 
     Raises:
-        InputError: as `probes.capture.stream`.
+        InputError: as `probes.reading.capture.stream`.
         ValueError: `later` is below `layer`, or there is not one plant a row.
     """
     if later < layer:

@@ -1,6 +1,6 @@
 """One request to an OpenAI-compatible chat server, and what came of it.
 
-This imports the optional `openai`: import it where it is used, by `probes.endpoint`.
+This imports the optional `openai`: import it where it is used, by `probes.scoring.endpoint`.
 """
 
 import asyncio
@@ -169,7 +169,7 @@ async def connected(url: str, key: str, timeout: float, connections: int) -> Asy
         client = openai.AsyncOpenAI(
             base_url=url,
             api_key=key or "none",
-            max_retries=0,  # `probes.endpoint` retries: at its own pace, and also where an answer breaks off
+            max_retries=0,  # `probes.scoring.endpoint` retries: at its own pace, and also where an answer breaks off
             http_client=http,
             default_headers={"Accept-Encoding": "identity"},
         )

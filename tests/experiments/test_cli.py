@@ -84,6 +84,9 @@ def test_report_is_written_again_from_finished_stages(wellworn: Call, tiny_study
     assert outcome.code == 0
     assert (runs / "tiny" / "report.html").read_bytes() == page
     assert json.loads((tmp_path / "out.json").read_text())["study"] == "tiny"
+    (runs / "tiny" / "report.html").unlink()
+    outcome = wellworn("report", runs / "tiny", "--json", tmp_path / "no" / "out.json")
+    assert (outcome.code, "does not exist" in outcome.err, (runs / "tiny" / "report.html").exists()) == (2, True, False)
 
 
 def test_plan_lists_stages_and_computes_nothing(wellworn: Call, tiny_study: Write, tmp_path: Path) -> None:

@@ -226,6 +226,10 @@ def test_mediation_decides_the_verdict_and_is_shown() -> None:
     assert sorted(elements.plots()) == sorted(figures)
     for spec in figures.values():
         go.Figure(spec)
+    # A panel is 21 rem wide, and half of it is needed for the marks: a longer label would be cut.
+    labels = figures["mediation-0"]["layout"]["yaxis"]["ticktext"]
+    assert len(labels) >= 4
+    assert max(len(line) for label in labels for line in label.split("<br>")) <= 32
     ends = {"S, put into the reference", "N, taken out of the run"}
     drawn = {trace["name"]: trace for trace in figures["mediation-0"]["data"]}
     assert ends | {"M, held-out answers", "C, held-out answers", "C, training-like answers"} <= drawn.keys()
