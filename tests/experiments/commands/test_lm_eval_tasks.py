@@ -177,9 +177,9 @@ def test_what_cannot_be_run_is_said_in_one_message_before_a_model_is_loaded(task
     assert "'colours_broken' is neither" in said
     assert len(said.strip().splitlines()) == 3
     assert evaluated(nowhere, "--suite", "colours", "--tasks-dir", tasks_dir / "none") == 2
-    assert "no such folder" in capsys.readouterr().err
+    assert "the folder does not exist" in capsys.readouterr().err
     assert evaluated(nowhere, "--suite", "colours,colours_both", "--tasks-dir", tasks_dir) == 2
-    assert "name one of the two" in capsys.readouterr().err
+    assert "name only one of the two" in capsys.readouterr().err
 
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
