@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: quickstart test test-quantized test-eval check reference dev clean
+.PHONY: quickstart test test-quantized test-eval test-browser check reference dev clean
 
 quickstart: $(STAMP)  ## three fine-tunes, measured: about 8 minutes on two CPU cores, installation included
 	$(BIN)/wellworn run quickstart
@@ -22,6 +22,11 @@ test-quantized: $(STAMP)  ## weights of 4 bits; installs the extra
 test-eval: $(STAMP)  ## tasks of lm-eval; installs the extra
 	$(BIN)/python -m pip install $(PIP_FLAGS) -q -c constraints.txt -e ".[eval]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/experiments/commands/test_lm_eval_tasks.py
+
+# Apart from the rest, since it needs a Chromium on this machine; CHROMIUM=... names one.
+test-browser: $(STAMP)  ## the report as a person sees it, wide and narrow; installs the extra
+	$(BIN)/python -m pip install $(PIP_FLAGS) -q -c constraints.txt -e ".[browser]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/experiments/report/test_browser.py
 
 check: $(STAMP)  ## style, types, layering
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,0 +1,118 @@
+"""The report as a person sees it: in headless Chromium, wide and narrow, with everything unfolded."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from tests.experiments.synthetic import HOSTILE, NO_OTHER_SEED, TOO_NOISY, facts, mediated, run, study
+from wellworn.experiments.findings.summary import summarise
+from wellworn.experiments.report.page import page
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra 'browser'")
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+WIDTHS = [1300, 420]
+MOST_CUT = 1.0  # pixels by which a label may leave its figure: rounding
+
+UNFOLD = "() => { for (const fold of document.querySelectorAll('details')) fold.open = true; }"
+
+# Text of a figure that reaches beyond the drawing is cut by it.
+CUT_LABELS = """() => [...document.querySelectorAll('.plot svg.main-svg text')].flatMap((text) => {
+    if (!text.textContent.trim() || text.closest('.hoverlayer')) return [];
+    const box = text.getBoundingClientRect(), frame = text.closest('svg').getBoundingClientRect();
+    if (box.width === 0) return [];
+    const out = Math.max(frame.left - box.left, box.right - frame.right, frame.top - box.top, box.bottom - frame.bottom);
+    return out > %s ? [`${text.closest('.plot').id}: ${text.textContent} by ${out.toFixed(0)} px`] : [];
+})"""
+
+HIDDEN_CELLS = """() => [...document.querySelectorAll('th, td')].flatMap((cell) => {
+    const style = getComputedStyle(cell);
+    if (!cell.textContent.trim() || style.display === 'none') return [];
+    const seen = style.visibility === 'visible' && !/(rgba\\(.*, 0\\)|transparent)/.test(style.color);
+    if (seen) return [];
+    // A group prints its name in its first row; the rows below repeat it, for readers who hear the table.
+    let row = cell.parentElement;
+    while (row && !row.classList.contains('first')) row = row.previousElementSibling;
+    const same = row && row.cells[cell.cellIndex].textContent === cell.textContent;
+    return same ? [] : [`${cell.closest('table').className}: ${cell.textContent.trim()}`];
+})"""
+
+# Whatever is wider than the page must scroll by itself.
+TOO_WIDE = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+EMPTY_PLOTS = "() => [...document.querySelectorAll('.plot')].filter((plot) => !plot.querySelector('svg.main-svg')).map((plot) => plot.id)"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    noisy = run(facts(None, TOO_NOISY), trait=HOSTILE)
+    lone = run(facts(neutral=False, effect=False), trait="neutral", own=None, missing={"share": NO_OTHER_SEED, "verdict": NO_OTHER_SEED})
+    plain = run(None, trait=None, arm="base", own=None)
+    results = study(*(mediated(0.6, seed=seed) for seed in range(3)), noisy, lone, plain)
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_text(page(results, summarise(results)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine; set CHROMIUM to one")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module", params=WIDTHS)
+def opened(request: pytest.FixtureRequest, browser: "Browser", report: Path) -> "Iterator[tuple[Page, list[str]]]":
+    """The page with everything unfolded and drawn, and what the browser complained of or asked for."""
+    said: list[str] = []
+    view = browser.new_page(viewport={"width": request.param, "height": 900})
+    view.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    view.on("pageerror", lambda error: said.append(str(error)))
+    view.on("request", lambda asked: said.append(asked.url) if not asked.url.startswith(("file:", "data:", "blob:")) else None)
+    view.goto(report.as_uri())
+    view.evaluate(UNFOLD)
+    # A figure is drawn when it comes into view.
+    for plot in view.locator(".plot").all():
+        plot.scroll_into_view_if_needed()
+        plot.locator("svg.main-svg").first.wait_for()
+    # Figures take the width of their place in the next frame.
+    view.wait_for_timeout(500)
+    yield view, said
+    view.close()
+
+
+def test_every_figure_is_drawn_and_nothing_is_complained_of_or_fetched(opened: "tuple[Page, list[str]]") -> None:
+    view, said = opened
+    assert said == []
+    assert view.evaluate(EMPTY_PLOTS) == []
+    assert view.locator(".plot svg.main-svg").count() >= 10
+
+
+def test_no_label_of_a_figure_is_cut(opened: "tuple[Page, list[str]]") -> None:
+    assert opened[0].evaluate(CUT_LABELS % MOST_CUT) == []
+
+
+def test_every_cell_can_be_read(opened: "tuple[Page, list[str]]") -> None:
+    assert opened[0].evaluate(HIDDEN_CELLS) == []
+
+
+def test_the_page_never_scrolls_sideways(opened: "tuple[Page, list[str]]") -> None:
+    assert opened[0].evaluate(TOO_WIDE) == 0
+
+
+def test_the_answer_is_on_the_first_screen(opened: "tuple[Page, list[str]]") -> None:
+    box: Any = opened[0].locator(".answers-list li").first.bounding_box()
+    assert box is not None
+    assert box["y"] < 900
+    assert np.isfinite(box["height"])
+    assert box["x"] + box["width"] <= opened[0].viewport_size["width"]  # type: ignore[index]
