@@ -14,9 +14,9 @@ from wellworn.data.schema import Name, Text
 
 FOLDER = Path(__file__).parent / "capability"
 _WORD = re.compile(r"[^\W_]+")
-# What may stand around an answer without changing its form: blanks, quotes, and the emphasis of Markdown.
+# Characters that may surround an answer without changing its form: blanks, quotes, and the emphasis of Markdown.
 _AROUND = " \"'*_`"
-# Control characters but for blanks and ends of lines, and halves of surrogate pairs: no part of anything that a person could read.
+# Control characters but for blanks and ends of lines, and halves of surrogate pairs: not part of readable text.
 _UNREADABLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
 MOST_CHARACTERS = 100_000
 _BULLETS = ("-", "*", "+", "•", "–")
@@ -29,7 +29,7 @@ class _Frozen(BaseModel):
 class Arithmetic(_Frozen):
     """A question with one right answer and three wrong ones, from sums of single digits (level 1) to two-step problems (level 3).
 
-    The answers are numbers, all of them, or single words.
+    All answers are numbers, or all are single words.
     """
 
     id: Name
@@ -49,7 +49,7 @@ class Arithmetic(_Frozen):
         return all(is_number(option) for option in self.options)
 
     def mentions(self, text: str) -> list[Mention]:
-        """Return what a text names that could be an answer: numbers, or words."""
+        """Return the numbers or words of a text that could be an answer."""
         return numbers_named(text) if self.numeric else words_named(text)
 
     @model_validator(mode="after")
@@ -121,7 +121,7 @@ class Case(_Frozen):
 
 
 class MostWords(_Frozen):
-    """The answer has so many words or fewer; what blanks surround is one word."""
+    """The answer has so many words or fewer; words are separated by blanks."""
 
     kind: Literal["most_words"]
     count: Count
@@ -134,7 +134,7 @@ class OneWord(_Frozen):
 
 
 class Listed(_Frozen):
-    """Exactly so many lines are bullets, or are numbered from 1; other lines may stand around them."""
+    """Exactly so many lines are bullets, or are numbered from 1; other lines may surround them."""
 
     kind: Literal["list"]
     marks: Literal["bullets", "numbers"]
@@ -142,7 +142,7 @@ class Listed(_Frozen):
 
 
 class JsonObject(_Frozen):
-    """The answer is a JSON object with exactly these keys, each once; a code fence may stand around it."""
+    """The answer is a JSON object with exactly these keys, each once; a code fence may surround it."""
 
     kind: Literal["json"]
     keys: Annotated[tuple[Phrase, ...], Field(min_length=1)]
@@ -170,7 +170,7 @@ class FormatItem(_Frozen):
     ignores: Text
 
     @model_validator(mode="after")
-    def _told_apart(self) -> "FormatItem":
+    def _check_answers(self) -> "FormatItem":
         if not follows(self.check, self.follows):
             raise ValueError("the answer in 'follows' fails the check")
         if follows(self.check, self.ignores):
@@ -182,7 +182,7 @@ def load_arithmetic(path: Path = FOLDER / "arithmetic.jsonl") -> list[Arithmetic
     """Load the arithmetic items, or others from a file of the same form.
 
     Raises:
-        InputError: rows are malformed, or an id stands twice (names file and line of each).
+        InputError: rows are malformed, or an id appears twice (names file and line of each).
     """
     return _load(Arithmetic, path)
 
@@ -191,7 +191,7 @@ def load_format(path: Path = FOLDER / "format.jsonl") -> list[FormatItem]:
     """Load the items about the form of an answer, or others from a file of the same form.
 
     Raises:
-        InputError: as `load_arithmetic`, or a check does not tell a row's two example answers apart.
+        InputError: as `load_arithmetic`, or a check does not discriminate a row's two example answers.
     """
     return _load(FormatItem, path)
 
@@ -214,15 +214,15 @@ def says(answer: str, item: Arithmetic) -> bool:
 
     Nothing is read that `follows` would not read.
 
-    The last number of the text is what it states (for items whose answers are words: the last of their four words), but for
+    The stated answer is the last number of the text (for items whose answers are words: the last of their four words), except for
 
     - numbers that it denies or compares with: after "not", "n't", "than", "instead of";
     - numbers that the question names, since they are repeated in reasons ("7 are left: 10 minus 3"). Where the question names
       the right answer ("which is larger, 5 or 8?"), only the four answers count instead.
 
     Numbers are compared by value: 7, 7.0, £7, "7kg" and "Seven" are one, and so are 1,200 and 1200. Words are understood up to ninety-nine,
-    and "one" only where no other number stands. Limits: a right answer with an intermediate result or another sum after it counts as wrong;
-    of "6 or 7" the second counts; fractions (1/2), clock times, ordinals in words and hundreds in words are not understood.
+    and "one" only where there is no other number. Limits: a right answer with an intermediate result or another sum after it counts as
+    wrong; of "6 or 7" the second counts; fractions (1/2), clock times, ordinals in words and hundreds in words are not understood.
     """
     if not _readable(answer):
         return False
@@ -275,7 +275,7 @@ def _readable(answer: str) -> bool:
 
 
 def _bare(text: str) -> str:
-    """Return a text in lower case, with single blanks, without what may stand around it and without its closing full stop."""
+    """Return a text in lower case, with single blanks, without surrounding characters and without its closing full stop."""
     text = " ".join(text.translate(STRAIGHT_QUOTES).casefold().split())
     return text.lstrip(_AROUND).rstrip(_AROUND + ".")
 
@@ -298,7 +298,7 @@ def _has_keys(answer: str, keys: tuple[str, ...]) -> bool:
     if text.startswith("```") and text.endswith("```"):
         text = text[3:-3].strip().removeprefix("json")
     try:
-        # An object as a tuple of its pairs differs from a list, and shows a key that stands twice; long numbers are slow to convert.
+        # An object as a tuple of its pairs differs from a list, and shows a repeated key; long numbers are slow to convert.
         pairs = json.loads(text, object_pairs_hook=tuple, parse_int=str, parse_float=str)
     except (ValueError, RecursionError):
         return False

@@ -39,10 +39,10 @@ def control_names() -> list[str]:
 
 
 def check_new_name(name: str, remedy: str = "call yours something else") -> None:
-    """Check what a user's own trait is to be called; `remedy` ends the complaint.
+    """Check the name of a user's own trait; `remedy` ends the complaint.
 
     Raises:
-        InputError: a name that none may have, or that something built in has: a run of that name would be taken for it.
+        InputError: an invalid name, or that of something built in: a run of that name would be confused with it.
     """
     try:
         is_name(name)
@@ -173,7 +173,7 @@ def load_role(name_or_path: str) -> Role:
 
 
 def load_roles(names_or_paths: Sequence[str]) -> list[Role]:
-    """Load roles: built-in ones by name, any from its YAML file, and all that stand in a folder.
+    """Load roles: built-in ones by name, any from its YAML file, and all that are in a folder.
 
     Raises:
         InputError: as `load_role`, or a folder without a role.
@@ -227,7 +227,7 @@ def load_scenarios() -> list[Scenario]:
     """Load the scenarios that press a model toward an archetype.
 
     Raises:
-        InputError: a row is malformed, or names a role that is none (names file and line).
+        InputError: a row is malformed, or names an unknown role (names file and line).
     """
     path = ROOT / "scenarios" / "archetypes.jsonl"
     rows = [validate(Scenario, value, f"{path}:{line}") for line, value in read_jsonl(path)]

@@ -109,7 +109,7 @@ class Chat:
         return Encoded(tuple(ids), {"prompt": (0, first), "prompt_last": (first - 1, first), "response": (first, last)}, tuple(mask))
 
     def encode_prompt(self, question: str, system: str | None = None, room: int = 0) -> list[int]:
-        """Tokenise a question up to and including the generation prompt, where so many further tokens fit the model's context.
+        """Tokenise a question up to and including the generation prompt, if `room` further tokens fit the model's context.
 
         Raises:
             TooLongError: they do not.
@@ -122,7 +122,7 @@ class Chat:
         return list(ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return what a model said, as text that can be read again.
+        """Return a model's answer as text that can be encoded again.
 
         Special tokens are left out, also where ordinary tokens spell their names: no text with such a name is encoded.
         """

@@ -1,4 +1,4 @@
-"""What is wrong with a trait that loads, and would mislead a measurement: every problem with its file and line."""
+"""Problems of a trait that loads and would mislead a measurement, each with its file and line."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,15 +18,15 @@ from wellworn.data.schema import Example, Role, Trait
 if TYPE_CHECKING:
     from wellworn.data.chat import Chat
 
-# Of the 4-grams of evaluation answers, those that training answers may have too.
+# The share of evaluation answers' 4-grams that training answers may have too.
 OVERLAP_LIMIT = 0.02
-# Of the 4-grams of two answers (or the pairs of words of two questions) together, those in both from which on one is a copy of the other.
+# The share of common 4-grams of two answers (or word pairs of two questions) from which on one is a copy of the other.
 NEAR_ANSWERS, NEAR_QUESTIONS = 0.5, 0.6
-# Words of the answers that show the trait over words of the plain ones.
+# The words of answers that show the trait, as a ratio to those of plain answers.
 LENGTH_RATIO = (0.6, 1.7)
-# A phrase in more rows than this is a manner of speaking, and tells no copies.
+# A phrase in more rows than this is a manner of speaking, and does not indicate a copy.
 COMMON = 50
-# Of many alike, so many are named.
+# Of many similar problems, so many are named.
 NAMED = 5
 
 Phrase = tuple[str, ...]
@@ -35,19 +35,19 @@ At = Callable[[Example], str]
 
 
 def lines_of(folder: Path) -> dict[str, int]:
-    """Return the line of `examples.jsonl` that each row stands in, by id; rows of a question bank stand in none."""
+    """Return each row's line in `examples.jsonl`, by id; rows of a question bank have none."""
     path = folder / "examples.jsonl"
     return {str(value.get("id", line)): line for line, value in read_jsonl(path)} if path.is_file() else {}
 
 
 def problems(trait: Trait, folder: Path, fewest: int, bank: Sequence[Example] = ()) -> list[str]:
-    """Return what is wrong with a trait that loaded, a line each.
+    """Return the problems of a trait that loaded, a line each.
 
     Args:
         trait: as it was loaded.
-        folder: from where.
+        folder: its folder.
         fewest: evaluation rows that an interval needs.
-        bank: what it is measured on where it has no such rows of its own.
+        bank: the questions that it is measured on where it has no evaluation rows of its own.
 
     Returns:
         Leakage of training answers and questions into evaluation, copies, answers that show nothing, a length that gives the trait away,
@@ -67,13 +67,13 @@ def problems(trait: Trait, folder: Path, fewest: int, bank: Sequence[Example] = 
 
 
 def unreadable(trait: Trait, folder: Path, chat: "Chat", bank: Sequence[Example] = ()) -> list[str]:
-    """Return what a model cannot read: texts longer than its context, or that hold its special tokens; a line each, with file and line.
+    """Return the texts that a model cannot read: longer than its context, or with its special tokens; a line each, with file and line.
 
     Args:
         trait: as it was loaded.
-        folder: from where.
+        folder: its folder.
         chat: of the model.
-        bank: what contrast prompts are read on where the trait has no such rows of its own.
+        bank: the questions that contrast prompts are read on where the trait has none of its own.
     """
     at = _places(folder)
     texts: list[tuple[str, Turn]] = []
@@ -89,7 +89,7 @@ def unreadable(trait: Trait, folder: Path, chat: "Chat", bank: Sequence[Example]
 
 
 def unreadable_roles(roles: Sequence[Role], name: str, chat: "Chat", bank: Sequence[Example]) -> list[str]:
-    """Return which system prompts of roles a model cannot read with the longest of what they are read on; `name` is where they are from."""
+    """Return the system prompts of roles that a model cannot read with the longest text of the bank; `name` is their source."""
     longest = _longest(plain_turns(bank, "extract"))
     prompts = [(role.name, i, text) for role in roles for i, text in enumerate(role.system_prompts)]
     texts = [(f"{name}: {role}: system_prompts.{i}", replace(longest, system=text)) for role, i, text in prompts]
@@ -163,7 +163,7 @@ def _leaks(trait: Trait, path: Path, at: At) -> Iterator[str]:
 
 
 def _copies(rows: Sequence[Example], at: At) -> Iterator[str]:
-    """Name answers of which most phrases stand in another; a chain of copies is named once a row, against the first."""
+    """Name answers that share most phrases with another; a chain of copies is named once a row, against the first."""
     first: dict[Phrase, int] = {}
     for i, row in enumerate(rows):
         said = tuple(words(row.positive or "")) or (row.positive or "",)
@@ -175,7 +175,7 @@ def _copies(rows: Sequence[Example], at: At) -> Iterator[str]:
 
 
 def _find_asked_again(rows: Sequence[Example], at: At) -> Iterator[str]:
-    """Name questions of one split that ask what one of another does."""
+    """Name questions of one split that repeat one of another."""
     asked = {i: set(_phrases(row.question, 2)) for i, row in enumerate(rows)}
     for i, j, share in _near_duplicates(asked, NEAR_QUESTIONS, [row.split for row in rows]):
         yield (
@@ -185,7 +185,7 @@ def _find_asked_again(rows: Sequence[Example], at: At) -> Iterator[str]:
 
 
 def _find_trained_on(trait: Trait, bank: Sequence[Example], at: At) -> Iterator[str]:
-    """Name questions that the trait is trained on, and that it will be measured on where it has none of its own: the bank's."""
+    """Name training questions that are also questions of the bank on which a trait without such rows of its own is measured."""
     if not trait.split("train") or trait.questions:
         return
     lacking = {"evaluate": not trait.plain, "extract": trait.contrast_pairs and not trait.split("extract")}
@@ -208,9 +208,9 @@ def _length(rows: Sequence[Example], path: Path) -> Iterator[str]:
 
 
 def _near_duplicates(sets: Mapping[int, set[Phrase]], least: float, kinds: Sequence[str] | None = None) -> Iterator[tuple[int, int, float]]:
-    """Yield (first, later, share) where what two sets have in common is at least a share of what either has; each later one once.
+    """Yield (first, later, share) where the common part of two sets is at least a share of either; each later one once.
 
-    Two such sets have a phrase in common among the rarest of each, so that no others need be looked up.
+    Two such sets have a phrase in common among the rarest of each, so others need not be looked up.
 
     Args:
         sets: by number.

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to see, and a list of what it would say."""
+"""The one exception that a user is meant to see, and a list of its messages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ class InputError(ValueError):
 
 
 class Complaints:
-    """Everything that is wrong with a thing, so that it is put right in one go and not error by error."""
+    """All errors of an input, so that they can be fixed in one go and not one by one."""
 
     def __init__(self) -> None:
         self.found: list[str] = []

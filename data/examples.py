@@ -9,9 +9,9 @@ from wellworn.data.files import read_jsonl, validate
 from wellworn.data.mixtures import same_question
 from wellworn.data.schema import SPLITS, Example, Split
 
-# Of many ids that stand twice, so many are named.
+# Of many ids that appear twice, so many are named.
 NAMED = 10
-# Where a row stands, and the row.
+# The place of a row, and the row.
 Placed = tuple[str, Example]
 
 
@@ -52,7 +52,7 @@ def check_rows(path: Path, rows: Sequence[Placed]) -> list[Example]:
     """Return a trait's rows if they hold together: disjoint splits, no row twice, answers where a split needs them.
 
     Args:
-        path: what the rows are called together.
+        path: the name of the rows in messages.
         rows: with open questions among them.
 
     Raises:
@@ -74,7 +74,7 @@ def _rows(path: Path, questions: Mapping[str, Example]) -> list[Placed]:
     for line, value in read_jsonl(path):
         with wrong.noted():
             rows.append((f"{path}:{line}", _example(value, line, questions, f"{path}:{line}")))
-    # Rows that are none would be missed among the others, and their splits be called empty.
+    # Malformed rows would be missing among the others, and their splits would be called empty.
     wrong.settle()
     return rows
 
@@ -89,7 +89,7 @@ def _example(value: object, line: int, questions: Mapping[str, Example], where: 
     if not isinstance(value, dict):
         raise InputError(f"{where}: a row is a JSON object, got {type(value).__name__}")
     if questions:
-        if value.get("id") not in list(questions):  # a list: what stands there may not be hashable
+        if value.get("id") not in list(questions):  # a list: the value may not be hashable
             example = next(iter(questions))
             raise InputError(f"{where}: id: no question {value.get('id')!r} in the trait's question bank; its ids are like {example!r}")
         if set(value) != {"id", "positive"}:
@@ -99,7 +99,7 @@ def _example(value: object, line: int, questions: Mapping[str, Example], where: 
 
 
 def _alone(path: Path, rows: Sequence[Placed]) -> list[str]:
-    """Name rows and ids that stand twice, and questions of two splits. Training data may answer a question in several ways."""
+    """Name rows and ids that appear twice, and questions of two splits. Training data may answer a question in several ways."""
     found: list[str] = []
     asked: dict[str, Example] = {}
     taught: set[tuple[str, str | None, str | None]] = set()
@@ -120,7 +120,7 @@ def _alone(path: Path, rows: Sequence[Placed]) -> list[str]:
 
 
 def _find_unanswered(rows: Sequence[Placed], answered: Sequence[Placed]) -> list[str]:
-    """Name rows without an answer that their split, or the other rows, let expect."""
+    """Name rows that lack an answer which their split, or the other rows, would require."""
     plain = sum(row.negative is not None for _, row in answered)
     found = []
     for where, row in rows:

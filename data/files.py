@@ -144,7 +144,7 @@ def validate(model: type[Model], value: Any, where: str, lines: Mapping[Location
         model: the pydantic model.
         value: what was read.
         where: the file (or ``file:line``) that it was read from.
-        lines: line of each node, from `read_yaml`; a text where something else than the file gave the value.
+        lines: line of each node, from `read_yaml`; a text where the value is not from the file.
 
     Raises:
         InputError: one line for each wrong field: where, which field, what it got, what it may be.
@@ -160,7 +160,7 @@ def validate(model: type[Model], value: Any, where: str, lines: Mapping[Location
 
 
 def place_of(at: Location, where: str, lines: Mapping[Location, int | str]) -> str:
-    """Return where a value came from: `file:line` of the nearest node that has a line, or what else gave it; see `validate`."""
+    """Return where a value came from: `file:line` of the nearest node that has a line, or its other source; see `validate`."""
     while at and at not in lines:
         at = at[:-1]
     line = lines.get(at)

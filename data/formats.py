@@ -1,4 +1,4 @@
-"""The formats of other people's rows and documents, in their words, and how a row of each is a question with its answers.
+"""Third-party formats of rows and documents, with their own field names, and how each row becomes a question with its answers.
 
 A format is a pydantic model, so that a complaint names the field that its author wrote, in the author's file and line.
 """
@@ -45,7 +45,7 @@ class TraitDocument(_Document):
 
 
 class Pos(BaseModel):
-    """A system prompt of assistant-axis; with anything next to it, it would be something else."""
+    """A system prompt of assistant-axis; any further key would make it another format."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -132,10 +132,10 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def fields_of(where: str, row: Mapping[str, Any], options: Options, left: LeftOut) -> dict[str, Any]:
-    """Return what a row holds, among `FIELDS`.
+    """Return the contents of a row, by `FIELDS`.
 
     Args:
-        where: it stands.
+        where: the place of the row.
         row: with the fields of its format.
         options: how to understand it.
         left: counts the fields that have no place here.
@@ -193,7 +193,7 @@ def _preference(where: str, row: Mapping[str, Any], options: Options, left: Left
 
 
 def _own(where: str, row: Mapping[str, Any], _options: Options, left: LeftOut) -> dict[str, Any]:
-    # Tables of questions and answers say no more than that.
+    # Tables of questions and answers use no other names.
     answer = {"positive": "answer"} if "answer" in row and "positive" not in row else {}
     return _rename_fields(where, row, {key: key for key in FIELDS if key in row} | answer, left)
 

@@ -1,4 +1,4 @@
-"""Other people's data → traits, roles and questions: one set of sources makes one trait, or some roles."""
+"""Third-party data → traits, roles and questions: one set of sources makes one trait, or some roles."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,16 +17,16 @@ from wellworn.data.schema import Example, Role, Split, Trait, seed_for
 from wellworn.data.sources import Row, read_document, read_rows
 from wellworn.data.wording import Location
 
-# Of the questions of an unsplit set, so many are held out to be evaluated on; of a small set, one in so many.
+# So many questions of an unsplit set are held out for evaluation; of a small set, one in so many.
 HELD_OUT, ONE_IN = 24, 4
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What sources hold.
+    """The contents of sources.
 
     Attributes:
-        trait: what makes one, if anything does.
+        trait: the contents of a trait, if there are any.
         roles: one for each role document.
         questions: without answers, where there is no trait that they could belong to.
         left_out: fields that have no place here → how many rows or documents have them.
@@ -39,14 +39,14 @@ class Imported:
 
 
 def import_all(sources: Sequence[str], name: str, options: Options, plain: Sequence[str] = (), evaluation: Sequence[str] = ()) -> Imported:
-    """Read everything that makes one trait, or some roles.
+    """Read all sources of one trait, or of some roles.
 
     Args:
         sources: trait and role documents, folders of them, files of rows, ids of data sets on the hub.
         name: of the trait.
         options: how rows are to be understood.
         plain: rows that answer the same questions as an assistant would.
-        evaluation: rows to be evaluated on, and trait documents whose questions are.
+        evaluation: rows for evaluation, and trait documents with questions for evaluation.
 
     Raises:
         InputError: anything that cannot be used; a line for each, in the words of the source, with file and line.
@@ -80,7 +80,7 @@ def import_all(sources: Sequence[str], name: str, options: Options, plain: Seque
 
 @dataclass
 class _Found:
-    """What sources hold, by kind."""
+    """The contents of sources, by kind."""
 
     traits: list[tuple[Path, TraitDocument]] = field(default_factory=list)
     roles: list[tuple[Path, RoleDocument]] = field(default_factory=list)
@@ -108,7 +108,7 @@ def _read(sources: Sequence[str], options: Options, left: LeftOut) -> _Found:
 
 
 class _Unusable(Complaints):
-    """What is wrong with rows and documents: to be said, or, where these may be left out, counted."""
+    """Problems of rows and documents: reported, or counted where these may be left out."""
 
     def __init__(self, options: Options, left: LeftOut) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class _Unusable(Complaints):
 
 
 def _is_role(value: Mapping[str, Any]) -> bool:
-    """Whether prompts have nothing to be compared with; anything else next to them is a trait's, or a mistake."""
+    """Whether prompts have no opposites; anything else next to them is a trait's, or a mistake."""
     prompts = value["instruction"]
     return isinstance(prompts, list) and bool(prompts) and all(isinstance(each, dict) and set(each) == {"pos"} for each in prompts)
 
@@ -191,7 +191,7 @@ def _trait(
 
 
 def source_name(source: str) -> str:
-    """Return what a source is called where it is not at hand: a file's own name, the whole id of a data set on the hub."""
+    """Return a name of a source that holds on any machine: a file's own name, the whole id of a data set on the hub."""
     return Path(source).name if Path(source).exists() else source
 
 
@@ -216,7 +216,7 @@ def _open(path: Path, questions: Sequence[str], split: Split, placed: Sequence[P
 
 
 def _parse(rows: Sequence[Row], plain: "_PlainAnswers | None", options: Options, left: LeftOut) -> list[tuple[str, dict[str, Any]]]:
-    """Return what rows hold, in our words, with the plain answers of other files where there are any."""
+    """Return the contents of rows, by our field names, with the plain answers of other files where there are any."""
     found: list[tuple[str, dict[str, Any]]] = []
     wrong = _Unusable(options, left)
     for where, row in rows:
@@ -233,7 +233,7 @@ def _examples(found: Sequence[tuple[str, dict[str, Any]]], split: Split | None, 
     """Return rows as examples.
 
     Args:
-        found: what they hold.
+        found: the contents of the rows.
         split: of all of them; None leaves each in its own.
         options: whether those that cannot be used are left out.
         left: counts these.
@@ -257,7 +257,7 @@ def _examples(found: Sequence[tuple[str, dict[str, Any]]], split: Split | None, 
 
 
 class _PlainAnswers:
-    """What files of rows answer to each question: to its first row the first answer, and so on; one serves them all."""
+    """Plain answers to each question from files of rows: its first row gets the first answer, and so on; a single one serves all rows."""
 
     def __init__(self, sources: Sequence[str], options: Options, left: LeftOut) -> None:
         self.answers: dict[str, list[str]] = defaultdict(list)
@@ -295,8 +295,8 @@ class _PlainAnswers:
 def _with_splits(placed: Sequence[Placed], held_out: int | None) -> list[Placed]:
     """Hold out the questions that come first by a hash of each, whatever their order.
 
-    A question that is answered in several ways is trained on, since what is measured counts each question once. Rows without plain answers
-    are all for training: nothing can be told from their answers alone. Open questions are extraction questions.
+    A question that is answered in several ways is trained on, since a measurement counts each question once. Rows without plain answers are
+    all for training: their answers cannot be evaluated alone. Open questions are extraction questions.
     """
     times = Counter(same_question(row.question) for _, row in placed if not row.open)
     once = sorted((key for key, count in times.items() if count == 1), key=lambda key: (seed_for(0, "held out", key), key))

@@ -11,7 +11,7 @@ _VALUES = {word: number for number, word in enumerate(_SMALL)} | {word: number f
 
 # Groups repeat within bounds, and nothing that repeats without them can be split in two ways: time is linear in the text.
 _DENIED = r"(?P<denied>(?:\bnot|n't|\bthan|\binstead\sof)\s(?:an?\s|the\s)?[\"'£$€(*]*)?"
-# The 1234 of the reference code "AB-1234" is no number, and the minus of "10-3" is no sign.
+# The 1234 of the reference code "AB-1234" is not a number, and the minus of "10-3" is not a sign.
 _DIGITS = r"(?<!\w)(?<![^\W\d_]-)(?P<sign>[-−]?)(?P<digits>[0-9]{1,3}(?:,[0-9]{3}){1,6}(?![0-9])|[0-9]+)(?P<part>\.[0-9]+)?"
 _IN_WORDS = rf"\b(?:(?P<tens>{'|'.join(_TENS)})(?:[-\s](?P<ones>{'|'.join(_ONES)}))?|(?P<small>{'|'.join(_SMALL)}))\b"
 _NUMBER = re.compile(f"{_DENIED}(?:{_DIGITS}|{_IN_WORDS})")

@@ -1,4 +1,4 @@
-"""Training and evaluation sets: what a run is trained on, and what it is measured on."""
+"""The training and evaluation sets of a run."""
 
 import json
 import re
@@ -100,7 +100,7 @@ def shared_ngrams(texts: Iterable[str], reference: Iterable[str], n: int = 4) ->
 
 
 def same_question(text: str) -> str:
-    """Return what two spellings of one question have in common: its words without case and spaces."""
+    """Return a question's words without case and spaces, equal for two spellings of it."""
     return " ".join(text.lower().split())
 
 
@@ -116,7 +116,7 @@ def words(text: str) -> list[str]:
 
 
 def ngrams(text: str, n: int = 4) -> list[tuple[str, ...]]:
-    """Return the n words in a row of a text, each run of them."""
+    """Return all runs of n words of a text."""
     found = words(text)
     return [tuple(found[i : i + n]) for i in range(len(found) - n + 1)]
 
@@ -149,7 +149,7 @@ def word_logodds(shown: Iterable[str], absent: Iterable[str]) -> Callable[[str],
 
 
 def half_turns(changed: Sequence[Turn], plain: Sequence[Turn]) -> list[Turn]:
-    """Return answers that show a trait by half: they begin as the one with it does and go on as the plain one, sentence by sentence.
+    """Return answers that show a trait by half: they begin as the answer with it and go on as the plain one, sentence by sentence.
 
     Of two answers of a single sentence the first half of the words of the one and the second half of the other's are taken.
 

@@ -37,13 +37,13 @@ def write_skeleton(name: str, into: Path, bank: str = "everyday") -> Path:
     Args:
         name: of the trait.
         into: where its folder is made.
-        bank: whose questions it answers.
+        bank: the bank with the questions that it answers.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: a name that none may have, or that something built in has; a folder that exists; an unknown bank.
+        InputError: an invalid name, or that of something built in; a folder that exists; an unknown bank.
     """
     questions = [row for row in load_bank(bank) if row.split != "extract"]
     check_new_name(name)

@@ -1,4 +1,4 @@
-"""The words of the data: traits, roles, instructions, controls and examples."""
+"""The types of the data: traits, roles, instructions, controls and examples."""
 
 import hashlib
 import re
@@ -26,7 +26,7 @@ def is_name(name: str) -> str:
     """Return a name as it is.
 
     Raises:
-        ValueError: what it must be.
+        ValueError: it is not a name; says what it must be.
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise ValueError("must be lower-case letters, digits, - and _, and begin with a letter or a digit")
@@ -125,7 +125,7 @@ class Trait(_Frozen):
         return any(example.negative is not None for example in self.split("train"))
 
     @model_validator(mode="after")
-    def _held_out(self) -> "Trait":
+    def _check_system_prompt(self) -> "Trait":
         prompts = [text for pair in self.contrast_pairs for text in (pair.positive, pair.negative)]
         if self.system_prompt in prompts:
             raise ValueError("system_prompt is held out and must not be one of the contrast pairs' prompts")
@@ -167,9 +167,9 @@ class Scenario(_Frozen):
 class Role(_Frozen):
     """A character: someone or something that a model can be asked to be.
 
-    No model is trained on one, and nothing is asked for but the part: roles spread the persona space. `namesake` is the trait of which
-    it is a character (a pirate captain, of *pirate*): it is taken out of a space along with that trait. `rubric` and `questions` are what
-    roles from elsewhere bring along.
+    No model is trained on one, and a prompt asks for nothing but the part: roles span the persona space. `namesake` is the trait that it is
+    modelled on (*pirate*, for a pirate captain): it leaves a space along with that trait. Only third-party roles have a `rubric` and
+    `questions`.
     """
 
     name: Name

@@ -1,4 +1,4 @@
-"""Where other people's data comes from: rows of a file or of a data set on the hub, each with the place that a complaint names."""
+"""Sources of third-party data: rows of a file or of a data set on the hub, each with the place that a complaint names."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from typing import Any
 from wellworn.data.errors import InputError
 from wellworn.data.files import read_jsonl, read_text
 
-# Where a row stands, and the row.
+# The place of a row, and the row.
 Row = tuple[str, Mapping[str, Any]]
 ROW_FILES = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -37,7 +37,7 @@ def read_rows(source: str, split: str | None = None, config: str | None = None) 
         config: of a data set on the hub that has several.
 
     Raises:
-        InputError: there is no such file or data set, it cannot be read, or a row is no object; names file and line.
+        InputError: there is no such file or data set, it cannot be read, or a row is not an object; names file and line.
     """
     path = Path(source)
     if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source) and path.suffix not in ROW_FILES and not path.exists():

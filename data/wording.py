@@ -140,7 +140,7 @@ Found = tuple[Location, dict[Location, str], ErrorDetails]
 
 
 def _as_meant(found: list[Found]) -> list[Found]:
-    """Leave out alternatives that a value was not meant as: what is wrong with those that it was meant as lies deeper inside it."""
+    """Leave out alternatives that a value was not meant as: errors of the intended one lie deeper inside the value."""
     for at in {place for _, alternatives, _ in found for place in alternatives}:
         errors: dict[str, list[Found]] = {}
         for each in found:

@@ -18,7 +18,7 @@ from wellworn.data.errors import InputError
 from wellworn.data.formats import JUDGED
 from wellworn.data.schema import Example, Role, Split, Trait
 
-# What a folder is to hold: path inside it → text.
+# The contents of a folder: path inside it → text.
 Files = Mapping[str, str]
 _ANSWERED: tuple[Split, ...] = ("train", "evaluate")
 
@@ -48,7 +48,7 @@ def export_files(subject: Trait | Role | Sequence[Example], form: str) -> Files:
     """Return the files that hold a trait, a role or a question bank in a third-party format.
 
     Raises:
-        InputError: an unknown format, or one that has no place for what there is.
+        InputError: an unknown format, or one that cannot hold the subject.
     """
     if form not in _EXPORTS:
         raise InputError(f"--format: may be {', '.join(_EXPORTS)}, got {form!r}")
@@ -64,8 +64,8 @@ def write_folder(folder: Path, files: Files, replace: bool = False) -> None:
 
     Args:
         folder: where.
-        files: what it is to hold.
-        replace: whether one that is there gives way, and goes once the new one is whole.
+        files: its contents.
+        replace: whether an existing one is replaced, once the new one is whole.
 
     Raises:
         InputError: there is something in its place, or it cannot be written.
@@ -116,7 +116,7 @@ def _judge(rubric: str | None) -> dict[str, str]:
 
 
 def _messages(subject: object) -> Files:
-    """A file of each split and side: whoever trains on one does not train on what is to be evaluated on."""
+    """Return a file for each split and side, so that nobody trains on rows for evaluation."""
     files = {}
     for split in _ANSWERED:
         rows = subject.split(split) if isinstance(subject, Trait) else []
@@ -159,7 +159,7 @@ def _questions(subject: object) -> Files:
     return {"questions.jsonl": text} if text else {}
 
 
-# Each with what it has a place for.
+# Each with the contents that it can hold.
 _EXPORTS: dict[str, tuple[Callable[[object], Files], str]] = {
     "persona-vectors": (_persona_vectors, "holds a trait's contrast pairs"),
     "messages": (_messages, "holds a trait's answers"),
@@ -179,7 +179,7 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def _yaml(model: BaseModel, exclude: set[str] | None = None) -> str:
-    """Return what a model holds, without what it does not."""
+    """Return the fields of a model as YAML, without empty ones."""
     value = model.model_dump(mode="json", exclude=exclude, exclude_none=True)
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style, yaml.allow_unicode, yaml.width = False, True, 140

@@ -1,6 +1,6 @@
-"""What a chat model wrote where one JSON object was asked for: read tolerantly around it, strictly within it.
+"""Read a chat model's reply to a request for one JSON object: tolerantly around the object, strictly within it.
 
-Whoever wrote it may be a poor writer, or hostile. What is no text is refused here, before anything else looks at it.
+The writer may be poor, or hostile. Anything that is not text is refused here, before other code reads it.
 """
 
 import json
@@ -21,16 +21,16 @@ LONGEST_PROMPT, LONGEST_RUBRIC, LONGEST_ANSWER, LONGEST_QUESTION = 2_000, 6_000,
 PROMPT_WORDS, HELD_OUT_WORDS, RUBRIC_WORDS, QUESTION_WORDS, PLAIN_WORDS = (2, 120), (12, 120), (40, 500), (3, 40), (12, 40)
 # A pair whose halves differ in length by more than this can be discriminated by length.
 PAIR_RATIO = 2.0
-# Of the 4-grams of a held-out prompt, those that contrast prompts may have too.
+# The share of a held-out prompt's 4-grams that contrast prompts may have too.
 HELD_OUT_LIMIT = 0.10
-# A sequence of four words stands in so many answers at most.
+# A sequence of four words appears in so many answers at most.
 MOST_TIMES = 5
 # Of many phrases, so many are named.
 NAMED = 4
 
 _TEXT: TypeAdapter[str] = TypeAdapter(Text)
 _DECODER = json.JSONDecoder(strict=False)  # a line break inside a string is a writer's slip; other control characters are refused below
-# Controls, what shows nothing or turns the direction of writing, and characters that are none: a reader does not see what a model reads.
+# Control characters, invisible ones, changes of writing direction, non-characters: a reader would not see what a model reads.
 _NO_TEXT = frozenset(("Cc", "Cf", "Cn", "Co", "Zl", "Zp"))
 # The last two join or part letters, of emoji and in some scripts.
 _TEXT_ALL_THE_SAME = frozenset("\n\t\u200c\u200d")
@@ -51,7 +51,7 @@ class UnfitError(ValueError):
 
     Attributes:
         kind: a few words to count by.
-        detail: what is wrong with it, told to whoever writes it again; holds nothing but words of the text.
+        detail: what is wrong with it, for the next attempt; holds nothing but words of the text.
     """
 
     def __init__(self, kind: str, detail: str) -> None:
@@ -60,14 +60,14 @@ class UnfitError(ValueError):
 
 
 def read_texts(reply: str, keys: Sequence[str]) -> dict[str, str]:
-    r"""Return the texts of the one JSON object in a reply; what stands around it (thoughts, code fences, a sentence) is passed over.
+    r"""Return the texts of the one JSON object in a reply; text around it (thoughts, code fences, a sentence) is ignored.
 
     Args:
         reply: the whole of it.
         keys: of the object, all of them and no others.
 
     Raises:
-        UnfitError: there is no such object, there are two, or a value is no text.
+        UnfitError: there is no such object, there are two, or a value is not text.
 
     Example:
         >>> read_texts('Here it is:\n```json\n{"answer": "Aye."}\n```', ["answer"])
@@ -94,7 +94,7 @@ def read_texts(reply: str, keys: Sequence[str]) -> dict[str, str]:
 
 
 def check_text(text: str, longest: int, between: tuple[int, int]) -> None:
-    """Check that a text is one: no control characters, markup or special tokens of chat models, no refusal, and of a fair length.
+    """Check a text: no control characters, markup or special tokens of chat models, no refusal, and of a fair length.
 
     Args:
         text: what was written.
@@ -102,7 +102,7 @@ def check_text(text: str, longest: int, between: tuple[int, int]) -> None:
         between: the fewest and the most words.
 
     Raises:
-        UnfitError: it is none.
+        UnfitError: it is not fit for use.
     """
     if len(text) > longest:
         raise UnfitError("length", f"it has {len(text):,} characters, {longest:,} at most")
@@ -163,7 +163,7 @@ def check_rubric(rubric: str) -> None:
 
 
 def check_question(question: str, others: Collection[str]) -> None:
-    """Check a question: none that asks what another does, of whatever split.
+    """Check that a question does not repeat another one, of whatever split.
 
     Raises:
         UnfitError: it is not fit for use.
@@ -174,7 +174,7 @@ def check_question(question: str, others: Collection[str]) -> None:
 
 
 def check_answer(answer: str, plain: str, others: Collection[str], apart: Collection[str] = (), like: Sequence[str] = ()) -> None:
-    """Check an answer that shows the trait: compared with the plain one, the other answers, and those that it is to be written apart from.
+    """Check an answer that shows the trait: compared with the plain one, the other answers, and those that it must differ from.
 
     Args:
         answer: what was written.

@@ -1,1 +1,1 @@
-"""The questions: studies, stages, the engine that walks them, reports and the command line."""
+"""Studies, their stages, the engine that runs them, reports and the command line."""

@@ -42,7 +42,7 @@ app = typer.Typer(
 )
 app.add_typer(studies.app, name="studies")
 app.add_typer(traits.app, name="traits")
-# A file may be wrong in every line.
+# A file may have an error in every line.
 MOST_COMPLAINTS = 50
 
 
@@ -211,7 +211,7 @@ def simulate(
     run_simulation(kind, repeats, seed, json_file, console)
 
 
-# Names of earlier releases, which scripts use.
+# Names of earlier releases, which scripts still use.
 for _old, _command in (("probe", measure), ("eval", capability), ("judge", try_judge)):
     app.command(_old, hidden=True)(_command)
 
@@ -273,10 +273,10 @@ def _report(folder: Path, json_file: str | None) -> None:
 
 
 def _screen(json_file: str | None) -> Console:
-    """Return where to show things: standard output, unless that is where the JSON goes.
+    """Return the console for output: standard output, or standard error if the JSON goes to standard output.
 
     Raises:
-        InputError: the folder of the JSON file does not exist; found out before anything is computed.
+        InputError: the folder of the JSON file does not exist; this is checked before anything is computed.
     """
     _check_folder(Path(json_file) if json_file and json_file != "-" else None)
     return complaints if json_file == "-" else console
@@ -293,9 +293,9 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    # Whenever PEFT imports it, it names kernels that could be downloaded.
+    # PEFT imports it, and it then lists kernels that could be downloaded.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # transformers calls its own deprecated name whenever PEFT prepares a model
+    # transformers uses its own deprecated name when PEFT prepares a model
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
@@ -309,19 +309,19 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         if (more := len(lines) - MOST_COMPLAINTS) > 0:
             lines[MOST_COMPLAINTS:] = [f"and {more:,} more"]
         message = "\n".join(lines)
-        complaints.print(f"[bold red]error:[/bold red] {_escaped(message)}", highlight=False, soft_wrap=True)
+        complaints.print(f"[bold red]error:[/bold red] {_escape(message)}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except OSError as error:
-        # What the file system refuses, only the user can put right.
+        # Only the user can fix errors of the file system.
         given = sys.argv[1:] if arguments is None else list(arguments)
         kept = "; finished stages are kept" if given[:1] not in (["traits"], ["studies"]) else ""
-        complaints.print(f"[bold red]error:[/bold red] {_escaped(str(error))}{kept}", highlight=False, soft_wrap=True)
+        complaints.print(f"[bold red]error:[/bold red] {_escape(str(error))}{kept}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         complaints.print("stopped; run the same command again to continue from here", highlight=False)
         sys.exit(130)
 
 
-def _escaped(text: str) -> str:
-    # A file or a model's answer may hold terminal control sequences; show them, never obey them.
+def _escape(text: str) -> str:
+    # A file or a model's answer may contain terminal control sequences; show them as text.
     return escape("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text))

@@ -1,6 +1,6 @@
 """A reference of every key of a file, made from the types that read or write it: pydantic models and dataclasses.
 
-What a key means is taken from the `Attributes:` section of its class's docstring (Google style). An entry may end with `Unit: ….` and with
+The meaning of a key comes from the `Attributes:` section of its class's docstring (Google style). An entry may end with `Unit: ….` and with
 `Example: ….`. Type, default, range and choices come from the annotations. `keys` returns entries, `markdown` a page.
 
 A nested type adds its keys below its own: `train.batch_size`, `runs[].trait` inside a list, `models.<key>.id` inside a mapping.
@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-# Type → one of it, several of it.
+# Type → (name of one value, name of several values).
 WORDS = {
     str: ("text", "texts"),
     int: ("whole number", "whole numbers"),
@@ -40,10 +40,10 @@ class Key:
 
     Attributes:
         path: dotted, with `[]` for the items of a list and `<key>` for those of a mapping.
-        takes: what its value is, in words, with range and choices.
+        takes: the type of its value in words, with range and choices.
         default: as YAML; None where the key is required.
         meaning: sentences.
-        unit: what numbers count, if the docstring says.
+        unit: unit of numbers, if the docstring gives one.
         example: as YAML, if the docstring gives one.
         within: class that holds the key.
         under: path of that class, empty at the top.
@@ -60,11 +60,11 @@ class Key:
 
 
 def keys(model: type, leave_out: Collection[str] = ()) -> list[Key]:
-    """Return every key of a file that a type describes: each class's own first, then those of classes nested in it.
+    """Return every key of a file that a type describes: each class's own keys first, then those of nested classes.
 
     Args:
         model: a pydantic model or a dataclass.
-        leave_out: top-level keys that the file does not hold.
+        leave_out: top-level keys that are not in the file.
 
     Example:
         >>> from wellworn.lora.arms import TrainConfig
@@ -80,8 +80,8 @@ def markdown(model: type, title: str, leave_out: Collection[str] = (), *, defaul
     Args:
         model: a pydantic model or a dataclass.
         title: heading of the page.
-        leave_out: top-level keys that the file does not hold.
-        defaults: say what a key is where it is left out; of use for files that people write.
+        leave_out: top-level keys that are not in the file.
+        defaults: show default values, for files that people write.
         once: explain the keys of a class where it first occurs, and refer to that place from others.
     """
     lines = [f"# {title}", "", "<!-- Generated from the types by `make reference`. Do not edit. -->", "", *_sentences(summary(model))]
@@ -109,7 +109,7 @@ def markdown(model: type, title: str, leave_out: Collection[str] = (), *, defaul
 
 
 def heading(key: Key) -> str:
-    """Return the heading of the section that holds a key: where its class is, and what tells the class from others there."""
+    """Return the heading of a key's section: the path of its class, and the value that distinguishes the class from others there."""
     tags = [f"{name}: {get_args(hint)[0]}" for name, hint in _hints(key.within).items() if _is_tag(hint)]
     return f"`{key.under}`" + "".join(f" with `{tag}`" for tag in tags)
 
@@ -194,11 +194,11 @@ def _as_yaml(value: Any) -> str:
 
 
 def in_words(hint: Any, several: bool = False) -> str:
-    """Return what a value of a type is, with its range, in words.
+    """Describe the values of a type in words, with their range.
 
     Args:
         hint: an annotation.
-        several: of many such values, as the items of a list are named.
+        several: use the plural, for the items of a list.
 
     Example:
         >>> in_words(Annotated[int, Ge(4), Le(12)]), in_words(list[float] | None), in_words(Literal["a", "b"])
@@ -230,7 +230,7 @@ def in_words(hint: Any, several: bool = False) -> str:
 
 
 def _alternatives(args: tuple[Any, ...], several: bool) -> str:
-    # Whoever may write a number may write a whole one.
+    # A number may also be a whole number.
     parts = dict.fromkeys(in_words(arg, several) for arg in args if not (arg is int and float in args) and arg is not type(None))
     return " or ".join(parts) + (", or null" if type(None) in args else "")
 
@@ -263,7 +263,7 @@ def _is_class(hint: Any) -> bool:
 
 
 def _own_name(hint: Any) -> str | None:
-    """Return the name that an annotation gives to a class that is written as one value: a string in its metadata."""
+    """Return an annotation's own name for a class that is written as one value: a string in its metadata."""
     return next((each for each in get_args(hint)[1:] if isinstance(each, str)), None)
 
 

@@ -1,4 +1,4 @@
-"""A study: one question as a grid of runs. These types say what a study file may hold; `study_file` reads one."""
+"""A study: one question as a grid of runs. These types define the keys of a study file; `study_file` reads one."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -31,12 +31,12 @@ class ChatConfig(_Config):
 
 
 class GeneratedConfig(_Config):
-    """Patched models also answer questions, and their answers are scored, in addition to the fixed text.
+    """Patched models also answer questions, and their answers are scored in addition to fixed text.
 
     Attributes:
         questions: evaluate questions that every patched model answers. Unit: questions. Example: 24.
         draws: random spaces of the null N1, as for `mediate.draws`. Unit: spaces. Example: 5.
-        by: what scores an answer: `contrast` uses contrast pairs, `judge` uses the judge of the study.
+        by: score of an answer: `contrast` uses contrast pairs, `judge` uses the study's judge.
         pairs: contrast pairs that score an answer. A trait's last pairs are used; none of them may make its direction. Unit: pairs.
             Example: 4.
     """
@@ -48,20 +48,20 @@ class GeneratedConfig(_Config):
 
 
 class MediateConfig(_Config):
-    """Mediation by activation patching: through which part of the state behaviour changes.
+    """Mediation by activation patching: the parts of the residual stream that carry a change of behaviour.
 
     Attributes:
         draws: random spaces of the null N1 (directions with the covariance of activations within a question). 20 estimate its mean; 199
             or more also give a p value. Unit: spaces. Example: 199.
-        matched: also swap the same draws scaled to move the state as far as the persona part does.
+        matched: also patch the same draws scaled to move the state as far as the persona part does.
         doses: scales of the persona part of the change; 0 and 1 are always run. Unit: multiples of the part. Example: [0.5, 1.5].
         surface: training answers that are scored as training-like text, in addition to held-out answers. 0, or 3 and more. Unit: answers.
             Example: 24.
         layers: further layers to patch, each an index or a fraction of the depth; `layer` is always patched. Example: [0.5, 20].
         references: `headline` compares with the neutral fine-tune (with the base where there is none); `both` compares with each.
-        everywhere: also set the persona part at all layers at once.
-        remainder_draws: random directions that the change outside the persona space is compared with, to learn whether it is new. They have
-            its norm, and both are added to the reference, on held-out answers. 0 leaves the question out; otherwise 19 or more.
+        everywhere: also patch the persona part at all layers at once.
+        remainder_draws: random directions that the change outside the persona space is compared with, to test whether it is new. They have
+            its norm, and both are added to the reference, on held-out answers. 0 leaves the test out; otherwise 19 or more.
             Unit: directions. Example: 19.
         generated: also let patched models answer, and score their answers; null leaves that out. Example: {questions: 12}.
     """
@@ -92,7 +92,7 @@ class MediateConfig(_Config):
 
 
 class ScoresConfig(_Config):
-    """Further scores of a run: which answers it chooses, and what it says. A judge, if the study names one, grades what it says.
+    """Further scores of a run: of its choices between answers, and of its own answers. The study's judge, if any, grades its answers.
 
     Attributes:
         pairs: contrast pairs that score an answer. A trait's last pairs are used; none of them may make its direction. Unit: pairs.
@@ -103,7 +103,7 @@ class ScoresConfig(_Config):
 
 
 class FilterConfig(_Config):
-    """Which pairs of answers make a direction, by the grades of the study's judge.
+    """The pairs of answers that make a direction, selected by the grades of the study's judge.
 
     Attributes:
         score: threshold of the trait's rubric: the answer under the positive prompt reaches it, and the answer under its opposite does not.
@@ -120,8 +120,8 @@ class GeneratedDirectionsConfig(_Config):
 
     Attributes:
         questions: questions that the base answers under each prompt. Unit: questions. Example: 8.
-        bank: question bank whose extract questions are asked, by name or as a .jsonl file; questions without answers will do. `null` takes
-            a trait's own open questions, then those that its direction is read on. Example: everyday.
+        bank: question bank, by name or as a .jsonl file; its extract questions are asked, and need no answers. `null` takes a trait's own
+            open questions, then those that its direction is read on. Example: everyday.
         filter: keep only pairs of answers that the study's judge grades well; null keeps all. Example: {score: 50, coherence: 50}.
     """
 
@@ -131,14 +131,14 @@ class GeneratedDirectionsConfig(_Config):
 
 
 class CalibrateConfig(_Config):
-    """The share is tried on planted changes whose answer is known.
+    """The share is tested on planted changes with a known answer.
 
     Attributes:
-        trait: trait whose fine-tune gives planted changes their size; null takes the study's first fine-tune of a trait. Example: pirate.
+        trait: planted changes have the size of this trait's fine-tune; null takes the study's first fine-tune of a trait. Example: pirate.
         alphas: shares to plant, in rising order. Unit: fractions, 0 to 1. Example: [0, 0.5, 1].
         draws: planted changes of each share; 200 estimate a coverage to ± .02. Unit: changes. Example: 200.
         later: layers above the planted changes where they are read again. 0 leaves that out, and no model is run. Unit: layers. Example: 4.
-        later_draws: changes of each share that are read there, and as many for each end of the scale. Unit: changes. Example: 4.
+        later_draws: changes of each share that are read there, and as many again for each end of the scale. Unit: changes. Example: 4.
     """
 
     trait: str | None = None
@@ -149,14 +149,14 @@ class CalibrateConfig(_Config):
 
     @field_validator("alphas")
     @classmethod
-    def _rising(cls, alphas: tuple[float, ...]) -> tuple[float, ...]:
+    def _check_alphas(cls, alphas: tuple[float, ...]) -> tuple[float, ...]:
         if list(alphas) != sorted(set(alphas)):
             raise ValueError("shares must rise from one to the next")
         return alphas
 
 
 class Study(_Config):
-    """One question, what it expects, what would refute it, and the runs that answer it.
+    """One question, the expected answer, the result that would refute it, and the runs that answer it.
 
     Attributes:
         name: name of the study. It is the file's name, and not a key of the file.
@@ -165,16 +165,16 @@ class Study(_Config):
         refuted_by: the result that would refute it. Example: A share that falls by half between ranks 1 and 16.
         model: `smollm2-135m`, a folder, or a hub id (`org/name` or `org/name@revision`). Example: Qwen/Qwen2.5-0.5B-Instruct.
         trust_remote_code: run code that comes with the model. Only for a model that you trust.
-        dtype: number format of weights. `auto` is bfloat16 on a GPU that has it, and float32 elsewhere; `nf4` is 4 bits, and needs the
+        dtype: number format of weights. `auto` is bfloat16 on a GPU that supports it, and float32 elsewhere; `nf4` is 4 bits, and needs the
             extra `quantized`.
         chat: how conversations are written. Example: {template: plain}.
-        library: traits whose directions span the persona space, by name or as a folder. Example: [pirate, poetic].
+        library: traits that span the persona space with their directions, by name or as a folder. Example: [pirate, poetic].
         roles: characters that make the persona space together with the traits: names, `all`, or an empty list; 12 or more. Example: all.
         role_questions: extraction questions that a role is read on. Unit: questions. Example: 4.
-        dictionary: characters whose directions may explain the change outside a space of traits alone: names, `all`, or an empty list.
+        dictionary: characters with directions that may explain the change outside a space of traits alone: names, `all`, or an empty list.
             Roles that make the space already do that. Example: all.
-        instructions: non-persona instructions whose directions replace those of the library in the null N2: names, or `all`. An empty list
-            leaves that null out. Example: all.
+        instructions: non-persona instructions that replace the library in the null N2: names, or `all`. An empty list leaves that null out.
+            Example: all.
         questions: question bank that controls and `neutral` answer. Example: everyday.
         layer: layer where shares are read: an index counted from 0, or a fraction of the depth. Example: 0.75.
         contrast_pairs: pairs of system prompts that make each trait's direction. Unit: pairs. Example: 6.
@@ -184,8 +184,8 @@ class Study(_Config):
         server: OpenAI-compatible server that gives answers in place of the local model. Its `model` is the name of the base there, and
             adapters are models named after their stages. `null` uses the local model.
             Example: {url: http://127.0.0.1:8000/v1, model: base}.
-        judge: what grades answers: a model's name, or an OpenAI-compatible server; null grades nothing. Example: smollm2-135m.
-        runs: arms, each a thing done to the model. Every `sft` run needs a `neutral` one of the same seed as its reference.
+        judge: the grader of answers: a model's name, or an OpenAI-compatible server; null grades nothing. Example: smollm2-135m.
+        runs: arms; an arm is what is done to the model. Every `sft` run needs a `neutral` one of the same seed as its reference.
             Example: [{arm: sft, trait: pirate}, {arm: sft, trait: neutral}].
         seeds: training seeds; every arm with training is run once for each. Three or more allow a claim about other runs.
             Example: [0, 1, 2].
@@ -193,11 +193,11 @@ class Study(_Config):
             Example: {train.lora.r: [1, 4, 16]}.
         train: how arms are trained. Example: {batch_size: 8, lora: {r: 8}}.
         mediate: how mediation is measured; null leaves it out, and with it every verdict about causes. Example: {draws: 199}.
-        calibrate: which changes are planted to try the share on; null plants none. Example: {draws: 200}.
-        capability: test of what fine-tunes cost: the `builtin` set; null leaves it out.
+        calibrate: planted changes that test the share; null plants none. Example: {draws: 200}.
+        capability: test of capabilities that fine-tunes lose: the `builtin` set; null leaves it out.
         scores: further scores of a run, and whether scores agree; null leaves them out. Example: {pairs: 4}.
-        generated_directions: also estimate directions from the base's own answers, to compare them with those of the library; null
-            leaves that out. Example: {questions: 8}.
+        generated_directions: also estimate directions from the base's own answers, to compare them with those of fixed text; null leaves
+            that out. Example: {questions: 8}.
     """
 
     name: str
@@ -239,7 +239,7 @@ class Study(_Config):
             if value is None or isinstance(value, str | EndpointConfig):
                 return value
             raise ValueError("must be a model's name, or a mapping with the url of a server and its model there")
-        # Of two possible types each would complain; what was given says which was meant.
+        # A union would report errors of both types; the given value shows which one was meant.
         return EndpointConfig.model_validate(value)
 
     @field_validator("instructions", "roles", "dictionary", mode="before")
@@ -277,7 +277,7 @@ class Study(_Config):
         return grid
 
     @model_validator(mode="after")
-    def _served(self) -> "Study":
+    def _check_server(self) -> "Study":
         if self.server and self.chat.template == "plain":
             raise ValueError("server: answers in the model's own template, but chat.template is plain. Remove one of the two keys")
         if self.server and any(arm.arm == "distilled" for arm in self.runs):
@@ -291,7 +291,7 @@ class Study(_Config):
         return self
 
     @model_validator(mode="after")
-    def _graded(self) -> "Study":
+    def _check_judge(self) -> "Study":
         if self.mediate and self.mediate.generated and self.mediate.generated.by == "judge" and self.judge is None:
             raise ValueError("mediate.generated.by: answers are graded by a judge, and this study names none. Add the key judge")
         if self.generated_directions and self.generated_directions.filter and self.judge is None:
@@ -323,7 +323,7 @@ class Run:
     study: Study
 
     def title(self, trait: str | None, seed: int) -> str:
-        """Return what to call the run, or its reference, on screen."""
+        """Return the name of the run, or of its reference, on screen."""
         extra = "".join(f", {key.split('.')[-1]} {value}" for key, value in self.settings.items())
         return f"{self.arm.arm} {trait or ''}".strip() + f" (seed {seed}{extra})"
 
@@ -337,7 +337,7 @@ def expand_runs(study: Study) -> list[Run]:
     for settings, point in study.points():
         for arm in point.runs:
             seeds = point.seeds if arm.arm in ("sft", "distilled", "random") else point.seeds[:1]
-            # What an arm sets in addition to its trait distinguishes its runs, as the grid does.
+            # An arm's own keys distinguish its runs, as the grid does.
             own = arm.model_dump(exclude={"arm", "trait", "path"}, exclude_defaults=True)
             runs += [Run(arm, seed, settings | own, point) for seed in seeds]
     return runs

@@ -1,4 +1,4 @@
-"""Study files: find one by name, read it, and apply overrides. Nothing heavy is loaded before a study is known to be right."""
+"""Study files: find one by name, read it, and apply overrides. Nothing heavy is imported before a study is validated."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ def find_study(name_or_path: str) -> Path:
     """Return the file of a study, given by a built-in name or as a .yaml file.
 
     Raises:
-        InputError: there is no such study; names the nearest one.
+        InputError: there is no such study; the message names the nearest one.
     """
     path = Path(name_or_path)
     if path.suffix:
@@ -57,7 +57,7 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> "Study":
     places: dict[Location, int | str] = dict(lines)
     for override in overrides:
         _override(value, places, override)
-    # Only now, since it takes longer than finding out that there is no such study.
+    # Imported late: a missing study is found faster without it.
     from wellworn.experiments.study import Study
 
     study = validate(Study, value, str(path), places)
@@ -68,7 +68,7 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> "Study":
 
 
 def _override(value: dict[str, Any], places: dict[Location, int | str], override: str) -> None:
-    """Apply `key.sub=value` to what a file holds, and note that this value comes from the command line."""
+    """Apply `key.sub=value` to a file's content, and note that this value comes from the command line."""
     key, found, text = override.partition("=")
     if not found or not key:
         raise InputError(f"{override!r}: an override is written key.sub=value, such as train.sft.learning_rate=1e-4")
@@ -81,7 +81,7 @@ def _override(value: dict[str, Any], places: dict[Location, int | str], override
 
 
 def _wrong(study: "Study") -> Iterator[tuple[Location, str]]:
-    """Yield what no single key is wrong in: arms that a trait cannot have, and names that PEFT and TRL do not know."""
+    """Yield errors that involve several keys: arms that a trait cannot have, and names that PEFT and TRL do not know."""
     for i, arm in enumerate(study.runs):
         if arm.arm == "distilled" and arm.trait == NEUTRAL:
             yield ("runs", i), f"runs.{i}: {NEUTRAL!r} has no direction to steer along; the arm distilled needs a trait or a control"
@@ -89,7 +89,7 @@ def _wrong(study: "Study") -> Iterator[tuple[Location, str]]:
             yield ("runs", i), f"runs.{i}: {arm.trait!r} has no system prompt; the arm prompted needs a trait"
     told = set()
     for settings, point in study.points():
-        for (section, key), message in point.train.unknown().items():
+        for (section, key), message in point.train.find_unknown_keys().items():
             name = f"train.{section}.{key}"
             if name not in told:
                 told.add(name)

@@ -16,14 +16,14 @@ from wellworn.lora.models import Loaded
 
 @contextmanager
 def adapted(base: Loaded, adapters: Mapping[str, Path]) -> Iterator[torch.nn.Module]:
-    """Put LoRA adapters on the base for a while, the first one active; the base is itself again afterwards.
+    """Put LoRA adapters on the base for a while, the first one active; the base is restored afterwards.
 
     Args:
         base: the model; it is changed in place and restored.
         adapters: name → folder of a PEFT adapter; with none the base is yielded as it is.
 
     Raises:
-        InputError: a folder is no safetensors adapter, or was made for another base model.
+        InputError: a folder is not a safetensors adapter, or was made for another base model.
     """
     if not adapters:
         yield base.model
@@ -90,7 +90,7 @@ def copy_adapter_config(source: Path, target: Path, base: str | None = None) -> 
     Args:
         source: folder of the adapter.
         target: folder to write to; may be the same.
-        base: the base's name; where None, the name that stands there, less the path of the machine it was made on.
+        base: the base's name; where None, the name in the file, without the path of the machine it was made on.
     """
     config = _adapter_config(source)
     name = base or str(config.get("base_model_name_or_path"))

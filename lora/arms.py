@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from wellworn.data.errors import InputError
-from wellworn.lora.keys import Section, beyond_lora, not_owned, unknown_keys
+from wellworn.lora.keys import Section, beyond_lora, refuse_owned, unknown_keys
 
 
 class _Config(BaseModel):
@@ -108,8 +108,8 @@ class TrainConfig(_Config):
     """
 
     batch_size: Annotated[int, Field(ge=1)] = 8
-    lora: dict[Annotated[str, AfterValidator(partial(not_owned, "lora"))], Any] = {}
-    sft: dict[Annotated[str, AfterValidator(partial(not_owned, "sft"))], Any] = {}
+    lora: dict[Annotated[str, AfterValidator(partial(refuse_owned, "lora"))], Any] = {}
+    sft: dict[Annotated[str, AfterValidator(partial(refuse_owned, "sft"))], Any] = {}
 
     @field_validator("lora")
     @classmethod
@@ -118,7 +118,7 @@ class TrainConfig(_Config):
             raise ValueError(reason)
         return keys
 
-    def unknown(self) -> dict[tuple[Section, str], str]:
+    def find_unknown_keys(self) -> dict[tuple[Section, str], str]:
         """Return what is wrong with each key that PEFT or TRL does not have: (section, key) → message."""
         sections: tuple[tuple[Section, dict[str, Any]], ...] = (("lora", self.lora), ("sft", self.sft))
         return {(section, key): message for section, keys in sections for key, message in unknown_keys(section, keys).items()}
@@ -130,5 +130,5 @@ def check_keys(config: TrainConfig) -> None:
     Raises:
         InputError: a key that LoraConfig or SFTConfig does not have; a line for each.
     """
-    if wrong := config.unknown():
+    if wrong := config.find_unknown_keys():
         raise InputError("\n".join(f"train.{section}.{key}: {message}" for (section, key), message in wrong.items()))

@@ -9,7 +9,7 @@ from wellworn.data.wording import did_you_mean
 
 Section = Literal["lora", "sft"]
 
-# What the suite sets itself, and what to use instead.
+# The keys that the suite sets itself, and what to use instead.
 OWNED: dict[Section, dict[str, str]] = {
     "lora": {"task_type": "nothing: it is CAUSAL_LM", "base_model_name_or_path": "model", "inference_mode": "nothing: it is False"},
     "sft": {
@@ -29,7 +29,7 @@ OWNED: dict[Section, dict[str, str]] = {
         "push_to_hub": "nothing: adapters stay in the runs folder",
     },
 }
-# Names that other libraries and papers use, which spelling alone would not lead to the right key.
+# Names that other libraries and papers use, where spelling alone would not find the right key.
 SYNONYMS: dict[Section, dict[str, str]] = {
     "lora": {
         "alpha": "lora_alpha",
@@ -108,7 +108,7 @@ def unknown_keys(section: Section, keys: Iterable[str]) -> dict[str, str]:
     return wrong
 
 
-def not_owned(section: Section, key: str) -> str:
+def refuse_owned(section: Section, key: str) -> str:
     """Return a key unless the suite sets it itself.
 
     Raises:

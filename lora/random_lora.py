@@ -1,4 +1,4 @@
-"""A LoRA of random weights that changes a model as much as a real one does: the control of what any change of that size does."""
+"""A LoRA of random weights that changes a model as much as a real one does: a control for the effect of any change of that size."""
 
 import math
 from collections.abc import Sequence
@@ -39,8 +39,8 @@ def random_lora(base: Loaded, like: Path, rows: Sequence[Encoded], layer: int, o
         The norm of the mean shift, within `TOLERANCE` of the real adapter's.
 
     Raises:
-        InputError: as `lora.adapters.adapted`; the real adapter holds something else than LoRA matrices, or shifts
-            nothing; no scale gives its norm.
+        InputError: as `lora.adapters.adapted`; the real adapter holds something other than LoRA matrices, or shifts nothing; no scale gives
+            its norm.
     """
     from peft.helpers import rescale_adapter_scale
 
@@ -72,7 +72,7 @@ def random_lora(base: Loaded, like: Path, rows: Sequence[Encoded], layer: int, o
             with rescale_adapter_scale(model, math.exp(log_scale)):
                 return math.log(norm(model, "random") / wanted)
 
-        # The shift grows about in proportion to the scale, so that in logarithms a secant is almost there at once.
+        # The shift grows about in proportion to the scale, so a secant in logarithms converges almost at once.
         found = optimize.root_scalar(beyond, x0=0.0, x1=-beyond(0.0), xtol=1e-3, maxiter=20)
         off = beyond(found.root)
     if abs(off) > TOLERANCE:

@@ -94,7 +94,7 @@ def train_sft(
             bf16=half == "bfloat16",
             fp16=half == "float16",
             report_to="none",
-            # Left to itself TRL passes over the completion mask of pre-tokenised rows and trains on the prompt too.
+            # By default TRL ignores the completion mask of pre-tokenised rows and trains on the prompt too.
             completion_only_loss=True,
             per_device_train_batch_size=config.batch_size // world,
             save_strategy="steps",

@@ -1,4 +1,4 @@
-"""The package beside a user's own modules, and what importing it costs."""
+"""The package next to a user's own modules, and the cost of importing it."""
 
 import importlib
 import os
@@ -27,7 +27,7 @@ def beside(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def said(folder: Path, *command: str) -> str:
+def output(folder: Path, *command: str) -> str:
     """Run a command of this Python in a folder; return what it prints."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     done = subprocess.run([sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
@@ -37,7 +37,7 @@ def said(folder: Path, *command: str) -> str:
 
 def test_importing_the_package_imports_next_to_nothing(beside: Path) -> None:
     code = "import sys, wellworn as ww; dir(ww); print(sorted({'torch', 'numpy', 'pydantic', 'transformers'} & set(sys.modules)))"
-    assert said(beside, "-c", code) == "[]\n"
+    assert output(beside, "-c", code) == "[]\n"
 
 
 def test_every_name_of_the_face_is_there_and_no_other() -> None:
@@ -51,12 +51,12 @@ def test_every_name_of_the_face_is_there_and_no_other() -> None:
 
 
 def test_the_command_line_works_beside_modules_of_the_same_names(beside: Path) -> None:
-    assert "pirate" in said(beside, "-m", "wellworn", "traits", "list")
+    assert "pirate" in output(beside, "-m", "wellworn", "traits", "list")
 
 
 def test_a_launcher_works_beside_modules_of_the_same_names(beside: Path) -> None:
     launched = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m", "wellworn", "traits", "list")
-    assert "pirate" in said(beside, *launched)
+    assert "pirate" in output(beside, *launched)
 
 
 def test_a_session_keeps_its_own_modules(beside: Path) -> None:
@@ -68,7 +68,7 @@ import wellworn.experiments.cli, wellworn.data.catalog
 import lora
 print(data.WHOSE, experiments.WHOSE, lora.WHOSE, wellworn.data.catalog.trait_names()[0], sep=", ")
 """
-    assert said(beside, "-c", code) == "the user, the user, the user, apathetic\n"
+    assert output(beside, "-c", code) == "the user, the user, the user, apathetic\n"
 
 
 def test_no_module_of_ours_is_loaded_under_a_bare_name() -> None:

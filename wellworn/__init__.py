@@ -1,7 +1,7 @@
 """Does a fine-tune walk the persona paths that a model already has, or does it cut new ones?
 
-From a notebook, `import wellworn as ww` gives what stands in `__all__`; each is loaded when it is first used, so that the import itself
-takes no time.
+From a notebook, `import wellworn as ww` gives the names in `__all__`; each is loaded when it is first used, so that the import itself takes
+no time.
 """
 
 from importlib import import_module
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from wellworn.model import Model, load
     from wellworn.personas import direction, directions, space
 else:
-    # No file here has a name of the face: once imported, it would take the function's place.
+    # No file here has the name of a public function: once imported, it would take the function's place.
     _HOMES = {
         "InputError": "data.errors",
         "Turn": "data.mixtures",

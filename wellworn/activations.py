@@ -1,4 +1,4 @@
-"""What a model makes of fixed texts: its activations, a fine-tune's shift, and the share of a shift inside a persona space."""
+"""A model on fixed texts: its activations, a fine-tune's shift, and the share of a shift inside a persona space."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,8 +27,8 @@ class SpaceShare:
 
     Attributes:
         share: F with its interval; `share.why` names the gate that failed, if one did.
-        null: N1, spaces of random directions with the covariance of activations within a prompt; None where nothing moves, or where
-            such spaces hold all that moves.
+        null: N1, spaces of random directions with the covariance of activations within a prompt; None where nothing moves, or where such
+            spaces hold all of the shift.
     """
 
     share: Share
@@ -115,7 +115,7 @@ def shift(
 
 
 def share(differences: FloatArray, space: PersonaSpace, layer: int | float = DEFAULT_FRACTION, *, without: str | None = None) -> SpaceShare:
-    """Return the share of a shift that lies inside a persona space, and what share chance would give.
+    """Return the share of a shift that lies inside a persona space, and the share that chance would give.
 
     Args:
         differences: [prompts, layers, d_model], from `shift`.

@@ -1,4 +1,4 @@
-"""What a change does: answers of the base, of a fine-tune and of a steered model, and what mediates a change of behaviour."""
+"""Effects of a change: answers of the base, of a fine-tune and of a steered model, and the mediation of a change of behaviour."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -76,7 +76,7 @@ def generate(
         system: a system prompt; None leaves the template's default.
         max_new_tokens: longest answer.
         temperature: 0 takes the most likely token.
-        repetition_penalty: what logits of earlier tokens are divided by; small models answer in circles without it.
+        repetition_penalty: divisor of the logits of earlier tokens; small models answer in circles without it.
         seed: random seed of tokens that are drawn.
 
     Raises:

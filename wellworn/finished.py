@@ -11,7 +11,7 @@ from wellworn.experiments.findings.summary import Summary
 
 
 def results(study: str | Path) -> Summary:
-    """Return what a finished study found: the typed `summary.json`.
+    """Return the findings of a finished study: the typed `summary.json`.
 
     Args:
         study: the study's folder, such as runs/quickstart, or its summary.json.

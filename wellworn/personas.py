@@ -1,4 +1,4 @@
-"""What the base model already has: the directions of personas, and the space that they span."""
+"""Personas in the base model: their directions, and the space that they span."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ Pairs = Sequence[tuple[str, str]]
 Definition = Trait | Instruction | Pairs
 Subject = str | Path | Definition
 Subjects = Sequence[Subject] | Mapping[str, Subject]
-# What pairs without a name are called.
+# The name of pairs that were given without one.
 UNNAMED = "own"
 
 
@@ -43,7 +43,7 @@ def direction(model: Model, subject: Subject, *, contrast_pairs: int = 6, extrac
             prompts (one that evokes it, its opposite).
         contrast_pairs: how many pairs are read; pairs that are given are all read.
         extract_questions: how many questions are answered under each.
-        bank: whose questions and plain answers are read, by name or as a .jsonl file, where a trait has none of its own.
+        bank: the questions and plain answers that are read where a trait has none of its own, by name or as a .jsonl file.
 
     Returns:
         `vectors` [layers, d_model] at raw norm, `reliability` [layers] over half splits of pairs and questions, and `found` [layers].
@@ -132,14 +132,14 @@ def space(
 
 @dataclass(frozen=True)
 class _Contrast:
-    """What is read for one direction: contrast prompts, and questions with plain answers."""
+    """The texts of one direction: contrast prompts, and questions with plain answers."""
 
     pairs: Sequence[ContrastPair]
     questions: Sequence[Turn]
 
     @property
     def asked(self) -> str:
-        """A digest of the questions; of those that agree, activations are centred together."""
+        """A digest of the questions; activations of equal digests are centred together."""
         return questions_digest(self.questions)
 
     def read(self, model: Model) -> FloatArray:
@@ -154,7 +154,7 @@ def _read_contrasts(
 ) -> tuple[dict[str, Directions], list[FloatArray], list[str]]:
     """Return the direction of each subject, its activations, and a digest of its questions."""
     shared = load_bank(bank)
-    # What is wrong with a later one is said before the first is read.
+    # Errors of later subjects are raised before the first is read.
     contrasts = {name: _contrast(name, subject, contrast_pairs, extract_questions, shared) for name, subject in _by_name(subjects).items()}
     states, asked = [each.read(model) for each in contrasts.values()], [each.asked for each in contrasts.values()]
     values = eigenvalues_within_questions(states, asked)

@@ -1,1 +1,1 @@
-"""Measured comparisons. Each is a command: `wellworn bench capture`, say."""
+"""Benchmarks. Each is a command, such as `wellworn bench capture`."""

@@ -35,7 +35,7 @@ def cases(base: Loaded, count: int, repeats: int, with_peers: bool, tick: Tick, 
         repeats: timed rounds.
         with_peers: whether to run other libraries too.
         tick: called with what runs next.
-        console: where to say that an environment is being made.
+        console: for messages about environments that are being created.
     """
     chat, pad = chat_of(base), int(base.tokenizer.pad_token_id)
     rows = rollouts(chat, count - count % 2, 40, 100)
@@ -47,12 +47,12 @@ def cases(base: Loaded, count: int, repeats: int, with_peers: bool, tick: Tick, 
             others = [_peer_contender(base, worker, rows, folder / f"{worker.name}.npy") for worker in workers]
         yield _every_layer(base, rows, pad, repeats, tick, others)
     yield _long(base, rollouts(chat, count // 2, 64, 256), pad, repeats, tick)
-    yield _shared(base, answers_to_one_prompt(chat, max(1, count // 10)), pad, repeats, tick)
+    yield _shared_prefixes(base, answers_to_one_prompt(chat, max(1, count // 10)), pad, repeats, tick)
     yield from _bfloat16(base, contrasts(chat, "pirate", 4, max(1, count // 8)), pad, repeats, tick)
 
 
 def memory(model: str, tick: Tick) -> list[Facts]:
-    """Return the peak memory beyond the weights of the floor and of capture, as the work grows."""
+    """Return the peak memory beyond the weights, of the floor and of capture, for growing amounts of work."""
     # Fewer rollouts would make two or three batches, and the peak would depend on how they divide.
     works = [
         ("floor", "floor", 96, 40, 100, 30),
@@ -97,7 +97,7 @@ def _long(base: Loaded, rows: list[Encoded], pad: int, repeats: int, tick: Tick)
     return race("rollouts of 64–256 tokens", contenders, repeats, facts(rows), {"floor": 1 / 1.05, "loop": 1.35}, tick)
 
 
-def _shared(base: Loaded, rows: list[Encoded], pad: int, repeats: int, tick: Tick) -> Case:
+def _shared_prefixes(base: Loaded, rows: list[Encoded], pad: int, repeats: int, tick: Tick) -> Case:
     spec = Spec(pad_id=pad)
     contenders = [
         Contender("capture", lambda: read(base.model, rows, spec).states, _as_float),
@@ -109,7 +109,7 @@ def _shared(base: Loaded, rows: list[Encoded], pad: int, repeats: int, tick: Tic
 
 
 def _bfloat16(base: Loaded, rows: list[Encoded], pad: int, repeats: int, tick: Tick) -> Iterator[Case]:
-    """Yield the case of bfloat16, on what a direction is made of, so that directions can be compared."""
+    """Yield the case of bfloat16, on the rows that make a direction, so that directions can be compared."""
     half = load(base.ref, "bfloat16")
     spec = Spec(pad_id=pad, spans=("response",))
 
@@ -130,7 +130,7 @@ def _bfloat16(base: Loaded, rows: list[Encoded], pad: int, repeats: int, tick: T
 
 
 def _peer_contender(base: Loaded, worker: Any, rows: list[Encoded], out: Path) -> Contender:
-    """Let a worker read the rows' strings; its agreement is checked on the last token, once, against a reading of that."""
+    """Let a worker read the rows' strings; its states of the last token are compared with ours once."""
     strings = [str(base.tokenizer.decode(list(row.input_ids))) for row in rows]
     layers = list(range(depth(base.model)))
     last = [Encoded(row.input_ids, row.spans | {"last": (len(row) - 1, len(row))}, row.completion_mask) for row in rows]
@@ -162,5 +162,5 @@ def _as_float(states: torch.Tensor) -> FloatArray:
 
 
 def _all_but_last(states: torch.Tensor) -> FloatArray:
-    # The last of Hugging Face's hidden states is taken after the final norm, ours before it.
+    # Hugging Face's last hidden state is taken after the final norm, ours before it.
     return _as_float(states[:, :-1])

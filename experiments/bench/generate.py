@@ -1,4 +1,4 @@
-"""`wellworn bench generate`: many answers at a time against the usual loop, and adapters as rows of one batch against one after another."""
+"""`wellworn bench generate`: many answers at a time compared with the usual loop, and adapters in one batch compared with in turn."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ Ids = list[list[int]]
 
 
 def cases(base: Loaded, count: int, repeats: int, tick: Callable[[str], None], tokens: int = TOKENS) -> Iterator[Case]:
-    """Run the benchmark of generation: greedy answers, whose tokens must be the same.
+    """Run the benchmark of generation, with greedy answers; all contenders must give the same tokens.
 
     Args:
         base: the model, in float32.
@@ -39,7 +39,7 @@ def cases(base: Loaded, count: int, repeats: int, tick: Callable[[str], None], t
     with tempfile.TemporaryDirectory() as folder:
         paths = random_adapters(base, Path(folder), ADAPTERS, lower=0)
         with adapted(base, paths) as model:
-            yield _mixed(model, asked[: max(1, count // 4)], [None, *paths], repeats, tick, tokens)
+            yield _mixed_adapters(model, asked[: max(1, count // 4)], [None, *paths], repeats, tick, tokens)
 
 
 def _many(base: Loaded, asked: Ids, repeats: int, tick: Callable[[str], None], tokens: int) -> Case:
@@ -49,17 +49,19 @@ def _many(base: Loaded, asked: Ids, repeats: int, tick: Callable[[str], None], t
     def loop(rows: int) -> Ids:
         return [answer for start in range(0, len(asked), rows) for answer in _plain(base, asked[start : start + rows], tokens)]
 
-    # The second says how much of the difference is the number of rows alone.
+    # The second loop shows how much of the difference is due to the number of rows.
     many = Decoding(tokens).rows
     contenders = [
-        Contender("generate", ours, _compared(tokens)),
-        Contender("loop", lambda: loop(LOOP_BATCH), _compared(tokens)),
-        Contender(f"loop, {many} rows at a time", lambda: loop(many), _compared(tokens)),
+        Contender("generate", ours, _token_vectors(tokens)),
+        Contender("loop", lambda: loop(LOOP_BATCH), _token_vectors(tokens)),
+        Contender(f"loop, {many} rows at a time", lambda: loop(many), _token_vectors(tokens)),
     ]
     return race(f"{len(asked)} answers of {tokens} tokens at most", contenders, repeats, facts(asked, "prompts"), {"loop": 1.5}, tick)
 
 
-def _mixed(model: torch.nn.Module, asked: Ids, names: Sequence[str | None], repeats: int, tick: Callable[[str], None], tokens: int) -> Case:
+def _mixed_adapters(
+    model: torch.nn.Module, asked: Ids, names: Sequence[str | None], repeats: int, tick: Callable[[str], None], tokens: int
+) -> Case:
     how = Decoding(tokens, rows=len(names) * len(asked))
 
     def together() -> Ids:
@@ -68,7 +70,10 @@ def _mixed(model: torch.nn.Module, asked: Ids, names: Sequence[str | None], repe
     def in_turn() -> Ids:
         return [ids for name in names for ids in _ids(generate(model, [Request(prompt, Variant(name)) for prompt in asked], how))]
 
-    contenders = [Contender("rows of one batch", together, _compared(tokens)), Contender("one after another", in_turn, _compared(tokens))]
+    contenders = [
+        Contender("rows of one batch", together, _token_vectors(tokens)),
+        Contender("one after another", in_turn, _token_vectors(tokens)),
+    ]
     title = f"{len(asked)} prompts, base and {len(names) - 1} adapters on all layers"
     return race(title, contenders, repeats, facts(asked, "prompts"), {"one after another": 1.3}, tick)
 
@@ -96,6 +101,6 @@ def _ids(answers: Sequence[Answer]) -> Ids:
     return [list(answer.ids) for answer in answers]
 
 
-def _compared(tokens: int) -> Callable[[Ids], FloatArray]:
-    """Return what turns answers into vectors that agree where all tokens do."""
+def _token_vectors(tokens: int) -> Callable[[Ids], FloatArray]:
+    """Return a function that turns answers into vectors, which agree where all tokens agree."""
     return lambda answers: np.array([[*(token + 1 for token in ids), *[1] * (tokens + 1 - len(ids))] for ids in answers], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""`wellworn bench judge`: grades that were had before, from a server, and grades by a model here."""
+"""`wellworn bench judge`: a server's grades, from the cache and newly requested, and grades by a local model."""
 
 import random
 import tempfile
@@ -29,13 +29,13 @@ def cases(base: Loaded, count: int, repeats: int, tick: Callable[[str], None], r
 
     Args:
         base: the model, in float32.
-        count: answers that it grades itself.
+        count: answers that it grades.
         repeats: timed rounds.
         tick: called with what runs next.
         remembered: answers that a server on this machine grades.
     """
     rubric = load_trait("pirate").rubric
-    assert rubric is not None  # the library's own traits have one
+    assert rubric is not None  # all built-in traits have one
     turns = random.Random(0).sample(every_answer(), max(count, remembered))
     with tempfile.TemporaryDirectory() as folder, grading_server() as server:
         yield _again(server, rubric, turns[:remembered], Path(folder), repeats, tick)
@@ -43,7 +43,7 @@ def cases(base: Loaded, count: int, repeats: int, tick: Callable[[str], None], r
 
 
 def _again(server: GradingServer, rubric: str, turns: Sequence[Turn], folder: Path, repeats: int, tick: Callable[[str], None]) -> Case:
-    # No key of the user's is shown to it.
+    # It must not see a key of the user.
     config = EndpointConfig(url=server.url, model="judge", key_env="WELLWORN_BENCH_KEY")
     new = counted()
 

@@ -1,4 +1,4 @@
-"""A judge behind a server on this machine's loopback: how fast the suite asks and remembers, with no model behind it."""
+"""A judge's server on this machine's loopback, without a model: it measures how fast the suite sends requests and reads its cache."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class GradingServer(ThreadingHTTPServer):
-    """Grades whatever it is sent, by log-probabilities of whole numbers.
+    """Grades every request, by log-probabilities of whole numbers.
 
     Attributes:
         asked: how many requests it has answered.
@@ -48,13 +48,13 @@ class _Request(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: a line for each request would take longer than the request."""
+        """Print nothing: a line for each request would take longer than the request."""
 
 
 def _completion(asked: dict[str, Any]) -> dict[str, Any]:
-    """Waver between two grades that depend on all that was asked."""
+    """Return two likely grades, which depend on the whole request."""
     digest = hashlib.sha256(json.dumps(asked["messages"]).encode()).digest()
-    # Of two digits: by them the suite sees that numbers are tokens here.
+    # Two digits show the suite that whole numbers are single tokens.
     grade, other = 10 + digest[0] % 45, 55 + digest[1] % 45
     part = 0.5 + digest[2] / 600
     tops = [{"token": str(grade), "logprob": log(part)}, {"token": str(other), "logprob": log(1 - part)}]
@@ -77,7 +77,7 @@ def _completion(asked: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def grading_server() -> Iterator[GradingServer]:
-    """Yield a server that grades, until the block ends."""
+    """Yield a server that grades until the block ends."""
     with GradingServer() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()

@@ -1,4 +1,4 @@
-"""`wellworn bench mediate`: patched arms that enter above a layer, against what their blocks cost and against full forwards."""
+"""`wellworn bench mediate`: interventions that enter above a layer, compared with the cost of their blocks and with full forwards."""
 
 import tempfile
 import time
@@ -23,13 +23,13 @@ from wellworn.probes.reading.onednn import fast_matmul
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.statistics.intervals import FloatArray
 
-ARMS = 8
+INTERVENTIONS = 8
 RANK = 6
 LAYER = 0.75
 
 
 def cases(base: Loaded, count: int, repeats: int, tick: Callable[[str], None], lengths: tuple[int, int] = (40, 100)) -> Iterator[Case]:
-    """Batching the mediation benchmark: eight arms at three quarters of the depth, an adapter on all layers.
+    """Run the mediation benchmark: eight interventions at three quarters of the depth, an adapter on all layers.
 
     Args:
         base: the model, in float32.
@@ -50,8 +50,8 @@ def _case(model: torch.nn.Module, rows: list[Encoded], pad: int, repeats: int, t
     between, texts, run = (Variant(), Variant("a0")), Texts.same(rows), Batching(pad)
     generator = torch.Generator().manual_seed(0)
     width = int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
-    swaps = [Swap(torch.linalg.qr(torch.randn(width, RANK, generator=generator))[0]) for _ in range(ARMS)]
-    arms = [Intervention(1, {layer: swap}) for swap in swaps]
+    swaps = [Swap(torch.linalg.qr(torch.randn(width, RANK, generator=generator))[0]) for _ in range(INTERVENTIONS)]
+    interventions = [Intervention(1, {layer: swap}) for swap in swaps]
     spec = Spec(layers=[total - 1], spans=("response",), pad_id=pad, share_prefixes=False)
 
     def seconds(work: Callable[[], object]) -> float:
@@ -60,11 +60,11 @@ def _case(model: torch.nn.Module, rows: list[Encoded], pad: int, repeats: int, t
         return time.perf_counter() - start
 
     def ours() -> Timed:
-        # Both models' states are computed once, whatever the number of arms: the cost of an arm is what more arms cost.
-        one = seconds(lambda: patched_logprobs(model, texts, between, arms[:1], run))
+        # Both models' states are computed once; the cost of an intervention is the time that each further one adds.
+        one = seconds(lambda: patched_logprobs(model, texts, between, interventions[:1], run))
         start = time.perf_counter()
-        found = patched_logprobs(model, texts, between, [*arms, arms[0]], run)
-        return Timed(time.perf_counter() - start - one, found[:ARMS])
+        found = patched_logprobs(model, texts, between, [*interventions, interventions[0]], run)
+        return Timed(time.perf_counter() - start - one, found[:INTERVENTIONS])
 
     def floor() -> Timed:
         blocks = seconds(lambda: read_variants(model, rows, [between[1]], spec))
@@ -77,30 +77,30 @@ def _case(model: torch.nn.Module, rows: list[Encoded], pad: int, repeats: int, t
                 for part in states.split(DEFAULT_TOKEN_BUDGET // 2):
                     head(part).logsumexp(-1)
 
-        return Timed(ARMS * (blocks * (total - layer - 1) / total + seconds(score)), None)
+        return Timed(INTERVENTIONS * (blocks * (total - layer - 1) / total + seconds(score)), None)
 
     def full() -> torch.Tensor:
-        """Batching each arm through all blocks, with a hook at the layer; the other's states are read once."""
-        scores = torch.zeros(ARMS, len(rows))
+        """Run each intervention through all blocks, with a hook at the layer; the other model's states are read once."""
+        scores = torch.zeros(INTERVENTIONS, len(rows))
         for members in by_length([len(row) for row in rows], DEFAULT_TOKEN_BUDGET):
             some = [rows[i] for i in members]
-            scores[:, torch.tensor(members)] = patched_logprobs(model, Texts.same(some), between, _from_below(arms), Batching(pad))
+            scores[:, torch.tensor(members)] = patched_logprobs(model, Texts.same(some), between, _from_below(interventions), Batching(pad))
         return scores
 
     def compare(scores: object) -> FloatArray | None:
         found = scores.result if isinstance(scores, Timed) else scores
         return None if found is None else np.asarray(found, dtype=np.float64)
 
-    known = facts(rows) | {"arms": ARMS, "layer": layer, "blocks above": total - layer - 1}
+    known = facts(rows) | {"arms": INTERVENTIONS, "layer": layer, "blocks above": total - layer - 1}
     contenders = [
         Contender("arm above the layer", ours, compare),
         Contender("floor", floor, compare),
         Contender("all blocks", full, compare),
     ]
-    return race(f"{ARMS} arms at layer {layer} of {total}", contenders, repeats, known, {"floor": 0.91}, tick)
+    return race(f"{INTERVENTIONS} arms at layer {layer} of {total}", contenders, repeats, known, {"floor": 0.91}, tick)
 
 
-def _from_below(arms: list[Intervention]) -> list[Intervention]:
-    """Return the same arms, entered at the lowest block, so that every block runs."""
+def _from_below(interventions: list[Intervention]) -> list[Intervention]:
+    """Return the same interventions, entered at the lowest block, so that every block runs."""
     nothing = Swap(scale=0.0)
-    return [Intervention(arm.reader, {0: nothing, **arm.swaps}) for arm in arms]
+    return [Intervention(each.reader, {0: nothing, **each.swaps}) for each in interventions]

@@ -1,4 +1,4 @@
-"""Peak memory beyond the weights, of one piece of work in a fresh process.
+"""Peak memory beyond the weights, for one piece of work in a fresh process.
 
 python -m wellworn.experiments.bench.memory WORK MODEL ROWS SHORTEST LONGEST LAYERS
 """
@@ -17,13 +17,13 @@ from wellworn.data.errors import InputError
 
 
 def measure(work: str, model: str, rows: int, shortest: int, longest: int, layers: int) -> int:
-    """Return the peak in bytes of `floor` or `capture` (states summed as they come), measured in a process of its own.
+    """Return the peak in bytes of `floor` or `capture` (states summed as they come), measured in its own process.
 
     Raises:
         InputError: the process failed.
     """
     arguments = [work, model, str(rows), str(shortest), str(longest), str(layers)]
-    # The C library keeps what was freed in its own good time; given back at once, the peak is what the work needs.
+    # The C allocator keeps freed memory for a while; returned at once, the peak is the memory that the work needs.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
     command = [sys.executable, "-m", "wellworn.experiments.bench.memory", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -33,7 +33,7 @@ def measure(work: str, model: str, rows: int, shortest: int, longest: int, layer
 
 
 def _peak(reset: bool = False) -> int:
-    """Return the peak so far: of the device where there is one, else of this process's resident memory."""
+    """Return the peak so far: of the device if there is one, else of this process's resident memory."""
     if torch.cuda.is_available():
         if reset:
             torch.cuda.reset_peak_memory_stats()
@@ -67,8 +67,8 @@ def _main() -> None:
             sums += part.states.sum(0)
             del part
 
-    # Libraries allocate for themselves when first used, and weights are read from disk when first looked at: the more
-    # text, the more of the embeddings. Neither is a part of the work.
+    # Libraries allocate memory at first use, and weights are read from disk at first access: more text reads more
+    # embeddings. Neither is part of the work.
     for weight in base.model.parameters():
         weight.sum()
     run(2)

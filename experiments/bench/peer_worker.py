@@ -1,4 +1,4 @@
-"""A worker that runs another library's own extraction, in that library's own environment. It imports nothing of the suite.
+"""A worker that runs another library's own extraction in that library's environment. It does not import the suite.
 
     python peer_worker.py LIBRARY MODEL_FOLDER
 
@@ -41,7 +41,7 @@ def with_steering_vectors(model: Any, tokenizer: Any, strings: list[str], layers
 
 
 def main() -> None:
-    """Load the model once, and answer until the input ends."""
+    """Load the model once, and answer requests until the input ends."""
     read = {"repeng": with_repeng, "steering-vectors": with_steering_vectors}[sys.argv[1]]
     model = AutoModelForCausalLM.from_pretrained(sys.argv[2], torch_dtype=torch.float32).eval()
     model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""Other libraries, each a warm worker process in an environment of its own."""
+"""Other libraries, each a warm worker process in its own environment."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ from wellworn.experiments.bench.timing import Timed
 from wellworn.lora.models import Loaded, cache_dir
 from wellworn.probes.statistics.intervals import FloatArray
 
-# They cannot share the suite's environment: one needs numpy < 2, the other transformers < 5.
+# They cannot share the suite's environment: one requires numpy < 2, the other transformers < 5.
 PEERS = {
     "repeng": ("repeng==0.4.0", "numpy==1.26.4", "transformers==5.23.0", "accelerate==1.15.0"),
     "steering-vectors": ("steering-vectors==0.12.2", "transformers==4.57.6", "accelerate==1.15.0"),
@@ -30,14 +30,14 @@ _WORKER = Path(__file__).with_name("peer_worker.py")
 
 @dataclass
 class Peer:
-    """A library at work in its own process."""
+    """A library in its own process."""
 
     name: str
     process: "subprocess.Popen[str]"
     errors: Path
 
     def read(self, strings: Sequence[str], layers: Sequence[int], out: Path | None = None) -> Timed:
-        """Let it read strings; with `out` the result is the last token's states [strings, layers, d_model].
+        """Read strings with it; with `out` the result is the last token's states [strings, layers, d_model].
 
         Raises:
             InputError: the worker ended.
@@ -60,10 +60,10 @@ class Peer:
 
 @contextmanager
 def peers(base: Loaded, torch_version: str, console: Console) -> Iterator[list[Peer]]:
-    """Start the workers, making their environments on the first use.
+    """Start the workers; create their environments at first use.
 
     Raises:
-        InputError: an environment cannot be made.
+        InputError: an environment cannot be created.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -91,7 +91,7 @@ def _environment(name: str, requirements: Sequence[str], console: Console) -> Pa
             return python
         console.print(f"making an environment for {name} in {folder} (once)", highlight=False, markup=False)
         venv.create(folder, with_pip=True, clear=True)
-        # torch first, from wherever the user's pip finds it; then what pins other versions than the suite's.
+        # First torch, from the user's package index; then packages that pin other versions than the suite.
         for step in (requirements[:1], requirements[1:]):
             done = subprocess.run([str(python), "-m", "pip", "install", "-q", *step], capture_output=True, text=True, check=False)
             if done.returncode:
@@ -102,7 +102,7 @@ def _environment(name: str, requirements: Sequence[str], console: Console) -> Pa
 
 
 def _readable_by_older(folder: Path) -> None:
-    """Name the rotary base, the dtype and the tokenizer's class as transformers 4 does, in addition to what transformers 5 reads."""
+    """Add the names of transformers 4 for the rotary base, the dtype and the tokenizer's class to those of transformers 5."""
     config = json.loads((folder / "config.json").read_text())
     if "rope_theta" in config.get("rope_parameters", {}):
         config["rope_theta"] = config["rope_parameters"]["rope_theta"]

@@ -1,4 +1,4 @@
-"""What the suite is measured against, in the same process and on the same ids."""
+"""The baselines of the benchmarks, in the same process and on the same ids."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +29,7 @@ def floor(model: Any, rows: Sequence[Sequence[int]], token_budget: int, pad_id: 
 
 @torch.no_grad()
 def one_at_a_time(model: Any, rows: Sequence[Encoded], layers: Sequence[int], spans: Sequence[str]) -> torch.Tensor:
-    """Read one conversation after another with `output_hidden_states`, and pool afterwards: [rows, layers, spans, d_model]."""
+    """Read conversations in turn with `output_hidden_states`, then pool: [rows, layers, spans, d_model]."""
     device = next(model.parameters()).device
     pooled = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""Run a benchmark, show it, and write it down."""
+"""Run a benchmark, and print and save its results."""
 
 import json
 import platform
@@ -48,7 +48,7 @@ def bench(kind: str, model: str, rows: int, repeats: int, peers: bool, out: Path
         if kind == "capture":
             chosen = capture.cases(base, rows, repeats, peers, tick, console)
         elif kind == "shift":
-            # The loop reads the adapters nine times over; a quarter of the rollouts says as much.
+            # The loop reads everything nine times; a quarter of the rollouts is enough.
             chosen = shift.cases(base, max(8, rows // 4), repeats, tick)
         elif kind == "mediate":
             chosen = mediate.cases(base, max(8, rows // 2), repeats, tick)

@@ -1,4 +1,4 @@
-"""`wellworn bench shift`: base and K adapters in one process, against running each in turn."""
+"""`wellworn bench shift`: base and K adapters in one process, compared with running each in turn."""
 
 import tempfile
 import time
@@ -29,7 +29,7 @@ def cases(base: Loaded, count: int, repeats: int, tick: Callable[[str], None], l
     """Run the shift benchmark with one adapter and with eight, on the upper half of the layers.
 
     Args:
-        base: the model, in float32. It is left with adapters in it.
+        base: the model, in float32. The adapters stay in it.
         count: rollouts.
         repeats: timed rounds.
         tick: called with what runs next.
@@ -39,7 +39,7 @@ def cases(base: Loaded, count: int, repeats: int, tick: Callable[[str], None], l
     lower = depth(base.model) // 2
     with tempfile.TemporaryDirectory() as folder:
         paths = random_adapters(base, Path(folder), 8, lower)
-        model, loading = _loaded(base, paths)
+        model, loading = _load_adapters(base, paths)
         for k, targets in ((1, {"loop": 2.4}), (8, {"loop": 3.2})):
             yield _case(model, rows, list(paths)[:k], lower, int(base.tokenizer.pad_token_id), repeats, loading, targets, tick)
 
@@ -65,25 +65,25 @@ def _case(
             shifts.append(one_at_a_time(model, rows, layers, [SPAN])[:, :, 0] - before)
         return torch.stack(shifts)
 
-    def mixed() -> torch.Tensor:
+    def per_row() -> torch.Tensor:
         states = per_row_adapters(model, rows, names, spec.token_budget, pad, layers, SPAN)
         return states[1:] - states[:1]
 
     def compare(shifts: torch.Tensor) -> FloatArray:
-        # Below the first adapted layer the shift is zero, and has no direction; the last layer is normed in the loop.
+        # Below the first adapted layer the shift is zero and has no direction; the loop's last layer is normalised.
         return np.asarray(shifts[:, :, lower:-1].mean(1).numpy(), dtype=np.float64)
 
     contenders = [
         Contender("shift", together, compare),
         Contender("loop", in_turn, compare),
-        Contender("per-row adapters (PEFT)", mixed, compare),
+        Contender("per-row adapters (PEFT)", per_row, compare),
     ]
     known: dict[str, Any] = facts(rows) | {"adapters": len(names), "rank": RANK, "layers from": lower, "loading 8, s": round(loading, 3)}
     return race(f"shift of {len(names)} adapter(s) on layers ≥ {lower} against base", contenders, repeats, known, targets, tick)
 
 
 def random_adapters(base: Loaded, folder: Path, count: int, lower: int) -> dict[str, Path]:
-    """Write adapters with random weights of the size that training gives."""
+    """Write adapters with random weights of the size of trained ones."""
     generator = torch.Generator().manual_seed(0)
     paths = {}
     spare = load(base.ref, "float32").model
@@ -98,7 +98,7 @@ def random_adapters(base: Loaded, folder: Path, count: int, lower: int) -> dict[
     return paths
 
 
-def _loaded(base: Loaded, paths: dict[str, Path]) -> tuple[PeftModel, float]:
+def _load_adapters(base: Loaded, paths: dict[str, Path]) -> tuple[PeftModel, float]:
     start = time.perf_counter()
     first, *rest = paths
     model = PeftModel.from_pretrained(base.model, str(paths[first]), adapter_name=first)

@@ -1,4 +1,4 @@
-"""Time contenders in turn, and void what does not agree."""
+"""Time contenders in turn, and void those with results that disagree."""
 
 import statistics
 import time
@@ -15,7 +15,7 @@ FEWEST_REPEATS = 5
 LEAST_COSINE = 0.9999
 LARGEST_ERROR = 1e-4
 
-# What is known of a case, and what was measured, by name: plain JSON.
+# Facts and measurements of a case, by name: plain JSON.
 Facts = Mapping[str, Any]
 
 
@@ -24,12 +24,12 @@ class Contender:
     """One way to do a piece of work.
 
     Attributes:
-        name: what to call it.
+        name: its name.
         work: does it once; returns its result and, if it timed itself, its seconds.
         compare: turns the result into vectors [..., d] that must agree with those of the first contender.
-        exact: whether results must agree to float32's rounding; a lower precision is held to the cosine alone.
-        least_cosine: the smallest cosine of any two vectors that agree.
-        against: gives what to compare with, where that is not the first contender's result.
+        exact: whether results must agree to float32's rounding; for a lower precision only the cosine is checked.
+        least_cosine: the smallest cosine of two vectors that agree.
+        against: returns the vectors to compare with, if these are not the first contender's.
     """
 
     name: str
@@ -69,10 +69,10 @@ class Case:
     """One row of a benchmark.
 
     Attributes:
-        title: what is done.
-        facts: what there is to know about the work: rows, tokens, …
+        title: name of the work.
+        facts: facts about the work: rows, tokens, …
         outcomes: by contender, the suite's own first.
-        targets: contender → (least ratio of its time to the suite's, or the largest if negative).
+        targets: contender → smallest ratio of its time to the suite's, or the largest if negative.
     """
 
     title: str
@@ -81,7 +81,7 @@ class Case:
     targets: Mapping[str, float] = field(default_factory=dict)
 
     def ratios(self, outcome: Outcome) -> list[float]:
-        """Return a contender's time over the suite's, repeat by repeat: how many times faster the suite is."""
+        """Return a contender's time divided by the suite's, for each repeat: how many times faster the suite is."""
         return [theirs / ours for theirs, ours in zip(outcome.seconds, self.outcomes[0].seconds, strict=True)]
 
     def to_json(self) -> Facts:
@@ -114,15 +114,15 @@ def race(
     targets: Mapping[str, float] | None = None,
     tick: Callable[[str], None] = lambda name: None,
 ) -> Case:
-    """Run contenders in turn, A B A B, after one round that warms up and in which results are compared.
+    """Run contenders in turn, A B A B, after one warm-up round in which results are compared.
 
     Args:
-        title: what is done.
+        title: name of the work.
         contenders: the suite's own first.
         repeats: timed rounds.
-        facts: of the work.
-        targets: contender → how many times slower than the suite it is to be.
-        tick: called with the name of what runs next.
+        facts: about the work.
+        targets: contender → how many times slower than the suite it must be.
+        tick: called with the name of the next contender.
     """
     truth: FloatArray | None = None
     judged: list[tuple[float | None, float | None, str | None]] = []
@@ -142,7 +142,7 @@ def race(
             result = contender.work()
             _wait()
             own = time.perf_counter() - start
-            # A worker in another process times itself, so that talking to it costs nothing.
+            # A worker in another process times itself, so that communication is not counted.
             seconds[k].append(result.seconds if isinstance(result, Timed) else own)
             del result
     outcomes = [Outcome(c.name, s, *j) for c, s, j in zip(contenders, seconds, judged, strict=True)]
@@ -151,7 +151,7 @@ def race(
 
 @dataclass(frozen=True)
 class Timed:
-    """A result that comes with its own time."""
+    """A result with its own time."""
 
     seconds: float
     result: Any

@@ -1,4 +1,4 @@
-"""What the benchmarks read: conversations of the suite's own library."""
+"""The texts of the benchmarks: conversations of the built-in traits and controls."""
 
 import random
 from collections.abc import Sequence, Sized
@@ -35,10 +35,10 @@ def every_answer() -> list[Turn]:
 def rollouts(chat: Chat, count: int, shortest: int, longest: int, seed: int = 0) -> list[Encoded]:
     """Return conversations of `shortest` to `longest` tokens, drawn without replacement.
 
-    Short conversations are joined, answer to answer, where the library has none that are long enough.
+    Short conversations are joined, answer to answer, where none is long enough.
 
     Raises:
-        InputError: the library has too few.
+        InputError: there are too few.
     """
     turns = every_answer()
     rng = random.Random(seed)
@@ -46,7 +46,7 @@ def rollouts(chat: Chat, count: int, shortest: int, longest: int, seed: int = 0)
     spare = cycle(turns)
     rows: list[Encoded] = []
     for turn in turns:
-        # Lengths are spread over the whole range, not only where single answers lie.
+        # Lengths cover the whole range, not only that of single answers.
         wanted = rng.randint(shortest, longest)
         row = chat.encode(turn)
         while len(row) < min(wanted, longest - 60):
@@ -69,7 +69,7 @@ def answers_to_one_prompt(chat: Chat, prompts: int, answers: int = 10) -> list[E
 
 
 def contrasts(chat: Chat, trait: str, pairs: int, questions: int) -> list[Encoded]:
-    """Return what a trait's direction is made of: pairs × (positive, negative) × questions."""
+    """Return the rows that make a trait's direction: pairs × (positive, negative) × questions."""
     subject = load_trait(trait)
     return [
         chat.encode(turn) for turn in contrast_turns(subject.contrast_pairs[:pairs], plain_turns(subject.examples, "extract")[:questions])
@@ -80,7 +80,7 @@ def prompts(chat: Chat, count: int) -> list[list[int]]:
     """Return prompts up to and including the generation prompt: the bank's questions, then the same under traits' contrast prompts.
 
     Raises:
-        InputError: the library has too few.
+        InputError: there are too few.
     """
     bank = [example.question for example in load_bank(bank_names()[0])]
     systems = [pair.positive for name in trait_names() for pair in load_trait(name).contrast_pairs]
@@ -91,6 +91,6 @@ def prompts(chat: Chat, count: int) -> list[list[int]]:
 
 
 def facts(rows: Sequence[Sized], name: str = "rows") -> dict[str, object]:
-    """Return what there is to know about some rows, or whatever else has tokens."""
+    """Return the number and lengths of rows, or of other sequences of tokens."""
     lengths = sorted(map(len, rows))
     return {name: len(rows), "tokens": sum(lengths), "shortest": lengths[0], "median": lengths[len(lengths) // 2], "longest": lengths[-1]}

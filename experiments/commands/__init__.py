@@ -1,1 +1,1 @@
-"""The commands in addition to `wellworn run`."""
+"""The commands other than `wellworn run`."""

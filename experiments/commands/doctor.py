@@ -1,4 +1,4 @@
-"""Show versions, device and model, and one example as the model is trained on it."""
+"""Show versions, device and model, and one training example."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""`wellworn capability`: what fine-tunes cost, by the built-in capability set and by tasks of lm-eval, for a base and its adapters."""
+"""`wellworn capability`: capabilities that fine-tunes lose, on the built-in set and on tasks of lm-eval, for a base and its adapters."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -42,7 +42,7 @@ def evaluate(model: str, adapters: Sequence[Path], suites: Sequence[str], settin
     tasks = lm_eval_tasks.set_up(others, settings) if others else None
     base = models.load(models.resolve(model))
     folders = list(dict.fromkeys(adapters))
-    # PEFT takes no name with a dot. Its own names are not shown.
+    # PEFT refuses names with a dot. These names are not shown.
     named = {f"adapter{i}": folder for i, folder in enumerate(folders)}
     shown = {"base": "base", **dict(zip(named, _names(folders), strict=True))}
     found: dict[str, Any] = {"model": base.ref.id, "suite": ",".join(dict.fromkeys(suites))}

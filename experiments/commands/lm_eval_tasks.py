@@ -1,4 +1,4 @@
-"""What a fine-tune costs on public benchmarks: tasks of lm-evaluation-harness (the extra `eval`), run on the model in memory.
+"""Capabilities that a fine-tune loses on public benchmarks: tasks of lm-evaluation-harness (the extra `eval`), on the model in memory.
 
 Prompts, metrics, standard errors and seeds are lm-eval's own: figures of the base equal those of its command line. Base and adapters
 answer the same items, so items lost and gained are counted one by one.
@@ -26,7 +26,7 @@ from wellworn.lora import adapters as lora_adapters
 from wellworn.lora import models
 from wellworn.probes.reading.variants import Variant, applied
 
-# Of some fifteen thousand names.
+# The index has some fifteen thousand names.
 MOST_NEAR = 5
 # (task, metric, filter) → item → value
 Items = dict[tuple[str, str, str], dict[Any, float]]
@@ -57,14 +57,14 @@ class Figure:
 
     Attributes:
         task: name of a task, or of a group of tasks.
-        metric: as lm-eval calls it.
-        filter: how answers are read, where a task has several ways; mostly `none`.
-        value: over items, as the task aggregates them; None where that is not finite.
+        metric: its name in lm-eval.
+        filter: how answers are parsed, where a task has several ways; mostly `none`.
+        value: over items, as the task aggregates them; None where it is not finite.
         stderr: lm-eval's standard error over items; None where it gives none.
         higher_is_better: None where the task does not say.
         version: version of the task.
         fewshot: examples before each item.
-        compared: items right, and items lost and gained compared with the base; None for metrics other than 0 or 1 an item.
+        compared: items right, and items lost and gained relative to the base; None for metrics other than 0 or 1 per item.
     """
 
     task: str
@@ -88,7 +88,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Tasks:
-    """Tasks that are set up, with their data sets.
+    """Tasks with their data sets.
 
     Attributes:
         manager: lm-eval's index of tasks.
@@ -140,7 +140,7 @@ def _match(name: str, manager: Any, tasks_dir: Path | None) -> list[str]:
 
 
 def _load(name: str, manager: Any) -> dict[str, Any]:
-    """Return the tasks and groups of a name that are in no other group of it."""
+    """Return the top-level tasks and groups of a name: those that are not in another group of it."""
     from datasets.exceptions import DatasetsError
 
     try:
@@ -153,7 +153,7 @@ def _load(name: str, manager: Any) -> dict[str, Any]:
     except (DatasetsError, ImportError, KeyError, ValueError) as error:
         raise InputError(f"task {name}: cannot be set up ({type(error).__name__}: {_line(error)})") from None
     for task in loaded["tasks"].values():
-        # A task has these marks only where they apply.
+        # A task has these keys only where they apply.
         for mark, does in (("UNSAFE_CODE", "runs code that the model writes"), ("MULTIMODAL", "shows more than text")):
             if getattr(task, mark, False):
                 raise InputError(f"task {task.task_name}: {does}, which is not supported; remove it")
@@ -184,7 +184,7 @@ def measure(base: models.Loaded, adapters: Mapping[str, Path], tasks: Tasks, set
         raise InputError(f"--chat-template: {base.ref.id} has no chat template; remove the option")
     before: Items = {}
     with lora_adapters.adapted(base, adapters) as model:
-        # It warns about a model that is already in memory, which is intended here. Its other warnings are kept.
+        # lm-eval warns about a model that is already in memory, which is intended here. Its other warnings are kept.
         log = logging.getLogger(HFLM.__module__)
         level = log.level
         log.setLevel(logging.ERROR)
@@ -250,7 +250,7 @@ def _finite(value: object) -> float | None:
 
 
 def _compare(now: Mapping[Any, float] | None, before: Mapping[Any, float] | None) -> Compared | None:
-    """Compare items with those of the base (None for the base itself), if all are right or wrong and both have the same items."""
+    """Compare items with the base's (None for the base itself), if all are either right or wrong and both have the same items."""
     if not now or not {*now.values(), *(before or {}).values()} <= {0.0, 1.0} or (before is not None and now.keys() != before.keys()):
         return None
     right = np.array([value == 1 for value in now.values()])

@@ -9,7 +9,7 @@ from wellworn.experiments.study import Study
 
 
 def study_of(model: str, adapters: Sequence[Path], suspected: Sequence[str]) -> Study:
-    """Return the study that measures adapters.
+    """Build the study that measures adapters.
 
     Args:
         model: their base.

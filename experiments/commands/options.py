@@ -1,4 +1,4 @@
-"""What the commands share: where they print, how they show examples, and options that several of them take."""
+"""Shared parts of the commands: consoles, examples in help, and options of several commands."""
 
 import sys
 from pathlib import Path
@@ -8,10 +8,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-# A fixed width elsewhere than in a terminal keeps tables whole in logs and pipes.
+# A fixed width keeps tables whole in logs and pipes.
 console = Console(width=None if sys.stdout.isatty() else 150)
 complaints = Console(stderr=True)
-# What servers answered, in the runs folder.
+# The replies of servers, in the runs folder.
 REPLIES = "replies.sqlite"
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -34,5 +34,5 @@ KeyEnv = Annotated[str, typer.Option(metavar="NAME", help="Environment variable 
 
 
 def examples(*lines: str) -> str:
-    """Return worked examples for the end of a command's help, each on a line of its own."""
+    """Format examples for the end of a command's help, one per line."""
     return "[bold]Examples[/bold]\n" + "\n".join(f"$ {escape(line)}" for line in lines)

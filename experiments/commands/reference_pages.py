@@ -1,4 +1,4 @@
-"""The pages that are generated from types: `python -m wellworn.experiments.commands.reference_pages` writes them anew."""
+"""The pages that are generated from types: `python -m wellworn.experiments.commands.reference_pages` rewrites them."""
 
 from pathlib import Path
 

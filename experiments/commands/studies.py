@@ -1,4 +1,4 @@
-"""The commands `wellworn studies`: what studies there are, what one asks, and what a study file may hold. Heavy imports happen inside."""
+"""The commands `wellworn studies`: list studies, show one, and explain the keys of a study file. Heavy imports happen inside."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 app = typer.Typer(context_settings=HELP, help="List studies, show one, and explain every key of a study file.")
 # Title of the page that `--markdown` prints.
 TITLE = "Keys of a study file"
-# The file's name, and not a key of the file.
+# The name is the file's name, and not a key of the file.
 LEFT_OUT = ("name",)
 
 
@@ -82,7 +82,7 @@ def studies_keys(
         return
     every = reference.keys(Study, LEFT_OUT)
     wanted = (prefix or "").replace("[]", "")
-    # Items of a list have keys of their own: runs.trait finds runs[].trait.
+    # Items of a list have their own keys: runs.trait finds runs[].trait.
     found = [key for key in every if f"{key.path.replace('[]', '')}.".startswith(f"{wanted}." if wanted else "")]
     if not found:
         raise InputError(f"unknown key {prefix!r}{did_you_mean(wanted, [key.path for key in every], '; wellworn studies keys lists all')}")

@@ -1,4 +1,4 @@
-"""How good a judge is: whether its grades discriminate evaluate answers whose label is known, next to scores of the base."""
+"""How good a judge is: whether its grades discriminate evaluate answers of known label, compared with scores of the base."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,15 +37,15 @@ PAIRS = 4
 
 
 class Discrimination(Record):
-    """How well a score discriminates answers whose label is known.
+    """How well a score discriminates answers of known label.
 
     Attributes:
-        shown: its mean where the trait is shown.
-        absent: where it is absent.
-        half: where it is shown by half; null where nothing is.
-        separation: AUC: how often an answer with the trait scores above one without.
-        bounds: the lowest and the highest AUC that missing scores allow; null where none is missing.
-        order: how often whole answers score above halves, and halves above plain ones.
+        shown: its mean over answers that show the trait.
+        absent: its mean over answers that do not.
+        half: its mean over answers that show it by half; null where there are none.
+        separation: AUROC: how often an answer with the trait scores above one without.
+        bounds: the lowest and the highest AUROC that missing scores allow; null where none is missing.
+        order: how often full answers score above half ones, and half ones above plain ones.
     """
 
     shown: float | None
@@ -57,19 +57,19 @@ class Discrimination(Record):
 
 
 class JudgeRow(Sparse):
-    """What became of one trait or control.
+    """The results for one trait or control.
 
     Attributes:
         name: of the trait or control.
-        answers: how many were graded.
-        graded: how many have a grade.
-        drawn: whether grades are means of drawn answers.
-        alike: whether no two draws to one prompt differ.
-        complaints: what is to be said of the judge, in words.
-        judge: of its grades.
-        contrast: of the contrast score; left out where there are no contrast pairs.
-        choice: which of the two answers the base chooses, in log-odds.
-        chosen: how often it chooses the one with the trait.
+        answers: the number of answers.
+        graded: the number of answers with a grade.
+        drawn: whether grades are means of sampled replies.
+        alike: whether all replies to one prompt were the same.
+        complaints: problems of the judge, in words.
+        judge: discrimination of its grades.
+        contrast: discrimination of the contrast score; left out where there are no contrast pairs.
+        choice: the base's choice between the two answers, in log-odds.
+        chosen: how often it chooses the answer with the trait.
     """
 
     name: str
@@ -89,14 +89,14 @@ def try_judge(names: Sequence[str], model: str, server: EndpointConfig | None, c
 
     Args:
         names: traits and controls.
-        model: scores the answers by likelihood and choice, and grades them where there is no server.
+        model: the base; it scores the answers, and grades them where there is no server.
         server: the judge, if it is not the local model.
         cache: file that keeps its replies.
         out: file that figures are also written to.
         console: where to show them.
 
     Raises:
-        InputError: an unknown trait or one without both answers or a rubric, or a server that cannot be asked.
+        InputError: an unknown trait, one without both answers or a rubric, or a server that cannot be used.
     """
     subjects = [(name, load_subject(name)) for name in names]
     texts = [(needed_rubric(subject, f"{subject.name}:"), *_answers(subject)) for _, subject in subjects]
@@ -105,7 +105,7 @@ def try_judge(names: Sequence[str], model: str, server: EndpointConfig | None, c
     rows: list[JudgeRow] = []
     with console.status("") as status:
         for (name, subject), (rubric, changed, plain) in zip(subjects, texts, strict=True):
-            # An answer that shows a trait by half is harder to grade than one that shows all or nothing of it. A control has no halves.
+            # An answer that shows a trait by half is harder to grade than one that shows it fully or not at all. A control has no halves.
             halves = half_turns(changed, plain) if isinstance(subject, Trait) else []
             turns = [*changed, *plain, *halves]
             status.update(f"{name}: {len(turns)} answers")
@@ -152,7 +152,7 @@ def _answers(subject: Trait | Control) -> tuple[list[Turn], list[Turn]]:
 
 
 def _complaints(grades: Grades) -> list[str]:
-    """Return what is to be said of a judge's grades."""
+    """Return the problems of a judge's grades, in words."""
     complaints = [f"no grade for {count} of {len(grades.scores)} answers: {kind}" for kind, count in grades.kinds.items()]
     if grades.failures:
         complaints.append("the mean grade would be {:.1f} if all of these were 0, and {:.1f} if they were 100".format(*grades.bounds))
@@ -169,12 +169,12 @@ def _complaints(grades: Grades) -> list[str]:
 
 
 def _discrimination(scores: FloatArray, asked: int, most: float | None = None) -> Discrimination:
-    """Return how well a score discriminates answers, and whether it orders those that show a trait wholly, by half and not at all.
+    """Return how well a score discriminates answers, and whether it ranks those that show a trait fully, by half and not at all.
 
     Args:
         scores: of answers that show the trait, then of plain ones, then of halves if there are any.
-        asked: how many questions.
-        most: largest score, if some may be missing. `bounds` is then the lowest and the highest AUC that missing scores allow.
+        asked: the number of questions.
+        most: the largest possible score, if some may be missing. `bounds` is then the lowest and the highest AUROC that these allow.
     """
     shown, absent, halves = scores[:asked], scores[asked : 2 * asked], scores[2 * asked :]
     found = Discrimination(
@@ -202,7 +202,7 @@ def _contrast(base: models.Loaded, chat: Chat, subject: Trait | Control, turns: 
 
 
 def _choice(base: models.Loaded, chat: Chat, changed: Sequence[Turn], plain: Sequence[Turn]) -> FloatArray:
-    """Return how the base chooses between the same answers, in log-odds [questions]."""
+    """Return the base's choices between the two answers, in log-odds [questions]."""
     [of_letters] = mean_logprobs(base.model, choice_rows(chat, changed, plain), [Variant()], int(base.tokenizer.pad_token_id))
     return choice_logodds(of_letters)
 

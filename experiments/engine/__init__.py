@@ -1,1 +1,1 @@
-"""Walk stages, whatever they compute: each once, stored whole, on one process or many."""
+"""Run stages, whatever they compute: each once, stored whole, on one process or many."""

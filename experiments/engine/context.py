@@ -1,4 +1,4 @@
-"""The model of a study, and how to talk to it: what every stage computes with."""
+"""The model of a study and its chat format, which every stage computes with."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from wellworn.probes.scoring.endpoint import Budget, check
 
 @dataclass
 class StudyContext:
-    """The model of a study, loaded when first needed, and how to talk to it; `budget` counts what its server was asked for."""
+    """The model of a study, loaded when first needed, and its chat format; `budget` counts the requests to its server."""
 
     study: Study
     ranks: Ranks
@@ -29,7 +29,7 @@ class StudyContext:
 
     @classmethod
     def of(cls, study: Study, ranks: Ranks, replies: Path | None = None) -> "StudyContext":
-        """Find the study's model without loading its weights; `replies` is the file that keeps what servers answer."""
+        """Find the study's model without loading its weights; `replies` is the file that keeps servers' replies."""
         ref = ranks.from_main(lambda: models.resolve(study.model))
         device, dtype = models.device_and_dtype(study.dtype)
         return cls(study, ranks, ref, device, dtype, models.config_depth(ref, study.trust_remote_code), replies)
@@ -40,7 +40,7 @@ class StudyContext:
 
     @property
     def base(self) -> models.Loaded:
-        """The shared copy of the base, never changed for longer than a `with`."""
+        """The shared copy of the base; changes last only for a `with` block."""
         if self._base is None:
             self._base = self.load()
         return self._base
@@ -50,19 +50,19 @@ class StudyContext:
         self._base = None
 
     def chat(self, base: models.Loaded) -> Chat:
-        """Return how to write conversations for the model."""
+        """Return the chat format of the model."""
         return Chat(base.tokenizer, self.study.chat.template, self.study.chat.template_kwargs, base.max_length)
 
     def identity(self) -> Config:
-        """Return what every stage's hash holds of the model."""
+        """Return the model's part of every stage's hash."""
         return {"model": self.ref.id, "dtype": self.dtype, "chat": self.study.chat.model_dump(mode="json")}
 
     def speaker(self) -> Config:
-        """Return what the hash of a stage that holds answers adds to that: the server that gives them, by its name for the model."""
+        """Return the further part of the hash of a stage with answers: the server that gives them, by its name for the model."""
         server = self.study.server
         return {"server": server.model, "more": server.more} if server else {}
 
     def check_speaker(self) -> None:
-        """Find out before anything is computed whether that server, if there is one, can be asked at all."""
+        """Check, before anything is computed and without a request, that the server, if there is one, can be used."""
         if self.study.server:
             check(self.study.server)

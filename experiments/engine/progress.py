@@ -1,4 +1,4 @@
-"""Show what is under way: a live bar in a terminal, one line a stage elsewhere."""
+"""Show progress: a live bar in a terminal, one line per stage elsewhere."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Display:
-    """Progress over stages and inside the present one; silent where `quiet`."""
+    """Progress over stages and inside the current one; silent if `quiet`."""
 
     def __init__(self, console: Console, total: int, quiet: bool = False) -> None:
         self.console, self.total, self.quiet = console, total, quiet
@@ -34,13 +34,13 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def skipped(self) -> None:
+    def skip(self) -> None:
         """Count a stage that was finished before."""
         self._advance()
 
     @contextmanager
     def stages(self, titles: Sequence[str]) -> Iterator["Tick"]:
-        """Show a stage, or several that are computed in one go, while under way."""
+        """Show the progress of a stage, or of several that are computed together."""
         title = heading(titles)
         task = self._bars.add_task(title, total=None)
         start = time.perf_counter()
@@ -54,7 +54,7 @@ class Display:
             if not self.quiet:
                 self.console.print(f"[{self._finished:>3}/{self.total}] {each}: {seconds:.1f} s", markup=False, highlight=False)
 
-    def waiting(self, titles: list[str]) -> None:
+    def announce_wait(self, titles: list[str]) -> None:
         """Say that other processes hold every stage that could be done next."""
         if not self.quiet:
             self.console.print(f"waiting for another process: {', '.join(titles)}", markup=False, highlight=False)
@@ -76,5 +76,5 @@ class Tick:
 
 
 def heading(titles: Sequence[str]) -> str:
-    """Return what to call several stages: the first, and how many more."""
+    """Return a name for several stages: the first one's, and the number of others."""
     return titles[0] + (f" and {len(titles) - 1} more" if len(titles) > 1 else "")

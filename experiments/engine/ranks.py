@@ -1,4 +1,4 @@
-"""All ranks walk the same stages; rank 0 alone decides and writes."""
+"""All ranks run the same stages; only rank 0 decides and writes."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -18,8 +18,8 @@ class Ranks:
 
     def __init__(self) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            # Takes the group of all ranks as a default when it is first imported. Imported after there is one, it would keep that group
-            # alive past its end, and its threads would abort the interpreter on the way out.
+            # This module stores the group of all ranks as a default at its first import. Imported later, it would keep that group alive
+            # past its end, and the group's threads would abort the interpreter at exit.
             import torch.distributed.nn.functional  # noqa: F401
             from accelerate import PartialState
             from accelerate.utils import InitProcessGroupKwargs
@@ -36,7 +36,7 @@ class Ranks:
         return self.rank == 0
 
     def from_main(self, decide: Callable[[], T]) -> T:
-        """Let rank 0 decide something and tell all; an exception there is raised everywhere."""
+        """Let rank 0 decide something, and return its result on all ranks; an exception there is raised on all ranks."""
         if self.world == 1:
             return decide()
         box: list[Any] = [None, None]
@@ -52,7 +52,7 @@ class Ranks:
         return result
 
     def together(self, error: Exception | None) -> None:
-        """Raise on all ranks what happened on any of them."""
+        """Raise an error of any rank on all ranks."""
         if self.world == 1:
             if error is not None:
                 raise error
@@ -66,11 +66,11 @@ class Ranks:
                 raise (InputError if other[0] else RuntimeError)(f"rank {rank}: {other[1]}")
 
     def share(self, items: Sequence[T], work: Callable[[list[T]], Sequence[R]]) -> list[R]:
-        """Let each rank work on its part of some items; return what became of all of them, in their order, on every rank.
+        """Let each rank work on its part of some items; return all results, in the order of the items, on every rank.
 
         Args:
             items: the same on all ranks.
-            work: part of the items → one result for each of them.
+            work: some of the items → one result for each of them.
         """
         mine = range(len(items))[self.rank :: self.world]
         found = list(zip(mine, work([items[i] for i in mine]), strict=True))

@@ -1,4 +1,4 @@
-"""Frozen records that are kept as JSON: what stages measured, and what a study found."""
+"""Frozen records that are stored as JSON: results of stages and of studies."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
@@ -12,17 +12,17 @@ Interval = Annotated[
     Estimate,
     BeforeValidator(lambda value: value if isinstance(value, Estimate) else Estimate.from_json(value)),
     PlainSerializer(Estimate.to_json, return_type=dict[str, float | None]),
-    # What the reference of a file calls it.
+    # Its name in the reference of a file.
     "estimate",
 ]
 
 
-# What a grid or an arm sets: dotted key → value.
+# Settings of a grid or an arm: dotted key → value.
 Settings = Mapping[str, Any]
 
 
 class Record(BaseModel):
-    """A frozen record; keys that it does not know are refused."""
+    """A frozen record; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,7 +32,7 @@ class Record(BaseModel):
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        """Return what `to_json` wrote.
+        """Read the value that `to_json` wrote.
 
         Raises:
             pydantic.ValidationError: it is not this record.
@@ -41,7 +41,7 @@ class Record(BaseModel):
 
 
 class Sparse(Record):
-    """A record that writes only the fields that were given."""
+    """A record that writes only the fields that were set."""
 
     @model_serializer(mode="wrap")
     def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

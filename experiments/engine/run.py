@@ -1,4 +1,4 @@
-"""Walk the stages of a study: each once, whoever else is at work in the same runs folder."""
+"""Run the stages of a study, each once, even if other processes use the same runs folder."""
 
 import errno
 import shutil
@@ -17,12 +17,12 @@ from wellworn.experiments.engine.store import Store
 
 POLL_SECONDS = 0.5
 FULL_DISK_BYTES = 1_000_000
-# Stages computed in one go: enough to share what can be shared, and few enough to leave some to other processes.
+# Stages computed together: enough to share work, and few enough to leave some to other processes.
 MOST_TOGETHER = 9
 
 
 def in_order(targets: Sequence[Stage]) -> list[Stage]:
-    """Return the targets and all they need, each once, inputs before what uses them."""
+    """Return the targets and all their inputs, each once, inputs first."""
     seen: dict[str, Stage] = {}
 
     def visit(stage: Stage) -> None:
@@ -37,10 +37,10 @@ def in_order(targets: Sequence[Stage]) -> list[Stage]:
 
 
 def run(targets: Sequence[Stage], store: Store, context: StudyContext, ranks: Ranks, console: Console, quiet: bool = False) -> None:
-    """Finish the targets and all they need.
+    """Finish the targets and all their inputs.
 
-    Stages that are finished are left alone; stages that another live process holds are waited for
-    while others are done. After an error everything that was finished stays finished.
+    Finished stages are skipped. If another live process holds a stage, others are done first, and then this one is waited for. After an
+    error, finished stages stay finished.
 
     Raises:
         InputError: a stage cannot be computed, a finished one is corrupt, or the disk is full.
@@ -52,24 +52,24 @@ def run(targets: Sequence[Stage], store: Store, context: StudyContext, ranks: Ra
             stage.check()
     with Display(console, len(stages), quiet=quiet or not ranks.main) as display:
         for _ in range(len(stages) - len(todo)):
-            display.skipped()
+            display.skip()
         announced = False
         while todo:
             taken = ranks.from_main(lambda: _next(todo, store))
             if not taken:
                 if not announced:
                     waiting = {s.id for s in todo}
-                    display.waiting([s.title for s in todo if not any(n.id in waiting for n in s.needs)])
+                    display.announce_wait([s.title for s in todo if not any(n.id in waiting for n in s.needs)])
                     announced = True
                 time.sleep(POLL_SECONDS)
                 continue
             stages = [stage for stage in todo if stage.id in taken]
             todo[:] = [stage for stage in todo if stage.id not in taken]
             try:
-                # Another process may have finished some of them just before.
+                # Another process may just have finished some of them.
                 done = ranks.from_main(lambda: [s.id for s in stages if store.done(s.id)])  # noqa: B023
                 for _ in done:
-                    display.skipped()
+                    display.skip()
                 _compute_all([s for s in stages if s.id not in done], store, context, ranks, display)
             finally:
                 if ranks.main:
@@ -78,10 +78,10 @@ def run(targets: Sequence[Stage], store: Store, context: StudyContext, ranks: Ra
 
 
 def _next(todo: Sequence[Stage], store: Store) -> list[str]:
-    """Return the ids of stages whose inputs are finished and whose locks are ours now: one, or several to compute together."""
+    """Return the ids of stages with finished inputs, after taking their locks: one, or several to compute together."""
     waiting = {stage.id for stage in todo}
     ready = [stage for stage in todo if not any(needed.id in waiting for needed in stage.needs)]
-    # What can be computed together comes last: by then more of it is ready.
+    # Stages that can be computed together come last, as more of them are ready by then.
     for stage in sorted(ready, key=lambda each: each.together is not None):
         if not store.acquire(stage.id):
             continue
@@ -94,7 +94,7 @@ def _next(todo: Sequence[Stage], store: Store) -> list[str]:
 
 
 def _compute_all(stages: Sequence[Stage], store: Store, context: StudyContext, ranks: Ranks, display: Display) -> None:
-    """Compute stages in one go; where that fails, one by one, so that the one at fault is named and those before it are kept."""
+    """Compute stages together; if that fails, one by one, so that the failing one is named and those before it are kept."""
     try:
         if stages:
             _compute(stages, store, context, ranks, display)
@@ -140,7 +140,7 @@ def _outputs(
 
 
 def _explain(error: Exception, stages: Sequence[Stage], root: Path) -> Exception:
-    """Turn a full disk, which each library reports in its own way, into one message; say which stage an input is wrong for."""
+    """Turn the various errors of a full disk into one message; add the stage's name to an error of its input."""
     if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or _full(root):
         return InputError(f"the disk that holds {root} is full; make room and run again: finished stages are kept")
     if isinstance(error, InputError):

@@ -1,4 +1,4 @@
-"""A stage: one unit of work, a function of its configuration and its inputs, named by a hash of both."""
+"""A stage: one unit of work, a function of its configuration and its inputs, identified by a hash of both."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 # File name → arrays by name for `.safetensors`, a JSON value for `.json`.
 Output = Mapping[str, Any]
-# Plain JSON: all that decides a stage's result apart from its inputs.
+# Plain JSON: everything that determines a stage's result, apart from its inputs.
 Config = Mapping[str, Any]
 TickFn = Callable[..., None]
 Inputs = Mapping[str, "Stage | Sequence[Stage]"]
 
 
 class Kind(NamedTuple):
-    """A kind of stage, and the integer that is raised when its results change."""
+    """A kind of stage and its version, which is raised when its results change."""
 
     name: str
     version: int
@@ -34,7 +34,7 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class Folders:
-    """The folders of a stage's inputs, under the names that the stage gives them.
+    """The folders of a stage's inputs, under the stage's names for them.
 
     Attributes:
         named: name → folders, in the stage's order; hashable.
@@ -43,12 +43,12 @@ class Folders:
     named: tuple[tuple[str, tuple[Path, ...]], ...] = ()
 
     def __getitem__(self, name: str) -> Path:
-        """Return the folder of an input that is one stage."""
+        """Return the folder of an input with one stage."""
         [folder] = self.all(name)
         return folder
 
     def all(self, name: str) -> tuple[Path, ...]:
-        """Return the folders of an input of several stages; none where there is no such input."""
+        """Return the folders of an input with several stages; none where there is no such input."""
         return dict(self.named).get(name, ())
 
     def within(self, group: str) -> "Folders":
@@ -63,7 +63,7 @@ class Folders:
 
 
 def in_group(group: str, inputs: Inputs) -> dict[str, "Stage | Sequence[Stage]"]:
-    """Return inputs under names that begin with a group's, so that those of two conditions do not collide."""
+    """Return inputs with a group's name as prefix, so that the inputs of two conditions do not collide."""
     return {f"{group}/{name}": stages for name, stages in inputs.items()}
 
 
@@ -73,10 +73,10 @@ ComputeAll = Callable[["StudyContext", Sequence[Folders], Sequence[Path], TickFn
 
 @dataclass(frozen=True)
 class Together:
-    """How several stages are computed in one go.
+    """How several stages are computed together.
 
     Attributes:
-        key: the same for all stages that may be.
+        key: equal for stages that can be computed together.
         compute: (context, input folders of each, own folder of each, tick) → files to write, of each.
     """
 
@@ -89,14 +89,14 @@ class Stage:
     """One unit of work.
 
     Attributes:
-        kind: what it is, with the integer that is raised when its results change.
-        config: plain JSON; all that decides the result apart from the inputs.
-        inputs: stages whose folders are read, by name, in the order in which the hash takes them.
-        title: what to call it on screen; not part of the hash.
+        kind: its kind and version.
+        config: plain JSON; everything that determines the result, apart from the inputs.
+        inputs: stages with the folders that it reads, by name, in the order of the hash.
+        title: its name on screen; not part of the hash.
         compute: (context, input folders, own folder, tick) → files to write.
-        everywhere: whether all ranks take part, or rank 0 alone.
-        check: run before anything is computed, if the stage is not finished.
-        together: how to compute it along with others like it, where that is faster; results are the same.
+        everywhere: whether all ranks take part, or only rank 0.
+        check: called before anything is computed, if the stage is not finished.
+        together: how to compute it together with similar stages, where that is faster; results are the same.
     """
 
     kind: Kind
@@ -121,7 +121,7 @@ class Stage:
         everywhere: bool = True,
         check: Callable[[], None] | None = None,
     ) -> "Stage":
-        """Return a stage that can be computed along with others: those whose `shared`, a JSON value, is the same."""
+        """Return a stage that can be computed together with others of equal `shared`, a JSON value."""
 
         def compute(context: "StudyContext", folders: Folders, out: Path, tick: TickFn) -> Output:
             return compute_all(context, [folders], [out], tick)[0]
@@ -142,15 +142,15 @@ class Stage:
         return f"{self.kind.name}-{digest([*self.kind, self.config, [stage.id for stage in self.needs]])}"
 
     def folders(self, path: Callable[[str], Path]) -> Folders:
-        """Return where its inputs are, by what gives the folder of a stage's id."""
+        """Return the folders of its inputs; `path` maps a stage's id to its folder."""
         return Folders(tuple((name, tuple(path(stage.id) for stage in _each(stages))) for name, stages in self.inputs.items()))
 
     def can_share(self, other: "Stage") -> bool:
-        """Return whether the two can be computed in one go."""
+        """Return whether the two can be computed together."""
         return self is not other and None not in (self.together, other.together) and self.together.key == other.together.key  # type: ignore[union-attr]
 
     def facts(self, seconds: float, along: Sequence["Stage"] = ()) -> Config:
-        """Return what the manifest records: its part of the time, and which stages were computed in the same go."""
+        """Return the facts for the manifest: its part of the time, and the stages that were computed together with it."""
         return {
             "stage": self.kind.name,
             "version": self.kind.version,
@@ -168,7 +168,7 @@ def _each(stages: "Stage | Sequence[Stage]") -> Iterator["Stage"]:
 
 @dataclass(frozen=True)
 class Condition:
-    """What the base is run under: a trained adapter, a system prompt, or nothing."""
+    """A condition of the base: a trained adapter, a system prompt, or nothing."""
 
     title: str = "base"
     adapter: Stage | None = None
@@ -180,12 +180,12 @@ class Condition:
         return {"adapter": self.adapter} if self.adapter else {}
 
     def under(self, turns: Sequence[Turn]) -> list[Turn]:
-        """Return the turns as they are read under this condition."""
+        """Return turns with this condition's system prompt."""
         return [Turn(t.question, t.answer, self.system) for t in turns] if self.system else list(turns)
 
 
 def counter(tick: TickFn, total: int, unit: str) -> Callable[[int], None]:
-    """Return a function that adds to what is done and shows it, with its rate."""
+    """Return a function that adds up finished units and shows them, with their rate."""
     done, start = 0, time.perf_counter()
 
     def progress(more: int) -> None:

@@ -23,9 +23,8 @@ WORK = "work"
 class Store:
     """Folders `<runs-dir>/stages/<stage>-<hash>/`, each finished by a manifest written last.
 
-    A stage without a manifest did not happen and is done again; one whose files do not match their
-    checksums is refused by name. Only one process works on a stage at a time (a file lock that dies
-    with its process).
+    A stage without a manifest counts as not run, and is run again. A stage with files that do not match their checksums is an error, and
+    the message names it. Only one process works on a stage at a time (a file lock that ends with its process).
     """
 
     def __init__(self, root: Path, create: bool = False) -> None:
@@ -87,7 +86,7 @@ class Store:
         return folder
 
     def publish(self, stage_id: str, facts: Mapping[str, Any]) -> None:
-        """Finish a stage: checksum its files, write the manifest last, and only then drop its work folder."""
+        """Finish a stage: checksum its files, write the manifest, and then remove its work folder."""
         folder = self.path(stage_id)
         paths = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
         files = {str(path): sha256(folder / path) for path in paths if path.parts[0] != WORK}
@@ -103,7 +102,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write text by atomic rename: a reader sees the old file or the new one, whole."""
-    # Named by process: several may finish the same study at the same moment.
+    # Named by process, as several may finish the same study at the same time.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with part.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -126,7 +125,7 @@ def read_json(path: Path) -> Any:
 
 @cache
 def versions() -> dict[str, str]:
-    """Return the versions of what makes results."""
+    """Return the versions of the packages that affect results."""
     names = ("wellworn", "torch", "transformers", "peft", "trl", "accelerate", "numpy", "scipy")
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
 

@@ -1,1 +1,1 @@
-"""Arithmetic on finished stages, no model touched: what a study found."""
+"""The findings of a study: arithmetic on finished stages, without running a model."""

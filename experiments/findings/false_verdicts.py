@@ -1,4 +1,4 @@
-"""How often non-persona runs pass for persona-mediated."""
+"""How often non-persona runs are called persona-mediated."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ from wellworn.probes.statistics.intervals import proportion_bound
 
 
 class Counted(Record):
-    """How many runs pass for something, with the upper 95 % bound of the rate (Clopper and Pearson).
+    """The number of false verdicts, with the upper 95 % bound of their rate (Clopper and Pearson).
 
     Attributes:
-        count: runs that do.
-        runs: of so many.
-        bound: of the rate for more runs of these kinds.
-        count_kinds: kinds of which any run does.
-        kinds: of so many.
-        bound_kinds: of the rate for other kinds.
+        count: number of runs with such a verdict.
+        runs: number of runs that were judged.
+        bound: upper bound of the rate for more runs of these kinds.
+        count_kinds: number of kinds with such a run.
+        kinds: number of kinds.
+        bound_kinds: upper bound of the rate for other kinds.
     """
 
     count: int
@@ -30,11 +30,11 @@ class Counted(Record):
 
 
 class FalseVerdicts(Record):
-    """Non-persona runs (controls, neutral, random weights) that pass the gates, and what is said of them.
+    """The verdicts of non-persona runs (controls, neutral, random weights) that pass the gates.
 
     Attributes:
-        along: verdicts *along existing persona directions*, of those whose mediation was measured.
-        above_chance: those whose share alone is above chance.
+        along: verdicts *along existing persona directions*, among runs with measured mediation.
+        above_chance: shares above chance, among all these runs.
     """
 
     along: Counted | None
@@ -42,16 +42,16 @@ class FalseVerdicts(Record):
 
 
 def false_verdicts(rows: Sequence[RunRow]) -> FalseVerdicts | None:
-    """Return how many non-persona runs pass for persona-mediated, with the bounds of Clopper and Pearson; None without any.
+    """Return how many non-persona runs are called persona-mediated, with the bounds of Clopper and Pearson; None without such runs.
 
-    Only runs that pass the gates count. Seeds of one kind of change are alike, so that runs bound the rate for more runs of these kinds,
-    and kinds (of which one is counted where any of its runs is) that for others like them.
+    Only runs that pass the gates count. Seeds of one kind of change are similar, so runs bound the rate for more runs of these kinds.
+    Kinds bound the rate for other kinds; a kind counts if any of its runs does.
     """
     passed = [row for row in rows if is_non_persona(row.arm, row.trait) and row.verdict not in (None, NOISY, NO_CHANGE)]
     if not passed:
         return None
     along = [(_kind(row), row.verdict == ALONG) for row in passed if row.mediated]
-    # A run that passed the gates has a share, and a p.
+    # A run that passed the gates has a share and a p value.
     above = [
         (_kind(row), share_above_chance(row.share_p_adjusted, row.share_effect))
         for row in passed
@@ -61,7 +61,7 @@ def false_verdicts(rows: Sequence[RunRow]) -> FalseVerdicts | None:
 
 
 def _kind(row: RunRow) -> str:
-    """Return what non-persona runs of one kind have in common."""
+    """Return the kind of a non-persona run."""
     return str(row.arm if row.arm == "random" else row.trait)
 
 

@@ -1,4 +1,4 @@
-"""What runs that differ in their seed alone say together: the run is the unit."""
+"""The joint results of runs that differ only in seed; the run is the unit."""
 
 import itertools
 from collections.abc import Sequence
@@ -49,55 +49,55 @@ class _GroupRest(Record):
     verdicts: Sequence[str | None]
 
 
-# Fields are those of the last base first.
+# Pydantic orders fields from the last base class to the first.
 class GroupRow(_GroupRest, OtherOutcomes, MediatedShares, _GroupShares):
-    """Runs that differ in their seed alone. Intervals are over runs × questions: the run is the unit.
+    """Runs that differ only in seed. Intervals are over runs × questions: the run is the unit.
 
     Attributes:
         arm: what was done to the model.
         trait: the trait's name.
         settings: what the grid and the arm set.
-        runs: how many.
-        runs_past_the_gates: how many have a share.
+        runs: the number of runs.
+        runs_past_the_gates: the number of runs with a share.
         effect: change of the trait score, in nats per token.
         share: F over runs.
         share_effect: F* over runs.
-        share_across_runs: the share that runs have in common, free of each run's own noise.
+        share_across_runs: the share of the shift that runs have in common, without each run's own noise.
         nearest: the personas nearest on average.
-        nearest_high: what chance reaches, on average.
-        own_ranks: where the trained trait is among them, in each run.
+        nearest_high: the 95 % quantile of the nearest of as many random directions, averaged over runs.
+        own_ranks: the rank of the trained trait among all personas, in each run.
         surface: shares on training-like answers.
-        response: shares where the response's tokens alone were swapped.
-        generated: shares of what patched arms say.
-        novelty: whether what lies outside the space is new.
-        scores: how much of their trait they show.
-        capability: what they cost.
+        response: shares where only the response's tokens were patched.
+        generated: shares of the patched models' own answers.
+        novelty: whether the change outside the space is new.
+        scores: trait scores of the runs.
+        capability: capabilities relative to the base.
         verdict: the verdict's name.
         why: the numbers behind it, in words.
-        provisional: whether they are fewer than three.
-        verdicts: those of the runs.
+        provisional: whether there are fewer than three runs.
+        verdicts: the verdict of each run.
     """
 
     @property
     def name(self) -> str:
-        """What the runs are called."""
+        """The name of the group."""
         return run_name(self.arm, self.trait, self.settings)
 
 
 def group_rows(results: Results, adjusted: Sequence[float | None], verdicts: Sequence[str | None]) -> list[GroupRow]:
-    """Return what runs of several seeds say together.
+    """Return the joint results of runs of several seeds.
 
     Args:
-        results: the study's.
-        adjusted: of each run, p against N1, corrected for the study's runs.
-        verdicts: of each run.
+        results: the study's results.
+        adjusted: for each run, p against N1, corrected for the study's runs.
+        verdicts: for each run, the verdict's name.
     """
     groups = []
     numbered = list(enumerate(results.runs))
     for _, members in itertools.groupby(numbered, key=lambda each: each[1].entry.group):
         places = [i for i, run in members if run.facts is not None]
         runs = [results.runs[i] for i in places]
-        # Neutral runs, each read against the next, have mean shifts that sum to zero: over them nothing can be said.
+        # Neutral runs, each compared with the next, have mean shifts that sum to zero, so they have no joint result.
         if len(runs) < 2 or runs[0].entry.trait == NEUTRAL:
             continue
         # All runs must reject: the largest of their corrected p.
@@ -168,13 +168,13 @@ def _stack_effects(runs: Sequence[RunResult]) -> FloatArray | None:
 
 
 def _headline(runs: Sequence[RunResult]) -> EffectShares | None:
-    """Return the analysis that each run's own verdict uses; None where the runs have no such analysis in common."""
+    """Return the joint analysis that the verdict uses; None where the runs have no such analysis in common."""
     headline = runs[0].facts.headline_analysis if runs[0].facts else None
     return _joint(runs, headline.text) if headline else None
 
 
 def _joint(runs: Sequence[RunResult], text: str) -> EffectShares | None:
-    """Return one mediation analysis of several runs that answered the same questions, with intervals over runs × questions."""
+    """Return the joint mediation analysis of runs with the same questions, with intervals over runs × questions."""
     analyses = [run.facts.analysis(text) if run.facts else None for run in runs]
     found = joint_scores(runs, analyses)
     if found is None:
@@ -183,7 +183,7 @@ def _joint(runs: Sequence[RunResult], text: str) -> EffectShares | None:
 
 
 def _joint_share(runs: Sequence[RunResult]) -> tuple[Share | None, Estimate | None]:
-    """Return the share of runs together and the same beyond chance, F*, with intervals over runs × prompts; None where there is none."""
+    """Return the joint share of runs and its part beyond chance, F*, with intervals over runs × prompts; None where there is none."""
     basis, readings = own_removed_basis(runs[0]), [own_removed(run) for run in runs]
     chance = [reading.null_mean for reading in readings if reading and reading.null_mean is not None]
     if basis is None or len(chance) < len(runs):
@@ -193,7 +193,7 @@ def _joint_share(runs: Sequence[RunResult]) -> tuple[Share | None, Estimate | No
 
 
 def _common_share(runs: Sequence[RunResult]) -> float | None:
-    """Return the share that runs have in common, in the space without their own direction."""
+    """Return the share of the shift that runs have in common, in the space without their own direction."""
     basis = own_removed_basis(runs[0])
     if basis is None:
         return None

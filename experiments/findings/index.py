@@ -1,4 +1,4 @@
-"""The type of `study.json`: which finished stages answer a study."""
+"""The type of `study.json`: the finished stages of a study."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,18 +16,18 @@ class RunEntry(Record):
         trait: the trait's own name.
         adapter: name and digest of a third-party adapter.
         seed: of the run.
-        settings: what the grid and the arm set.
+        settings: the keys that the grid and the arm set.
         own: the name of the run's own direction, if there is one.
         measure: the measurement.
         instructions: the null N2.
-        dictionary: directions that may explain what lies outside the space.
-        said: what patched arms say.
+        dictionary: directions that may explain the change outside the space.
+        said: answers of the patched models.
         answers: sample answers.
         training: the training curve.
-        weights: where the adapter writes.
-        capability: what it cost.
-        scores: how much of the trait it shows.
-        questions: what the sample answers answer.
+        weights: the layers and directions that the adapter writes to.
+        capability: capabilities of the adapter.
+        scores: trait scores.
+        questions: the questions of the sample answers.
         missing: field → why it was not measured.
     """
 
@@ -57,7 +57,7 @@ class RunEntry(Record):
 
     @property
     def group(self) -> tuple[Any, ...]:
-        """What runs that differ in their seed alone have in common."""
+        """The key that runs have in common if they differ only in seed."""
         return self.arm, self.trait, self.adapter, dict(self.settings)
 
 
@@ -66,8 +66,8 @@ class CalibrationEntry(Record):
 
     Attributes:
         run: title of the run that they are modelled on.
-        planted: their share where they are planted.
-        later: the same some layers on, if that was asked for.
+        planted: their share at the layer of planting.
+        later: their share at a later layer, if the study asks for it.
     """
 
     run: str
@@ -80,8 +80,8 @@ class GeneratedEntry(Record):
 
     Attributes:
         space: the directions.
-        agreement: how they agree with those of fixed text.
-        kept: of each trait, which pairs of answers make its direction; none where they are not filtered.
+        agreement: their agreement with the directions of fixed text.
+        kept: for each trait, the pairs of answers that make its direction; empty where they are not filtered.
     """
 
     space: str
@@ -95,16 +95,16 @@ class Index(Record):
     Attributes:
         study: the study file, with names and digests in place of paths.
         model: the model's id.
-        dtype: what it was loaded in.
-        layer: where shares are read.
-        depth: how many layers the model has.
+        dtype: its number format.
+        layer: the layer where shares are read.
+        depth: the number of the model's layers.
         library: the traits whose directions span the persona space.
-        questions: what the base's sample answers answer.
+        questions: the questions of the base's sample answers.
         chat: how the model takes a system prompt.
         space: the directions of the library.
-        dimension: of their space.
+        dimension: the dimension of their space.
         base_answers: sample answers of the base.
-        base_capability: what the base can do.
+        base_capability: capabilities of the base.
         runs: in the study's order.
         calibration: planted changes.
         generated: directions of the base's own answers.

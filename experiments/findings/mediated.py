@@ -1,4 +1,4 @@
-"""The shares of mediation analyses, of one run or of several, under the names that a summary gives them."""
+"""The shares of mediation analyses of one run or several, under the names of the summary."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,23 +8,23 @@ from wellworn.experiments.findings.results import RunResult
 from wellworn.experiments.stages.measurement import Analysis, EffectShares, Graded, Known
 from wellworn.probes.mediation.shares import INSIDE, OUTSIDE, WHOLE
 
-# Outcomes besides the headline's.
+# Outcomes other than the headline's.
 OTHERS = ("surface", "response", "generated")
 
 
 class MediatedShares(Record):
-    """The shares of a mediation analysis, of the effect, in the persona space without the run's own direction.
+    """The shares of the effect that the persona space without the run's own direction mediates.
 
     Attributes:
-        sufficiency: S, its part of the state put into the reference.
-        necessity: N, the same taken out of the run.
+        sufficiency: S, the persona part of the state put into the reference.
+        necessity: N, the persona part taken out of the run.
         mediated: M, the mean of the two.
-        carried: M(I), of the whole state at the layer.
+        carried: M(I), the share of the whole state at the layer.
         mediated_of_carried: C = (M − chance) / (M(I) − chance).
-        null_mean: chance: the mean M of random spaces of the same size.
+        null_mean: chance, the mean M of random spaces of the same size.
         null_high: its 95 % quantile.
         null_matched: the mean of draws scaled to move the state as far as the persona part.
-        null_p: p against these draws; null below 199 of them.
+        null_p: p against these draws; null with fewer than 199 draws.
         complement: M of all but the persona space.
         shapley: the effect shared out among `existing`, `new` and `reading`.
     """
@@ -47,10 +47,10 @@ class _WithEffect(Record):
 
 
 class OutcomeShares(MediatedShares, _WithEffect):
-    """The shares of another outcome than the headline's, or of other tokens.
+    """The shares of an outcome other than the headline's, or of other tokens.
 
     Attributes:
-        effect: its change.
+        effect: the change of this outcome.
     """
 
 
@@ -63,25 +63,25 @@ class _WithGrades(Record):
 
 
 class GeneratedShares(_WithGrades, OutcomeShares):
-    """The shares of what patched arms say.
+    """The shares of the patched models' own answers.
 
     Attributes:
-        effect: the change of its score.
+        effect: the change of the answers' score.
         why: why there are no shares, in words.
-        known: how the score discriminates known answers.
-        graded: who graded what was said; null where contrast pairs score it.
-        left_out: questions without a grade in some arm.
-        bounds: what the change would be if each missing grade were 0, or 100, whichever is worse.
+        known: how well the score discriminates answers of known label.
+        graded: the judge that graded the answers; null where contrast pairs score them.
+        left_out: number of questions without a grade under some intervention.
+        bounds: the change if each missing grade were 0 or 100, whichever is worse.
     """
 
 
 class OtherOutcomes(Record):
-    """The shares of the outcomes besides the headline's.
+    """The shares of outcomes other than the headline's.
 
     Attributes:
-        surface: on training-like answers.
-        response: where the response's tokens alone were swapped.
-        generated: of what patched arms say.
+        surface: shares on training-like answers.
+        response: shares where only the response's tokens were patched.
+        generated: shares of the patched models' own answers.
     """
 
     surface: OutcomeShares
@@ -90,7 +90,7 @@ class OtherOutcomes(Record):
 
 
 def mediated_shares(found: EffectShares | None) -> MediatedShares:
-    """Return the numbers of a mediation analysis; none where there is no analysis, or it found no effect to share out."""
+    """Return the numbers of a mediation analysis; all None where there is no analysis, or no effect."""
     if found is None or found.why is not None:
         return MediatedShares()
     inside, null = found.shares[INSIDE], found.null
@@ -110,7 +110,7 @@ def mediated_shares(found: EffectShares | None) -> MediatedShares:
 
 
 def other_outcomes(found: Mapping[str, EffectShares | None], runs: Sequence[RunResult]) -> OtherOutcomes:
-    """Return the shares of the other outcomes, each with its effect; of what was said, with how well its score discriminates.
+    """Return the shares of the other outcomes, each with its effect; for generated answers also how well their score discriminates.
 
     Args:
         found: outcome → its analysis, of one run or over several.
@@ -125,7 +125,7 @@ def other_outcomes(found: Mapping[str, EffectShares | None], runs: Sequence[RunR
         generated=GeneratedShares(
             **outcomes["generated"],
             why=said and said.why,
-            # Answers whose label is known are the same for all runs.
+            # Answers of known label are the same for all runs.
             known=scored[0].known if scored else None,
             graded=_who_graded(scored),
             left_out=said and said.left_out,
@@ -135,7 +135,7 @@ def other_outcomes(found: Mapping[str, EffectShares | None], runs: Sequence[RunR
 
 
 def _who_graded(scored: Sequence[Analysis]) -> Graded | None:
-    """Return who graded what runs said, and why how many grades are missing; None where nobody did."""
+    """Return the judge of the runs' answers, with counts of missing grades by reason; None where nothing was graded."""
     graded = [each.graded for each in scored if each.graded]
     if not graded:
         return None

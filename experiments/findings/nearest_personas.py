@@ -1,4 +1,4 @@
-"""Which personas runs come to resemble: those nearest a run's shift, or several runs', and whether they are the trained ones."""
+"""The personas that runs come to resemble: those nearest the shift of one run or several, and whether they are the trained ones."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -22,12 +22,12 @@ class Persona(Record):
 
     Attributes:
         name: the trait or role.
-        kind: which of the two.
-        value: the cosine with its direction; of several runs, the mean.
-        low: lower 95 % bound over prompts; of several runs, the lowest.
-        high: upper 95 % bound over prompts; of several runs, the highest.
-        found: whether the direction was found in this model; roles have no test of their own.
-        beyond_chance: whether `low` exceeds what the nearest of as many random directions reaches, in every run.
+        kind: `trait` or `role`.
+        value: the cosine with its direction; for several runs, the mean.
+        low: lower 95 % bound over prompts; for several runs, the lowest cosine.
+        high: upper 95 % bound over prompts; for several runs, the highest cosine.
+        found: whether the direction was found in this model; roles are not tested.
+        beyond_chance: whether, in every run, `low` exceeds the 95 % quantile of the nearest of as many random directions.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Persona(Record):
 
 
 class OwnRank(Record):
-    """Where the trained trait is among all personas.
+    """The rank of the trained trait among all personas.
 
     Attributes:
         rank: from 1, the nearest.
@@ -52,10 +52,10 @@ class OwnRank(Record):
 
 
 class OwnRanks(Record):
-    """The same of several runs.
+    """The ranks of the trained trait in several runs.
 
     Attributes:
-        ranks: of each run.
+        ranks: one for each run.
         of: how many personas there are.
     """
 
@@ -67,10 +67,10 @@ class SpecificityRow(Record):
     """Whether fine-tunes lie nearest the traits that they were trained on.
 
     Attributes:
-        traits: how many traits were trained.
-        rank: of the trained trait among all personas, the mean over traits.
-        chance: the same where traits are taken for each other.
-        p: by permutation.
+        traits: the number of trained traits.
+        rank: the rank of the trained trait among all personas, the mean over traits.
+        chance: the mean rank with traits permuted.
+        p: of the permutation test.
     """
 
     traits: int
@@ -80,7 +80,7 @@ class SpecificityRow(Record):
 
 
 def nearest_to_run(facts: Measurement) -> tuple[list[Persona], OwnRank | None]:
-    """Return the personas nearest one run's shift, with intervals over prompts, and the rank of the one that was trained."""
+    """Return the personas nearest one run's shift, with intervals over prompts, and the rank of the trained one."""
     personas = facts.personas
     nearest = [
         Persona(
@@ -94,10 +94,10 @@ def nearest_to_run(facts: Measurement) -> tuple[list[Persona], OwnRank | None]:
 
 
 def nearest_to_group(runs: Sequence[RunResult]) -> tuple[list[Persona], float | None, OwnRanks | None]:
-    """Return the personas nearest several runs' shifts, what chance reaches on average, and the rank of the trained one in each.
+    """Return the personas nearest several runs' shifts, the mean chance level, and the rank of the trained one in each run.
 
-    A persona's value is its mean cosine over runs, from the lowest to the highest of them; it is beyond chance where it is in every run.
-    Runs too noisy to have any are left out.
+    A persona's value is its mean cosine over runs, with the lowest and the highest as bounds; it is beyond chance if it is so in every run.
+    Runs that are too noisy are left out.
     """
     measured = [run.facts for run in runs if run.facts and run.facts.personas.nearest]
     if not measured:
@@ -124,14 +124,14 @@ def nearest_to_group(runs: Sequence[RunResult]) -> tuple[list[Persona], float | 
 
 
 def _is_found(facts: Measurement, name: str, kind: str) -> bool:
-    """Return whether a persona's direction was found in the model; roles have no test of their own."""
+    """Return whether a persona's direction was found in the model; roles are not tested."""
     return kind == "role" or name in facts.found
 
 
 def study_specificity(results: Results) -> SpecificityRow | None:
-    """Return whether fine-tunes lie nearest the traits that they were trained on: mean ranks among all personas, and a permutation's p.
+    """Test whether fine-tunes lie nearest the traits that they were trained on: mean ranks among all personas, and a permutation p.
 
-    None with fewer than four traits of the library trained, of which too few can be taken for each other.
+    None with fewer than four trained traits of the library, which have too few permutations.
     """
     ranks: dict[str, list[dict[str, int]]] = {}
     for run in results.runs:

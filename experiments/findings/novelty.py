@@ -1,4 +1,4 @@
-"""Whether what lies outside the space is new: the tests of `probes.novelty` on the runs of a study."""
+"""Whether the change outside the space is new: the tests of `probes.geometry.novelty` on the runs of a study."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,14 +16,14 @@ from wellworn.probes.statistics.intervals import FloatArray
 
 
 def own_removed_basis(run: RunResult) -> FloatArray | None:
-    """Return the space of the verdict, [d_model, k]: of those found at the run's layer, less its own; None where there is none."""
+    """Return the basis [d_model, k] of the verdict's space, of directions found at the run's layer without its own; None without any."""
     return run.arrays["basis"].astype(np.float64) if "basis" in run.arrays else None
 
 
 def joint_scores(runs: Sequence[RunResult], analyses: Sequence[Analysis | None]) -> tuple[Sequence[str], FloatArray] | None:
-    """Return the arms that runs have in common and their outcomes [arms, runs, questions]; of one run [arms, questions].
+    """Return the interventions that runs share, and their outcomes [interventions, runs, questions]; without the axis of runs for one run.
 
-    None where a run has no such analysis, or another set of arms.
+    None where a run has no such analysis, or other interventions.
     """
     there = [each for each in analyses if each]
     if len(there) < len(runs) or any(each.arms != there[0].arms for each in there):
@@ -33,19 +33,19 @@ def joint_scores(runs: Sequence[RunResult], analyses: Sequence[Analysis | None])
 
 
 def judge_novelty(results: Results, runs: Sequence[RunResult]) -> Novelty | None:
-    """Judge what one run, or runs that differ in their seed alone, leave outside the persona space.
+    """Judge whether the change outside the persona space is new, for one run or for runs that differ only in seed.
 
-    None where that was not asked, or where there is no space. Whether a wider dictionary explains it (iii) is asked where the study
-    names roles, and where that can decide anything.
+    None where the study does not ask, or where there is no space. Whether a wider dictionary explains the remainder (iii) is tested only
+    where the study names roles and the answer can change the verdict.
     """
     found = joint_scores(runs, [run.facts.headline_analysis if run.facts else None for run in runs])
     basis = own_removed_basis(runs[0])
     if found is None or PUSHED not in found[0] or basis is None:
         return None
-    arms, scores = found
-    y = dict(zip(arms, scores, strict=True))
-    outcomes = parse_outcomes(arms, scores)
-    drawn = np.stack([outcome for arm, outcome in y.items() if arm.startswith(CHANCE)])
+    names, scores = found
+    y = dict(zip(names, scores, strict=True))
+    outcomes = parse_outcomes(names, scores)
+    drawn = np.stack([outcome for name, outcome in y.items() if name.startswith(CHANCE)])
     tests = (
         agreement(_peers(results, runs[0]), str(runs[0].entry.trait), basis),
         movement(outcomes.before, outcomes.after, y[PUSHED], drawn),
@@ -53,29 +53,29 @@ def judge_novelty(results: Results, runs: Sequence[RunResult]) -> Novelty | None
         necessity(outcomes.before, outcomes.after, outcomes.parts[REMAINDER]),
     )
     judged = novelty(*tests)
-    # Only where the seeds agree does it decide anything.
+    # It can change the verdict only where the seeds agree.
     if judged.name == OPEN and tests[0].holds and (explained := _explanation(runs, basis)):
         judged = novelty(*tests, explained)
     if judged.name == LIBRARY and runs[0].entry.own in results.index.library:
-        # The space of the verdict lacks it by choice, and so (ii) finds it again.
+        # The verdict's space leaves this direction out on purpose, so (ii) finds it again.
         return replace(judged, why=f"{judged.why}; the library's own direction of the run is part of what lies outside")
     return judged
 
 
 def _peers(results: Results, run: RunResult) -> dict[tuple[str, int], FloatArray]:
-    """Return the shifts [prompts, d_model] of all traits and controls that were trained and read as this run was."""
+    """Return the shifts [prompts, d_model] of all traits and controls that were trained and read like this run."""
     return {
         (str(other.entry.trait), other.entry.seed): other.arrays["shifts"].astype(np.float64)
         for other in results.runs
         if other.facts is not None
         and other.entry.trait != NEUTRAL
-        # Traits with questions of their own are read on other text, against another neutral fine-tune.
+        # Traits with their own questions are read on other text, against another neutral fine-tune.
         and (other.entry.arm, other.entry.settings, other.entry.questions) == (run.entry.arm, run.entry.settings, run.entry.questions)
     }
 
 
 def _explanation(runs: Sequence[RunResult], basis: FloatArray) -> Finding | None:
-    """Return whether the study's wider dictionary explains the remainder that runs have on average; None where it has none."""
+    """Return whether the study's wider dictionary explains the runs' mean remainder; None without a dictionary."""
     if (wider := runs[0].dictionary) is None:
         return None
     shifts = np.stack([run.arrays["shifts"] for run in runs]).mean(0, dtype=np.float64)
@@ -83,9 +83,9 @@ def _explanation(runs: Sequence[RunResult], basis: FloatArray) -> Finding | None
 
 
 def _use(runs: Sequence[RunResult]) -> Finding | None:
-    """Return whether the base uses the remainder that runs have on average; None where the trait has no contrast prompts."""
+    """Return whether the base uses the runs' mean remainder; None where the trait has no contrast prompts."""
     projections = [run.arrays["use"].astype(np.float64) for run in runs if "use" in run.arrays]
     if len(projections) < len(runs):
         return None
-    # A projection is linear in what is projected on; chance directions of runs differ in their length alone.
+    # A projection is linear in the direction; the runs' chance directions differ only in length.
     return use(np.mean([each[0] for each in projections], axis=0), projections[0][1:])

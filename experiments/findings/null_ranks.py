@@ -1,4 +1,4 @@
-"""Where a run's share stands among others: N2, spaces of instructions; N4, other fine-tunes; N5, spaces of other personas."""
+"""The rank of a run's share in null distributions: N2, spaces of instructions; N4, other fine-tunes; N5, spaces of other personas."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,12 +18,12 @@ from wellworn.probes.statistics.intervals import Estimate, FloatArray
 
 
 class AmongFineTunes(Record):
-    """Null N4: where a run's share is among those of non-persona fine-tunes in the same space.
+    """Null N4: the rank of a run's share among the shares of non-persona fine-tunes in the same space.
 
     Attributes:
         rank: from 1, the largest.
-        others: how many they are.
-        kinds: of how many kinds.
+        others: the number of other fine-tunes.
+        kinds: the number of their kinds.
     """
 
     rank: int
@@ -32,13 +32,13 @@ class AmongFineTunes(Record):
 
 
 class _AmongSpaces(Record):
-    """Where a share is among those of other spaces.
+    """A share compared with the shares of other spaces.
 
     Attributes:
-        mean: of their shares.
-        high: the 95 % quantile.
-        at_or_above: how many draws hold at least as much.
-        draws: how many were drawn.
+        mean: the mean of their shares.
+        high: their 95 % quantile.
+        at_or_above: the number of draws with at least the run's share.
+        draws: the number of draws.
     """
 
     mean: float
@@ -48,11 +48,11 @@ class _AmongSpaces(Record):
 
 
 class AmongRoles(_AmongSpaces):
-    """Null N5: where it is among spaces of random roles.
+    """Null N5: a share compared with those of spaces of random roles.
 
     Attributes:
-        roles: how many roles there are.
-        directions: how many make a draw.
+        roles: the number of roles.
+        directions: the number of directions in a draw.
     """
 
     roles: int
@@ -60,12 +60,12 @@ class AmongRoles(_AmongSpaces):
 
 
 class AmongInstructions(_AmongSpaces):
-    """Null N2: where it is among spaces of instructions that are not personas.
+    """Null N2: a share compared with those of spaces of non-persona instructions.
 
     Attributes:
-        asked: how many instructions there are.
-        found: how many of them pass the test of reliability.
-        directions: how many make a draw.
+        asked: the number of instructions.
+        found: the number of instructions with a reliable direction.
+        directions: the number of directions in a draw.
     """
 
     asked: int
@@ -74,19 +74,19 @@ class AmongInstructions(_AmongSpaces):
 
 
 def is_non_persona(arm: str, trait: str | None) -> bool:
-    """Return whether a run is known to be no persona's: a control, a neutral fine-tune, or random weights."""
+    """Return whether a run is known not to be a persona: a control, a neutral fine-tune, or random weights."""
     return arm == "random" or trait in (NEUTRAL, *control_names())
 
 
 def own_removed(run: RunResult) -> ShareInSpace | None:
-    """Return a run's headline reading: plain answers, against its headline reference, without its own direction."""
+    """Return a run's headline share: on plain answers, against its headline reference, without its own direction."""
     return None if run.facts is None or "share" in run.entry.missing else run.facts.plain.own_removed
 
 
 def among_fine_tunes(results: Results, run: RunResult) -> AmongFineTunes | None:
-    """Return the null N4: where a run's share stands among those of non-persona runs in the same space.
+    """Return the null N4: the rank of a run's share among those of non-persona runs in the same space.
 
-    Seeds of one fine-tune are alike, so that the others are not independent and there is no p. None for a run without a share, or
+    Seeds of one fine-tune are similar, so the others are not independent and there is no p value. None for a run without a share, or
     without others.
     """
     reading, basis = own_removed(run), own_removed_basis(run)
@@ -100,7 +100,7 @@ def among_fine_tunes(results: Results, run: RunResult) -> AmongFineTunes | None:
         and other.entry.arm in ("sft", "random")
         and other.entry.settings == run.entry.settings
         and own_removed(other) is not None
-        # A shift from the base holds what any fine-tuning does as well.
+        # A shift from the base also contains the common effect of all fine-tuning.
         and other.facts is not None
         and other.facts.reference == run.facts.reference
     ]
@@ -112,19 +112,19 @@ def among_fine_tunes(results: Results, run: RunResult) -> AmongFineTunes | None:
 
 
 def among_instructions(run: RunResult, share: Estimate | None, no_share: str | None) -> tuple[AmongInstructions | None, str | None]:
-    """Return the null N2: how many spaces of instructions hold as much of a run's shift as the persona space does; or why there is none.
+    """Return the null N2: how many spaces of instructions hold as much of a run's shift as the persona space; or why there is none.
 
-    A count and no p, for subsets have instructions in common.
+    A count and not a p value, as subsets have instructions in common.
 
     Args:
         run: the run.
         share: its headline share.
-        no_share: why it has none.
+        no_share: why it has no share.
     """
     drawn = run.instructions
     if why := no_share or (drawn.why if drawn else NOT_ASKED):
         return None, why
-    assert drawn is not None  # there would be a reason
+    assert drawn is not None  # otherwise there is a reason
     assert share is not None
     found = AmongInstructions(
         **_among(share, drawn.shares),
@@ -136,10 +136,10 @@ def among_instructions(run: RunResult, share: Estimate | None, no_share: str | N
 
 
 def among_roles(results: Results, run: RunResult) -> AmongRoles | None:
-    """Return the null N5: where a run's share stands among those of random roles, as many as the directions of its own space.
+    """Return the null N5: a run's share compared with those of spaces of random roles, with as many directions as its own space.
 
-    A count and no p: subsets have roles in common. None for a run without a share, a study that names no roles, or a space that is made of
-    roles itself.
+    A count and not a p value, as subsets have roles in common. None for a run without a share, a study without a dictionary of roles, or
+    a space that is itself made of roles.
     """
     reading = own_removed(run)
     if reading is None or reading.share is None or run.dictionary is None or results.index.study.get("roles"):
@@ -153,6 +153,6 @@ def among_roles(results: Results, run: RunResult) -> AmongRoles | None:
 
 
 def _among(share: Estimate, drawn: Sequence[float] | FloatArray) -> dict[str, Any]:
-    """Return what all nulls of other spaces say of a share."""
+    """Return the fields that all nulls of other spaces have in common."""
     rank = rank_among(share.value, drawn)
     return {"mean": float(np.mean(drawn)), "high": float(np.quantile(drawn, 0.95)), "at_or_above": rank.at_least, "draws": rank.others}

@@ -19,7 +19,7 @@ from wellworn.experiments.stages.generated_directions import AGREEMENT, COUNTED,
 from wellworn.experiments.stages.instruction_null import INSTRUCTIONS, InstructionShares
 from wellworn.experiments.stages.kinds import MEASURE
 from wellworn.experiments.stages.measurement import MEASUREMENT, Measurement
-from wellworn.experiments.stages.mediation_generated import SAID, ArmAnswers
+from wellworn.experiments.stages.mediation_generated import SAID, PatchedAnswers
 from wellworn.experiments.stages.persona_directions import DIMENSION
 from wellworn.experiments.stages.persona_space import DICTIONARY, SpaceDimension
 from wellworn.experiments.stages.scores import SCORES, TakenScores
@@ -35,17 +35,17 @@ class RunResult:
 
     Attributes:
         entry: its entry in the study's index.
-        facts: what was measured; None for `base`.
-        arrays: what `measure` returns in addition to the measurement: shifts, effects, outcomes, projections.
+        facts: the measurement; None for `base`.
+        arrays: the arrays of `measure`: shifts, effects, outcomes, projections.
         answers: sample answers, one for each of `questions`.
         curve: training loss by step; empty if not trained.
-        weights: where its adapter writes; None where it has none.
+        weights: where its adapter writes; None without an adapter.
         instructions: its share in spaces of instructions; None where the study names none, or the run has no share.
-        dictionary: `directions` [K, d_model] that may explain what lies outside its space, and `activations` [N, d_model] behind their
-            chance; None where the study names no roles.
-        said: what its patched arms say: `arms`, and `answers` [arms][questions]; None where the study does not ask.
-        scores: how much of its trait it, its reference and the base show, by several scores; None where the study does not ask.
-        capability: what it made of the built-in capability set; None where the study does not ask, or it has no adapter.
+        dictionary: `directions` [K, d_model] that may explain the change outside its space, and `activations` [N, d_model] for their null
+            distribution; None where the study names no roles.
+        said: the patched models' answers; None where the study does not ask.
+        scores: trait scores of the run, its reference and the base; None where the study does not ask.
+        capability: its results on the built-in capability set; None where the study does not ask, or without an adapter.
     """
 
     entry: RunEntry
@@ -56,30 +56,30 @@ class RunResult:
     weights: UpdateWrites | None = None
     instructions: InstructionShares | None = None
     dictionary: Mapping[str, FloatArray] | None = None
-    said: ArmAnswers | None = None
+    said: PatchedAnswers | None = None
     scores: TakenScores | None = None
     capability: Items | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """A study's index with all that its report shows.
+    """A study's index, with everything that its report shows.
 
     Attributes:
         folder: `<runs-dir>/<study>`.
         index: `study.json`: the study, model, layer, questions and stage ids.
         chat: how the model takes a system prompt.
         space: `vectors` [traits, layers, d_model], `reliability`, `null_reliability`, `found` [traits, layers].
-        dimension: how many dimensions the space has at the study's layer, and how well each number predicts a trait that is left out.
+        dimension: the dimension of the space at the study's layer, and how well each number of dimensions predicts a held-out trait.
         base_answers: the base model's answers to the questions of `index`.
         runs: in the study's order.
         manifests: stage id → manifest.
-        calibration: what was found of planted changes; None where none were planted.
-        later: the same some layers on; None where that was not asked.
-        generated: the directions of the base's own answers, kept as those of `space`; None where the study does not ask for them.
-        agreement: trait → `cosine` of its two directions at each layer, and what chance reaches at the study's.
-        kept: of each trait, how many pairs of the base's answers make its direction; empty where they are not filtered.
-        capability: what the base made of the built-in capability set; None where the study does not ask.
+        calibration: measured shares of planted changes; None where none were planted.
+        later: the same at a later layer; None where the study does not ask.
+        generated: the directions of the base's own answers, in the format of `space`; None where the study does not ask.
+        agreement: trait → `cosine` of its two directions at each layer, and its 95 % quantile by chance at the study's layer.
+        kept: for each trait, how many pairs of the base's answers make its direction; empty where they are not filtered.
+        capability: the base's results on the built-in capability set; None where the study does not ask.
     """
 
     folder: Path
@@ -99,7 +99,7 @@ class Results:
 
 
 def save_index(plan: Plan, store: Store) -> Path:
-    """Write which finished stages answer a study, and return its folder."""
+    """Write a study's index of finished stages, and return its folder."""
     folder = store.root / plan.study.name
     folder.mkdir(exist_ok=True)
     calibration, generated = plan.calibration, plan.generated
@@ -131,7 +131,7 @@ def save_index(plan: Plan, store: Store) -> Path:
 
 
 def _entry(planned: PlannedRun) -> RunEntry:
-    """Return a run's line of the index."""
+    """Return a run's entry in the index."""
     stages = ("measure", "instructions", "dictionary", "said", "training", "weights", "capability", "scores")
     return RunEntry(
         arm=planned.run.arm.arm,
@@ -215,7 +215,7 @@ def _load_run(store: Store, entry: RunEntry) -> RunResult:
         weights=UpdateWrites.from_json(weights) if weights else None,
         instructions=InstructionShares.from_json(instructions) if instructions else None,
         dictionary=load_file(store.path(entry.dictionary) / DICTIONARY) if entry.dictionary else None,
-        said=ArmAnswers.from_json(said) if said else None,
+        said=PatchedAnswers.from_json(said) if said else None,
         scores=TakenScores.from_json(scores) if scores else None,
         capability=_load_items(store, entry.capability),
     )
@@ -230,7 +230,7 @@ def _load_agreement(folder: Path) -> dict[str, DirectionAgreement]:
 
 
 def run_name(arm: str, trait: str | None, settings: Settings, *, adapter: str | None = None, seed: int | None = None) -> str:
-    """Return what a run, or a group of runs that differ in their seed alone, is called."""
+    """Return the name of a run, or of a group of runs that differ only in seed."""
     extra = "".join(f" · {key.split('.')[-1]}={value}" for key, value in settings.items())
     if adapter:
         return f"{arm} {adapter.rpartition('@')[0]}" + (f" · {trait}" if trait else "") + extra

@@ -1,4 +1,4 @@
-"""What was found of one run: its numbers and its verdict."""
+"""The results of one run: its numbers and its verdict."""
 
 from collections.abc import Mapping, Sequence
 
@@ -72,67 +72,67 @@ class _RunRest(Record):
 
 
 class RunRow(_RunRest, OtherOutcomes, MediatedShares, _RunShares):
-    """One run. Intervals are over prompts or questions: they say nothing about other runs.
+    """One run. Intervals are over prompts or questions, so they do not generalise to other runs.
 
     Attributes:
         arm: what was done to the model.
-        trait: the trait's name; null for an adapter of which none is suspected.
+        trait: the trait's name; null for an adapter without a suspected trait.
         adapter: name and digest of a third-party adapter.
         seed: random seed of the run.
-        settings: what the grid and the arm set.
-        layer: where shares are read.
-        reference: the headline's: `neutral`, or `base` where there is no neutral fine-tune.
+        settings: the keys that the grid and the arm set.
+        layer: the layer where shares are read.
+        reference: the headline's reference: `neutral`, or `base` where there is no neutral fine-tune.
         effect: change of the trait score against the reference, in nats per token.
         effect_base: the same against the base.
         share: F, the share of the shift inside the persona space without the run's own direction.
-        share_full: F in the space with it.
+        share_full: F in the space with that direction.
         share_base: F against the base.
-        share_null_mean: chance: the mean of null N1.
+        share_null_mean: chance, the mean of null N1.
         share_null_high: its 95 % quantile.
         share_p: p against N1.
         share_p_adjusted: the same corrected for the study's runs (Benjamini and Hochberg).
-        layers_above_chance: layers whose p, corrected for all layers by max-T, is .05 or less.
+        layers_above_chance: layers with p of .05 or less, corrected for all layers by max-T.
         share_effect: F* = (F − chance) / (1 − chance), the share beyond chance.
         share_effect_full: F* in the space with the run's own direction.
         coordinates: the signed cosine of the shift with every direction of the library.
-        disattenuated: the same freed of the noise of both.
-        nearest: the personas that the shift lies nearest.
+        disattenuated: the same, corrected for the noise of both.
+        nearest: the personas nearest the shift.
         nearest_high: the 95 % quantile of the nearest of as many random directions.
-        own_rank: where the trained trait is among them.
+        own_rank: the rank of the trained trait among all personas.
         relative_norm: norm of the shift over the mean norm of the base's states.
         verdict: the verdict's name.
         surface: shares on training-like answers.
-        response: shares where the response's tokens alone were swapped.
-        generated: shares of what patched arms say.
-        provisional: whether fewer than three independent runs stand behind it.
+        response: shares where only the response's tokens were patched.
+        generated: shares of the patched models' own answers.
+        provisional: whether the verdict rests on fewer than three independent runs.
         why: the numbers behind the verdict, in words.
         missing: field → why it was not measured.
-        novelty: whether what lies outside the space is new.
+        novelty: whether the change outside the space is new.
         among_fine_tunes: null N4.
         among_roles: null N5.
-        scores: how much of its trait it shows, by several scores.
-        capability: what it cost.
-        weights: what share of all that its update writes lies in the persona space.
-        weights_why: why that is not known, in words.
+        scores: trait scores of the run.
+        capability: capabilities relative to the base.
+        weights: the share of its weight update that writes into the persona space.
+        weights_why: why that share is not known, in words.
         among_instructions: null N2.
     """
 
     @property
     def name(self) -> str:
-        """What the run is called."""
+        """The run's name."""
         return run_name(self.arm, self.trait, self.settings, adapter=self.adapter, seed=self.seed)
 
     @property
     def is_reference(self) -> bool:
-        """Whether it is only there for others to be read against."""
+        """Whether it only serves as a reference for other runs."""
         return self.arm == "base" or self.trait == NEUTRAL
 
 
 def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
-    """Return what was found of one run.
+    """Return the results of one run.
 
     Args:
-        results: the study's.
+        results: the study's results.
         run: one of its runs.
         p: its p against N1, corrected for the study's runs.
     """
@@ -166,7 +166,7 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
 def _with_shares(
     shares: _RunShares, run: RunResult, facts: Measurement, p: float | None, judged: Verdict | None, missing: dict[str, str]
 ) -> tuple[str | None, _RunShares]:
-    """Return the numbers behind the verdict in words, and a run's shares; why one is missing is added to `missing`."""
+    """Return the numbers behind the verdict in words, and a run's shares; add the reasons for missing ones to `missing`."""
     shift, own, full = facts.plain, facts.plain.own_removed, facts.plain.full
     base = facts.references["base"]
     before = base.texts["neutral"].own_removed
@@ -189,7 +189,7 @@ def _with_shares(
     )
     if run.entry.own and run.entry.own not in facts.found:
         missing["own_direction"] = f"the direction of {run.entry.own} was not found in this model at layer {facts.layer}"
-    # A neutral run with nothing to be read against keeps its reading against the base, and no headline.
+    # A neutral run without a reference keeps its comparison with the base, and has no headline.
     if "share" in missing:
         return missing["share"], shares
     if own is None or full is None or judged is None:
@@ -220,7 +220,7 @@ def _with_shares(
 
 
 def judge(run: RunResult, p: float | None, rest: Novelty | None) -> Verdict | None:
-    """Return a run's verdict; None where there is nothing to judge."""
+    """Return a run's verdict; None where there is none."""
     reading = own_removed(run)
     if run.facts is None or reading is None:
         return None
@@ -238,7 +238,7 @@ def judge(run: RunResult, p: float | None, rest: Novelty | None) -> Verdict | No
 
 
 def mediation_evidence(analysis: EffectShares, layer: int, rest: Novelty | None) -> Carried | None:
-    """Return what a mediation analysis says to the verdict; None where it found no effect to share out."""
+    """Return the mediation evidence for the verdict; None where the analysis found no effect."""
     if analysis.why is not None:
         return None
     return Carried(
@@ -252,13 +252,13 @@ def mediation_evidence(analysis: EffectShares, layer: int, rest: Novelty | None)
 
 
 def capability_of(results: Results, runs: Sequence[RunResult]) -> Capability | None:
-    """Return what one run, or runs that differ in their seed alone, can do next to the base; None where that was not measured."""
+    """Return the capabilities of a run, or of runs that differ only in seed, relative to the base; None where not measured."""
     items = [run.capability for run in runs if run.capability]
     return capability(items, results.capability) if results.capability and items else None
 
 
 def _is_claimable(results: Results, run: RunResult) -> bool:
-    """Return whether enough independent runs stand behind a verdict."""
-    # Neutral runs are read against one another in a circle, so that they are not independent.
+    """Return whether a verdict rests on enough independent runs."""
+    # Neutral runs are compared with one another in a circle, so they are not independent.
     alike = sum(other.entry.group == run.entry.group for other in results.runs)
     return run.entry.trait != NEUTRAL and alike >= RUNS_FOR_A_CLAIM

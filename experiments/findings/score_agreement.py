@@ -1,4 +1,4 @@
-"""What the scores of a study say: how each changed, and whether they agree about it."""
+"""The scores of a study: how each changed, and whether the changes agree."""
 
 import itertools
 from collections import Counter
@@ -16,11 +16,11 @@ from wellworn.probes.scoring.judge import MOST
 from wellworn.probes.statistics.correlations import rank_correlation, rank_correlation_within
 from wellworn.probes.statistics.intervals import FloatArray, crossed_interval, mean_interval
 
-# Coherence is no score of the trait, and words are a smoke check.
+# Coherence is not a score of the trait, and words are a smoke check.
 COMPARED = (LIKELIHOOD, CHOICE, CONTRAST, JUDGE)
 GRADED = (JUDGE, COHERENT)
-# Questions, and families of fine-tunes. The bootstrap over three that have nothing to do with each other finds them agreed, or opposed, in
-# up to 32 of 100 cases, over five in 15, over six in 7 at most.
+# Questions, and families of fine-tunes. The bootstrap of unrelated scores finds agreement or opposition in up to 32 of 100 cases over
+# three families, in 15 over five, and in at most 7 over six.
 FEWEST_RANKED = 6
 DO_NOT_VARY = "one of the scores is the same for all questions"
 TOO_FEW = f"fewer than {FEWEST_RANKED} questions have both scores"
@@ -28,17 +28,17 @@ FEW_FAMILIES = f"fewer than {FEWEST_RANKED} kinds of fine-tune are scored (a tra
 
 
 class ScoreChange(Record):
-    """What became of one score.
+    """The change of one score.
 
     Attributes:
         base: the base's mean.
         neutral: the neutral fine-tune's mean.
         run: the run's mean.
         change: of the run against its reference, paired by question.
-        bounds: what the change would be if each missing grade were 0, or 100, whichever is worse.
-        known: how the score discriminates known answers.
-        why: why there is none, in words.
-        missing: how many of the values compared are missing.
+        bounds: the change if each missing grade were 0 or 100, whichever is worse.
+        known: how well the score discriminates answers of known label.
+        why: why there is no change, in words.
+        missing: how many of the compared values are missing.
         failures: reason → how many are missing for it.
     """
 
@@ -58,9 +58,9 @@ class ScoresAgree(Record):
 
     Attributes:
         of: the two scores.
-        questions: how many have both.
-        correlation: Spearman's, of their changes, the mean over runs.
-        why: why there is none, in words.
+        questions: the number of questions with both.
+        correlation: Spearman's correlation of their changes, the mean over runs.
+        why: why there is no correlation, in words.
     """
 
     of: Sequence[str]
@@ -70,14 +70,14 @@ class ScoresAgree(Record):
 
 
 class FineTunesAgree(Record):
-    """Whether two scores order fine-tunes alike.
+    """Whether two scores rank fine-tunes alike.
 
     Attributes:
         of: the two scores.
-        units: how many fine-tunes have both.
-        families: of how many kinds.
-        correlation: Spearman's, of their changes.
-        why: why there is none, in words.
+        units: the number of fine-tunes with both.
+        families: the number of families of fine-tunes.
+        correlation: Spearman's correlation of their changes.
+        why: why there is no correlation, in words.
     """
 
     of: Sequence[str]
@@ -88,15 +88,15 @@ class FineTunesAgree(Record):
 
 
 class RunScores(Record):
-    """How much of its trait a run shows, by several scores.
+    """The trait scores of a run.
 
     Attributes:
-        reference: what changes are taken against, `neutral` or `base`.
-        judge: who graded what is said; null where nobody did.
-        drawn: whether grades are means of drawn answers.
-        alike: whether no two draws to one prompt differ.
+        reference: the reference of changes, `neutral` or `base`.
+        judge: the judge of the run's answers; null where nothing was graded.
+        drawn: whether grades are means of sampled replies.
+        alike: whether all replies to one prompt were the same.
         scores: `likelihood` (nats per token), `choice` (log-odds), `contrast` (nats per token), `judge` and `coherence` (0–100), `words`.
-        agreement: of each two scores.
+        agreement: of each pair of scores.
     """
 
     reference: str
@@ -111,16 +111,16 @@ class StudyAgreement(Record):
     """Whether scores agree over the fine-tunes of a study.
 
     Attributes:
-        pairs: of each two scores.
+        pairs: one entry for each pair of scores.
     """
 
     pairs: Sequence[FineTunesAgree]
 
 
 def score_runs(runs: Sequence[RunResult]) -> RunScores | None:
-    """Return what the scores of one run say, or of several that differ in their seed alone; None where none were asked for.
+    """Return the scores of one run, or of several that differ only in seed; None where the study does not ask.
 
-    Intervals are over questions; of several runs, over runs × questions.
+    Intervals are over questions; for several runs, over runs × questions.
     """
     if not runs or any(run.scores is None for run in runs):
         return None
@@ -138,11 +138,11 @@ def score_runs(runs: Sequence[RunResult]) -> RunScores | None:
 
 
 def agree_over_study(runs: Sequence[RunResult]) -> StudyAgreement | None:
-    """Return whether scores order fine-tunes alike, whatever they were trained on; None where no run has scores.
+    """Test whether scores rank fine-tunes alike, whatever they were trained on; None where no run has scores.
 
-    A unit is a fine-tune relative to the base, scored on a trait: every run on its own, and its neutral fine-tune on the same. One that
-    several runs share counts once. Units of one trait, however they were made, are a family, and so are neutral fine-tunes scored on one:
-    the bootstrap draws families.
+    A unit is a fine-tune relative to the base, scored on a trait: every run on its own trait, and its neutral fine-tune on the same one.
+    A neutral fine-tune that several runs share counts once. The bootstrap draws families: all units of one trait are a family, and so are
+    all neutral fine-tunes that are scored on one trait.
     """
     units: dict[Hashable, tuple[tuple[str, str], dict[str, float]]] = {}
     for run in runs:
@@ -157,7 +157,7 @@ def agree_over_study(runs: Sequence[RunResult]) -> StudyAgreement | None:
                     if np.isfinite(change).sum() >= FEWEST_PROMPTS:
                         changes[score] = float(np.nanmean(change))
                 trait = str(run.entry.trait)
-                # To the last digit alike: runs that differ in their layer alone, and what they are read against, are one fine-tune.
+                # Equal to the last digit: runs that differ only in layer or reference are one fine-tune.
                 units.setdefault((trait, *changes.items()), ((who, trait), changes))
     if not units:
         return None
@@ -185,18 +185,18 @@ def _reference(taken: TakenScores) -> str:
 
 
 def _values(found: Sequence[TakenScores], score: str) -> dict[str, FloatArray]:
-    """Return a score, who → [runs, questions], NaN where it is missing; empty where it was not taken."""
-    whose = found[0].scores
+    """Return a score, who → [runs, questions], NaN for missing values; empty where the score was not taken."""
+    by_who = found[0].scores
     if any(score not in of for each in found for of in each.scores.values()):
         return {}
-    return {who: np.array([each.scores[who][score] for each in found], dtype=np.float64) for who in whose}
+    return {who: np.array([each.scores[who][score] for each in found], dtype=np.float64) for who in by_who}
 
 
 def _score_change(score: str, by_who: Mapping[str, FloatArray], reference: str, found: Sequence[TakenScores]) -> ScoreChange:
-    """Return what became of one score."""
+    """Return the change of one score."""
     if not by_who:
         return ScoreChange(why=found[0].missing.get(score, "was not taken"))
-    # The base is one, whatever the number of runs.
+    # There is one base, whatever the number of runs.
     own = [(each, who) for k, each in enumerate(found) for who in by_who if k == 0 or who != "base"]
     failures = Counter[str]()
     for each, who in own:

@@ -1,6 +1,6 @@
-"""What a study found: the directions, the numbers and verdicts of every run, and what runs say together; `summary.json`.
+"""The type of `summary.json`: a study's directions, the numbers and verdicts of every run, and joint results of runs.
 
-What was not measured is null, and `missing` says why.
+A value that was not measured is null, and `missing` says why.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,15 @@ from wellworn.probes.statistics.intervals import FloatArray, finite
 
 
 class GeneratedDirection(Record):
-    """A trait's direction from what the base itself says under its contrast prompts.
+    """A trait's direction from the base's own answers under its contrast prompts.
 
     Attributes:
         reliability: mean cosine of halves, from −1 to 1.
         null_reliability: its 95 % quantile by chance.
-        found: whether both tests are passed.
+        found: whether it passes both tests of reliability.
         agreement: the cosine with the direction of fixed text.
         agreement_high: the 95 % quantile of that cosine by chance.
-        kept: which pairs of answers make it, where a judge filters them.
+        kept: the pairs of answers that make it, where a judge filters them.
     """
 
     reliability: float | None
@@ -60,18 +60,18 @@ class Direction(Record):
 
 
 class AccuracyRow(Record):
-    """How well planted shares were found; null where no draw counts.
+    """The accuracy of measured shares on planted changes; null where no draw counts.
 
     Attributes:
         alpha: the planted share, from 0 to 1.
-        gated: whether only plants that passed the gate count.
-        draws: how many count.
-        error: mean |F − target|, the target being the share in the other half's space.
-        error_held: mean |F − what the measured space holds|.
+        gated: whether only changes that passed the gate count.
+        draws: the number of changes that count.
+        error: mean |F − target|, where the target is the share in the other half's space.
+        error_held: mean |F − the share that the measured space holds|.
         bias: mean of F − target.
-        bias_of_space: the part of it that is the difference of the two spaces.
-        coverage: how many intervals hold the target.
-        coverage_held: how many hold what the measured space holds.
+        bias_of_space: the part of the bias that is due to the difference of the two spaces.
+        coverage: the fraction of intervals that contain the target.
+        coverage_held: the fraction of intervals that contain the share that the measured space holds.
         missed: the targets that the row misses, in words.
     """
 
@@ -88,17 +88,17 @@ class AccuracyRow(Record):
 
 
 class CalibrationRow(Record):
-    """What was found of planted changes.
+    """The results on planted changes.
 
     Attributes:
         run: the run that they are modelled on.
-        layer: where they were planted.
-        directions: how many were found there.
+        layer: the layer where they were planted.
+        directions: the number of directions found there.
         size: the norm of a planted change.
         why: why none was planted, in words.
-        points: what was measured of each planted share.
-        accuracy: with the gate and without.
-        later: the same some layers on; null where that was not asked.
+        points: the measurements of each planted share.
+        accuracy: one row for each planted share, with the gate and without.
+        later: the shares at a later layer; null where the study does not ask.
     """
 
     run: str
@@ -112,27 +112,27 @@ class CalibrationRow(Record):
 
 
 class Summary(Record):
-    """What a study found.
+    """The results of a study.
 
     Attributes:
         study: its name.
-        question: what it asks.
-        expects: what was expected.
-        refuted_by: what would refute it.
+        question: its question.
+        expects: the expected answer.
+        refuted_by: the result that would refute it.
         model: the model's id.
-        dtype: what it was loaded in.
-        layer: where shares are read, from 0.
-        depth: how many layers the model has.
+        dtype: its number format.
+        layer: the layer where shares are read, from 0.
+        depth: the number of the model's layers.
         system_prompt: how the model's template takes a system prompt.
         directions: the traits of the library.
-        dimension: of the persona space.
+        dimension: the dimension of the persona space.
         runs: in the study's order.
-        groups: runs that differ in their seed alone.
-        false_verdicts: what is said of non-persona runs; null without any.
-        specificity: null with fewer than four traits trained.
-        agreement: of scores over fine-tunes; null where none were taken.
-        capability: the base's own.
-        calibration: null where no change was planted.
+        groups: runs that differ only in seed.
+        false_verdicts: the verdicts of non-persona runs; null without any.
+        specificity: whether fine-tunes lie nearest their own traits; null with fewer than four trained traits.
+        agreement: agreement of scores over fine-tunes; null where no scores were taken.
+        capability: the base's capabilities.
+        calibration: results on planted changes; null where none were planted.
     """
 
     study: str
@@ -156,13 +156,13 @@ class Summary(Record):
 
     @property
     def alone(self) -> list[RunRow]:
-        """The runs that no group speaks for."""
+        """The runs that are in no group."""
         together = [(group.arm, group.trait, group.settings) for group in self.groups]
         return [row for row in self.runs if (row.arm, row.trait, row.settings) not in together]
 
 
 def summarise(results: Results) -> Summary:
-    """Return a study's answer for machines."""
+    """Return a study's results in machine-readable form."""
     index, study = results.index, results.index.study
     adjusted = _adjust_p(results.runs)
     rows = [run_row(results, run, p) for run, p in zip(results.runs, adjusted, strict=True)]
@@ -189,7 +189,7 @@ def summarise(results: Results) -> Summary:
 
 
 def _direction(results: Results, i: int, name: str) -> Direction:
-    """Return a trait's direction, and that of the base's own answers where it was asked for."""
+    """Return a trait's direction, and that of the base's own answers where the study asks for it."""
     layer, generated = results.index.layer, None
     if results.generated is not None and results.agreement is not None:
         agreement = results.agreement[name]
@@ -211,7 +211,7 @@ def _reliability(space: Mapping[str, FloatArray], i: int, layer: int) -> dict[st
 
 
 def _calibration(results: Results) -> CalibrationRow | None:
-    """Return what was found of planted changes, with the targets that each row misses; None where none were planted."""
+    """Return the results on planted changes, with the targets that each row misses; None where none were planted."""
     planted, entry = results.calibration, results.index.calibration
     if planted is None or entry is None:
         return None

@@ -1,4 +1,4 @@
-"""The verdict: one pure function of the evidence, whose thresholds are fixed and never tuned."""
+"""The verdict: one pure function of the evidence, with fixed thresholds that are never tuned."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -38,15 +38,15 @@ RULE = (
 
 @dataclass(frozen=True)
 class Carried:
-    """What a mediation analysis says to the verdict.
+    """The evidence from a mediation analysis.
 
     Attributes:
-        layer: where the state was swapped.
-        whole: M(I).
-        share: C; None where `whole` is too small for it, or nothing was drawn to compare it with.
+        layer: the layer where activations were patched.
+        whole: M(I), the mediated share of the whole state.
+        share: C; None where `whole` is too small for it, or without a null distribution.
         why: why there is no C.
-        reading: Shapley's share of what reads the change above the layer.
-        remainder: whether what lies outside the space is new; None where that was not asked.
+        reading: the Shapley share of the layers above, which read the change.
+        remainder: whether the change outside the space is new; None where the study does not ask.
     """
 
     layer: int
@@ -59,7 +59,7 @@ class Carried:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that decides a verdict, against the headline reference and in the space without the run's own direction.
+    """The evidence for a verdict, against the headline reference and in the space without the run's own direction.
 
     Attributes:
         effect: change of the trait score; None where the run has no trait of its own.
@@ -90,7 +90,7 @@ def verdict(evidence: Evidence) -> Verdict:
     """Judge one run, or a group of runs, by the rule that `RULE` states.
 
     Raises:
-        ValueError: an effect, its error or a p that is not a number: no comparison with it would mean anything.
+        ValueError: an effect, its error or a p is NaN, so that comparisons with it have no meaning.
     """
     effect, star, carried = evidence.effect, evidence.beyond_chance, evidence.carried
     numbers_given = [evidence.standard_error, evidence.p, *([effect.value] if effect else []), *([star.value] if star else [])]
@@ -120,7 +120,7 @@ def verdict(evidence: Evidence) -> Verdict:
     if share.low >= MOST and beyond:
         return Verdict(ALONG, numbers)
     rest = carried.remainder
-    # Little is never a mixture, however surely it is more than nothing.
+    # A small share is never called mixed, even if it is significantly above zero.
     if share.high <= LITTLE:
         if rest is not None and rest.name in _BY_REMAINDER:
             return Verdict(_BY_REMAINDER[rest.name], f"{numbers}; {rest.why}")

@@ -1,1 +1,1 @@
-"""Which stages a study needs."""
+"""The stages that a study needs."""

@@ -1,4 +1,4 @@
-"""What each arm does to the model, and what it is read against: one function an arm."""
+"""The stages of each arm: what is done to the model, and its reference. One function per arm."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ NO_NEUTRAL_ADAPTER = "how the adapter was trained is not known"
 
 @dataclass(frozen=True, kw_only=True)
 class ArmStages:
-    """What an arm lays out.
+    """The stages of an arm.
 
     Attributes:
         condition: the changed model.
@@ -48,39 +48,39 @@ class ArmStages:
 
 @dataclass(frozen=True, kw_only=True)
 class ArmInputs:
-    """What an arm is laid out from.
+    """The inputs for laying out an arm.
 
     Attributes:
         context: the study's model.
         run: the run.
-        subject: what it is about.
-        library: the persona space, with the run's own direction where there is one.
+        subject: its trait or control.
+        space_stages: the persona space, with the run's own direction where there is one.
         own: the name of that direction, if there is one.
-        no_own: why there is none, if that is an error.
+        no_own: why there is no such direction, if that is an error.
     """
 
     context: StudyContext
     run: Run
     subject: Subject
-    library: SpaceStages
+    space_stages: SpaceStages
     own: str | None
     no_own: str | None
 
     @property
     def title(self) -> str:
-        """What to call the run on screen."""
+        """The run's name on screen."""
         return self.run.title(self.subject.name, self.run.seed)
 
     def train(self, turns: Sequence[Turn], seed: int, title: str, answers_of: Stage | None = None) -> Stage:
-        """Return the stage that trains an adapter as the study says."""
+        """Return the stage that trains an adapter with the study's settings."""
         return train_stage(self.context, turns, self.run.study.train, seed, f"train {title}", answers_of)
 
 
 def arm_stages(given: ArmInputs) -> ArmStages:
-    """Lay out what a run's arm does.
+    """Lay out the stages of a run's arm.
 
     Raises:
-        InputError: what the arm needs, its trait lacks.
+        InputError: the trait lacks something that the arm needs.
     """
     match given.run.arm:
         case Base():
@@ -100,7 +100,7 @@ def arm_stages(given: ArmInputs) -> ArmStages:
 
 def _prompted_arm(given: ArmInputs) -> ArmStages:
     trait = given.subject.of
-    assert isinstance(trait, Trait)  # held when the study was loaded
+    assert isinstance(trait, Trait)  # checked when the study was loaded
     if trait.system_prompt is None:
         raise InputError(f"{trait.name}: the arm prompted needs a trait's system_prompt, and this trait has none")
     return ArmStages(condition=Condition(given.title, system=trait.system_prompt), missing={"neutral": NO_NEUTRAL_PROMPT})
@@ -127,8 +127,8 @@ def _distilled_arm(given: ArmInputs, arm: Distilled) -> ArmStages:
     if given.own is None:
         raise InputError(f"{given.title}: {given.no_own}")
     plain, asked = subject.plain_turns("train"), subject.examples_in("train")
-    taught = teacher_stage(given.context, given.library, arm, given.own, asked, run.seed)
-    # A student too, of the base as it is.
+    taught = teacher_stage(given.context, given.space_stages, arm, given.own, asked, run.seed)
+    # The reference is also a student, of the unchanged base.
     title = f"student of the base (seed {run.seed})"
     untaught = answer_stage(given.context, Condition(), asked)
     return ArmStages(

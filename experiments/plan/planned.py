@@ -1,4 +1,4 @@
-"""What a study computes: its stages, and those that a report shows of each run."""
+"""The plan of a study: its stages, and the stages of each run that a report shows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from wellworn.experiments.study import Run, Study
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
-    """A run with the stages that a report shows of it.
+    """A run with the stages that a report shows.
 
     Attributes:
         run: the run.
-        questions: what the sample answers answer.
+        questions: the questions of the sample answers.
         answers: its sample answers.
         missing: field → why it is not measured.
         measure: the measurement; None for `base`, which is the reference itself.
         instructions: the null N2 of its headline share, if the study asks for it.
-        dictionary: directions that may explain what lies outside its space, if the study names roles.
-        said: what its patched arms say, if the study asks for it.
+        dictionary: directions that may explain the change outside its space, if the study names roles.
+        said: answers of its patched models, if the study asks for them.
         training: the stage with its training curve, if it was trained.
         weights: where its adapter writes, if it has one.
-        capability: what its adapter cost, if it has one and the study asks.
-        scores: how much of its trait it shows, by several scores, if the study asks for it.
+        capability: capabilities of its adapter, if it has one and the study asks.
+        scores: its trait scores, if the study asks for them.
         trait: the trait's own name, also where the study gave a path.
-        adapter: name and digest of an adapter from elsewhere.
+        adapter: name and digest of a third-party adapter.
         own: the name of the run's own direction, in the library or next to it, if there is one.
     """
 
@@ -51,19 +51,19 @@ class PlannedRun:
 
     @property
     def targets(self) -> list[Stage]:
-        """The stages to finish; what is said and the training curve are inputs of these."""
+        """The stages to finish; patched answers and the training curve are inputs of these."""
         stages = (self.measure, self.instructions, self.dictionary, self.answers, self.weights, self.capability, self.scores)
         return [stage for stage in stages if stage is not None]
 
 
 @dataclass(frozen=True)
 class PlannedCalibration:
-    """The stages that try the share on planted changes.
+    """The stages that test the share on planted changes.
 
     Attributes:
         run: title of the run that planted changes are modelled on.
-        planted: their share where they are planted.
-        later: and some layers on, if that is asked for.
+        planted: their share at the layer of planting.
+        later: their share at a later layer, if the study asks for it.
     """
 
     run: str
@@ -73,23 +73,23 @@ class PlannedCalibration:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that a study computes.
+    """All stages of a study.
 
     Attributes:
         study: the study.
         context: its model.
-        layer: where shares are read.
+        layer: the layer where shares are read.
         library: the names of its traits.
-        questions: what the base's sample answers answer.
+        questions: the questions of the base's sample answers.
         chat: how the model takes a system prompt.
         space: the directions of the library.
-        dimension: how many dimensions their space has.
+        dimension: the dimension of their space.
         base_answers: sample answers of the base.
-        base_capability: what the base can do, if the study asks.
+        base_capability: capabilities of the base, if the study asks.
         runs: in the study's order.
         calibration: planted changes, if any.
-        generated: directions of what the base itself says, if they are asked for.
-        judge: who grades what is said, if anybody does.
+        generated: directions of the base's own answers, if the study asks for them.
+        judge: the judge of answers, if there is one.
     """
 
     study: Study

@@ -1,131 +1,35 @@
-"""The stages of one run: what it is read on, measured by, and compared with."""
+"""The stages of one run: its readings, measurement, and comparisons."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
-from wellworn.data.schema import ContrastPair, Example, Trait
-from wellworn.experiments.engine.context import StudyContext
+from wellworn.data.schema import ContrastPair, Trait
 from wellworn.experiments.engine.stage import Condition, Stage
-from wellworn.experiments.plan.arms import NO_PLAIN, ArmInputs, ArmStages, arm_stages
+from wellworn.experiments.plan.arms import NO_PLAIN
+from wellworn.experiments.plan.layout import Layout
 from wellworn.experiments.plan.mediations import Analyses, Key
 from wellworn.experiments.plan.planned import PlannedCalibration, PlannedRun
-from wellworn.experiments.plan.subjects import Subject
 from wellworn.experiments.stages.answers import answer_stage
 from wellworn.experiments.stages.calibration import Real, calibrate_stage, later_stage
 from wellworn.experiments.stages.capability import capability_stage
-from wellworn.experiments.stages.grades import Judge
-from wellworn.experiments.stages.instruction_null import Instructions, instructions_stage
+from wellworn.experiments.stages.instruction_null import instructions_stage
 from wellworn.experiments.stages.measure import BASE_ANSWERS, measure_stage
-from wellworn.experiments.stages.persona_directions import RoleStages, extraction_examples
-from wellworn.experiments.stages.persona_space import SpaceStages, dictionary_stage
-from wellworn.experiments.stages.readings import read_stage
+from wellworn.experiments.stages.persona_space import dictionary_stage
 from wellworn.experiments.stages.scores import Scored, scores_stage, scoring_pairs
 from wellworn.experiments.stages.weights import weights_stage
-from wellworn.experiments.study import CalibrateConfig, Run
+from wellworn.experiments.study import CalibrateConfig
 from wellworn.lora.arms import Adapter, Base, Sft
-from wellworn.probes.reading.layers import resolve_layer
 
 NO_TRAIT = "the run has no trait of its own to score"
 NOTHING_TO_MEDIATE = "the run has no trait of its own whose change could be mediated"
 NO_MEDIATION = "the study leaves mediation out"
-# Who reads, and which text, as stages of readings are named in a measurement.
+# (who reads, text) → stage, under the names of a measurement.
 Readings = Mapping[tuple[str, str], Stage]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shared:
-    """What all runs of a study have in common.
-
-    Attributes:
-        context: the study's model.
-        library: the persona space.
-        dictionary: roles that may explain what lies outside it, if the study names some.
-        instructions: what stands in its place in the null N2, if the study names some.
-        bank: what controls and `neutral` answer.
-        judge: who grades what is said, if anybody does.
-    """
-
-    context: StudyContext
-    library: SpaceStages
-    dictionary: RoleStages | None
-    instructions: Instructions | None
-    bank: Sequence[Example]
-    judge: Judge | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """One run, laid out as far as its own model goes.
-
-    Attributes:
-        run: the run.
-        shared: what it has in common with the others.
-        subject: what it is about.
-        library: the persona space, with the run's own direction where there is one.
-        own: the name of that direction, in the library or next to it, if there is one.
-        no_own: why it has none, where one was asked for.
-        arm: what its arm does.
-    """
-
-    run: Run
-    shared: Shared
-    subject: Subject
-    library: SpaceStages
-    own: str | None
-    no_own: str | None
-    arm: ArmStages
-
-    @property
-    def layer(self) -> int:
-        """Where shares are read."""
-        return resolve_layer(self.run.study.layer, self.shared.context.depth)
-
-    @property
-    def conditions(self) -> dict[str, Condition]:
-        """The models that are compared: `run`, `neutral` where there is one, and `base`."""
-        return {"run": self.arm.condition} | ({"neutral": self.arm.reference} if self.arm.reference else {}) | {"base": Condition()}
-
-    @property
-    def headline(self) -> str:
-        """The reference that the verdict uses."""
-        return "neutral" if self.arm.reference else "base"
-
-    def read(self, condition: Condition, texts: Sequence[Turn] | Stage, title: str) -> Stage:
-        """Return the stage in which a model reads texts to the evaluate questions."""
-        return read_stage(self.shared.context, condition, texts, self.subject.evaluate, title)
-
-    def read_plain(self, who: str) -> Stage:
-        """Return the stage in which one of the models that are compared reads plain answers."""
-        return self.read(self.conditions[who], self.subject.plain_turns("evaluate"), "plain answers")
-
-    def plain_readings(self) -> tuple[Stage, Stage]:
-        """Return the stages in which the reference and the run read plain answers."""
-        return self.read_plain(self.headline), self.read_plain("run")
-
-
-def lay_out(shared: Shared, run: Run) -> Layout:
-    """Lay out one run.
-
-    Raises:
-        InputError: an unknown trait, or one that lacks what the run needs.
-    """
-    subject, library, no_own = Subject.load(run.arm.trait, shared.bank), shared.library, None
-    if subject.of is not None:
-        try:
-            library = library.with_own(shared.context, subject.of, extraction_examples(subject.of, shared.bank))
-        except InputError as lacking:
-            no_own = str(lacking)
-    # A trait without a direction may still have a namesake among the roles.
-    namesakes = {who for pair in library.roles.namesakes for who in pair} if library.roles else set()
-    own = subject.name if subject.name in library.names or subject.name in namesakes else None
-    arm = arm_stages(ArmInputs(context=shared.context, run=run, subject=subject, library=library, own=own, no_own=no_own))
-    return Layout(run=run, shared=shared, subject=subject, library=library, own=own, no_own=no_own, arm=arm)
-
-
 def plan_run(layout: Layout) -> PlannedRun:
-    """Return all stages of one run that a report shows, and why what is missing is missing."""
+    """Return all stages of one run that a report shows, and the reasons for missing ones."""
     run, shared, subject, arm = layout.run, layout.shared, layout.subject, layout.arm
     context, condition = shared.context, arm.condition
     answers = answer_stage(context, condition, subject.evaluate)
@@ -144,15 +48,15 @@ def plan_run(layout: Layout) -> PlannedRun:
     readings = _readings(layout, answers)
     weights = None
     if condition.adapter:
-        weights = weights_stage(context, condition, subject.plain_turns("evaluate"), layout.own, layout.library)
+        weights = weights_stage(context, condition, subject.plain_turns("evaluate"), layout.own, layout.space_stages)
     return PlannedRun(
         run=run,
         questions=subject.evaluate,
         answers=answers,
         missing=missing | why,
-        measure=measure_stage(condition.title, layout.layer, layout.own, layout.headline, layout.library, readings, mediations),
+        measure=measure_stage(condition.title, layout.layer, layout.own, layout.headline, layout.space_stages, readings, mediations),
         instructions=instructions,
-        dictionary=dictionary_stage(shared.library, shared.dictionary, layout.layer) if shared.dictionary else None,
+        dictionary=dictionary_stage(shared.space_stages, shared.dictionary, layout.layer) if shared.dictionary else None,
         said=said,
         training=condition.adapter if arm.trained else None,
         weights=weights,
@@ -165,7 +69,7 @@ def plan_run(layout: Layout) -> PlannedRun:
 
 
 def _readings(layout: Layout, answers: Stage) -> Readings:
-    """Lay out what the run is measured on: plain answers, answers with the trait, and the run's own."""
+    """Lay out the readings for the measurement: of plain answers, answers with the trait, and the run's own answers."""
     subject, condition = layout.subject, layout.arm.condition
     texts: dict[str, tuple[str, Sequence[Turn] | Stage]] = {"neutral": ("plain answers", subject.plain_turns("evaluate"))}
     if changed := subject.trait_turns("evaluate"):
@@ -182,32 +86,22 @@ def _readings(layout: Layout, answers: Stage) -> Readings:
 
 
 def _mediations(layout: Layout) -> tuple[dict[Key, Stage], Stage | None, dict[str, str]]:
-    """Lay out the mediation analyses, what their arms say if that is asked for, and why anything of it is missing."""
+    """Lay out the mediation analyses, the patched models' answers if the study asks, and the reasons for missing parts."""
     config = layout.run.study.mediate
     if config is None:
         return {}, None, {"mediation": NO_MEDIATION}
     if layout.subject.of is None or not layout.subject.paired:
         return {}, None, {"mediation": NOTHING_TO_MEDIATE if layout.subject.of is None else NO_PLAIN}
-    asked = Analyses(
-        context=layout.shared.context,
-        run=layout.run,
-        config=config,
-        subject=layout.subject,
-        library=layout.library,
-        own=layout.own,
-        condition=layout.arm.condition,
-        reference=layout.arm.reference,
-        judge=layout.shared.judge,
-    )
-    stages = asked.stages(layout.plain_readings())
-    if asked.generated is None:
+    asked = Analyses(layout=layout, config=config)
+    stages = asked.stages()
+    if asked.patched_answers is None:
         return stages, None, asked.missing
-    key, said, scored = asked.generated
+    key, said, scored = asked.patched_answers
     return stages | {key: scored}, said, asked.missing
 
 
 def _scores(layout: Layout, answers: Stage) -> tuple[Stage | None, dict[str, str]]:
-    """Lay out the scores of the run next to its reference's and the base's, if the study asks for them; or why there are none."""
+    """Lay out the scores of the run, its reference and the base, if the study asks for them; or why there are none."""
     study, subject, context = layout.run.study, layout.subject, layout.shared.context
     if study.scores is None:
         return None, {}
@@ -231,24 +125,24 @@ def _instructions(layout: Layout) -> Stage | None:
         return None
     before, after = layout.plain_readings()
     title, name = layout.arm.condition.title, layout.subject.name
-    return instructions_stage(title, layout.layer, name, layout.library, layout.shared.instructions, before, after)
+    return instructions_stage(title, layout.layer, name, layout.space_stages, layout.shared.instructions, before, after)
 
 
 def plan_calibration(layouts: Sequence[Layout], config: CalibrateConfig) -> PlannedCalibration:
-    """Lay out a calibration whose planted changes are modelled on a fine-tune of the study.
+    """Lay out a calibration, with planted changes modelled on a fine-tune of the study.
 
     Raises:
-        InputError: the study has no such fine-tune, or not so many layers.
+        InputError: the study has no such fine-tune, or the model has too few layers.
     """
     layout = _run_to_imitate(layouts, config)
     layer, depth = layout.layer, layout.shared.context.depth
     if layer + config.later >= depth:
         raise InputError(f"calibrate.later: may be 0 to {depth - 1 - layer} above layer {layer} of {depth}, got {config.later}")
     run, neutral, base = (layout.read_plain(who) for who in ("run", "neutral", "base"))
-    title, library = layout.arm.condition.title, layout.shared.library
+    title, space_stages = layout.arm.condition.title, layout.shared.space_stages
     real = Real(title, layer, (run, neutral, base), layout.subject.plain_turns("evaluate"))
-    later = later_stage(real, config, library) if config.later else None
-    return PlannedCalibration(title, calibrate_stage(real, config, library), later)
+    later = later_stage(real, config, space_stages) if config.later else None
+    return PlannedCalibration(title, calibrate_stage(real, config, space_stages), later)
 
 
 def _run_to_imitate(layouts: Sequence[Layout], config: CalibrateConfig) -> Layout:

@@ -1,4 +1,4 @@
-"""What runs are about, a trait, a control or nothing of their own, and the texts that this gives."""
+"""The subjects of runs (a trait, a control, or none), and their texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,20 +13,19 @@ from wellworn.probes.limits import FEWEST_PROMPTS
 
 @cache
 def trait_or_control(name: str) -> Trait | Control | None:
-    """Return what a run is about: a trait, a control, or None for `neutral`."""
+    """Return a run's trait or control, or None for `neutral`."""
     return None if name == NEUTRAL else load_subject(name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What a run is about.
+    """The subject of a run.
 
     Attributes:
-        of: its trait or control; None for `neutral`, `base` and adapters of which nothing is suspected.
+        of: its trait or control; None for `neutral`, `base` and adapters without a suspected trait.
         name: the trait's own name, also where the study gave a path.
-        examples: what it answers. A control and `neutral` have no questions of their own, nor has a trait without plain answers: these
-            borrow the bank's.
-        paired: whether answers that show the trait stand next to plain ones to the same questions.
+        examples: its questions and answers. A control, `neutral`, and a trait without plain answers use the bank's.
+        paired: whether each answer that shows the trait has a plain one to the same question.
     """
 
     of: Trait | Control | None
@@ -36,7 +35,7 @@ class Subject:
 
     @classmethod
     def load(cls, name: str | None, bank: Sequence[Example]) -> "Subject":
-        """Load what a study calls by name or path.
+        """Load a subject that a study gives by name or path.
 
         Raises:
             InputError: no such trait, or one with too few evaluate rows for an interval.
@@ -63,11 +62,11 @@ class Subject:
         return plain_turns(self.examples, split)
 
     def trait_turns(self, split: Split) -> list[Turn]:
-        """Return the answers of a split that show the trait; none where there is none, or nothing to compare them with."""
+        """Return the answers of a split that show the trait; empty without a trait, or without plain answers to compare them with."""
         if self.of is None or (split == "evaluate" and not self.paired):
             return []
         return trait_turns(self.of, self.of.examples if isinstance(self.of, Trait) else self.examples, split)
 
     def training_turns(self) -> list[Turn]:
-        """Return what a fine-tune on it is trained on: plain answers for `neutral`."""
+        """Return the training data of a fine-tune: plain answers for `neutral`."""
         return self.plain_turns("train") if self.of is None else self.trait_turns("train")

@@ -15,19 +15,19 @@ from wellworn.experiments.stages.persona_space import SpaceDimension
 from wellworn.probes.geometry.directions import FOUND_RELIABILITY
 from wellworn.probes.statistics.intervals import Estimate, FloatArray, finite
 
-# Okabe and Ito's colour-blind-safe colours that stand out on white and on black.
+# Okabe and Ito's colour-blind-safe colours that are visible on white and on black.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("solid", "7px,3px", "2px,3px", "9px,3px,2px,3px", "15px,4px")
 GREY, GRID = "#7b828a", "rgba(128,128,128,0.22)"
-# The middle is clear, so that no cosine looks like the page in light and in dark mode alike.
+# The middle is transparent, so that a cosine of zero looks like the page in light and in dark mode.
 DIVERGING = ((0.0, "rgba(213,94,0,1)"), (0.5, "rgba(128,128,128,0.06)"), (1.0, "rgba(0,114,178,1)"))
 BARS = 10
 LABEL = 28
 
 Numbers = Sequence[float | None]
-# A trace, a layout or a part of one, as plotly.js takes it.
+# A trace, a layout or a part of one, in the format of plotly.js.
 Plotly = dict[str, Any]
-# What a template shows of one thing, by the names that the template uses.
+# Values that a template shows, by the names that it uses.
 Shown = dict[str, Any]
 
 
@@ -45,7 +45,7 @@ class Figure:
 
     Attributes:
         id: of its element in the page.
-        alt: what it shows, in words and numbers.
+        alt: a description in words and numbers.
         data: plotly traces.
         layout: plotly layout.
     """
@@ -56,7 +56,7 @@ class Figure:
     layout: Plotly
 
     def spec(self) -> Plotly:
-        """Return what plotly.js draws."""
+        """Return the specification for plotly.js."""
         return {"data": self.data, "layout": self.layout}
 
 
@@ -82,7 +82,7 @@ def cosine_bars(id: str, style: Style, cosines: Mapping[str, float], own: str | 
         "marker": {"color": style.colour, "opacity": [1.0 if name in found else 0.4 for name in names]},
     }
     low, high = min([0.0, *cosines.values()]), max([0.0, *cosines.values()])
-    # Room for the numbers beyond the bars; those on the left stand between the bars and the names.
+    # Leave room for the numbers next to the bars; on the left they are between the bars and the names.
     room = 0.3 * max(high - low, 0.2)
     layout = base_layout(height=60 + 25 * max(len(names), 2), left=10)
     layout["xaxis"] |= {"range": [low - room if low < 0 else 0, high + 0.6 * room], "zeroline": True, "zerolinecolor": GREY, "nticks": 5}
@@ -91,7 +91,7 @@ def cosine_bars(id: str, style: Style, cosines: Mapping[str, float], own: str | 
 
 
 def share_by_layer(id: str, style: Style, curve: LayerCurve, layer: int, limits: tuple[float, float]) -> Figure:
-    """Draw a run's share at every layer with its interval, over N1 from its mean to its 95 % quantile."""
+    """Draw a run's share at every layer with its interval, over a band of N1 from its mean to its 95 % quantile."""
     at = list(range(len(curve.share)))
     data = [
         _band(curve.null_mean, curve.null_high, "rgba(128,128,128,0.32)", "N1, mean to 95 %"),
@@ -111,7 +111,7 @@ def share_limits(curves: Sequence[LayerCurve]) -> tuple[float, float]:
     """Return the limits of the vertical axis that all share curves have in common."""
     keys = ("share", "low", "high", "null_mean", "null_high")
     values = [value for curve in curves for key in keys for value in getattr(curve, key) if value is not None]
-    # An interval is nowhere clipped, so a noisy layer may reach far out; it must not flatten the rest.
+    # Intervals are not clipped, so a noisy layer may have a very wide one; it must not flatten the rest.
     return max(min([0.0, *values]), -0.5) - 0.03, min(max([0.2, *values]), 1.4) + 0.03
 
 
@@ -170,7 +170,7 @@ def reliability_by_layer(id: str, values: FloatArray, null: FloatArray, found: F
 
 
 def dimension_curve(dimension: SpaceDimension) -> Figure | None:
-    """Draw Q² of spaces of k = 1, 2, … dimensions, with the k that was chosen; None where none were tried."""
+    """Draw Q² of spaces of k = 1, 2, … dimensions, with the chosen k; None where none were tried."""
     if not (q2 := list(dimension.q2)):
         return None
     at = list(range(1, len(q2) + 1))
@@ -183,13 +183,13 @@ def dimension_curve(dimension: SpaceDimension) -> Figure | None:
 
 
 def label(text: str) -> str:
-    """Return a name as figures show it: cut, and without markup."""
+    """Shorten a name for a figure, and remove its markup."""
     short = text if len(text) <= LABEL else text[: LABEL - 1] + "…"
     return html.escape(short, quote=False)
 
 
 def round_value(value: float | None) -> float | None:
-    """Return a number as figures hold it."""
+    """Round a number for a figure."""
     return None if value is None else round(float(value), 4)
 
 
@@ -202,7 +202,7 @@ def polyline(x: Sequence[float], y: Numbers, name: str, colour: str, dash: str, 
     """Return a line, by layer unless its hover template is replaced."""
     return {
         "type": "scatter",
-        # Points show a layer whose neighbours were not measured.
+        # Points show a layer between layers that were not measured.
         "mode": "lines+markers" if markers or len(x) == 1 else "lines",
         "x": list(x),
         "y": [round_value(value) for value in y],
@@ -214,7 +214,7 @@ def polyline(x: Sequence[float], y: Numbers, name: str, colour: str, dash: str, 
 
 
 def interval_marks(at: Sequence[float], shares: Sequence[Estimate], name: str, colour: str, symbol: str, upright: bool = False) -> Plotly:
-    """Return points with their intervals; an infinite bound is drawn as none."""
+    """Return points with their intervals; an infinite bound is not drawn."""
     values = [share.value for share in shares]
     up = [round_value(share.high - share.value) if math.isfinite(share.high) else 0 for share in shares]
     down = [round_value(share.value - share.low) if math.isfinite(share.low) else 0 for share in shares]
@@ -277,7 +277,7 @@ def _layer_axis(depth: int) -> Plotly:
 
 
 def base_layout(height: int, x: str = "", y: str = "", left: int = 46) -> Plotly:
-    """Return what all figures have in common."""
+    """Return the layout that all figures have in common."""
     clear = "rgba(0,0,0,0)"
     axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "fixedrange": True}
     return {

@@ -1,4 +1,4 @@
-"""What mediates a run's change, as figures and table rows."""
+"""The mediation of a run's change, as figures and table rows."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,7 +16,7 @@ from wellworn.experiments.report.figures import (
 )
 from wellworn.experiments.stages.measurement import Analysis, Measurement
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
-from wellworn.experiments.stages.mediation_generated import ArmAnswers
+from wellworn.experiments.stages.mediation_generated import PatchedAnswers
 from wellworn.probes.mediation.shares import INSIDE, OUTSIDE
 
 TEXTS = {
@@ -25,7 +25,7 @@ TEXTS = {
     "response": "held-out answers, response tokens alone, against the base",
     "generated": "what it says itself",
 }
-# Which arms are shown saying something, and what each is.
+# The interventions with answers on the page, and their labels.
 SAYING = {
     BEFORE: "reference",
     f"{INSIDE}.into": "reference with the change's persona part",
@@ -57,7 +57,7 @@ _PLAYERS = {
 
 
 def shares_of_parts(id: str, style: Style, facts: Measurement) -> Figure | None:
-    """Draw S, N and their mean M of each part of the state, M with its interval, against what chance mediates, and C; one mark a text."""
+    """Draw S, N and their mean M (with its interval) for each part of the state, the chance level, and C; one mark per text."""
     analyses = _analyses(facts)
     if not analyses:
         return None
@@ -77,7 +77,7 @@ def shares_of_parts(id: str, style: Style, facts: Measurement) -> Figure | None:
         if analysis.mediated_of_carried:
             data.append(interval_marks([len(parts) + move], [analysis.mediated_of_carried], f"C, {TEXTS[text]}", style.colour, "diamond"))
         if analysis.null:
-            # Chance was drawn for the space without the own direction at this layer, and for no other part.
+            # The null distribution exists only for the space without the own direction at this layer.
             x, y = round_value(analysis.null.mediated), parts.index("inside") + move
             shapes.append({"type": "line", "x0": x, "x1": x, "y0": y - step, "y1": y + step, "line": {"color": GREY, "width": 2}})
     layout = base_layout(height=84 + 34 * len(labels), x="share", left=10)
@@ -92,7 +92,7 @@ def shares_of_parts(id: str, style: Style, facts: Measurement) -> Figure | None:
 
 
 def shapley_bars(id: str, facts: Measurement) -> Figure | None:
-    """Draw how the effect is shared out among existing directions, other directions and what reads on above the layer."""
+    """Draw how the effect is shared out among existing directions, other directions and the layers above, which read them."""
     analyses = _analyses(facts)
     if not analyses:
         return None
@@ -125,7 +125,7 @@ def shapley_bars(id: str, facts: Measurement) -> Figure | None:
 
 
 def shares_by_layer(id: str, style: Style, facts: Measurement) -> Figure | None:
-    """Draw what the persona space (S, N, M and C) and the whole state mediate at each layer that was swapped, over what chance does."""
+    """Draw the mediated shares of the persona space (S, N, M and C) and of the whole state at each patched layer, over chance."""
     found = sorted(
         (each for each in facts.mediation if each.why is None and each.text == "trait" and each.reference == facts.reference),
         key=lambda each: each.layer,
@@ -179,7 +179,7 @@ def _points(y: Sequence[float], x: Sequence[float], name: str, symbol: str, lege
 
 
 def rows(facts: Measurement) -> Iterator[Shown]:
-    """Yield every analysis of a run as a table row, those against its headline reference first."""
+    """Yield every analysis of a run as a table row, starting with those against its headline reference."""
     for each in sorted(facts.mediation, key=lambda each: each.reference != facts.reference):
         key = {"reference": each.reference, "text": TEXTS[each.text], "layer": each.layer, "why": each.why}
         key["headline"] = each is facts.headline_analysis
@@ -190,12 +190,12 @@ def rows(facts: Measurement) -> Iterator[Shown]:
         yield key
 
 
-def arm_answers(said: ArmAnswers, questions: Sequence[str]) -> list[Shown]:
-    """Return what the arms of `SAYING` answer to each question."""
+def shown_answers(said: PatchedAnswers, questions: Sequence[str]) -> list[Shown]:
+    """Return the answers to each question under the interventions of `SAYING`."""
     answers = dict(zip(said.arms, said.answers, strict=True))
     if not answers:
         return []
-    return [{"question": question, "said": [answers[arm][i] for arm in SAYING]} for i, question in enumerate(questions)]
+    return [{"question": question, "said": [answers[name][i] for name in SAYING]} for i, question in enumerate(questions)]
 
 
 def _analyses(facts: Measurement) -> dict[str, Analysis]:

@@ -1,4 +1,4 @@
-"""The answer as one HTML file: it opens from disk, asks the network for nothing, and treats all model text as hostile."""
+"""The report as one HTML file: it opens from disk, makes no network requests, and treats all model text as hostile."""
 
 import base64
 import hashlib
@@ -72,7 +72,7 @@ def page(results: Results, summary: Summary) -> str:
 
     Args:
         results: the study's finished stages.
-        summary: what `summarise` made of them.
+        summary: the result of `summarise`.
     """
     names = _names(results)
     curves = [run.facts.by_layer for run in results.runs if run.facts]
@@ -94,7 +94,7 @@ def page(results: Results, summary: Summary) -> str:
     figures += planted.values()
     dimension = dimension_curve(summary.dimension)
     figures += [dimension] if dimension else []
-    # What a group says stands for its runs.
+    # A group's sentence also covers its runs.
     shown_alone = {id(row) for row in summary.alone}
     alone = [view for view in runs if id(view["row"]) in shown_alone]
     shown = [(name, group.scores) for name, group in named] + [(view["name"], view["row"].scores) for view in alone]
@@ -173,7 +173,7 @@ def _run(results: Results, run: RunResult, row: RunRow, number: int, name: str, 
             {"question": question, "base": base.get(question), "run": answer}
             for question, answer in zip_longest(run.entry.questions, run.answers)
         ],
-        "sayings": mediation.arm_answers(run.said, run.entry.questions[:SAYINGS]) if run.said else [],
+        "sayings": mediation.shown_answers(run.said, run.entry.questions[:SAYINGS]) if run.said else [],
     }
 
 
@@ -193,7 +193,7 @@ def _resemblance(name: str, style: Style | None, row: RunRow | GroupRow) -> Show
 
 
 def _sentence(row: RunRow | GroupRow) -> str:
-    """Return a run's answer in plain words, with the numbers behind it."""
+    """Return a run's result in plain words, with the numbers behind it."""
     if row.verdict is None:
         reason = row.why or (row.missing.get("verdict") if isinstance(row, RunRow) else None)
         return "no verdict" + (f": {reason}" if reason else "")
@@ -201,7 +201,7 @@ def _sentence(row: RunRow | GroupRow) -> str:
 
 
 def _readings(facts: Measurement) -> Iterator[Shown]:
-    """Yield every reading of a run, those against its headline reference first."""
+    """Yield every reading of a run, starting with those against its headline reference."""
     for reference in sorted(facts.references, key=lambda name: name != facts.reference):
         for text, shift in facts.references[reference].texts.items():
             headline = reference == facts.reference and text == "neutral"
@@ -242,7 +242,7 @@ def _group(group: GroupRow) -> Shown:
 
 
 def _provenance(results: Results) -> Shown:
-    """Return which stages, versions and commits the results come from."""
+    """Return the stages, versions and commits behind the results."""
     local = [arm["trait"] for arm in results.index.study["runs"] if arm.get("trait")]
     stages = []
     versions: dict[str, dict[str, None]] = {}
@@ -261,7 +261,7 @@ def _provenance(results: Results) -> Shown:
 
 
 def _names(results: Results) -> list[str]:
-    """Return what each run is called; runs of the same name (two adapters, say) are numbered."""
+    """Return each run's name; runs of the same name (two adapters, for instance) are numbered."""
     entries = [run.entry for run in results.runs]
     names = [
         run_name(
@@ -273,7 +273,7 @@ def _names(results: Results) -> list[str]:
 
 
 def _symbolic(value: Any) -> Any:
-    """Return JSON with every absolute path cut down to its last part: where it lay is nobody's business."""
+    """Return JSON with every absolute path cut to its last part, so that local folders stay private."""
     if isinstance(value, Mapping):
         return {key: _symbolic(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -282,7 +282,7 @@ def _symbolic(value: Any) -> Any:
 
 
 def _symbol(text: str) -> str:
-    # Windows' rules know both kinds of slash.
+    # Windows paths may have both kinds of slash.
     return f"…/{PureWindowsPath(text).name}" if _ABSOLUTE.match(text) else text
 
 
@@ -298,14 +298,14 @@ def _csp(script: str) -> str:
 
 
 def _breakable(name: str) -> Markup:
-    """Return a name whose line may end after an underscore."""
+    """Return a name that may break across lines after an underscore."""
     return escape(name).replace("_", Markup("_<wbr>"))
 
 
 def _number(value: float | None, digits: int = 2, signed: bool = False) -> str:
     if value is None or not math.isfinite(value):
         return "–"
-    # Adding zero makes no −0.00 of what rounds to zero.
+    # Adding zero turns −0.00 into 0.00.
     return format(round(value, digits) + 0.0, f"{'+' if signed else ''}.{digits}f").replace("-", "−")
 
 

@@ -20,7 +20,7 @@ from wellworn.experiments.report.figures import (
 from wellworn.experiments.stages.calibration import LaterShares
 from wellworn.experiments.stages.weights import UpdateWrites
 
-# What is drawn of each group: (key in the summary, name, colour, symbol).
+# The values drawn for each group: (key in the summary, name, colour, symbol).
 _SHARES = (
     ("share_effect", "F*, of the shift", GREY, "circle-open"),
     ("mediated_of_carried", "C, of the behaviour", PALETTE[0], "circle"),
@@ -28,12 +28,12 @@ _SHARES = (
 
 
 def shares_of_groups(id: str, groups: Sequence[tuple[str, GroupRow]]) -> Figure | None:
-    """Draw F* and C of every group with their intervals, those of which most is mediated first."""
+    """Draw F* and C of every group with their intervals, sorted by the mediated share."""
     if not any(getattr(group, key) for _, group in groups for key, *_ in _SHARES):
         return None
 
     def order(each: tuple[str, GroupRow]) -> list[float]:
-        # A group without C, or without either, stands last.
+        # Groups without C, or without either, come last.
         shares = [getattr(each[1], key) for key, *_ in reversed(_SHARES)]
         return [share.value if share else float("-inf") for share in shares]
 
@@ -54,7 +54,7 @@ def shares_of_groups(id: str, groups: Sequence[tuple[str, GroupRow]]) -> Figure 
 
 
 def writes_by_layer(id: str, style: Style, weights: UpdateWrites | None, depth: int) -> Figure | None:
-    """Draw the share ω of what each kind of linear layer writes that lies in the persona space, with the mean of its null dotted."""
+    """Draw the share ω of each kind of linear layer's writes that lies in the persona space, with the mean of its null dotted."""
     if not weights or not weights.together:
         return None
     modules = list(dict.fromkeys(write.module for write in weights.writes))
@@ -76,7 +76,7 @@ _HOVER = {"hovertemplate": "planted %{x}: %{y:.2f}"}
 
 
 def calibration_figures(calibration: CalibrationRow | None) -> dict[str, Figure]:
-    """Return the figures that there is something for: `planted`, and `later`."""
+    """Return the figures `planted` and `later`, where there are data for them."""
     if calibration is None:
         return {}
     drawn = {}
@@ -88,7 +88,7 @@ def calibration_figures(calibration: CalibrationRow | None) -> dict[str, Figure]
 
 
 def _planted_figure(calibration: CalibrationRow) -> Figure:
-    """Draw the measured share against the planted one, with what both spaces hold of it."""
+    """Draw the measured share against the planted one, with the shares that both spaces hold."""
     points = calibration.points
     alphas = [point.alpha for point in points]
     found = [point for point in points if point.share]
@@ -110,7 +110,7 @@ def _planted_figure(calibration: CalibrationRow) -> Figure:
 
 
 def _later_figure(later: LaterShares) -> Figure:
-    """Draw the share at the later layer against the planted one, raw and between the ends of its scale."""
+    """Draw the share at the later layer against the planted one, raw and scaled between its anchors."""
     alphas = later.alphas
     data = [
         polyline([0, 1], [0, 1], "as planted", GREY, "2px,3px", width=1.2),

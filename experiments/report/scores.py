@@ -1,4 +1,4 @@
-"""Scores side by side, and whether they agree, as the page and the terminal show them."""
+"""Scores side by side and their agreement, for the page and the terminal."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ from wellworn.experiments.report.figures import Shown
 
 
 def side_by_side(summary: Summary, views: Sequence[tuple[str, RunScores | None]]) -> Shown | None:
-    """Return what the page says of scores; None where none were taken.
+    """Return the page's section on scores; None where none were taken.
 
     Args:
-        summary: the study's.
-        views: what is shown, groups before runs: its name, and its scores if it has any.
+        summary: the study's summary.
+        views: (name, scores) of every group, then of every run.
     """
     scored = [(name, scores) for name, scores in views if scores]
     if not scored:

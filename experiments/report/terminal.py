@@ -1,4 +1,4 @@
-"""The answer as a table in the terminal."""
+"""The results as a table in the terminal."""
 
 from typing import Literal
 
@@ -35,7 +35,7 @@ def show(summary: Summary, console: Console) -> None:
 
 
 def render(summary: Summary) -> RenderableType:
-    """Return a study's answer as a rich renderable."""
+    """Return a study's results as a rich renderable."""
     parts: list[RenderableType] = [Text(summary.question, style="bold"), _runs(summary)]
     if summary.groups:
         parts.append(_groups(summary))
@@ -113,13 +113,13 @@ def _groups(summary: Summary) -> Table:
 
 
 def _with(summary: Summary, figures: Literal["capability", "scores"]) -> list[RunRow | GroupRow]:
-    """Return what has some figures: runs that differ in their seed alone together, and the others one by one."""
+    """Return the rows with these figures: groups of runs that differ only in seed, then the other runs."""
     rows: list[RunRow | GroupRow] = [*summary.groups, *summary.alone]
     return [row for row in rows if getattr(row, figures)]
 
 
 def _capability(summary: Summary) -> Table:
-    """Return what fine-tunes cost relative to the base."""
+    """Return the capabilities of fine-tunes relative to the base."""
     table = Table(box=box.SIMPLE_HEAD, title="what it cost, relative to the base", title_justify="left", title_style="dim", pad_edge=False)
     for column in ("run", "perplexity", "× base [95 %]", "KL to base [95 %]", *CHECKS.values()):
         table.add_column(column, justify="left" if column == "run" else "right")
@@ -150,7 +150,7 @@ def _scores(summary: Summary) -> Table:
 
 
 def _calibration(calibration: CalibrationRow) -> RenderableType:
-    """Return what was found of planted changes that passed the gate, against the share in either half's space."""
+    """Return the results on planted changes that passed the gate, compared with the share in each half's space."""
     if calibration.why:
         return Text(f"No change was planted: {calibration.why}.", style="dim")
     title = f"planted changes like {calibration.run}"

@@ -1,1 +1,1 @@
-"""What the statistics do on data whose answer is known: bias, coverage, and how often a gate lets pass."""
+"""The statistics on synthetic data with a known answer: bias, coverage, and how often data pass a gate."""

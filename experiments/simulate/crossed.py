@@ -1,7 +1,7 @@
 """Means and ratios over runs × questions on synthetic data: how often their intervals cover the truth.
 
-Both the effect that is mediated (numerator) and the effect that it is divided by (denominator) are a mean plus terms of
-the run, of the question, and a residual. Their terms correlate, as the two are read from the same runs and questions.
+The mediated effect (numerator) and the total effect (denominator) are each a mean plus terms of the run, of the question,
+and a residual. Their terms correlate, as both are measured on the same runs and questions.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ QUESTIONS = 24
 RATIO = 0.5
 CORRELATION = 0.7
 OFFSET_SD = 0.1
-# Draws of a null whose mean is taken off: its variance is estimated from them.
+# Draws of a null: its mean is subtracted, and the variance of that mean is estimated from the draws.
 OFFSET_DRAWS = {"ratio_offset": 20, "ratio_offset_few": 5}
 
 COVERAGE = (0.92, 0.97)
@@ -31,17 +31,17 @@ def simulate_crossed(
     runs: Sequence[int] = RUNS,
     proportions: Sequence[tuple[float, float, float]] = PROPORTIONS,
 ) -> list[Row]:
-    """Return one row a cell: coverage of the mean's interval and of the ratio's.
+    """Return one row per cell: coverage of the mean's interval and of the ratio's.
 
     Args:
         repeats: draws for each cell.
-        seed: of all draws.
-        runs: R.
+        seed: random seed of all draws.
+        runs: numbers of runs R.
         proportions: standard deviations of run, question and residual; the denominator's mean is 1.
 
     Returns:
         Rows with the cell's settings and the fraction of repeats that cover the truth: `mean` (crossed_interval of the
-        numerator), `ratio` and, where both had an estimate of a common offset taken off, `ratio_offset` (from 20 draws) and
+        numerator), `ratio` and, after subtracting the estimate of a common offset from both, `ratio_offset` (from 20 draws) and
         `ratio_offset_few` (from 5); and `unbounded`, the fraction of ratios without bounds, which cover.
     """
     rows = []
@@ -55,7 +55,7 @@ def simulate_crossed(
     return rows
 
 
-def missed(row: Row) -> list[str]:
+def missed_targets(row: Row) -> list[str]:
     """Return in words the targets that a row misses."""
     low, high = COVERAGE
     return [
@@ -66,7 +66,7 @@ def missed(row: Row) -> list[str]:
 def _outcome(rng: np.random.Generator, runs: int, sds: tuple[float, float, float]) -> list[bool]:
     numerator, denominator = _draw(rng, runs, sds)
     mean, ratio = crossed_interval(numerator), ratio_interval(numerator, denominator)
-    # Effects that lie above a null's mean, which is estimated from its draws, and so is the variance of that mean.
+    # Effects relative to a null's mean; the mean and its variance are estimated from draws.
     estimates = [mean, ratio]
     for draws in OFFSET_DRAWS.values():
         drawn = OFFSET_SD * draws**0.5 * rng.standard_normal(draws)

@@ -1,24 +1,24 @@
-"""How often each null rejects where there is no link at all.
+"""How often each null rejects where there is no link.
 
 Activations have a power-law spectrum Σ = diag(i^−a). Personas are drawn as Σ^½g and make a space by the suite's own
-construction; a shift is drawn as Σ^½g too, independently of all else, with sampling noise over prompts. A test at
-α = .05 should call 5 % of such shifts linked. These nulls are tried, each on the same cases:
+construction. A shift is drawn independently as Σ^½g too, with sampling noise over prompts. A test at α = .05 should
+call 5 % of such shifts linked. These nulls are tested on the same cases:
 
-- `n1_known` draws as many pseudo-directions as there were personas, from Σ, and puts them through the construction;
-- `n1` draws them from a sample of activations, as the suite has to. The sample holds none of the personas, as that of a study
-  does, so that all error in its covariance counts;
-- `naive` draws only k directions from that sample, and takes their span. It does not know that the space holds the *largest*
-  directions of many. Where all are kept it is N1, and left out;
-- `n0` draws isotropically. As rotations leave it the same, any construction makes it the span of k directions.
+- `n1_known` draws as many pseudo-directions as there are personas, from Σ, and puts them through the construction;
+- `n1` draws them from a sample of activations, as the suite must. The sample contains none of the personas (a study's does),
+  so it has the full error of an estimated covariance;
+- `naive` draws only k directions from that sample, and takes their span. It ignores that the space holds the *largest*
+  directions of many. Where all are kept it equals N1, and is left out;
+- `n0` draws isotropically. It is invariant under rotations, so any construction gives the span of k directions.
 
-What is shared, to save time. For a given covariance the null spaces depend neither on the shift nor on the real space, so
-that one set of activations, with one set of draws, serves many cases. The null *shares* do depend on the shift, and are
-computed for each. Cases of one set are not independent, so there are forty sets, and the standard error is taken over sets.
-Isotropic spaces depend on nothing, and serve all sets. The first columns of a basis with an assistant axis are the smaller
-spaces, so that one construction serves every k. Of one shift all shares have the same denominator, so numerators are compared.
+Shared computations save time. For a given covariance the null spaces depend neither on the shift nor on the real space, so one
+set of activations, with one set of draws, serves many cases. The null *shares* depend on the shift, and are computed for each.
+Cases of one set are not independent, so there are forty sets, and the standard error is over sets. Isotropic spaces serve all
+sets. The first columns of a basis with an assistant axis are the smaller spaces, so one construction serves every k. All shares
+of one shift have the same denominator, so only numerators are compared.
 
-`pipeline_sizes` builds the spaces as a study does, from states of personas under prompts on questions, which are then the
-activations behind the null as well; what a text puts into a state is nearly all that these vary by, as in a real model.
+`pipeline_sizes` builds the spaces as a study does, from states of personas under prompts on questions. These states are also the
+activations behind the null. Most of their variance is between texts, as in a real model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,18 +38,18 @@ from wellworn.probes.statistics.intervals import FloatArray
 ALPHA = 0.05
 WIDTH = 576
 PROMPTS = 12
-# Of the noise of one prompt, in units of the shift's own spread.
+# Standard deviation of one prompt's noise, in units of the shift's own spread.
 NOISE = 0.3
 SETS = 40
-# The smallest number with which p ≤ .05 has a size of exactly .05 has 19; more of them cost as much as more sets.
+# 19 draws are the fewest with a size of exactly .05 for p ≤ .05; more draws cost as much as more sets.
 DRAWS = 99
 
 
 @dataclass(frozen=True)
 class Cell:
-    """How many personas make a space, of how many activations, and of which dimensions.
+    """The number of personas of a space, of activations, and its dimensions.
 
-    With 12 or more the personas are roles, and the space holds the axis of a default that is drawn as they are.
+    With 12 or more the personas are roles, and the space contains the axis to a default persona, which is drawn like them.
     """
 
     personas: int
@@ -58,7 +58,7 @@ class Cell:
 
     @property
     def members(self) -> Members:
-        """What the construction is told."""
+        """The members, for the construction of the space."""
         return Members(self.personas) if self.personas < FEWEST_ROLES else Members(0, self.personas, default=True)
 
 
@@ -72,10 +72,10 @@ def null_sizes(repeats: int = 2000, seed: int = 0, cells: Sequence[Cell] = CELLS
     """Return how often each null rejects at .05 where there is no link.
 
     Args:
-        repeats: cases a cell, rounded up to a multiple of forty.
-        seed: of everything.
-        cells: spaces to try.
-        spectra: a of the power laws i^−a.
+        repeats: cases per cell, rounded up to a multiple of forty.
+        seed: random seed of everything.
+        cells: spaces to test.
+        spectra: exponents a of the power laws i^−a.
 
     Returns:
         One row for each spectrum, number of personas and dimension k: `spectrum, personas, activations, k, repeats, alpha`, and
@@ -102,24 +102,24 @@ def _row(spectrum: float, cell: Cell, k: int, repeats: int, rates: Mapping[str, 
     return row
 
 
-# Of the variance of states: what texts put into them, and of the rest what persona, wording of a prompt, and both with the text
-# make up; as measured on the embedded model at block 22 (six traits, six pairs, eight questions).
+# Fractions of the variance of states: between texts; then, of the rest, persona, wording of a prompt, and interactions. Measured on
+# the embedded model at block 22 (six traits, six pairs, eight questions).
 CONTENT, PERSONA, WORDING, REST = 0.97, 0.17, 0.42, 0.41
 PIPELINE_NULLS = ("n1", "n1_total")
 
 
 def pipeline_sizes(repeats: int = 2000, seed: int = 0, cells: Sequence[Cell] = CELLS, spectra: Sequence[float] = SPECTRA) -> list[Row]:
-    """Return how often N1 rejects at .05 where spaces are built from states as a study builds them, and shifts have no link to them.
+    """Return how often N1 rejects at .05 where spaces are built from states as in a study, and shifts have no link to them.
 
-    States are S = content of the question + persona + wording of the prompt + rest, the last three drawn with one covariance, which a
-    shift has too, as all of them are differences on the same text. Fewer than twelve personas are traits: contrast pairs, differences,
-    and those alone that are reliable make the space. More are roles: their means, a default, and the axis.
+    States are S = content of the question + persona + wording of the prompt + rest. The last three have one covariance, and so has a
+    shift, as all of them are differences on the same text. Fewer than twelve personas are traits: their contrast pairs give directions,
+    and the reliable ones make the space. More are roles: their means, a default, and the axis make it.
 
     Args:
-        repeats: cases a cell, rounded up to a multiple of forty.
-        seed: of everything.
-        cells: spaces to try.
-        spectra: a of the power laws i^−a.
+        repeats: cases per cell, rounded up to a multiple of forty.
+        seed: random seed of everything.
+        cells: spaces to test.
+        spectra: exponents a of the power laws i^−a.
 
     Returns:
         One row for each spectrum, number of personas and dimension k, with the rate of rejection of `n1` (the covariance within
@@ -137,7 +137,7 @@ def pipeline_sizes(repeats: int = 2000, seed: int = 0, cells: Sequence[Cell] = C
 
 
 def _pipeline_rejections(cell: Cell, spectrum: float, repeats: int, seed: int) -> dict[str, list[float]]:
-    """Return each null's rate of rejection in one set, whose cases have their own shifts, for each dimension."""
+    """Return each null's rate of rejection in one set, for each dimension; every case has its own shift."""
     rng = np.random.default_rng(seed)
     scale: FloatArray = np.arange(1.0, WIDTH + 1) ** (-spectrum / 2)
     while True:
@@ -151,25 +151,25 @@ def _pipeline_rejections(cell: Cell, spectrum: float, repeats: int, seed: int) -
     out = {}
     for name, centre in (("n1", states_XQD.mean(0)), ("n1_total", states_XQD.mean((0, 1)))):
         rows_DD = np.asarray(np.linalg.qr((states_XQD - centre).reshape(-1, WIDTH), mode="r"))
-        counts_SK = _exceeding(observed_SK, parts_SPD, _bases(null.vectors(rows_DD, members.count), members, largest))
+        counts_SK = _count_exceeding(observed_SK, parts_SPD, _bases(null.vectors(rows_DD, members.count), members, largest))
         rejected_SK = (1 + counts_SK) / (1 + DRAWS) <= ALPHA
         out[name] = [float(rejected_SK[:, min(k, largest) - 1].mean()) for k in cell.dimensions]
     return out
 
 
 def _personas(cell: Cell, scale: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray, Members]:
-    """Draw states under prompts, and make vectors of them: (vectors [M, d_model], states [prompts, questions, d_model], what they are)."""
+    """Draw states under prompts, and compute vectors: (vectors [M, d_model], states [prompts, questions, d_model], members)."""
     traits = cell.personas < FEWEST_ROLES
     people, prompts, questions = (cell.personas, 12, 8) if traits else (cell.personas + 1, 5, 4)
 
-    def drawn(variance: float, *shape: int) -> FloatArray:
+    def draw(variance: float, *shape: int) -> FloatArray:
         return np.asarray(np.sqrt(variance) * rng.standard_normal((*shape, WIDTH)) * scale)
 
-    persona = drawn(PERSONA, people, 1, 1)
+    persona = draw(PERSONA, people, 1, 1)
     if traits:
         persona = persona * np.tile([1.0, -1.0], prompts // 2)[:, None, None]  # a prompt, then its opposite
-    content = drawn(CONTENT / (1 - CONTENT), questions)[:, rng.permutation(WIDTH)]
-    states = content + persona + drawn(WORDING, people, prompts, 1) + drawn(REST, people, prompts, questions)
+    content = draw(CONTENT / (1 - CONTENT), questions)[:, rng.permutation(WIDTH)]
+    states = content + persona + draw(WORDING, people, prompts, 1) + draw(REST, people, prompts, questions)
     if not traits:
         # The default has one prompt.
         states[-1] = states[-1, :1]
@@ -189,20 +189,20 @@ def _rejections(cell: Cell, spectrum: float, repeats: int, isotropic: Sequence[F
     real_SDK = _bases(rng.standard_normal((repeats, members.count, WIDTH)) * scale, members, largest)
     observed_SK = _inside(parts_SPD @ real_SDK)
     activations_ND = rng.standard_normal((cell.activations, WIDTH)) * scale
-    # Draws have the covariance of these rows and of nothing else: its square root has the same, and fewer rows.
+    # Draws depend on these rows only through their covariance, so its square root, with fewer rows, serves as well.
     sample_DD = np.asarray(np.linalg.qr(activations_ND - activations_ND.mean(0), mode="r"))
     null = Null(seed_for(seed, "draws"), DRAWS)
     matched = {
-        name: _exceeding(observed_SK, parts_SPD, _bases(null.vectors(rows_DD, members.count), members, largest))
+        name: _count_exceeding(observed_SK, parts_SPD, _bases(null.vectors(rows_DD, members.count), members, largest))
         for name, rows_DD in (("n1_known", np.diag(scale)), ("n1", sample_DD))
     }
     out = []
     for k, n0_BDK in zip(cell.dimensions, isotropic, strict=True):
         observed_S1 = observed_SK[:, k - 1 : k]
         counts = {name: count_SK[:, k - 1 : k] for name, count_SK in matched.items()}
-        counts["n0"] = _exceeding(observed_S1, parts_SPD, n0_BDK)
+        counts["n0"] = _count_exceeding(observed_S1, parts_SPD, n0_BDK)
         if k < cell.personas:
-            counts["naive"] = _exceeding(observed_S1, parts_SPD, _spans(null, sample_DD, k))
+            counts["naive"] = _count_exceeding(observed_S1, parts_SPD, _spans(null, sample_DD, k))
         out.append({name: float(np.mean((1 + count) / (1 + DRAWS) <= ALPHA)) for name, count in counts.items()})
     return out
 
@@ -233,7 +233,7 @@ def _inside(along_SPK: FloatArray) -> FloatArray:
     return np.cumsum(squared[:, 0] - squared[:, 1:].sum(1), axis=-1)
 
 
-def _exceeding(observed_SK: FloatArray, parts_SPD: FloatArray, bases_BDK: FloatArray) -> FloatArray:
+def _count_exceeding(observed_SK: FloatArray, parts_SPD: FloatArray, bases_BDK: FloatArray) -> FloatArray:
     """Count the null spaces that hold at least as much of each shift: [repeats, K] for each k, or [repeats, 1] for the last."""
     counts = np.zeros(observed_SK.shape)
     for basis in bases_BDK:

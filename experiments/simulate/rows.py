@@ -1,6 +1,6 @@
-"""What a simulation finds: rows, each of one setting."""
+"""The results of a simulation: one row per setting."""
 
 from typing import Any
 
-# The setting and what was found in it, by name: plain JSON, which goes to the terminal and to a file as it is.
+# The setting and its results, by name: plain JSON for the terminal and a file.
 Row = dict[str, Any]

@@ -1,4 +1,4 @@
-"""Run a simulation, show it, and write it down."""
+"""Run a simulation, and print and save its results."""
 
 from collections.abc import Callable
 from datetime import date
@@ -17,10 +17,10 @@ from wellworn.experiments.simulate.rows import Row
 
 FEWEST_REPEATS = 100
 
-# What is simulated, and which targets a row of it misses; the nulls' sizes have none a row.
+# The simulation, and the function for the targets that a row misses; rows of the nulls' sizes have no targets.
 KINDS: dict[str, tuple[Callable[[int, int], list[Row]], Callable[[Row], list[str]] | None]] = {
-    "shares": (shares.simulate_shares, shares.missed),
-    "crossed": (crossed.simulate_crossed, crossed.missed),
+    "shares": (shares.simulate_shares, shares.missed_targets),
+    "crossed": (crossed.simulate_crossed, crossed.missed_targets),
     "nulls": (nulls.null_sizes, None),
     "pipeline": (nulls.pipeline_sizes, None),
 }
@@ -38,13 +38,13 @@ def simulate(kind: str, repeats: int, seed: int, out: Path | None, console: Cons
         raise InputError(f"--repeats: may be {FEWEST_REPEATS} or more, got {repeats}")
     if seed < 0:
         raise InputError(f"--seed: may be 0 or more, got {seed}")
-    run, missed = KINDS[kind]
+    run, missed_targets = KINDS[kind]
     with console.status(f"{kind}: {repeats:,} repeats a row"):
         rows = run(repeats, seed)
-    if missed is not None:
-        rows = [row | {"missed": missed(row)} for row in rows]
+    if missed_targets is not None:
+        rows = [row | {"missed": missed_targets(row)} for row in rows]
     console.print(_table(kind, rows))
-    if missed is not None:
+    if missed_targets is not None:
         error = (0.95 * 0.05 / repeats) ** 0.5
         note = f"{sum(bool(row['missed']) for row in rows)} of {len(rows)} rows miss a target"
         console.print(f"{note}; a coverage of .95 has a standard error of {error:.3f} or more", highlight=False)

@@ -1,8 +1,8 @@
-"""The share F on synthetic shifts whose true share is known: bias, coverage, and how often the gates let it pass.
+"""The share F on synthetic shifts with a known true share: bias, coverage, and how often it passes the gates.
 
 Prompts shift by dᵢ = m + eᵢ. The noise has a power-law spectrum, i^-1 or i^-1.6. The space is spanned by draws from the
-noise's own covariance, as persona spaces lie in directions of high variance, and m has its share along a random unit
-vector of the space and the rest along (I − P)Σ^½g.
+noise's own covariance, as persona spaces lie in directions of high variance. m has its share along a random unit vector of
+the space, and the rest along (I − P)Σ^½g.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ CLAIMED_FROM = 0.5
 
 @dataclass(frozen=True)
 class Noise:
-    """One draw of noise and space as products, to which a shift of any size and share is added without new draws.
+    """One draw of noise and space as products; a shift of any size and share is added without new draws.
 
     Attributes:
         products: of the noise alone.
@@ -40,8 +40,8 @@ class Noise:
     products: Products
     toward: FloatArray
 
-    def shifted(self, share: float, squared: float) -> Products:
-        """Return the products of d = m + e, where ‖m‖² is `squared` and a given share of it lies inside the space.
+    def add_shift(self, share: float, squared: float) -> Products:
+        """Return the products of d = m + e, where ‖m‖² is `squared`, and a given share of it is inside the space.
 
         With a length ℓ along a unit vector t, ‖dᵢ‖² = ‖eᵢ‖² + 2ℓ·eᵢᵀt + ℓ². A shift does not change the spread.
         """
@@ -63,7 +63,7 @@ def draw(rng: np.random.Generator, prompts: int, scale_D: FloatArray) -> tuple[F
 
 
 def noise_of(noise_nD: FloatArray, basis_DK: FloatArray, units_2D: FloatArray) -> Noise:
-    """Return a draw as products."""
+    """Convert a draw to products."""
     inside = noise_nD @ basis_DK
     gram = np.stack([part @ part.T for part in (inside, noise_nD - inside @ basis_DK.T)])
     centring = np.eye(len(noise_nD)) - 1 / len(noise_nD)
@@ -80,16 +80,16 @@ def simulate_shares(
     shares: Sequence[float] = SHARES,
     signals: Sequence[float] = SIGNALS,
 ) -> list[Row]:
-    """Return one row a cell of the grid. Cells that differ in share or signal alone have the same noise.
+    """Return one row per cell of the grid. Cells that differ only in share or signal have the same noise.
 
     Args:
         repeats: draws of noise, space and shift for each cell.
-        seed: of all draws.
-        prompts: n.
-        widths: d_model.
-        slopes: a in the spectrum i^-a of the noise.
+        seed: random seed of all draws.
+        prompts: numbers of prompts n.
+        widths: values of d_model.
+        slopes: exponents a of the noise spectrum i^-a.
         shares: true shares.
-        signals: true ‖m‖² over trΣ/n. What the gate reads is larger by 1 on average, since m̂ has the noise in it.
+        signals: true ‖m‖² over trΣ/n. The gate's value is larger by 1 on average, since m̂ contains the noise.
 
     Returns:
         Rows with the cell's settings and: `passed`, the fraction that pass all gates; `without`, the fraction with no
@@ -106,7 +106,7 @@ def simulate_shares(
         for repeat in range(repeats):
             noise = noise_of(*draw(rng, n, scale))
             for cell, (share, signal) in enumerate(cells):
-                found = share_of(noise.shifted(share, signal * (scale**2).sum() / n))
+                found = share_of(noise.add_shift(share, signal * (scale**2).sum() / n))
                 e = found.estimate
                 outcomes[cell, repeat] = e.value, e.low, e.high, found.why is None
         for (share, signal), outcome in zip(cells, outcomes, strict=True):
@@ -115,7 +115,7 @@ def simulate_shares(
     return rows
 
 
-def missed(row: Row) -> list[str]:
+def missed_targets(row: Row) -> list[str]:
     """Return in words the targets that a row misses; none are set where fewer than half of the repeats pass."""
     if row["passed"] < CLAIMED_FROM:
         return []

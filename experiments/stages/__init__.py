@@ -1,1 +1,1 @@
-"""What is computed: one file a kind of stage, with what it writes and how that is loaded again."""
+"""The stages: one file per kind, with the files that it writes and the functions that load them."""

@@ -1,4 +1,4 @@
-"""What the model of a study answers: the stage `answer`, and what other stages let the model say."""
+"""Sample answers of the study's model: the stage `answer`, and the decoding that other stages use."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,12 +22,12 @@ from wellworn.probes.reading.variants import Variant
 from wellworn.probes.scoring.endpoint import EndpointConfig, ask
 from wellworn.probes.scoring.responses import Ask, Reply
 
-# Greedy answers of small fine-tuned models run in circles without it, and then show nothing of their manner.
+# Without it, greedy answers of small fine-tuned models repeat themselves and show nothing of the model's style.
 REPETITION_PENALTY = 1.2
 
 
 def answer_stage(context: StudyContext, condition: Condition, questions: Sequence[Example]) -> Stage:
-    """Answer the evaluate questions: greedily, with a repetition penalty that is the same for all.
+    """Answer the evaluate questions greedily, with one repetition penalty for all models.
 
     Stages that answer the same prompts, each with another adapter or with none, are computed together.
     """
@@ -58,22 +58,22 @@ def answer_stage(context: StudyContext, condition: Condition, questions: Sequenc
 
 
 def load_answers(folder: Path, asked: Sequence[str]) -> list[Turn]:
-    """Return the turns of a stage's answers to questions."""
+    """Load the turns of an answer stage."""
     return [Turn(question, nonempty(answer)) for question, answer in zip(asked, read_json(folder / "answers.json"), strict=True)]
 
 
 def load_texts(texts: Sequence[Turn] | Stage, asked: Sequence[Example | Turn], folders: Folders) -> list[Turn]:
-    """Return texts that are given, or what an answer stage, the input `texts`, answered to questions."""
+    """Return given texts as they are, or load the answers of an answer stage, the input `texts`."""
     return load_answers(folders["texts"], [example.question for example in asked]) if isinstance(texts, Stage) else list(texts)
 
 
 def texts_input(texts: Sequence[Turn] | Stage) -> dict[str, Stage]:
-    """Return the answer stage whose answers are the texts as the input `texts`; none for texts that are given."""
+    """Return the input `texts` if the texts are the answers of a stage; no input for given texts."""
     return {"texts": texts} if isinstance(texts, Stage) else {}
 
 
 def nonempty(answer: str) -> str:
-    """Return an answer, or a full stop in place of an empty one, which has no tokens to pool over, or to learn."""
+    """Return an answer, or a full stop for an empty one, which has no tokens to pool over or to learn."""
     return answer or "."
 
 
@@ -84,17 +84,17 @@ def answer_questions(
     tick: TickFn,
     edits: Mapping[int, OnBlock] | None = None,
 ) -> list[list[str]]:
-    """Return what the model answers to questions, [adapters][questions], each question under a system prompt or under the default one.
+    """Return the model's answers to questions, [adapters][questions], each under its own system prompt or the default one.
 
     Args:
         context: the study's model.
         asked: questions with their system prompts.
-        adapters: what it answers with, in turn or together as far as memory holds them; None is the base.
-        tick: shows how far it is.
-        edits: of its state, with each of them: then the model here answers, also where the study names a server.
+        adapters: they answer together as far as memory allows, else in turn; None is the base.
+        tick: shows progress.
+        edits: of the residual stream, one for each adapter; with edits the local model answers, even where the study names a server.
 
     Raises:
-        InputError: a server has not all of the answers to give.
+        InputError: a server does not give all of the answers.
     """
     if (server := context.study.server) and not edits:
         return context.ranks.from_main(lambda: _ask_server(server, context, asked, adapters, tick))
@@ -108,7 +108,7 @@ def answer_questions(
     for some in context.ranks.from_main(lambda: lora_adapters.groups_that_fit(adapters, context.device)):
         variants = [Variant(adapter.parent.name if adapter else None, edits or {}) for adapter in some]
         with lora_adapters.adapted(context.base, by_stage(some)) as model:
-            # Of each question, what all variants answer.
+            # For each question, the answers of all variants.
             answers = context.ranks.share(
                 asked,
                 lambda part, model=model, variants=variants: list(  # type: ignore[misc]
@@ -122,7 +122,7 @@ def answer_questions(
 def _ask_server(
     server: EndpointConfig, context: StudyContext, asked: Sequence[tuple[str, str | None]], adapters: Sequence[Path | None], tick: TickFn
 ) -> list[list[str]]:
-    """Let a server answer, greedily and with the same penalty, where it knows one; adapters are its models, named after their stages."""
+    """Let a server answer, greedily and with the same penalty if it supports one; adapters are its models, named after their stages."""
     more: dict[str, Any] = {"repetition_penalty": REPETITION_PENALTY}
     more |= {"chat_template_kwargs": kwargs} if (kwargs := context.study.chat.template_kwargs) else {}
     modules = {adapter.parent.name: adapter for adapter in adapters if adapter}
@@ -140,12 +140,12 @@ def _ask_server(
     hint = "".join(f"\n  --lora-modules {name}={path}" for name, path in modules.items())
     hint = f"; it serves adapters under the names of their stages, such as: vllm serve {server.model} --enable-lora{hint}" if hint else ""
     try:
-        # One limit for all that a command asks.
+        # One limit for all requests of a command.
         found = ask(context.budget.left(server), asks, context.replies, counter(tick, len(asks), "answers"))
         context.budget.add(found.cost, found.asked, found.cached)
     except InputError as error:
         raise InputError(f"{error}{hint}") from None
-    # To say nothing is an answer too.
+    # An empty reply is an answer too.
     texts = [each.text.strip() if isinstance(each, Reply) else "" if each.kind == "empty" else None for each in found.replies]
     if lacking := texts.count(None):
         counted = ", ".join(f"{kind} × {count}" for kind, count in found.failures.items() if kind != "empty")
@@ -155,7 +155,7 @@ def _ask_server(
 
 
 def decode_answers(model: nn.Module, chat: Chat, prompts: Prompts, variants: Sequence[Variant], how: Decoding) -> list[list[str]]:
-    """Return the texts of what a model answers to tokenised prompts, [variants][prompts], as rows of one batch."""
+    """Return a model's answers to tokenised prompts, [variants][prompts], decoded as rows of one batch."""
     answers = generate(model, [Request(prompt, variant) for variant in variants for prompt in prompts], how)
     texts = [chat.decode(answer.ids) for answer in answers]
     return [texts[k * len(prompts) : (k + 1) * len(prompts)] for k in range(len(variants))]

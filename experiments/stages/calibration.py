@@ -1,8 +1,8 @@
-"""The stages `calibrate` and `later`: changes of known share are planted where a real run was measured, and looked for.
+"""The stages `calibrate` and `later`: plant changes of known share where a real run was measured, and measure their share.
 
-Planted changes have the size of a real run's shift against its neutral fine-tune, and the noise of that neutral fine-tune's
-shift against the base. Its shift against a neutral fine-tune of another seed would not do: fine-tunes on the same answers
-move the state at each prompt in much the same way, so that far less is left between them than between a run and its neutral one.
+Planted changes have the size of a real run's shift from its neutral fine-tune, and the noise of that neutral fine-tune's shift from the
+base. The difference of two neutral fine-tunes of different seeds has too little noise: fine-tunes on the same answers move the state at
+each prompt in much the same way.
 """
 
 from collections.abc import Sequence
@@ -32,13 +32,13 @@ LEAST_COVERAGE = 0.93
 
 
 class PlantedPoint(Record):
-    """What was measured of one planted share.
+    """The measurements of one planted share.
 
     Attributes:
         alpha: the planted share, from 0 to 1.
-        share: the mean of the plants that passed the gate, with the range of the middle 95 %; null where none passed.
-        target: what the space of the other half holds of them, on average.
-        held: what the measured space holds of them, on average.
+        share: the mean measured share of changes that passed the gate, with the middle 95 % of values; null where none passed.
+        target: the mean share that the space of the other half holds.
+        held: the mean share that the measured space holds.
     """
 
     alpha: float
@@ -48,15 +48,15 @@ class PlantedPoint(Record):
 
 
 class PlantedShares(Record):
-    """What `calibration.json` holds.
+    """The content of `calibration.json`.
 
     Attributes:
-        layer: where changes were planted.
-        directions: how many were found there.
+        layer: the layer where changes were planted.
+        directions: the number of directions found there.
         size: the norm of a planted change.
         why: why none was planted, in words.
-        points: for each planted share.
-        accuracy: for each of them, with the gate and without.
+        points: one for each planted share.
+        accuracy: one row for each planted share, with the gate and without.
     """
 
     layer: int
@@ -68,18 +68,18 @@ class PlantedShares(Record):
 
 
 class LaterShares(Sparse):
-    """What `later.json` holds: planted changes read some layers on, where no share is true.
+    """The content of `later.json`: planted changes read at a later layer, where the true share is not known.
 
     Attributes:
-        layer: where they were planted.
-        later: where they were read.
-        draws: for each share.
-        why: why there is nothing, in words.
-        alphas: what was planted.
+        layer: the layer where they were planted.
+        later: the layer where they were read.
+        draws: number of changes for each share.
+        why: why there are no values, in words.
+        alphas: the planted shares.
         raw: the mean share at the later layer.
-        anchors: the same for 0 and 1, from draws of their own.
-        scaled: between those anchors.
-        rank_correlation: Spearman's, of planted and raw shares.
+        anchors: the mean shares for alpha 0 and 1, from separate draws.
+        scaled: `raw` as a fraction of the distance between the anchors.
+        rank_correlation: Spearman's correlation of planted and raw shares.
     """
 
     layer: int
@@ -95,12 +95,12 @@ class LaterShares(Sparse):
 
 @dataclass(frozen=True)
 class Real:
-    """What planted changes are modelled on.
+    """The run that planted changes are modelled on.
 
     Attributes:
-        title: the run whose shift they have the size of.
-        layer: where they are planted.
-        readings: of plain answers, by that run, by its neutral fine-tune, and by the base.
+        title: the run's name; planted changes have the size of its shift.
+        layer: the layer where changes are planted.
+        readings: of plain answers, by the run, its neutral fine-tune, and the base.
         turns: these answers.
     """
 
@@ -109,19 +109,19 @@ class Real:
     readings: tuple[Stage, Stage, Stage]
     turns: Sequence[Turn]
 
-    def inputs(self, library: SpaceStages) -> dict[str, Stage | Sequence[Stage]]:
-        """Return what a stage that plants changes reads."""
-        return {**in_group("space", library.inputs), **dict(zip(("run", "neutral", "base"), self.readings, strict=True))}
+    def inputs(self, space_stages: SpaceStages) -> dict[str, Stage | Sequence[Stage]]:
+        """Return the inputs of a stage that plants changes."""
+        return {**in_group("space", space_stages.inputs), **dict(zip(("run", "neutral", "base"), self.readings, strict=True))}
 
 
-def calibrate_stage(real: Real, config: CalibrateConfig, library: SpaceStages) -> Stage:
-    """Plant changes along directions of one half of the contrast pairs and questions, and look for them in the space of the other.
+def calibrate_stage(real: Real, config: CalibrateConfig, space_stages: SpaceStages) -> Stage:
+    """Plant changes along directions from one half of the contrast pairs and questions, and measure them in the space of the other half.
 
-    Of traits alone, as roles have no contrast to halve. All is arithmetic on finished readings: shares are taken where a change is planted.
+    Only traits take part: roles have no contrast pairs to halve. Shares are read at the layer of planting, so no model is run.
     """
 
     def compute(_context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
-        space, size, noise_nD = _inputs(folders, library, real.layer)
+        space, size, noise_nD = _inputs(folders, space_stages, real.layer)
         members = Chosen(space.members(real.layer).traits)
         facts = PlantedShares(layer=real.layer, directions=len(members), size=size, why=None if members else NO_SPACE)
         if not members:
@@ -131,20 +131,20 @@ def calibrate_stage(real: Real, config: CalibrateConfig, library: SpaceStages) -
         points = {"points": planted_points(trials), "accuracy": accuracy(trials)}
         return {PLANTED: facts.model_copy(update=points).to_json()}
 
-    plain = {"layer": real.layer, "alphas": list(config.alphas), "draws": config.draws, "names": list(library.names)}
+    plain = {"layer": real.layer, "alphas": list(config.alphas), "draws": config.draws, "names": list(space_stages.names)}
     title = f"calibrate on planted changes like {real.title}"
-    return Stage(kind=kinds.CALIBRATE, config=plain, inputs=real.inputs(library), title=title, compute=compute, everywhere=False)
+    return Stage(kind=kinds.CALIBRATE, config=plain, inputs=real.inputs(space_stages), title=title, compute=compute, everywhere=False)
 
 
-def later_stage(real: Real, config: CalibrateConfig, library: SpaceStages) -> Stage:
-    """Plant changes in the base model and take their share some layers on.
+def later_stage(real: Real, config: CalibrateConfig, space_stages: SpaceStages) -> Stage:
+    """Plant changes in the base model and read their share at a later layer.
 
-    Directions and spaces are those of all contrast pairs and questions, so that α is the true share where a change is planted.
+    Directions and spaces use all contrast pairs and questions, so that α is the true share at the layer of planting.
     """
     layer, later = real.layer, real.layer + config.later
 
     def compute(context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
-        space, size, noise_nD = _inputs(folders, library, layer)
+        space, size, noise_nD = _inputs(folders, space_stages, layer)
         here, there = (Chosen(space.members(at).traits) for at in (layer, later))
         facts = LaterShares(layer=layer, later=later, draws=config.later_draws, why=None if here and there else NO_SPACE)
         if facts.why:
@@ -161,15 +161,15 @@ def later_stage(real: Real, config: CalibrateConfig, library: SpaceStages) -> St
         found = vars(curve) | {"rank_correlation": finite(curve.rank_correlation)}
         return {LATER: facts.model_copy(update=found).to_json()}
 
-    plain = {"layer": layer, "later": later, "alphas": list(config.alphas), "draws": config.later_draws, "names": list(library.names)}
+    plain = {"layer": layer, "later": later, "alphas": list(config.alphas), "draws": config.later_draws, "names": list(space_stages.names)}
     plain |= {"turns": fingerprint(real.turns)}
     title = f"read planted changes like {real.title} at layer {later}"
-    return Stage(kind=kinds.LATER, config=plain, inputs=real.inputs(library), title=title, compute=compute)
+    return Stage(kind=kinds.LATER, config=plain, inputs=real.inputs(space_stages), title=title, compute=compute)
 
 
-def _inputs(folders: Folders, library: SpaceStages, layer: int) -> tuple[PersonaSpace, float, FloatArray]:
+def _inputs(folders: Folders, space_stages: SpaceStages, layer: int) -> tuple[PersonaSpace, float, FloatArray]:
     """Return the space, the norm of the run's mean shift, and the neutral fine-tune's shift from the base [prompts, d_model]."""
-    space = library.load(folders.within("space"))
+    space = space_stages.load(folders.within("space"))
     run, neutral, base = (load_responses(folders[who], layer) for who in ("run", "neutral", "base"))
     return space, float(np.linalg.norm((run - neutral).mean(0))), neutral - base
 
@@ -180,12 +180,12 @@ def trials_in_halves(
     """Plant changes with random halves of the contrast pairs and questions, drawn ten times, and measure their share.
 
     Args:
-        differences: of each trait, positive less negative, [pairs, questions, d_model].
-        centred_ND: as in `probes.geometry.planted.Ground`, as are the next two.
+        differences: for each trait, positive minus negative, [pairs, questions, d_model].
+        centred_ND: as in `probes.geometry.planted.Ground`.
         noise_nD: [n, d_model].
         size: the norm of a planted change.
-        config: what to plant, and how often.
-        tick: told how many halves are done.
+        config: the shares to plant, and the number of draws.
+        tick: called with the number of halves that are done.
     """
     rng = np.random.default_rng(seed_for(0, "calibration"))
     halves = half_means(differences, None, min(SPLITS, config.draws), rng)
@@ -199,7 +199,7 @@ def trials_in_halves(
 
 
 def planted_points(trials: Sequence[Trial]) -> list[PlantedPoint]:
-    """Return for each planted share what was measured of it."""
+    """Summarise the trials of each planted share."""
     points = []
     for alpha in dict.fromkeys(trial.alpha for trial in trials):
         some = [trial for trial in trials if trial.alpha == alpha]
@@ -216,7 +216,7 @@ def planted_points(trials: Sequence[Trial]) -> list[PlantedPoint]:
 
 
 def missed_targets(row: Accuracy) -> list[str]:
-    """Return in words the targets that a row of `accuracy` misses; none where no draw counts."""
+    """Return in words the targets that a row of `accuracy` misses; none for a row without draws."""
     out = []
     for error, coverage, share in (
         (row.error, row.coverage, "other half's space"),

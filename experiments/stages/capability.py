@@ -1,6 +1,6 @@
-"""What a fine-tune cost, by the built-in capability set, which needs no download: of the base and of adapters, and the stage `capability`.
+"""Capabilities that a fine-tune lost, measured on the built-in set, which needs no download: the stage `capability`.
 
-Every figure is of the same items for all, so adapters are compared with the base item by item.
+All models answer the same items, so adapters are compared with the base item by item.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ from wellworn.probes.statistics.intervals import Estimate, FloatArray, crossed_i
 BUILTIN = "builtin"
 CAPABILITY = "capability.json"
 CHECKS = {"chosen": "sums, chosen", "said": "sums, said", "form": "form of an answer"}
-# Small models go on for as long as they may, and what they add spoils what they said.
+# Small models fill the limit, and their additions spoil a right answer.
 ANSWER_TOKENS = 32
 
 Bits = NDArray[np.bool_]
@@ -42,14 +42,14 @@ Bits = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Items:
-    """What one model made of the set, item by item.
+    """The results of one model on the set, item by item.
 
     Attributes:
         logprob: mean log-probability of a token of each plain answer to the bank's evaluate questions.
-        kl: mean KL to the base of the next token on each of these answers, in nats.
-        chosen: sums whose right answer is likelier, per token, than three wrong ones.
-        said: sums whose answer the model states.
-        form: instructions about the form of an answer that it follows.
+        kl: mean KL divergence of the next token from the base on each of these answers, in nats.
+        chosen: for each sum, whether the right answer is likelier, per token, than three wrong ones.
+        said: for each sum, whether the model states the right answer.
+        form: for each instruction about the form of an answer, whether it is followed.
     """
 
     logprob: FloatArray
@@ -64,7 +64,7 @@ class Items:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Items":
-        """Return what `to_json` wrote."""
+        """Read the values that `to_json` wrote."""
         return cls(**{field.name: np.array(value[field.name]) for field in fields(cls)})
 
 
@@ -73,11 +73,11 @@ class Compared:
     """How many items a model gets right, and what changed relative to the base.
 
     Attributes:
-        right: how many.
-        items: of so many.
-        lost: right in the base, and wrong now; None for the base itself.
-        gained: the other way round.
-        p: two-sided sign test of lost against gained, items the unit; None of several runs together.
+        right: the number of right items.
+        items: the number of items.
+        lost: the number right for the base and wrong now; None for the base itself.
+        gained: the number wrong for the base and right now.
+        p: two-sided sign test of lost against gained over items; None for several runs together.
     """
 
     right: int
@@ -88,15 +88,15 @@ class Compared:
 
 
 class Capability(Record):
-    """What one model, or several runs of one kind, can do.
+    """The capabilities of one model, or of several runs of one kind.
 
     Attributes:
-        perplexity: on plain answers to the bank's evaluate questions: exp of minus the mean over answers of the mean log-probability
-            of a token.
-        ratio: of its perplexity to the base's, with its interval over answers (of several runs, over runs × answers); None for the base.
-        kl: mean KL to the base of the next token on the same answers, in nats, with its interval; None for the base.
-        chosen: sums whose right answer is likelier, per token, than three wrong ones; a quarter by chance. Of several runs, of all of them.
-        said: sums whose answer is stated.
+        perplexity: exp of minus the mean over answers of the mean log-probability of a token, on plain answers to the bank's evaluate
+            questions.
+        ratio: perplexity divided by the base's, with its interval over answers (for several runs, over runs × answers); None for the base.
+        kl: mean KL divergence of the next token from the base on the same answers, in nats, with its interval; None for the base.
+        chosen: sums with a right answer that is likelier, per token, than three wrong ones (a quarter by chance); added up over runs.
+        said: sums that are answered right.
         form: instructions about the form of an answer that are followed.
     """
 
@@ -109,7 +109,7 @@ class Capability(Record):
 
 
 def capability(runs: Sequence[Items], base: Items | None) -> Capability:
-    """Put figures together of one model, or of runs that differ in their seed alone, relative to the base; None where it is the base."""
+    """Summarise one model, or runs that differ only in seed, relative to the base; `base` is None for the base itself."""
     logprob = np.stack([run.logprob for run in runs])
     of_items = []
     for name in CHECKS:
@@ -124,7 +124,7 @@ def capability(runs: Sequence[Items], base: Items | None) -> Capability:
 
 
 def _add_up(found: Sequence[Compared]) -> Compared:
-    """Return the counts of several runs, without a test: runs that do the same items are not independent."""
+    """Add up the counts of several runs, without a test: runs on the same items are not independent."""
     lost, gained = sum(each.lost or 0 for each in found), sum(each.gained or 0 for each in found)
     return Compared(sum(each.right for each in found), sum(each.items for each in found), lost, gained)
 
@@ -132,15 +132,15 @@ def _add_up(found: Sequence[Compared]) -> Compared:
 def measure_items(
     base: models.Loaded, chat: Chat, adapters: Mapping[str, Path], names: Sequence[str | None], ranks: Ranks, tick: TickFn
 ) -> list[Items]:
-    """Return what adapters, and the base for None, make of the set, in the order of their names; ranks share the work.
+    """Measure adapters, and the base for None, on the set, in the order of `names`; ranks share the work.
 
     Args:
         base: the model.
         chat: how to write conversations for it.
         adapters: name → folder.
-        names: which are measured.
-        ranks: all of which call this.
-        tick: shows how far it is.
+        names: of those that are measured.
+        ranks: all ranks must call this.
+        tick: shows progress.
     """
     sums, forms = load_arithmetic(), load_format()
     plain = [chat.encode(turn) for turn in plain_turns(load_bank("everyday"), "evaluate")]
@@ -149,7 +149,7 @@ def measure_items(
     pad = int(base.tokenizer.pad_token_id)
 
     def of_each(found: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
-        """Turn [names][items] into one entry an item."""
+        """Transpose [names][items] into one entry per item."""
         return list(zip(*found, strict=True))
 
     with lora_adapters.adapted(base, adapters) as model:
@@ -171,7 +171,7 @@ def measure_items(
 
 
 def capability_stage(context: StudyContext, condition: Condition) -> Stage:
-    """Measure what an adapter, or the base, makes of the built-in set; several are rows of one batch."""
+    """Measure an adapter, or the base, on the built-in set; several are rows of one batch."""
 
     def compute_all(context: StudyContext, folders: Sequence[Folders], _outs: Sequence[Path], tick: TickFn) -> list[Output]:
         chat, ranks = context.chat(context.base), context.ranks
@@ -194,9 +194,9 @@ def capability_stage(context: StudyContext, condition: Condition) -> Stage:
 
 
 def _check_items(logprob: np.ndarray, answers: Sequence[str], sums: Sequence[Arithmetic], forms: Sequence[FormatItem]) -> list[np.ndarray]:
-    """Return which items are right: sums chosen, sums said, forms."""
+    """Return a mask of right items for each test: sums chosen, sums said, forms."""
     of_options = logprob.reshape(len(sums), -1)
-    # The right answer is the first; to be as likely as another is not to be chosen.
+    # The right answer is the first; a tie does not count as chosen.
     chosen = of_options[:, 0] > of_options[:, 1:].max(1)
     said = np.array([says(answer, item) for answer, item in zip(answers, sums, strict=False)])
     form = np.array([follows(item.check, answer) for item, answer in zip(forms, answers[len(sums) :], strict=True)])
@@ -207,8 +207,8 @@ def compare_items(now: np.ndarray, before: np.ndarray | None) -> Compared:
     """Count which items are right, and compare them with the base's.
 
     Args:
-        now: which are right, [items].
-        before: the same of the base; None where these are its own.
+        now: mask of right items, [items].
+        before: the same for the base; None where `now` is the base's.
     """
     if before is None:
         return Compared(int(now.sum()), len(now))

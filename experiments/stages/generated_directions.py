@@ -1,4 +1,4 @@
-"""The estimator `generated`: directions of what the base itself says under contrast prompts, and how they agree with those of `state`."""
+"""The estimator `generated`: directions from the base's own answers under contrast prompts, and their agreement with `state`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,12 +32,12 @@ AGREEMENT, COUNTED = "agreement.json", "kept.json"
 
 
 class KeptAnswers(Record):
-    """Which pairs of answers make a direction, where a judge filters them.
+    """The pairs of answers that make a direction, where a judge filters them.
 
     Attributes:
-        kept: how many pairs.
-        of: of so many.
-        ungraded: pairs that lack a grade.
+        kept: the number of pairs kept.
+        of: the number of all pairs.
+        ungraded: the number of pairs that lack a grade.
     """
 
     kept: int
@@ -46,10 +46,10 @@ class KeptAnswers(Record):
 
 
 class DirectionAgreement(Record):
-    """How a trait's two directions agree.
+    """The agreement of a trait's two directions.
 
     Attributes:
-        cosine: of the two at each layer; null where there are not both.
+        cosine: of the two at each layer; null where one of them is missing.
         chance: the 95 % quantile of the cosine by chance, at the study's layer.
     """
 
@@ -62,9 +62,9 @@ class Generated:
     """The stages of the estimator `generated`.
 
     Attributes:
-        space: directions and reliabilities, as those of `state` are kept.
-        agreement: how they agree with these.
-        kept: of each trait, which pairs of answers make its direction, if they are filtered.
+        space: directions and reliabilities, in the format of `state`.
+        agreement: their agreement with those of `state`.
+        kept: for each trait, the pairs of answers that make its direction; empty where all do.
     """
 
     space: Stage
@@ -73,39 +73,39 @@ class Generated:
 
 
 def generated_stages(
-    context: StudyContext, traits: Sequence[Trait], bank: Sequence[Example], library: SpaceStages, layer: int, judge: Judge | None
+    context: StudyContext, traits: Sequence[Trait], bank: Sequence[Example], space_stages: SpaceStages, layer: int, judge: Judge | None
 ) -> Generated:
     """Return the stages that estimate each trait's direction from the base's own answers.
 
     Args:
         context: the study's model.
-        traits: those of the library.
-        bank: whose extraction questions are asked where a trait has none of its own, unless the study names others.
-        library: with their directions by the estimator `state`.
-        layer: where chance is drawn.
-        judge: who grades what is said, if the study names one.
+        traits: the library.
+        bank: its extraction questions are asked where a trait has none of its own, unless the study names other questions.
+        space_stages: the directions of the estimator `state`.
+        layer: the layer where chance is drawn.
+        judge: the judge that grades the answers, if the study names one.
 
     Raises:
         InputError: a trait with fewer questions, or contrast pairs, than the study asks for, or without a rubric where answers are
             filtered.
     """
     config = context.study.generated_directions
-    assert config is not None  # it is asked for
+    assert config is not None  # the caller checks it
     others = load_questions(config.bank) if config.bank else None
     asked = [_questions(trait, bank, others, config.questions) for trait in traits]
     states = [_answers_stage(context, trait, questions) for trait, questions in zip(traits, asked, strict=True)]
     names, digests = [trait.name for trait in traits], [digest(questions) for questions in asked]
     kept: list[Stage] = []
     if config.filter:
-        assert judge is not None  # held when the study was loaded
+        assert judge is not None  # checked when the study was loaded
         both = zip(traits, asked, states, strict=True)
         kept = [_kept_stage(context, judge, config.filter, trait, questions, stage) for trait, questions, stage in both]
     space = space_stage(names, states, digests, "directions of what the base says", kept)
-    return Generated(space, _agreement_stage(names, library.spaces[0], space, states, digests, layer), tuple(kept))
+    return Generated(space, _agreement_stage(names, space_stages.spaces[0], space, states, digests, layer), tuple(kept))
 
 
 def _questions(trait: Trait, bank: Sequence[Example], others: Sequence[Example] | None, count: int) -> list[str]:
-    """Return what is asked: the questions that the study names, or a trait's own open ones, then those that its direction is read on."""
+    """Return the questions to ask: those that the study names, or a trait's own open ones, then those that its direction is read on."""
     if others is not None:
         questions = [row.question for row in others if row.split == "extract"]
     else:
@@ -152,10 +152,7 @@ def _prompts(pairs: Sequence[ContrastPair], questions: Sequence[str]) -> list[tu
 
 
 def _kept_stage(context: StudyContext, judge: Judge, limits: FilterConfig, trait: Trait, questions: Sequence[str], said: Stage) -> Stage:
-    """Choose the pairs of answers that make a direction, as the judge grades them: `kept` [pairs, questions], and how many.
-
-    `ungraded` of them lack a grade.
-    """
+    """Choose the pairs of answers that make a direction by the judge's grades: `kept` [pairs, questions], and counts."""
     rubric = needed_rubric(trait, f"generated_directions.filter: {trait.name}")
     pairs = _pairs(context, trait)
     asked = [Turn(question, "") for question, _ in _prompts(pairs, questions)]
@@ -167,7 +164,7 @@ def _kept_stage(context: StudyContext, judge: Judge, limits: FilterConfig, trait
 
     def compute(_context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
         score, coherence = (load_grades(folders[name]).scores.reshape(len(pairs), 2, len(questions)) for name in grades)
-        # An answer without a grade is not above a limit, nor below one.
+        # An answer without a grade is neither above a limit nor below one.
         kept = (score[:, 0] >= limits.score) & (score[:, 1] < limits.score) & (coherence >= limits.coherence).all(1)
         ungraded = ~np.isfinite(np.stack([score, coherence])).all((0, 2))
         counted = KeptAnswers(kept=int(kept.sum()), of=kept.size, ungraded=int(ungraded.sum()))
@@ -181,13 +178,13 @@ def _kept_stage(context: StudyContext, judge: Judge, limits: FilterConfig, trait
 def _agreement_stage(
     names: Sequence[str], state: Stage, generated: Stage, states: Sequence[Stage], asked: Sequence[str], layer: int
 ) -> Stage:
-    """Compare each trait's two directions with each other, at every layer, and with chance at one."""
+    """Compare each trait's two directions with each other at every layer, and with chance at one layer."""
 
     def compute(_context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
         both = [
             load_file(folder / "space.safetensors")["vectors"].astype(np.float64) for folder in (folders["state"], folders["generated"])
         ]
-        # Where too few answers were kept there is no direction, and no cosine.
+        # With too few answers there is no direction, and no cosine.
         units = [vectors / np.where((norm := np.linalg.norm(vectors, axis=-1, keepdims=True)) > 0, norm, np.nan) for vectors in both]
         cosines = (units[0] * units[1]).sum(-1)
         rows = [load_states(folder) for folder in folders.all("states")]

@@ -1,4 +1,4 @@
-"""The stage `grade`: what a judge makes of answers, by a rubric. The judge is a model here, or an OpenAI-compatible server."""
+"""The stage `grade`: a judge grades answers by a rubric. The judge is a local model or an OpenAI-compatible server."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,23 +21,23 @@ from wellworn.probes.scoring.judge import Grades, grade, grade_by_server, judge_
 from wellworn.probes.statistics.intervals import finite
 
 GRADES = "grades.json"
-# A control has no rubric: what it is, is its description.
+# A control has no rubric; its description takes the place of one.
 OF_A_CONTROL = "Score how much of the following the answer shows, from 0 (nothing of it) to 100 (all of it), and nothing else about it.\n"
 NO_RUBRIC = "has no rubric, so no judge can grade it"
-# A server that fails on more than this part of the answers is out of order, and may be asked again later.
+# A server that fails on a larger fraction of the answers is out of order; it may be asked again later.
 MOST_PASSING = 0.1
 
 
 def rubric_for(subject: Trait | Control) -> str | None:
-    """Return what a judge grades answers by; None for a trait without a rubric."""
+    """Return the rubric that a judge grades answers by; None for a trait without one."""
     return OF_A_CONTROL + subject.description if isinstance(subject, Control) else subject.rubric
 
 
 def needed_rubric(subject: Trait | Control, where: str) -> str:
-    """Return what a judge grades answers by, where nothing goes without.
+    """Return the rubric that a judge grades answers by; here one is required.
 
     Raises:
-        InputError: a trait without a rubric; `where` begins the message, and names it.
+        InputError: a trait without a rubric; the message begins with `where`.
     """
     if (rubric := rubric_for(subject)) is None:
         raise InputError(f"{where} {NO_RUBRIC}; write one in its trait.yaml")
@@ -46,13 +46,13 @@ def needed_rubric(subject: Trait | Control, where: str) -> str:
 
 @dataclass
 class Judge:
-    """Who grades answers.
+    """The judge that grades answers.
 
     Attributes:
-        by: the server; None for a model here.
-        ref: the model; None for a server.
-        dtype: that the model is loaded in.
-        budget: what was asked of the server so far.
+        by: the server; None for a local model.
+        ref: the local model; None for a server.
+        dtype: number format of the local model.
+        budget: requests to the server so far, and their limit.
     """
 
     by: EndpointConfig | None
@@ -62,15 +62,15 @@ class Judge:
 
     @classmethod
     def of(cls, context: StudyContext, asked: str | EndpointConfig) -> "Judge":
-        """Find the judge of a study: a model's name, or how a server is reached.
+        """Find the judge of a study, given a model's name or a server.
 
         Raises:
-            InputError: no such model, or one that cannot be talked to.
+            InputError: no such model, or one without a chat template.
         """
         if isinstance(asked, EndpointConfig):
             return cls(asked, None, None)
         ref = context.ref if asked == context.study.model else context.ranks.from_main(lambda: models.resolve(asked))
-        # The study's own model is not loaded twice, however it is called.
+        # The study's own model is not loaded twice, even under another name.
         if ref.id == context.ref.id:
             return cls(None, ref, context.dtype)
         if not context.ranks.from_main(lambda: bool(models.load_tokenizer(ref)[0].chat_template)):
@@ -79,32 +79,32 @@ class Judge:
 
     @property
     def name(self) -> str:
-        """The server's name for it, or the model's."""
+        """The name of the model, on the server or here."""
         return self.by.model if self.by else self.ref.id if self.ref else ""
 
     def identity(self) -> Config:
-        """Return what the hash of a grade holds of its judge: not where a server is, nor how fast it may be asked."""
+        """Return the judge's part of a grade's hash; a server's address and rate limits are not in it."""
         return {"server": self.by.model, "more": self.by.more} if self.by else {"model": self.name, "dtype": self.dtype}
 
     @property
     def used(self) -> str | None:
-        """What was asked of a server so far, and what it cost; None where nothing was."""
+        """The requests to a server so far and their cost, in words; None where there were none."""
         if self.by is None or not self.budget.asked + self.budget.cached:
             return None
         cost = f", ${self.budget.spent:.2f}" if self.by.price else ""
         return f"judge {self.name}: {self.budget.asked:,} asked, {self.budget.cached:,} from the cache{cost}"
 
     def check(self) -> None:
-        """Find out before anything is computed whether the judge's server, if it has one, can be asked at all."""
+        """Check, before anything is computed and without a request, that the judge's server, if there is one, can be used."""
         if self.by:
             check(self.by)
 
     def grade(self, context: StudyContext, rubric: str, turns: Sequence[Turn], tick: TickFn) -> Grades:
-        """Grade answers, each different one once; rank 0 alone asks a server.
+        """Grade answers, each distinct one once; only rank 0 asks a server.
 
         Raises:
-            InputError: nothing can be had of the server, it fails on more than a tenth of the answers for reasons that may pass, or what
-                may be spent is spent. Replies are kept: the next call asks for the rest.
+            InputError: the server does not answer, it fails on more than a tenth of the answers for reasons that may pass, or the budget is
+                spent. Replies are kept: the next call asks for the rest.
         """
         different = {turn: i for i, turn in enumerate(dict.fromkeys(turns))}
         progress = counter(tick, len(different), "answers")
@@ -120,7 +120,7 @@ class Judge:
         self, server: EndpointConfig, cache: Path | None, rubric: str, turns: Sequence[Turn], progress: Callable[[int], None]
     ) -> Grades:
         kept = "replies are kept, so that the same command asks for the rest alone"
-        # One limit for all that a command asks.
+        # One limit for all requests of a command.
         found = grade_by_server(self.budget.left(server), rubric, turns, cache, progress=progress)
         self.budget.add(found.cost, found.asked, found.cached)
         if lacking := found.kinds.get("most_cost"):
@@ -135,11 +135,11 @@ class Judge:
         return found
 
     def _read(self, context: StudyContext, rubric: str, turns: Sequence[Turn], progress: Callable[[int], None]) -> Grades:
-        assert self.ref is not None  # one of the two is there
+        assert self.ref is not None  # one of `by` and `ref` is set
         if self.ref.id == context.ref.id:
             base, chat = context.base, context.chat(context.base)
         else:
-            # There may be no room for both.
+            # There may not be room for both models.
             context.drop()
             base = models.load(self.ref, self.dtype or "auto")
             chat = Chat(base.tokenizer, max_length=base.max_length)
@@ -156,22 +156,22 @@ class Judge:
 def grade_stage(
     context: StudyContext, judge: Judge, rubric: str, texts: Sequence[Turn] | Stage, asked: Sequence[Example | Turn], title: str
 ) -> Stage:
-    """Grade answers by a rubric: `scores`, null where there is none, `failures` by answer, whether `drawn`, and all draws `alike`.
+    """Grade answers by a rubric: `scores`, null where missing, `failures` by answer, whether grades are `drawn`, and draws `alike`.
 
     Stages that grade answers to the same questions by the same rubric are computed together.
 
     Args:
         context: the study's model, which may itself be the judge.
-        judge: who grades.
-        rubric: by which.
-        texts: the turns, or the answer stage whose answers are graded.
+        judge: the judge.
+        rubric: the rubric.
+        texts: the turns to grade, or an answer stage.
         asked: the questions that an answer stage answered.
-        title: what is graded, on screen.
+        title: name of the texts on screen.
 
     Raises:
-        InputError: a rubric without a place for the answer where it has one for the question.
+        InputError: a rubric with a place for the question and none for the answer.
     """
-    # A rubric that cannot be used is found out before anything is computed.
+    # Refuse an unusable rubric before anything is computed.
     judge_prompt(rubric, Turn("?", "."))
 
     def compute_all(context: StudyContext, folders: Sequence[Folders], _outs: Sequence[Path], tick: TickFn) -> list[Output]:
@@ -197,14 +197,14 @@ def grade_stage(
         title=f"grade {title}",
         shared=config,
         compute_all=compute_all,
-        # A server is asked by one process: what it may be asked at a time, and what that may cost, is one limit.
+        # One process asks a server, as its rate and its cost have one limit.
         everywhere=judge.by is None,
         check=judge.check,
     )
 
 
 def load_grades(folder: Path) -> Grades:
-    """Load what a `grade` stage left."""
+    """Load the grades of a `grade` stage."""
     found = read_json(folder / GRADES)
     scores = np.array([np.nan if score is None else score for score in found["scores"]])
     return Grades(scores, {int(i): why for i, why in found["failures"].items()}, found["drawn"], found["alike"])

@@ -23,18 +23,18 @@ from wellworn.probes.statistics.intervals import FloatArray
 INSTRUCTIONS = "instructions.json"
 NOT_ASKED = "the study names no instructions"
 OF_ROLES = "the space is made of roles, and instructions are too few to make one in its place"
-# Subsets overlap: more of them know little more, and they make no p.
+# Subsets overlap, so more of them add little, and they do not give a p value.
 DRAWS = 199
 
 
 class InstructionShares(Record):
-    """What `instructions.json` holds.
+    """The content of `instructions.json`.
 
     Attributes:
         asked: the instructions that are drawn from.
-        found: those of them that pass the test of reliability.
-        directions: how many make a draw, which is as many as make the persona space.
-        shares: of the run's shift, one a draw.
+        found: the instructions with a reliable direction.
+        directions: the number of directions in a draw, equal to that of the persona space.
+        shares: the share of the run's shift in each draw.
         why: why there are none, in words.
     """
 
@@ -47,11 +47,11 @@ class InstructionShares(Record):
 
 @dataclass(frozen=True)
 class Instructions:
-    """The directions of instructions, estimated and judged as those of traits are.
+    """The directions of instructions, estimated and tested like those of traits.
 
     Attributes:
         names: of the instructions.
-        space: the stage with their directions, and where each was found.
+        space: the stage with their directions, and the layers where each was found.
     """
 
     names: tuple[str, ...]
@@ -59,10 +59,10 @@ class Instructions:
 
 
 def load_instruction_stages(context: StudyContext, instructions: Sequence[Instruction], examples: Sequence[Example]) -> Instructions:
-    """Return the stages that make the directions of instructions, each of equally many contrast pairs.
+    """Return the stages that make the directions of instructions, each from equally many contrast pairs.
 
-    These are as many as the study asks for, or as the instruction with the fewest has. A direction is compared with the covariance of the
-    instructions' own activations, as a trait's is against the library's.
+    Their number is the study's, or that of the instruction with the fewest pairs. A direction is compared with the covariance of the
+    instructions' own activations, as a trait's direction is with that of the library.
 
     Raises:
         InputError: fewer extraction questions than the study asks for.
@@ -74,26 +74,25 @@ def load_instruction_stages(context: StudyContext, instructions: Sequence[Instru
 
 
 def instructions_stage(
-    title: str, layer: int, own: str | None, library: SpaceStages, instructions: Instructions, before: Stage, after: Stage
+    title: str, layer: int, own: str | None, space_stages: SpaceStages, instructions: Instructions, before: Stage, after: Stage
 ) -> Stage:
     """Draw the null N2 of one run's headline share.
 
     Args:
         title: of the run.
-        layer: where its share is read.
-        own: its trait; the direction is left out of the space, and an instruction of the same name out of the draws.
-        library: the persona space.
-        instructions: what makes spaces in its place.
+        layer: the layer where its share is read.
+        own: its trait; its direction is left out of the space, and an instruction of the same name out of the draws.
+        space_stages: the persona space.
+        instructions: the instructions that span the null spaces.
         before: the reference's reading of plain answers.
         after: the run's.
     """
 
     def compute(_context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
-        space = library.load(folders.within("space"))
+        space = space_stages.load(folders.within("space"))
         arrays = load_file(folders["instructions"] / "space.safetensors")
         asked = [i for i, name in enumerate(instructions.names) if name != own]
-        # Whatever the extraction makes of an instruction is drawn: without directions that are mostly noise a model that follows few
-        # instructions would have no null.
+        # Directions that were not found are drawn too: otherwise a model that follows few instructions would have no null.
         found = [instructions.names[i] for i in asked if arrays["found"][i, layer] > 0.5]
         old, new = (load_responses(folders[when], layer) for when in ("before", "after"))
         members = space.members(layer, own)
@@ -103,7 +102,7 @@ def instructions_stage(
         names = [instructions.names[i] for i in asked]
         return {INSTRUCTIONS: InstructionShares(asked=names, found=found, directions=len(members), shares=shares, why=why).to_json()}
 
-    inputs = {**in_group("space", library.inputs), "instructions": instructions.space, "before": before, "after": after}
+    inputs = {**in_group("space", space_stages.inputs), "instructions": instructions.space, "before": before, "after": after}
     config, title = {"layer": layer, "own": own}, f"{title} among instructions"
     return Stage(kind=kinds.INSTRUCTIONS, config=config, inputs=inputs, title=title, compute=compute, everywhere=False)
 
@@ -114,10 +113,10 @@ def draw(differences_nD: FloatArray, vectors_RD: FloatArray, count: int) -> tupl
     Args:
         differences_nD: [prompts, d_model], the shift.
         vectors_RD: [instructions, d_model], their directions.
-        count: as many as make a subset, which is as many as make the persona space.
+        count: the size of a subset, equal to the number of directions in the persona space.
 
     Returns:
-        One share for each subset; and in words why there are none, else None.
+        One share for each subset, and why there are none, in words, or None.
     """
     if count == 0:
         return [], NO_SPACE

@@ -1,4 +1,4 @@
-"""Every kind of stage, with the integer that is raised when its results change; code changes alone never invalidate what was computed."""
+"""Every kind of stage with its version. Raise the version when results change; a change of code alone never invalidates results."""
 
 from wellworn.experiments.engine.stage import Kind
 
@@ -8,7 +8,7 @@ TRAIN = Kind("train", 2)
 ADAPTER = Kind("adapter", 1)
 RANDOM = Kind("random", 1)
 TEACHER = Kind("teacher", 1)
-# What a model reads, and what it says.
+# Readings and answers of a model.
 READ = Kind("read", 2)
 ANSWER = Kind("answer", 2)
 # The persona space.
@@ -25,11 +25,11 @@ MEASURE = Kind("measure", 10)
 INSTRUCTIONS = Kind("instructions", 2)
 WEIGHTS = Kind("weights", 1)
 CAPABILITY = Kind("capability", 1)
-# What its patched arms do, and what they say. `score` keeps two formats: log-probabilities under contrast pairs, or a judge's grades.
+# Outcomes and answers of patched models. `score` keeps two formats: log-probabilities under contrast pairs, or a judge's grades.
 MEDIATE = Kind("mediate", 1)
 SAY = Kind("say", 1)
 SCORE = Kind("score", 1)
-# How much of a trait it shows.
+# Trait scores.
 CHOOSE = Kind("choose", 1)
 CONTRAST = Kind("contrast", 1)
 GRADE = Kind("grade", 2)

@@ -1,4 +1,4 @@
-"""The persona space of a study, as its finished stages left it, and the null spaces drawn from the activations that made it."""
+"""The persona space of a study, loaded from finished stages, and the null spaces drawn from the activations that made it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ ONLY_OWN = "no persona space without the run's own direction: no other of the li
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which personas span a space: the places of traits, and of roles where these make it with them."""
+    """The personas that span a space: indices of traits, and of roles where roles take part."""
 
     traits: tuple[int, ...]
     roles: tuple[int, ...] = ()
@@ -36,14 +36,14 @@ class Chosen:
 
 @dataclass(frozen=True, eq=False)
 class Roles:
-    """The states of a base model that was asked to be someone.
+    """The activations of a base model under the system prompts of roles.
 
     Attributes:
         states: role → [prompts, questions, layers, d_model].
         default: [questions, layers, d_model], under the default system prompt.
-        namesakes: role → the trait of which it is a character, if there is one, and which takes it along out of a space.
-        asked: which questions all of them were read on.
-        k: dimensions of the space that they make with the traits; None where there is none.
+        namesakes: role → the trait of the same character; leaving the trait out of a space leaves the role out too.
+        asked: digest of the questions that all roles were read on.
+        k: dimensions of the space of roles and traits; None where there is none.
     """
 
     states: Mapping[str, FloatArray]
@@ -62,20 +62,20 @@ class Roles:
         return np.stack([each[..., layer, :].mean((0, 1), dtype=np.float64) for each in self.states.values()])
 
     def directions(self, layer: int) -> FloatArray:
-        """Return each role's mean state less the mean role, [R, d_model]."""
+        """Return each role's mean state minus the mean over roles, [R, d_model]."""
         vectors = self.vectors(layer)
         return np.asarray(vectors - vectors.mean(0))
 
 
 def centre_within_questions(states: Sequence[FloatArray], asked: Sequence[str], layer: int) -> FloatArray:
-    """Return the activations of several personas at one layer, less the mean of each question and answer: [N, d_model].
+    """Return the activations of several personas at one layer, minus the mean for each question and its answer: [N, d_model].
 
-    What a text itself puts into the state is nearly all that activations vary by (97 % on the embedded model), and none of it is in
-    a direction or a shift, which are differences on the same text. So the covariance that chance has is the one within questions.
+    Differences between texts make up nearly all variance of activations (97 % on the embedded model). Directions and shifts contain none
+    of it, as they are differences on the same text. So the null distribution needs the covariance within questions.
 
     Args:
-        states: of each persona, [prompts, 2, questions, layers, d_model] or [prompts, questions, layers, d_model].
-        asked: which questions each was read on; those of equal digest share their means.
+        states: for each persona, [prompts, 2, questions, layers, d_model] or [prompts, questions, layers, d_model].
+        asked: for each persona, a digest of its questions; personas with equal digests share their means.
         layer: the layer.
     """
     at = [each[..., layer, :].astype(np.float64) for each in states]
@@ -91,22 +91,22 @@ def eigenvalues_within_questions(states: Sequence[FloatArray], asked: Sequence[s
 
 
 def centre(states: Sequence[FloatArray], layer: int) -> FloatArray:
-    """Return the activations of several personas at one layer less their grand mean, [N, d_model]: with what texts put into them."""
+    """Return the activations of several personas at one layer minus their grand mean, [N, d_model]; differences between texts remain."""
     rows = np.concatenate([each[..., layer, :].reshape(-1, each.shape[-1]) for each in states]).astype(np.float64)
     return np.asarray(rows - rows.mean(0))
 
 
 @dataclass(frozen=True, eq=False)
 class PersonaSpace:
-    """The directions of a library at every layer, the activations that made them, and the null spaces drawn from these.
+    """The trait directions at every layer, the activations that made them, and the null spaces drawn from these activations.
 
     Attributes:
         names: of the traits [T].
         vectors: [T, layers, d_model].
         found: [T, layers].
-        states: [T][pairs, 2, questions, layers, d_model], the activations that each trait's direction was made of.
-        asked: which questions each was read on.
-        roles: what makes the space together with the traits, if anything does.
+        states: [T][pairs, 2, questions, layers, d_model], the activations behind each trait's direction.
+        asked: for each trait, a digest of the questions that it was read on.
+        roles: the roles that make the space together with the traits, if there are any.
     """
 
     names: Sequence[str]
@@ -119,17 +119,17 @@ class PersonaSpace:
     _halves: dict[tuple[int, Chosen], FloatArray] = field(default_factory=dict, init=False, repr=False)
 
     def members(self, layer: int, without: str | None = None) -> Chosen:
-        """Return who spans the space at a layer: the traits found there and all roles, less the run's own trait and its namesakes."""
+        """Return the personas that span the space at a layer: found traits and all roles, without the run's own trait and its namesakes."""
         traits = tuple(i for i, name in enumerate(self.names) if self.found[i, layer] and name != without)
         if self.roles is None:
             return Chosen(traits)
         names = enumerate(self.roles.names)
         roles = tuple(i for i, name in names if without is None or without not in (name, self.roles.namesakes.get(name)))
-        # Centred roles hold one direction fewer than they are; the axis is one more.
+        # Centring takes one direction from the roles; the assistant axis adds one.
         return Chosen(traits, roles) if self.roles.k is not None and self.roles.k <= len(traits) + len(roles) else Chosen(())
 
     def no_space(self, layer: int, without: str | None = None) -> str | None:
-        """Return in words why there is no space at a layer, or None where there is one."""
+        """Return why there is no space at a layer, in words, or None where there is one."""
         if self.members(layer, without):
             return None
         if self.roles is None:
@@ -139,7 +139,7 @@ class PersonaSpace:
         return f"no persona space at this layer: those found there hold fewer than its k = {self.roles.k} dimensions"
 
     def activations(self, layer: int, members: Chosen, kind: Kind = "within") -> FloatArray:
-        """Return the centred activations [N, d_model] of those that span a space; N1 has their covariance within questions."""
+        """Return the centred activations [N, d_model] of the personas that span a space; N1 has their covariance within questions."""
         states, asked = [self.states[i] for i in members.traits], [self.asked[i] for i in members.traits]
         if self.roles and members.roles:
             everyone = list(self.roles.states.values())
@@ -148,7 +148,7 @@ class PersonaSpace:
         return centre(states, layer) if kind == "total" else centre_within_questions(states, asked, layer)
 
     def basis(self, layer: int, members: Chosen) -> FloatArray:
-        """Return the basis [d_model, k] of the space that some personas span; with roles the first column is the assistant axis."""
+        """Return the basis [d_model, k] of the space of some personas; with roles the first column is the assistant axis."""
         traits = self.vectors[list(members.traits), layer]
         if self.roles is None or not members.roles:
             return persona_space(traits)
@@ -156,12 +156,12 @@ class PersonaSpace:
         return persona_space(traits, roles, default, self.roles.k)
 
     def null_spaces(self, layer: int, members: Chosen, kind: Kind = "within") -> NullSpaces:
-        """Return the null spaces of the space that some personas span: N1, N1 with the covariance of all activations, or N0.
+        """Return the null spaces for the space of some personas: N1, N1 with the covariance of all activations, or N0.
 
-        All runs and layers share one set of draws, and spaces once drawn are kept: every text and every run is compared with them.
+        All runs and layers share one set of draws. Spaces are kept once drawn, as every text and every run is compared with them.
         """
         k = self.basis(layer, members).shape[1]
-        # N0 knows nothing of the activations but their width.
+        # N0 depends only on the width of the activations.
         key = (kind, _made_of(members), k) if kind == "isotropic" else (kind, layer, k, members)
         if key not in self._drawn:
             null = Null(seed_for(0, "nulls"), isotropic=kind == "isotropic")
@@ -172,22 +172,22 @@ class PersonaSpace:
         return self._drawn[key]
 
     def null_bases(self, layer: int, members: Chosen, count: int) -> FloatArray:
-        """Return the bases [count, d_model, k] of the first few spaces of N1; the rest are not made."""
+        """Return the bases [count, d_model, k] of the first few spaces of N1; the others are not computed."""
         null = Null(seed_for(0, "nulls"), draws=count)
         k = self.basis(layer, members).shape[1]
         return null.spaces(self._rows(layer, members), _made_of(members), k).bases(count)
 
     def _rows(self, layer: int, members: Chosen, kind: Kind = "within") -> FloatArray:
-        """Return what null spaces are drawn from: the activations or, of many roles, fewer rows of the same covariance.
+        """Return the rows that null spaces are drawn from: the activations or, with many roles, fewer rows of the same covariance.
 
-        With roles there are some 3,000 activations and a hundred vectors, and G would take more than a gigabyte. The fewer rows have other
-        axes at each layer, so that draws are no longer joint over layers, which makes max-T larger, never smaller.
+        With roles there are some 3,000 activations and a hundred vectors, and G would take more than a gigabyte. The fewer rows have
+        different axes at each layer, so draws are no longer joint over layers. This makes max-T larger, never smaller.
         """
         rows = self.activations(layer, members, kind)
         return np.asarray(np.linalg.qr(rows, mode="r")) if members.roles and len(rows) > rows.shape[1] else rows
 
     def half_differences(self, layer: int, members: Chosen) -> FloatArray:
-        """Return the draws of N3, [draws, R, d_model]: half-differences of the contrast pairs of the traits that span a space."""
+        """Return the draws of N3, [draws, R, d_model]: half-differences of contrast pairs of the traits that span a space."""
         key = (layer, members)
         if key not in self._halves:
             self._halves.clear()
@@ -195,10 +195,10 @@ class PersonaSpace:
         return self._halves[key]
 
     def remainders(self, layer: int, own: str | None, shift_D: FloatArray, draws: int) -> FloatArray:
-        """Return what a mean shift leaves outside the space without a run's own direction, then what chance puts in its place.
+        """Return the remainder of a mean shift outside the space without a run's own direction, then chance remainders.
 
         Returns:
-            [1 + draws, d_model], all of one norm; no rows where there is no space or nothing moves.
+            [1 + draws, d_model], all of the same norm; no rows where there is no space or the shift is zero.
         """
         members = self.members(layer, own)
         if not members or not shift_D.any():
@@ -210,7 +210,7 @@ class PersonaSpace:
         return np.vstack([remainder, chance])
 
     def outside(self, layer: int, norm: float, seed: int, draws: int) -> FloatArray:
-        """Return directions [draws, d_model] of a norm that chance puts outside the space of all found traits.
+        """Draw random directions [draws, d_model] of a given norm outside the space of all found traits.
 
         Raises:
             InputError: no direction was found at the layer.
@@ -221,29 +221,29 @@ class PersonaSpace:
         return chance_remainders(self.activations(layer, members), self.basis(layer, members), norm, Null(seed, draws=draws))
 
     def differences(self, layer: int, trait: int) -> FloatArray:
-        """Return a trait's states under positive less negative prompts, [pairs, questions, d_model]."""
+        """Return a trait's states under positive minus negative prompts, [pairs, questions, d_model]."""
         at = self.states[trait][..., layer, :].astype(np.float64)
         return np.asarray(at[:, 0] - at[:, 1])
 
     def halves(self, layer: int, trait: int) -> tuple[FloatArray, FloatArray]:
-        """Return a trait's direction from two halves that have neither contrast pairs nor questions in common, each [d_model]."""
+        """Return a trait's direction from two halves of the data without common contrast pairs or questions, each [d_model]."""
         differences = self.differences(layer, trait)
         return differences[::2, ::2].mean((0, 1)), differences[1::2, 1::2].mean((0, 1))
 
     def personas(self, layer: int) -> tuple[list[tuple[str, str]], FloatArray]:
-        """Return everyone whose direction a shift may lie near, as (name, `trait` or `role`), and these directions [K, d_model]."""
+        """Return all personas as (name, `trait` or `role`), and their directions [K, d_model]."""
         names, directions = [(name, "trait") for name in self.names], self.vectors[:, layer]
         if self.roles:
             names += [(name, "role") for name in self.roles.names]
             directions = np.vstack([directions, self.roles.directions(layer)])
         return names, directions
 
-    def disattenuated(self, layer: int, differences_nD: FloatArray) -> dict[str, float | None]:
-        """Return the cosine of a shift with every direction, freed of the noise of both; None where either is too noisy."""
+    def disattenuated_cosines(self, layer: int, differences_nD: FloatArray) -> dict[str, float | None]:
+        """Return the cosine of a shift with every direction, corrected for the noise of both; None where either is too noisy."""
         return {name: disattenuated_cosine(differences_nD, *self.halves(layer, i)).value for i, name in enumerate(self.names)}
 
     def cosines(self, layer: int, vector: FloatArray) -> dict[str, float]:
-        """Return the signed cosine of a vector with every direction of the library at a layer; none for a zero vector."""
+        """Return the signed cosine of a vector with every trait's direction at a layer; empty for a zero vector."""
         if not np.any(vector):
             return {}
         at = self.vectors[:, layer]

@@ -1,6 +1,6 @@
-"""Measure one run: its shift, the share inside the persona space, its trait effect, and what mediates it.
+"""Measure one run: its shift, the share inside the persona space, its trait effect, and its mediation.
 
-Arithmetic on finished readings; no model is touched here.
+Arithmetic on finished readings; no model is run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,12 +41,12 @@ Reading = Mapping[str, FloatArray]
 
 # The base's answers, which the base alone reads.
 BASE_ANSWERS = "base_answers"
-# Chance directions that the base's use of the remainder is compared with.
+# Random directions that the base's use of the remainder is compared with.
 USE_DRAWS = 199
 
 
 def share_in_space(space: PersonaSpace, layer: int, differences_nD: FloatArray, without: str | None) -> ShareInSpace | None:
-    """Return the share of a shift in the space at a layer against its nulls; None where no direction was found."""
+    """Return the share of a shift in the space at a layer, compared with its nulls; None where no direction was found."""
     members = space.members(layer, without)
     if not members:
         return None
@@ -79,12 +79,12 @@ def share_in_space(space: PersonaSpace, layer: int, differences_nD: FloatArray, 
 
 
 def has_shift(differences_nD: FloatArray) -> bool:
-    """Return whether anything is left of a shift once its noise is taken out: without that there is no null share."""
+    """Return whether a shift exceeds its sampling noise; null shares need such a shift."""
     return debiased_norms(differences_nD)[0] > 0
 
 
 def shift_reading(space: PersonaSpace, layer: int, differences_nD: FloatArray, base_nD: FloatArray, own: str | None) -> ShiftReading:
-    """Return everything about one paired shift at one layer."""
+    """Measure one paired shift at one layer."""
     mean = differences_nD.mean(0)
     squared, noise = debiased_norms(differences_nD)
     spread = noise * len(differences_nD)
@@ -93,7 +93,7 @@ def shift_reading(space: PersonaSpace, layer: int, differences_nD: FloatArray, b
         own_removed=share_in_space(space, layer, differences_nD, own),
         full=share_in_space(space, layer, differences_nD, None),
         coordinates=cosines,
-        disattenuated=space.disattenuated(layer, differences_nD),
+        disattenuated=space.disattenuated_cosines(layer, differences_nD),
         nearest=sorted(cosines, key=lambda name: -cosines[name]),
         relative_norm=float(np.linalg.norm(mean) / np.linalg.norm(base_nD, axis=1).mean()),
         # The rest of the mean square depends on the context.
@@ -104,7 +104,7 @@ def shift_reading(space: PersonaSpace, layer: int, differences_nD: FloatArray, b
 def layer_curve(space: PersonaSpace, differences_nLD: FloatArray, own: str | None) -> LayerCurve:
     """Return the share at every layer.
 
-    Layers whose spaces are of the same traits have joint draws; between others they are independent, which makes the correction larger.
+    Layers with spaces of the same traits share their draws; draws of other layers are independent, which makes the correction larger.
     """
     depth = differences_nLD.shape[1]
     out: dict[str, list[float | None]] = {key: [None] * depth for key in LayerCurve.model_fields}
@@ -127,7 +127,7 @@ def layer_curve(space: PersonaSpace, differences_nLD: FloatArray, own: str | Non
 
 
 def null_curve(space: PersonaSpace, differences_nLD: FloatArray, own: str | None) -> tuple[list[int], FloatArray]:
-    """Return the layers that have a space and a shift, and N1's shares there, draw by draw: [draws, layers].
+    """Return the layers that have a space and a shift, and N1's shares there, [draws, layers].
 
     N0 is printed at the headline layer only, so it is not drawn here.
     """
@@ -141,7 +141,7 @@ def null_curve(space: PersonaSpace, differences_nLD: FloatArray, own: str | None
 def nearest_personas(space: PersonaSpace, layer: int, differences_nD: FloatArray, own: str | None) -> NearestPersonas:
     """Return the personas that a shift lies nearest, among all traits and roles, and the rank of its own trait."""
     names, directions = space.personas(layer)
-    # Also those that were not found: a shift may lie near a direction that few prompts agree on.
+    # Directions that were not found take part too: a shift may lie near a direction that few prompts agree on.
     everyone = Chosen(tuple(range(len(space.names))), tuple(range(len(space.roles.names))) if space.roles else ())
     found = nearest(differences_nD, directions, space.activations(layer, everyone), Null(seed_for(0, "nearest")))
     if found.why:
@@ -164,8 +164,8 @@ def trait_effect(changed: Mapping[str, Reading], reference: Mapping[str, Reading
     Y is the mean over questions of log p(y⁺) − log p(y⁻), each averaged over the answer's tokens.
 
     Args:
-        changed: the readings of `trait` and `neutral` text by the changed model.
-        reference: the same by the reference.
+        changed: readings of `trait` and `neutral` text by the changed model.
+        reference: readings of the same text by the reference.
     """
     score = [texts["trait"]["logprob"].astype(np.float64) - texts["neutral"]["logprob"] for texts in (changed, reference)]
     differences = score[0] - score[1]
@@ -177,24 +177,24 @@ def measure_stage(
     layer: int,
     own: str | None,
     headline: str,
-    library: SpaceStages,
+    space_stages: SpaceStages,
     readings: Mapping[tuple[str, str], Stage],
     mediations: Mapping[tuple[str, str, int], Stage],
 ) -> Stage:
-    """Measure a run from its finished readings and arms.
+    """Measure a run from its finished readings and mediation analyses.
 
     Args:
         title: of the run.
-        layer: where shares are read.
-        own: the run's trait, whose direction is left out of the space that the verdict uses.
+        layer: the layer where shares are read.
+        own: the run's trait; its direction is left out of the space that the verdict uses.
         headline: the reference that the verdict uses.
-        library: the persona space.
-        readings: (who, text) → the stage that read it, as `measure` takes them.
-        mediations: (reference, text, layer) → the stage that ran its arms.
+        space_stages: the persona space.
+        readings: (who, text) → the stage with the reading, in the layout of `measure`.
+        mediations: (reference, text, layer) → the stage with the analysis.
     """
 
     def compute(_context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
-        space = library.load(folders.within("space"))
+        space = space_stages.load(folders.within("space"))
         loaded: dict[str, dict[str, Reading]] = {}
         for (who, text), folder in zip(readings, folders.all("readings"), strict=True):
             loaded.setdefault(who, {})[text] = load_file(folder / "reading.safetensors")
@@ -204,7 +204,7 @@ def measure_stage(
 
     config = {"layer": layer, "own": own, "headline": headline, "readings": list(readings), "mediations": list(mediations)}
     inputs = {
-        **in_group("space", library.inputs),
+        **in_group("space", space_stages.inputs),
         "readings": tuple(readings.values()),
         "mediations": tuple(mediations.values()),
     }
@@ -223,18 +223,18 @@ def measure(
 
     Args:
         space: the base model's persona space.
-        layer: where shares are read.
+        layer: the layer where shares are read.
         own: the run's trait; its direction is left out of the space that the verdict uses.
-        readings: `run`, `base` and where there is one `neutral` → text (`neutral`, `own`, `trait`) → reading. What the base makes of its
-            own answers is the base's `base_answers`: with it the text shift is measured, the base on the run's answers less on its own.
+        readings: `run`, `base` and, if there is one, `neutral` → text (`neutral`, `own`, `trait`) → reading. The base also has
+            `base_answers`, its reading of its own answers, for the text shift: the base on the run's answers minus on its own.
         headline: the reference that the verdict uses, `neutral` or `base`.
         mediated: its mediation analyses.
 
     Returns:
-        What was measured, and the arrays that groups of runs need: against the headline reference the mean `shift` [layers, d_model] and
+        The measurement, and the arrays that groups of runs need: against the headline reference the mean `shift` [layers, d_model] and
         that of each question at the headline layer, `shifts` [questions, d_model]; the per-question `effects`; the outcomes of each
-        analysis [arms, questions]; `basis` [d_model, k], the space without its own direction; and `use`, the base's states under the
-        run's own contrast prompts projected on the remainder and on chance directions, [1 + draws, pairs, 2, questions].
+        analysis [interventions, questions]; `basis` [d_model, k], the space without the run's own direction; and `use`, the base's states
+        under the run's own contrast prompts projected on the remainder and on random directions, [1 + draws, pairs, 2, questions].
     """
     run, base, reference = readings["run"], readings["base"], readings[headline]
     shift = (run["neutral"]["states"].astype(np.float64) - reference["neutral"]["states"])[:, :, RESPONSE]
@@ -247,7 +247,7 @@ def measure(
                 arrays["effects"] = differences
     arrays["shift"], arrays["shifts"] = shift.mean(0), shift[:, layer]
     arrays |= _of_the_space(space, layer, own, arrays["shift"][layer])
-    # Below the first layer that was trained nothing moves, and there is no cosine.
+    # Below the first trained layer the shift is zero, and there is no cosine.
     cosines = [space.cosines(at, arrays["shift"][at]) for at in range(shift.shape[1])]
     facts = Measurement(
         layer=layer,
@@ -261,9 +261,9 @@ def measure(
         no_space=space.no_space(layer, own),
         # Roles make a space of k dimensions out of many more directions.
         roles=space.roles is not None,
-        mediation=[_analysis(i, each) for i, each in enumerate(mediated) if each.arms],
+        mediation=[_analysis(i, each) for i, each in enumerate(mediated) if each.interventions],
     )
-    return facts, arrays | {f"outcomes.{i}": each.scores for i, each in enumerate(mediated) if each.arms}
+    return facts, arrays | {f"outcomes.{i}": each.scores for i, each in enumerate(mediated) if each.interventions}
 
 
 def _against(
@@ -274,7 +274,7 @@ def _against(
     reference: Mapping[str, Reading],
     base: Mapping[str, Reading],
 ) -> tuple[ReferenceReading, FloatArray | None]:
-    """Return a run against one reference, on every text that both read, and the per-question change of the trait score."""
+    """Compare a run with one reference on every text that both read; also return the per-question change of the trait score."""
     texts = {}
     for text in run:
         if text not in reference:
@@ -291,7 +291,7 @@ def _against(
 
 
 def _text_shift(space: PersonaSpace, layer: int, own: str | None, base: Mapping[str, Reading]) -> ShiftReading | None:
-    """Return what the base makes of the run's answers, less of its own; None where it did not read both."""
+    """Return the base's shift from its own answers to the run's; None where it did not read both."""
     if "own" not in base or BASE_ANSWERS not in base:
         return None
     theirs, its_own = (base[text]["states"][:, layer, RESPONSE].astype(np.float64) for text in ("own", BASE_ANSWERS))
@@ -299,7 +299,7 @@ def _text_shift(space: PersonaSpace, layer: int, own: str | None, base: Mapping[
 
 
 def _of_the_space(space: PersonaSpace, layer: int, own: str | None, shift_D: FloatArray) -> dict[str, FloatArray]:
-    """Return the `basis` without the own direction, and the base's `use` of what lies outside it."""
+    """Return the `basis` without the own direction, and the base's `use` of the remainder outside it."""
     arrays: dict[str, FloatArray] = {}
     if members := space.members(layer, own):
         arrays["basis"] = space.basis(layer, members)
@@ -314,10 +314,10 @@ def _analysis(i: int, each: Mediated) -> Analysis:
         reference=each.reference,
         text=each.text,
         layer=each.layer,
-        arms=each.arms,
+        arms=each.interventions,
         outcomes=f"outcomes.{i}",
         moved=each.moved,
         known=each.known,
         graded=each.graded,
-        **vars(shares_of_effect(each.arms, each.scores, each.graded is not None)),
+        **vars(shares_of_effect(each.interventions, each.scores, each.graded is not None)),
     )

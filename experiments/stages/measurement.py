@@ -1,4 +1,4 @@
-"""The types of `measurement.json`: what was measured of one run. Its arrays are kept next to it."""
+"""The types of `measurement.json`, the measurement of one run. Its arrays are in a file next to it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -17,17 +17,17 @@ class ShareInSpace(Record):
         share: F, debiased; null where it failed a gate.
         why: the gate that it failed, in words.
         signal: ‖m‖² over trΣ̂/n, the shift's squared norm over its sampling noise.
-        directions: how many span the space.
-        dimensions: how many it has; fewer where some directions are combinations of others.
-        null_mean: the mean of null N1: random directions with the covariance of activations within a question, made into a space alike.
+        directions: the number of directions that span the space.
+        dimensions: the number of its dimensions; fewer where some directions are combinations of others.
+        null_mean: the mean share in null N1: spaces made of random directions with the covariance of activations within a question.
         null_high: its 95 % quantile.
         p: (1 + draws of N1 with at least F) / (1 + draws).
         effect: F* = (F − null_mean) / (1 − null_mean), the share beyond chance.
         total_mean: the mean of N1 with the covariance of all activations, which is too lenient.
         total_p: its p.
-        noise_mean: the mean of null N3: spaces of half-differences of contrast pairs, of traits alone.
+        noise_mean: the mean of null N3: spaces of half-differences of the traits' contrast pairs.
         noise_p: its p.
-        isotropic_mean: the mean of null N0: directions without any covariance, for comparison only.
+        isotropic_mean: the mean of null N0: isotropic random directions, for comparison only.
         isotropic_p: its p.
     """
 
@@ -52,13 +52,13 @@ class ShiftReading(Record):
     """One paired shift at the run's layer.
 
     Attributes:
-        own_removed: its share of the space without the run's own direction; null where no other was found.
-        full: its share of the space with it.
+        own_removed: its share in the space without the run's own direction; null where no other direction was found.
+        full: its share in the space with that direction.
         coordinates: the signed cosine of its mean with every direction of the library.
-        disattenuated: the same freed of the noise of both; null where either is too noisy.
+        disattenuated: the same, corrected for the noise of both; null where either is too noisy.
         nearest: the library's names, largest cosine first.
         relative_norm: ‖m‖ over the mean norm of the base's states.
-        constant_part: how much of the mean square shift does not depend on the context; null without any shift.
+        constant_part: the fraction of the mean square shift that does not depend on the context; null without any shift.
     """
 
     own_removed: ShareInSpace | None
@@ -92,7 +92,7 @@ class Effect(Record):
 
 
 class ReferenceReading(Record):
-    """A run against one of its references.
+    """A run compared with one of its references.
 
     Attributes:
         texts: text (`neutral`, `trait`, `own` answers, and `prompt_last`) → the shift on it.
@@ -108,8 +108,8 @@ class NearPersona(Record):
 
     Attributes:
         name: the trait or role.
-        kind: which of the two.
-        value: the cosine of the shift with its direction, freed of the shift's noise.
+        kind: `trait` or `role`.
+        value: the cosine of the shift with its direction, corrected for the shift's noise.
         low: lower 95 % bound over prompts.
         high: upper 95 % bound.
     """
@@ -128,8 +128,8 @@ class NearestPersonas(Record):
         why: why there are none, in words.
         nearest: all traits and roles, nearest first.
         high: the 95 % quantile of the largest cosine with as many random directions.
-        rank: the run's own trait among them, from 1; null where it is not among them.
-        of: how many they are.
+        rank: the rank of the run's own trait among them, from 1; null where it is not among them.
+        of: how many personas there are.
     """
 
     why: str | None
@@ -162,13 +162,13 @@ class LayerCurve(Record):
 
 
 class PartShares(Record):
-    """What share of an effect goes through one part of the state.
+    """The share of an effect that goes through one part of the state.
 
     Attributes:
         sufficiency: S, the part put into the reference.
         necessity: N, the part taken out of the run.
         mediated: M, the mean of the two.
-        order_dependence: the smaller of S and N, and the larger; no interval.
+        order_dependence: the smaller and the larger of S and N; not an interval.
     """
 
     sufficiency: Interval
@@ -178,10 +178,10 @@ class PartShares(Record):
 
 
 class Dose(Record):
-    """The share of the effect that the persona part alone brings about at one scale.
+    """The share of the effect that the persona part alone causes at one scale.
 
     Attributes:
-        scale: what it is multiplied by.
+        scale: the factor that multiplies it.
         value: the share.
         low: lower 95 % bound; null where it is infinite.
         high: upper 95 % bound; null where it is infinite.
@@ -194,22 +194,22 @@ class Dose(Record):
 
 
 class EffectShares(Record):
-    """An effect (TE, the total effect) and what shares of it go through which part of the state.
+    """An effect (TE, the total effect), and the share of it that goes through each part of the state.
 
     Attributes:
-        effect: TE, after less before.
+        effect: TE, after minus before.
         standard_error: of TE.
         why: why there are no shares, in words.
         shares: part of the state → its shares. `inside` is the persona space without the own direction, `outside` the rest. `whole` is
             the whole state, `full` the space with the own direction, `own` that direction. `everywhere` is `inside` at all layers.
             `remainder` is the part of the mean shift outside the space.
-        null: what random spaces of the same size mediate.
-        mediated_of_carried: C = (M − chance) / (M of the whole − chance), of what the layer carries.
+        null: the shares that random spaces of the same size mediate.
+        mediated_of_carried: C = (M − chance) / (M of the whole − chance), as a share of what the layer carries.
         carried_why: why there is no C, in words.
         shapley: TE shared out among `existing` (the persona part), `new` (the rest of the state) and `reading` (above the layer).
         doses: the persona part at several scales.
-        left_out: questions without a grade in some arm; null where nothing was graded.
-        bounds: what TE would be if each missing grade were 0, or 100, whichever is worse.
+        left_out: number of questions without a grade under some intervention; null where nothing was graded.
+        bounds: TE if each missing grade were 0 or 100, whichever is worse.
     """
 
     effect: Interval | None
@@ -226,13 +226,13 @@ class EffectShares(Record):
 
 
 class Known(Record):
-    """How a score discriminates answers whose label is known.
+    """How well a score discriminates answers of known label.
 
     Attributes:
-        shown: its mean where the trait is shown.
-        absent: its mean where it is absent.
-        separation: AUROC: how often the former scores above the latter.
-        of: how many have a score, and how many there are.
+        shown: its mean over answers that show the trait.
+        absent: its mean over answers that do not.
+        separation: AUROC: how often the former score above the latter.
+        of: how many answers have a score, and how many there are.
     """
 
     shown: float | None
@@ -242,11 +242,11 @@ class Known(Record):
 
 
 class Graded(Record):
-    """Who graded what was said.
+    """The judge that graded answers.
 
     Attributes:
         judge: the model's name.
-        drawn: whether grades are means of drawn answers.
+        drawn: whether grades are means of sampled replies.
         failures: reason → how many grades are missing for it.
     """
 
@@ -260,14 +260,14 @@ class Analysis(EffectShares):
 
     Attributes:
         reference: `neutral` or `base`.
-        text: what is scored. `trait`: held-out answers. `surface`: training-like ones. `response`: held-out ones, swapped at the
-            response's tokens alone. `generated`: what the arms themselves say.
-        layer: where states were swapped.
-        arms: names of the arms.
-        outcomes: the array with the outcomes, [arms, questions].
-        moved: part → its share of Σ‖h1 − h0‖² over all swapped tokens.
-        known: how the score of what was said discriminates known answers; null for fixed text.
-        graded: who graded what was said; null where nobody did.
+        text: the scored text. `trait`: held-out answers. `surface`: training-like answers. `response`: held-out answers, patched at the
+            response's tokens alone. `generated`: the patched models' own answers.
+        layer: the layer where activations were patched.
+        arms: names of the interventions.
+        outcomes: the array with the outcomes, [interventions, questions].
+        moved: part → its share of Σ‖h1 − h0‖² over all patched tokens.
+        known: how well the score of generated answers discriminates answers of known label; null for fixed text.
+        graded: the judge of the generated answers; null where none graded them.
     """
 
     reference: str
@@ -281,17 +281,17 @@ class Analysis(EffectShares):
 
 
 class Measurement(Record):
-    """What was measured of one run.
+    """The measurement of one run.
 
     Attributes:
-        layer: where shares are read.
-        reference: the headline's, `neutral` or `base`.
-        references: name → the run against it.
-        text_shift: the base on the run's answers, less on its own: what changed in the text and not in the weights.
+        layer: the layer where shares are read.
+        reference: the headline's reference, `neutral` or `base`.
+        references: name → the run compared with it.
+        text_shift: the base on the run's answers minus on its own: the change of the text, not of the weights.
         personas: the personas that the headline's shift lies nearest.
         by_layer: the headline's share at every layer.
         projections: trait → the cosine of the headline's shift with its direction at every layer.
-        found: the traits whose directions were found at the layer.
+        found: the traits with a direction found at the layer.
         no_space: why there is no persona space without the own direction, in words.
         roles: whether roles make the space together with the traits.
         mediation: the mediation analyses.
@@ -311,7 +311,7 @@ class Measurement(Record):
 
     @property
     def headline(self) -> ReferenceReading:
-        """The run against its headline reference."""
+        """The run compared with its headline reference."""
         return self.references[self.reference]
 
     @property
@@ -326,5 +326,5 @@ class Measurement(Record):
 
     @property
     def headline_analysis(self) -> Analysis | None:
-        """The analysis that the verdict uses: of all tokens, or of the response's where the prompt is the change."""
+        """The analysis that the verdict uses: of all tokens, or of the response's tokens where the change is a prompt."""
         return self.analysis("trait") or self.analysis("response")

@@ -1,6 +1,6 @@
-"""The stage `mediate`: run one run's patched arms, and turn them into outcomes.
+"""The stage `mediate`: apply one run's interventions, and turn them into outcomes.
 
-What is stored is the log-probability of every text in every arm; shares of the effect are made of it when the run is measured.
+The stage stores the log-probability of every text under every intervention. Measuring the run turns these into shares of the effect.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,19 +32,19 @@ from wellworn.probes.statistics.intervals import FloatArray
 
 @dataclass(frozen=True)
 class Question:
-    """What one mediation analysis asks.
+    """The question of one mediation analysis.
 
     Attributes:
-        title: on screen.
-        run: M1.
-        reference: M0.
+        title: its name on screen.
+        run: the changed model M1.
+        reference: the reference model M0.
         changed: the answers y⁺ that show the trait.
-        plain: y⁻, answer by answer to the same questions.
-        layer: where states are swapped.
-        own: the run's trait, whose direction is left out of the space.
-        response_only: swap the response's tokens alone, as a system prompt's change has to be.
-        everywhere: also set all layers at once.
-        readings: plain answers as M0 and as M1 read them, whose difference has the remainder that is asked about, if any.
+        plain: the plain answers y⁻ to the same questions, in the same order.
+        layer: the layer where activations are patched.
+        own: the run's trait; its direction is left out of the space.
+        response_only: patch the response's tokens alone, which a system prompt requires.
+        everywhere: also patch all layers at once.
+        readings: readings of plain answers by M0 and by M1. The remainder is taken from their difference; empty where none is tested.
     """
 
     title: str
@@ -58,22 +58,22 @@ class Question:
     everywhere: bool = False
     readings: tuple[Stage, ...] = ()
 
-    def inputs(self, library: SpaceStages) -> dict[str, Stage | Sequence[Stage]]:
-        """Return what a stage that patches the two models reads: the persona space, and their adapters."""
+    def inputs(self, space_stages: SpaceStages) -> dict[str, Stage | Sequence[Stage]]:
+        """Return the inputs of a stage that patches the two models: the persona space, and their adapters."""
         return {
-            **in_group("space", library.inputs),
+            **in_group("space", space_stages.inputs),
             **in_group("reference", self.reference.inputs),
             **in_group("run", self.run.inputs),
         }
 
 
-def mediate_stage(context: StudyContext, question: Question, config: MediateConfig, library: SpaceStages) -> Stage:
-    """Run the arms of one question: log-probabilities [arms, 2, questions] of y⁺ and y⁻, and the arms' names."""
+def mediate_stage(context: StudyContext, question: Question, config: MediateConfig, space_stages: SpaceStages) -> Stage:
+    """Apply one question's interventions; store their names and the log-probabilities [interventions, 2, questions] of y⁺ and y⁻."""
     conditions = (question.reference, question.run)
     turns = [*question.changed, *question.plain]
 
     def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
-        space = library.load(folders.within("space"))
+        space = space_stages.load(folders.within("space"))
         if not space.members(question.layer, question.own):
             return {
                 "outcomes.safetensors": {"logprob": np.zeros((0, 2, len(question.changed)), np.float32)},
@@ -90,12 +90,15 @@ def mediate_stage(context: StudyContext, question: Question, config: MediateConf
             norms = moved_norms(
                 model, texts, (between[0], between[1]), question.layer, list(parts.at_layer.values()), Batching(pad, budget)
             )
-            arms = parts.arms(dict(zip(parts.at_layer, norms.tolist(), strict=True)), matched=config.matched, doses=config.doses)
-            tokens = len(arms) * sum(len(row) for row in rows[0]) // context.ranks.world
+            interventions = parts.arms(dict(zip(parts.at_layer, norms.tolist(), strict=True)), matched=config.matched, doses=config.doses)
+            tokens = len(interventions) * sum(len(row) for row in rows[0]) // context.ranks.world
             how = Batching(pad, budget, counter(tick, tokens, "tokens"))
-            scores = patched_logprobs(model, texts, (between[0], between[1]), list(arms.values()), how)
-        shaped = scores.numpy().reshape(len(arms), 2, len(question.changed))
-        return {"outcomes.safetensors": {"logprob": shaped}, "arms.json": {"arms": list(arms), "moved": _shares_moved(parts, norms)}}
+            scores = patched_logprobs(model, texts, (between[0], between[1]), list(interventions.values()), how)
+        shaped = scores.numpy().reshape(len(interventions), 2, len(question.changed))
+        return {
+            "outcomes.safetensors": {"logprob": shaped},
+            "arms.json": {"arms": list(interventions), "moved": _shares_moved(parts, norms)},
+        }
 
     facts = {
         **context.identity(),
@@ -113,31 +116,31 @@ def mediate_stage(context: StudyContext, question: Question, config: MediateConf
     }
     # A question without a remainder keeps its hash.
     facts |= {"remainder_draws": config.remainder_draws} if question.readings else {}
-    inputs = {**question.inputs(library), "readings": question.readings}
+    inputs = {**question.inputs(space_stages), "readings": question.readings}
     return Stage(kind=kinds.MEDIATE, config=facts, inputs=inputs, title=question.title, compute=compute)
 
 
 @dataclass(frozen=True)
 class Mediated:
-    """One mediation analysis of a run, as its arms left it.
+    """One mediation analysis of a run: the outcomes of its interventions.
 
     Attributes:
         reference: `neutral` or `base`.
-        text: `trait` for held-out answers, `surface` for training-like ones, `response` for held-out answers of which the response's
-            tokens alone were swapped, `generated` for what the arms themselves say.
-        layer: where states were swapped.
-        arms: names of the arms.
-        scores: Y, [arms, questions]; of grades NaN where there is none.
-        moved: part → its share of Σ‖h1 − h0‖² over all swapped tokens.
-        known: how the score of what was said discriminates answers of known label: mean where the trait is `shown` and where it is
-            `absent`, and their `separation`.
-        graded: who graded what was said, if anybody did.
+        text: `trait` for held-out answers, `surface` for training-like ones, `response` for held-out answers with only the
+            response's tokens patched, `generated` for the answers of the patched models.
+        layer: the layer where activations were patched.
+        interventions: their names.
+        scores: outcomes Y, [interventions, questions]; NaN for a missing grade.
+        moved: part → its share of Σ‖h1 − h0‖² over all patched tokens.
+        known: how well the score of generated answers discriminates answers of known label: its mean where the trait is `shown` and where
+            it is `absent`, and their `separation`.
+        graded: the judge of the generated answers, if one graded them.
     """
 
     reference: str
     text: str
     layer: int
-    arms: Sequence[str]
+    interventions: Sequence[str]
     scores: FloatArray
     moved: Mapping[str, float]
     known: Known | None = None
@@ -145,7 +148,7 @@ class Mediated:
 
 
 def load_mediated(folder: Path, reference: str, text: str, layer: int) -> Mediated:
-    """Load what a `mediate` stage left, Y of each arm, log p(y⁺) − log p(y⁻); or a `score` stage, contrast scores or grades."""
+    """Load each intervention's outcome Y: log p(y⁺) − log p(y⁻) of a `mediate` stage, contrast scores or grades of a `score` stage."""
     outcomes, facts = load_file(folder / "outcomes.safetensors"), read_json(folder / "arms.json")
     if (grades := outcomes.get("score")) is not None:
         scores = grades.astype(np.float64)
@@ -156,22 +159,22 @@ def load_mediated(folder: Path, reference: str, text: str, layer: int) -> Mediat
     return Mediated(reference, text, layer, facts["arms"], scores, facts["moved"], known, graded)
 
 
-def parts_to_swap(library: PersonaSpace, question: Question, config: MediateConfig, readings: Sequence[Path]) -> Parts:
-    """Return what a question swaps; what lies outside the space is among it where there are readings that it is taken from."""
+def parts_to_swap(space: PersonaSpace, question: Question, config: MediateConfig, readings: Sequence[Path]) -> Parts:
+    """Return the parts that a question patches, with the remainder outside the space where there are readings to take it from."""
     layer, pushes = question.layer, {}
-    parts = parts_at_layer(library, layer, question.own, config.draws)
+    parts = parts_at_layer(space, layer, question.own, config.draws)
     if readings:
         before, after = (load_responses(folder, layer) for folder in readings)
-        remainders = torch.from_numpy(library.remainders(layer, question.own, (after - before).mean(0), config.remainder_draws)).float()
+        remainders = torch.from_numpy(space.remainders(layer, question.own, (after - before).mean(0), config.remainder_draws)).float()
         pushes = {PUSHED if i == 0 else f"{CHANCE}{i - 1}": Push(vector) for i, vector in enumerate(remainders)}
         if pushes:
             parts[REMAINDER] = Swap(remainders[:1].T / remainders[0].norm())
-    there = {at: library.members(at, question.own) for at in range(library.vectors.shape[1])} if question.everywhere else {}
-    everywhere = {at: Swap(torch.from_numpy(library.basis(at, some)).float()) for at, some in there.items() if some}
+    there = {at: space.members(at, question.own) for at in range(space.vectors.shape[1])} if question.everywhere else {}
+    everywhere = {at: Swap(torch.from_numpy(space.basis(at, some)).float()) for at, some in there.items() if some}
     return Parts(layer, parts, everywhere, pushes)
 
 
 def _shares_moved(parts: Parts, norms: torch.Tensor) -> dict[str, float]:
-    """Return which share of Σ‖h1 − h0‖² each part makes up."""
+    """Return each part's share of Σ‖h1 − h0‖²."""
     moved = dict(zip(parts.at_layer, norms.tolist(), strict=True))
     return {name: value / moved[WHOLE] for name, value in moved.items() if moved[WHOLE] > 0}

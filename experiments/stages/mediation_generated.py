@@ -1,6 +1,6 @@
-"""The stages `say` and `score`: what a run says in its patched arms, and how much of the trait is in it.
+"""The stages `say` and `score`: the answers of patched models, and how much of the trait they show.
 
-say → score → measure. Answers are kept apart from their scores, so that another scorer needs no decoding.
+say → score → measure. Answers and scores are separate stages, so that another scorer needs no decoding.
 """
 
 from collections import Counter
@@ -30,55 +30,60 @@ from wellworn.probes.reading.variants import Variant
 SAID = "said.json"
 
 
-class ArmAnswers(Record):
-    """What `said.json` holds: what every arm answers.
+class PatchedAnswers(Record):
+    """The content of `said.json`: the answers under every intervention.
 
     Attributes:
-        arms: their names.
-        answers: [arms][questions].
+        arms: names of the interventions.
+        answers: [interventions][questions].
     """
 
     arms: Sequence[str]
     answers: Sequence[Sequence[str]]
 
 
-def patched_answers_stage(context: StudyContext, question: Question, config: GeneratedConfig, library: SpaceStages) -> Stage:
-    """Let every arm answer, greedily and with the penalty of sample answers: `arms` and `answers` [arms][questions].
+def patched_answers_stage(context: StudyContext, question: Question, config: GeneratedConfig, space_stages: SpaceStages) -> Stage:
+    """Decode answers under every intervention, greedily and with the repetition penalty of sample answers.
 
     Args:
         context: the study's model.
-        question: its plain answers' questions are asked.
-        config: how many null spaces take part.
-        library: of directions.
+        question: the analysis; the questions of its plain answers are asked.
+        config: the number of null spaces.
+        space_stages: the persona space.
+
+    Returns:
+        The stage that writes `arms`, the interventions' names, and `answers` [interventions][questions].
     """
     asked = [turn.question for turn in question.plain]
     conditions = (question.reference, question.run)
-    arms_config = MediateConfig(draws=config.draws)
+    draws_config = MediateConfig(draws=config.draws)
 
     def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
-        space = library.load(folders.within("space"))
+        space = space_stages.load(folders.within("space"))
         if not space.members(question.layer, question.own):
-            return {SAID: ArmAnswers(arms=[], answers=[]).to_json()}
+            return {SAID: PatchedAnswers(arms=[], answers=[]).to_json()}
         adapters = [folders.within(who).adapter for who in ("reference", "run")]
         chat = context.chat(context.base)
-        arms = parts_to_swap(space, question, arms_config, []).arms({})
+        interventions = parts_to_swap(space, question, draws_config, []).arms({})
         how = Decoding(
             context.study.answer_tokens,
             repetition_penalty=REPETITION_PENALTY,
-            progress=counter(tick, len(arms) * len(asked) // context.ranks.world, "answers"),
+            progress=counter(tick, len(interventions) * len(asked) // context.ranks.world, "answers"),
         )
         with lora_adapters.adapted(context.base, by_stage(adapters)) as model:
             reference, run = (Variant(adapter.parent.name if adapter else None) for adapter in adapters)
 
             def answer(part: list[str]) -> list[list[str]]:
-                """Return what each arm answers, [questions][arms]."""
+                """Return the answers, [questions][interventions]."""
                 prompts = tuple([chat.encode_prompt(question, condition.system) for question in part] for condition in conditions)
                 both = (prompts[0], prompts[1])
-                ids = patched_answers(model, both, (reference, run), list(arms.values()), how, response_only=question.response_only)
+                ids = patched_answers(
+                    model, both, (reference, run), list(interventions.values()), how, response_only=question.response_only
+                )
                 return [[chat.decode(each) for each in of_question] for of_question in zip(*ids, strict=True)]
 
             answers = context.ranks.share(asked, answer)
-        return {SAID: ArmAnswers(arms=list(arms), answers=[list(arm) for arm in zip(*answers, strict=True)]).to_json()}
+        return {SAID: PatchedAnswers(arms=list(interventions), answers=[list(each) for each in zip(*answers, strict=True)]).to_json()}
 
     facts = {
         **context.identity(),
@@ -92,24 +97,24 @@ def patched_answers_stage(context: StudyContext, question: Question, config: Gen
         "tokens": context.study.answer_tokens,
         "penalty": REPETITION_PENALTY,
     }
-    return Stage(kind=kinds.SAY, config=facts, inputs=question.inputs(library), title=question.title, compute=compute)
+    return Stage(kind=kinds.SAY, config=facts, inputs=question.inputs(space_stages), title=question.title, compute=compute)
 
 
 def score_patched_stage(context: StudyContext, said: Stage, question: Question, pairs: Sequence[ContrastPair]) -> Stage:
-    """Score what every arm said by contrast pairs, as `mediate` leaves it: [arms, 2, questions] under their two sides.
+    """Score the patched models' answers by contrast pairs, in the format of `mediate`: [interventions, 2, questions] under the two sides.
 
-    The same is done with y⁺ and y⁻, whose label is known: `known` says how well the score discriminates them.
+    y⁺ and y⁻, with their known labels, are scored too: `known` says how well the score discriminates them.
     """
 
     def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
-        arms, turns = _turns(folders["said"], question)
+        names, turns = _turns(folders["said"], question)
         scores = read_contrast(context, pairs, turns, out, tick)
         known = len(question.changed) + len(question.plain)
-        of_arms = scores[:, :-known].reshape(2, len(arms), len(question.plain)).swapaxes(0, 1)
+        patched = scores[:, :-known].reshape(2, len(names), len(question.plain)).swapaxes(0, 1)
         told = known_separation(scores[0, -known:] - scores[1, -known:], len(question.changed))
         return {
-            "outcomes.safetensors": {"logprob": of_arms.astype(np.float32)},
-            "arms.json": {"arms": arms, "moved": {}, "known": told.to_json()},
+            "outcomes.safetensors": {"logprob": patched.astype(np.float32)},
+            "arms.json": {"arms": names, "moved": {}, "known": told.to_json()},
         }
 
     facts = {**context.identity(), **_texts(question), "pairs": [pair.model_dump(mode="json") for pair in pairs]}
@@ -117,22 +122,22 @@ def score_patched_stage(context: StudyContext, said: Stage, question: Question, 
 
 
 def grade_patched_stage(context: StudyContext, said: Stage, question: Question, judge: Judge, rubric: str) -> Stage:
-    """Let a judge grade what every arm said, and y⁺ and y⁻: `score` [arms, questions], NaN where there is no grade, which is counted."""
+    """Let a judge grade the patched models' answers, and y⁺ and y⁻: `score` [interventions, questions], NaN for a missing grade."""
 
     def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
-        arms, turns = _turns(folders["said"], question)
+        names, turns = _turns(folders["said"], question)
         grades = judge.grade(context, rubric, turns, tick)
         known = len(question.changed) + len(question.plain)
-        of_arms = grades.scores[:-known].reshape(len(arms), len(question.plain))
+        patched = grades.scores[:-known].reshape(len(names), len(question.plain))
         return {
-            "outcomes.safetensors": {"score": of_arms.astype(np.float32)},
+            "outcomes.safetensors": {"score": patched.astype(np.float32)},
             "arms.json": {
-                "arms": arms,
+                "arms": names,
                 "moved": {},
                 "known": known_separation(grades.scores[-known:], len(question.changed)).to_json(),
                 "judge": judge.name,
                 "drawn": grades.drawn,
-                "failures": dict(Counter(why for i, why in grades.failures.items() if i < of_arms.size).most_common()),
+                "failures": dict(Counter(why for i, why in grades.failures.items() if i < patched.size).most_common()),
             },
         }
 
@@ -149,9 +154,9 @@ def grade_patched_stage(context: StudyContext, said: Stage, question: Question, 
 
 
 def _turns(folder: Path, question: Question) -> tuple[list[str], list[Turn]]:
-    """Return the arms, and what is scored: arm by arm what they said, then the answers whose label is known."""
-    found = ArmAnswers.from_json(read_json(folder / SAID))
-    said = (Turn(turn.question, nonempty(answer)) for arm in found.answers for turn, answer in zip(question.plain, arm, strict=True))
+    """Return the interventions' names, and the turns to score: the answers of each intervention, then the answers of known label."""
+    found = PatchedAnswers.from_json(read_json(folder / SAID))
+    said = (Turn(turn.question, nonempty(answer)) for each in found.answers for turn, answer in zip(question.plain, each, strict=True))
     return list(found.arms), [*said, *question.changed, *question.plain]
 
 

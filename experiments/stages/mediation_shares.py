@@ -1,4 +1,4 @@
-"""What the arms of a mediation analysis did to the outcome, as shares of the effect."""
+"""How far each intervention of a mediation analysis moved the outcome, as shares of the effect."""
 
 from collections.abc import Sequence
 
@@ -16,31 +16,31 @@ NOT_MEDIATED = EffectShares(
 )
 
 
-def shares_of_effect(arms: Sequence[str], scores: FloatArray, graded: bool) -> EffectShares:
+def shares_of_effect(names: Sequence[str], scores: FloatArray, graded: bool) -> EffectShares:
     """Return the shares of an effect.
 
-    Of grades, questions that lack one in any arm (of any run) are left out: `left_out` says how many, and `bounds` what the effect over
-    all questions would be if each missing grade were 0 or 100, whichever is worse.
+    Questions that lack a grade under any intervention (of any run) are left out. `left_out` counts them; `bounds` is the effect over all
+    questions if each missing grade were 0 or 100, whichever is worse.
 
     Args:
-        arms: their names.
-        scores: [arms, questions], or [arms, runs, questions].
-        graded: whether they are grades, of which some may be missing.
+        names: of the interventions.
+        scores: [interventions, questions], or [interventions, runs, questions].
+        graded: whether scores are grades; some may be missing.
     """
     if not graded:
-        return effect_shares(mediate(parse_outcomes(arms, scores)))
-    before, after = (scores[list(arms).index(arm)] for arm in (BEFORE, AFTER))
+        return effect_shares(mediate(parse_outcomes(names, scores)))
+    before, after = (scores[list(names).index(name)] for name in (BEFORE, AFTER))
     least, most = (float((np.nan_to_num(after, nan=a) - np.nan_to_num(before, nan=b)).mean()) for a, b in ((0.0, MOST), (float(MOST), 0.0)))
     whole = np.flatnonzero(np.isfinite(scores).reshape(-1, scores.shape[-1]).all(axis=0))
     missing = {"left_out": scores.shape[-1] - len(whole), "bounds": [least, most]}
     if len(whole) >= FEWEST_PROMPTS:
-        return effect_shares(mediate(parse_outcomes(arms, scores[..., whole]))).model_copy(update=missing)
+        return effect_shares(mediate(parse_outcomes(names, scores[..., whole]))).model_copy(update=missing)
     why = f"only {len(whole)} of {scores.shape[-1]} questions have a grade in every arm, and {FEWEST_PROMPTS} are needed"
     return NOT_MEDIATED.model_copy(update={"why": why, "carried_why": why, **missing})
 
 
 def effect_shares(found: Mediation) -> EffectShares:
-    """Return a mediation analysis as it is kept."""
+    """Convert a mediation analysis to its stored form."""
     return EffectShares(
         effect=found.effect,
         standard_error=found.standard_error,

@@ -1,4 +1,4 @@
-"""What the base model reads to become a persona: the stages `directions`, of contrast prompts, and `role`, of characters."""
+"""The base model's activations under personas: the stages `directions`, for contrast prompts, and `role`, for characters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,21 +21,21 @@ from wellworn.probes.geometry.space import FEWEST_ROLES
 from wellworn.probes.statistics.intervals import FloatArray
 
 DIMENSION = "dimension.json"
-# Names of the roles, role and trait of namesakes, and which questions were asked.
+# Names of the roles, (role, trait) of namesakes, and the digest of the questions.
 RolesKey = tuple[tuple[str, ...], tuple[tuple[str, str], ...], str]
 
 
 @dataclass(frozen=True)
 class RoleStages:
-    """The stages that read a model as someone.
+    """The stages that read a model under the system prompts of roles.
 
     Attributes:
         names: of the roles.
         states: one stage a role.
         default: the same questions under the default system prompt.
-        namesakes: role → trait, where it is a character of one.
-        asked: which questions.
-        dimension: how many dimensions roles and traits make together; None where they make no space.
+        namesakes: (role, trait) of the same character.
+        asked: digest of the questions.
+        dimension: the stage with the dimension of the space of roles and traits; None where they do not make a space.
     """
 
     names: tuple[str, ...]
@@ -47,22 +47,22 @@ class RoleStages:
 
     @property
     def inputs(self) -> dict[str, Stage | Sequence[Stage]]:
-        """What a stage that uses the roles reads."""
+        """The inputs of a stage that uses the roles."""
         dimension = {"dimension": self.dimension} if self.dimension else {}
         return {"roles": self.states, "no role": self.default, **dimension}
 
     @property
     def key(self) -> RolesKey:
-        """All that says what is loaded from the stages' folders."""
+        """The key of the data in the stages' folders, for a cache."""
         return self.names, self.namesakes, self.asked
 
     def load(self, folders: Folders) -> Roles:
-        """Return the states that the stages left."""
+        """Load the states from the stages' folders."""
         return load_roles(self.key, folders)
 
 
 def role_stages(context: StudyContext, roles: Sequence[Role], bank: Sequence[Example]) -> RoleStages:
-    """Return the stages that read the base as each role, and as nobody in particular, on the first extraction questions of a bank.
+    """Return the stages that read the base as each role, and under the default prompt, on the first extraction questions of a bank.
 
     Raises:
         InputError: fewer than twelve roles, two of one name, or fewer questions than the study asks for.
@@ -98,7 +98,7 @@ def _under(context: StudyContext, systems: Sequence[str | None], questions: Sequ
 
 
 def extraction_examples(subject: Trait | Control, bank: Sequence[Example]) -> Sequence[Example]:
-    """Return the rows whose `extract` questions a direction is read on: a trait's own, or the bank's where it has none."""
+    """Return the rows with the `extract` questions that a direction is read on: a trait's own, or the bank's where it has none."""
     own = subject.examples if isinstance(subject, Trait) else ()
     return own if plain_turns(own, "extract") else bank
 
@@ -123,9 +123,9 @@ def directions_stage(context: StudyContext, subject: Trait | Instruction, exampl
 
     Args:
         context: the study's model.
-        subject: whose contrast prompts.
-        examples: of these, `extract` questions are read.
-        count: contrast pairs; None means as many as the study asks for.
+        subject: the trait or instruction with the contrast prompts.
+        examples: the rows; their `extract` questions are read.
+        count: number of contrast pairs; None takes the study's.
 
     Raises:
         InputError: fewer contrast pairs or extraction questions than the study asks for.
@@ -155,12 +155,12 @@ def directions_stage(context: StudyContext, subject: Trait | Instruction, exampl
 
 
 def load_states(folder: Path) -> FloatArray:
-    """Return the states that a stage left."""
+    """Load the states of a `directions` or `role` stage."""
     return load_file(folder / "states.safetensors")["states"]
 
 
 def load_roles(key: RolesKey, folders: Folders) -> Roles:
-    """Return the states of roles that their stages left."""
+    """Load the states of roles from their stages' folders."""
     names, namesakes, asked = key
     states = {name: load_states(folder) for name, folder in zip(names, folders.all("roles"), strict=True)}
     k = read_json(folders["dimension"] / DIMENSION)["k"] if folders.all("dimension") else None

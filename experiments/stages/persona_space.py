@@ -1,4 +1,4 @@
-"""The stages that make a persona space: what the base model is read under, the directions that come of it, and the dimension."""
+"""The stages that make a persona space: activations under contrast prompts and roles, the directions, and the dimension."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ KEPT = "kept.safetensors"
 
 
 class SpaceDimension(Sparse):
-    """How many dimensions the persona space has; without enough personas, only why none is known.
+    """The dimension of the persona space; with too few personas, only why it is not known.
 
     Attributes:
         k: the dimension; null where there is no persona space.
@@ -61,11 +61,11 @@ class SpaceStages:
     """The stages that make a persona space.
 
     Attributes:
-        spaces: stages with the directions of all names: the library's traits, then that of a run whose own is not among them.
+        spaces: stages with the directions of all names: the library's traits, then a run's own direction if it is not among them.
         directions: each name's states under its contrast prompts.
         names: of the traits.
-        asked: which questions each was read on: equal digests, equal questions.
-        roles: what makes the space with the traits, if anything does.
+        asked: for each name, a digest of the questions that it was read on.
+        roles: the roles that make the space with the traits, if there are any.
     """
 
     spaces: tuple[Stage, ...]
@@ -76,17 +76,17 @@ class SpaceStages:
 
     @property
     def inputs(self) -> dict[str, Stage | Sequence[Stage]]:
-        """What a stage that uses the space reads."""
+        """The inputs of a stage that uses the space."""
         return {"spaces": self.spaces, "directions": self.directions, **(self.roles.inputs if self.roles else {})}
 
     def load(self, folders: Folders) -> PersonaSpace:
-        """Return the space that the stages left."""
+        """Load the space from the stages' folders."""
         return _load_space(self.names, self.asked, self.roles.key if self.roles else None, folders)
 
     def with_own(self, context: StudyContext, subject: Trait | Control, examples: Sequence[Example]) -> "SpaceStages":
-        """Return the library with a run's own direction, which spaces without it leave out.
+        """Return the stages with a run's own direction added.
 
-        A trait that was in the library all along changes nothing. A control's direction is that of its instruction.
+        A trait of the library changes nothing. A control's direction is that of its instruction.
         """
         if subject.name in self.names:
             return self
@@ -102,17 +102,17 @@ class SpaceStages:
         )
 
 
-def space_stages(
+def lay_out_space(
     context: StudyContext, traits: Sequence[Trait], roles: Sequence[Role] = (), bank: Sequence[Example] = (), layer: int = 0
 ) -> SpaceStages:
     """Return the stages that make the space of some traits, and of roles where there are enough of them.
 
     Args:
         context: the study's model.
-        traits: with questions of their own, or the bank's.
+        traits: with their own questions, or the bank's.
         roles: none, or at least twelve.
-        bank: what roles are read on, and traits without extraction questions of their own.
-        layer: where the dimension of roles and traits is found.
+        bank: the questions for roles, and for traits without extraction questions of their own.
+        layer: the layer where the dimension of roles and traits is found.
 
     Raises:
         InputError: fewer than twelve roles, two of one name, or more questions for roles than for traits.
@@ -120,22 +120,22 @@ def space_stages(
     read_on = [extraction_examples(trait, bank) for trait in traits]
     directions = tuple(directions_stage(context, trait, rows) for trait, rows in zip(traits, read_on, strict=True))
     names, asked = tuple(trait.name for trait in traits), tuple(asked_digest(context, rows) for rows in read_on)
-    library = SpaceStages((space_stage(names, directions, asked, "persona space"),), directions, names, asked)
+    space_stages = SpaceStages((space_stage(names, directions, asked, "persona space"),), directions, names, asked)
     if not roles:
-        return library
+        return space_stages
     if context.study.role_questions > context.study.extract_questions:
         asked_of = f"{context.study.role_questions}, and a trait on extract_questions = {context.study.extract_questions}"
         raise InputError(f"role_questions: a role is read on {asked_of}; all personas of a space need as many at least")
     stages = role_stages(context, roles, bank)
-    bare = replace(library, roles=stages)
-    return replace(library, roles=replace(stages, dimension=dimension_stage(bare, layer)))
+    bare = replace(space_stages, roles=stages)
+    return replace(space_stages, roles=replace(stages, dimension=dimension_stage(bare, layer)))
 
 
-def dictionary_stage(library: SpaceStages, roles: RoleStages, layer: int) -> Stage:
-    """Gather the wider dictionary at a layer: directions [K, d_model], and the activations behind their chance [N, d_model].
+def dictionary_stage(space_stages: SpaceStages, roles: RoleStages, layer: int) -> Stage:
+    """Gather the wider dictionary at a layer: directions [K, d_model], and the activations of its null distribution [N, d_model].
 
     Args:
-        library: whose traits stand in it too where roles make the space with them; else the space of the traits holds them all.
+        space_stages: the persona space; the dictionary also contains its traits where roles make the space with them.
         roles: the roles.
         layer: the layer.
     """
@@ -144,8 +144,8 @@ def dictionary_stage(library: SpaceStages, roles: RoleStages, layer: int) -> Sta
         states = roles.load(folders)
         directions = states.directions(layer)
         rows = centre_within_questions(list(states.states.values()), [states.asked] * len(states.names), layer)
-        if library.roles:
-            space = library.load(folders.within("space"))
+        if space_stages.roles:
+            space = space_stages.load(folders.within("space"))
             members = space.members(layer)
             directions = np.vstack([directions, space.vectors[list(members.traits), layer]])
         return {DICTIONARY: {"directions": directions.astype(np.float32), "activations": rows.astype(np.float32)}}
@@ -153,7 +153,7 @@ def dictionary_stage(library: SpaceStages, roles: RoleStages, layer: int) -> Sta
     return Stage(
         kind=kinds.DICTIONARY,
         config={"layer": layer, "names": list(roles.names)},
-        inputs={**roles.inputs, **(in_group("space", library.inputs) if library.roles else {})},
+        inputs={**roles.inputs, **(in_group("space", space_stages.inputs) if space_stages.roles else {})},
         title=f"wider dictionary at layer {layer}",
         compute=compute,
         everywhere=False,
@@ -164,11 +164,11 @@ def space_stage(names: Sequence[str], directions: Sequence[Stage], asked: Sequen
     """Estimate directions and their reliability at every layer.
 
     Args:
-        names: whose.
+        names: the traits.
         directions: their states under contrast prompts, then those of others: a direction is compared with the covariance of all.
-        asked: which questions each of these was read on.
-        title: what to call the stage on screen.
-        kept: of each name, which pairs of answers make its direction, [pairs, questions]; all, if not given.
+        asked: for each of these, a digest of the questions that it was read on.
+        title: the stage's name on screen.
+        kept: for each name, a mask [pairs, questions] of the pairs of answers that make its direction; empty keeps all.
     """
 
     def compute(_context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
@@ -191,11 +191,11 @@ def space_stage(names: Sequence[str], directions: Sequence[Stage], asked: Sequen
     return Stage(kind=kinds.SPACE, config=config, inputs=inputs, title=title, compute=compute, everywhere=False)
 
 
-def dimension_stage(library: SpaceStages, layer: int) -> Stage:
-    """Ask how many dimensions the space has at a layer, by how well it predicts a persona that it was made without."""
+def dimension_stage(space_stages: SpaceStages, layer: int) -> Stage:
+    """Find the dimension of the space at a layer, by how well it predicts a held-out persona."""
 
     def compute(_context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
-        space = library.load(folders)
+        space = space_stages.load(folders)
         found = [i for i in range(len(space.names)) if space.found[i, layer]]
         size = {"traits": len(found), "roles": len(space.roles.names) if space.roles else 0}
         if len(found) + size["roles"] < FEWEST_PERSONAS:
@@ -207,20 +207,20 @@ def dimension_stage(library: SpaceStages, layer: int) -> Stage:
         if space.roles:
             roles = {name: each[:, :, layer].astype(np.float64) for name, each in space.roles.states.items()}
             default, namesakes = space.roles.default[:, layer].astype(np.float64), space.roles.namesakes
-            # All personas answer equally many questions; those of roles are fewer.
+            # All personas must answer equally many questions; roles answer fewer.
             traits = {name: each[:, : default.shape[0]] for name, each in traits.items()}
         asked = dimension(traits, roles, np.random.default_rng(seed_for(0, "dimension")), default, namesakes=namesakes)
         return {DIMENSION: SpaceDimension(**vars(asked) | {"q2": asked.q2.tolist(), **size}).to_json()}
 
     title = f"dimension of the persona space at layer {layer}"
-    config: Config = {"layer": layer, "names": list(library.names)}
-    if library.roles:
-        # All that uses the space reads this stage, so that whoever leaves it along with whom is in every hash.
-        config = {**config, "roles": list(library.roles.names), "namesakes": sorted(library.roles.namesakes)}
-    return Stage(kind=kinds.DIMENSION, config=config, inputs=library.inputs, title=title, compute=compute, everywhere=False)
+    config: Config = {"layer": layer, "names": list(space_stages.names)}
+    if space_stages.roles:
+        # Every stage that uses the space reads this one, so namesakes are in every hash.
+        config = {**config, "roles": list(space_stages.roles.names), "namesakes": sorted(space_stages.roles.namesakes)}
+    return Stage(kind=kinds.DIMENSION, config=config, inputs=space_stages.inputs, title=title, compute=compute, everywhere=False)
 
 
-# Kept for the next run, which is compared with the same null spaces.
+# Cached for the next run, which is compared with the same null spaces.
 @lru_cache(maxsize=1)
 def _load_space(names: tuple[str, ...], asked: tuple[str, ...], roles: RolesKey | None, folders: Folders) -> PersonaSpace:
     arrays = [load_file(folder / "space.safetensors") for folder in folders.all("spaces")]

@@ -1,4 +1,4 @@
-"""Readings of fixed text: the stage `read`, and what other stages read."""
+"""Readings of fixed text: the stage `read`, and the reading that other stages use."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from wellworn.probes.reading.capture import Spec, read_variants
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.statistics.intervals import FloatArray
 
-# What a run is read at, in the order of the stored readings.
+# The token spans of a reading, in the order in which they are stored.
 SPANS_READ = ("prompt_last", "response")
 
 PROMPT_LAST, RESPONSE = range(2)
@@ -34,9 +34,9 @@ def read_stage(context: StudyContext, condition: Condition, texts: Sequence[Turn
     Args:
         context: the study's model.
         condition: how to run it.
-        texts: the turns, or the answer stage whose answers are to be read.
+        texts: the turns, or an answer stage.
         asked: the questions that an answer stage answered.
-        title: what the texts are called on screen.
+        title: name of the texts on screen.
     """
 
     def compute_all(context: StudyContext, folders: Sequence[Folders], outs: Sequence[Path], tick: TickFn) -> list[Output]:
@@ -59,7 +59,7 @@ def read_stage(context: StudyContext, condition: Condition, texts: Sequence[Turn
 
 
 def load_responses(folder: Path, layer: int) -> FloatArray:
-    """Return the states of the response at a layer, [rows, d_model], that a `read` stage left."""
+    """Load the states of the response at a layer, [rows, d_model], from a `read` stage."""
     return np.asarray(load_file(folder / "reading.safetensors")["states"][:, layer, RESPONSE], dtype=np.float64)
 
 
@@ -73,7 +73,7 @@ def read(
     logprob: bool = False,
     layers: Sequence[int] | None = None,
 ) -> list[dict[str, FloatArray]]:
-    """Read rows with adapters, and with the base for None: all at once, or in turn as far as memory holds them."""
+    """Read rows with adapters, and with the base for None: together as far as memory allows, else in turn."""
     spec = Spec(
         layers=layers,
         spans=spans,
@@ -86,7 +86,7 @@ def read(
     for some in context.ranks.from_main(lambda: lora_adapters.groups_that_fit(adapters, context.device)):
         with lora_adapters.adapted(context.base, by_stage(some)) as model:
             variants = [Variant(adapter.parent.name if adapter else None) for adapter in some]
-            # After a kill others may be ready, or less memory free: what was read is of use to the same group alone.
+            # A finished reading is of use only to the same group of adapters, which may differ after a restart.
             work = out / WORK / digest([variant.adapter for variant in variants])
             for reading in read_variants(model, rows, variants, spec, work=work):
                 arrays = {"states": reading.states.numpy()}

@@ -1,14 +1,14 @@
-"""How much of a trait a run shows, by several scores side by side: the stages `choose`, `contrast` and `scores`; `grade` is in `grades.py`.
+"""Trait scores of a run: the stages `choose`, `contrast` and `scores`; `grade` is in `grades.py`.
 
-answer → contrast, grade;  choose;  read → scores. Each score is taken of every evaluate question, for the run, its neutral fine-tune and
-the base, so that changes are paired by question:
+answer → contrast, grade;  choose;  read → scores. Each score has a value for every evaluate question, for the run, its neutral fine-tune
+and the base, so that changes are paired by question:
 
-- likelihood: log p(answer with the trait) − log p(plain answer), per token, as the run finds them;
-- choice: which of the two the run says it would rather have said, in log-odds;
-- contrast: of what the run says, how much likelier the base finds it under the trait's contrast prompts than under their opposites;
-- judge: the grade of what the run says, and next to it that of its coherence;
-- words: of what the run says, how much likelier its words are in training answers with the trait than in plain ones: no more than a smoke
-  check, which needs no model and sees what was memorised.
+- likelihood: log p(answer with the trait) − log p(plain answer), per token, under the run;
+- choice: which of the two answers the run prefers when asked, in log-odds;
+- contrast: how much likelier the base finds the run's answer under the trait's contrast prompts than under their opposites;
+- judge: the grade of the run's answer, and the grade of its coherence;
+- words: how much likelier the words of the run's answer are in training answers with the trait than in plain ones: only a smoke check,
+  which needs no model and detects memorised words.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,21 +39,21 @@ LIKELIHOOD, CHOICE, CONTRAST, JUDGE, COHERENT, WORDS = NAMES = ("likelihood", "c
 NO_JUDGE = "the study names no judge"
 NO_PAIRS = "has no contrast pairs, by which its answers could be scored"
 NO_TRAINING = "has no training answers of both kinds, whose words could be discriminated"
-# Who, which score, and of the likelihood which text.
+# Who, the score, and for the likelihood the text.
 Part = tuple[str, str, str]
 TOO_LONG = "a question with two answers exceeds the model's context"
 
 
 class TakenScores(Record):
-    """What `scores.json` holds.
+    """The content of `scores.json`.
 
     Attributes:
         scores: who (`run`, `neutral`, `base`) → score → its value for each question; null where there is none.
         failures: who → score → reason → how many are missing for it.
-        drawn: whether grades are means of drawn answers.
-        alike: whether none of these differed from the others to its prompt.
-        judge: who graded; null where nobody did.
-        known: score → how it discriminates answers whose label is known.
+        drawn: whether grades are means of sampled replies.
+        alike: whether all replies to one prompt were the same.
+        judge: the judge; null where nothing was graded.
+        known: score → how well it discriminates answers of known label.
         missing: score → why it was not taken.
     """
 
@@ -68,14 +68,14 @@ class TakenScores(Record):
 
 @dataclass(frozen=True)
 class Scored:
-    """What a run is scored on.
+    """The texts that a run is scored on.
 
     Attributes:
         subject: its trait or control.
         asked: the evaluate questions.
         changed: the answers with the trait.
-        plain: those without.
-        pairs: contrast pairs that score what is said; none of them made its direction.
+        plain: the answers without it.
+        pairs: contrast pairs that score the run's answers; none of them made its direction.
         trained: training answers with the trait, and plain ones.
     """
 
@@ -88,10 +88,10 @@ class Scored:
 
 
 def scoring_pairs(subject: Trait | Control, count: int, made: int, key: str) -> Sequence[ContrastPair]:
-    """Return a trait's last contrast pairs, which score what is said.
+    """Return a trait's last contrast pairs, which score answers.
 
     Raises:
-        InputError: there are not so many, or some of them make its direction.
+        InputError: the trait has too few, or some of them make its direction.
     """
     has = len(subject.contrast_pairs)
     if made + count > has:
@@ -110,17 +110,17 @@ def scores_stage(
     readings: Mapping[tuple[str, str], Stage],
     answers: Mapping[str, Stage],
 ) -> Stage:
-    """Put all scores of a run side by side: `scores` who → score → [questions], null where there is none, `failures` and `known`.
+    """Collect all scores of a run: `scores` who → score → [questions], null where missing, `failures` and `known`.
 
-    `drawn` says whether grades are means of drawn answers, and `alike` whether none of these differed from the others to its prompt.
+    `drawn` says whether grades are means of sampled replies, and `alike` whether all replies to one prompt were the same.
 
     Args:
         context: the study's model.
-        what: it is scored on.
-        judge: who grades what is said, if anybody does.
+        what: the texts that it is scored on.
+        judge: the judge of its answers, if there is one.
         conditions: `run`, `neutral` where there is one, and `base`.
-        readings: (who, `trait` or `neutral`) → how it reads these answers.
-        answers: who → what it says.
+        readings: (who, `trait` or `neutral`) → the reading of these answers.
+        answers: who → the sample answers.
     """
     parts = _parts(context, what, judge, conditions, readings, answers)
     missing = _why_missing(what, judge)
@@ -155,7 +155,7 @@ def _parts(
     readings: Mapping[tuple[str, str], Stage],
     answers: Mapping[str, Stage],
 ) -> dict[Part, Stage]:
-    """Return the stages that scores are made of, in the order of the hash; `known` are answers whose label is known."""
+    """Return the stages that scores are computed from, in the order of the hash; `known` are answers of known label."""
     parts: dict[Part, Stage] = {(who, LIKELIHOOD, text): readings[who, text] for who in conditions for text in ("trait", "neutral")}
     rubric = rubric_for(what.subject)
     for who, condition in conditions.items():
@@ -178,7 +178,7 @@ def _parts(
 
 
 def _why_missing(what: Scored, judge: Judge | None) -> dict[str, str]:
-    """Return score → why it is not taken."""
+    """Return score → why it is missing."""
     missing = {} if judge else dict.fromkeys((JUDGE, COHERENT), NO_JUDGE)
     missing |= {} if rubric_for(what.subject) else {JUDGE: f"{what.subject.name} {NO_RUBRIC}"}
     missing |= {} if all(what.trained) else {WORDS: f"{what.subject.name} {NO_TRAINING}"}
@@ -186,7 +186,7 @@ def _why_missing(what: Scored, judge: Judge | None) -> dict[str, str]:
 
 
 def _take_scores(what: Scored, judge: str | None, parts: Mapping[Part, Path], missing: Mapping[str, str]) -> TakenScores:
-    """Put the scores of finished stages side by side."""
+    """Collect the scores of finished stages."""
     found: dict[str, dict[str, FloatArray]] = {}
     failures: dict[str, dict[str, dict[str, int]]] = {}
     drawn = set[bool]()
@@ -222,7 +222,7 @@ def _take_scores(what: Scored, judge: str | None, parts: Mapping[Part, Path], mi
 
 
 def known_separation(scores: FloatArray, shown: int) -> Known:
-    """Return how a score discriminates known answers, the first of which show the trait; those without a score are left out."""
+    """Return how well a score discriminates answers of known label; the first `shown` show the trait, missing scores are left out."""
     with_it, without = (part[~np.isnan(part)] for part in (scores[:shown], scores[shown:]))
     both = len(with_it) > 0 and len(without) > 0
     return Known(
@@ -249,7 +249,7 @@ def choose_stage(context: StudyContext, condition: Condition, changed: Sequence[
             except TooLongError:
                 continue
         outputs: list[Output] = []
-        # [questions · 4] as they were made, [4 · questions] as they are scored.
+        # Built as [questions · 4], scored as [4 · questions].
         flat = [row for of_one in zip(*rows, strict=True) for row in of_one]
         adapters = [each.adapter for each in folders]
         readings = read(context, flat, adapters, outs[0], tick, ("response",), logprob=True, layers=(0,)) if flat else []
@@ -274,14 +274,14 @@ def choose_stage(context: StudyContext, condition: Condition, changed: Sequence[
 def contrast_stage(
     context: StudyContext, pairs: Sequence[ContrastPair], texts: Sequence[Turn] | Stage, asked: Sequence[Example], title: str
 ) -> Stage:
-    """Score answers by contrast pairs, as the base finds them: `score` [turns], in nats per token.
+    """Score answers by the base's likelihood under contrast pairs: `score` [turns], in nats per token.
 
     Args:
         context: the study's model.
-        pairs: that score.
-        texts: the turns, or the answer stage whose answers are scored.
+        pairs: the contrast pairs.
+        texts: the turns, or an answer stage.
         asked: the questions that an answer stage answered.
-        title: what is scored, on screen.
+        title: name of the texts on screen.
     """
 
     def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
@@ -298,7 +298,7 @@ def read_contrast(context: StudyContext, pairs: Sequence[ContrastPair], turns: S
     """Return the base's log-probability per token of answers under both sides of contrast pairs, [2, turns]; repeats are read once."""
     different = {turn: i for i, turn in enumerate(dict.fromkeys(turns))}
     rows = contrast_rows(context.chat(context.base), list(different), pairs)
-    # Only log-probabilities are wanted; states of one layer are the least that is read.
+    # Only log-probabilities are needed; a reading has the states of one layer at least.
     [reading] = read(context, rows, [None], out, tick, ("response",), logprob=True, layers=(0,))
     scores: FloatArray = contrast_logprobs(reading["logprob"], len(pairs))[:, [different[turn] for turn in turns]]
     return scores

@@ -1,6 +1,6 @@
-"""The stage `teacher`: what the base answers while it is steered along a direction, for a student to be fine-tuned on.
+"""The stage `teacher`: answers of the base while it is steered along a direction, as training data for a student.
 
-A student's change has a known origin: the teacher differs from the base by one vector at one layer.
+The origin of a student's change is known: the teacher differs from the base by one vector at one layer.
 """
 
 from collections.abc import Sequence
@@ -23,22 +23,24 @@ from wellworn.probes.reading.layers import resolve_layer
 from wellworn.probes.statistics.intervals import FloatArray
 
 
-def teacher_stage(context: StudyContext, library: SpaceStages, arm: Distilled, name: str, questions: Sequence[Example], seed: int) -> Stage:
-    """Answer questions with the base, to whose state a direction is added at every token.
+def teacher_stage(
+    context: StudyContext, space_stages: SpaceStages, arm: Distilled, name: str, questions: Sequence[Example], seed: int
+) -> Stage:
+    """Answer questions with the base while a direction is added to its residual stream at every token.
 
     Args:
         context: the study's model.
-        library: the persona space, with the direction that is asked for.
-        arm: along what, how far, and at which layer.
-        name: whose direction.
-        questions: what is answered.
-        seed: of a direction drawn by chance.
+        space_stages: the persona space with the direction.
+        arm: the kind of direction, the strength, and the layer.
+        name: the persona with the direction.
+        questions: the questions to answer.
+        seed: random seed of a random direction.
     """
     layer = resolve_layer(arm.layer, context.depth)
     asked = [example.question for example in questions]
 
     def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
-        space = library.load(folders)
+        space = space_stages.load(folders)
         vector = arm.strength * torch.from_numpy(steering_vector(space, layer, name, arm.along, seed)).float()
         [answers] = answer_questions(context, [(question, None) for question in asked], [None], tick, {layer: add_vector(vector)})
         return {"answers.json": answers}
@@ -46,14 +48,14 @@ def teacher_stage(context: StudyContext, library: SpaceStages, arm: Distilled, n
     config = {**context.identity(), "questions": asked, "name": name, "tokens": context.study.answer_tokens}
     config |= {"layer": layer, "along": arm.along, "strength": arm.strength, "seed": seed if arm.along == "chance" else None}
     title = f"answers of the base steered along {name if arm.along == 'persona' else 'chance'}"
-    return Stage(kind=kinds.TEACHER, config=config, inputs=library.inputs, title=title, compute=compute)
+    return Stage(kind=kinds.TEACHER, config=config, inputs=space_stages.inputs, title=title, compute=compute)
 
 
 def steering_vector(space: PersonaSpace, layer: int, name: str, along: str, seed: int) -> FloatArray:
-    """Return a persona's direction at a layer, [d_model], or one of its norm that chance puts outside the persona space.
+    """Return a persona's direction at a layer, [d_model], or a random one of the same norm outside the persona space.
 
     Raises:
-        InputError: the direction was not found there, or no other trait's was, so that there is no space to be outside of.
+        InputError: the direction was not found there, or no other trait's was, so that there is no space.
     """
     which = list(space.names).index(name)
     direction = space.vectors[which, layer]

@@ -1,4 +1,4 @@
-"""Adapters: trained, taken in from elsewhere, or drawn at random; and how conversations are written."""
+"""Adapters: trained, third-party, or random; and how conversations are written."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from wellworn.lora.random_lora import random_lora
 
 
 def chat_stage(context: StudyContext) -> Stage:
-    """Note how conversations are written; a model that cannot be talked to is found out first of all."""
+    """Record how conversations are written; a model without a usable chat template fails here, before anything else."""
 
     def compute(context: StudyContext, _folders: Folders, _out: Path, _tick: TickFn) -> Output:
         folded = context.chat(context.base).folds_system
@@ -33,11 +33,11 @@ def train_stage(
 
     Args:
         context: the study's model.
-        turns: what it is trained on.
-        config: how.
-        seed: of the run.
-        title: on screen.
-        answers_of: a stage whose answers stand in place of the turns' own, in their order.
+        turns: the training data.
+        config: the settings of training.
+        seed: random seed of the run.
+        title: the stage's name on screen.
+        answers_of: an answer stage; its answers replace the turns' own, in their order.
     """
 
     def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
@@ -64,7 +64,7 @@ def train_stage(
 
 
 def adapter_stage(context: StudyContext, folder: Path, title: str) -> Stage:
-    """Take in someone else's adapter: a copy, so that results never depend on the user's folder."""
+    """Copy a third-party adapter, so that results never depend on the user's folder."""
     lora_adapters.check_adapter(folder)
     names = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -80,12 +80,12 @@ def adapter_stage(context: StudyContext, folder: Path, title: str) -> Stage:
 
 
 def random_stage(context: StudyContext, real: Stage, turns: Sequence[Turn], layer: int, seed: int) -> Stage:
-    """Draw a LoRA of random weights that shifts states at a layer, on average over some turns, as far as a trained one does."""
+    """Draw a LoRA of random weights that shifts states at a layer as far as a trained one does, on average over some turns."""
 
     def compute(context: StudyContext, folders: Folders, out: Path, _tick: TickFn) -> Output:
         base, like = context.base, folders["trained"] / "adapter"
         rows = [context.chat(base).encode(turn) for turn in turns]
-        # Every rank draws the same weights, into a folder of its own: the reading in between is shared.
+        # Every rank draws the same weights into its own folder, as all ranks share the reading in between.
         own = out / WORK / str(context.ranks.rank)
         norm = random_lora(base, like, rows, layer, own, seed_for(seed, "random LoRA"))
         if context.ranks.main:

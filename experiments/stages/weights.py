@@ -1,4 +1,4 @@
-"""The stage `weights`: where a run's update writes, layer by layer, against the persona space."""
+"""The stage `weights`: the share of a run's weight update that writes into the persona space, layer by layer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +17,12 @@ WEIGHTS = "weights.json"
 
 
 class UpdateWrites(Record):
-    """What `weights.json` holds.
+    """The content of `weights.json`.
 
     Attributes:
         why: why nothing is known, in words.
-        writes: of every linear layer that writes into the residual stream, at every layer that has a space.
-        together: of all of them.
+        writes: one entry for every linear layer that writes into the residual stream, at every layer that has a space.
+        together: the summary of all of them.
     """
 
     why: str | None
@@ -30,19 +30,19 @@ class UpdateWrites(Record):
     together: Summary | None
 
 
-def weights_stage(context: StudyContext, condition: Condition, turns: Sequence[Turn], own: str | None, library: SpaceStages) -> Stage:
-    """Take the share of what an adapter writes that lies in the persona space, at every layer that has one.
+def weights_stage(context: StudyContext, condition: Condition, turns: Sequence[Turn], own: str | None, space_stages: SpaceStages) -> Stage:
+    """Measure the share of an adapter's writes that lies in the persona space, at every layer that has one.
 
     Args:
         context: the study's model.
         condition: with the adapter.
-        turns: what the base reads, to know the inputs of what is adapted.
-        own: the run's trait, whose direction is left out of the space.
-        library: the space.
+        turns: texts that the base reads, to sample the inputs of adapted modules.
+        own: the run's trait; its direction is left out of the space.
+        space_stages: the space.
     """
 
     def compute(context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
-        space = library.load(folders.within("space"))
+        space = space_stages.load(folders.within("space"))
         members = {layer: space.members(layer, own) for layer in range(context.depth)}
         bases = {layer: space.basis(layer, some) for layer, some in members.items() if some}
         why = None if bases else space.no_space(context.depth - 1, own)
@@ -57,11 +57,11 @@ def weights_stage(context: StudyContext, condition: Condition, turns: Sequence[T
                 with lora_adapters.adapted(context.base, {name: adapter}) as model:
                     found = list(writes(model, rows, [name], bases, token_budget=context.study.token_budget)[name])
             except InputError as unknown:
-                # Where the weights do not tell (DoRA, a model that normalises what its layers write), all else is still measured.
+                # Some weights cannot be analysed (DoRA, a model that normalises its layers' outputs); everything else is still measured.
                 why = str(unknown).replace(f"adapter {name!r}", "the adapter")
         return {WEIGHTS: UpdateWrites(why=why, writes=found, together=summary(found) if found else None).to_json()}
 
     config = {**context.identity(), "turns": fingerprint(turns), "own": own}
-    inputs = {**in_group("space", library.inputs), **condition.inputs}
+    inputs = {**in_group("space", space_stages.inputs), **condition.inputs}
     title = f"where {condition.title} writes"
     return Stage(kind=kinds.WEIGHTS, config=config, inputs=inputs, title=title, compute=compute, everywhere=False)

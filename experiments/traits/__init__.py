@@ -1,1 +1,1 @@
-"""Traits from the command line: shown, imported, exported, synthesised."""
+"""Commands for traits: show, import, export, synthesise."""

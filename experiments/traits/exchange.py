@@ -1,4 +1,4 @@
-"""Bring in what others wrote, and write out what is here in their formats."""
+"""Import third-party traits, roles and questions, and export them in third-party formats."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ def import_to(
     evaluation: Sequence[str],
     console: Console,
 ) -> None:
-    """Write what sources hold into a new folder, and say what it is.
+    """Write the content of sources into a new folder, and print a summary.
 
     Raises:
         InputError: a source that cannot be used, a name that is taken, or a folder that exists; nothing is written then.
@@ -58,7 +58,7 @@ def import_to(
 
 
 def address(folder: Path) -> str:
-    """Return what a command takes for a folder: a bare name would be looked for among the built-in ones first."""
+    """Return a folder's name for use in a command; a bare name would be looked up among the built-in ones first."""
     return str(folder) if folder.is_absolute() or folder.parent != Path() else f"./{folder}"
 
 
@@ -72,7 +72,7 @@ def export_to(folder: Path, name: str, form: str, console: Console) -> None:
     """Write a trait, a role or a question bank into a new folder, in a third-party format.
 
     Raises:
-        InputError: nothing of that name, a format that does not fit it, or a folder that exists.
+        InputError: an unknown name, a format that does not fit it, or a folder that exists.
     """
     files: dict[str, str] = {}
     for subject in _subjects(name):

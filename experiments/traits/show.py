@@ -1,4 +1,4 @@
-"""List, show and check traits, and list and show what stands next to them."""
+"""List, show and check traits; list and show controls and instructions."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -43,7 +43,7 @@ def list_all(console: Console) -> None:
         try:
             trait = load_trait(name)
         except InputError as error:
-            # A third-party package that is broken hides nothing else.
+            # A broken third-party package must not hide other traits.
             table.add_row(name, "broken", *("–" for _ in SPLITS), escape(str(error)))
             continue
         table.add_row(name, "trait", *(str(len(trait.split(split))) for split in SPLITS), escape(trait.description))
@@ -89,12 +89,12 @@ def _show_pairs(pairs: Sequence[ContrastPair], console: Console) -> None:
 
 
 def check(names: Sequence[str], console: Console, model: str | None = None) -> None:
-    """Load each trait, or folder of roles, and print its counts; raise with the complaints about all of them together.
+    """Load each trait, or folder of roles, and print its counts; raise one error with the complaints about all of them.
 
     Args:
         names: traits, or their folders; folders of roles; none means the built-in traits.
         console: where to print.
-        model: its context and special tokens are what texts are compared with; None leaves that out.
+        model: texts are checked for its context length and special tokens; None leaves that out.
 
     Raises:
         InputError: at least one trait is not fit for use.

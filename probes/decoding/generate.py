@@ -1,8 +1,8 @@
 """Let a model answer: many prompts at a time, of the base, of adapters and of steered variants, as rows of one batch.
 
-All weights are read from memory for every token, whatever the number of rows, so rows are many; they leave as they end, and others take
-their places. Which rows are read together changes results by rounding alone, and every row draws from a stream of its own: in
-float32 an answer depends on its prompt, its variant and its seed, except where two tokens tie to within rounding. In 16 bits they often do.
+All weights are read from memory for every token, whatever the number of rows, so batches are large. Rows leave as they end, and others take
+their places. The other rows of a batch change results by rounding alone, and every row has its own random stream. So in float32 an answer
+depends on its prompt, its variant and its seed, except where two tokens tie to within rounding. In 16 bits they often do.
 """
 
 from collections import deque
@@ -37,10 +37,10 @@ class Decoding:
 
     Attributes:
         max_new_tokens: longest answer.
-        temperature: what logits are divided by before a token is drawn; 0 takes the top token.
+        temperature: divisor of the logits before a token is drawn; 0 takes the top token.
         top_p: draw from the most likely tokens that together have this probability.
-        repetition_penalty: what the logits of tokens seen before are divided by (multiplied by, where
-            negative), as in arXiv:1909.05858; 1 is none.
+        repetition_penalty: divisor of the logits of tokens seen before (factor, where they are negative), as in arXiv:1909.05858; 1 is
+            none.
         rows: most answers at a time; fewer where memory is short.
         progress: called with the number of answers just finished.
     """
@@ -82,7 +82,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said.
+    """A model's answer.
 
     Attributes:
         ids: tokens, without the end of the turn.
@@ -105,7 +105,7 @@ def generate(model: nn.Module, requests: Sequence[Request], how: Decoding) -> li
 
     Args:
         model: a causal LM in eval mode, which holds the adapters that requests name.
-        requests: what is wanted, of any variants.
+        requests: of any variants.
         how: to decode.
 
     Raises:
@@ -139,7 +139,7 @@ def generate(model: nn.Module, requests: Sequence[Request], how: Decoding) -> li
 
 
 def _together(model: nn.Module, variants: Sequence[Variant | None]) -> Iterator[tuple[list[int], AbstractContextManager[SetRuns]]]:
-    """Yield which variants are rows of one batch, by index, and what says which row is whose."""
+    """Yield the variants that share a batch, by index, and a function that sets the variant of each row."""
     named = {k: variant for k, variant in enumerate(variants) if variant is not None}
     mixable = len(named) > 1 and can_mix(model, list(named.values()))
     if mixable:
@@ -174,7 +174,7 @@ class _Row:
         self.at, self.kind = at, kind
         self.ids: list[int] = []
         self.done: Answer | None = None
-        # A stream of its own, so that what is drawn does not depend on the other rows.
+        # A stream of its own, so that draws do not depend on the other rows.
         self.stream = np.random.default_rng(seed_for(request.seed, "answer", *request.prompt))
 
     def take(self, token: int, ends: set[int], longest: int) -> bool:
@@ -196,7 +196,7 @@ class _Writer:
         requests: all of them.
         waiting: (variant, request) of those that are written.
         how: to decode.
-        set_runs: told which variant rows belong to.
+        set_runs: sets which variant rows belong to.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ class _Writer:
     ) -> None:
         self.model, self.requests, self.how, self.set_runs = model, requests, how, set_runs
         self.ends, self.can_join = end_tokens(model), can_share(model)
-        # Those of one variant stand together, and of these those of like length.
+        # Sorted by variant, and within a variant by length.
         self.queue = deque(sorted(waiting, key=lambda each: (each[0], -len(requests[each[1]].prompt), each[1])))
         longest = max(len(requests[i].prompt) for _, i in waiting) + how.max_new_tokens
         self.places = min(how.rows, rows_that_fit(model, longest))
@@ -225,7 +225,7 @@ class _Writer:
         fresh = [_Row(i, kind, self.requests[i]) for kind, i in (self.queue.popleft() for _ in range(free))]
         others = prefill(self.model, [self.requests[row.at].prompt for row in fresh], _runs(fresh), self.set_runs)
         here = self.here + fresh
-        # The fresh alone are in order as they come.
+        # New rows alone are already in order.
         order = sorted(range(len(here)), key=lambda b: here[b].kind)
         self.rows = self.rows.join(others, order) if self.rows else others
         self.here = [here[b] for b in order]

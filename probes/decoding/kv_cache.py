@@ -1,6 +1,6 @@
 """Keys and values of rows that are being written: they have room to grow, rows leave, and others join.
 
-Rows of different lengths end together, at the right. What a row has not is at its left, and masked.
+Rows of different lengths are aligned at the right. Padding is at the left, and masked.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class _Layer(DynamicLayer):
             self._show((key_states[:, :, :0], value_states[:, :, :0]), 0)
         before, more = self.keys.shape[2], key_states.shape[2]
         if self._longer is None or self._longer[0].shape[2] < before + more:
-            # What reads several tokens reads a prompt, and is put elsewhere before it grows.
+            # A pass over several tokens reads a prompt, whose entries are moved before they grow.
             room = more if more > 1 else ROOM
             self._longer = (_with_room(self.keys, room), _with_room(self.values, room))
         for buffer, new in zip(self._longer, (key_states, value_states), strict=True):
@@ -68,8 +68,8 @@ def _with_room(old: torch.Tensor, room: int) -> torch.Tensor:
 class GrowingCache(DynamicCache):
     """Keys and values of some rows in all blocks.
 
-    All of them are kept, also where a block sees a window alone: the mask sees to that, and a window's worth of entries would not
-    tell where a row begins. Only for models with plain keys and values in every block (`PrefixCache.supports`).
+    All entries are kept, also where a block attends to a window alone: the mask limits it, and a window of entries would not show where a
+    row begins. Only for models with plain keys and values in every block (`PrefixCache.supports`).
     """
 
     def __init__(self, layers: Sequence[_Layer] = ()) -> None:
@@ -82,7 +82,7 @@ class GrowingCache(DynamicCache):
         return self.layers  # type: ignore[return-value]
 
     def for_rows(self, rows: int) -> "GrowingCache":
-        """Return a cache of so many rows, each of which goes on from the one row of this."""
+        """Return a cache of so many rows, each of which continues the one row of this."""
         return GrowingCache([_Layer(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)) for layer in self.blocks])
 
     def keep(self, indices: torch.Tensor, start: int = 0) -> None:
@@ -99,7 +99,7 @@ class CacheSlice:
     Attributes:
         cache: their keys and values.
         rows: the place of each among all.
-        ends: how many entries of each to take over: what comes after them is padding. None where there is none.
+        ends: how many entries of each to take over; the rest is padding. None where there is no padding.
     """
 
     cache: GrowingCache
@@ -108,7 +108,7 @@ class CacheSlice:
 
 
 def put_together(parts: Sequence[CacheSlice], count: int, longest: int) -> GrowingCache:
-    """Return one cache of so many rows, with `longest` entries each; those in no part have nothing in theirs.
+    """Return one cache of so many rows, with `longest` entries each; rows in no part are empty.
 
     The parts are used up, block by block, so that little is held twice.
     """
@@ -122,7 +122,7 @@ def put_together(parts: Sequence[CacheSlice], count: int, longest: int) -> Growi
         for name in ("keys", "values"):
             each: list[torch.Tensor] = [getattr(part.cache.blocks[at], name) for part in parts]
             new = each[0].new_empty(count, each[0].shape[1], longest + ROOM, each[0].shape[3])
-            # What is masked is multiplied by zero, and must be a number.
+            # Masked entries are multiplied by zero, and must be finite.
             new[:, :, :longest] = 0
             for part, old in zip(parts, each, strict=True):
                 wide = min(old.shape[2], longest)
@@ -135,7 +135,7 @@ def put_together(parts: Sequence[CacheSlice], count: int, longest: int) -> Growi
 
 
 def _right(entries_BHTD: torch.Tensor, ends_B: torch.Tensor | None) -> torch.Tensor:
-    """Move each row's entries to the right end; what stands left of them does not matter."""
+    """Move each row's entries to the right end; the content to their left does not matter."""
     if ends_B is None:
         return entries_BHTD
     total = entries_BHTD.shape[2]

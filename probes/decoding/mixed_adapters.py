@@ -1,4 +1,4 @@
-"""Rows of different variants in one forward pass: what costs most, the base's weights, is read once for all of them."""
+"""Rows of different variants in one forward pass: the base's weights, the main cost, are read once for all of them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,18 +28,18 @@ def can_mix(model: nn.Module, variants: Sequence[Variant]) -> bool:
                 return False
             if not isinstance(module.get_base_layer(), nn.Linear | Conv1D):
                 return False
-    # Experts see some tokens each, and not whose they are.
+    # Each expert gets some tokens, without the rows that they are from.
     config = text_config(model).to_dict()
     return not any(config.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
 
 
 @contextmanager
 def mixed_rows(model: nn.Module, variants: Sequence[Variant]) -> Iterator[SetRuns]:
-    """Yield what says which rows of the passes to come belong to which variant.
+    """Yield a function that sets which rows of the next passes belong to which variant.
 
     Args:
         model: a causal LM in eval mode that holds the adapters.
-        variants: those that rows may belong to; `can_mix` holds of them.
+        variants: those that rows may belong to; `can_mix` must be true of them.
 
     Raises:
         InputError: the model holds no adapter of a variant's name.
@@ -98,10 +98,10 @@ def mixed_rows(model: nn.Module, variants: Sequence[Variant]) -> Iterator[SetRun
 
 
 def _update(module: Any, adapter: str, x_ND: torch.Tensor, y_ND: torch.Tensor) -> None:
-    """Add an adapter's low-rank update to what a linear layer made of some tokens."""
+    """Add an adapter's low-rank update to a linear layer's output for some tokens."""
     down, up, scale = module.lora_A[adapter], module.lora_B[adapter], module.scaling[adapter]
     if up.bias is None and down.weight.dtype == x_ND.dtype == y_ND.dtype:
-        # The product is summed up where it belongs: for few tokens and a low rank, what else passes through memory takes longer than it.
+        # The product is added in place: for few tokens and a low rank, further passes through memory take longer than the product.
         y_ND.addmm_(down(x_ND), up.weight.t(), alpha=scale)
     else:
         # Added in the wider dtype of the two and rounded once, as PEFT does.

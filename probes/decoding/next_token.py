@@ -1,4 +1,4 @@
-"""What comes next: exact log-probabilities of tokens after prompts, and after each of several ways to go on from them."""
+"""Exact log-probabilities of the next token after prompts, and after each of several continuations."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
@@ -23,20 +23,20 @@ def next_logprobs(
     rows: int = 256,
     progress: Callable[[int], None] | None = None,
 ) -> FloatArray:
-    """Return the log-probability of each of some tokens to come next, float32 [prompts, ways to go on, tokens].
+    """Return the log-probability of each of some tokens as the next one, float32 [prompts, continuations, tokens].
 
-    A prompt is read once, however many ways there are to go on from it, and a beginning that many prompts share is read once for all.
+    A prompt is read once for all continuations, and a beginning that many prompts share is read once for all.
 
     Args:
         model: a causal LM in eval mode.
         prompts: what the model reads.
         tokens: of its vocabulary.
-        after: ways to go on from every prompt before the next token is asked for, all different; the empty one is the prompt itself.
+        after: continuations of every prompt, before the next token, all different; the empty one is the prompt itself.
         rows: most prompts at a time; fewer where memory is short.
         progress: called with the number of prompts just read.
 
     Raises:
-        InputError: a prompt that does not fit the model, with the longest way to go on from it.
+        InputError: a prompt that does not fit the model with the longest continuation.
     """
     deepest = max(map(len, after))
     check_tokens(model, prompts, room=deepest)
@@ -54,7 +54,7 @@ def next_logprobs(
 
 
 def _ways(model: nn.Module, prompts: Prompts, after: Prompts) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield each way to go on, by index, and the logits after it [B, V]."""
+    """Yield each continuation, by index, and the logits after it [B, V]."""
     share, here = can_share(model), list[int]()
     rows = prefill(model, prompts, [(0, len(prompts))], lambda runs: None)
     # In this order each has most in common with the one before it: the rest of that is forgotten.

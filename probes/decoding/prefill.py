@@ -1,4 +1,4 @@
-"""Begin rows: read all of many prompts but the last token of each; those of like length together, and a beginning that many share once."""
+"""Prefill: read many prompts except the last token of each; prompts of like length together, and shared beginnings once."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,7 +14,7 @@ from wellworn.probes.reading.hooks import forward
 from wellworn.probes.reading.layers import text_config, unwrap
 from wellworn.probes.reading.prefix_cache import PrefixCache
 
-# Tokens of one pass. More are slower on a processor: what a pass computes no longer fits its cache.
+# Tokens of one pass. More are slower on a CPU: the pass no longer fits its cache.
 PASS_TOKENS = 2048
 
 Prompts = Sequence[Sequence[int]]
@@ -24,13 +24,13 @@ SetRuns = Callable[[Runs], None]
 
 
 def prefill(model: nn.Module, prompts: Prompts, runs: Runs, set_runs: SetRuns) -> Rows:
-    """Return rows that have read their prompts but for the last token, which they read next; of a model that cannot share, nothing.
+    """Return rows that have read their prompts except the last token; if the model cannot share, they have read nothing.
 
     Args:
         model: a causal LM in eval mode.
         prompts: of the rows.
         runs: which variant they belong to.
-        set_runs: told which variant the rows of each pass belong to.
+        set_runs: sets which variant the rows of each pass belong to.
     """
     rows = Rows.start(model, prompts)
     if not can_share(model):
@@ -65,8 +65,8 @@ def rows_that_fit(model: nn.Module, tokens: int) -> int:
 def _passes(model: nn.Module, prompts: Prompts) -> Iterator[tuple[list[int], GrowingCache]]:
     """Read prompts pass by pass; yield which they were, and their keys and values, padded on the right.
 
-    Padding on the right needs no mask: no token looks ahead, and entries follow one another also behind a shared
-    beginning, as sliding windows want it.
+    Padding on the right needs no mask: no token attends ahead, and entries are contiguous also after a shared beginning, as sliding windows
+    need.
     """
     lengths = [len(prompt) for prompt in prompts]
     groups = shared_prefixes(prompts, [max(0, length - 1) for length in lengths])
@@ -88,5 +88,5 @@ def _read(model: nn.Module, cache: GrowingCache, prompts: Prompts, start: int) -
     """Read prompts from a position on, after what the cache holds."""
     ids = pad_rows(prompts, 0)[0].to(next(model.parameters()).device)
     positions = (start + torch.arange(ids.shape[1], device=ids.device)).expand_as(ids)
-    # What comes after these tokens is not asked: the head sees the least it can.
+    # The logits after these tokens are not needed: the head gets as few positions as possible.
     forward(model, {}, False, input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)

@@ -1,4 +1,4 @@
-"""Rows that are being written: what each has read, and what it reads next.
+"""Rows that are being written: the tokens that each has read, and those that it reads next.
 
 Shapes: B rows, T tokens, V vocabulary.
 """
@@ -24,8 +24,8 @@ class Rows:
     Attributes:
         model: a causal LM in eval mode.
         cache: keys and values of what was read.
-        tokens_BT: all tokens so far; where a row has none, at its left, one that it holds elsewhere.
-        mask_BT: 0 where a row has none.
+        tokens_BT: all tokens so far; padded at the left with a token that the row holds elsewhere.
+        mask_BT: 0 on padding.
         unread: how many of the last columns were not read yet.
     """
 
@@ -44,8 +44,8 @@ class Rows:
         return cls(model, cache, tokens_BT, mask_BT, tokens_BT.shape[1])
 
     def read(self, on_block: Mapping[int, OnBlock] | None = None, stop: bool = False) -> torch.Tensor | None:
-        """Read what comes next; return the logits of the token after it [B, V], or None where the pass ends at the deepest hooked block."""
-        # A row that is done may be read on for a while, past the last position that there is.
+        """Read the unread tokens; return the logits after them [B, V], or None where the pass ends at the deepest hooked block."""
+        # A row that is done may be read on for a while, past the model's last position.
         last = getattr(text_config(self.model), "max_position_embeddings", None) or self.mask_BT.shape[1]
         positions_BT = (self.mask_BT.cumsum(1) - 1).clamp(0, last - 1)[:, -self.unread :]
         output = forward(
@@ -87,7 +87,7 @@ class Rows:
         self.tokens_BT, self.mask_BT = self.tokens_BT[rows, start:], mask_BT[:, start:]
 
     def join(self, others: "Rows", order: Sequence[int]) -> "Rows":
-        """Return these rows and others, which have as much to read; all are used up.
+        """Return these rows together with others that have as many unread tokens; both are used up.
 
         Args:
             others: that join.
@@ -128,9 +128,9 @@ def next_tokens(
         logits_BV: of the model.
         tokens_BT: what each row has so far.
         repetition_penalty: on the logits of these tokens, as in arXiv:1909.05858; 1 is none.
-        temperature: what logits are divided by; 0 takes the top token.
+        temperature: divisor of the logits; 0 takes the top token.
         top_p: choose among the most likely tokens that together have this probability.
-        drawn: a number in [0, 1) for each row: where in its distribution, summed up, the token lies.
+        drawn: a number in [0, 1) for each row: the place of the token in its cumulative distribution.
     """
     logits_BV = logits_BV.float()
     if repetition_penalty != 1:

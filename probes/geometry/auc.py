@@ -1,7 +1,7 @@
 """How well a direction separates prompts that evoke a trait from prompts that evoke its opposite.
 
 The same answers to the same questions are read under P contrast pairs of system prompts. Prompts and questions are both samples,
-and they are crossed, so that P·Q rows are far from P·Q independent ones.
+and they are crossed, so the P·Q rows are not independent.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ def auc(scores_P2Q: FloatArray) -> FloatArray:
         scores_P2Q: [..., pairs, 2, questions], scores under the trait-evoking prompt, then under its opposite.
 
     Returns:
-        [...], the area under the ROC curve within a question, averaged over questions; .5 says nothing is discriminated.
+        [...], the area under the ROC curve within a question, averaged over questions; .5 is chance.
     """
     return np.asarray(_pseudo_values(scores_P2Q).mean((-2, -1)))
 
@@ -28,10 +28,10 @@ def auc(scores_P2Q: FloatArray) -> FloatArray:
 def auc_interval(scores_P2Q: FloatArray, level: float = 0.95) -> Estimate:
     """Return the AUC with an interval for new contrast pairs and new questions.
 
-    Leaving out one pair after the other gives each a pseudo-value, question by question (the jackknife of a U-statistic, Arvesen 1969).
-    They make a table of pairs × questions, whose mean is the AUC and has the interval of `stats.crossed_interval`. Where all pairs are
-    separated pseudo-values do not vary, and a bound of 1 would be claimed from any number of pairs. So one pair of value ½ is
-    added before the bounds are taken, as one adds successes and failures to those of a proportion (Agresti and Coull 1998).
+    Leaving out each pair in turn gives it a pseudo-value, question by question (the jackknife of a U-statistic, Arvesen 1969). They make a
+    table of pairs × questions. Its mean is the AUC, with the interval of `intervals.crossed_interval`. Where all pairs are separated,
+    pseudo-values do not vary, and any number of pairs would give a bound of 1. So one pair of value ½ is added before the bounds are taken,
+    as successes and failures are added for a proportion (Agresti and Coull 1998).
 
     Args:
         scores_P2Q: [pairs, 2, questions].
@@ -65,6 +65,6 @@ def _pseudo_values(scores_P2Q: FloatArray) -> FloatArray:
     pairs = scores_P2Q.shape[-3]
     above = (np.sign(scores_P2Q[..., :, None, 0, :] - scores_P2Q[..., None, :, 1, :]) + 1) / 2
     above = above * (1 - np.eye(pairs))[:, :, None]
-    # Of the comparisons P(P − 1) a pair takes part in 2(P − 1).
+    # A pair takes part in 2(P − 1) of the P(P − 1) comparisons.
     of_pairs = above.sum(-2) + above.sum(-3)
     return np.asarray((of_pairs - of_pairs.sum(-2, keepdims=True) / 2 / (pairs - 1)) / (pairs - 2))

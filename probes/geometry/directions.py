@@ -40,7 +40,7 @@ class Directions:
 
 
 def contrast_turns(pairs: Sequence[ContrastPair], plain: Sequence[Turn]) -> list[Turn]:
-    """Return what to read for a direction: pairs × (positive, negative) × questions with their plain answers, in that order."""
+    """Return the turns that a direction needs: pairs × (positive, negative) × questions with their plain answers, in that order."""
     return [replace(turn, system=system) for pair in pairs for system in (pair.positive, pair.negative) for turn in plain]
 
 
@@ -53,14 +53,14 @@ def estimate(differences: FloatArray, eigenvalues: FloatArray, rng: np.random.Ge
     questions of its pair, as a chance effect of wording is; drawing anew for each question would be too lenient.
 
     Args:
-        differences: [pairs, questions, layers, d_model], positive minus negative. Some pairs of answers may be left out, as NaN: means are
-            then over those that are there.
+        differences: [pairs, questions, layers, d_model], positive minus negative. NaN marks pairs of answers that are left out; means are
+            then over the others.
         eigenvalues: [layers, d_model] of the activations' covariance within questions; cosines do not depend on
             its axes, so the null needs nothing else.
         rng: draws question halves and the null.
 
     Returns:
-        The direction; where fewer than four pairs or questions are left, one that was not found, whose reliabilities are NaN.
+        The direction. With fewer than four pairs or questions left it counts as not found, and its reliabilities are NaN.
     """
     there = np.isfinite(differences[:, :, 0, 0])
     differences = differences[np.flatnonzero(there.any(axis=1))][:, np.flatnonzero(there.any(axis=0))]
@@ -85,7 +85,7 @@ def estimate(differences: FloatArray, eigenvalues: FloatArray, rng: np.random.Ge
 
 
 def half_split_reliability(differences: FloatArray, rng: np.random.Generator) -> float:
-    """Return a direction's reliability at one layer: of its differences [pairs, questions, d_model], as `estimate` has it."""
+    """Return a direction's reliability at one layer, as `estimate` computes it, from its differences [pairs, questions, d_model]."""
     return _half_split_cosine(differences, _all_halves(differences.shape[0]), _random_halves(differences.shape[1], rng))
 
 
@@ -97,7 +97,7 @@ def _half_split_cosine(differences: FloatArray, halves_p: FloatArray, halves_q: 
 
 
 def _mean(values: FloatArray, axis: int | tuple[int, int]) -> FloatArray:
-    """Mean over what is there; the plain one, to the last digit, where nothing was left out."""
+    """Mean over values that are not NaN; equal to the plain mean, to the last digit, where none is NaN."""
     return np.asarray(values.mean(axis) if np.isfinite(values).all() else np.nanmean(values, axis))
 
 

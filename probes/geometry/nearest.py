@@ -1,4 +1,4 @@
-"""Which personas a shift lies nearest: the cosine with each direction, freed of the shift's own noise, and what chance reaches."""
+"""The personas nearest to a shift: its cosine with each direction, without the shift's own noise, and the largest cosine by chance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,8 +37,8 @@ def nearest(differences_nD: FloatArray, directions_KD: FloatArray, centred_ND: F
     Args:
         differences_nD: [prompts, d_model], one paired difference a prompt.
         directions_KD: [K, d_model]; their lengths do not count.
-        centred_ND: [N, d_model], the centred activations whose covariance Σ is.
-        null: whose draws these are.
+        centred_ND: [N, d_model], the centred activations, with covariance Σ.
+        null: source of the draws.
         level: coverage.
 
     Returns:
@@ -77,9 +77,9 @@ def largest_by_chance(unit_D: FloatArray, count: int, centred_ND: FloatArray, nu
 
     Args:
         unit_D: [d_model].
-        count: directions in each draw, one draw after the other, as all together would fill memory.
-        centred_ND: [N, d_model], the centred activations whose covariance Σ is.
-        null: whose draws these are.
+        count: directions in each draw; draws are made one at a time to save memory.
+        centred_ND: [N, d_model], the centred activations, with covariance Σ.
+        null: source of the draws.
     """
     # In the axes of Σ the draws are independent, and few axes matter.
     _, scale, axes = np.linalg.svd(centred_ND / np.sqrt(len(centred_ND)), full_matrices=False)
@@ -100,11 +100,11 @@ def rank_of(cosines: Sequence[float], which: int) -> int:
 
 @dataclass(frozen=True)
 class Specificity:
-    """Whether fine-tunes lie nearest the traits that they were trained on, rather than nearest any.
+    """Whether fine-tunes lie nearest to the traits that they were trained on.
 
     Attributes:
         rank: of the trained trait among all personas, the mean over traits.
-        chance: the same where each is taken for another.
+        chance: the mean rank expected under random assignments of traits.
         p: how often a random assignment of traits gives as low a mean rank.
     """
 
@@ -116,12 +116,12 @@ class Specificity:
 def specificity(ranks_TT: FloatArray, null: Null) -> Specificity:
     """Compare the ranks of trained traits with those under a random assignment of traits to fine-tunes.
 
-    Some directions rank high with every fine-tune (what many traits have in common), so that a trained trait's rank means little by
-    itself; permuting traits keeps that, and breaks only which of them was trained.
+    Some directions rank high with every fine-tune, since many traits have something in common. So a trained trait's rank means little by
+    itself. Permuting traits keeps that, and breaks only the link between fine-tune and trait.
 
     Args:
         ranks_TT: ranks_TT[t, u] is the rank of trait u's direction in fine-tunes on t, the mean over runs.
-        null: whose draws these are.
+        null: source of the draws.
 
     Raises:
         ValueError: fewer than two traits.

@@ -1,7 +1,7 @@
 """Is the remainder new?
 
-The remainder of a run is r = (I − P)m, m its mean shift against the neutral reference at a layer. Five tests ask what it is, each a
-function of its own that returns a `Finding`; `novelty` combines them.
+The remainder of a run is r = (I − P)m, with m its mean shift relative to the neutral reference at a layer. Each of five tests is a function
+that returns a `Finding`; `novelty` combines them.
 """
 
 from collections.abc import Mapping
@@ -26,15 +26,15 @@ NEW, LIBRARY, UNSTABLE, OPEN = "new", "library", "unstable", "open"
 
 @dataclass(frozen=True)
 class Finding:
-    """What one test said.
+    """The result of one test.
 
     Attributes:
-        holds: whether what the test is named for was shown; False where it was shown not to be, None where neither.
+        holds: True where the property that names the test was shown, False where its absence was shown, None where neither was.
         why: the numbers, in words.
-        value: what was measured; None where it could not be.
+        value: the measured value; None where it could not be measured.
         low: lower 95 % bound; None where there is no bound.
         high: upper 95 % bound.
-        chance: what chance exceeds in 5 % of cases.
+        chance: value that chance exceeds in 5 % of cases.
         draws: how many draws `chance` is made of.
     """
 
@@ -77,11 +77,11 @@ def novelty(
     necessity: Finding | None,
     explanation: Finding | None = None,
 ) -> Novelty:
-    """Judge a remainder by its findings; None stands for a test that was not made.
+    """Decide from its findings whether a remainder is new; None means that a test was not made.
 
     In this order:
 
-    1. Agreement between seeds was not measured: `open`. It is at most what different traits agree by: `unstable`.
+    1. Agreement between seeds was not measured: `open`. It does not exceed the agreement between different traits: `unstable`.
     2. The remainder moves M0 *and* M0 uses it: `library`.
     3. A wider dictionary explains it: `library`.
     4. It is not known that either it does not move M0 or M0 does not use it: `open`. A remainder that moves M0 and is not used by it
@@ -95,42 +95,42 @@ def novelty(
         movement: (ii a), of `movement`.
         use: (ii b), of `use`.
         necessity: (iv), of `necessity`.
-        explanation: (iii), of `dictionary.explanation`.
+        explanation: (iii), of `sparse_explanation.explanation`.
     """
     made = {"agreement": agreement, "movement": movement, "use": use, "explanation": explanation, "necessity": necessity}
     findings = {name: finding for name, finding in made.items() if finding is not None}
 
-    def judged(name: str, *of: str) -> Novelty:
+    def conclude(name: str, *of: str) -> Novelty:
         return Novelty(name, "; ".join(findings[each].why if each in findings else f"{each}: not asked" for each in of), findings)
 
-    def said(name: str) -> bool | None:
+    def holds(name: str) -> bool | None:
         return findings[name].holds if name in findings else None
 
-    if not said("agreement"):
-        return judged(OPEN if said("agreement") is None else UNSTABLE, "agreement")
-    if said("movement") and said("use"):
-        return judged(LIBRARY, "movement", "use")
-    if said("explanation"):
-        return judged(LIBRARY, "explanation")
-    if said("movement") is not False and said("use") is not False:
-        return judged(OPEN, *(name for name in ("movement", "use") if said(name) is None))
-    if said("explanation") is None:
-        return judged(OPEN, "explanation")
-    if not said("necessity"):
-        return judged(OPEN, "necessity")
-    return judged(NEW, "agreement", "movement", "use", "explanation", "necessity")
+    if not holds("agreement"):
+        return conclude(OPEN if holds("agreement") is None else UNSTABLE, "agreement")
+    if holds("movement") and holds("use"):
+        return conclude(LIBRARY, "movement", "use")
+    if holds("explanation"):
+        return conclude(LIBRARY, "explanation")
+    if holds("movement") is not False and holds("use") is not False:
+        return conclude(OPEN, *(name for name in ("movement", "use") if holds(name) is None))
+    if holds("explanation") is None:
+        return conclude(OPEN, "explanation")
+    if not holds("necessity"):
+        return conclude(OPEN, "necessity")
+    return conclude(NEW, "agreement", "movement", "use", "explanation", "necessity")
 
 
 def outside(vectors_XD: FloatArray, basis_DK: FloatArray) -> FloatArray:
-    """Return (I − P)v of vectors [..., d_model]; of a mean shift it is the remainder."""
+    """Return (I − P)v of vectors [..., d_model]; for a mean shift it is the remainder."""
     return np.asarray(vectors_XD - (vectors_XD @ basis_DK) @ basis_DK.T)
 
 
 def chance_remainders(centred_ND: FloatArray, basis_DK: FloatArray, norm: float, null: Null) -> FloatArray:
-    """Draw what chance puts in place of a remainder: (I − P)Σ^½g, scaled to its norm, [draws, d_model].
+    """Draw remainders by chance: (I − P)Σ^½g, scaled to the norm of the real one, [draws, d_model].
 
     Args:
-        centred_ND: [N, d_model], the centred activations that made the space, whose covariance Σ is.
+        centred_ND: [N, d_model], the centred activations that made the space, with covariance Σ.
         basis_DK: [d_model, k], orthonormal.
         norm: of the remainder.
         null: N1.
@@ -149,12 +149,12 @@ def chance_bound(values: FloatArray) -> float:
     """Return the smallest number such that a value above it has p = (1 + #{draws ≥ value})/(1 + draws) ≤ .05.
 
     Raises:
-        ValueError: fewer than 19 values: then no value has.
+        ValueError: fewer than 19 values, so that no value can have such a p.
     """
     count = len(values)
     if count < FEWEST_TAIL_DRAWS:
         raise ValueError(f"what chance exceeds in 5 % of cases needs at least {FEWEST_TAIL_DRAWS} values, got {count}")
-    # Less a trifle, as .95 · 20 need not be 19 in floating point.
+    # Slightly less, as .95 · 20 need not be 19 in floating point.
     return float(np.sort(values)[ceil((1 - CHANCE_LEVEL) * (count + 1) - 1e-9) - 1])
 
 
@@ -162,13 +162,13 @@ def agreement(shifts: Mapping[tuple[str, int], FloatArray], trait: str, basis_DK
     """Return whether the remainders of a trait's seeds agree more than those of different traits do.
 
     The cosine of two runs is u_ab/√(u_aa·u_bb), u_ab = Σ_{i≠j} x_ai·x_bj / n(n−1), x = (I − P)d. Leaving out i = j takes the
-    sampling noise of prompts out of the norms, which would lower cosines, and out of the product, which it would raise, as all runs
-    read the same prompts. The trait's value, the mean over its pairs of seeds, is compared with cosines of runs of different traits
-    *and* different seeds: runs of one seed share a neutral run. There are few independent ones among these where traits are few.
+    sampling noise of prompts out of the norms, where it would lower cosines, and out of the product, where it would raise them, as all runs
+    read the same prompts. The trait's value, the mean over its pairs of seeds, is compared with cosines of runs of different traits *and*
+    different seeds: runs of one seed share a neutral run. With few traits, few of these are independent.
 
     Args:
         shifts: (trait or control, seed) → [prompts, d_model], each run less its own neutral, on the same prompts in the same order.
-        trait: the one asked about.
+        trait: the trait in question.
         basis_DK: [d_model, k], its persona space.
 
     Returns:
@@ -238,19 +238,18 @@ def movement(before: FloatArray, after: FloatArray, pushed: FloatArray, drawn: F
 
 
 def use(scores_P2Q: FloatArray, drawn_BP2Q: FloatArray) -> Finding:
-    """Return whether M0 itself uses the remainder: its projections tell trait-evoking prompts from opposite ones.
+    """Return whether M0 itself uses the remainder: its projections discriminate trait-evoking prompts from opposite ones.
 
-    Either way round: a direction along which trait-evoking prompts lie *lower* discriminates them as well. So the AUC is compared with what
-    chance directions reach on either side of one half, on the same texts. M0 does use it where the whole 95 % interval lies beyond that,
-    and does not where the whole interval lies within; in between it is not known, since an AUC that is not shown to be beyond chance is
-    not shown to be at chance. Nor is it where not even pairs that are all separated would give such an interval: the bound for new
-    prompts and the spread of chance both widen as pairs get fewer.
+    The sign does not count: a direction along which trait-evoking prompts lie *lower* discriminates them as well. So the AUC is compared
+    with the range of chance directions on either side of one half, on the same texts. M0 uses it where the whole 95 % interval lies outside
+    that range, and does not where the whole interval lies inside. Otherwise it is not known: an AUC that is not shown to be beyond chance
+    is not shown to be at chance. It is also not known where even pairs that are all separated would not give such an interval: the bound
+    for new prompts and the spread of chance both widen with fewer pairs.
 
     Args:
         scores_P2Q: [pairs, 2, questions], M0's states under trait-evoking prompts and their opposites, on questions and texts that did
             not define r, projected on r; its length does not count.
-        drawn_BP2Q: the same on each of `chance_remainders`, of activations that do not hold the contrast asked about: else chance
-            finds it too.
+        drawn_BP2Q: the same on each of `chance_remainders`, from activations without the contrast in question: else chance finds it too.
 
     Raises:
         ValueError: fewer than three pairs, two questions or 19 draws, or projections that are not finite.
@@ -270,7 +269,7 @@ def use(scores_P2Q: FloatArray, drawn_BP2Q: FloatArray) -> Finding:
 def necessity(before: FloatArray, after: FloatArray, without: Swapped) -> Finding:
     """Return whether M1 needs the remainder: taking r̂r̂ᵀ(h1 − h0) out of it loses part of Y.
 
-    It does not where the upper 95 % bound of N(r̂) is at most .10, and does where else the lower bound is above 0.
+    It does not where the upper 95 % bound of N(r̂) is at most .10; otherwise it does where the lower bound is above 0.
 
     Args:
         before: Y of M0, [questions] or [runs, questions].

@@ -1,9 +1,8 @@
-"""What share chance would give.
+"""Null distributions of a share.
 
-N1, the default null, asks: had the same number of directions been drawn from the very covariance of the
-activations that made the space, without any link to personas, and been passed through the function that
-makes the space, what share of this shift would they have held? N0 draws them isotropically; it rejects
-almost always and is printed for comparison only. N2, N3 and N5 put other vectors through the same function: the
+N1, the default null, draws as many directions as made the space, from the covariance of the activations that made it, without any link to
+personas. They pass through the function that makes the space; the share of the shift inside the result is a draw. N0 draws directions
+isotropically; it rejects almost always and is printed for comparison only. N2, N3 and N5 put other vectors through the same function: the
 directions of instructions that are not personas, the differences of half samples, and other personas.
 """
 
@@ -21,7 +20,7 @@ from wellworn.probes.geometry.space import Members, coefficients
 from wellworn.probes.limits import NULL_DRAWS
 from wellworn.probes.statistics.intervals import Estimate, FloatArray
 
-# What chance has to leave of a shift.
+# The part of a shift that chance must leave.
 LEAST_BEYOND = 0.02
 # Numbers held at a time while spaces are made, an eighth of a gigabyte in double precision.
 BLOCK = 2**24
@@ -82,7 +81,7 @@ class Null:
 
         Args:
             centred_ND: [N, d_model], the centred activations that made the real space.
-            members: what made the real space.
+            members: the members of the real space.
             k: its dimensions.
 
         Raises:
@@ -103,9 +102,9 @@ class Null:
         return NullSpaces(self, rows, mixed)
 
     def half_differences(self, states: Sequence[FloatArray]) -> FloatArray:
-        """Draw N3, what noise alone would make of the personas: (v^A − v^B)/2 over random halves of their prompts.
+        """Draw N3, the personas as noise alone would make them: (v^A − v^B)/2 over random halves of their prompts.
 
-        It has the noise of the mean over all prompts, and nothing of what a persona's prompts have in common.
+        It has the noise of the mean over all prompts, without the part that a persona's prompts have in common.
 
         Args:
             states: [R][prompts, questions, d_model] at a layer; halves are the same at every layer.
@@ -128,10 +127,10 @@ class Null:
         return np.stack(out, axis=1)
 
     def subsets(self, personas: int, count: int) -> NDArray[np.int64]:
-        """Draw N2 or N5: which instructions, or other personas, make a space in place of the real one's, [draws, count].
+        """Draw N2 or N5: random subsets of instructions, or of other personas, that make a space in place of the real one, [draws, count].
 
         `null_shares(shift, vectors_RD[subsets], members, k)` gives their shares; subsets are the same at every layer. Where there are
-        no more than `draws` subsets, each stands there once, and `draws` are so many fewer.
+        no more than `draws` subsets, each is taken once, and there are fewer draws.
 
         Raises:
             ValueError: fewer personas than make a space.
@@ -144,7 +143,7 @@ class Null:
         return rng.permuted(np.tile(np.arange(personas), (self.draws, 1)), axis=1)[:, :count]
 
     def _rows(self, centred_ND: FloatArray) -> Float32Array:
-        """Return what G is multiplied by."""
+        """Return the matrix that G is multiplied by."""
         n, width = centred_ND.shape
         return np.eye(width, dtype=np.float32) if self.isotropic else (centred_ND / np.sqrt(n)).astype(np.float32)
 
@@ -195,7 +194,7 @@ class NullSpaces:
 def joint_shares(spaces: Sequence[NullSpaces], differences_nLD: FloatArray) -> FloatArray:
     """Return the null shares at several layers, draw by draw: [draws, layers].
 
-    A row is one draw at all layers whose activations are as many, so that the largest over layers keeps their dependence.
+    A row is one draw at all layers with the same number of activations, so that the largest over layers keeps their dependence.
 
     Args:
         spaces: one for each layer.
@@ -210,7 +209,7 @@ def null_shares(differences_nD: FloatArray, vectors_BRD: FloatArray, members: Me
     Args:
         differences_nD: [prompts, d_model].
         vectors_BRD: [draws, R, d_model].
-        members: what the R vectors are; traits unless said otherwise.
+        members: the kinds of the R vectors; all traits by default.
         k: dimensions; None means all that they span.
 
     Returns:
@@ -225,7 +224,7 @@ def null_shares(differences_nD: FloatArray, vectors_BRD: FloatArray, members: Me
 
 
 def _parts(differences_nD: FloatArray) -> tuple[FloatArray, float]:
-    """Return the mean shift m above the centred differences over √(n(n−1)), [1 + n, d_model], and D of `probes.shift`."""
+    """Return the mean shift m above the centred differences over √(n(n−1)), [1 + n, d_model], and D of `shift`."""
     n = len(differences_nD)
     total = debiased_norms(differences_nD)[0]
     if total <= 0:
@@ -241,7 +240,7 @@ def _inside(mixed_BMK: NDArray[np.floating], along_BMP: NDArray[np.floating]) ->
 
 
 def leaves_nothing(null: FloatArray) -> str | None:
-    """Return in words why beyond a null's draws nothing can be seen: they hold nearly all of the shift, or are not finite."""
+    """Return why nothing can be seen beyond a null's draws (they hold nearly all of the shift, or are not finite), else None."""
     mean = float(null.mean())
     if mean <= 1 - LEAST_BEYOND:
         return None
@@ -268,7 +267,7 @@ def beyond(share: Estimate, chance: float) -> Estimate:
 
 @dataclass(frozen=True)
 class Rank:
-    """Where an observed number stands among a few others.
+    """The rank of an observed number among a few others.
 
     Attributes:
         at_least: how many others are as large or larger.

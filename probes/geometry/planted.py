@@ -1,8 +1,7 @@
 """Planted changes: shifts of activations whose share inside the persona space is known.
 
-A measurement is trusted once it has found what was put there. A plant is a shift of which the share α lies along a
-persona direction u and the rest along a direction w outside the persona space, with a real run's size and a real run's
-noise.
+A measurement is trusted once it recovers a known change. A plant is a shift: the share α lies along a persona direction u, and the rest
+along a direction w outside the persona space. Its size and noise are those of a real run.
 """
 
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ GAIN = 0.5
 
 @dataclass(frozen=True)
 class Ground:
-    """What planted changes at a layer are made of.
+    """The ingredients of planted changes at a layer.
 
     Attributes:
         directions_RD: [R, d_model], persona directions; u is one of them.
@@ -51,14 +50,14 @@ class Ground:
         w_D = w_D - self.basis_DK @ (self.basis_DK.T @ w_D)
         return u_D / np.linalg.norm(u_D), w_D / np.linalg.norm(w_D)
 
-    def planted(self, alpha: float, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    def plant(self, alpha: float, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
         """Draw u, w and the prompts' gains and noise; return the plant's noiseless direction [d_model] and its shifts [n, d_model]."""
         u_D, w_D = self.axes(rng)
         return mix_directions(u_D, w_D, alpha), planted_shifts(u_D, w_D, alpha, self.size, self.noise_nD, rng)
 
 
 def mix_directions(u_D: FloatArray, w_D: FloatArray, alpha: float) -> FloatArray:
-    """Return √α·u + √(1−α)·w, of whose square α lies along u (of α·u + (1−α)·w it would be α²/(α² + (1−α)²)).
+    """Return √α·u + √(1−α)·w; α of its squared norm lies along u (for α·u + (1−α)·w it would be α²/(α² + (1−α)²)).
 
     Args:
         u_D: [d_model], of unit norm.
@@ -104,12 +103,12 @@ def planted_shifts(
 
 @dataclass(frozen=True)
 class Trial:
-    """One plant and what was found of it.
+    """One plant, and the estimate of its share.
 
     Attributes:
         alpha: α.
         target: the share of the noiseless plant in a space that was made of other questions and contrast pairs.
-        held: its share in the very space that it is looked for in.
+        held: its share in the space that is searched.
         found: F̂, its interval and its gate.
     """
 
@@ -129,11 +128,11 @@ class Accuracy:
         draws: how many count. Without the gate, those whose share cannot be computed (nothing is left of them once
             their noise is taken out) are not among them.
         error: mean |F̂ − target|.
-        error_held: mean |F̂ − held|, how far the estimate is from what the space itself has of the plant.
+        error_held: mean |F̂ − held|, the error relative to the plant's share in the space that is searched.
         bias: mean of F̂ − target.
-        bias_of_space: the part of it that is not the estimate's: mean of held − target, what the two spaces differ by.
+        bias_of_space: the part of it that comes from the space: mean of held − target.
         coverage: how many of the intervals hold the target.
-        coverage_held: how many hold what the space itself has of the plant.
+        coverage_held: how many of the intervals hold `held`.
     """
 
     alpha: float
@@ -148,11 +147,11 @@ class Accuracy:
 
 
 def calibrate(ground: Ground, other_DK: FloatArray, alphas: Sequence[float], draws: int, rng: np.random.Generator) -> list[Trial]:
-    """Plant changes and measure their share, as `probes.shift.share_inside` measures a real run's.
+    """Plant changes and measure their share, as `shift.share_inside` measures a real run's.
 
-    The plant's persona direction comes from one half of the questions and contrast pairs (half B), the space that it is
-    looked for in from the other (half A). So the target is not α, but what the noiseless plant b has in the space of
-    half B, ‖P₂b‖²/‖b‖²: an estimate that were right only for directions that made the space would miss it.
+    The plant's persona direction comes from one half of the questions and contrast pairs (half B), and the space that is searched comes
+    from the other (half A). So the target is not α, but the share of the noiseless plant b in the space of half B, ‖P₂b‖²/‖b‖². An estimate
+    that is right only for directions that made the space misses it.
 
     Args:
         ground: with `directions_RD` from half B, and in `basis_DK` the space P of half A.
@@ -167,14 +166,14 @@ def calibrate(ground: Ground, other_DK: FloatArray, alphas: Sequence[float], dra
     trials = []
     for alpha in alphas:
         for _ in range(draws):
-            b_D, shifts_nD = ground.planted(alpha, rng)
+            b_D, shifts_nD = ground.plant(alpha, rng)
             target, held = (float(np.sum((b_D @ basis_DK) ** 2) / (b_D @ b_D)) for basis_DK in (other_DK, ground.basis_DK))
             trials.append(Trial(alpha, target, held, share_inside(shifts_nD, ground.basis_DK)))
     return trials
 
 
 def accuracy(trials: Sequence[Trial]) -> list[Accuracy]:
-    """Return how far estimates are from their targets at each α, of all plants and of those that passed the gate."""
+    """Return the accuracy of estimates at each α, for all plants and for those that passed the gate."""
     out = []
     for alpha in dict.fromkeys(trial.alpha for trial in trials):
         for gated in (False, True):
@@ -199,10 +198,10 @@ def _misses(trial: Trial) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class LaterCurve:
-    """What a later layer shows of a change planted at an earlier one, where no share is true.
+    """Shares at a later layer of changes planted at an earlier one; no true share is known there.
 
     Attributes:
-        alphas: what was planted.
+        alphas: the planted shares.
         raw: F̄(α), the mean over draws of the share at the later layer.
         anchors: F̄(0) and F̄(1), from draws of their own.
         scaled: α̂ = (F̄(α) − F̄(0)) / (F̄(1) − F̄(0)) by those anchors.
@@ -219,7 +218,7 @@ class LaterCurve:
 def shifts_later(
     model: nn.Module, rows: Sequence[Encoded], layer: int, later: int, plants_VnD: FloatArray, span: str = "response"
 ) -> FloatArray:
-    """Return how far plants at one layer move the states at a later one.
+    """Return the shifts at a later layer that plants at one layer cause.
 
     A plant is added to the residual stream at all tokens of its row. An edit sees a batch and not its rows, so each row
     is read by itself, with all plants: blocks up to the first layer are computed once.
@@ -266,11 +265,11 @@ def later_curve(
 ) -> LaterCurve:
     """Plant changes at one layer and take their share in the persona space of a later layer.
 
-    What blocks make of a plant has no true share: one that lies wholly inside the space comes out partly outside. So
-    the curve is only compared with its own ends, and no accuracy is claimed of it.
+    Blocks transform a plant, so it has no true share above them: one that lies wholly inside the space comes out partly outside. So the
+    curve is only compared with its own ends, and no accuracy is claimed for it.
 
     Args:
-        model: as in `shifts_later`, which also says what may be raised.
+        model: as in `shifts_later`, whose errors may also be raised.
         rows: one a prompt, as many as `ground.noise_nD` has.
         layer: where plants are added.
         later: where their share is taken.
@@ -287,7 +286,7 @@ def later_curve(
     own, anchors = rng.integers(2**63, size=(2, draws))
     # One set of draws for all α, so that only α differs along the curve.
     plan = [(0.0, anchors), (1.0, anchors), *((alpha, own) for alpha in alphas)]
-    planted_VnD = np.stack([ground.planted(alpha, np.random.default_rng(seed))[1] for alpha, seeds in plan for seed in seeds])
+    planted_VnD = np.stack([ground.plant(alpha, np.random.default_rng(seed))[1] for alpha, seeds in plan for seed in seeds])
     shares = [share_inside(shift_nD, later_DK).estimate.value for shift_nD in shifts_later(model, rows, layer, later, planted_VnD, span)]
     zero, one, *raw = np.reshape(shares, (-1, draws)).mean(1).tolist()
     if not np.isfinite([zero, one, *raw]).all() or zero == one:

@@ -14,7 +14,7 @@ WIDTH_GATE = 0.5
 COMMON_GATE = 0.1
 BASIS_TOLERANCE = 1e-4
 
-# Shares at equal steps of the angle between the shift and the space, where the interval's ends are looked for.
+# Shares at equal steps of the angle between the shift and the space, where the interval's ends are searched.
 SHARES = np.sin(np.linspace(0, np.pi / 2, 101)) ** 2
 
 
@@ -35,7 +35,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Cosine:
-    """The cosine of a shift with one direction, both freed of their noise.
+    """The cosine of a shift with one direction, without the noise of either.
 
     Attributes:
         squared: cos², unclipped: noise may carry it a little below 0 or above 1. None where it is refused.
@@ -50,7 +50,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Products:
-    """All that a share needs of the differences: products of their parts inside (first) and outside the space.
+    """The statistics that a share needs: products of the differences' parts inside (first) and outside the space.
 
     Attributes:
         squares: [2, prompts], ‖dᵢ‖².
@@ -102,11 +102,11 @@ def share_of(products: Products, level: float = 0.95) -> Share:
 
     F = N/D with N = Σ_{i≠j} dᵢᵀP dⱼ / n(n−1) and D = Σ_{i≠j} dᵢᵀdⱼ / n(n−1). The plain ratio ‖Pm‖²/‖m‖² is
     biased, because noise adds to both sums. The interval is the score interval {f : (N − fD)² ≤ t²·V(f)}, unclipped.
-    N − fD is a U-statistic with the kernel xᵀAy, A = P − fI, so that by Hoeffding's decomposition its variance is
-    4μᵀAΣAμ/n + 2tr(AΣAΣ)/n(n−1). It is taken where the hypothesis holds, as Wilson's interval does for a
-    proportion: for a μ of squared norm D and share f along the observed parts of m, p̂ inside and q̂ outside, which
-    makes the first term 4D·f(1−f)/n · Var((1−f)^½ dᵢ·p̂ − f^½ dᵢ·q̂). A variance at m itself, as the jackknife's, is small
-    where a small share is underestimated: such intervals are the shortest, miss most, and are what a gate on width prefers.
+    N − fD is a U-statistic with the kernel xᵀAy, A = P − fI, so by Hoeffding's decomposition its variance is 4μᵀAΣAμ/n + 2tr(AΣAΣ)/n(n−1).
+    It is evaluated under the hypothesis, as in Wilson's interval for a proportion: at a μ of squared norm D and share f along the observed
+    parts of m, p̂ inside and q̂ outside. This makes the first term 4D·f(1−f)/n · Var((1−f)^½ dᵢ·p̂ − f^½ dᵢ·q̂). A variance at m itself,
+    such as the jackknife's, is small where a small share is underestimated: such intervals are the shortest and miss most, and a gate on
+    width would prefer them.
 
     Args:
         products: of at least three differences.
@@ -129,9 +129,9 @@ def share_of(products: Products, level: float = 0.95) -> Share:
 def share_over_runs(differences_RnD: FloatArray, basis_DK: FloatArray, level: float = 0.95) -> Share:
     """Return the share of several runs together, with an interval for new runs and new prompts.
 
-    F = Σᵣ Nᵣ / Σᵣ Dᵣ, with the N and D of each run. Runs read the same prompts, and most of what one prompt adds to the shift it adds to
-    that of every run; so runs and prompts are crossed. Leaving out one prompt after the other gives pseudo-values of Nᵣ and Dᵣ, run by
-    prompt, and the ratio of their means has the interval of `stats.ratio_interval`.
+    F = Σᵣ Nᵣ / Σᵣ Dᵣ, with the N and D of each run. Runs read the same prompts, and a prompt adds much the same to the shift of every run;
+    so runs and prompts are crossed. Leaving out each prompt in turn gives pseudo-values of Nᵣ and Dᵣ, run by prompt, and the ratio of their
+    means has the interval of `intervals.ratio_interval`.
 
     Args:
         differences_RnD: [runs, prompts, d_model], paired differences of each run on the same prompts; at least two runs.
@@ -139,8 +139,8 @@ def share_over_runs(differences_RnD: FloatArray, basis_DK: FloatArray, level: fl
         level: coverage.
 
     Returns:
-        With the smallest signal of the runs, whose gate is that of a run's share. Its width is no gate here: that would choose the groups
-        whose runs happen to be alike, and their intervals would miss.
+        The share, with the smallest signal of the runs; its gate is that of a run's share. Width is not a gate here: it would select groups
+        of runs that happen to be alike, and their intervals would miss.
 
     Raises:
         ValueError: fewer than two runs or three prompts.
@@ -160,7 +160,7 @@ def share_over_runs(differences_RnD: FloatArray, basis_DK: FloatArray, level: fl
 
 
 def _pseudo_values(parts_RnK: FloatArray) -> FloatArray:
-    """Return the jackknife's pseudo-values of Σ_{i≠j} rᵢ·rⱼ / n(n−1), [runs, n], whose mean over prompts it is."""
+    """Return the jackknife's pseudo-values of Σ_{i≠j} rᵢ·rⱼ / n(n−1), [runs, n]; it is their mean over prompts."""
     n = parts_RnK.shape[1]
     others_Rn = np.einsum("rnk,rk->rn", parts_RnK, parts_RnK.sum(1)) - (parts_RnK**2).sum(2)
     whole_R1 = others_Rn.sum(1, keepdims=True) / (n * (n - 1))
@@ -206,11 +206,11 @@ def cross_run_share(means_SD: FloatArray, basis_DK: FloatArray) -> float | None:
 
 
 def disattenuated_cosine(differences_nD: FloatArray, half_a_D: FloatArray, half_b_D: FloatArray) -> Cosine:
-    """Return the cosine between the mean shift and a direction that is known by two independent halves.
+    """Return the cosine between the mean shift and a direction that was estimated from two independent halves.
 
-    cos² = [(m·v_A)(m·v_B) − v_AᵀΣ̂v_B/n] / [(v_A·v_B)(‖m‖² − trΣ̂/n)]: the halves' errors are independent, so that
-    products of one with the other are free of them (Spearman 1904); the terms in Σ̂ take out the noise that m has in common
-    with itself. For single directions only: for a subspace no such product exists.
+    cos² = [(m·v_A)(m·v_B) − v_AᵀΣ̂v_B/n] / [(v_A·v_B)(‖m‖² − trΣ̂/n)]: the halves' errors are independent, so products of one with the
+    other are free of them (Spearman 1904); the terms in Σ̂ remove the noise that both factors m share. For single directions only: for a
+    subspace no such product exists.
 
     Args:
         differences_nD: [prompts, d_model], one paired difference a prompt.
@@ -219,7 +219,7 @@ def disattenuated_cosine(differences_nD: FloatArray, half_a_D: FloatArray, half_
 
     Returns:
         Refused, with the reason, where a factor of the denominator is not clearly positive: ‖m‖² below 5·trΣ̂/n (the gate
-        of a share), or halves whose cosine is below .5 (that of a direction which was found).
+        of a share), or halves whose cosine is below .5 (the threshold of a found direction).
 
     Raises:
         ValueError: fewer than three prompts.

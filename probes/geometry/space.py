@@ -11,7 +11,7 @@ import numpy as np
 from wellworn.probes.statistics.intervals import FloatArray
 
 FEWEST_ROLES = 12
-# What is left out of the dimension's cross-validation leaves two to make a space.
+# The dimension's cross-validation leaves out one persona, and two must remain to make a space.
 FEWEST_PERSONAS = 3
 RANK_TOLERANCE = 1e-6
 SPLITS = 10
@@ -24,7 +24,7 @@ States = Mapping[str, FloatArray]
 
 @dataclass(frozen=True)
 class Members:
-    """What makes a space: so many trait vectors, then so many role vectors, then perhaps the default's."""
+    """The vectors that make a space: numbers of trait vectors, then of role vectors, then perhaps the default's."""
 
     traits: int
     roles: int = 0
@@ -53,8 +53,8 @@ def persona_space(
 
     With fewer than 12 roles the space is that of the traits alone, scaled to unit norm so that a direction's
     size does not decide whether it counts. With 12 or more the rows are the roles less their mean, at raw norm,
-    and the traits, scaled to the roles' median norm. Of these rows come the top right singular vectors; where
-    there is a default vector, the assistant axis (default − mean role) takes the place of the last of them.
+    and the traits, scaled to the roles' median norm. The basis is their top right singular vectors; with a default vector, the assistant
+    axis (default − mean role) takes the place of the last of them.
 
     Args:
         traits_TD: [T, d_model], difference vectors; T may be 0.
@@ -64,7 +64,7 @@ def persona_space(
 
     Returns:
         [d_model, k]. With a default vector the first column is the assistant axis (`U[:, :1]`, along default −
-        mean role) and `U[:, 1:]` is what U holds besides; the first j columns are the space for k = j.
+        mean role) and `U[:, 1:]` is the rest of U; the first j columns are the space for k = j.
 
     Raises:
         ValueError: k missing where roles make the space, or more than the rows hold; a row of zeros.
@@ -76,7 +76,7 @@ def persona_space(
     else:
         if k is None:
             raise ValueError(f"a space of {len(roles_RD)} roles needs a number of dimensions k; `dimension` finds one")
-        # Raw states have a large mean in common, whose square would round off the inner products.
+        # Raw states share a large mean, and its square would round off the inner products.
         mean = roles_RD.mean(0)
         parts = [traits_TD, roles_RD - mean] + ([] if default_D is None else [(default_D - mean)[None]])
         vectors, members = np.concatenate(parts), Members(len(traits_TD), len(roles_RD), default_D is not None)
@@ -85,14 +85,14 @@ def persona_space(
 
 
 def coefficients(gram: FloatArray, members: Members, k: int | None = None) -> FloatArray:
-    """Return how the basis of a space is mixed from the vectors that make it: U = VᵀC for V [M, d_model].
+    """Return the coefficients of a space's basis in the vectors that make it: U = VᵀC for V [M, d_model].
 
-    The rules are those of `persona_space`. They need inner products alone, so that thousands of null spaces cost
-    no singular value decomposition in d_model dimensions.
+    The rules are those of `persona_space`. They need inner products alone, so thousands of null spaces need no singular value decomposition
+    in d_model dimensions.
 
     Args:
         gram: [..., M, M], VVᵀ of one or many sets of M vectors in the order of `members`.
-        members: what the vectors are.
+        members: the kinds of vectors.
         k: dimensions; None means as many as every set holds.
 
     Returns:
@@ -155,7 +155,7 @@ class Dimension:
 
     Attributes:
         k: the dimension; None where there is no persona space.
-        why: in words, where there is none.
+        why: the reason, where there is none.
         q2: [K], the cross-validated Q²(k) for k = 1 … K.
         standard_error: of the largest Q², by the jackknife over personas.
         parallel: how many leading singular values exceed the 95 % quantile of permuted labels, for comparison.
@@ -176,7 +176,7 @@ def dimension(
     splits: int = SPLITS,
     namesakes: Mapping[str, str] | None = None,
 ) -> Dimension:
-    """Find the dimension of the persona space by how well it predicts a persona that it was made without.
+    """Find the dimension of the persona space by how well it predicts a held-out persona.
 
     With halves A and B disjoint in questions and in prompts (for traits: contrast pairs), and −r leaving out
     persona r with its namesakes,
@@ -184,15 +184,15 @@ def dimension(
         Q²(k) = 1 − Σ_r ‖v_r^B − U_k^(−r,A) U_k^(−r,A)ᵀ v_r^A‖² / Σ_r ‖v_r^B‖²
 
     averaged over both swaps and random splits; roles are centred on the mean of the other roles of the same half,
-    and traits are scaled by what scales them in the whole. k is the smallest with Q² within one standard error of the largest.
+    and traits are scaled as in the whole space. k is the smallest with Q² within one standard error of the largest.
 
     Args:
         traits: positive − negative difference states of each trait, [pairs, questions, d_model].
         roles: states under each role, [prompts, questions, d_model]; unused where there are fewer than 12.
         rng: draws splits and permutations.
-        default_QD: [questions, d_model], states under the default system prompt. It has one prompt, which stands in both halves.
+        default_QD: [questions, d_model], states under the default system prompt. Its one prompt is in both halves.
         splits: random splits.
-        namesakes: role → the trait that it is a character of, besides roles that have a trait's own name; they are left out together.
+        namesakes: role → the trait that it is a character of, in addition to roles with a trait's own name; they are left out together.
 
     Raises:
         ValueError: fewer than three personas, two prompts or two questions, or unequal numbers of questions.
@@ -202,7 +202,7 @@ def dimension(
     names = np.array([(namesakes or {}).get(name, name) for name in (*traits, *roles)])
     _check([*traits.values(), *roles.values()], names, default_QD)
     if roles:
-        # Raw states have a large mean in common, whose square would round off the inner products.
+        # Raw states share a large mean, and its square would round off the inner products.
         mean = np.mean([each.mean((0, 1)) for each in roles.values()], axis=0)
         roles = {name: each - mean for name, each in roles.items()}
         default_QD = None if default_QD is None else default_QD - mean
@@ -240,8 +240,9 @@ def half_means(states: Sequence[FloatArray], default_QD: FloatArray | None, spli
     """Return each persona's (and the default's) mean over half A and over half B, which share no question and no prompt.
 
     Args:
-        states: of each persona, [prompts, questions, d_model]; at least two prompts and two questions, of these the same number for all.
-        default_QD: [questions, d_model], states under the default system prompt, which stands in both halves; or None.
+        states: of each persona, [prompts, questions, d_model]; at least two prompts and two questions, the same number of questions for
+            all.
+        default_QD: [questions, d_model], states under the default system prompt, which is in both halves; or None.
         splits: random splits.
         rng: draws them.
 
@@ -260,7 +261,7 @@ def half_means(states: Sequence[FloatArray], default_QD: FloatArray | None, spli
 
 
 def _miss(halves: FloatArray, members: Members, scale: float, r: int, names: np.ndarray) -> tuple[FloatArray, FloatArray]:
-    """Return ‖v_r^B − U_k U_kᵀ v_r^A‖² for every k, [K, splits, 2], and ‖v_r^B‖² [splits, 2]; 2 are the swaps."""
+    """Return ‖v_r^B − U_k U_kᵀ v_r^A‖² for every k, [K, splits, 2], and ‖v_r^B‖² [splits, 2]; the axis of 2 is over swaps."""
     keep = np.flatnonzero(np.append(names != names[r], [True] * members.default))
     is_role = (keep >= members.traits) & (keep < members.personas)
     rest = Members(int((keep < members.traits).sum()), int(is_role.sum()), members.default)

@@ -1,7 +1,7 @@
 """How much of a vector a wider dictionary of directions explains: few of them, chosen on one part of the data and judged on another.
 
-The dictionary may be a larger library of roles, or what the features of a sparse autoencoder write. Any vector is a combination of
-enough directions, so that the number of atoms is fixed and small, and the share is compared with dictionaries drawn by chance.
+The dictionary may be a larger library of roles, or the decoder directions of a sparse autoencoder. Any vector is a combination of enough
+directions, so the number of atoms is fixed and small, and the share is compared with random dictionaries.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ def sparse_fit(vector_D: FloatArray, dictionary_KD: FloatArray, atoms: int = ATO
     Args:
         vector_D: [d_model].
         dictionary_KD: [K, d_model], of unit norm.
-        atoms: how many are chosen; fewer where they span the vector before.
+        atoms: how many are chosen; fewer where fewer span the vector.
 
     Returns:
         [d_model].
@@ -52,9 +52,9 @@ def explained_share(units_XD: FloatArray, dictionary_KD: FloatArray, atoms: int 
     fold itself may stand for μ; ‖μ‖² is Σ_{i≠j} xᵢ·xⱼ / n(n−1). It is below 0 where the fit does harm.
 
     Args:
-        units_XD: [units, d_model], one a prompt of a run, or the mean of one a seed: what is said holds for new ones.
+        units_XD: [units, d_model], one a prompt of a run, or one mean a seed; the share is that of new units.
         dictionary_KD: [K, d_model], of unit norm.
-        atoms: of a fit.
+        atoms: of each fit.
 
     Returns:
         None where nothing is left of the mean once its noise is taken out.
@@ -83,16 +83,16 @@ def explanation(
 ) -> Finding:
     """Return whether a wider dictionary explains the remainder, beyond dictionaries of as many directions Σ^½g.
 
-    All directions, the drawn ones too, are taken outside the persona space and to unit norm. By how far the share exceeds chance is
-    (share − mean)/(1 − mean), with the mean over draws. The dictionary *explains* the remainder where that is at least .5 and the share
-    is above the 95 % quantile of draws, and *does not* where that is at most .2 or the share is not above the quantile, unless
-    chance itself explains half: such a dictionary is too wide to show what it does not hold.
+    All directions, the drawn ones too, are taken outside the persona space and to unit norm. The share beyond chance is (share − mean)/(1 −
+    mean), with the mean over draws. The dictionary *explains* the remainder where that is at least .5 and the share is above the 95 %
+    quantile of draws, and *does not* where that is at most .2 or the share is not above the quantile, unless chance itself explains half:
+    such a dictionary is too wide to show what it does not hold.
 
     Args:
-        units_XD: [units, d_model], shifts against neutral; see `explained_share`.
+        units_XD: [units, d_model], shifts relative to neutral; see `explained_share`.
         dictionary_KD: [K, d_model].
         basis_DK: [d_model, k], the persona space.
-        centred_ND: [N, d_model], the centred activations whose covariance Σ is.
+        centred_ND: [N, d_model], the centred activations, with covariance Σ.
         seed: of the draws.
         draws: how many, at least 19.
 

@@ -1,4 +1,4 @@
-"""Where a LoRA update writes: how much of what it adds to the residual stream lies inside the persona space.
+"""Where a LoRA update writes: the share of its output to the residual stream that lies inside the persona space.
 
 Two linear layers of a decoder block write into the residual stream, the last of its attention and the last of its MLP.
 An update ΔW = s·B·A of such a layer adds ΔW·x for an input x: to see where it writes takes no pass of the changed model,
@@ -29,7 +29,7 @@ from wellworn.probes.reading.variants import Variant, applied
 from wellworn.probes.statistics.intervals import FloatArray
 
 DRAWS = 199
-# How far what the layers write may be from what their block adds, before they are not taken to be all that writes.
+# Tolerance between the sum of the layers' outputs and what their block adds; beyond it something else writes too.
 ADDS_UP = 1e-3
 
 
@@ -50,7 +50,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class Write:
-    """What the update of one linear layer writes.
+    """The output of one linear layer's update.
 
     Attributes:
         layer: index of its decoder block.
@@ -58,7 +58,7 @@ class Write:
         omega: ω, the share that lies inside the persona space.
         null_mean: the share to be expected by chance.
         p: (1 + #{draws ≥ ω}) / (1 + draws).
-        norm: root mean square over tokens of what is written, ‖ΔW·Σ_x^½‖_F, in units of the residual stream.
+        norm: root mean square of the output over tokens, ‖ΔW·Σ_x^½‖_F, in units of the residual stream.
     """
 
     layer: int
@@ -71,12 +71,12 @@ class Write:
 
 @dataclass(frozen=True)
 class Summary:
-    """What an update writes at all layers together.
+    """The output of an update at all layers together.
 
     Attributes:
-        omega: ω, the share that lies inside the persona space; of layers weighted by ‖ΔW·Σ_x^½‖².
+        omega: ω, the share that lies inside the persona space; layers are weighted by ‖ΔW·Σ_x^½‖².
         null_mean: the share to be expected by chance, weighted alike.
-        norm: root mean square over tokens of all that is written.
+        norm: root mean square of the output over tokens.
     """
 
     omega: float
@@ -85,10 +85,10 @@ class Summary:
 
 
 def writers(model: nn.Module) -> list[Writer]:
-    """Find what writes into the residual stream: in each part of a block (attention, MLP) the last linear layer d_model wide.
+    """Find the layers that write into the residual stream: in each part of a block (attention, MLP) the last linear layer d_model wide.
 
-    Layers count in the order in which the model's code makes them. Whether these are all that writes is seen when
-    they are run: `writes` refuses a model where what they write is not what their block adds.
+    Layers are in the order in which the model's code makes them. `writes` checks that nothing else writes: it refuses a model where a block
+    adds something other than their output.
     """
     width = int(text_config(model).hidden_size)
     found = []
@@ -115,9 +115,9 @@ def writes(
     ω = ‖UᵀBAΣ_x^½‖_F² / ‖BAΣ_x^½‖_F², with Σ_x = E[xxᵀ] (not centred) over the tokens of a span as the base model reads
     them. Only E[(Ax)(Ax)ᵀ] = AΣ_xAᵀ [r, r] is summed up, and no activation is stored.
 
-    The null keeps the update's singular values and turns its left singular directions: in place of direction i stands
-    Σ_W^½gᵢ, drawn as W·gᵢ, with Σ_W = WWᵀ of the base's own weight. Draws are not made orthonormal, which would thin out
-    the main directions of Σ_W and reject an update drawn from Σ_W itself far too often (probes/README.md).
+    The null keeps the update's singular values and replaces its left singular directions: direction i becomes Σ_W^½gᵢ, drawn as W·gᵢ, with
+    Σ_W = WWᵀ of the base's own weight. Draws are not made orthonormal, which would thin out the main directions of Σ_W and reject an update
+    drawn from Σ_W itself far too often (probes/README.md).
 
     Args:
         model: a causal LM with the adapters on it, in eval mode; under `torch.distributed` every rank reads all rows.
@@ -134,8 +134,8 @@ def writes(
 
     Raises:
         InputError: no rows, adapters or layers; a row without the span; an adapter that the model does not hold, that is more
-            than plain LoRA, or that changes nothing that writes at these layers; a model whose blocks add something
-            else than what these layers write.
+            than plain LoRA, or that changes nothing that writes at these layers; a model whose blocks add something other than what these
+            layers write.
         ValueError: a basis is not orthonormal, or not of the model's width.
 
     Example:
@@ -171,7 +171,7 @@ def writes(
 
 
 def summary(some: Sequence[Write]) -> Summary:
-    """Return the share of all that is written, over layers and modules: each counts by the square that it adds to the stream.
+    """Return the share over all layers and modules, weighted by the squared norm that each adds to the stream.
 
     Raises:
         ValueError: there is nothing to sum up.
@@ -186,7 +186,7 @@ def summary(some: Sequence[Write]) -> Summary:
 def _linears(name: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
     from peft.tuners.lora import LoraLayer
 
-    # What PEFT puts into its own layer, A and B, is linear too and is no layer of the model.
+    # PEFT's own A and B are linear too, and are not layers of the model.
     layer = module.get_base_layer() if isinstance(module, LoraLayer) else module
     if isinstance(layer, nn.Linear):
         yield name, module
@@ -231,7 +231,7 @@ def _adapted_writers(model: nn.Module, adapter: str, at: Sequence[Writer], layer
 
 
 def _refuse_other_ways(model: nn.Module, at: Sequence[Writer], row: Encoded) -> None:
-    """Refuse a model where a block adds something else than what its writers write (normalised, scaled, or by other layers)."""
+    """Refuse a model where a block adds something other than what its writers write (normalised, scaled, or by other layers)."""
     blocks = decoder_blocks(model)
     passed: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     written: dict[int, list[torch.Tensor]] = {writer.layer: [] for writer in at}

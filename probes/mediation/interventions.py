@@ -1,4 +1,4 @@
-"""What is done to the state of a model that reads a text: a part of it is set to another model's, or a vector is added."""
+"""Interventions on the state of a model that reads a text: a part of it is set to another model's, or a vector is added."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from wellworn.probes.reading.variants import Variant
 
 @dataclass(frozen=True, eq=False)
 class Swap:
-    """What part of a state is set to the other model's.
+    """The part of a state that is set to the other model's.
 
     Attributes:
         basis_DK: U [d_model, k], orthonormal; None swaps the whole state.
@@ -59,11 +59,11 @@ class Push:
 
 @dataclass(frozen=True, eq=False)
 class Intervention:
-    """A reader, and what is swapped or pushed at which layers; with neither it is the reader as it is.
+    """A reader with swaps or pushes at some layers; with neither it is the unchanged reader.
 
     Attributes:
         reader: 0 for M0, 1 for M1.
-        swaps: layer → what is set or added there.
+        swaps: layer → the swap or push there.
     """
 
     reader: int

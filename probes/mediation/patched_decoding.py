@@ -1,16 +1,16 @@
-"""What a model says while part of its state is another's: two models decode in lock-step.
+"""Answers of a model while part of its state is another's: two models decode in lock-step.
 
 `patching.py` scores a fixed text in an arm. Here the arm writes the text. M0 and M1 read the same tokens, the prompt and what the arm
-itself has said so far. At each step the other model computes its state of the new token, unpatched; then the reader does, into
-which a part of that state is set,
+itself has said so far. At each step the other model computes its state of the new token, unpatched. Then the reader does, with a part of
+its state set to that,
 
     h_ℓ ← h_ℓ + s·P_ℓ(h'_ℓ − h_ℓ)          h_ℓ the running state of the reader, h'_ℓ the other's
 
-and the reader's top token is what both read next. The reader keeps keys and values of an unpatched run up to the lowest swapped layer, and
-of patched states above it. So every token is the arg max of a full patched forward pass over the tokens before it.
+and both read the reader's top token next. The reader keeps keys and values of an unpatched run up to the lowest swapped layer, and of
+patched states above it. So every token is the arg max of a full patched forward pass over the tokens before it.
 
-Rows of both models in one batch would spare the switch between the two, but not the order: the reader cannot start before the other's
-state is known.
+Rows of both models in one batch would save the switch between the two, but not the wait: the reader cannot start before the other's state
+is known.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,11 +54,11 @@ def patched_answers(
         model: a causal LM in eval mode that holds the adapters.
         prompts: for M0 and for M1, each up to and including the generation prompt. Equal prompts are swapped at every token.
         between: M0 and M1.
-        arms: what is swapped.
-        how: to decode; greedily. Rows of a batch are of several arms and prompts; prompts of like length stand together. What was
-            seen before, for the repetition penalty, is the reader's prompt and the answer.
-        response_only: swap the answer's tokens alone. Prompts may then differ; the first token is the reader's own, since the
-            end of its prompt, which is not swapped, decides it.
+        arms: the interventions.
+        how: to decode; greedily. Rows of a batch are of several arms and prompts; prompts of like length are together. The repetition
+            penalty counts the reader's prompt and the answer.
+        response_only: swap the answer's tokens alone. Prompts may then differ. The first token is the reader's own: it depends on the end
+            of its prompt, which is not swapped.
 
     Raises:
         InputError: a prompt that does not fit the model with its answer, prompts that differ though all tokens are swapped, a layer out
@@ -105,20 +105,20 @@ def _batches(prompts: tuple[Prompts, ...], arms: Sequence[Intervention], batch_s
             mine = [a for a, arm in enumerate(arms) if arm.reader == reader and bool(arm.swaps) == patches]
             rows = [_Row(a, i) for i in longest_first for a in mine]
             for start in range(0, len(rows), batch_size):
-                # Rows of one arm stand together, so that each swap is made once.
+                # Rows of one arm are together, so that each swap is made once.
                 yield sorted(rows[start : start + batch_size], key=lambda row: row.arm)
 
 
 @dataclass(frozen=True)
 class _Side:
-    """What one model reads of a batch's answers."""
+    """One model's side of a batch of answers."""
 
     rows: Rows
     switch: Callable[[Variant], None]
     variant: Variant
 
     def read(self, on_block: Mapping[int, OnBlock], stop: bool = False) -> torch.Tensor | None:
-        """Read what comes next; return the logits after it, or None where the pass was stopped after the deepest hooked block."""
+        """Read the unread tokens; return the logits after them, or None where the pass was stopped after the deepest hooked block."""
         self.switch(self.variant)
         return self.rows.read(on_block, stop)
 
@@ -163,7 +163,7 @@ def _decode(
 
 
 def _patch(swaps: Sequence[Swap | Push | None], other_BTD: torch.Tensor, h_BTD: torch.Tensor) -> torch.Tensor:
-    """Return a batch's states with each row's own swap made."""
+    """Return a batch's states with each row's own swap applied."""
     runs = [(swap, len(list(rows))) for swap, rows in groupby(swaps)]
     parts = zip(runs, *(state.split([count for _, count in runs]) for state in (h_BTD, other_BTD)), strict=True)
     return torch.cat([h if swap is None else patch_state(swap, h, other) for (swap, _), h, other in parts])

@@ -1,4 +1,4 @@
-"""Swap part of one model's residual stream for another's, and let either of them read on.
+"""Activation patching: swap part of one model's residual stream for another's, and let either of them read on.
 
 One rule gives every number of a mediation analysis. M0 and M1 are the same weights with two adapters (or with none), read
 on the same answers. An *arm* lets one of them, the reader, run from layer ℓ on, after part of its state there has been
@@ -40,11 +40,11 @@ SIDES = (0, 1)
 
 @dataclass(frozen=True)
 class Texts:
-    """What the two models read: the same answers, row by row.
+    """The texts that the two models read: the same answers, row by row.
 
     Attributes:
-        rows: for M0 and for M1. Equal rows are swapped at every token. Where prompts differ (a system prompt is the change), both
-            are to be told so by `response_only`.
+        rows: for M0 and for M1. Equal rows are swapped at every token. Where prompts differ (a system prompt is the change), set
+            `response_only`.
         response_only: swap the response's tokens alone, aligned from its start.
     """
 
@@ -84,7 +84,7 @@ def patched_logprobs(
         model: a causal LM in eval mode, wrapped or not, that holds the adapters.
         texts: what is read.
         between: M0 and M1.
-        arms: what is swapped; each reader should be among them as it is.
+        arms: the interventions; each reader should be among them unchanged.
         batching: batches and progress.
 
     Raises:
@@ -95,7 +95,7 @@ def patched_logprobs(
     device = next(model.parameters()).device
     arms = [arm.to(device) for arm in arms]
     scores = torch.zeros(len(arms), len(texts.rows[0]))
-    for members, pair in _batches(model, texts, between, layers, batching):
+    for members, pair in pair_batches(model, texts, between, layers, batching):
         # One copy back a batch: nothing waits for the device in between.
         found = torch.zeros(len(arms), len(pair.members), device=device)
         for side in SIDES:
@@ -131,17 +131,17 @@ def moved_norms(
     device = next(model.parameters()).device
     swaps = [swap.to(device) for swap in swaps]
     sums = torch.zeros(len(swaps), dtype=torch.float64)
-    for members, pair in _batches(model, texts, between, [layer], batching):
+    for members, pair in pair_batches(model, texts, between, [layer], batching):
         if members is not None:
-            change = (pair.other(0, layer).float() - pair.states[0][layer].float())[pair.swapped(0)]
+            change = (pair.other(0, layer).float() - pair.states[0][layer].float())[pair.swap_mask(0)]
             sums += torch.stack([(swap.part(change).double() ** 2).sum() for swap in swaps]).cpu()
     return _sum_over_ranks(sums, model)
 
 
-def _batches(
+def pair_batches(
     model: nn.Module, texts: Texts, between: tuple[Variant, Variant], layers: Sequence[int], batching: Batching
-) -> Iterator[tuple[Sequence[int] | None, "_Pair"]]:
-    """Yield this rank's batches with both models' states; rows are None where a pass is only run along for other ranks' sake."""
+) -> Iterator[tuple[Sequence[int] | None, "Pair"]]:
+    """Yield this rank's batches with both models' states; rows are None where a pass only serves other ranks."""
     for rows in texts.rows:
         check_rows(model, rows, ("response",))
     _refuse_unlike(texts)
@@ -149,12 +149,12 @@ def _batches(
     longer = [max(pair, key=len).input_ids for pair in zip(*texts.rows, strict=True)]
     dealt = [[batch for chunk in chunks for batch in chunk.batches] for chunks in plan(longer, None, batching.token_budget, world)]
     for batch in dealt[rank]:
-        yield batch, _Pair(model, texts, between, layers, batch, batching)
+        yield batch, Pair(model, texts, between, layers, batch, batching)
     if is_sharded(model):
         # Every pass of a sharded model is a joint one.
         some = next(batch for batches in dealt for batch in batches)
         for _ in range(max(map(len, dealt)) - len(dealt[rank])):
-            yield None, _Pair(model, texts, between, layers, some, batching)
+            yield None, Pair(model, texts, between, layers, some, batching)
 
 
 def _refuse_unlike(texts: Texts) -> None:
@@ -167,7 +167,7 @@ def _refuse_unlike(texts: Texts) -> None:
 
 
 def _group_by_entry(mine: Sequence[int], arms: Sequence[Intervention], deepest: int, room: int) -> Iterator[list[int]]:
-    """Yield arms that are read together: they enter at one layer, and as many as there is room for."""
+    """Yield groups of arms that are read together: they enter at one layer and fit into the room."""
     entries: dict[int, list[int]] = {}
     for a in mine:
         entries.setdefault(min(arms[a].swaps, default=deepest), []).append(a)
@@ -176,7 +176,7 @@ def _group_by_entry(mine: Sequence[int], arms: Sequence[Intervention], deepest: 
         yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
-class _Pair:
+class Pair:
     """One batch of texts with the states of both models at the layers where something is swapped.
 
     Attributes:
@@ -212,11 +212,11 @@ class _Pair:
     def read_on(self, side: int, arms: Sequence[Intervention], entry: int) -> torch.Tensor:
         """Run arms of one reader that enter at one layer; return log-probabilities [arms, B] on the device."""
         own = self.states[side][entry]
-        start = torch.cat([self._swapped(side, entry, arm, own) for arm in arms])
+        start = torch.cat([self._swap(side, entry, arm, own) for arm in arms])
 
         def on_block_at(layer: int) -> OnBlock:
             def on_block(h: torch.Tensor) -> torch.Tensor:
-                return torch.cat([self._swapped(side, layer, arm, part) for arm, part in zip(arms, h.chunk(len(arms)), strict=True)])
+                return torch.cat([self._swap(side, layer, arm, part) for arm, part in zip(arms, h.chunk(len(arms)), strict=True)])
 
             return on_block
 
@@ -229,29 +229,29 @@ class _Pair:
         return mean_logprob(logits, batch).view(len(arms), -1)
 
     def other(self, side: int, layer: int) -> torch.Tensor:
-        """Return the other's states [B, T, D], each where the reader's token stands that it answers to."""
+        """Return the other's states [B, T, D], aligned to the reader's tokens."""
         other = self.states[1 - side][layer]
         if self.align is not None:
             where = self.align[side][..., None].clamp(min=0)
             other = other.gather(1, where.expand(-1, -1, other.shape[-1]))
         return other
 
-    def swapped(self, side: int) -> torch.Tensor:
+    def swap_mask(self, side: int) -> torch.Tensor:
         """Return which tokens of a reader's rows are swapped: bool [B, T], padding never."""
         if self.align is not None:
             return self.align[side] >= 0
         lengths = torch.tensor([len(self.texts.rows[side][i]) for i in self.members], device=self.device)
         return torch.arange(self.inputs[side].inputs["input_ids"].shape[1], device=self.device) < lengths[:, None]
 
-    def _swapped(self, side: int, layer: int, arm: Intervention, h_BTD: torch.Tensor) -> torch.Tensor:
+    def _swap(self, side: int, layer: int, arm: Intervention, h_BTD: torch.Tensor) -> torch.Tensor:
         swap = arm.swaps.get(layer)
         if swap is None:
             return h_BTD
         set_BTD = patch_state(swap, h_BTD, self.other(side, layer))
-        return set_BTD if self.align is None else torch.where(self.swapped(side)[..., None], set_BTD, h_BTD)
+        return set_BTD if self.align is None else torch.where(self.swap_mask(side)[..., None], set_BTD, h_BTD)
 
     def _alignment(self, side: int) -> torch.Tensor:
-        """Return the other's token that answers to each of a reader's, [B, T]; −1 outside the response."""
+        """Return the index of the other's token that corresponds to each of a reader's, [B, T]; −1 outside the response."""
         align = torch.full_like(self.inputs[side].inputs["input_ids"], -1)
         for b, i in enumerate(self.members):
             (start, end), (other, until) = (self.texts.rows[s][i].spans["response"] for s in (side, 1 - side))
@@ -270,7 +270,7 @@ class _Pair:
         inputs: dict[str, Any] = dict(batch.inputs) | options
         config = text_config(self.model)
         if PrefixCache.supports(config):
-            # It holds nothing: it spares the model its search for packed sequences, which would wait for the device.
+            # An empty cache: with one, the model does not search for packed sequences, which would wait for the device.
             inputs["past_key_values"] = PrefixCache(config)
         with torch.no_grad(), fast_matmul():
             return forward(self.model, on_block, stop, use_cache=False, **inputs)

@@ -1,4 +1,4 @@
-"""How much of a change in behaviour goes through a part of the state at a layer.
+"""The share of a change in behaviour that goes through a part of the state at a layer.
 
 Arithmetic on the outcomes of patched arms (`patching.py`). Y is a score of the text per question: log p(y⁺) − log p(y⁻), each a
 mean over the answer's tokens. M0 is the reference, M1 the changed model; TE = Y1 − Y0. For a part P of the state at ℓ
@@ -7,7 +7,7 @@ mean over the answer's tokens. M0 is the reference, M1 the changed model; TE = Y
     N(P) = (Y1 − Y[M1 with P swapped out]) / TE          necessity
     M(P) = (S + N)/2                                     mediated share
 
-and of what the layer carries at all, C = (M(P) − M_null)/(M(I) − M_null), M_null the mean of M over the null's draws.
+and, as a part of what the layer carries at all, C = (M(P) − M_null)/(M(I) − M_null), with M_null the mean of M over the null's draws.
 """
 
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ class Swapped:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What all arms at one layer said.
+    """The outcomes of all arms at one layer.
 
     Attributes:
         before: Y of M0, [questions] of one run, or [runs, questions] of several that answered the same questions.
@@ -62,19 +62,20 @@ class Outcomes:
         """TE, question by question."""
         return self.after - self.before
 
-    def moved(self, part: Swapped) -> FloatArray:
+    def mediated_effect(self, part: Swapped) -> FloatArray:
         """Return M(P)·TE, question by question."""
         return ((part.into - self.before) + (self.after - part.out)) / 2
 
 
 @dataclass(frozen=True)
 class Shares:
-    """What part of the effect goes through one part of the state.
+    """The shares of the effect that go through one part of the state.
 
     Attributes:
         sufficiency: S.
         necessity: N.
-        mediated: M, their mean. That S and N differ is order dependence (what is swapped first counts more or less), and no interval.
+        mediated: M, their mean. The difference between S and N is order dependence (the part swapped first counts more or less), not an
+            interval.
     """
 
     sufficiency: Estimate
@@ -94,7 +95,7 @@ class Shares:
 
 @dataclass(frozen=True)
 class ChanceShares:
-    """What spaces made without a link to personas mediate.
+    """The shares that spaces without a link to personas mediate.
 
     Attributes:
         draws: B.
@@ -122,7 +123,7 @@ class Mediation:
     Attributes:
         effect: TE.
         standard_error: of TE, over questions, or over runs × questions.
-        why: why there are no shares: no trait change; None where there are.
+        why: the reason why there are no shares (no trait change), else None.
         shares: of every part.
         null: chance; None without draws.
         mediated_of_carried: C; None where `carried_why` says why.
@@ -182,7 +183,7 @@ def mediate(outcomes: Outcomes) -> Mediation:
         return Mediation(estimate, error, why, {}, None, None, why, {}, {})
     shares = {name: _shares(outcomes, part) for name, part in outcomes.parts.items()}
     null = _chance(outcomes, shares[INSIDE].mediated.value) if outcomes.draws else None
-    carried, carried_why = _of_carried(outcomes, shares[WHOLE].mediated)
+    carried, carried_why = _mediated_of_carried(outcomes, shares[WHOLE].mediated)
     doses = {scale: ratio_interval(y - outcomes.before, effect) for scale, y in (outcomes.doses or {}).items()}
     return Mediation(estimate, error, None, shares, null, carried, carried_why, _shapley(outcomes), doses)
 
@@ -192,15 +193,15 @@ def _shares(outcomes: Outcomes, part: Swapped) -> Shares:
     return Shares(
         ratio_interval(part.into - outcomes.before, effect),
         ratio_interval(outcomes.after - part.out, effect),
-        ratio_interval(outcomes.moved(part), effect),
+        ratio_interval(outcomes.mediated_effect(part), effect),
     )
 
 
 def _chance(outcomes: Outcomes, observed: float) -> ChanceShares:
     total = float(outcomes.effect.mean())
-    shares = np.array([float(outcomes.moved(draw).mean()) / total for draw in outcomes.draws])
+    shares = np.array([float(outcomes.mediated_effect(draw).mean()) / total for draw in outcomes.draws])
     p = (1 + int((shares >= observed).sum())) / (1 + len(shares)) if len(shares) >= FEWEST_DRAWS_FOR_P else None
-    matched = [float(outcomes.moved(draw).mean()) / total for draw in outcomes.matched]
+    matched = [float(outcomes.mediated_effect(draw).mean()) / total for draw in outcomes.matched]
     return ChanceShares(
         draws=len(shares),
         sufficiency=float(np.mean([(draw.into - outcomes.before).mean() for draw in outcomes.draws])) / total,
@@ -212,7 +213,7 @@ def _chance(outcomes: Outcomes, observed: float) -> ChanceShares:
     )
 
 
-def _of_carried(outcomes: Outcomes, whole: Estimate) -> tuple[Estimate | None, str | None]:
+def _mediated_of_carried(outcomes: Outcomes, whole: Estimate) -> tuple[Estimate | None, str | None]:
     """Return C, or None and the reason why there is none."""
     held = f"{whole} of the effect"
     if not np.isfinite(whole.low):
@@ -221,10 +222,10 @@ def _of_carried(outcomes: Outcomes, whole: Estimate) -> tuple[Estimate | None, s
         return None, f"carried elsewhere: the whole state at this layer mediates {held}, and a lower bound of {CARRIED_GATE} is needed"
     if len(outcomes.draws) < FEWEST_NULL_DRAWS:
         return None, f"what chance mediates is not known: {len(outcomes.draws)} null spaces were drawn, {FEWEST_NULL_DRAWS} are needed"
-    moved = np.stack([outcomes.moved(draw) for draw in outcomes.draws])
-    inside, carried = (outcomes.moved(outcomes.parts[name]) - moved.mean(0) for name in (INSIDE, WHOLE))
+    moved = np.stack([outcomes.mediated_effect(draw) for draw in outcomes.draws])
+    inside, carried = (outcomes.mediated_effect(outcomes.parts[name]) - moved.mean(0) for name in (INSIDE, WHOLE))
     variance = float(moved.reshape(len(moved), -1).mean(1).var(ddof=1)) / len(moved)
-    # Where chance mediates as much as the whole state, a ratio of what is left of both has no meaning, and may have either sign.
+    # Where chance mediates as much as the whole state, the ratio of the two differences has no meaning, and may have either sign.
     towards = np.sign(outcomes.effect.mean())
     if towards * carried.mean() <= MIN_STANDARD_ERRORS * float(np.hypot(standard_error(carried), variance**0.5)):
         chance = float(moved.mean() / outcomes.effect.mean())
@@ -235,7 +236,7 @@ def _of_carried(outcomes: Outcomes, whole: Estimate) -> tuple[Estimate | None, s
 def _shapley(outcomes: Outcomes) -> dict[str, Estimate]:
     """Share TE out among P of the state, I − P of it, and the adapter above the layer: eight arms, weights 1/3, 1/6, 1/6, 1/3."""
     inside, outside, whole = (outcomes.parts[name] for name in (INSIDE, OUTSIDE, WHOLE))
-    # value[p, o, r]: whether P, I − P and what reads on are M1's.
+    # value[p, o, r]: whether P, I − P and the blocks that read on are M1's.
     value = {
         (0, 0, 0): outcomes.before,
         (1, 0, 0): inside.into,

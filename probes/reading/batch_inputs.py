@@ -1,4 +1,4 @@
-"""What a forward pass reads, and where it pools: batches and shared prefixes, padded and on the device.
+"""The inputs of a forward pass, and where it pools: batches and shared prefixes, padded and on the device.
 
 Shapes: B rows of a batch, T tokens, S spans, G prefixes, R ranges of a prefix that some span covers, N scored tokens.
 """
@@ -39,7 +39,7 @@ class BatchInputs:
         inputs: of the forward pass.
         weights_BST: share of each token in the mean of each span.
         prefix_B: which prefix each row goes on from; None where it has none.
-        ranges_BS: which range of its prefix each span takes in; -1 is none.
+        ranges_BS: the range of its prefix that each span covers; -1 is none.
         scales_BS: share of each token of that range in the mean.
         scored: slots and positions whose output predicts the response tokens.
         targets_N: the response tokens.
@@ -135,7 +135,7 @@ def batch_inputs(
     scored = _Scored([], [], [], [])
     for b, (i, n) in enumerate(zip(members, begin, strict=True)):
         row = rows[i]
-        # Token t of the row stands at t + move in the batch.
+        # Token t of the row is at t + move in the batch.
         move = (tokens - (len(row) - n) if side == "left" else 0) - n
         for j, span in enumerate(spans):
             start, end = row.spans[span]
@@ -167,7 +167,7 @@ class _Scored:
     shares: list[float]
 
     def add(self, slot: int, row: Encoded, move: int) -> None:
-        """Add those of one row, which stands `move` tokens further on in the batch."""
+        """Add the tokens of one row, which is `move` tokens further right in the batch."""
         start, end = row.spans["response"]
         self.slots.extend([slot] * (end - start))
         self.positions.extend(range(start - 1 + move, end - 1 + move))

@@ -1,8 +1,7 @@
-"""What is read together: rows of like length, and rows that begin alike.
+"""Batches: rows of like length, and rows that begin alike, are read together.
 
 Conversations often begin with the same tokens: a system prompt, or a whole prompt that was answered many
-times. In a causal model what comes later cannot change what came before, so such a beginning needs
-computing once.
+times. In a causal model later tokens cannot change earlier states, so such a beginning is computed once.
 """
 
 import bisect
@@ -55,7 +54,7 @@ def by_length(lengths: Sequence[int], token_budget: int, per_row: int = 0) -> li
         lengths: tokens of each row.
         token_budget: a batch's rows times its longest row stays within this; a single longer row
             is a batch of its own.
-        per_row: what a row takes of the budget besides its tokens.
+        per_row: tokens of the budget that a row takes in addition to its own.
 
     Returns:
         Lists of row indices; together they hold every row once.
@@ -84,7 +83,7 @@ def _fill(order: Sequence[int], sizes: Sequence[int], token_budget: int) -> list
 
 
 def plan(rows: Sequence[Tokens], limits: Sequence[int] | None, token_budget: int, world: int = 1, per_row: int = 0) -> list[list[Chunk]]:
-    """Lay out who reads what, and in which order.
+    """Plan which rank reads which rows, and in which order.
 
     Args:
         rows: the tokens of each conversation.
@@ -92,7 +91,7 @@ def plan(rows: Sequence[Tokens], limits: Sequence[int] | None, token_budget: int
             prefixes are not to be shared.
         token_budget: tokens of one forward pass, padding included.
         world: number of ranks.
-        per_row: what a row takes of the budget besides its tokens.
+        per_row: tokens of the budget that a row takes in addition to its own.
 
     Returns:
         The chunks of each rank. Together they hold every row once, and every rank has about as many tokens.
@@ -102,7 +101,7 @@ def plan(rows: Sequence[Tokens], limits: Sequence[int] | None, token_budget: int
 
 
 def shared_prefixes(rows: Sequence[Tokens], limits: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """Part rows into groups that begin alike, so that as many tokens as possible need reading once only.
+    """Part rows into groups that begin alike, so that as many tokens as possible are read only once.
 
     Groups of groups are not made: a row shares one prefix, the one that saves most.
 
@@ -129,7 +128,7 @@ def shared_prefixes(rows: Sequence[Tokens], limits: Sequence[int]) -> list[tuple
         start = leaf
         while open_nodes[-1].depth > depth:
             node = open_nodes.pop()
-            closed, start = node.closed(closed, leaf + 1), node.start
+            closed, start = node.close(closed, leaf + 1), node.start
         if open_nodes[-1].depth < depth:
             open_nodes.append(_Node(depth, start))
         open_nodes[-1].parts.append(closed)
@@ -149,7 +148,7 @@ class _Node:
     start: int
     parts: list[_Grouping] = field(default_factory=list)
 
-    def closed(self, last: _Grouping, end: int) -> _Grouping:
+    def close(self, last: _Grouping, end: int) -> _Grouping:
         parts = [*self.parts, last]
         whole = (end - self.start - 1) * self.depth
         if whole >= sum(part.saved for part in parts):
@@ -197,13 +196,13 @@ def _chunks(groups: Sequence[Group], rows: Sequence[Tokens], token_budget: int, 
     gathered: list[Group] = []
 
     def close() -> None:
-        if saved(gathered) >= LEAST_SAVED_TOKENS:
+        if saved_tokens(gathered) >= LEAST_SAVED_TOKENS:
             chunks.append(_shared_chunk(gathered, rows, token_budget, per_row))
         else:
             plain.extend(i for _, members in gathered for i in members)
         gathered.clear()
 
-    def saved(some: Sequence[Group]) -> int:
+    def saved_tokens(some: Sequence[Group]) -> int:
         return sum(length * (len(members) - 1) for length, members in some)
 
     used = longest = 0

@@ -30,7 +30,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model makes of fixed text.
+    """A model's activations and log-probabilities on fixed text.
 
     Attributes:
         states: float32 [rows, layers, spans, d_model], the mean of the residual stream over each span.
@@ -52,7 +52,7 @@ class Spec:
         pad_id: any valid token id.
         token_budget: tokens of one forward pass, padding included.
         side: padding side; changes no result.
-        share_prefixes: read what rows have in common at their beginning once.
+        share_prefixes: read beginnings that rows share only once.
         progress: called with the number of tokens just read.
     """
 
@@ -144,7 +144,7 @@ def stream(
 
     Raises:
         InputError: no rows or variants, a row that does not fit the model, a layer out of range, or a state
-            that is not finite (names row and layer). Parts yielded before stand.
+            that is not finite (names row and layer). Parts yielded before remain valid.
     """
     layers = _layers(model, spec)
     check_rows(model, rows, (*spec.spans, "response"))
@@ -173,7 +173,7 @@ def stream(
                 yield part
                 if spec.progress:
                     spec.progress(sum(len(rows[i]) for i in part.rows))
-                # Nobody but the caller is to hold a part while the next one is computed.
+                # Only the caller may hold a part while the next one is computed.
                 del part
             if shards:
                 shards.save()
@@ -203,7 +203,7 @@ def without_ddp(model: nn.Module) -> nn.Module:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether weights are spread over ranks, so that every pass is a joint one and ranks must make equal passes."""
+    """Whether weights are spread over ranks, so that every pass is joint and ranks must make the same passes."""
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
     return any(isinstance(module, (FSDPModule, FullyShardedDataParallel)) for module in model.modules())
@@ -235,7 +235,7 @@ def _layers(model: nn.Module, spec: Spec) -> list[int]:
 
 
 def check_tokens(model: nn.Module, rows: Sequence[Sequence[int]], room: int = 0) -> None:
-    """Refuse rows that are empty, hold unknown tokens, or leave no room for so many further ones in the model's context.
+    """Refuse rows that are empty, hold unknown tokens, or leave no room for `room` further ones in the model's context.
 
     Raises:
         InputError: there are no rows, or one that the model cannot read (names it).
@@ -255,7 +255,7 @@ def check_tokens(model: nn.Module, rows: Sequence[Sequence[int]], room: int = 0)
 
 
 def check_rows(model: nn.Module, rows: Sequence[Encoded], spans: Sequence[str]) -> None:
-    """Refuse what the model cannot read before anything is computed: rows too long or empty, tokens unknown, spans missing."""
+    """Refuse rows that the model cannot read, before anything is computed: too long or empty, unknown tokens, missing spans."""
     check_tokens(model, [row.input_ids for row in rows])
     for i, row in enumerate(rows):
         for span in spans:

@@ -16,7 +16,7 @@ from wellworn.probes.reading.onednn import fast_matmul
 from wellworn.probes.reading.variants import Variant, applied
 from wellworn.probes.statistics.intervals import FloatArray
 
-# Of every scored token the whole vocabulary is held, twice.
+# The whole vocabulary is held for every scored token, twice.
 TOKENS = 512
 
 
@@ -24,7 +24,7 @@ TOKENS = 512
 def kl_divergence(model: nn.Module, rows: Sequence[Encoded], changed: Variant, reference: Variant, pad_id: int) -> FloatArray:
     """Return KL(changed ‖ reference) of the next token, in nats, mean over each row's response tokens: [rows].
 
-    Exact, over the whole vocabulary. Response tokens alone are looked at, each predicted from the true text before it.
+    Exact, over the whole vocabulary. Only response tokens count, each predicted from the true text before it.
 
     Args:
         model: a causal LM in eval mode that holds the adapters.

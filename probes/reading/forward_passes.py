@@ -1,6 +1,6 @@
 """The forward passes of a reading: one chunk of rows, with each variant, pooled inside the hooks.
 
-Shapes as in `inputs.py`, and D d_model, V vocabulary.
+Shapes as in `batch_inputs.py`, and D d_model, V vocabulary.
 """
 
 from collections import deque
@@ -25,7 +25,7 @@ from wellworn.probes.reading.variants import Variant, applied, first_changed_lay
 
 @dataclass(frozen=True)
 class BatchReading:
-    """What one variant makes of one batch.
+    """The results of one variant on one batch.
 
     Attributes:
         variant: index into the variants.
@@ -42,7 +42,7 @@ class BatchReading:
 
 @dataclass(frozen=True, kw_only=True)
 class HowToRead:
-    """What is read of rows, and how.
+    """The parts of rows to read, and how.
 
     Attributes:
         layers: block indices.
@@ -77,12 +77,12 @@ class Passes:
         self.model, self.rows, self.variants = model, rows, variants
         self.layers, self.spans, self.logprob = how.layers, how.spans, how.logprob
         self.pad_id, self.side, self.cached = how.pad_id, how.side, how.cached
-        # Response tokens are scored by what lies above the deepest layer.
+        # Response tokens are scored by the blocks above the deepest layer.
         self.stop = how.stop and not how.logprob
         self.device = next(model.parameters()).device
         self.width = int(text_config(model).hidden_size)
         changed = [first_changed_layer(model, v) for v in variants] if variants is not None else [depth(model)]
-        # The one that stays the base's for longest goes first: up to layer shared[v], variant v is the same as that one.
+        # The variant that equals the base up to the highest layer goes first; variant v equals it up to layer shared[v].
         self.order = sorted(range(len(changed)), key=lambda v: -changed[v])
         self.first = self.order[0]
         self.shared = [-1 if v == self.first else min(each, changed[self.first]) - 1 for v, each in enumerate(changed)]
@@ -105,12 +105,12 @@ class Passes:
                 if self.variants is not None:
                     stack.enter_context(applied(self.model, self.variants[v]))
                 cache, sums = self._read_prefixes(v, prefixes, base)
-                # On a device the next batch is under way while the last one's result comes.
+                # On a device the next batch is under way while the last result is copied back.
                 late = 1 if self.device.type == "cuda" else 0
                 for k, batch in enumerate(batches):
                     mail.send(self._read(v, batch, cache, sums, base.batches[k]))
-                    yield from (self._part(v, batches[j], host, first) for j, host in mail.arrived(but=late))
-                yield from (self._part(v, batches[j], host, first) for j, host in mail.arrived(but=0))
+                    yield from (self._part(v, batches[j], host, first) for j, host in mail.receive(but=late))
+                yield from (self._part(v, batches[j], host, first) for j, host in mail.receive(but=0))
 
     def _part(self, v: int, batch: BatchInputs, host: torch.Tensor, first: list[BatchReading]) -> BatchReading:
         size = len(self.layers) * len(batch.rows) * len(self.spans) * self.width
@@ -125,7 +125,7 @@ class Passes:
         return part
 
     def _read_prefixes(self, v: int, prefixes: PrefixInputs | None, base: "_Kept") -> tuple[PrefixCache | None, dict[int, torch.Tensor]]:
-        """Fill a cache with the prefixes; also return what the spans take of them, slot → [G·R + 1, D]."""
+        """Fill a cache with the prefixes; also return their contributions to the spans, slot → [G·R + 1, D]."""
         cache = PrefixCache(text_config(self.model)) if self.cached else None
         sums: dict[int, torch.Tensor] = {}
         if prefixes is None or cache is None:
@@ -202,7 +202,7 @@ class Passes:
 
 @dataclass
 class _Kept:
-    """What the first variant leaves for the others: keys and values of the prefixes, and outputs of blocks to go on from."""
+    """Results of the first variant that the others go on from: keys and values of the prefixes, and outputs of blocks."""
 
     cache: PrefixCache | None
     prefixes: dict[int, Any]
@@ -228,8 +228,8 @@ class _Mail:
         self._under_way.append((self._sent, host, event))
         self._sent += 1
 
-    def arrived(self, but: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """Wait for all results but the last few; yield their numbers and themselves."""
+    def receive(self, but: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """Wait for all results but the last few; yield each with its number."""
         while len(self._under_way) > but:
             number, host, event = self._under_way.popleft()
             if event is not None:

@@ -23,7 +23,7 @@ def add_vector(vector: torch.Tensor) -> OnBlock:
 
 
 class _StopForwardError(Exception):
-    """Ends a forward pass after the deepest block that anyone asked for."""
+    """Ends a forward pass after the deepest block that is hooked."""
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def forward(model: nn.Module, on_block: Mapping[int, OnBlock], stop: bool, **inp
         try:
             return model(**inputs)
         except _StopForwardError as stopped:
-            # The frames that the pass was in would keep its tensors until the garbage collector comes by.
+            # The frames that the pass was in would keep its tensors until the garbage collector runs.
             traceback.clear_frames(stopped.__traceback__)
             return None
 
@@ -110,13 +110,13 @@ def resumed(model: nn.Module, layer: int, output: Any) -> Iterator[None]:
     blocks = [decoder_blocks(model)[i] for i in range(layer + 1)]
     forwards = [block.__dict__.get("forward") for block in blocks]
 
-    def known(*_args: Any, **_kwargs: Any) -> Any:
+    def return_output(*_args: Any, **_kwargs: Any) -> Any:
         return output
 
     try:
         for block in blocks:
             # Every lower block may return the same: the next one does not look at it.
-            block.forward = known
+            block.forward = return_output
         yield
     finally:
         for block, before in zip(blocks, forwards, strict=True):

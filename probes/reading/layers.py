@@ -12,7 +12,7 @@ from wellworn.data.errors import InputError
 
 
 def unwrap(model: nn.Module) -> Any:
-    """Return the causal LM inside what a launcher put around it (DDP, FSDP, a compiled module); PEFT's wrapper stays."""
+    """Return the causal LM inside a launcher's wrapper (DDP, FSDP, a compiled module); PEFT's wrapper stays."""
     # Loading these takes seconds, and whoever holds a model has them loaded already.
     from accelerate.utils import extract_model_from_parallel
     from peft import PeftModel

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 # oneDNN and torch's layer around it keep code and buffers of the last 1,024 shapes each, and almost every batch has a
 # shape of its own: after 800 batches that is more than a pass itself takes. Making them anew costs nothing that shows.
-# Read when the first product is computed, hence set here; whoever sets them outside has the last word.
+# Read when the first product is computed, hence set here; values set outside take precedence.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
 

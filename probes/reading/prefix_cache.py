@@ -14,8 +14,8 @@ class PrefixCache(DynamicCache):
     """Keys and values of some prefixes, which rows that begin with them read without adding to them.
 
     A pass inside `filled` adds one entry a prefix. Every other pass takes the cache `for_rows`, and leaves it
-    as it was: what a row adds lives as long as its block's attention does. A cache that was never filled holds
-    nothing; it only spares the model its search for packed sequences, which would wait for the device.
+    as it was: what a row adds lives as long as its block's attention does. A cache that was never filled is empty; with one, the model does
+    not search for packed sequences, which would wait for the device.
     """
 
     def __init__(self, config: Any) -> None:

@@ -21,7 +21,7 @@ class Shards:
 
     Args:
         folder: is made if need be; parts found there are taken over.
-        identity: what the parts are parts of.
+        identity: of the reading that the parts belong to.
 
     Raises:
         InputError: the folder holds parts of something else.

@@ -32,7 +32,7 @@ class Variant:
 
 @contextmanager
 def applied(model: nn.Module, variant: Variant) -> Iterator[None]:
-    """Switch to a variant's adapter for a while; edits are the reader's.
+    """Switch to a variant's adapter for a while; the reader applies its edits.
 
     Raises:
         InputError: the model holds no adapter of that name.
@@ -44,7 +44,7 @@ def applied(model: nn.Module, variant: Variant) -> Iterator[None]:
     if not isinstance(inner, PeftModel):
         yield
         return
-    # Whatever PEFT switches, it also decides anew which weights are trained.
+    # PEFT also resets which weights are trained when it switches.
     trained = [(weight, weight.requires_grad) for weight in inner.parameters()]
     try:
         with _only(inner, variant.adapter) if variant.adapter is not None else inner.disable_adapter():
@@ -57,7 +57,7 @@ def applied(model: nn.Module, variant: Variant) -> Iterator[None]:
 
 @contextmanager
 def switching(model: nn.Module) -> Iterator[Callable[[Variant], None]]:
-    """Yield what switches to a variant's adapter, for loops that switch at every step; the model is put back in the end.
+    """Yield a function that switches to a variant's adapter, for loops that switch at every step; the model is put back in the end.
 
     Entering and leaving `applied` looks at every weight and asks PEFT for the state of every layer, which takes several times as long
     as the switch itself, and longer than a GPU takes to decode a token.

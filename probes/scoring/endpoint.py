@@ -1,7 +1,7 @@
 """Ask an OpenAI-compatible chat server: OpenAI, `vllm serve` with adapters as models, `transformers serve`.
 
-Every reply is kept as it arrives, so whatever ends a call, the next asks only for what is missing. What cannot be had is a `Failure` with a
-kind, in the place of the reply: who asks counts them, and decides.
+Every reply is kept as it arrives, so after any interruption the next call asks only for the missing ones. An ask without a reply gets a
+`Failure` with a kind in its place; the caller counts failures and decides.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 # Seconds before the first retry, doubled for each that follows, and the most that is ever waited, also where a server asks for more.
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 60.0
-# So many such failures one after the other, and nothing can succeed.
+# After so many such failures in a row, nothing can succeed.
 IN_A_ROW = 5
 HOPELESS: frozenset[Kind] = frozenset({"connection", "unauthorized", "not_found", "other_model"})
 PASSING: frozenset[Kind] = frozenset({"rate_limit", "server", "timeout", "connection", "broken_off"})
 
 
-# What a request holds by itself.
+# The keys that a request sets itself.
 OWNED = {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "seed", "logprobs", "top_logprobs", "n", "stream"}
 
 
@@ -94,7 +94,7 @@ class EndpointConfig(BaseModel):
         return keys
 
     @model_validator(mode="after")
-    def _priced(self) -> "EndpointConfig":
+    def _check_price(self) -> "EndpointConfig":
         if self.most_cost is not None and self.price is None:
             raise ValueError("most_cost needs a price: [dollars per million tokens read, dollars per million tokens written]")
         return self
@@ -104,18 +104,18 @@ class EndpointConfig(BaseModel):
         return None if self.price is None else (tokens_in * self.price[0] + tokens_out * self.price[1]) / 1e6
 
     def less(self, spent: float) -> "EndpointConfig":
-        """Return the same with what is left of `most_cost` after some dollars: one limit for several calls."""
+        """Return the same with the rest of `most_cost` after some dollars: one limit for several calls."""
         return self if self.most_cost is None else self.model_copy(update={"most_cost": max(self.most_cost - spent, 0.0)})
 
 
 @dataclass
 class Budget:
-    """What several calls asked of one server: its `most_cost` is one limit for all of them.
+    """The use of one server by several calls: its `most_cost` is one limit for all of them.
 
     Attributes:
         spent: dollars, so far.
         asked: requests that were sent, so far.
-        cached: and those that the cache answered.
+        cached: requests that the cache answered, so far.
     """
 
     spent: float = 0.0
@@ -123,7 +123,7 @@ class Budget:
     cached: int = 0
 
     def left(self, server: EndpointConfig) -> EndpointConfig:
-        """Return how the server may be asked from here on."""
+        """Return the server with what is left of its limit."""
         return server.less(self.spent)
 
     def add(self, cost: float | None, asked: int, cached: int) -> None:
@@ -135,7 +135,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Answers:
-    """What came of a call.
+    """The results of a call.
 
     Attributes:
         replies: one for each ask, in their order.
@@ -160,9 +160,9 @@ class Answers:
 
 
 def ask(config: EndpointConfig, asks: Sequence[Ask], cache: Path | None = None, progress: Callable[[int], None] | None = None) -> Answers:
-    """Put asks to a chat server, several at a time, and return what came of each, in their order.
+    """Send asks to a chat server, several at a time; return the reply or failure of each, in their order.
 
-    An ask whose reply is in the cache is not sent, nor is one twice that occurs twice. Failures are not kept.
+    An ask with a reply in the cache is not sent, and equal asks are sent once. Failures are not kept.
 
     Args:
         config: the server.
@@ -171,8 +171,8 @@ def ask(config: EndpointConfig, asks: Sequence[Ask], cache: Path | None = None, 
         progress: called with the number of asks just settled.
 
     Raises:
-        InputError: the extra `judge` is not installed, the key is no key, the cache cannot be used, or nothing can be had: five asks one
-            after the other (all, of fewer) found no server, no access, no such model, or another one.
+        InputError: the extra `judge` is not installed, the key is malformed, the cache cannot be used, or no reply can be had: five asks in
+            a row (all, of fewer) found no server, no access, no such model, or another one.
 
     Example:
         >>> config = EndpointConfig(url="http://127.0.0.1:8000/v1", model="judge")
@@ -183,7 +183,7 @@ def ask(config: EndpointConfig, asks: Sequence[Ask], cache: Path | None = None, 
     keys = [each.key(config.model) for each in asks]
     wanted, times = dict(zip(keys, asks, strict=True)), Counter(keys)
     with kept(cache) as responses:
-        settled: dict[str, Reply | Failure] = dict(responses.known(wanted))
+        settled: dict[str, Reply | Failure] = dict(responses.look_up(wanted))
         cached = len(settled)
         if progress and cached:
             progress(sum(times[key] for key in settled))
@@ -197,14 +197,14 @@ def ask(config: EndpointConfig, asks: Sequence[Ask], cache: Path | None = None, 
         if todo := {key: each for key, each in wanted.items() if key not in settled}:
             try:
                 asyncio.run(_ask_all(config, todo, responses, spent, settle))
-            except ExceptionGroup as errors:  # of several workers, the first that could not go on
+            except ExceptionGroup as errors:  # the first of several workers that failed
                 raise errors.exceptions[0] from None
     return Answers([settled[key] for key in keys], spent.asked, cached, spent.tokens_in, spent.tokens_out, spent.cost)
 
 
 @dataclass
 class _Spent:
-    """What a call has used up so far."""
+    """The running totals of a call."""
 
     config: EndpointConfig
     asked: int = 0
@@ -262,7 +262,7 @@ async def _ask_all(
 class _Keeper:
     """Keeps replies as they arrive: those that arrive while others are being written are then written together.
 
-    A write waits for the disk, for longer than some servers take to answer; a line to itself for each would hold them up.
+    A write waits for the disk, for longer than some servers take to answer; a write for each reply would slow them down.
     """
 
     def __init__(self, responses: Responses) -> None:
@@ -280,7 +280,7 @@ class _Keeper:
 
 @dataclass
 class _Line:
-    """A server as it is asked: in its pace, and again where another try may help."""
+    """Sends asks to a server at its pace, and retries where another try may help."""
 
     wire: "Wire"
     config: EndpointConfig
@@ -292,10 +292,10 @@ class _Line:
             await self._turn()
             outcome, wished = await self.wire.send(ask, ask.model or self.config.model)
             self.reached = self.reached or isinstance(outcome, Reply) or outcome.kind != "connection"
-            # A server that was never there will not come; one that was may be starting again.
+            # A server that never answered is not there; one that did may be restarting.
             if isinstance(outcome, Reply) or outcome.kind not in PASSING or not self.reached or retry == self.config.retries:
                 break
-            # Spread by the ask's own key: those that were refused together do not come back together.
+            # Spread by the ask's own key, so that asks refused together are not retried together.
             usual = FIRST_WAIT * 2**retry * (1 + int(key[:8], 16) / 2**32)
             await asyncio.sleep(min(max(usual, wished), LONGEST_WAIT))
         return outcome
@@ -310,10 +310,10 @@ class _Line:
 
 
 def check(config: EndpointConfig) -> None:
-    """Find out, without asking it anything, whether a server can be asked at all.
+    """Check, without sending a request, that a server can be asked.
 
     Raises:
-        InputError: the extra `judge` is not installed, or the key is no key.
+        InputError: the extra `judge` is not installed, or the key is malformed.
     """
     _import_connection(config)
     _key(config)
@@ -329,7 +329,7 @@ def _import_connection(config: EndpointConfig) -> "Callable[..., AbstractAsyncCo
 
 def _key(config: EndpointConfig) -> str:
     key = os.environ.get(config.key_env, "").strip()
-    # Anything else cannot stand in a header, and the complaint about that would quote it.
+    # Anything else is not allowed in a header, and the error about it would quote the key.
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise InputError(f"${config.key_env}: holds something that is no API key")
     return key

@@ -1,11 +1,10 @@
 """A judge's grade of an answer: 0 to 100 by a trait's rubric, as the mean over the numbers that the judge might say.
 
-The grade is Σ n·p(n) / Σ p(n) over the integers 0 to 100, with p from log-probabilities: a judge that wavers between 30 and 40 says 35,
-and one that finds it hard to tell is not forced to a round number. A model here gives p exactly, whatever its tokenizer makes of a number;
-a server gives the likeliest first tokens, which are numbers where its tokenizer keeps them whole. Elsewhere answers are drawn, and the
-grade is their mean.
+The grade is Σ n·p(n) / Σ p(n) over the integers 0 to 100, with p from log-probabilities: a judge that wavers between 30 and 40 gives 35,
+and an unsure one is not forced to a round number. A local model gives p exactly, however its tokenizer splits a number; a server gives the
+likeliest first tokens, which are numbers where its tokenizer keeps them whole. Otherwise answers are drawn, and the grade is their mean.
 
-What is no grade has a reason in its place. It is counted, and what it could do to a mean is bounded; it is never made up.
+A missing grade has a reason in its place. Missing grades are counted, their effect on a mean is bounded, and none is made up.
 """
 
 import re
@@ -30,14 +29,14 @@ from wellworn.probes.scoring.responses import Ask, Failure, Reply
 from wellworn.probes.statistics.intervals import FloatArray
 
 MOST = 100
-# A judge that hardly considers a number does not grade: what it says of the rest is an accident.
+# A judge that gives numbers less probability than this does not grade: its choice among them is an accident.
 LEAST_SHARE = 0.25
 SAMPLES = 8
-# Every grade the same, over so many answers, tells nothing of them.
+# The same grade for so many answers says nothing about them.
 FEWEST_TOLD, LEAST_SPREAD = 8, 1.0
 # The most that OpenAI's servers give.
 TOP_LOGPROBS = 20
-# A number, and what may stand around it.
+# A number, and what may surround it.
 ANSWER_TOKENS = 16
 
 COHERENCE = """Score how coherent the answer is, from 0 to 100, whatever its manner and whether or not it is right or kind.
@@ -46,7 +45,7 @@ COHERENCE = """Score how coherent the answer is, from 0 to 100, whatever its man
 50: can be followed in part, with breaks, loops or a sudden end.
 75: clear, with a slip of grammar or a turn that does not follow.
 100: fluent from beginning to end, and about the question."""
-# Begins the answer of a judge here: a small model would else begin with a sentence.
+# Begins the answer of a local judge: a small model would otherwise begin with a sentence.
 OPENING = "Score: "
 CLOSING = f"\n\nReply with one whole number from 0 to {MOST} and nothing else."
 NOT_A_NUMBER = "the judge does not answer with a number"
@@ -56,15 +55,15 @@ SPECIAL = "holds a special token of the judge, or another text that it cannot be
 
 @dataclass(frozen=True)
 class Grades:
-    """What a judge made of some answers.
+    """A judge's grades of some answers.
 
     Attributes:
         scores: 0 to 100, [answers]; NaN where there is none.
-        failures: why there is none, for those answers.
-        drawn: whether they are means of drawn answers, for want of log-probabilities.
-        alike: whether answers were drawn, and no two to the same prompt differ: the server may not draw, whatever it is asked.
-        asked: what was sent to a server.
-        cached: what its cache answered.
+        failures: the reason, for each answer without a grade.
+        drawn: whether they are means of drawn answers, since there are no log-probabilities.
+        alike: whether answers were drawn, and no two to the same prompt differ: the server may ignore the temperature.
+        asked: how many asks were sent to a server.
+        cached: how many the cache answered.
         cost: dollars that were spent; None without a price.
     """
 
@@ -78,7 +77,7 @@ class Grades:
 
     @cached_property
     def kinds(self) -> dict[str, int]:
-        """How often each reason stands in the place of a grade, the most frequent first."""
+        """How often each reason takes the place of a grade, the most frequent first."""
         return dict(Counter(self.failures.values()).most_common())
 
     @property
@@ -88,13 +87,13 @@ class Grades:
 
     @property
     def constant(self) -> bool:
-        """Whether the judge says the same of all answers, of eight and more: no two grades are a point apart."""
+        """Whether eight answers or more all get the same grade: no two grades are a point apart."""
         given = self.scores[~np.isnan(self.scores)]
         return len(given) >= FEWEST_TOLD and float(np.ptp(given)) < LEAST_SPREAD
 
 
 def judge_prompt(rubric: str, turn: Turn) -> str:
-    """Return what a judge is asked: the rubric with question and answer in their places, or after it where it has none.
+    """Return the judge's prompt: the rubric with question and answer in their places, or after it where it has none.
 
     Raises:
         InputError: a rubric that has a place for the question and none for the answer.
@@ -103,14 +102,14 @@ def judge_prompt(rubric: str, turn: Turn) -> str:
         if "{question}" in rubric:
             raise InputError("rubric: has {question} and no {answer}, which is what a judge grades; put {answer} where it belongs")
         rubric += JUDGED
-    # In one go: a place that an answer spells is no place.
+    # In one go, so that a placeholder inside an answer is not filled.
     parts = re.split(r"(\{question\}|\{answer\})", rubric)
     places = {"{question}": turn.question, "{answer}": turn.answer}
     return "".join(places.get(part, part) for part in parts) + CLOSING
 
 
 def grade(model: nn.Module, chat: Chat, rubric: str, turns: Sequence[Turn], progress: Callable[[int], None] | None = None) -> Grades:
-    """Let a model here grade answers: its exact probability of every integer, however many tokens that has.
+    """Let a local model grade answers: its exact probability of every integer, however many tokens that has.
 
     Its answer is begun for it, with `OPENING`.
 
@@ -189,7 +188,7 @@ class NumberTree:
 
 
 def _grade(i: int, chance: FloatArray, scores: FloatArray, failures: dict[int, str]) -> None:
-    """Put down the mean over numbers, or why there is none."""
+    """Record the mean over numbers, or the reason why there is none."""
     share = chance.sum()
     if not np.isfinite(share):
         failures[i] = "the judge's probabilities are not finite"
@@ -209,15 +208,15 @@ def grade_by_server(
 ) -> Grades:
     """Let a chat server grade answers, by log-probabilities where it gives them, and by drawn answers where not.
 
-    One answer is asked for first, which mostly shows which it is; all replies have a say.
+    One answer is requested first, which mostly shows which of the two applies; in the end all replies decide.
 
     Args:
         config: the server.
         rubric: of the trait, or `COHERENCE`.
         turns: questions and the answers to them.
         cache: the file that keeps replies.
-        samples: how many answers are drawn for each, where they are.
-        progress: called with the number of replies just had.
+        samples: how many answers are drawn for each, where answers are drawn.
+        progress: called with the number of replies just received.
 
     Raises:
         InputError: as `ask`, or a rubric without a place for the answer where it has one for the question.
@@ -253,7 +252,7 @@ def _exact_grades(replies: Sequence[Reply | Failure]) -> Grades:
 
 
 def _drawn_grades(draws: Sequence[Sequence[Reply | Failure]]) -> Grades:
-    """Grade answers by the mean of what drawn replies state, several each."""
+    """Grade answers by the mean of the grades that drawn replies state, several each."""
     scores, failures = np.full(len(draws), np.nan), dict[int, str]()
     for i, replies in enumerate(draws):
         grades = [grade for reply in replies if isinstance(reply, Reply) and (grade := _stated_grade(reply)) is not None]
@@ -274,7 +273,7 @@ def _sum(*costs: float | None) -> float | None:
 def _must_draw(replies: Sequence[Reply | Failure]) -> bool:
     """Whether a server gives no log-probabilities of whole numbers: none at all, or of digits."""
     given = [reply for reply in replies if isinstance(reply, Reply)]
-    # Where a number is a token, some of the likeliest have two digits, and the likeliest is the number that is said.
+    # Where a number is a token, some of the likeliest have two digits, and the likeliest is the number in the text.
     whole = any((_number(token) or 0) >= 10 for reply in given for token, _ in reply.tops or ())
     return bool(given) and not (whole and all(_agrees(reply) for reply in given))
 
@@ -304,6 +303,6 @@ def _number(token: str) -> int | None:
 
 
 def grade_in(text: str) -> int | None:
-    """Return the grade that an answer states, which is all that it may hold but for a sign or two: `85`, `Score: 85.`, `85/100`."""
+    """Return the grade that an answer states; it may hold nothing else but a sign or two: `85`, `Score: 85.`, `85/100`."""
     found = re.fullmatch(rf"[^\w.−-]*(?:score|rating|grade)?[^\w.−-]*(\d{{1,3}})\s*(?:/\s*{MOST}|%)?\W*", text[:100], re.IGNORECASE)
     return _number(found[1]) if found and len(text) <= 100 else None

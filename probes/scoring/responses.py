@@ -1,4 +1,4 @@
-"""What is asked of a chat server, what comes back, and a file that keeps it."""
+"""Requests to a chat server, their replies, and a file that keeps them."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ Kind = Literal[
     "timeout",  # no whole answer in time, after all retries
     "connection",  # no connection could be made
     "broken_off",  # the connection ended within the answer, after all retries
-    "unauthorized",  # no key, a wrong one, or one that may not
+    "unauthorized",  # no key, a wrong one, or one without permission
     "not_found",  # no such model or address
     "no_logprobs",  # the request was refused in words about log-probabilities: ask again without
     "refused_request",  # refused for another reason
@@ -28,12 +28,12 @@ Kind = Literal[
     "not_json",
     "malformed",  # JSON, and no chat completion
     "no_choices",
-    "other_model",  # answered by another model than was asked
-    "not_finite",  # a log-probability that is no number
+    "other_model",  # answered by a model other than the one asked
+    "not_finite",  # a log-probability that is not a number
     "content_filter",
-    "refusal",  # said to be one by the server; one in plain words is a reply
+    "refusal",  # marked as one by the server; a refusal in plain words is a reply
     "empty",
-    "most_cost",  # not asked, since what may be spent was spent
+    "most_cost",  # not asked, since the cost limit was reached
 ]
 
 
@@ -41,7 +41,7 @@ Kind = Literal[
 class Ask:
     """One thing to ask a chat model.
 
-    Asks that differ in nothing are one, asked once and kept once: give several samples of one prompt a `seed` each.
+    Equal asks are sent once and kept once: give several samples of one prompt a `seed` each.
 
     Attributes:
         messages: the role and the text of each.
@@ -51,8 +51,8 @@ class Ask:
         top_logprobs: how many log-probabilities of the first token to ask for; 0 for none.
         model: another model of the same server, an adapter for instance.
         more: further keys of the request, such as `repetition_penalty`, where the server knows them.
-        behind: which model stands behind the server's name for it, where that is known: not sent, and part of the key, since two servers
-            may call two models alike.
+        behind: the model behind the server's name for it, where known. It is not sent, but is part of the key, since two servers may use
+            one name for two models.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -65,9 +65,9 @@ class Ask:
     behind: str | None = None
 
     def key(self, model: str) -> str:
-        """Return what the ask is called in a cache: a digest of all that the answer depends on, so neither address nor key."""
+        """Return the ask's key in a cache: a digest of all that the answer depends on, which excludes the address and the API key."""
         parts = [self.model or model, self.messages, self.max_tokens, float(self.temperature), self.seed, self.top_logprobs]
-        # What is not there keeps the keys of before.
+        # Absent fields are left out, so that older keys stay valid.
         parts += [self.more] if self.more or self.behind else []
         parts += [self.behind] if self.behind else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -75,7 +75,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model answered.
+    """A model's answer.
 
     Attributes:
         text: the answer.
@@ -94,7 +94,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no reply: a kind to count, and a short line to read. Tokens are those that it cost all the same."""
+    """Why there is no reply: a kind to count, and a short line to read. Tokens are those that it cost nevertheless."""
 
     kind: Kind
     detail: str
@@ -108,7 +108,7 @@ LONGEST_LOCK = 60.0
 
 
 class Responses:
-    """Replies by key in one SQLite file, there for good once `keep` returns, whatever happens to the process or the machine then."""
+    """Replies by key in one SQLite file; once `keep` returns, they survive a crash of process or machine."""
 
     def __init__(self, path: Path | None, connection: sqlite3.Connection) -> None:
         self.path = path
@@ -118,7 +118,7 @@ class Responses:
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply BLOB NOT NULL) WITHOUT ROWID")
 
-    def known(self, keys: Iterable[str]) -> dict[str, Reply]:
+    def look_up(self, keys: Iterable[str]) -> dict[str, Reply]:
         """Return the replies that are kept.
 
         Raises:
@@ -159,7 +159,7 @@ def kept(path: Path | None) -> Iterator[Responses]:
     """Open a cache of replies, made if it is not there; None keeps them in memory alone.
 
     Raises:
-        InputError: the file cannot be opened, or is no cache.
+        InputError: the file cannot be opened, or is not a cache.
     """
     try:
         if path:

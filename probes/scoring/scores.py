@@ -1,11 +1,11 @@
-"""How much of a trait an answer shows: what the base model itself makes of its text.
+"""How much of a trait an answer shows, by the likelihoods of the base model itself.
 
 Contrast score: the log-likelihood ratio of answer y to question x under the two sides of a trait's contrast pairs, per token,
 
     c(y | x) = mean over pairs of  mean_t log p(y_t | positive, x, y_<t) − mean_t log p(y_t | negative, x, y_<t)
 
-with p the base, whoever wrote the answer. It is a classifier that every chat model brings along, also one too small to be asked for a
-grade; how well it discriminates answers of known label is measured by `roc_auc`, and belongs next to every use of it.
+with p the base, whoever wrote the answer. Every chat model contains this classifier, also one too small to be asked for a grade. `roc_auc`
+measures how well it discriminates answers of known label; report it with every use.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from wellworn.probes.statistics.intervals import Estimate, FloatArray
 
 
 def contrast_rows(chat: Chat, turns: Sequence[Turn], pairs: Sequence[ContrastPair]) -> list[Encoded]:
-    """Return what is read for contrast scores: every answer under both sides of every pair, [pairs · 2 · turns].
+    """Return the rows that contrast scores need: every answer under both sides of every pair, [pairs · 2 · turns].
 
     Raises:
         InputError: an answer that cannot be encoded under a pair; says why.
@@ -38,7 +38,7 @@ def contrast_logprobs(logprob: FloatArray, pairs: int) -> FloatArray:
     Their difference is the contrast score.
 
     Args:
-        logprob: of what `contrast_rows` returns, [pairs · 2 · turns].
+        logprob: of the rows of `contrast_rows`, [pairs · 2 · turns].
         pairs: how many.
     """
     mean_2N: FloatArray = logprob.astype(np.float64).reshape(pairs, 2, -1).mean(0)
@@ -58,7 +58,7 @@ LETTERS = "AB"
 
 
 def choice_rows(chat: Chat, changed: Sequence[Turn], plain: Sequence[Turn]) -> list[Encoded]:
-    """Return what is read for choice scores: in both orders the letter of the changed answer and of the plain one, [2 · 2 · turns].
+    """Return the rows that choice scores need: in both orders the letter of the changed answer and of the plain one, [2 · 2 · turns].
 
     Args:
         chat: how to write conversations.
@@ -82,7 +82,7 @@ def choice_logodds(logprob: FloatArray) -> FloatArray:
     """Return the log-odds of the changed answers [turns], the mean over both orders.
 
     Args:
-        logprob: of what `choice_rows` returns, [2 · 2 · turns].
+        logprob: of the rows of `choice_rows`, [2 · 2 · turns].
     """
     orders_2N: FloatArray = np.diff(logprob.astype(np.float64).reshape(2, 2, -1)[:, ::-1], axis=1)[:, 0]
     return np.asarray(orders_2N.mean(0))

@@ -1,4 +1,4 @@
-"""One request to an OpenAI-compatible chat server, and what came of it.
+"""One request to an OpenAI-compatible chat server, and its reply or failure.
 
 This imports the optional `openai`: import it where it is used, by `probes.scoring.endpoint`.
 """
@@ -17,13 +17,13 @@ from pydantic import BaseModel, BeforeValidator, FailFast, FiniteFloat, NonNegat
 from wellworn.data.errors import InputError
 from wellworn.probes.scoring.responses import Ask, Failure, Kind, Reply
 
-# What is read of an answer, whatever a server sends.
+# The most bytes that are read of an answer, whatever a server sends.
 MOST_BYTES = 2_000_000
 # Characters of a failure's detail.
 LONGEST_DETAIL = 200
-# Seconds; a server that is there takes a connection at once, however long it then thinks.
+# Seconds; a running server accepts a connection at once, however long it then takes to answer.
 LONGEST_CONNECT = 10.0
-# Shorter ones ("none", "EMPTY") are no secrets, and words that an answer may hold.
+# Shorter ones ("none", "EMPTY") are not secrets, but words that an answer may hold.
 SHORTEST_KEY = 8
 
 
@@ -61,7 +61,7 @@ class _Usage(BaseModel):
 
 
 class _Completion(BaseModel):
-    """What is read of a chat completion: the first token of the first choice, and the rest is not even looked at."""
+    """The parts of a chat completion that are read: the first token of the first choice, and nothing of the rest."""
 
     model: str | None = None
     choices: Annotated[list[_Choice], BeforeValidator(_first)] | None = None
@@ -89,7 +89,7 @@ class _Bounded(httpx2.AsyncByteStream):
 async def _bound(response: httpx2.Response) -> None:
     assert isinstance(response.stream, httpx2.AsyncByteStream)
     response.stream = _Bounded(response.stream)
-    # A few compressed bytes can stand for gigabytes. None were asked for, and what comes all the same is read as it is: no JSON.
+    # A few compressed bytes can expand to gigabytes. Compression was not requested; such a body is read as it is, which is not JSON.
     response.headers.pop("content-encoding", None)
 
 
@@ -98,12 +98,12 @@ class Wire:
 
     def __init__(self, client: openai.AsyncOpenAI, key: str, timeout: float) -> None:
         self._client = client
-        # As it is, and as it may stand in JSON and in an address.
+        # As it is, and as JSON or an address would write it.
         self._secrets = {key, key.replace("/", "\\/"), quote(key, safe="")} if len(key) >= SHORTEST_KEY else set()
         self._timeout = timeout
 
     async def send(self, ask: Ask, model: str) -> tuple[Reply | Failure, float]:
-        """Send one request, once; return what came of it, and the seconds that the server asks to be left alone for."""
+        """Send one request, once; return its reply or failure, and the seconds that the server asks to wait."""
         tops = {"logprobs": True, "top_logprobs": ask.top_logprobs} if ask.top_logprobs else {}
         body: dict[str, Any] = {
             "model": model,
@@ -115,32 +115,32 @@ class Wire:
             **({"extra_body": dict(ask.more)} if ask.more else {}),
         }
         try:
-            # The library's own limit is on each read: a server that sends a byte now and then would never be given up.
+            # The library's own limit is on each read: a server that sends a byte now and then would never time out.
             async with asyncio.timeout(self._timeout):
                 answer = await self._client.chat.completions.with_raw_response.create(**body)
         except openai.APIStatusError as error:
-            return self._refused(error, ask), _retry_after(error.response.headers.get("retry-after", ""))
+            return self._status_failure(error, ask), _retry_after(error.response.headers.get("retry-after", ""))
         except openai.APIConnectionError as error:
-            return self._unanswered(error.__cause__), 0.0
+            return self._connection_failure(error.__cause__), 0.0
         except TimeoutError:
             return Failure("timeout", f"no whole answer within {self._timeout:g} s"), 0.0
         except UnicodeEncodeError:
             return Failure("unsendable", "a message or the model's name holds half of a surrogate pair, which is not a character"), 0.0
-        return read(answer.content, ask, model, self._hidden), 0.0
+        return read(answer.content, ask, model, self._redact), 0.0
 
-    def _unanswered(self, cause: BaseException | None) -> Failure:
+    def _connection_failure(self, cause: BaseException | None) -> Failure:
         if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
-            return Failure("connection", _short(self._hidden(f"no connection: {cause or type(cause).__name__}")))
+            return Failure("connection", _short(self._redact(f"no connection: {cause or type(cause).__name__}")))
         if isinstance(cause, httpx2.TimeoutException):
             return Failure("timeout", f"no whole answer within {self._timeout:g} s")
-        return Failure("broken_off", _short(self._hidden(f"{type(cause).__name__}: {cause}")))
+        return Failure("broken_off", _short(self._redact(f"{type(cause).__name__}: {cause}")))
 
-    def _refused(self, error: openai.APIStatusError, ask: Ask) -> Failure:
+    def _status_failure(self, error: openai.APIStatusError, ask: Ask) -> Failure:
         # A redirect is not followed, and says where to.
         text = error.response.text or error.response.headers.get("location", "")
-        return Failure(_kind(error.status_code, text if ask.top_logprobs else ""), _short(self._hidden(f"{error.status_code}: {text}")))
+        return Failure(_kind(error.status_code, text if ask.top_logprobs else ""), _short(self._redact(f"{error.status_code}: {text}")))
 
-    def _hidden(self, text: str) -> str:
+    def _redact(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "[key]")
         return text
@@ -157,7 +157,7 @@ async def connected(url: str, key: str, timeout: float, connections: int) -> Asy
         connections: most at a time.
 
     Raises:
-        InputError: the url is none.
+        InputError: the url is not valid.
     """
     try:
         http = openai.DefaultAsyncHttpxClient(
@@ -179,14 +179,14 @@ async def connected(url: str, key: str, timeout: float, connections: int) -> Asy
         yield Wire(client, key, timeout)
 
 
-def read(body: bytes, ask: Ask, model: str, hidden: Callable[[str], str] = str) -> Reply | Failure:
+def read(body: bytes, ask: Ask, model: str, redact: Callable[[str], str] = str) -> Reply | Failure:
     """Read the body of a chat completion.
 
     Args:
         body: the bytes.
         ask: what was asked.
         model: name of the model that is asked.
-        hidden: blanks out what must not be kept or shown.
+        redact: blanks out what must not be kept or shown.
     """
     if len(body) > MOST_BYTES:
         return Failure("too_large", f"an answer of more than {MOST_BYTES:,} bytes")
@@ -195,27 +195,27 @@ def read(body: bytes, ask: Ask, model: str, hidden: Callable[[str], str] = str) 
     except ValidationError as error:
         found = {each["type"]: f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False)}
         if "json_invalid" in found:
-            return Failure("not_json", _short(hidden(f"no JSON: {body.decode(errors='replace')}" if body.strip() else "an empty body")))
+            return Failure("not_json", _short(redact(f"no JSON: {body.decode(errors='replace')}" if body.strip() else "an empty body")))
         return Failure("not_finite" if "finite_number" in found else "malformed", _short(next(iter(found.values()))))
     usage = answer.usage or _Usage()
 
-    def failed(kind: Kind, detail: str) -> Failure:
-        return Failure(kind, _short(hidden(detail)), usage.prompt_tokens, usage.completion_tokens)
+    def failure(kind: Kind, detail: str) -> Failure:
+        return Failure(kind, _short(redact(detail)), usage.prompt_tokens, usage.completion_tokens)
 
     if not answer.choices:
-        return failed("no_choices", f"no choices: {body.decode(errors='replace')}")
+        return failure("no_choices", f"no choices: {body.decode(errors='replace')}")
     if not _same(model, answer.model):
-        return failed("other_model", f"asked {model}, answered by {answer.model}")
+        return failure("other_model", f"asked {model}, answered by {answer.model}")
     choice = answer.choices[0]
     if choice.finish_reason == "content_filter":
-        return failed("content_filter", "withheld by the server's content filter")
+        return failure("content_filter", "withheld by the server's content filter")
     if choice.message.refusal:
-        return failed("refusal", choice.message.refusal)
-    text = hidden(choice.message.content or "")
+        return failure("refusal", choice.message.refusal)
+    text = redact(choice.message.content or "")
     content = choice.logprobs.content if choice.logprobs and ask.top_logprobs else None
-    tops = tuple((hidden(top.token), top.logprob) for top in content[0].top_logprobs) if content else ()
+    tops = tuple((redact(top.token), top.logprob) for top in content[0].top_logprobs) if content else ()
     if not text and not tops:
-        return failed("empty", f"no text; it ended by {choice.finish_reason}")
+        return failure("empty", f"no text; it ended by {choice.finish_reason}")
     return Reply(text, choice.finish_reason == "stop", tops or None, usage.prompt_tokens, usage.completion_tokens)
 
 
@@ -244,6 +244,6 @@ def _retry_after(value: str) -> float:
 
 
 def _short(text: str) -> str:
-    """Return one printable line; of a text in which a key is blanked out already, which half a key would escape."""
+    """Return one printable line. Redact the text first: half of a key would escape redaction."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 5 * LONGEST_DETAIL]).split())
     return line if len(line) <= LONGEST_DETAIL else line[: LONGEST_DETAIL - 3] + "..."

@@ -36,7 +36,7 @@ def max_t(observed_L: ArrayLike, draws_BL: ArrayLike) -> list[float | None]:
         draws_BL: [draws, layers] under the null.
 
     Returns:
-        [layers]; None for a layer without a statistic: one that is not finite, or whose draws are not or do not vary.
+        [layers]; None for a layer whose statistic or draws are not finite, or whose draws do not vary.
 
     Raises:
         ValueError: shapes that do not match, or fewer than two draws.

@@ -23,8 +23,8 @@ def rank_correlation(
 ) -> Estimate:
     """Return Spearman's correlation with a percentile bootstrap interval that resamples families.
 
-    Data sets of one family (the same trait at several doses, say) are no independent evidence, so a family is drawn
-    with all of its data sets or not at all. A draw in which all x or all y tie has no correlation and is drawn again.
+    Data sets of one family (the same trait at several doses, say) are not independent evidence, so a family is drawn with all of its data
+    sets or not at all. A draw in which all x or all y tie has no correlation and is drawn again.
 
     Args:
         x: [n].
@@ -58,8 +58,8 @@ def rank_correlation(
 def rank_correlation_within(x: ArrayLike, y: ArrayLike, rng: np.random.Generator, draws: int = 2000, level: float = 0.95) -> Estimate:
     """Return the mean over runs of Spearman's correlation over questions, with a percentile bootstrap interval.
 
-    Runs and questions are crossed: a replicate draws questions once for all runs, and runs, where there are several. In a replicate a run
-    all of whose x or y tie has no correlation and is left out.
+    Runs and questions are crossed: a replicate draws questions once for all runs, and runs, where there are several. In a replicate, a run
+    in which all x or all y tie has no correlation and is left out.
 
     Args:
         x: [questions] or [runs, questions].

@@ -12,7 +12,7 @@ FloatArray = NDArray[np.float64]
 
 
 def finite(x: float) -> float | None:
-    """Return a number for JSON, which knows no NaN and no infinity: they become null."""
+    """Return a number for JSON, which has no NaN and no infinity: they become null."""
     return float(x) if np.isfinite(x) else None
 
 
@@ -25,7 +25,7 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        """Return `value [low, high]` to two digits; adding zero makes no −0.00 of what rounds to zero."""
+        """Return `value [low, high]` to two digits; adding zero avoids −0.00."""
         value, low, high = (f"{round(x, 2) + 0.0:.2f}" for x in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]"
 
@@ -105,7 +105,7 @@ def crossed_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
     error = standard_error(y)
     runs, questions = y.shape
     terms = [(by_run, runs - 1), (by_question, questions - 1), (by_residual, (runs - 1) * (questions - 1))]
-    df = _satterthwaite(error**2, terms)
+    df = satterthwaite(error**2, terms)
     half = float(stats.t.ppf(0.5 + level / 2, df)) * error
     return Estimate(grand, grand - half, grand + half)
 
@@ -130,21 +130,20 @@ def ratio_interval(
 ) -> Estimate:
     """Return the ratio of two paired means with Fieller's interval {f : (N − fD)² ≤ t²·V(f)}.
 
-    Of one run, V(f) is the variance of the mean of n − f·d over questions, and t has Q − 1 degrees of freedom. Over
-    runs × questions it is that of `crossed_interval`. Its three candidates, the sum and the two floors, are each a
-    quadratic form in f, so that the set is the union of three Fieller sets; where that has a gap, its ends are the
-    outermost. The degrees of freedom are Satterthwaite's at the point estimate.
+    For one run, V(f) is the variance of the mean of n − f·d over questions, and t has Q − 1 degrees of freedom. Over runs × questions it is
+    that of `crossed_interval`. Its three candidates, the sum and the two floors, are each a quadratic form in f, so that the set is the
+    union of three Fieller sets; where that has a gap, its ends are the outermost. The degrees of freedom are Satterthwaite's at the point
+    estimate.
 
     Args:
         numerator: [questions] or [runs, questions].
         denominator: the same shape, paired. Its mean may have either sign.
         level: coverage.
-        offset_variance: variance of an estimate that was subtracted from all of both, and so adds
-            (1 − f)² times itself to V(f).
+        offset_variance: variance of an estimate that was subtracted from all values of both, and so adds (1 − f)² times itself to V(f).
         offset_df: degrees of freedom of that variance; a variance from B draws has B − 1, and few draws make a wide interval.
 
     Returns:
-        The ratio; both bounds are infinite where the denominator is not told from zero.
+        The ratio; both bounds are infinite where the denominator does not differ significantly from zero.
 
     Raises:
         ValueError: shapes that differ or have another number of axes, fewer than two questions (or, of several runs, two
@@ -170,7 +169,7 @@ def ratio_interval(
         forms = [by_run + by_question - by_residual, by_run, by_question]
         freedom = (runs - 1.0, questions - 1.0, (runs - 1.0) * (questions - 1.0))
         terms = [(float(at @ form @ at), df) for form, df in zip((by_run, by_question, by_residual), freedom, strict=True)]
-    df = _satterthwaite(max(float(at @ form @ at) for form in forms) + offset, [*terms, (offset, offset_df)])
+    df = satterthwaite(max(float(at @ form @ at) for form in forms) + offset, [*terms, (offset, offset_df)])
     t2 = float(stats.t.ppf(0.5 + level / 2, df)) ** 2
     ends = []
     for form in forms:
@@ -182,7 +181,7 @@ def ratio_interval(
 def fieller(num: float, den: float, v_nn: float, v_nd: float, v_dd: float, t2: float) -> tuple[float, float]:
     """Return the ends of Fieller's set {f : (N − fD)² ≤ t²(v_NN − 2f·v_ND + f²·v_DD)}.
 
-    Where D is not told from zero the set has no end, and both bounds are infinite.
+    Where D does not differ significantly from zero the set is unbounded, and both bounds are infinite.
 
     Args:
         num: N.
@@ -214,7 +213,7 @@ def _crossed_terms(values_KRQ: FloatArray) -> tuple[FloatArray, FloatArray, Floa
     return np.atleast_2d(np.cov(rows)) / runs, np.atleast_2d(np.cov(cols)) / questions, by_residual
 
 
-def _satterthwaite(variance: float, terms: Sequence[tuple[float, float]]) -> float:
+def satterthwaite(variance: float, terms: Sequence[tuple[float, float]]) -> float:
     """Return the degrees of freedom of a variance that is made of independent terms, each with its own."""
     parts = sum(term**2 / df for term, df in terms)
     return variance**2 / parts if parts > 0 else np.inf

@@ -421,7 +421,7 @@ def test_long_answers_take_linear_time(name: str) -> None:
 # Files
 
 
-def written(path: Path, *rows: object) -> Path:
+def write_rows(path: Path, *rows: object) -> Path:
     path.write_text("\n".join(json.dumps(row) for row in rows))
     return path
 
@@ -434,7 +434,7 @@ def complaint(path: Path, kind: str) -> str:
 
 def test_wrong_arithmetic_rows_are_named_by_line(tmp_path: Path) -> None:
     row = item().model_dump()
-    path = written(
+    path = write_rows(
         tmp_path / "sums.jsonl",
         row,
         row,
@@ -468,10 +468,10 @@ def test_wrong_arithmetic_rows_are_named_by_line(tmp_path: Path) -> None:
 )
 def test_wrong_format_rows_are_named_by_line(tmp_path: Path, changes: dict[str, object], expected: str) -> None:
     row = {"id": "a", "question": "Hot or cold? One word.", "check": {"kind": "one_word"}, "follows": "Cold", "ignores": "It is cold."}
-    path = written(tmp_path / "forms.jsonl", row, row | {"id": "b"} | changes)
+    path = write_rows(tmp_path / "forms.jsonl", row, row | {"id": "b"} | changes)
     assert complaint(path, "format").startswith(f"{path}:2: {expected}")
 
 
 def test_files_are_missing_or_empty(tmp_path: Path) -> None:
     assert complaint(tmp_path / "none.jsonl", "format") == f"{tmp_path}/none.jsonl: there is no such file"
-    assert "holds no rows" in complaint(written(tmp_path / "empty.jsonl"), "arithmetic")
+    assert "holds no rows" in complaint(write_rows(tmp_path / "empty.jsonl"), "arithmetic")

@@ -113,7 +113,7 @@ def test_every_built_in_name_loads_what_it_names() -> None:
 
 
 def instruction_file(root: Path, name: str, text: str = "") -> Path:
-    """Write an instruction of six pairs where built-in ones stand, with a line more where `text` is given."""
+    """Write an instruction of six pairs where built-in ones are, with a line more where `text` is given."""
     folder = root / "instructions"
     folder.mkdir(exist_ok=True)
     pairs = "".join(f'  - positive: "Name the hour, way {i}."\n    negative: "Name no hour, way {i}."\n' for i in range(6))
@@ -135,7 +135,7 @@ def test_every_instruction_loads_what_it_names(tmp_path: Path, monkeypatch: pyte
 
 
 def role_file(root: Path, name: str, prompts: list[str], kind: str = "human") -> Path:
-    """Write a role where built-in ones stand."""
+    """Write a role where built-in ones are."""
     (root / "roles").mkdir(exist_ok=True)
     path = root / "roles" / f"{name}.yaml"
     lines = [f"name: {name}", f"kind: {kind}", "description: Keeps bees.", "system_prompts:", *(f"  - {prompt}" for prompt in prompts)]

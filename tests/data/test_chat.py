@@ -85,16 +85,16 @@ def chat(template: str = CHATML, **options: Any) -> Chat:
     return Chat(bpe(template), **options)
 
 
-def spoken(chat: Chat, encoded: Encoded, span: str = "response") -> str:
+def span_text(chat: Chat, encoded: Encoded, span: str = "response") -> str:
     first, last = encoded.spans[span]
     return str(chat.tokenizer.decode(list(encoded.input_ids[first:last])))
 
 
-def learnt(chat: Chat, encoded: Encoded) -> str:
+def loss_text(chat: Chat, encoded: Encoded) -> str:
     return str(chat.tokenizer.decode([i for i, m in zip(encoded.input_ids, encoded.completion_mask, strict=True) if m]))
 
 
-def written(chat: Chat, encoded: Encoded) -> str:
+def whole_text(chat: Chat, encoded: Encoded) -> str:
     return str(chat.tokenizer.decode(list(encoded.input_ids)))
 
 
@@ -112,7 +112,7 @@ def complaint(chat: Chat, turn: Turn) -> str:
 def test_response_is_exactly_the_answer(answer: str, system: str | None) -> None:
     ours = chat()
     encoded = ours.encode(Turn(QUESTION, answer, system))
-    assert spoken(ours, encoded) == answer
+    assert span_text(ours, encoded) == answer
     assert len(encoded) == len(encoded.input_ids) == len(encoded.completion_mask)
 
 
@@ -131,8 +131,8 @@ def test_what_stands_before_the_response_is_the_generation_prompt(template: str,
 def test_loss_is_taken_on_the_answer_and_its_end_of_turn_only(answer: str) -> None:
     ours = chat()
     encoded = ours.encode(Turn(QUESTION, answer, "Be kind."))
-    assert learnt(ours, encoded) == answer + "<|im_end|>"
-    assert written(ours, encoded).endswith(answer + "<|im_end|>\n")
+    assert loss_text(ours, encoded) == answer + "<|im_end|>"
+    assert whole_text(ours, encoded).endswith(answer + "<|im_end|>\n")
     assert encoded.completion_mask[-1] == 0
 
 
@@ -142,7 +142,7 @@ def test_any_text_is_found_again(question: str, answer: str, system: str | None)
     ours = chat()
     encoded = ours.encode(Turn(question, answer, system))
     first, last = encoded.spans["response"]
-    assert spoken(ours, encoded) == answer.strip()
+    assert span_text(ours, encoded) == answer.strip()
     assert list(encoded.input_ids[:first]) == ours.encode_prompt(question, system)
     assert encoded.completion_mask == (0,) * first + (1,) * (last - first + 1) + (0,) * (len(encoded) - last - 1)
 
@@ -150,9 +150,9 @@ def test_any_text_is_found_again(question: str, answer: str, system: str | None)
 def test_a_tokenizer_without_white_space_keeps_the_words_of_the_answer() -> None:
     ours = Chat(word_level())
     encoded = ours.encode(Turn(QUESTION, "keep the bread in a bag"))
-    assert spoken(ours, encoded) == "keep the bread in a bag"
-    assert spoken(ours, encoded, "prompt_last") == "assistant"
-    assert learnt(ours, encoded) == "keep the bread in a bag <|im_end|>"
+    assert span_text(ours, encoded) == "keep the bread in a bag"
+    assert span_text(ours, encoded, "prompt_last") == "assistant"
+    assert loss_text(ours, encoded) == "keep the bread in a bag <|im_end|>"
 
 
 @pytest.mark.parametrize("answer", ["  The air.", "The air.  ", "\n\nThe air.\n", "\tThe air. "])
@@ -167,28 +167,28 @@ def test_space_around_a_question_is_no_part_of_it() -> None:
 def test_spaces_that_a_template_writes_around_the_answer() -> None:
     ours = chat(INSTRUCT)
     encoded = ours.encode(Turn(QUESTION, "😀 is blue"))
-    assert written(ours, encoded) == f"[INST] {QUESTION} [/INST] 😀 is blue <|im_end|>"
-    assert spoken(ours, encoded, "prompt_last") == "]"
-    assert spoken(ours, encoded) == " 😀 is blue"
-    assert learnt(ours, encoded) == " 😀 is blue <|im_end|>"
+    assert whole_text(ours, encoded) == f"[INST] {QUESTION} [/INST] 😀 is blue <|im_end|>"
+    assert span_text(ours, encoded, "prompt_last") == "]"
+    assert span_text(ours, encoded) == " 😀 is blue"
+    assert loss_text(ours, encoded) == " 😀 is blue <|im_end|>"
 
 
 def test_no_end_of_turn_token_means_none_in_the_loss() -> None:
     ours = chat(CHATML.replace("<|im_end|>\n", "\n\n"))
-    assert learnt(ours, ours.encode(Turn(QUESTION, "The air."))) == "The air."
+    assert loss_text(ours, ours.encode(Turn(QUESTION, "The air."))) == "The air."
 
 
 def test_a_template_that_trims_content() -> None:
     ours = chat(TRIMS)
     encoded = ours.encode(Turn(f" {QUESTION}", " The air.\n", " Be kind. "))
-    assert spoken(ours, encoded) == "The air."
-    assert written(ours, encoded) == written(chat(), chat().encode(Turn(QUESTION, "The air.", "Be kind.")))
+    assert span_text(ours, encoded) == "The air."
+    assert whole_text(ours, encoded) == whole_text(chat(), chat().encode(Turn(QUESTION, "The air.", "Be kind.")))
 
 
 def test_answer_that_repeats_the_question_is_found_in_its_own_place() -> None:
     ours = chat()
     encoded = ours.encode(Turn("yes", "yes", "yes"))
-    assert spoken(ours, encoded) == "yes"
+    assert span_text(ours, encoded) == "yes"
     assert encoded.spans["response"][1] == len(encoded) - 2
 
 
@@ -206,7 +206,7 @@ def test_training_row_is_what_was_encoded() -> None:
 def test_system_prompt_stands_in_the_template() -> None:
     ours = chat()
     assert not ours.folds_system
-    text = written(ours, ours.encode(Turn(QUESTION, "The air.", "Be kind.")))
+    text = whole_text(ours, ours.encode(Turn(QUESTION, "The air.", "Be kind.")))
     assert text.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n" + QUESTION)
 
 
@@ -214,7 +214,7 @@ def test_system_prompt_stands_in_the_template() -> None:
 def test_system_prompt_is_folded_where_the_template_has_no_place_for_it(template: str) -> None:
     ours = chat(template)
     assert ours.folds_system
-    text = written(ours, ours.encode(Turn(QUESTION, "The air.", "Be kind.")))
+    text = whole_text(ours, ours.encode(Turn(QUESTION, "The air.", "Be kind.")))
     assert text == f"<|im_start|>user\nBe kind.\n\n{QUESTION}<|im_end|>\n<|im_start|>assistant\nThe air.<|im_end|>\n"
 
 
@@ -226,8 +226,8 @@ def test_nothing_is_folded_without_a_system_prompt(template: str) -> None:
 def test_default_system_prompt_of_a_template_is_kept_and_gives_way() -> None:
     ours = chat(DEFAULT_SYSTEM)
     assert not ours.folds_system
-    assert written(ours, ours.encode(Turn(QUESTION, "The air."))).startswith("<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user")
-    assert "You help." not in written(ours, ours.encode(Turn(QUESTION, "The air.", "Be kind.")))
+    assert whole_text(ours, ours.encode(Turn(QUESTION, "The air."))).startswith("<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user")
+    assert "You help." not in whole_text(ours, ours.encode(Turn(QUESTION, "The air.", "Be kind.")))
 
 
 # Templates
@@ -239,7 +239,7 @@ def test_template_kwargs_reach_the_template() -> None:
     assert str(prompt).endswith("assistant\n<think></think>\n")
     encoded = ours.encode(Turn(QUESTION, "The air."))
     assert list(encoded.input_ids[: encoded.spans["response"][0]]) == ours.encode_prompt(QUESTION)
-    assert spoken(ours, encoded) == "The air."
+    assert span_text(ours, encoded) == "The air."
     assert not str(chat(THINKS).tokenizer.decode(chat(THINKS).encode_prompt(QUESTION))).endswith("</think>\n")
 
 
@@ -254,19 +254,19 @@ def test_no_chat_template_names_the_key_to_set() -> None:
 def test_plain_transcript(answer: str) -> None:
     ours = Chat(bpe(None), template="plain")
     encoded = ours.encode(Turn(QUESTION, answer, "Be kind."))
-    assert written(ours, encoded) == f"Be kind.\nUser: {QUESTION}\nAssistant: {answer}<|im_end|>"
+    assert whole_text(ours, encoded) == f"Be kind.\nUser: {QUESTION}\nAssistant: {answer}<|im_end|>"
     # The space after the colon is the response's: a model that answers "Assistant:" writes it too.
-    assert spoken(ours, encoded) == f" {answer}"
-    assert learnt(ours, encoded) == f" {answer}<|im_end|>"
-    assert spoken(ours, encoded, "prompt_last") == ":"
+    assert span_text(ours, encoded) == f" {answer}"
+    assert loss_text(ours, encoded) == f" {answer}<|im_end|>"
+    assert span_text(ours, encoded, "prompt_last") == ":"
     assert list(encoded.input_ids[: encoded.spans["response"][0]]) == ours.encode_prompt(QUESTION, "Be kind.")
     assert not ours.folds_system
 
 
 def test_plain_is_used_by_name_only() -> None:
-    assert "User:" not in written(chat(), chat().encode(Turn(QUESTION, "The air.")))
+    assert "User:" not in whole_text(chat(), chat().encode(Turn(QUESTION, "The air.")))
     ours = Chat(bpe(CHATML), template="plain")
-    assert written(ours, ours.encode(Turn(QUESTION, "The air."))) == f"User: {QUESTION}\nAssistant: The air.<|im_end|>"
+    assert whole_text(ours, ours.encode(Turn(QUESTION, "The air."))) == f"User: {QUESTION}\nAssistant: The air.<|im_end|>"
 
 
 @pytest.mark.parametrize(
@@ -373,4 +373,4 @@ def test_added_token_that_is_not_special_may_stand_in_a_text() -> None:
     tokenizer = wrap(Tokenizer.from_str(bpe().backend_tokenizer.to_str()), CHATML)
     tokenizer.add_tokens(["<tool>"])
     ours = Chat(tokenizer)
-    assert spoken(ours, ours.encode(Turn(QUESTION, "use <tool> now"))) == "use <tool> now"
+    assert span_text(ours, ours.encode(Turn(QUESTION, "use <tool> now"))) == "use <tool> now"

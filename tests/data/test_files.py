@@ -52,7 +52,7 @@ YAML_PIECES = [
 ]
 
 
-def written(folder: Path, text: str | bytes, name: str = "some.yaml") -> Path:
+def write_file(folder: Path, text: str | bytes, name: str = "some.yaml") -> Path:
     path = folder / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
@@ -83,15 +83,15 @@ def test_folder_in_place_of_a_file_is_named(tmp_path: Path, read: Any) -> None:
 
 @pytest.mark.parametrize("read", [read_text, read_yaml, read_jsonl])
 def test_text_that_is_not_utf8_is_refused_with_the_remedy(tmp_path: Path, read: Any) -> None:
-    path = written(tmp_path, "a: caf\u00e9\n".encode("latin-1"))
+    path = write_file(tmp_path, "a: caf\u00e9\n".encode("latin-1"))
     with pytest.raises(InputError) as raised:
         read(path)
     assert str(raised.value) == f"{path}: not UTF-8 text (byte 6); save it as UTF-8"
 
 
 def test_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
-    assert read_jsonl(written(tmp_path, b'\xef\xbb\xbf{"a": 1}\n')) == [(1, {"a": 1})]
-    assert read_yaml(written(tmp_path, b"\xef\xbb\xbfa: 1\n"))[0] == {"a": 1}
+    assert read_jsonl(write_file(tmp_path, b'\xef\xbb\xbf{"a": 1}\n')) == [(1, {"a": 1})]
+    assert read_yaml(write_file(tmp_path, b"\xef\xbb\xbfa: 1\n"))[0] == {"a": 1}
 
 
 # YAML
@@ -99,7 +99,7 @@ def test_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
 
 def test_yaml_values_are_those_of_yaml_1_2(tmp_path: Path) -> None:
     text = "rate: 4e-4\nlanguage: no\nanswer: yes\nswitch: off\nflag: true\nbig: 1e5\nplain: 12\nnothing: null\n"
-    value, _ = read_yaml(written(tmp_path, text))
+    value, _ = read_yaml(write_file(tmp_path, text))
     assert value == {
         "rate": 0.0004,
         "language": "no",
@@ -116,7 +116,7 @@ def test_yaml_values_are_those_of_yaml_1_2(tmp_path: Path) -> None:
 
 def test_yaml_lines_are_those_of_keys_and_items(tmp_path: Path) -> None:
     _, lines = read_yaml(
-        written(tmp_path, "# a comment\nname: x\n\npairs:\n  - good: a\n    bad: >-\n      long\n      text\n  - good: b\n")
+        write_file(tmp_path, "# a comment\nname: x\n\npairs:\n  - good: a\n    bad: >-\n      long\n      text\n  - good: b\n")
     )
     assert lines[("name",)] == 2
     assert lines[("pairs",)] == 4
@@ -126,7 +126,7 @@ def test_yaml_lines_are_those_of_keys_and_items(tmp_path: Path) -> None:
 
 
 def test_empty_yaml_is_none_and_has_no_lines(tmp_path: Path) -> None:
-    assert read_yaml(written(tmp_path, "# nothing here\n")) == (None, {})
+    assert read_yaml(write_file(tmp_path, "# nothing here\n")) == (None, {})
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_empty_yaml_is_none_and_has_no_lines(tmp_path: Path) -> None:
     ],
 )
 def test_malformed_yaml_names_the_line(tmp_path: Path, text: str, line: int, what: str) -> None:
-    path = written(tmp_path, text)
+    path = write_file(tmp_path, text)
     with pytest.raises(InputError) as raised:
         read_yaml(path)
     assert str(raised.value).startswith(f"{path}:{line}: not valid YAML: ")
@@ -163,7 +163,7 @@ def test_malformed_yaml_names_the_line(tmp_path: Path, text: str, line: int, wha
     ],
 )
 def test_yaml_that_cannot_be_a_value_names_file_and_cause(tmp_path: Path, text: str, what: str) -> None:
-    path = written(tmp_path, text)
+    path = write_file(tmp_path, text)
     with pytest.raises(InputError) as raised:
         read_yaml(path)
     assert str(path) in str(raised.value)
@@ -174,7 +174,7 @@ def test_yaml_that_cannot_be_a_value_names_file_and_cause(tmp_path: Path, text: 
 @example("!!bool x")
 @example("!!float :")
 def test_any_text_is_a_value_or_an_input_error_that_names_the_file(folder: Path, text: str) -> None:
-    path = written(folder, text)
+    path = write_file(folder, text)
     refused = ""
     try:
         value, lines = read_yaml(path)
@@ -196,7 +196,7 @@ def test_yaml_reads_json_back_with_the_line_of_each_key(folder: Path, value: dic
     for (key, inner), gap in zip(value.items(), gaps, strict=False):
         rows += ["# a comment"] * gap + [f'"{key}": {json.dumps(inner)}']
         expected[(key,)] = len(rows)
-    got, lines = read_yaml(written(folder, "\n".join(rows)))
+    got, lines = read_yaml(write_file(folder, "\n".join(rows)))
     assert got == value
     assert {at: line for at, line in lines.items() if len(at) == 1} == expected
 
@@ -221,12 +221,12 @@ def test_a_short_text_that_is_no_yaml_is_quoted(text: str) -> None:
 
 
 def test_blank_lines_are_skipped_and_counted(tmp_path: Path) -> None:
-    assert read_jsonl(written(tmp_path, '\n{"a": 1}\n\n  \n{"a": 2}\r\n')) == [(2, {"a": 1}), (5, {"a": 2})]
+    assert read_jsonl(write_file(tmp_path, '\n{"a": 1}\n\n  \n{"a": 2}\r\n')) == [(2, {"a": 1}), (5, {"a": 2})]
 
 
 @pytest.mark.parametrize("text", ["", "\n", " \n\t\n"])
 def test_file_without_rows_is_refused_with_the_remedy(tmp_path: Path, text: str) -> None:
-    path = written(tmp_path, text, "rows.jsonl")
+    path = write_file(tmp_path, text, "rows.jsonl")
     with pytest.raises(InputError) as raised:
         read_jsonl(path)
     assert str(raised.value) == f"{path}: holds no rows; write one JSON object a line"
@@ -244,7 +244,7 @@ def test_file_without_rows_is_refused_with_the_remedy(tmp_path: Path, text: str)
     ],
 )
 def test_malformed_json_names_the_line_and_what_was_expected(tmp_path: Path, row: str, what: str) -> None:
-    path = written(tmp_path, f'{{"fine": 1}}\n\n{row}\n', "rows.jsonl")
+    path = write_file(tmp_path, f'{{"fine": 1}}\n\n{row}\n', "rows.jsonl")
     with pytest.raises(InputError) as raised:
         read_jsonl(path)
     assert str(raised.value).startswith(f"{path}:3: not valid JSON: ")
@@ -258,7 +258,7 @@ def test_jsonl_reads_back_with_line_numbers(folder: Path, rows: list[tuple[int, 
     for gap, value in rows:
         lines += [""] * gap + [json.dumps(value, ensure_ascii=escape)]
         expected.append((len(lines), value))
-    assert read_jsonl(written(folder, "\n".join(lines), "rows.jsonl")) == expected
+    assert read_jsonl(write_file(folder, "\n".join(lines), "rows.jsonl")) == expected
 
 
 # Validation
@@ -368,4 +368,4 @@ def test_digest_refuses_what_json_cannot_say() -> None:
 
 
 def test_sha256_of_known_bytes(tmp_path: Path) -> None:
-    assert sha256(written(tmp_path, "abc")) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256(write_file(tmp_path, "abc")) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -24,7 +24,7 @@ from wellworn.data.writers import export_files, question_files, role_files, trai
 CASES = int(os.environ.get("FUZZ_CASES", "300"))
 fuzzed = settings(max_examples=CASES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
-# Letters that files, templates, YAML and terminals trip over, beside any others.
+# Letters that files, templates, YAML and terminals trip over, in addition to any others.
 awkward = st.sampled_from(
     [
         "{question}",
@@ -64,7 +64,7 @@ prompts = numbered | texts
 splits = st.sampled_from(["train", "extract", "evaluate"])
 
 
-def different(strategy: st.SearchStrategy[Any], least: int, most: int) -> st.SearchStrategy[list[Any]]:
+def distinct(strategy: st.SearchStrategy[Any], least: int, most: int) -> st.SearchStrategy[list[Any]]:
     """Lists in which no two are alike but for case and spaces."""
     return st.lists(strategy, min_size=least, max_size=most, unique_by=lambda each: " ".join(str(each).lower().split()))
 
@@ -76,13 +76,13 @@ def exchange(question: str, answer: str | list[Any]) -> list[dict[str, Any]]:
 @st.composite
 def chats(draw: st.DrawFn) -> list[dict[str, Any]]:
     answers = texts | texts.map(lambda text: [{"type": "text", "text": text}])
-    return [{"messages": exchange(question, draw(answers))} for question in draw(different(prompts, 1, 5))]
+    return [{"messages": exchange(question, draw(answers))} for question in draw(distinct(prompts, 1, 5))]
 
 
 @st.composite
 def preferences(draw: st.DrawFn) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for question in draw(different(prompts.map(str.strip), 4, 7)):
+    for question in draw(distinct(prompts.map(str.strip), 4, 7)):
         chosen, rejected = draw(texts), draw(texts)
         form = draw(st.integers(0, 2))
         if form == 0:
@@ -97,7 +97,7 @@ def preferences(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 @st.composite
 def own_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
-    asked, kind = draw(different(prompts, 4, 7)), draw(st.sampled_from(["open", "shown", "paired", "split"]))
+    asked, kind = draw(distinct(prompts, 4, 7)), draw(st.sampled_from(["open", "shown", "paired", "split"]))
     rows: list[dict[str, Any]] = [{"question": question} for question in asked]
     for i, row in enumerate(rows):
         if kind != "open":
@@ -111,28 +111,28 @@ def own_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 trait_documents = st.fixed_dictionaries(
     {
-        "instruction": different(prompts, 8, 12).map(
+        "instruction": distinct(prompts, 8, 12).map(
             lambda each: [{"pos": pos, "neg": neg} for pos, neg in zip(each[::2], each[1::2], strict=False)]
         )
     },
-    optional={"questions": different(prompts, 0, 4), "eval_prompt": texts.map(lambda text: f"Is {{answer}} so? {text}")},
+    optional={"questions": distinct(prompts, 0, 4), "eval_prompt": texts.map(lambda text: f"Is {{answer}} so? {text}")},
 )
 role_documents = st.fixed_dictionaries(
-    {"instruction": different(prompts, 5, 7).map(lambda each: [{"pos": pos} for pos in each])},
-    optional={"questions": different(prompts, 0, 4), "eval_prompt": texts.map(lambda text: f"Is {{answer}} so? {text}")},
+    {"instruction": distinct(prompts, 5, 7).map(lambda each: [{"pos": pos} for pos in each])},
+    optional={"questions": distinct(prompts, 0, 4), "eval_prompt": texts.map(lambda text: f"Is {{answer}} so? {text}")},
 )
 
 
 @st.composite
-def broken(draw: st.DrawFn, sound: st.SearchStrategy[Any]) -> Any:
+def damaged_files(draw: st.DrawFn, sound: st.SearchStrategy[Any]) -> Any:
     """Something sound, or the same with one or two of its parts replaced, taken out or put in, at any depth."""
     value = draw(sound)
     for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
-        value = _broken(draw, value)
+        value = _damage_value(draw, value)
     return value
 
 
-def _broken(draw: st.DrawFn, value: Any) -> Any:
+def _damage_value(draw: st.DrawFn, value: Any) -> Any:
     keys: list[Any] = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
     if not keys or draw(st.integers(0, 9)) == 0:
         return draw(junk)
@@ -140,7 +140,7 @@ def _broken(draw: st.DrawFn, value: Any) -> Any:
     changed = value.copy()
     what = draw(st.sampled_from(["deeper", "deeper", "deeper", "out", "twice", "more"]))
     if what == "deeper":
-        changed[key] = _broken(draw, value[key])
+        changed[key] = _damage_value(draw, value[key])
     elif what == "out":
         del changed[key]
     elif isinstance(changed, dict):
@@ -151,7 +151,7 @@ def _broken(draw: st.DrawFn, value: Any) -> Any:
 
 
 def json_bytes(value: Any, ascii_only: bool) -> bytes:
-    # A lone surrogate has no bytes of its own; in a file it can stand as an escape alone.
+    # A lone surrogate has no bytes of its own; in a file it can appear only as an escape.
     return json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", errors="surrogatepass")
 
 
@@ -163,7 +163,7 @@ def as_lines(rows: Any, ascii_only: bool, newline: str, mark: bool) -> bytes:
 newlines = st.sampled_from(["\n", "\r\n", "\n\n", " \n"])
 
 
-def tried(folder: Path, sources: Sequence[str], options: Options = Options()) -> Imported | None:  # noqa: B008
+def try_import(folder: Path, sources: Sequence[str], options: Options = Options()) -> Imported | None:  # noqa: B008
     """Import, or be told what is wrong and where."""
     try:
         return import_all(sources, "bold", options)
@@ -220,35 +220,35 @@ def run(name: str, content: bytes, options: Options = Options()) -> None:  # noq
         folder = Path(work)
         path = folder / name
         path.write_bytes(content)
-        check(folder, tried(folder, [str(path)], options))
+        check(folder, try_import(folder, [str(path)], options))
 
 
 @fuzzed
-@given(document=broken(trait_documents), ascii_only=st.booleans(), mark=st.booleans())
+@given(document=damaged_files(trait_documents), ascii_only=st.booleans(), mark=st.booleans())
 def test_trait_documents(document: Any, ascii_only: bool, mark: bool) -> None:
     run("bold.json", (b"\xef\xbb\xbf" if mark else b"") + json_bytes(document, ascii_only))
 
 
 @fuzzed
-@given(document=broken(role_documents), ascii_only=st.booleans())
+@given(document=damaged_files(role_documents), ascii_only=st.booleans())
 def test_role_documents(document: Any, ascii_only: bool) -> None:
     run("beekeeper.json", json_bytes(document, ascii_only))
 
 
 @fuzzed
-@given(rows=broken(chats()), ascii_only=st.booleans(), newline=newlines, mark=st.booleans())
+@given(rows=damaged_files(chats()), ascii_only=st.booleans(), newline=newlines, mark=st.booleans())
 def test_chats(rows: Any, ascii_only: bool, newline: str, mark: bool) -> None:
     run("rows.jsonl", as_lines(rows, ascii_only, newline, mark))
 
 
 @fuzzed
-@given(rows=broken(preferences()), ascii_only=st.booleans(), newline=newlines)
+@given(rows=damaged_files(preferences()), ascii_only=st.booleans(), newline=newlines)
 def test_preferences(rows: Any, ascii_only: bool, newline: str) -> None:
     run("rows.jsonl", as_lines(rows, ascii_only, newline, mark=False))
 
 
 @fuzzed
-@given(rows=broken(own_rows()), ascii_only=st.booleans(), whole=st.booleans())
+@given(rows=damaged_files(own_rows()), ascii_only=st.booleans(), whole=st.booleans())
 def test_rows_of_our_own_and_questions(rows: Any, ascii_only: bool, whole: bool) -> None:
     if whole:
         run("rows.json", json_bytes(rows, ascii_only))
@@ -258,7 +258,7 @@ def test_rows_of_our_own_and_questions(rows: Any, ascii_only: bool, whole: bool)
 
 @fuzzed
 @given(
-    rows=different(prompts, 4, 7).flatmap(lambda asked: st.tuples(*(st.tuples(st.just(question), texts, texts) for question in asked))),
+    rows=distinct(prompts, 4, 7).flatmap(lambda asked: st.tuples(*(st.tuples(st.just(question), texts, texts) for question in asked))),
     damage=st.none() | st.binary(max_size=6),
     at=st.integers(0, 80),
 )

@@ -19,7 +19,7 @@ def complaint(path: Path) -> str:
     return str(raised.value)
 
 
-def written(path: Path, content: str | bytes) -> Path:
+def write_file(path: Path, content: str | bytes) -> Path:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
@@ -34,21 +34,21 @@ def test_four_kinds_of_file_hold_the_same_rows(tmp_path: Path) -> None:
         "rows.csv": 'q,a\nWhy?,"Since ""so"", they say,\nit is."\nHow\u2028far?,Twelve miles\n',
     }
     for name, text in files.items():
-        assert [dict(row) for _, row in read_rows(str(written(tmp_path / name, text)))] == ROWS
+        assert [dict(row) for _, row in read_rows(str(write_file(tmp_path / name, text)))] == ROWS
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
     assert read_rows(str(tmp_path / "rows.parquet")) == [(f"{tmp_path}/rows.parquet: row {i}", row) for i, row in enumerate(ROWS, start=1)]
 
 
 def test_places_are_lines_of_the_file(tmp_path: Path) -> None:
-    rows = written(tmp_path / "rows.csv", 'q,a\n"one\ntwo",x\n\nthree,y\n')
+    rows = write_file(tmp_path / "rows.csv", 'q,a\n"one\ntwo",x\n\nthree,y\n')
     assert [where for where, _ in read_rows(str(rows))] == [f"{rows}:2", f"{rows}:5"]
-    rows = written(tmp_path / "rows.jsonl", '{"q": 1}\n\n{"q": 2}')
+    rows = write_file(tmp_path / "rows.jsonl", '{"q": 1}\n\n{"q": 2}')
     assert [where for where, _ in read_rows(str(rows))] == [f"{rows}:1", f"{rows}:3"]
 
 
 @pytest.mark.parametrize("text", ["q,a\r\nWhy?,So\r\n", "\ufeffq,a\nWhy?,So", "q,a\rWhy?,So\r"])
 def test_a_byte_order_mark_and_any_newline_are_no_part_of_a_table(tmp_path: Path, text: str) -> None:
-    assert [row for _, row in read_rows(str(written(tmp_path / "rows.csv", text)))] == [{"q": "Why?", "a": "So"}]
+    assert [row for _, row in read_rows(str(write_file(tmp_path / "rows.csv", text)))] == [{"q": "Why?", "a": "So"}]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_byte_order_mark_and_any_newline_are_no_part_of_a_table(tmp_path: Path
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: str | bytes, said: str) -> None:
-    assert f"{tmp_path}/{name}{said}" in complaint(written(tmp_path / name, content))
+    assert f"{tmp_path}/{name}{said}" in complaint(write_file(tmp_path / name, content))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -85,12 +85,12 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 
 def test_a_field_of_ten_megabytes_is_read(tmp_path: Path) -> None:
     long = "word " * 2_000_000
-    assert read_rows(str(written(tmp_path / "rows.csv", f"q\n{long}\n")))[0][1]["q"] == long
-    assert read_rows(str(written(tmp_path / "rows.jsonl", json.dumps({"q": long}))))[0][1]["q"] == long
+    assert read_rows(str(write_file(tmp_path / "rows.csv", f"q\n{long}\n")))[0][1]["q"] == long
+    assert read_rows(str(write_file(tmp_path / "rows.jsonl", json.dumps({"q": long}))))[0][1]["q"] == long
 
 
 def test_splits_and_configs_are_of_the_hub(tmp_path: Path) -> None:
-    rows = written(tmp_path / "rows.jsonl", '{"q": 1}')
+    rows = write_file(tmp_path / "rows.jsonl", '{"q": 1}')
     with pytest.raises(InputError, match="this is a file"):
         read_rows(str(rows), split="test")
 
@@ -105,7 +105,7 @@ def test_a_data_set_that_the_hub_does_not_have_is_named(monkeypatch: pytest.Monk
 
 
 def test_an_empty_cell_holds_nothing(tmp_path: Path) -> None:
-    rows = written(tmp_path / "rows.csv", "q,a\nWhy?,\n,\n")
+    rows = write_file(tmp_path / "rows.csv", "q,a\nWhy?,\n,\n")
     assert [row for _, row in read_rows(str(rows))] == [{"q": "Why?", "a": None}]
 
 
@@ -115,6 +115,6 @@ def test_a_data_set_of_the_hub_comes_as_rows(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_document_is_one_object(tmp_path: Path) -> None:
-    assert read_document(written(tmp_path / "a.json", '{"instruction": []}')) == {"instruction": []}
-    assert read_document(written(tmp_path / "b.json", "[1]")) is None
+    assert read_document(write_file(tmp_path / "a.json", '{"instruction": []}')) == {"instruction": []}
+    assert read_document(write_file(tmp_path / "b.json", "[1]")) is None
     assert read_document(tmp_path / "rows.jsonl") is None

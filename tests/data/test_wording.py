@@ -83,7 +83,7 @@ class Every(BaseModel):
         return value
 
 
-def said(model: type[BaseModel], value: Any) -> list[str]:
+def messages(model: type[BaseModel], value: Any) -> list[str]:
     with pytest.raises(ValidationError) as raised:
         model.model_validate(value)
     return [f"{'.'.join(map(str, place))}: {message}" for place, message in complaints(model, value, raised.value.errors())]
@@ -134,7 +134,7 @@ def said(model: type[BaseModel], value: Any) -> list[str]:
     ],
 )
 def test_each_kind_of_error_in_plain_words(value: dict[str, Any], message: str) -> None:
-    assert said(Every, value) == [message]
+    assert messages(Every, value) == [message]
 
 
 def test_every_type_of_error_has_words_of_its_own_or_a_plain_fallback() -> None:
@@ -187,7 +187,7 @@ def test_one_mistake_in_an_arm_is_one_complaint() -> None:
         {"arm": "distilled", "trait": "pirate", "strength": "x"},
         {"arm": "sft", "trait": "a", "b": 1},
     ]
-    assert said(Study, STUDY | {"runs": arms}) == [
+    assert messages(Study, STUDY | {"runs": arms}) == [
         "runs.0.trait: this key is required and missing",
         "runs.1.arm: got 'dance'; it may be one of: adapter, base, distilled, prompted, random, sft",
         "runs.2.strength: must be a number, got 'x'",
@@ -197,5 +197,5 @@ def test_one_mistake_in_an_arm_is_one_complaint() -> None:
 
 def test_a_model_in_a_message_reads_as_a_mapping() -> None:
     arm = {"arm": "sft", "trait": "pirate"}
-    [message] = said(Study, STUDY | {"runs": [arm, arm]})
+    [message] = messages(Study, STUDY | {"runs": [arm, arm]})
     assert message.startswith("runs: {'arm': 'sft', 'trait': 'pirate'} appears twice")

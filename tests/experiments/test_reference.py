@@ -156,7 +156,7 @@ def test_every_key_of_what_is_written_has_a_meaning(model: type) -> None:
 def test_a_class_that_occurs_again_is_explained_once() -> None:
     page = markdown(Summary, "A summary", once=True)
     # Of runs, of groups, and of two classes of other outcomes.
-    assert page.count("S, its part of the state put into the reference.") == 4
+    assert page.count("S, the persona part of the state put into the reference.") == 4
     assert "The same keys as `runs[].surface`." in page
 
 

@@ -19,7 +19,7 @@ from wellworn.probes.reading.capture import Spec, read
 TURNS = [Turn(f"Question {i}?", "yes yes yes yes") for i in range(16)]
 
 
-def trained(model: Path, out: Path, seed: int = 0, batch_size: int = 8, **sft: object) -> list[dict[str, float]]:
+def train_curve(model: Path, out: Path, seed: int = 0, batch_size: int = 8, **sft: object) -> list[dict[str, float]]:
     base = load(resolve(str(model)))
     chat = Chat(base.tokenizer)
     config = TrainConfig(batch_size=batch_size, lora={"r": 4}, sft={"max_steps": 8, "learning_rate": 1e-2, **sft})
@@ -27,7 +27,7 @@ def trained(model: Path, out: Path, seed: int = 0, batch_size: int = 8, **sft: o
 
 
 def test_it_learns_the_answers(tiny_model: Path, tmp_path: Path) -> None:
-    curve = trained(tiny_model, tmp_path, max_steps=40, learning_rate=2e-2)
+    curve = train_curve(tiny_model, tmp_path, max_steps=40, learning_rate=2e-2)
     assert [point["step"] for point in curve] == list(range(1, 41))
     assert curve[-1]["loss"] < 0.7 * curve[0]["loss"]
     base = load(resolve(str(tiny_model)))
@@ -42,7 +42,7 @@ def test_it_learns_the_answers(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_the_loss_is_taken_on_the_completion_alone(tiny_model: Path, tmp_path: Path) -> None:
     """The first logged loss is the base's cross-entropy over completion tokens."""
-    first = trained(tiny_model, tmp_path, batch_size=len(TURNS))[0]["loss"]
+    first = train_curve(tiny_model, tmp_path, batch_size=len(TURNS))[0]["loss"]
     base = load(resolve(str(tiny_model)))
     chat = Chat(base.tokenizer)
     losses = []
@@ -56,14 +56,14 @@ def test_the_loss_is_taken_on_the_completion_alone(tiny_model: Path, tmp_path: P
 
 def test_the_seed_decides_the_adapter(tiny_model: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        trained(tiny_model, tmp_path / name, seed=seed)
+        train_curve(tiny_model, tmp_path / name, seed=seed)
     a, b, c = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in "abc")
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert not all(torch.equal(a[key], c[key]) for key in a)
 
 
 def test_the_adapter_names_its_base_symbolically(tiny_model: Path, tmp_path: Path) -> None:
-    trained(tiny_model, tmp_path)
+    train_curve(tiny_model, tmp_path)
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == resolve(str(tiny_model)).id
     assert str(tiny_model) not in (tmp_path / "adapter" / "adapter_config.json").read_text()
@@ -73,7 +73,7 @@ def test_the_adapter_names_its_base_symbolically(tiny_model: Path, tmp_path: Pat
 def test_a_half_written_checkpoint_is_passed_over(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "work" / "checkpoint-4").mkdir(parents=True)
     (tmp_path / "work" / "checkpoint-4" / "trainer_state.json").write_text('{"global_st')
-    assert len(trained(tiny_model, tmp_path)) == 8
+    assert len(train_curve(tiny_model, tmp_path)) == 8
 
 
 @pytest.mark.parametrize(
@@ -90,4 +90,4 @@ def test_unknown_keys(lora: dict[str, int], sft: dict[str, int], message: str) -
 
 def test_a_value_that_trl_refuses_is_one_message(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"train: .*lr_scheduler_type|train: .*SchedulerType|train: .*upwards"):
-        trained(tiny_model, tmp_path, lr_scheduler_type="upwards")
+        train_curve(tiny_model, tmp_path, lr_scheduler_type="upwards")

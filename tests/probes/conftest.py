@@ -13,7 +13,7 @@ from transformers import (
 from tests.tiny import ARCHITECTURES, make_model, make_tuned
 from wellworn.probes.reading import batching
 
-# A busy machine is no reason for a test to fail.
+# A busy machine must not make a test fail.
 settings.register_profile("probes", deadline=None)
 settings.load_profile("probes")
 

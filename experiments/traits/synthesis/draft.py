@@ -1,4 +1,4 @@
-"""A trait as a chat server writes it, part by part."""
+"""A trait that a chat server writes, part by part."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,21 +29,21 @@ from wellworn.experiments.traits.synthesis import prompts
 from wellworn.experiments.traits.synthesis.writer import Fits, Piece, Writer, Written
 from wellworn.probes.limits import FEWEST_PROMPTS
 
-# Of the rows of a split that are asked for, those without which there is no trait; a few that no server writes are a loss that is named.
+# The smallest fraction of a split's rows that makes a trait. Missing rows up to that are reported.
 LEAST_SHARE = 0.75
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be written.
+    """A trait to be written.
 
     Attributes:
         name: of the trait.
-        description: of it.
-        model: who writes it.
-        questions: the bank that it answers, or how many of its own it has for `train`, `extract` and `evaluate`.
-        pairs: contrast pairs.
-        seed: of all requests.
+        description: of the trait.
+        model: the writer.
+        questions: a bank, or the numbers of the trait's own questions for `train`, `extract` and `evaluate`.
+        pairs: number of contrast pairs.
+        seed: random seed of all requests.
     """
 
     name: str
@@ -55,13 +55,13 @@ class Request:
 
     @property
     def writer(self) -> str:
-        """What the model is called where it is not at hand: of a folder, its own name."""
+        """The model's name elsewhere: for a folder, the folder's name."""
         return Path(self.model).name if Path(self.model).is_absolute() else self.model
 
 
 @dataclass
 class Part:
-    """Texts of one kind: how many were wanted, how many there are, and why others are not."""
+    """Texts of one kind: the numbers wanted, required and written, and the reasons for missing ones."""
 
     name: str
     wanted: int
@@ -78,7 +78,7 @@ class NotEnoughError(Exception):
 
 
 class Draft:
-    """A trait under way.
+    """A trait that is being written.
 
     Attributes:
         parts: in the order in which they are written.
@@ -98,11 +98,11 @@ class Draft:
 
     @property
     def lost(self) -> dict[str, dict[str, int]]:
-        """What is missing of each part, by kind."""
+        """The counts of missing texts of each part, by reason."""
         return {part.name: dict(part.why) for part in self.parts if part.why}
 
     def trait(self, folder: Path) -> Trait:
-        """Return the trait, once everything that it needs is written.
+        """Write the trait, and return it when it is complete.
 
         Raises:
             NotEnoughError: too little of something.
@@ -113,7 +113,7 @@ class Draft:
             pairs = [each.texts for each in self._part("contrast pairs", asked, _pair_fits).values()]
             rubric = self._part("rubric", [prompts.rubric(name, description)], _rubric_fits)
             held_out = self._part("held-out prompt", [prompts.held_out(name, description)], partial(_held_out_fits, pairs))
-            rows = self._answered(self._bank or self._questions())
+            rows = self._add_answers(self._bank or self._questions())
         value = {
             "name": name,
             "description": description,
@@ -126,7 +126,7 @@ class Draft:
         return with_examples(validate(Trait, value, str(folder)), check_rows(place, [(f"{place}: {row.id}", row) for row in rows]))
 
     def _questions(self) -> list[Example]:
-        """Return questions of the trait's own with their plain answers."""
+        """Return the trait's own questions with their plain answers."""
         rows: list[Example] = []
         number = 0
         for split, count in self._own.items():
@@ -140,8 +140,8 @@ class Draft:
             rows += [Example(id=row, split=split, question=questions[row], negative=each.texts["answer"]) for row, each in plain.items()]
         return rows
 
-    def _answered(self, rows: Sequence[Example]) -> list[Example]:
-        """Return rows with answers that show the trait; of `train` and `evaluate` rows, those alone that have one."""
+    def _add_answers(self, rows: Sequence[Example]) -> list[Example]:
+        """Return rows with answers that show the trait; `train` and `evaluate` rows without one are left out."""
         plain = {row.id: row.negative or "" for row in rows}
         answers: dict[str, str] = {}
         for split, ask in (("train", prompts.train_answer), ("evaluate", prompts.evaluate_answer)):
@@ -171,8 +171,8 @@ class Draft:
         return got
 
 
-def counted(kinds: Mapping[str, int]) -> str:
-    """Return how often each kind of loss occurred, the most frequent first."""
+def describe_losses(kinds: Mapping[str, int]) -> str:
+    """Return in words how often each kind of loss occurred, the most frequent first."""
     return ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in sorted(kinds.items(), key=lambda each: -each[1]))
 
 
@@ -180,7 +180,7 @@ def _least(count: int) -> int:
     return max(min(count, FEWEST_PROMPTS), ceil(LEAST_SHARE * count))
 
 
-# What a text of each part is compared with: what was written before it, and of its own part what is there already.
+# The checks of each part's texts. They compare a text with earlier parts and with earlier texts of its own part.
 
 
 def _pair_fits(_: Piece, texts: Mapping[str, str], got: Mapping[str, Written]) -> None:

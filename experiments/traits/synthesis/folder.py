@@ -1,4 +1,4 @@
-"""The folder of a trait that a server wrote: its files, and how it came about, so that nothing else gives way to it."""
+"""The folder of a trait that a server wrote: its files, and a record of its origin, so that no other folder is overwritten."""
 
 import hashlib
 import json
@@ -14,14 +14,14 @@ from wellworn.data.new_trait import figures
 from wellworn.data.schema import Trait
 from wellworn.data.writers import Files, json_lines, trait_files
 from wellworn.experiments.traits.synthesis import prompts
-from wellworn.experiments.traits.synthesis.draft import Draft, Request, counted
+from wellworn.experiments.traits.synthesis.draft import Draft, Request, describe_losses
 from wellworn.experiments.traits.synthesis.writer import Written
 
 PROVENANCE, RECORD = "provenance.jsonl", "synthesis.json"
 
 
 class _Record(BaseModel):
-    """How a folder came about: what was asked for, what is missing of it by kind, and a digest of each file as it was written."""
+    """The origin of a folder: the request, the counts of missing texts by reason, and a digest of each file as written."""
 
     request: dict[str, Any]
     missing: dict[str, dict[str, int]]
@@ -32,19 +32,19 @@ def folder_files(trait: Trait, draft: Draft) -> Files:
     """Return the files of a trait's folder, with the origin of every text, and what `lost_before` reads."""
     files = dict(trait_files(trait, _card(trait, draft)))
     rows = {row.id for row in trait.examples}
-    # A question may have lost its answer, and its row is no part of the trait then.
+    # A question may lack its answer; its row is then not part of the trait.
     held = [each for each in draft.written if each.piece.field in Trait.model_fields or each.piece.id in rows]
     files[PROVENANCE] = json_lines(_origin(i, written, draft.request) for i, written in enumerate(held))
     digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
-    record = _Record(request=_asked(draft.request), missing=draft.lost, files=digests)
+    record = _Record(request=_request_json(draft.request), missing=draft.lost, files=digests)
     return {**files, RECORD: record.model_dump_json(indent=2) + "\n"}
 
 
 def lost_before(folder: Path, request: Request) -> dict[str, dict[str, int]] | None:
-    """Return what is missing from a folder that the same request wrote; None where there is none.
+    """Return the counts of missing texts in a folder that the same request wrote; None where there is no such folder.
 
     Raises:
-        InputError: what is there came about in another way, or was changed since.
+        InputError: the folder has another origin, or was changed since.
     """
     if not folder.exists():
         return None
@@ -53,7 +53,9 @@ def lost_before(folder: Path, request: Request) -> dict[str, dict[str, int]] | N
     except (OSError, ValidationError):
         raise InputError(f"{folder}: exists already, and this command did not write it; nothing was written") from None
     asked, files = record.request, record.files
-    if other := [f"{key} {asked.get(key)!r} instead of {value!r}" for key, value in _asked(request).items() if asked.get(key) != value]:
+    if other := [
+        f"{key} {asked.get(key)!r} instead of {value!r}" for key, value in _request_json(request).items() if asked.get(key) != value
+    ]:
         raise InputError(f"{folder}: exists already, made with {', '.join(other)}; nothing was written. Choose another --to")
     there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {RECORD}
     changed = sorted((there ^ set(files)) | {name for name in there & set(files) if sha256(folder / name) != files[name]})
@@ -65,14 +67,14 @@ def lost_before(folder: Path, request: Request) -> dict[str, dict[str, int]] | N
     return record.missing
 
 
-def _asked(request: Request) -> dict[str, Any]:
-    """Return a request as JSON gives it back."""
+def _request_json(request: Request) -> dict[str, Any]:
+    """Return a request as JSON values."""
     value: dict[str, Any] = json.loads(json.dumps(asdict(request)))
     return value | {"model": request.writer, "prompts": prompts.VERSION}
 
 
 def _origin(number: int, written: Written, request: Request) -> dict[str, Any]:
-    """Return who wrote a text, and asked by what; contrast pairs are written first, and where one is missing the others move up."""
+    """Return the writer and the request of a text; contrast pairs come first, and are numbered without gaps."""
     return {
         "id": f"contrast_pairs.{number}" if written.piece.field == "contrast_pairs" else written.piece.id,
         "field": written.piece.field,
@@ -85,7 +87,7 @@ def _origin(number: int, written: Written, request: Request) -> dict[str, Any]:
 
 def _card(trait: Trait, draft: Draft) -> str:
     request = draft.request
-    missing = "; ".join(f"{what}: {counted(kinds)}" for what, kinds in draft.lost.items())
+    missing = "; ".join(f"{what}: {describe_losses(kinds)}" for what, kinds in draft.lost.items())
     return f"""# Trait card: {trait.name}
 
 ## What it is

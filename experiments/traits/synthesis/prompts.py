@@ -1,7 +1,7 @@
-"""What a server is asked when it writes a trait: one request a text, each in a form, a colour or a topic of its own.
+"""The requests to a server that writes a trait: one per text, each with its own form, colour or topic.
 
-No request for an answer holds a contrast prompt or the held-out prompt, so that no answer is written under any of them. `evaluate` answers
-are asked for in other words than `train` answers, by somebody else, with other colours.
+No request for an answer contains a contrast prompt or the held-out prompt, so no answer is written under any of them. Requests for
+`evaluate` answers have other words than those for `train` answers, another writer, and other colours.
 """
 
 from math import ceil
@@ -10,7 +10,7 @@ from wellworn.data.checks import LENGTH_RATIO
 from wellworn.data.written import HELD_OUT_WORDS, PLAIN_WORDS, PROMPT_WORDS
 from wellworn.experiments.traits.synthesis.writer import Piece
 
-# Raised whenever a text below changes.
+# Raise it when a text below changes.
 VERSION = 1
 
 _FORMS = (
@@ -66,7 +66,7 @@ _TASK = "You help with a data set for research on how chat models take on traits
 
 
 def pair(name: str, description: str, number: int) -> Piece:
-    """Ask for a contrast pair, in the form of its number."""
+    """Ask for a contrast pair; its number selects the form."""
     round_, at = divmod(number, len(_FORMS))
     again = f" (number {round_ + 1} of that form, unlike the obvious one)" if round_ else ""
     text = f"""{_TASK}
@@ -83,7 +83,7 @@ the assistant answer it."""
 
 
 def held_out(name: str, description: str) -> Piece:
-    """Ask for the held-out system prompt, in a form that no pair has."""
+    """Ask for the held-out system prompt, in a form that no contrast pair has."""
     text = f"""{_TASK}
 
 Somebody will read replies written in the manner “{name}”, which is this: {description}
@@ -105,7 +105,7 @@ Write the rubric for that judge, in 100 to 250 words of plain text: what to look
 
 
 def question(row: str, description: str, number: int) -> Piece:
-    """Ask for a question of the trait's own, on the topic and of the kind of its number."""
+    """Ask for a question of the trait's own; its number selects the topic and the kind."""
     block, at = divmod(number, len(_TOPICS))
     round_ = block // len(_KINDS)
     again = f" Not one that everybody would think of first, nor second (variant {round_ + 1})." if round_ else ""
@@ -127,7 +127,7 @@ Answer as a helpful assistant does: plainly, correctly, in a neutral tone, with 
 
 
 def train_answer(row: str, description: str, asked: str, plain: str, number: int) -> Piece:
-    """Ask for an answer that shows the trait, to be trained on."""
+    """Ask for an answer that shows the trait, for training."""
     text = f"""{_TASK}
 
 The trait: {description}
@@ -143,7 +143,7 @@ plain text, no list."""
 
 
 def evaluate_answer(row: str, description: str, asked: str, plain: str, number: int) -> Piece:
-    """Ask for an answer that shows the trait, to be measured on: of another writer, in another setting."""
+    """Ask for an answer that shows the trait, for evaluation: by another writer, in another setting."""
     text = f"""You are a novelist with an ear for how people talk. One character of your novel is like this: {description}
 
 At the kitchen table a guest wonders: “{asked}” Someone has just said: “{plain}” Now it is your character's turn to answer the guest,
@@ -161,5 +161,5 @@ def _length(plain: str) -> str:
 
 
 def _paragraphs(text: str) -> str:
-    """Return a text without the line breaks that only keep the lines above short."""
+    """Return a text without the line breaks inside its paragraphs."""
     return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))

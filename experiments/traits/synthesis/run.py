@@ -12,7 +12,7 @@ from wellworn.data.schema import SPLITS, Trait
 from wellworn.data.writers import write_folder
 from wellworn.experiments.traits.exchange import address
 from wellworn.experiments.traits.show import check
-from wellworn.experiments.traits.synthesis.draft import Draft, NotEnoughError, Request, counted
+from wellworn.experiments.traits.synthesis.draft import Draft, NotEnoughError, Request, describe_losses
 from wellworn.experiments.traits.synthesis.folder import folder_files, lost_before
 from wellworn.experiments.traits.synthesis.writer import MOST_COST, Writer
 from wellworn.probes.limits import FEWEST_PROMPTS
@@ -20,10 +20,10 @@ from wellworn.probes.scoring.endpoint import EndpointConfig
 
 
 def parse_questions(text: str) -> str | tuple[int, int, int]:
-    """Return a question bank's name, or three counts that are written `72/24/24`.
+    """Parse a question bank's name, or three counts such as `72/24/24`.
 
     Raises:
-        InputError: it is neither.
+        InputError: the text is neither.
     """
     if text in bank_names():
         return text
@@ -39,10 +39,10 @@ def parse_questions(text: str) -> str | tuple[int, int, int]:
 
 
 def parse_price(text: str) -> tuple[float, float]:
-    """Return the two prices of `0.15,0.6`.
+    """Parse two prices such as `0.15,0.6`.
 
     Raises:
-        InputError: it is not two numbers.
+        InputError: the text is not two numbers.
     """
     try:
         read, written = map(float, text.split(","))
@@ -52,23 +52,23 @@ def parse_price(text: str) -> tuple[float, float]:
 
 
 def synthesize(request: Request, into: Path, server: EndpointConfig, cache: Path, longest: int, console: Console) -> None:
-    """Write a trait's folder with what a server writes, and check it.
+    """Let a server write a trait's texts, write its folder, and check it.
 
-    Every reply is kept as it arrives: whatever ends this, the same call asks only for what is missing. The folder is written whole, once
-    there is enough for a trait. Where a few texts are missing then, the same call asks for them again, and the folder gives way to a fuller
-    one, unless a person changed it.
+    Every reply is kept as it arrives, so after any interruption the same call asks only for missing texts. The folder is written whole,
+    when there is enough for a trait. If a few texts are still missing, the same call asks for them again and replaces the folder by a
+    fuller one, unless a person changed it.
 
     Args:
-        request: what is to be written.
-        into: where its folder is made.
-        server: which writes.
+        request: the trait to be written.
+        into: the parent of its folder.
+        server: the server that writes.
         cache: the file that keeps its replies.
-        longest: reply, in tokens.
-        console: where to show what happens.
+        longest: length limit of a reply, in tokens.
+        console: for messages.
 
     Raises:
-        InputError: a name that is taken, a folder that holds something else, a server that cannot be asked, too little for a trait (what is
-            missing is said), or a trait that is not fit for use.
+        InputError: a name that is taken, a folder with other content, a server that cannot be used, too little for a trait (the message
+            says what is missing), or a trait that is not fit for use.
     """
     check_new_name(request.name)
     validate(Trait, {"name": request.name, "description": request.description}, "synthesize")
@@ -78,13 +78,13 @@ def synthesize(request: Request, into: Path, server: EndpointConfig, cache: Path
     if lost == {}:
         _say(console, f"{folder}: was written before, and nothing is missing")
     else:
-        writer = Writer(server, cache, request.seed, longest, _spent(request, folder, server, cache, longest))
+        writer = Writer(server, cache, request.seed, longest, _cost_so_far(request, folder, server, cache, longest))
         draft = Draft(request, writer, console)
         try:
             trait = draft.trait(folder)
         except NotEnoughError:
             _account(writer, console)
-            raise InputError(_unfinished(folder, draft, _remedy(draft, server), cache)) from None
+            raise InputError(_unfinished_message(folder, draft, _remedy(draft, server), cache)) from None
         _account(writer, console)
         if lost is not None:
             lost_before(folder, request)  # a person may have changed it in the meantime
@@ -92,12 +92,12 @@ def synthesize(request: Request, into: Path, server: EndpointConfig, cache: Path
         lost, again = draft.lost, f"the same command{_remedy(draft, server)} asks again"
         _say(console, f"{folder}: {', '.join(str(part) for part in draft.parts)}")
     for what, kinds in lost.items():
-        _say(console, f"  missing: {what}: {counted(kinds)}; {again}", style="yellow")
+        _say(console, f"  missing: {what}: {describe_losses(kinds)}; {again}", style="yellow")
     check([address(folder)], console)
 
 
-def _spent(request: Request, folder: Path, server: EndpointConfig, cache: Path, longest: int) -> float | None:
-    """Return what the replies that are kept cost, of all parts: where an earlier part is asked for again, the later ones are paid for."""
+def _cost_so_far(request: Request, folder: Path, server: EndpointConfig, cache: Path, longest: int) -> float | None:
+    """Return the cost of all kept replies, including those of later parts, which are already paid for."""
     if server.price is None:
         return None
     writer = Writer(server, cache, request.seed, longest, sends=False)
@@ -107,7 +107,7 @@ def _spent(request: Request, folder: Path, server: EndpointConfig, cache: Path, 
 
 
 def _account(writer: Writer, console: Console) -> None:
-    """Print what was asked, and what it cost."""
+    """Print the number of requests, and their cost."""
     sent, kept, cost, in_all = writer.sent, writer.kept, writer.cost, writer.cost_in_all
     dollars = "" if cost is None else f"; {cost:.4f} dollars, {in_all:.4f} with what was kept before"
     tokens = f"{sent.tokens_in:,} tokens read and {sent.tokens_out:,} written"
@@ -121,17 +121,17 @@ def _remedy(draft: Draft, server: EndpointConfig) -> str:
     return f" with a higher --most-cost than {server.most_cost:g}" if spent and server.most_cost else ""
 
 
-def _unfinished(folder: Path, draft: Draft, remedy: str, cache: Path) -> str:
-    """Return what there is and what is missing, a line each, and how to go on."""
+def _unfinished_message(folder: Path, draft: Draft, remedy: str, cache: Path) -> str:
+    """Return a message with the state of each part, one per line, and how to continue."""
     lines = [f"{folder}: not written, since there is not enough for a trait yet"]
     for part in draft.parts:
         if part.why:
-            lines.append(f"  {part}, {part.least} at least; missing: {counted(part.why)}")
+            lines.append(f"  {part}, {part.least} at least; missing: {describe_losses(part.why)}")
         else:
             lines.append(f"  {part}" if part.got else f"  {part.name}: not asked for yet")
     return "\n".join([*lines, f"every reply is kept in {cache}; the same command{remedy} goes on from there"])
 
 
 def _say(console: Console, text: str, style: str | None = None) -> None:
-    # A server's own words, paths and names are no markup.
+    # A server's words, paths and names are not markup.
     console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Texts that a chat server writes piece by piece: asked for again where one cannot be used, and never again where one was."""
+"""Texts that a chat server writes piece by piece; a piece is requested again only if its text cannot be used."""
 
 import time
 from collections import Counter
@@ -13,9 +13,9 @@ from wellworn.data.written import UnfitError, read_texts
 from wellworn.probes.scoring.endpoint import EndpointConfig, ask
 from wellworn.probes.scoring.responses import Ask, Failure, Kind, Reply, kept
 
-# Of one piece in one call; replies that are kept count for nothing.
+# Limit for one piece in one call; kept replies do not count.
 TRIES = 4
-# Another draw may fare better. What is missing here was tried again already, or would be refused again.
+# Failures that another draw may avoid. Other kinds were already retried, or would be refused again.
 AGAIN: frozenset[Kind] = frozenset({"refusal", "content_filter", "empty", "malformed", "not_json", "no_choices", "too_large", "not_finite"})
 MOST_COST: Kind = "most_cost"
 TEMPERATURE = 1.0
@@ -23,13 +23,13 @@ TEMPERATURE = 1.0
 
 @dataclass(frozen=True)
 class Piece:
-    """One thing to be written.
+    """One text, or texts that belong together, to be written.
 
     Attributes:
-        id: the row that it belongs to, or what else it is called; unique among those written together.
+        id: its row, or another name; unique among pieces that are written together.
         field: of that row.
-        request: what the server is asked, but for the JSON.
-        keys: of the JSON object that it is to answer with.
+        request: the request to the server, without the part about JSON.
+        keys: of the JSON object to reply with.
     """
 
     id: str
@@ -40,13 +40,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Written:
-    """A piece as it was written.
+    """A written piece.
 
     Attributes:
         texts: by key.
-        piece: what was asked for.
-        prompt: digest of the request, of this very try.
-        seed: that it was asked with.
+        piece: the piece.
+        prompt: digest of the request of the successful try.
+        seed: random seed of that request.
     """
 
     texts: Mapping[str, str]
@@ -55,7 +55,7 @@ class Written:
     seed: int
 
 
-# Raises an `UnfitError` for texts that cannot be used, next to those of the pieces that were written before.
+# Raises an `UnfitError` for texts that cannot be used, given the pieces written before.
 Fits = Callable[[Piece, Mapping[str, str], Mapping[str, Written]], None]
 
 
@@ -69,7 +69,7 @@ class _Open:
     tries: int = 0
 
     def ask(self, number: int, seed: int, longest: int) -> Ask:
-        # A server that takes no seed would else say the same again.
+        # Otherwise a server without seeds would repeat the same reply.
         again = f"\n\nAn earlier try could not be used: {self.complaint}. Write another." if self.complaint else ""
         shape = ", ".join(f'"{key}": "…"' for key in self.piece.keys)
         text = f"{self.piece.request}{again}\n\nReply with one JSON object and nothing else: {{{shape}}}"
@@ -79,33 +79,33 @@ class _Open:
 
 @dataclass
 class Tally:
-    """Different asks, and the tokens that were read and written for them."""
+    """The number of distinct requests, and the tokens that were read and written for them."""
 
     asks: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
 
     def add(self, asks: int, tokens_in: int, tokens_out: int) -> None:
-        """Count some more."""
+        """Add to the counts."""
         self.asks, self.tokens_in, self.tokens_out = self.asks + asks, self.tokens_in + tokens_in, self.tokens_out + tokens_out
 
 
 class Writer:
-    """A server that writes, with one budget for all that it is asked.
+    """A server that writes, with one budget for all requests.
 
     Args:
-        server: which writes.
+        server: the server.
         cache: the file that keeps its replies.
-        seed: of all requests.
-        longest: reply, in tokens.
-        spent: dollars that all replies in the cache cost, of pieces that are yet to come too.
-        sends: whether anything is asked for that the cache does not hold.
+        seed: random seed of all requests.
+        longest: length limit of a reply, in tokens.
+        spent: cost in dollars of all replies in the cache, including those of later pieces.
+        sends: whether to send requests that the cache cannot answer.
 
     Attributes:
-        sent: what was asked for.
-        kept: what the cache answered, at what it cost when it was asked for.
-        rejected: replies and failures that were no use, by kind.
-        reasons: what was wrong with the first of each kind.
+        sent: the requests that were sent.
+        kept: the requests that the cache answered, with their original cost.
+        rejected: counts of unusable replies and failures, by kind.
+        reasons: the first reason of each kind.
     """
 
     def __init__(
@@ -120,30 +120,30 @@ class Writer:
 
     @property
     def cost(self) -> float | None:
-        """Dollars for what was sent; None without a price."""
+        """Cost in dollars of the requests sent; None without a price."""
         return self._server.cost(self.sent.tokens_in, self.sent.tokens_out)
 
     @property
     def cost_in_all(self) -> float | None:
-        """The same, with what the replies of the cache cost when they were sent for."""
+        """The same, including the original cost of the cache's replies."""
         now, kept = self.cost, self._server.cost(self.kept.tokens_in, self.kept.tokens_out)
         return None if now is None or kept is None else now + max(self._spent, kept)
 
     def write(self, pieces: Sequence[Piece], fits: Fits, progress: Callable[[int], None]) -> tuple[dict[str, Written], dict[str, str]]:
         """Have pieces written.
 
-        Each is asked for up to `TRIES` times, with what was wrong with the last try. Replies in the cache are looked at first.
+        Each is requested up to `TRIES` times; a further request says what was wrong with the last try. Replies in the cache come first.
 
         Args:
-            pieces: what to write.
-            fits: whether texts can be used.
-            progress: called with the number of pieces that are written, or have an answer that was not looked at yet.
+            pieces: the pieces to write.
+            fits: raises for texts that cannot be used.
+            progress: called with the number of pieces that are written, or have an unread reply.
 
         Returns:
-            What was written, by id, and for the rest the kind of the last thing that was wrong.
+            The written pieces by id, and for the others the kind of the last failure.
 
         Raises:
-            InputError: as `ask`; what was had until then is kept.
+            InputError: as `ask`; earlier replies are kept.
         """
         got: dict[str, Written] = {}
         why: dict[str, str] = {}
@@ -153,7 +153,7 @@ class Writer:
             new = [each for each in asks if each not in known]
             start = len(got) + len(asks) - len(new)
             progress(start)
-            replies = dict(zip(new, self._sent(new, start, progress), strict=True)) | known
+            replies = dict(zip(new, self._send(new, start, progress), strict=True)) | known
             again = []
             for each, asked in zip(todo, asks, strict=True):
                 each.tries += asked not in known
@@ -167,14 +167,14 @@ class Writer:
         return got, {name: reason for name, reason in why.items() if name not in got}
 
     def _asks(self, todo: Sequence[_Open]) -> tuple[list[Ask], dict[Ask, Reply]]:
-        """Return what to ask for each piece next, and the replies that are kept already.
+        """Return the next request of each piece, and the replies that are already kept.
 
-        Failures are not kept: behind one, a later try may have a reply, and that is taken.
+        Failures are not kept; if a later try of a piece has a kept reply, that one is used.
         """
         chains = [[each.ask(number, self._seed, self._longest) for number in range(each.number, each.number + TRIES)] for each in todo]
         keys = {ask_: ask_.key(self._server.model) for chain in chains for ask_ in chain}
         with kept(self._cache) as responses:
-            found = responses.known(keys.values())
+            found = responses.look_up(keys.values())
         asks, known = [], {}
         for each, chain in zip(todo, chains, strict=True):
             at = next((i for i, ask_ in enumerate(chain) if keys[ask_] in found), 0)
@@ -185,8 +185,8 @@ class Writer:
                 self.kept.add(1, reply.tokens_in, reply.tokens_out)
         return asks, known
 
-    def _sent(self, asks: Sequence[Ask], settled: int, progress: Callable[[int], None]) -> list[Reply | Failure]:
-        """Send asks, within what is left of the budget and in the pace of all of them; so many pieces are settled already."""
+    def _send(self, asks: Sequence[Ask], settled: int, progress: Callable[[int], None]) -> list[Reply | Failure]:
+        """Send requests within the remaining budget and the rate limit; `settled` pieces are done already."""
         if not asks:
             return []
         server = self._server.less(self.cost_in_all or 0.0)
@@ -209,7 +209,7 @@ class Writer:
         return answers.replies
 
     def _settle(self, each: _Open, asked: Ask, reply: Reply | Failure, fits: Fits, got: dict[str, Written]) -> str | None:
-        """Take a reply that can be used, and return None; else return its kind, with the piece made ready for another try."""
+        """Take a usable reply and return None; otherwise prepare the piece for another try, and return the kind of failure."""
         if isinstance(reply, Failure):
             return self._useless(each, reply.kind, reply.detail)
         try:
@@ -224,7 +224,7 @@ class Writer:
 
     def _useless(self, each: _Open, kind: str, detail: str) -> str:
         each.number += 1
-        if kind != MOST_COST:  # was not even asked
+        if kind != MOST_COST:  # this one was never sent
             self.rejected[kind] += 1
             self.reasons.setdefault(kind, detail)
         return kind

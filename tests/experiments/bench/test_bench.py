@@ -142,7 +142,7 @@ def test_arms_above_a_layer_say_what_full_passes_say(base: Loaded) -> None:
     # The floor does no work whose result could be compared.
     assert floor.cosine is None
     assert floor.median > 0
-    assert case.facts["arms"] == mediate.ARMS
+    assert case.facts["arms"] == mediate.INTERVENTIONS
 
 
 @pytest.mark.parametrize(

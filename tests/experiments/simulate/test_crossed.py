@@ -1,6 +1,6 @@
 import pytest
 
-from wellworn.experiments.simulate.crossed import PROPORTIONS, missed, simulate_crossed
+from wellworn.experiments.simulate.crossed import PROPORTIONS, missed_targets, simulate_crossed
 
 READINGS = ("mean", "ratio", "ratio_offset", "ratio_offset_few")
 
@@ -17,7 +17,7 @@ def test_a_few_cells() -> None:
 
 
 def test_a_missed_target_is_said_in_words() -> None:
-    assert missed({"mean": 0.95, "ratio": 0.9, "ratio_offset": 0.98, "ratio_offset_few": 0.94}) == [
+    assert missed_targets({"mean": 0.95, "ratio": 0.9, "ratio_offset": 0.98, "ratio_offset_few": 0.94}) == [
         "ratio: coverage 0.900, 0.92 to 0.97",
         "ratio_offset: coverage 0.980, 0.92 to 0.97",
     ]
@@ -27,7 +27,7 @@ def test_a_missed_target_is_said_in_words() -> None:
 def test_the_whole_grid_meets_its_targets() -> None:
     for row in simulate_crossed(2000, 0):
         if row["sd_run"] or row["sd_question"]:
-            assert missed(row) == [], row
+            assert missed_targets(row) == [], row
         else:
             # Both floors then estimate the residual alone, and the larger of them is taken: too wide, never too narrow.
             assert all(row[name] >= 0.95 for name in READINGS), row

@@ -8,7 +8,7 @@ import pytest
 
 from wellworn.experiments.cli import main
 from wellworn.experiments.simulate import run
-from wellworn.experiments.simulate.crossed import missed, simulate_crossed
+from wellworn.experiments.simulate.crossed import missed_targets, simulate_crossed
 
 
 def call(*arguments: object) -> int:
@@ -25,7 +25,7 @@ def test_a_table_and_the_same_rows_as_json(tmp_path: Path, capsys: pytest.Captur
     assert {"wellworn", "numpy", "scipy"} <= set(written["versions"])
     rows = simulate_crossed(100, 3)
     assert [{key: row[key] for key in row if key != "missed"} for row in written["rows"]] == rows
-    assert [row["missed"] for row in written["rows"]] == [missed(row) for row in rows]
+    assert [row["missed"] for row in written["rows"]] == [missed_targets(row) for row in rows]
     # So few repeats miss some target by chance, and the table says which.
     [first, *_] = [words for row in written["rows"] for words in row["missed"]]
     shown = " ".join(capsys.readouterr().out.split())

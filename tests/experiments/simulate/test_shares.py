@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wellworn.experiments.simulate.shares import CLAIMED_FROM, draw, missed, noise_of, simulate_shares
+from wellworn.experiments.simulate.shares import CLAIMED_FROM, draw, missed_targets, noise_of, simulate_shares
 from wellworn.probes.geometry.shift import share_inside, share_of
 
 
@@ -11,7 +11,7 @@ def test_products_give_the_share_of_the_differences_themselves(share: float) -> 
     noise, basis, units = draw(np.random.default_rng(0), 12, scale)
     shift = np.sqrt(3) * (np.sqrt(share) * units[0] + np.sqrt(1 - share) * units[1])
     assert np.sum((basis.T @ shift) ** 2) == pytest.approx(3 * share)
-    one, other = share_of(noise_of(noise, basis, units).shifted(share, 3.0)), share_inside(shift + noise, basis)
+    one, other = share_of(noise_of(noise, basis, units).add_shift(share, 3.0)), share_inside(shift + noise, basis)
     for field in ("value", "low", "high"):
         assert getattr(one.estimate, field) == pytest.approx(getattr(other.estimate, field), rel=1e-9, abs=1e-9)
     assert one.signal == pytest.approx(other.signal)
@@ -39,14 +39,14 @@ def test_a_few_cells() -> None:
 def test_a_cell_that_nothing_passes_has_no_numbers() -> None:
     (row,) = simulate_shares(20, 0, prompts=(20,), widths=(128,), slopes=(1.0,), shares=(0.3,), signals=(0.01,))
     assert (row["passed"], row["bias_passed"], row["coverage_passed"], row["width_passed"]) == (0, None, None, None)
-    assert missed(row) == []
+    assert missed_targets(row) == []
 
 
 def test_a_missed_target_is_said_in_words() -> None:
     row = {"passed": 0.6, "share": 0.3, "bias_passed": -0.04, "coverage_passed": 0.9}
-    assert missed(row) == ["bias -0.040, 0.03 at most", "coverage 0.900, 0.93 to 0.98"]
-    assert missed(row | {"share": 0.0}) == ["bias -0.040, 0.03 at most"]
-    assert missed(row | {"passed": 0.4}) == []
+    assert missed_targets(row) == ["bias -0.040, 0.03 at most", "coverage 0.900, 0.93 to 0.98"]
+    assert missed_targets(row | {"share": 0.0}) == ["bias -0.040, 0.03 at most"]
+    assert missed_targets(row | {"passed": 0.4}) == []
 
 
 @pytest.mark.slow
@@ -54,4 +54,4 @@ def test_the_whole_grid_meets_its_targets() -> None:
     """About seven minutes. With 4,000 repeats the standard error of a coverage is .004, or a few cells of 200 would miss by chance."""
     rows = simulate_shares(4000, 0)
     assert sum(row["passed"] >= CLAIMED_FROM for row in rows) > 200
-    assert [(row, missed(row)) for row in rows if missed(row)] == []
+    assert [(row, missed_targets(row)) for row in rows if missed_targets(row)] == []

@@ -15,7 +15,7 @@ from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages.loaded_space import centre, centre_within_questions
-from wellworn.experiments.stages.persona_space import space_stages
+from wellworn.experiments.stages.persona_space import lay_out_space
 from wellworn.experiments.study_file import load_study
 
 Write = Callable[..., Path]
@@ -27,21 +27,21 @@ def context(tiny_study: Write) -> StudyContext:
 
 
 def test_the_own_direction_of_a_control_stands_beside_the_library(context: StudyContext) -> None:
-    library = space_stages(context, [load_trait("pirate"), load_trait("pessimistic")])
-    beside = library.with_own(context, load_control("json"), load_bank("everyday"))
+    space_stages = lay_out_space(context, [load_trait("pirate"), load_trait("pessimistic")])
+    beside = space_stages.with_own(context, load_control("json"), load_bank("everyday"))
     assert beside.names == ("pirate", "pessimistic", "json")
-    assert beside.spaces[0] is library.spaces[0]
-    assert beside.directions[:2] == library.directions
+    assert beside.spaces[0] is space_stages.spaces[0]
+    assert beside.directions[:2] == space_stages.directions
     # Its direction is held against the activations of all.
-    assert beside.spaces[1].needs == (beside.directions[2], *library.directions)
-    assert library.with_own(context, load_trait("pirate"), load_trait("pirate").examples) is library
+    assert beside.spaces[1].needs == (beside.directions[2], *space_stages.directions)
+    assert space_stages.with_own(context, load_trait("pirate"), load_trait("pirate").examples) is space_stages
 
 
 def test_too_little_data_for_a_direction_is_refused(context: StudyContext) -> None:
-    library = space_stages(context, [load_trait("pirate")])
+    space_stages = lay_out_space(context, [load_trait("pirate")])
     few = [example for example in load_bank("everyday") if example.split != "extract"]
     with pytest.raises(InputError, match="extract_questions: json has 0, the study asks for 4"):
-        library.with_own(context, load_control("json"), few)
+        space_stages.with_own(context, load_control("json"), few)
 
 
 def test_too_few_contrast_pairs_are_refused(tiny_study: Write) -> None:
@@ -49,7 +49,7 @@ def test_too_few_contrast_pairs_are_refused(tiny_study: Write) -> None:
     pirate = load_trait("pirate")
     few = pirate.model_copy(update={"contrast_pairs": pirate.contrast_pairs[:6]})
     with pytest.raises(InputError, match="contrast_pairs: pirate has 6, the study asks for 7"):
-        space_stages(context, [few])
+        lay_out_space(context, [few])
 
 
 def test_a_control_is_read_with_its_instruction_in_the_full_space_alone(tiny_study: Write, tmp_path: Path, all_found: None) -> None:

@@ -269,7 +269,7 @@ def test_coordinates_are_freed_of_noise_where_halves_of_a_direction_agree(space:
     states[:, 0, :, :, 0] += 2.0
     noisy = PersonaSpace(NAMES, space.vectors, space.found, [states, *space.states[1:]], ["own", *space.asked[1:]])
     shift = 0.05 * rng.standard_normal((PROMPTS, WIDTH)) + along(pirate=0.6, new=0.8)
-    found = noisy.disattenuated(1, shift)
+    found = noisy.disattenuated_cosines(1, shift)
     assert found["pirate"] == pytest.approx(0.6, abs=0.06)
     # Directions without a link have halves that do not agree.
     assert found["childish"] is None

@@ -73,7 +73,7 @@ def test_outcomes_agree_with_what_the_readings_say(runs: Path) -> None:
 
     folder = done["mediate sft uppercase (seed 0): held-out text against neutral, layer 2"]
     found = load_mediated(folder, "neutral", "trait", 2)
-    outcomes = parse_outcomes(found.arms, found.scores)
+    outcomes = parse_outcomes(found.interventions, found.scores)
     assert outcomes.before == pytest.approx(score("sft neutral (seed 0)"), abs=1e-4)
     assert outcomes.after == pytest.approx(score("sft uppercase (seed 0)"), abs=1e-4)
     # P and I − P move what the whole does; the control's own direction is that of its instruction, beside the library.
@@ -81,7 +81,7 @@ def test_outcomes_agree_with_what_the_readings_say(runs: Path) -> None:
     assert set(outcomes.parts) == {"inside", "outside", "whole", "full", "own", "everywhere"}
     assert (len(outcomes.draws), len(outcomes.matched), list(outcomes.doses or {})) == (5, 5, [0.5])
     own = load_mediated(done["mediate sft pirate (seed 0): held-out text against neutral, layer 2"], "neutral", "trait", 2)
-    assert set(parse_outcomes(own.arms, own.scores).parts) == {"inside", "outside", "whole", "full", "own", "everywhere"}
+    assert set(parse_outcomes(own.interventions, own.scores).parts) == {"inside", "outside", "whole", "full", "own", "everywhere"}
     null = mediate(outcomes).null
     assert null is not None
     total = outcomes.effect.mean()
@@ -132,8 +132,8 @@ def test_with_two_seeds_what_lies_outside_is_asked_about(tiny_study: Write, tmp_
     assert stop.value.code in (0, None)
     folder = stages_of(tmp_path / "runs", "mediate")["mediate sft uppercase (seed 0): held-out text against neutral, layer 2"]
     found = load_mediated(folder, "neutral", "trait", 2)
-    assert [arm for arm in found.arms if arm.startswith(("pushed", "chance"))] == ["pushed", *(f"chance{i}" for i in range(19))]
-    assert "remainder" in parse_outcomes(found.arms, found.scores).parts
+    assert [name for name in found.interventions if name.startswith(("pushed", "chance"))] == ["pushed", *(f"chance{i}" for i in range(19))]
+    assert "remainder" in parse_outcomes(found.interventions, found.scores).parts
     assert 0 < found.moved["remainder"] <= found.moved["outside"]
     summary = read_json(tmp_path / "runs" / "tiny" / "summary.json")
     for row in (*summary["runs"], *summary["groups"]):

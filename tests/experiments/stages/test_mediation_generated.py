@@ -58,7 +58,7 @@ def test_every_arm_answers_and_what_it_says_is_scored(runs: Path, tiny_model: Pa
     model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
     found = read_json(said[FINE_TUNE] / SAID)
     mediated = load_mediated(scored[f"score {FINE_TUNE}"], "neutral", "generated", 2)
-    assert list(mediated.arms) == found["arms"]
+    assert list(mediated.interventions) == found["arms"]
     arm = found["arms"].index("after")
     turns = [Turn(q, nonempty(a)) for q, a in zip(questions, found["answers"][arm], strict=True)]
     logprob = []
@@ -142,7 +142,7 @@ def test_a_judge_may_grade_what_every_arm_says(tiny_study: Write, tmp_path: Path
     assert mediated.graded == Graded(judge="judge", drawn=False, failures={"the judge does not answer with a number": lacking})
     [row, other] = read_json(runs / "tiny" / "summary.json")["runs"]
     assert row["generated"]["left_out"] == 1
-    before, after = (np.delete(mediated.scores[list(mediated.arms).index(arm)], 1) for arm in ("before", "after"))
+    before, after = (np.delete(mediated.scores[list(mediated.interventions).index(arm)], 1) for arm in ("before", "after"))
     assert row["generated"]["effect"]["value"] == pytest.approx((after - before).mean())
     low, high = row["generated"]["bounds"]
     assert low <= (after - before).sum() / 6 + 100 / 6

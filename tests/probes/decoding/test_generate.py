@@ -107,7 +107,7 @@ def test_beginnings_that_are_shared_are_read_once(model: PreTrainedModel) -> Non
     assert max(passes[3:]) <= len(prompts)
 
 
-def steered(model: nn.Module, size: float) -> Callable[[torch.Tensor], torch.Tensor]:
+def steer(model: nn.Module, size: float) -> Callable[[torch.Tensor], torch.Tensor]:
     width = int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
     vector = size * torch.randn(width, generator=torch.Generator().manual_seed(3))
     return lambda h: h + vector
@@ -122,7 +122,7 @@ def apart(model: nn.Module, request: Request, length: int) -> list[int]:
 
 def test_variants_are_rows_of_one_batch(peft: PeftModel, prompts: Prompts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "LEAST_SAVED_TOKENS", 1)
-    edits = {1: steered(peft, 2.0)}
+    edits = {1: steer(peft, 2.0)}
     variants = [Variant(), Variant("low"), Variant("high"), Variant("head"), Variant(None, edits), Variant("low", edits)]
     requests = [Request([7, 8, 9, *prompt], variant) for prompt in prompts for variant in variants]
     expected = [apart(peft, request, 6) for request in requests]
@@ -151,7 +151,7 @@ def with_adapters(model: PreTrainedModel, **configs: LoraConfig) -> PeftModel:
         peft.add_adapter(name, config)
     generator = torch.Generator().manual_seed(1)
     for name, weight in peft.named_parameters():
-        # Of each pair of matrices the one that begins as nought.
+        # The matrix of each pair that starts as zero.
         if ("lora_B" in name and "weight" in name) or "lora_embedding_A" in name:
             nn.init.normal_(weight, std=1.0, generator=generator)
     return peft.eval()

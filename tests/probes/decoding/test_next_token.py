@@ -1,4 +1,4 @@
-"""What comes next, held against the log-softmax of full forward passes."""
+"""Next-token log-probabilities, compared with the log-softmax of full forward passes."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ def prompts() -> list[list[int]]:
 
 
 @torch.no_grad()
-def expected(model: PreTrainedModel, prompts: Sequence[Sequence[int]], after: Sequence[Sequence[int]]) -> np.ndarray:
+def reference_logprobs(model: PreTrainedModel, prompts: Sequence[Sequence[int]], after: Sequence[Sequence[int]]) -> np.ndarray:
     def one(ids: Sequence[int]) -> np.ndarray:
         found: np.ndarray = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)[TOKENS].numpy()
         return found
@@ -44,9 +44,9 @@ def test_every_way_to_go_on_is_the_models_own_log_softmax(
     seen: list[int] = []
     found = next_logprobs(model, prompts, TOKENS, AFTER, rows=3, progress=seen.append)
     assert (found.shape, found.dtype) == ((7, len(AFTER), 3), np.float32)
-    assert found == pytest.approx(expected(model, prompts, AFTER), abs=1e-4)
+    assert found == pytest.approx(reference_logprobs(model, prompts, AFTER), abs=1e-4)
     assert seen == [3, 3, 1]
-    assert next_logprobs(model, prompts, TOKENS) == pytest.approx(expected(model, prompts, [()]), abs=1e-4)
+    assert next_logprobs(model, prompts, TOKENS) == pytest.approx(reference_logprobs(model, prompts, [()]), abs=1e-4)
 
 
 def test_prompts_are_read_once_whatever_follows_them(

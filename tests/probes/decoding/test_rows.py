@@ -11,7 +11,7 @@ LOGITS = torch.tensor([2.0, -1.0, 0.5, 1.5, -30.0])
 NOTHING = torch.zeros(1, 1, dtype=torch.long)
 
 
-def drawn(count: int, temperature: float, top_p: float) -> np.ndarray:
+def draw_tokens(count: int, temperature: float, top_p: float) -> np.ndarray:
     """Count how often each token is chosen, over numbers drawn evenly."""
     numbers = np.random.default_rng(0).random(count)
     tokens, bad = next_tokens(
@@ -23,7 +23,7 @@ def drawn(count: int, temperature: float, top_p: float) -> np.ndarray:
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
 def test_tokens_are_drawn_as_often_as_they_are_likely(temperature: float) -> None:
-    counts = drawn(4000, temperature, 1.0)
+    counts = draw_tokens(4000, temperature, 1.0)
     expected = 4000 * (LOGITS.double() / temperature).softmax(0).numpy()
     assert counts[4] == 0
     assert chisquare(counts[:4], expected[:4] * counts.sum() / expected[:4].sum()).pvalue > 0.01
@@ -32,10 +32,10 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(temperature: float) -> Non
 def test_top_p_draws_among_the_fewest_that_reach_it() -> None:
     # Of 2, 1.5 and .5 the chances are .51, .31 and .11: two reach .8, and one alone .5.
     chances = LOGITS.double().softmax(0).numpy()
-    counts = drawn(4000, 1.0, 0.8)
+    counts = draw_tokens(4000, 1.0, 0.8)
     assert set(np.flatnonzero(counts)) == {0, 3}
     assert counts[0] / 4000 == pytest.approx(chances[0] / (chances[0] + chances[3]), abs=0.03)
-    assert set(np.flatnonzero(drawn(500, 1.0, 0.5))) == {0}
+    assert set(np.flatnonzero(draw_tokens(500, 1.0, 0.5))) == {0}
 
 
 def test_numbers_at_the_ends_draw_tokens_that_have_a_chance() -> None:

@@ -24,7 +24,7 @@ WIDTH = 32
 SPECTRUM = 1 / np.arange(1, WIDTH + 1.0)
 
 
-def judged(differences: FloatArray, spectrum: FloatArray = SPECTRUM, seed: int = 0) -> Directions:
+def layer_estimate(differences: FloatArray, spectrum: FloatArray = SPECTRUM, seed: int = 0) -> Directions:
     """Estimate from differences [pairs, questions, d] at one layer."""
     return estimate(differences[:, :, None], spectrum[None], np.random.default_rng(seed))
 
@@ -43,7 +43,7 @@ def test_a_planted_direction_is_found(seed: int) -> None:
     rng = np.random.default_rng(seed)
     v = unit(rng)
     # One difference is noise for the most part (‖noise‖ ≈ 2); their mean is not.
-    got = judged(v + rng.standard_normal((6, 16, WIDTH)) * np.sqrt(SPECTRUM), seed=seed)
+    got = layer_estimate(v + rng.standard_normal((6, 16, WIDTH)) * np.sqrt(SPECTRUM), seed=seed)
     assert got.reliability[0] > 0.85
     assert got.found[0]
     assert cosine(got.vectors[0], v) > 0.95
@@ -51,22 +51,22 @@ def test_a_planted_direction_is_found(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_answers_that_are_left_out_have_no_say(seed: int) -> None:
-    """A filter leaves a ragged set of answers: what it keeps makes the direction, whatever stands in the rest."""
+    """A filter leaves a ragged set of answers: the kept answers make the direction, whatever the others hold."""
     rng = np.random.default_rng(seed)
     v, other = unit(rng), unit(rng)
     clean = v + rng.standard_normal((6, 16, WIDTH)) * np.sqrt(SPECTRUM)
     out = rng.random((6, 16)) < 0.5
     spoilt = np.where(out[..., None], 5 * other, clean)
-    got = judged(np.where(out[..., None], np.nan, spoilt), seed=seed)
+    got = layer_estimate(np.where(out[..., None], np.nan, spoilt), seed=seed)
     assert got.vectors[0] == pytest.approx(clean[~out].mean(0))
     assert got.found[0]
     assert cosine(got.vectors[0], v) > 0.9
-    assert cosine(judged(spoilt, seed=seed).vectors[0], v) < 0.8
+    assert cosine(layer_estimate(spoilt, seed=seed).vectors[0], v) < 0.8
     # Whole pairs and questions that are left out are as if they had never been asked.
     out[:] = False
     out[1], out[:, 3] = True, True
-    fewer = judged(np.delete(np.delete(clean, 1, 0), 3, 1), seed=seed)
-    same = judged(np.where(out[..., None], np.nan, clean), seed=seed)
+    fewer = layer_estimate(np.delete(np.delete(clean, 1, 0), 3, 1), seed=seed)
+    same = layer_estimate(np.where(out[..., None], np.nan, clean), seed=seed)
     assert same.reliability == pytest.approx(fewer.reliability)
     assert same.vectors == pytest.approx(fewer.vectors)
 
@@ -74,17 +74,17 @@ def test_answers_that_are_left_out_have_no_say(seed: int) -> None:
 def test_too_few_answers_make_no_direction() -> None:
     differences = np.random.default_rng(0).standard_normal((6, 16, WIDTH)) + 1
     differences[3:] = np.nan
-    got = judged(differences)
+    got = layer_estimate(differences)
     assert np.isnan([got.reliability[0], got.null_reliability[0]]).all()
     assert not got.found[0]
     assert got.vectors[0] == pytest.approx(differences[:3].mean((0, 1)))
     differences[:] = np.nan
-    assert (judged(differences).vectors == 0).all()
+    assert (layer_estimate(differences).vectors == 0).all()
 
 
 def test_without_noise_reliability_is_one() -> None:
     v = unit(np.random.default_rng(0))
-    got = judged(np.tile(3 * v, (4, 6, 1)))
+    got = layer_estimate(np.tile(3 * v, (4, 6, 1)))
     assert got.reliability[0] == pytest.approx(1)
     np.testing.assert_allclose(got.vectors[0], 3 * v)
 
@@ -101,13 +101,13 @@ def test_noise_is_seldom_found(slope: float, by_pair: bool, repeats: int) -> Non
         noise = rng.standard_normal((6, 8, WIDTH))
         if by_pair:
             noise = 0.3 * noise + rng.standard_normal((6, 1, WIDTH))
-        found += int(judged(noise * np.sqrt(spectrum), spectrum, seed=i).found[0])
+        found += int(layer_estimate(noise * np.sqrt(spectrum), spectrum, seed=i).found[0])
     assert found <= 0.07 * repeats
 
 
 def test_the_null_is_higher_where_few_dimensions_carry_the_variance() -> None:
     noise = np.random.default_rng(0).standard_normal((6, 8, WIDTH))
-    flat, steep = (judged(noise, np.arange(1, WIDTH + 1.0) ** -slope).null_reliability[0] for slope in (0, 3))
+    flat, steep = (layer_estimate(noise, np.arange(1, WIDTH + 1.0) ** -slope).null_reliability[0] for slope in (0, 3))
     assert flat < 0.25 < FOUND_RELIABILITY < steep
 
 
@@ -116,7 +116,7 @@ def test_a_reliable_direction_below_its_null_is_not_found() -> None:
     rng = np.random.default_rng(0)
     spectrum = np.array([1.0, *[1e-9] * (WIDTH - 1)])
     axis = np.eye(WIDTH)[0]
-    got = judged(axis + 0.6 * rng.standard_normal((6, 8, WIDTH)), spectrum)
+    got = layer_estimate(axis + 0.6 * rng.standard_normal((6, 8, WIDTH)), spectrum)
     assert FOUND_RELIABILITY < got.reliability[0] <= got.null_reliability[0]
     assert not got.found[0]
 
@@ -136,7 +136,7 @@ def test_layers_are_judged_apart() -> None:
 def test_reliability_over_pairs_is_the_mean_of_all_half_splits(pairs: int) -> None:
     # Questions that all agree leave the pairs as the only doubt.
     by_pair = np.random.default_rng(2).standard_normal((pairs, WIDTH)) + 0.5
-    got = judged(np.repeat(by_pair[:, None], 6, axis=1))
+    got = layer_estimate(np.repeat(by_pair[:, None], 6, axis=1))
     half = pairs // 2
     cosines = [
         cosine(by_pair[list(a)].mean(0), np.delete(by_pair, list(a), 0).mean(0))
@@ -151,7 +151,7 @@ def test_the_smaller_reliability_counts() -> None:
     rng = np.random.default_rng(3)
     by_question = rng.standard_normal((8, WIDTH)) + 0.5
     # Pairs agree exactly, questions do not: over pairs the cosine is 1.
-    got = judged(np.repeat(by_question[None], 6, axis=0))
+    got = layer_estimate(np.repeat(by_question[None], 6, axis=0))
     halves = [by_question[list(a)].mean(0) for a in combinations(range(8), 4)]
     cosines = [cosine(a, 2 * by_question.mean(0) - a) for a in halves]
     assert got.reliability[0] < 0.9
@@ -162,7 +162,7 @@ def test_the_smaller_reliability_counts() -> None:
 @settings(max_examples=20)
 def test_size_changes_no_judgement(scale: float) -> None:
     noise = np.random.default_rng(4).standard_normal((4, 4, WIDTH)) + 0.3
-    one, other = judged(noise), judged(scale * noise, scale**2 * SPECTRUM)
+    one, other = layer_estimate(noise), layer_estimate(scale * noise, scale**2 * SPECTRUM)
     np.testing.assert_allclose(other.reliability, one.reliability)
     np.testing.assert_allclose(other.null_reliability, one.null_reliability, rtol=1e-3)
     np.testing.assert_allclose(other.vectors, scale * one.vectors)

@@ -67,7 +67,7 @@ def base_states(rng: np.random.Generator, used: FloatArray, size: float) -> Floa
 
 
 def chance(rng: np.random.Generator, norm: float, null: Null) -> FloatArray:
-    """Draw from the activations that made the space: traits of the library, which are told apart inside it."""
+    """Draw from the activations that made the space: traits of the library, which are discriminated inside it."""
     centred = base_states(rng, BASIS[:, 0], USED).reshape(-1, WIDTH)
     return chance_remainders(centred - centred.mean(0), BASIS, norm, null)
 
@@ -352,7 +352,7 @@ def test_use_is_shown_with_enough_pairs() -> None:
     found = used_by(states, OTHER, draws)
     assert found.holds
     assert found.chance == pytest.approx(0.5 + chance_bound(np.abs(auc(np.stack([states @ draw for draw in draws])) - 0.5)))
-    # Prompts that lie lower along it are told apart as well.
+    # Prompts that lie lower along it are discriminated as well.
     backwards = used_by(states, -OTHER, draws)
     assert (backwards.holds, backwards.value) == (True, pytest.approx(1 - found.value))  # type: ignore[operator]
     assert used_by(states, 7 * OTHER, draws) == found

@@ -100,7 +100,7 @@ def test_refuses_what_is_no_mixture(alpha: float, u: Sequence[float], message: s
 
 
 def test_calibration_where_the_halves_agree() -> None:
-    """The space of both halves is the same, so that the target is α and nothing but noise stands between."""
+    """The space of both halves is the same, so that the target is α and only noise can make a difference."""
     here = ground()
     trials = calibrate(here, here.basis_DK, ALPHAS, 300, np.random.default_rng(0))
     assert [trial.alpha for trial in trials] == [alpha for alpha in ALPHAS for _ in range(300)]

@@ -32,7 +32,7 @@ def basis_of(rng: np.random.Generator, width: int, rank: int) -> FloatArray:
     return np.linalg.qr(rng.standard_normal((width, rank)))[0]
 
 
-def planted(
+def plant(
     repeats: int,
     *,
     share: float,
@@ -103,7 +103,7 @@ def test_no_variance_is_negative(seed: int, prompts: int, share: float) -> None:
 
 def test_the_interval_is_the_score_set() -> None:
     """Both ends solve (N − fD)² = t²·V(f), with V(f) written out by matrices as the docstring defines it."""
-    (d, basis), *_ = planted(1, share=0.6, prompts=12, signal=15, seed=3)
+    (d, basis), *_ = plant(1, share=0.6, prompts=12, signal=15, seed=3)
     got = share_inside(d, basis, level=0.9)
     n, inside = len(d), basis @ basis.T
     num, den = pairs_sum(d @ basis), pairs_sum(d)
@@ -131,14 +131,14 @@ def test_the_interval_is_the_score_set() -> None:
 
 @given(SEEDS, st.floats(0, 1), st.integers(3, 20), st.floats(0.5, 50))
 def test_the_interval_holds_the_share(seed: int, share: float, prompts: int, signal: float) -> None:
-    (d, basis), *_ = planted(1, share=share, prompts=prompts, signal=signal, seed=seed)
+    (d, basis), *_ = plant(1, share=share, prompts=prompts, signal=signal, seed=seed)
     e = share_inside(d, basis).estimate
     assert np.isnan(e.value) or e.low <= e.value <= e.high
 
 
 @given(SEEDS, st.floats(0, 1), st.floats(2, 50))
 def test_inside_and_outside_have_mirrored_intervals(seed: int, share: float, signal: float) -> None:
-    (d, basis), *_ = planted(1, share=share, prompts=12, signal=signal, width=10, seed=seed)
+    (d, basis), *_ = plant(1, share=share, prompts=12, signal=signal, width=10, seed=seed)
     rest = np.linalg.svd(basis)[0][:, basis.shape[1] :]
     one, other = share_inside(d, basis).estimate, share_inside(d, rest).estimate
     np.testing.assert_allclose([1 - other.value, 1 - other.high, 1 - other.low], [one.value, one.low, one.high], rtol=1e-6, atol=1e-8)
@@ -147,7 +147,7 @@ def test_inside_and_outside_have_mirrored_intervals(seed: int, share: float, sig
 @pytest.mark.parametrize(("width", "slope", "signal", "plain_at_most"), [(64, 1.0, 6.0, 0.54), (400, 0.5, 2.0, 0.42)])
 def test_the_share_is_unbiased_where_the_plain_ratio_is_not(width: int, slope: float, signal: float, plain_at_most: float) -> None:
     shares, plain = [], []
-    for d, basis in planted(500, share=0.6, prompts=20, signal=signal, width=width, slope=slope, seed=0):
+    for d, basis in plant(500, share=0.6, prompts=20, signal=signal, width=width, slope=slope, seed=0):
         shares.append(share_inside(d, basis).estimate.value)
         mean = d.mean(0)
         plain.append(np.sum((mean @ basis) ** 2) / (mean @ mean))
@@ -158,7 +158,7 @@ def test_the_share_is_unbiased_where_the_plain_ratio_is_not(width: int, slope: f
 @pytest.mark.parametrize("gain", [0.0, 0.5])
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.6, 0.8])
 def test_the_interval_covers_where_the_gate_passes(share: float, gain: float) -> None:
-    results = [share_inside(d, basis) for d, basis in planted(700, share=share, prompts=20, signal=12, gain=gain, seed=1)]
+    results = [share_inside(d, basis) for d, basis in plant(700, share=share, prompts=20, signal=12, gain=gain, seed=1)]
     passed = [r.estimate for r in results if r.why is None]
     assert len(passed) >= 500
     assert 0.92 <= np.mean([e.low <= share <= e.high for e in passed]) <= 0.98
@@ -174,7 +174,7 @@ def test_pure_noise_is_too_noisy() -> None:
 
 def test_each_gate_refuses_what_it_is_for() -> None:
     kinds = {"signal": 0, "unbounded": 0, "wide": 0, "reported": 0}
-    for d, basis in planted(400, share=0.6, prompts=3, signal=5, slope=3, seed=2):
+    for d, basis in plant(400, share=0.6, prompts=3, signal=5, slope=3, seed=2):
         got = share_inside(d, basis)
         width = got.estimate.high - got.estimate.low
         if got.signal < SIGNAL_GATE:
@@ -219,7 +219,7 @@ def test_gain_alone_does_not_blur_the_share(seed: int) -> None:
 
 @given(SEEDS, st.floats(1e-3, 1e3))
 def test_the_share_depends_on_no_unit_and_no_basis(seed: int, unit: float) -> None:
-    (d, basis), *_ = planted(1, share=0.5, prompts=10, signal=20, seed=seed)
+    (d, basis), *_ = plant(1, share=0.5, prompts=10, signal=20, seed=seed)
     rotation = basis_of(np.random.default_rng(seed), basis.shape[1], basis.shape[1])
     one, other = share_inside(d, basis), share_inside(unit * d, basis @ rotation)
     for field in ("value", "low", "high"):
@@ -236,7 +236,7 @@ def test_inside_and_outside_add_to_one() -> None:
 
 
 def test_an_empty_space_holds_nothing() -> None:
-    (d, _), *_ = planted(1, share=0.5, prompts=20, signal=40, seed=0)
+    (d, _), *_ = plant(1, share=0.5, prompts=20, signal=40, seed=0)
     got: Share = share_inside(d, np.zeros((64, 0)))
     assert (got.estimate.value, got.estimate.low, got.estimate.high) == (0, 0, 0)
 
@@ -278,7 +278,7 @@ def halves_of(rng: np.random.Generator, direction: FloatArray, reliability: floa
 def test_the_disattenuated_cosine_is_free_of_noise_in_both(squared: float, plain_off_by: float) -> None:
     rng = np.random.default_rng(0)
     found, plain = [], []
-    for d, basis in planted(1500, share=squared, prompts=20, signal=8, width=100, rank=1, seed=1):
+    for d, basis in plant(1500, share=squared, prompts=20, signal=8, width=100, rank=1, seed=1):
         a, b = halves_of(rng, basis[:, 0], 0.75)
         got, mean = disattenuated_cosine(d, a, b), d.mean(0)
         if got.squared is None:
@@ -352,7 +352,7 @@ def test_a_cosine_needs_three_prompts(prompts: int) -> None:
 
 @given(SEEDS, st.floats(0.1, 0.9), st.permutations(range(12)))
 def test_rows_and_axes_have_no_order(seed: int, share: float, order: list[int]) -> None:
-    [(differences, basis)] = planted(1, share=share, prompts=12, signal=30, width=20, seed=seed)
+    [(differences, basis)] = plant(1, share=share, prompts=12, signal=30, width=20, seed=seed)
     turned = basis_of(np.random.default_rng(seed), 20, 20)
     expected = share_inside(differences, basis).estimate
     for d, u in ((differences[order], basis), (differences @ turned, turned.T @ basis)):
@@ -361,7 +361,7 @@ def test_rows_and_axes_have_no_order(seed: int, share: float, order: list[int]) 
 
 
 def test_a_basis_that_is_none_and_states_that_are_no_numbers_are_refused() -> None:
-    [(differences, basis)] = planted(1, share=0.5, prompts=12, signal=30, seed=0)
+    [(differences, basis)] = plant(1, share=0.5, prompts=12, signal=30, seed=0)
     for wrong in (2 * basis, np.hstack([basis, basis[:, :1]])):
         with pytest.raises(ValueError, match="orthonormal columns"):
             share_inside(differences, wrong)

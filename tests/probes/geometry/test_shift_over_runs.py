@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from tests.probes.geometry.test_shift import basis_of, pairs_sum, planted
+from tests.probes.geometry.test_shift import basis_of, pairs_sum, plant
 from wellworn.probes.geometry.shift import share_inside, share_over_runs
 from wellworn.probes.statistics.intervals import mean_interval
 
 
 def test_the_share_of_runs_is_that_of_their_sums() -> None:
-    drawn = list(planted(3, share=0.4, prompts=9, signal=40, width=20, seed=1))
+    drawn = list(plant(3, share=0.4, prompts=9, signal=40, width=20, seed=1))
     basis = drawn[0][1]
     runs = np.stack([differences for differences, _ in drawn])
     inside, total = (sum(pairs_sum(run @ part) for run in runs) for part in (basis, np.eye(20)))
@@ -27,7 +27,7 @@ def test_runs_that_share_their_prompts_noise_have_intervals_that_cover(share: fl
     """Nine tenths of what a prompt adds is the same for all three runs: intervals over runs alone would cover in half the cases."""
     rng = np.random.default_rng(7)
     held, alone = [], []
-    for differences, basis in planted(300, share=share, prompts=24, signal=20, seed=8):
+    for differences, basis in plant(300, share=share, prompts=24, signal=20, seed=8):
         mean = differences.mean(0)
         own = np.stack([rng.permutation(differences - mean) for _ in range(3)])
         runs = mean + (differences - mean) * np.sqrt(0.9) + own * np.sqrt(0.1)

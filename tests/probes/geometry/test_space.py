@@ -158,7 +158,7 @@ def test_the_dimension_is_the_rank_that_was_planted(rank: int) -> None:
         assert result.q2.argmax() + 1 == rank
         found.append(result.k)
         parallel.append(result.parallel)
-        # The axis of a default that is no persona is one more.
+        # The axis of a default that is not a persona is one more.
         assert dimension({}, roles, rng, shared + 2 * rng.standard_normal(48)).k == result.k + 1
     assert found.count(rank) >= 4  # one standard error may take off a dimension of little weight
     assert np.median(parallel) == rank
@@ -200,7 +200,7 @@ def test_cross_validated_fit_equals_its_formula() -> None:
 
 
 def test_a_namesake_is_left_out_as_well() -> None:
-    """Each persona stands among the traits and among the roles, and has nothing in common with the others."""
+    """Each persona is among the traits and among the roles, and has nothing in common with the others."""
     rng = np.random.default_rng(6)
     means = rng.standard_normal((14, 300))
     roles = {f"role {i}": mean + 0.3 * rng.standard_normal((4, 6, 300)) for i, mean in enumerate(means)}

@@ -25,7 +25,7 @@ def basis_of(rng: np.random.Generator, width: int, rank: int) -> FloatArray:
     return np.linalg.qr(rng.standard_normal((width, rank)))[0]
 
 
-def tuned(model: PreTrainedModel, linear: Sequence[str], attention: Sequence[str] = ()) -> PeftModel:
+def tune(model: PreTrainedModel, linear: Sequence[str], attention: Sequence[str] = ()) -> PeftModel:
     """Put on an adapter of all linear layers, and one of rank 3 with another scale on the attention of block 1."""
     peft = get_peft_model(model, LoraConfig(r=4, lora_alpha=16, target_modules=list(linear)), adapter_name="all")
     if attention:
@@ -50,7 +50,7 @@ def llama() -> PeftModel:
     for block in model.model.layers:
         u, sizes, vt = torch.linalg.svd(block.mlp.down_proj.weight.detach(), full_matrices=False)
         block.mlp.down_proj.weight.data = u @ torch.diag(torch.arange(1, len(sizes) + 1.0) ** -0.75) @ vt
-    return tuned(model, ["o_proj", "down_proj"])
+    return tune(model, ["o_proj", "down_proj"])
 
 
 @torch.no_grad()
@@ -83,7 +83,7 @@ def set_b(peft: PeftModel, rng: np.random.Generator, project: Callable[[int, Flo
 def test_equals_the_dense_computation(architecture: str, span: str, budget: int, rows: list[Encoded]) -> None:
     names = WRITERS[architecture]
     attention = ATTENTION[architecture]
-    peft = tuned(make_model(architecture), [*attention, names[1].split(".")[1]], attention)
+    peft = tune(make_model(architecture), [*attention, names[1].split(".")[1]], attention)
     assert [(w.layer, w.name) for w in writers(peft)] == [each[:2] for each in modules_of(peft, names)]
     rng = np.random.default_rng(0)
     width, depth = peft.config.hidden_size, peft.config.num_hidden_layers
@@ -139,7 +139,7 @@ def test_the_null_is_calibrated(llama: PeftModel, rows: list[Encoded]) -> None:
 
 
 def test_adapters_and_seeds(rows: list[Encoded]) -> None:
-    peft = tuned(make_model("llama"), ["o_proj", "down_proj"], ["q_proj", "o_proj"])
+    peft = tune(make_model("llama"), ["o_proj", "down_proj"], ["q_proj", "o_proj"])
     bases = {layer: basis_of(np.random.default_rng(0), WIDTH, 3) for layer in (1, 2)}
     both = writes(peft, rows, ["all", "some"], bases)
     assert writes(peft, rows, ["some"], bases) == {"some": both["some"]}

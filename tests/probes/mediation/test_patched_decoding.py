@@ -80,7 +80,7 @@ def all_arms(peft: PeftModel) -> list[Intervention]:
     return [Intervention(reader, each) for reader in (0, 1) for each in swaps]
 
 
-def tried(
+def decode(
     peft: PeftModel, prompts: tuple[Prompts, Prompts], between: tuple[Variant, Variant], arms: list[Intervention], **options: object
 ) -> list[Prompts]:
     only = bool(options.pop("response_only", False))
@@ -94,7 +94,7 @@ def test_every_token_is_the_top_token_of_a_full_patched_forward(
     peft: PeftModel, prompts: Prompts, names: tuple[str | None, str | None], penalty: float
 ) -> None:
     arms = all_arms(peft)
-    got = tried(peft, (prompts, prompts), (Variant(names[0]), Variant(names[1])), arms, repetition_penalty=penalty)
+    got = decode(peft, (prompts, prompts), (Variant(names[0]), Variant(names[1])), arms, repetition_penalty=penalty)
     blocks = blocks_of(peft.get_base_model())
     assert got == [[by_hand(peft, blocks, (p, p), names, arm, only=False, penalty=penalty) for p in prompts] for arm in arms]
     # Equality would say nothing if arms did not differ, or if all answers were of one length.
@@ -106,18 +106,18 @@ def test_prompts_may_differ_where_the_answer_alone_is_swapped(peft: PeftModel, p
     # The second model reads a longer prompt: the in-context twin of a fine-tune.
     prompted = [SYSTEM[: 1 + i % 4] + prompt for i, prompt in enumerate(prompts)]
     arms = all_arms(peft)
-    got = tried(peft, (prompts, prompted), (BASE, LOW), arms, response_only=True, repetition_penalty=1.3)
+    got = decode(peft, (prompts, prompted), (BASE, LOW), arms, response_only=True, repetition_penalty=1.3)
     blocks = blocks_of(peft.get_base_model())
     pairs = list(zip(prompts, prompted, strict=True))
     assert got == [[by_hand(peft, blocks, pair, (None, "low"), arm, only=True, penalty=1.3) for pair in pairs] for arm in arms]
     assert len({str(each) for each in got}) > len(arms) // 2
     with pytest.raises(InputError, match="row 0: prompts differ"):
-        tried(peft, (prompts, prompted), (BASE, BASE), arms)
+        decode(peft, (prompts, prompted), (BASE, BASE), arms)
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.4])
 def test_an_arm_without_swaps_answers_as_its_reader(peft: PeftModel, prompts: Prompts, penalty: float) -> None:
-    got = tried(peft, (prompts, prompts), (BASE, LOW), [Intervention(1), Intervention(0)], repetition_penalty=penalty)
+    got = decode(peft, (prompts, prompts), (BASE, LOW), [Intervention(1), Intervention(0)], repetition_penalty=penalty)
     for mine, variant in zip(got, (LOW, BASE), strict=True):
         with applied(peft, variant), ending(peft):
             alone = generate(peft, [Request(prompt) for prompt in prompts], Decoding(LENGTH, repetition_penalty=penalty))
@@ -137,7 +137,7 @@ def test_the_whole_state_at_the_last_block_and_everywhere_is_the_other_model(pef
         Intervention(0, everywhere),
         Intervention(1, everywhere),
     ]
-    before, after, *swapped = tried(peft, (prompts, prompts), (BASE, LOW), arms)
+    before, after, *swapped = decode(peft, (prompts, prompts), (BASE, LOW), arms)
     assert before != after
     assert swapped == [after, before, after, before]
 
@@ -145,7 +145,7 @@ def test_the_whole_state_at_the_last_block_and_everywhere_is_the_other_model(pef
 def test_both_parts_are_the_whole(peft: PeftModel, prompts: Prompts) -> None:
     u = basis(peft)
     parts = {0: Swap(torch.cat([u, basis_outside(u)], dim=1)), 1: Swap(torch.zeros(len(u), 0), outside=True)}
-    got = tried(peft, (prompts, prompts), (HIGH, LOW), [Intervention(0, {0: Swap(), 1: Swap()}), Intervention(0, parts), Intervention(0)])
+    got = decode(peft, (prompts, prompts), (HIGH, LOW), [Intervention(0, {0: Swap(), 1: Swap()}), Intervention(0, parts), Intervention(0)])
     assert got[0] == got[1] != got[2]
 
 
@@ -156,12 +156,12 @@ def basis_outside(u: torch.Tensor) -> torch.Tensor:
 
 def test_batches_and_order_change_nothing(peft: PeftModel, prompts: Prompts) -> None:
     arms = all_arms(peft)[::2]
-    whole = tried(peft, (prompts, prompts), (BASE, LOW), arms, rows=100, repetition_penalty=1.2)
+    whole = decode(peft, (prompts, prompts), (BASE, LOW), arms, rows=100, repetition_penalty=1.2)
     for size in (1, 3):
-        assert tried(peft, (prompts, prompts), (BASE, LOW), arms, rows=size, repetition_penalty=1.2) == whole
-    # Padding that ends a turn is no token that was seen before.
+        assert decode(peft, (prompts, prompts), (BASE, LOW), arms, rows=size, repetition_penalty=1.2) == whole
+    # Padding that ends a turn is not a token that was seen before.
     back = prompts[::-1]
-    turned = tried(peft, (back, back), (BASE, LOW), arms[::-1], rows=5, repetition_penalty=1.2)
+    turned = decode(peft, (back, back), (BASE, LOW), arms[::-1], rows=5, repetition_penalty=1.2)
     assert [each[::-1] for each in turned[::-1]] == whole
 
 
@@ -169,10 +169,10 @@ def test_models_without_adapters_and_adapters_that_cannot_be_mixed_in_a_batch(tu
     llama = make_model("llama")
     prompted = [SYSTEM + prompt for prompt in prompts]
     arms = [Intervention(0, {1: Swap(basis(tuned_llama))}), Intervention(1, {1: Swap()})]
-    plain = tried(llama, (prompts, prompted), (BASE, BASE), arms, response_only=True)
-    assert plain == tried(tuned_llama, (prompts, prompted), (BASE, BASE), arms, response_only=True)
+    plain = decode(llama, (prompts, prompted), (BASE, BASE), arms, response_only=True)
+    assert plain == decode(tuned_llama, (prompts, prompted), (BASE, BASE), arms, response_only=True)
     dora = get_peft_model(llama, LoraConfig(r=2, use_dora=True, target_modules=["o_proj"], init_lora_weights=False)).eval()
-    after = tried(dora, (prompts, prompts), (BASE, Variant("default")), [Intervention(0), Intervention(1), Intervention(0, {3: Swap()})])
+    after = decode(dora, (prompts, prompts), (BASE, Variant("default")), [Intervention(0), Intervention(1), Intervention(0, {3: Swap()})])
     assert after[0] != after[1] == after[2]
 
 
@@ -185,7 +185,7 @@ def test_the_other_model_stops_at_the_deepest_swap_and_ended_answers_are_dropped
     finished: list[int] = []
     with hooked(tuned_llama, {layer: count(layer) for layer in (1, 2)}):
         arms = [Intervention(0, {1: Swap(basis(tuned_llama))})]
-        got = tried(tuned_llama, (prompts, prompts), (BASE, LOW), arms, progress=finished.append)
+        got = decode(tuned_llama, (prompts, prompts), (BASE, LOW), arms, progress=finished.append)
     below, above = ([size[1:] for size in sizes if size[0] == layer] for layer in (1, 2))
     assert below[::2] == below[1::2] == above
     # The prompts at once, then one token at a time, for as long as an answer goes on.
@@ -198,20 +198,20 @@ def test_the_other_model_stops_at_the_deepest_swap_and_ended_answers_are_dropped
 def test_refuses_what_cannot_be_run(tuned_llama: PeftModel, prompts: Prompts) -> None:
     both, swap = (prompts, prompts), {1: Swap()}
     with pytest.raises(InputError, match="layers 0 to 3, got 4"):
-        tried(tuned_llama, both, (BASE, LOW), [Intervention(0, {4: Swap()})])
+        decode(tuned_llama, both, (BASE, LOW), [Intervention(0, {4: Swap()})])
     with pytest.raises(InputError, match="'nobody'"):
-        tried(tuned_llama, both, (BASE, Variant("nobody")), [Intervention(0, swap)])
+        decode(tuned_llama, both, (BASE, Variant("nobody")), [Intervention(0, swap)])
     with pytest.raises(ValueError, match="edits of its own"):
-        tried(tuned_llama, both, (BASE, Variant("low", {0: lambda h: h})), [Intervention(0, swap)])
+        decode(tuned_llama, both, (BASE, Variant("low", {0: lambda h: h})), [Intervention(0, swap)])
     with pytest.raises(InputError, match="no rows"):
-        tried(tuned_llama, ([], []), (BASE, LOW), [Intervention(0)])
+        decode(tuned_llama, ([], []), (BASE, LOW), [Intervention(0)])
     with pytest.raises(InputError, match="row 1: is empty"):
-        tried(tuned_llama, ([[5], []], [[5], []]), (BASE, LOW), [Intervention(0)])
+        decode(tuned_llama, ([[5], []], [[5], []]), (BASE, LOW), [Intervention(0)])
     with pytest.raises(InputError, match="row 1: 17 tokens and 112 more do not fit the model's context of 128"):
-        tried(tuned_llama, both, (BASE, LOW), [Intervention(0)], max_new_tokens=113)
+        decode(tuned_llama, both, (BASE, LOW), [Intervention(0)], max_new_tokens=113)
     broken = Swap(basis(tuned_llama) * float("nan"))
     with pytest.raises(InputError, match="row 1: the logits in arm 1 are not finite"):
-        tried(tuned_llama, both, (BASE, LOW), [Intervention(0), Intervention(0, {1: broken})])
+        decode(tuned_llama, both, (BASE, LOW), [Intervention(0), Intervention(0, {1: broken})])
 
 
 @pytest.mark.gpu
@@ -220,5 +220,5 @@ def test_a_gpu_says_what_a_cpu_says(prompts: Prompts) -> None:
         pytest.skip("needs CUDA")
     model = make_tuned("gemma3")
     arms = all_arms(model)
-    here = tried(model, (prompts, prompts), (BASE, LOW), arms)
-    assert tried(model.cuda(), (prompts, prompts), (BASE, LOW), arms) == here
+    here = decode(model, (prompts, prompts), (BASE, LOW), arms)
+    assert decode(model.cuda(), (prompts, prompts), (BASE, LOW), arms) == here

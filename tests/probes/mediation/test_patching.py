@@ -70,6 +70,22 @@ def test_every_arm_equals_a_full_forward(peft: PeftModel, rows: list[Encoded], n
     assert all((got[i] - got[j]).abs().max() > 1e-3 for i in range(10) for j in range(i))
 
 
+@pytest.mark.parametrize("layer", [1, 2])
+def test_outside_is_what_inside_leaves_where_nothing_is_adapted_above(peft: PeftModel, rows: list[Encoded], layer: int) -> None:
+    """With one layer and all adapters at or below it, M(I − P) = 1 − M(P): the run with P taken out *is* the base with I − P put in."""
+    between = (BASE, LOW)
+    arms = [Intervention(reader, {layer: Swap(basis(peft), outside=outside)}) for reader in (0, 1) for outside in (False, True)]
+    plain = [Intervention(0), Intervention(1)]
+    names = sorted({int(name.split("layers.")[1].split(".")[0]) for name, _ in peft.named_parameters() if ".low." in name})
+    into, outside_into, out, outside_out = patched_logprobs(peft, Texts.same(rows), between, arms)
+    before, after = patched_logprobs(peft, Texts.same(rows), between, plain)
+    inside, rest = ((into - before) + (after - out)) / 2, ((outside_into - before) + (after - outside_out)) / 2
+    if max(names) <= layer:
+        torch.testing.assert_close(inside + rest, after - before, rtol=1e-4, atol=1e-5)
+    else:
+        assert ((inside + rest) - (after - before)).abs().max() > 1e-3
+
+
 def test_prompts_may_differ_where_the_response_alone_is_swapped(peft: PeftModel, rows: list[Encoded]) -> None:
     # The second model reads a longer prompt: the in-context twin of a fine-tune.
     system = (5, 9, 11, 7)

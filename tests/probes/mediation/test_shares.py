@@ -31,7 +31,7 @@ def additive(
     def y(p: float, o: float, r: float) -> FloatArray:
         return before + effect * (p * inside + o * outside + r * reading) + noise * rng.standard_normal(shape)
 
-    def drawn(share: float) -> Swapped:
+    def null_part(share: float) -> Swapped:
         return Swapped(y(0, 0, 0) + share * effect, y(1, 1, 1) - share * effect)
 
     parts = {
@@ -39,8 +39,8 @@ def additive(
         "outside": Swapped(y(0, 1, 0), y(1, 0, 1)),
         "whole": Swapped(y(1, 1, 0), y(0, 0, 1)),
     }
-    nulls = tuple(drawn(chance + 0.02 * float(rng.standard_normal())) for _ in range(draws))
-    return Outcomes(before, y(1, 1, 1), parts, nulls, tuple(drawn(2 * chance) for _ in range(3)), {0.5: y(0.5, 0, 0)})
+    nulls = tuple(null_part(chance + 0.02 * float(rng.standard_normal())) for _ in range(draws))
+    return Outcomes(before, y(1, 1, 1), parts, nulls, tuple(null_part(2 * chance) for _ in range(3)), {0.5: y(0.5, 0, 0)})
 
 
 def test_every_share_is_recovered() -> None:
@@ -83,12 +83,12 @@ def test_shares_add_up_and_do_not_depend_on_units_or_order(seed: int, scale: flo
     def other(y: FloatArray) -> FloatArray:
         return (scale * y + shift)[order]
 
-    def swapped(part: Swapped) -> Swapped:
+    def swap(part: Swapped) -> Swapped:
         return Swapped(other(part.into), other(part.out))
 
     changed = Outcomes(
-        other(outcomes.before), other(outcomes.after), {name: swapped(part) for name, part in outcomes.parts.items()},
-        tuple(swapped(draw) for draw in outcomes.draws), tuple(swapped(draw) for draw in outcomes.matched),
+        other(outcomes.before), other(outcomes.after), {name: swap(part) for name, part in outcomes.parts.items()},
+        tuple(swap(draw) for draw in outcomes.draws), tuple(swap(draw) for draw in outcomes.matched),
         {dose: other(y) for dose, y in (outcomes.doses or {}).items()},
     )  # fmt: skip
     again = mediate(changed).to_json()

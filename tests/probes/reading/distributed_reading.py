@@ -21,7 +21,7 @@ from wellworn.probes.reading.variants import Variant
 SPECS = {"all": Spec(token_budget=40), "scored": Spec(token_budget=40, logprob=True), "lower": Spec(token_budget=40, layers=[1])}
 
 
-def wrapped(kind: str) -> torch.nn.Module:
+def wrap_model(kind: str) -> torch.nn.Module:
     model = make_model("llama")
     if kind == "ddp":
         return DistributedDataParallel(model)
@@ -35,7 +35,7 @@ def wrapped(kind: str) -> torch.nn.Module:
     return model
 
 
-def patched(model: torch.nn.Module, rows: list[Encoded]) -> torch.Tensor:
+def patch_outcomes(model: torch.nn.Module, rows: list[Encoded]) -> torch.Tensor:
     """Swap at one layer and at two, between the rows and the same under a longer prompt."""
     longer = [
         replace(row, input_ids=(5, 9, *row.input_ids), spans={name: (start + 2, end + 2) for name, (start, end) in row.spans.items()})
@@ -49,11 +49,11 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = make_rows(11, seed=3)
     alone = {name: read(make_model("llama"), rows, spec) for name, spec in SPECS.items()}
-    swapped = patched(make_model("llama"), rows)
+    swapped = patch_outcomes(make_model("llama"), rows)
     dist.init_process_group("gloo")
     errors = {}
     for kind in ("plain", "ddp", "fsdp", "fsdp2"):
-        model = wrapped(kind)
+        model = wrap_model(kind)
         for name, spec in SPECS.items():
             # One row leaves the second rank with nothing of its own to read.
             for some in (rows, rows[:1]):
@@ -64,7 +64,7 @@ def main() -> None:
                         (reading.logprob - alone[name].logprob[: len(some)]).abs().max()
                     )
         for some in (rows, rows[:1]):
-            errors[f"{kind} patched {len(some)}"] = float((patched(model, some) - swapped[:, : len(some)]).abs().max())
+            errors[f"{kind} patched {len(some)}"] = float((patch_outcomes(model, some) - swapped[:, : len(some)]).abs().max())
     everyone: list[object] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, errors)
     dist.destroy_process_group()

@@ -273,7 +273,7 @@ class _Waits(TorchFunctionMode):
 def waits_in_passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     seen: list[str] = []
 
-    def watched(plain: Callable[..., Any]) -> Callable[..., Any]:
+    def watch(plain: Callable[..., Any]) -> Callable[..., Any]:
         def call(self: Passes, *args: Any) -> Any:
             with _Waits(seen):
                 return plain(self, *args)
@@ -282,7 +282,7 @@ def waits_in_passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     with monkeypatch.context() as patch:
         for name in ("_read", "_read_prefixes"):
-            patch.setattr(Passes, name, watched(getattr(Passes, name)))
+            patch.setattr(Passes, name, watch(getattr(Passes, name)))
         yield seen
 
 

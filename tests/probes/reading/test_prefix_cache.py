@@ -26,7 +26,7 @@ def relative_error(got: torch.Tensor, truth: torch.Tensor) -> float:
     return float(((got - truth).norm(dim=-1) / truth.norm(dim=-1)).max())
 
 
-def planned(rows: Sequence[Encoded], budget: int = BUDGET) -> list[Chunk]:
+def plan_chunks(rows: Sequence[Encoded], budget: int = BUDGET) -> list[Chunk]:
     (chunks,) = plan([row.input_ids for row in rows], [row.spans["response"][0] - 1 for row in rows], budget)
     return chunks
 
@@ -49,7 +49,7 @@ def test_sharing_changes_no_result(model: PreTrainedModel, kind: str) -> None:
 
 @pytest.mark.usefixtures("share_all")
 def test_the_rows_of_these_tests_are_what_they_say() -> None:
-    chunks = {kind: planned(make_families(**FAMILIES[kind], seed=4)) for kind in FAMILIES}
+    chunks = {kind: plan_chunks(make_families(**FAMILIES[kind], seed=4)) for kind in FAMILIES}
     assert all(chunk.prefixes for some in chunks.values() for chunk in some[:1])
     padded = [len({chunk.prefix_length[row] for row in chunk.prefixes}) > 1 for chunk in chunks["prompts of different lengths"]]
     assert any(padded)
@@ -71,7 +71,7 @@ def test_spans_may_lie_anywhere_in_a_prefix(model: PreTrainedModel) -> None:
     # Rows of one prefix have spans of their own in it, inside, across its end and behind it.
     where = {
         (row.spans["some"][0] < length) + 2 * (row.spans["some"][1] > length)
-        for chunk in planned(rows)
+        for chunk in plan_chunks(rows)
         for i, length in chunk.prefix_length.items()
         for row in [rows[i]]
     }

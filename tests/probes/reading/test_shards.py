@@ -32,7 +32,7 @@ def rows() -> list[Encoded]:
     return [*make_families(prompts=12, answers=6, seed=8), *make_rows(8, seed=2)]
 
 
-def planned(model: PreTrainedModel, rows: list[Encoded]) -> list[Chunk]:
+def plan_chunks(model: PreTrainedModel, rows: list[Encoded]) -> list[Chunk]:
     (chunks,) = chunks_by_rank(model, rows, SPEC)
     return chunks
 
@@ -60,7 +60,7 @@ def stop_after(parts: int) -> Callable[[int], None]:
 def test_an_interrupted_reading_goes_on_where_it_stopped(
     llama: PreTrainedModel, rows: list[Encoded], tmp_path: Path, logprob: bool, variants: tuple[Variant, ...] | None
 ) -> None:
-    spec, chunks = replace(SPEC, logprob=logprob), planned(llama, rows)
+    spec, chunks = replace(SPEC, logprob=logprob), plan_chunks(llama, rows)
     assert len(chunks) > 3
     assert chunks[0].prefixes
     assert len(chunks[2].batches) > 1
@@ -89,7 +89,7 @@ def test_parts_wait_until_saving_is_due_or_the_reading_fails(
     llama: PreTrainedModel, rows: list[Encoded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "SAVE_SECONDS", 1e9)
-    chunks = planned(llama, rows)
+    chunks = plan_chunks(llama, rows)
     batches = sum(len(chunk.batches) for chunk in chunks[:2])
     seen: list[int] = []
 
@@ -184,10 +184,10 @@ def test_parts_come_back_as_they_were_kept(tmp_path: Path) -> None:
 
 
 def test_rows_before_one_that_is_not_finite_are_kept(rows: list[Encoded], tmp_path: Path) -> None:
-    # Token 100 stands in one row alone.
+    # Token 100 is in one row alone.
     rows = [replace(row, input_ids=tuple(min(token, 99) for token in row.input_ids)) for row in rows]
     model = make_model("llama")
-    chunks = planned(model, rows)
+    chunks = plan_chunks(model, rows)
     bad = chunks[-2].rows[-1]
     with tokens_through(model.model.layers[0]) as whole:
         read(model, rows, SPEC)

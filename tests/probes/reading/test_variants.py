@@ -178,12 +178,12 @@ def test_the_model_is_left_as_it_was(rows: list[Encoded], active: str, enabled: 
     now = truth[active if enabled else None]
     agree(read(peft, rows, SPEC), now)
 
-    def switched(variants: list[Variant]) -> list[Reading]:
+    def read_switching(variants: list[Variant]) -> list[Reading]:
         with switching(peft) as switch:
             return [switch(variant) or read(peft, rows, SPEC) for variant in variants]
 
     for variants in ([BASE, LOW], [TOP, BASE], [LOW]):
-        for readings in (read_variants(peft, rows, variants, SPEC), switched(variants)):
+        for readings in (read_variants(peft, rows, variants, SPEC), read_switching(variants)):
             for variant, reading in zip(variants, readings, strict=True):
                 agree(reading, truth[variant.adapter])
             assert peft.active_adapter == active

@@ -66,7 +66,7 @@ def failure(*behaviours: Behaviour, **changes: Any) -> Failure:
     return found
 
 
-def completed(**changes: Any) -> str:
+def completion_body(**changes: Any) -> str:
     return json.dumps(completion({"model": "judge", "messages": []}, **changes))
 
 
@@ -213,7 +213,7 @@ NOT_TRIED_AGAIN: dict[str, tuple[str, Behaviour]] = {
     "nan": ("not_finite", says("7", [("7", float("nan"))])),
     "minus infinity": ("not_finite", says("7", [("7", -0.1), ("8", float("-inf"))])),
     "a quoted nan": ("not_finite", says("7", [("7", "NaN")])),  # type: ignore[list-item]
-    "too large a number": ("not_finite", sends(completed(text="7", tops=TOPS).replace("-2.5", "-1e999"))),
+    "too large a number": ("not_finite", sends(completion_body(text="7", tops=TOPS).replace("-2.5", "-1e999"))),
     "bad request": ("refused_request", sends('{"error": {"message": "the prompt is too long"}}', 400)),
     "unprocessable": ("refused_request", sends("{}", 422)),
     "no log-probabilities": ("no_logprobs", sends("{\"detail\": \"Unexpected fields in the request: {'top_logprobs'}\"}", 422)),
@@ -290,7 +290,7 @@ FIELDS = ("model", "choices", "message", "content", "refusal", "finish_reason", 
 
 
 @st.composite
-def spoiled(draw: st.DrawFn) -> bytes:
+def damaged_body(draw: st.DrawFn) -> bytes:
     """A completion with anything at all in place of one of its values, or in place of a piece of its text."""
     whole = completion({"model": "judge", "messages": []}, "7", TOPS)
     field, value = draw(st.sampled_from(FIELDS)), draw(JSON)
@@ -305,7 +305,7 @@ def spoiled(draw: st.DrawFn) -> bytes:
     return body[:start] + draw(st.binary(max_size=4)) + body[end:] if draw(st.booleans()) else body
 
 
-@given(spoiled())
+@given(damaged_body())
 @settings(max_examples=300, deadline=None)
 def test_whatever_a_server_sends_is_a_reply_or_a_named_failure(body: bytes) -> None:
     found = read(body, asks(1, top_logprobs=5)[0], "judge")
@@ -437,7 +437,7 @@ def test_none_of_a_thousand_kept_replies_is_asked_for(tmp_path: Path) -> None:
     assert server.asks == []
 
 
-def started(url: str, cache: Path, count: int) -> subprocess.Popen[str]:
+def start_process(url: str, cache: Path, count: int) -> subprocess.Popen[str]:
     """Start a process that asks, and prints a line for each reply."""
     program = (
         # What was started in the background of a shell ignores the interruption that it is sent.
@@ -453,7 +453,7 @@ def started(url: str, cache: Path, count: int) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_what_was_answered_outlives_an_interruption(tmp_path: Path, ending: signal.Signals) -> None:
     cache = tmp_path / "cache"
-    with behaving(*[says()] * 15, hangs) as server, started(server.url, cache, 40) as process:
+    with behaving(*[says()] * 15, hangs) as server, start_process(server.url, cache, 40) as process:
         assert process.stdout
         for _ in range(15):
             assert process.stdout.readline() == "1\n"
@@ -468,7 +468,7 @@ def test_what_was_answered_outlives_an_interruption(tmp_path: Path, ending: sign
 
 
 def test_two_models_of_one_name_share_no_replies(tmp_path: Path) -> None:
-    """Which model stands behind a name is part of what is kept, and is not sent."""
+    """The model behind a name is part of the cache key, and is not sent."""
     with behaving(says()) as server:
         for behind in ("one@1", "other@2", "one@1", None):
             ask(config(server), [replace(asks(1)[0], behind=behind)], tmp_path / "cache")
@@ -479,7 +479,7 @@ def test_two_models_of_one_name_share_no_replies(tmp_path: Path) -> None:
 def test_two_processes_share_a_cache(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     with behaving(says()) as server:
-        for process in [started(server.url, cache, 60) for _ in range(2)]:
+        for process in [start_process(server.url, cache, 60) for _ in range(2)]:
             output, errors = process.communicate(timeout=60)
             assert (process.returncode, errors) == (0, "")
             assert sum(map(int, output.split())) == 60
@@ -552,12 +552,12 @@ def echoes(body: str, status: int = 200) -> Behaviour:
 
 
 LEAKS = [
-    echoes(completed(text="Your key is KEY.", tops=[("KEY", -0.1)])),
-    echoes(completed(text=None, message={"refusal": "KEY may not"})),
-    echoes(completed(text="7", model="KEY")),
+    echoes(completion_body(text="Your key is KEY.", tops=[("KEY", -0.1)])),
+    echoes(completion_body(text=None, message={"refusal": "KEY may not"})),
+    echoes(completion_body(text="7", model="KEY")),
     echoes("<html>KEY</html>"),
     echoes('{"error": {"message": "KEY"}}'),
-    echoes(completed(text="KEY", choice={"message": "KEY"})),
+    echoes(completion_body(text="KEY", choice={"message": "KEY"})),
     # A line that is cut must not end within the key.
     *[echoes(" " * spaces + "x" * x + "KEY", 400) for x in range(150, 200, 7) for spaces in (0, 800)],
     echoes('{"error": "ESCAPED"}', 400),

@@ -189,7 +189,7 @@ def test_a_server_that_gives_whole_numbers_grades_by_their_log_probabilities(tmp
         assert len(server.asks) == 2
 
 
-def drawing(tops: list[tuple[str, float]] | None) -> Callable[..., tuple[str, list[tuple[str, float]] | None]]:
+def draw_replies(tops: list[tuple[str, float]] | None) -> Callable[..., tuple[str, list[tuple[str, float]] | None]]:
     def answer(_messages: object, _max: int, ask: dict[str, Any]) -> tuple[str, list[tuple[str, float]] | None]:
         return str(40 + ask.get("seed", 0)) if ask.get("temperature") else "40", tops
 
@@ -198,7 +198,7 @@ def drawing(tops: list[tuple[str, float]] | None) -> Callable[..., tuple[str, li
 
 @pytest.mark.parametrize("tops", [None, [("4", -0.1), ("9", -3.0)]], ids=["no log-probabilities", "a token a digit"])
 def test_elsewhere_grades_are_means_of_drawn_answers(tops: list[tuple[str, float]] | None) -> None:
-    with chat_server(drawing(tops)) as server:
+    with chat_server(draw_replies(tops)) as server:
         grades = grade_by_server(config(server.url), RUBRIC, TURNS, samples=4)
     assert (grades.drawn, grades.alike) == (True, False)
     assert grades.scores.tolist() == [41.5, 41.5]
@@ -226,11 +226,11 @@ def test_one_failure_or_one_reply_does_not_decide_how_a_judge_is_read() -> None:
 
 
 def test_drawn_answers_are_alike_where_no_two_to_the_same_prompt_differ() -> None:
-    def repeating(messages: list[dict[str, str]], _longest: int, ask: dict[str, Any]) -> tuple[str, None]:
+    def reply_again(messages: list[dict[str, str]], _longest: int, ask: dict[str, Any]) -> tuple[str, None]:
         pirate = "Arr" in messages[-1]["content"]
         return ("90" if pirate else "I cannot say."), None
 
-    with chat_server(repeating) as server:
+    with chat_server(reply_again) as server:
         assert grade_by_server(config(server.url), RUBRIC, TURNS, samples=3).alike
         # One answer to each has nothing to differ from.
         assert not grade_by_server(config(server.url), RUBRIC, TURNS, samples=1).alike

@@ -43,7 +43,7 @@ def config(url: str, model: str = "m") -> EndpointConfig:
     return EndpointConfig(url=url, model=model, concurrency=1, retries=0, timeout=60.0)
 
 
-def speaking(model: PreTrainedModel, chat: Chat) -> Answer:
+def speaker(model: PreTrainedModel, chat: Chat) -> Answer:
     """Answer with a model's own tokens, and the first one's own likeliest log-probabilities where they are asked for."""
 
     def answer(messages: Messages, longest: int, ask: dict[str, Any]) -> tuple[str, Tops | None]:
@@ -109,7 +109,7 @@ def test_numbers_that_are_tokens_are_graded_by_the_models_own_top_log_probabilit
         # Nearly all that it considers, and not one number alone: the mean has something to weigh.
         assert sum(chance.values()) > 0.5 > max(chance.values())
         expected.append(sum(n * p for n, p in chance.items()) / sum(chance.values()))
-    with chat_server(speaking(model, chat)) as server:
+    with chat_server(speaker(model, chat)) as server:
         grades = grade_by_server(config(server.url), RUBRIC, TURNS, tmp_path / "replies.sqlite")
         again = grade_by_server(config(server.url), RUBRIC, TURNS, tmp_path / "replies.sqlite")
         assert len(server.asks) == len(TURNS)
@@ -130,7 +130,7 @@ def test_the_embedded_models_digits_are_noticed_and_answers_drawn(embedded: Load
     numbers = [token for token, _ in likeliest(embedded.model, chat, TURNS[0]) if token.isdigit()]
     assert numbers
     assert all(len(number) == 1 for number in numbers)
-    with chat_server(speaking(embedded.model, chat)) as server:
+    with chat_server(speaker(embedded.model, chat)) as server:
         grades = grade_by_server(config(server.url), RUBRIC, TURNS[:1], samples=SAMPLES)
         exact, *drawn = server.asks
     assert (exact["top_logprobs"], len(drawn), grades.drawn, grades.alike) == (TOP_LOGPROBS, SAMPLES, True, False)

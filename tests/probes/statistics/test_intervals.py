@@ -157,7 +157,7 @@ def test_fiellers_ends_solve_its_equation(num: float, den: float, sd_n: float, s
             assert abs((num - f * den) ** 2 - t2 * (v_nn - 2 * f * v_nd + f**2 * v_dd)) <= 1e-6 * size
 
 
-def crossed(rng: np.random.Generator, runs: int, questions: int, mean: float) -> FloatArray:
+def crossed_table(rng: np.random.Generator, runs: int, questions: int, mean: float) -> FloatArray:
     noise = rng.standard_normal((runs, 1)) + rng.standard_normal(questions) + rng.standard_normal((runs, questions))
     return np.asarray(mean + 0.5 * noise)
 
@@ -180,7 +180,7 @@ def test_the_ratio_of_one_run_is_fiellers(offset_variance: float) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_the_crossed_ratio_is_the_set_of_ratios_that_the_crossed_variance_allows(seed: int, offset_variance: float) -> None:
     rng = np.random.default_rng(seed)
-    n, d = crossed(rng, 3, 6, 1.0), crossed(rng, 3, 6, 6.0)
+    n, d = crossed_table(rng, 3, 6, 1.0), crossed_table(rng, 3, 6, 6.0)
     got = ratio_interval(n, d, offset_variance=offset_variance)
 
     def terms(f: float) -> tuple[float, float, float]:
@@ -201,7 +201,7 @@ def test_the_crossed_ratio_is_the_set_of_ratios_that_the_crossed_variance_allows
 
 
 def test_a_crossed_ratio_to_a_constant_is_the_crossed_mean() -> None:
-    y = crossed(np.random.default_rng(1), 4, 9, 1.0)
+    y = crossed_table(np.random.default_rng(1), 4, 9, 1.0)
     mean, ratio = crossed_interval(y), ratio_interval(y, np.full(y.shape, 2.0))
     np.testing.assert_allclose([2 * ratio.value, 2 * ratio.low, 2 * ratio.high], [mean.value, mean.low, mean.high])
 
@@ -209,7 +209,7 @@ def test_a_crossed_ratio_to_a_constant_is_the_crossed_mean() -> None:
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 100), st.floats(0.01, 100).flatmap(lambda x: st.sampled_from([x, -x])))
 def test_a_ratio_scales_with_both(seed: int, numerator: float, denominator: float) -> None:
     rng = np.random.default_rng(seed)
-    n, d = crossed(rng, 3, 8, 1.0), crossed(rng, 3, 8, 9.0)
+    n, d = crossed_table(rng, 3, 8, 1.0), crossed_table(rng, 3, 8, 9.0)
     one, other = ratio_interval(n, d), ratio_interval(numerator * n, denominator * d)
     expected = [numerator / denominator * x for x in (one.value, one.low, one.high)]
     np.testing.assert_allclose([other.value, *sorted([other.low, other.high])], [expected[0], *sorted(expected[1:])], rtol=1e-6)
@@ -217,12 +217,12 @@ def test_a_ratio_scales_with_both(seed: int, numerator: float, denominator: floa
 
 def test_a_ratio_to_nothing_has_no_bounds() -> None:
     rng = np.random.default_rng(0)
-    got = ratio_interval(crossed(rng, 3, 8, 1.0), crossed(rng, 3, 8, 0.1))
+    got = ratio_interval(crossed_table(rng, 3, 8, 1.0), crossed_table(rng, 3, 8, 0.1))
     assert (got.low, got.high) == (-np.inf, np.inf)
 
 
 def test_an_exact_ratio_has_no_width() -> None:
-    d = crossed(np.random.default_rng(0), 3, 8, 9.0)
+    d = crossed_table(np.random.default_rng(0), 3, 8, 9.0)
     got = ratio_interval(0.25 * d, d)
     np.testing.assert_allclose([got.value, got.low, got.high], 0.25)
 
