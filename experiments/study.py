@@ -91,6 +91,24 @@ class MediateConfig(_Config):
         return count
 
 
+class PathwaysConfig(_Config):
+    """Where a change goes: through the own persona direction, other personas, roles, the rest of the state, or adapters above the layer.
+
+    Attributes:
+        draws: chance spaces that each share is compared with; 39 allow a p value of .025, 199 one of .005. Unit: spaces. Example: 199.
+        questions: evaluate questions on which chance spaces and the profile are read; all other figures use all. Unit: questions.
+            Example: 8.
+        surface: training-like answers on which the change's own best directions are fitted. Unit: answers. Example: 24.
+        profile: depths at which the shares are also read, alone and with all layers below; 0 leaves the profile out. Unit: layers.
+            Example: 5.
+    """
+
+    draws: Annotated[int, Field(ge=FEWEST_TAIL_DRAWS, le=NULL_DRAWS)] = 39
+    questions: Annotated[int, Field(ge=FEWEST_PROMPTS)] = 8
+    surface: Annotated[int, Field(ge=FEWEST_PROMPTS)] = 24
+    profile: Annotated[int, Field(ge=0)] = 5
+
+
 class ScoresConfig(_Config):
     """Further scores of a run: of its choices between answers, and of its own answers. The study's judge, if any, grades its answers.
 
@@ -193,6 +211,7 @@ class Study(_Config):
             Example: {train.lora.r: [1, 4, 16]}.
         train: how arms are trained. Example: {batch_size: 8, lora: {r: 8}}.
         mediate: how mediation is measured; null leaves it out, and with it every verdict about causes. Example: {draws: 199}.
+        pathways: how it is measured where a change goes; null leaves it out. Example: {draws: 199}.
         calibrate: planted changes that test the share; null plants none. Example: {draws: 200}.
         capability: test of capabilities that fine-tunes lose: the `builtin` set; null leaves it out.
         scores: further scores of a run, and whether scores agree; null leaves them out. Example: {pairs: 4}.
@@ -227,6 +246,7 @@ class Study(_Config):
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     train: TrainConfig = TrainConfig()
     mediate: MediateConfig | None = MediateConfig()
+    pathways: PathwaysConfig | None = PathwaysConfig()
     calibrate: CalibrateConfig | None = None
     capability: Literal["builtin"] | None = "builtin"
     scores: ScoresConfig | None = None

@@ -18,7 +18,8 @@ from wellworn.probes.decoding.generate import generate as decode
 from wellworn.probes.geometry.directions import Directions
 from wellworn.probes.limits import DEFAULT_FRACTION, FEWEST_PROMPTS
 from wellworn.probes.mediation import shares
-from wellworn.probes.mediation.patching import Batching, Texts, patched_logprobs
+from wellworn.probes.mediation.paired_states import Batching, Texts
+from wellworn.probes.mediation.patching import patched_logprobs
 from wellworn.probes.mediation.shares import Mediation
 from wellworn.probes.reading.hooks import OnBlock, add_vector
 from wellworn.probes.reading.variants import Variant

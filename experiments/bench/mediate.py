@@ -15,7 +15,8 @@ from wellworn.experiments.bench.workload import chat_of, facts, rollouts
 from wellworn.lora.adapters import adapted
 from wellworn.lora.models import Loaded
 from wellworn.probes.mediation.interventions import Intervention, Swap
-from wellworn.probes.mediation.patching import Batching, Texts, patched_logprobs
+from wellworn.probes.mediation.paired_states import Batching, Texts
+from wellworn.probes.mediation.patching import patched_logprobs
 from wellworn.probes.reading.batching import by_length
 from wellworn.probes.reading.capture import DEFAULT_TOKEN_BUDGET, Spec, read_variants
 from wellworn.probes.reading.layers import depth, resolve_layer

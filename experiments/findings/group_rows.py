@@ -1,7 +1,7 @@
 """The joint results of runs that differ only in seed; the run is the unit."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from wellworn.experiments.findings.mediated import OTHERS, MediatedShares, Other
 from wellworn.experiments.findings.nearest_personas import OwnRanks, Persona, nearest_to_group
 from wellworn.experiments.findings.novelty import joint_scores, judge_novelty, own_removed_basis
 from wellworn.experiments.findings.null_ranks import own_removed
+from wellworn.experiments.findings.pathways import Pathways, pathways_of
 from wellworn.experiments.findings.results import Results, RunResult, run_name
 from wellworn.experiments.findings.run_rows import RUNS_FOR_A_CLAIM, capability_of, mediation_evidence
 from wellworn.experiments.findings.score_agreement import RunScores, score_runs
@@ -43,6 +44,7 @@ class _GroupRest(Record):
     novelty: Novelty | None
     scores: RunScores | None
     capability: Capability | None
+    pathways: Mapping[str, Pathways] | None
     verdict: str
     why: str | None
     provisional: bool
@@ -72,6 +74,7 @@ class GroupRow(_GroupRest, OtherOutcomes, MediatedShares, _GroupShares):
         novelty: whether the change outside the space is new.
         scores: trait scores of the runs.
         capability: capabilities relative to the base.
+        pathways: reference → where the change goes, the headline's first; null where that was not measured.
         verdict: the verdict's name.
         why: the numbers behind it, in words.
         provisional: whether there are fewer than three runs.
@@ -131,6 +134,7 @@ def _group_row(results: Results, runs: Sequence[RunResult], p: float, verdicts: 
         novelty=rest,
         scores=score_runs(runs),
         capability=capability_of(results, runs),
+        pathways=pathways_of(runs),
         verdict=judged.name,
         why=judged.why,
         provisional=len(runs) < RUNS_FOR_A_CLAIM,

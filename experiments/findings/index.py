@@ -27,6 +27,7 @@ class RunEntry(Record):
         weights: the layers and directions that the adapter writes to.
         capability: capabilities of the adapter.
         scores: trait scores.
+        pathways: reference → where its change goes.
         questions: the questions of the sample answers.
         missing: field → why it was not measured.
     """
@@ -46,6 +47,7 @@ class RunEntry(Record):
     weights: str | None
     capability: str | None = None
     scores: str | None = None
+    pathways: Mapping[str, str] = {}
     questions: Sequence[str]
     missing: Mapping[str, str]
 
@@ -54,6 +56,7 @@ class RunEntry(Record):
         """The ids of all its stages."""
         yield from (self.measure, self.instructions, self.dictionary, self.said, self.answers)
         yield from (self.training, self.weights, self.capability, self.scores)
+        yield from self.pathways.values()
 
     @property
     def group(self) -> tuple[Any, ...]:

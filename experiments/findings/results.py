@@ -1,7 +1,7 @@
 """The finished results of a study, read back from disk."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from wellworn.experiments.stages.instruction_null import INSTRUCTIONS, Instructi
 from wellworn.experiments.stages.kinds import MEASURE
 from wellworn.experiments.stages.measurement import MEASUREMENT, Measurement
 from wellworn.experiments.stages.mediation_generated import SAID, PatchedAnswers
+from wellworn.experiments.stages.pathways import PathwayOutcomes, load_pathways
 from wellworn.experiments.stages.persona_directions import DIMENSION
 from wellworn.experiments.stages.persona_space import DICTIONARY, SpaceDimension
 from wellworn.experiments.stages.scores import SCORES, TakenScores
@@ -46,6 +47,7 @@ class RunResult:
         said: the patched models' answers; None where the study does not ask.
         scores: trait scores of the run, its reference and the base; None where the study does not ask.
         capability: its results on the built-in capability set; None where the study does not ask, or without an adapter.
+        pathways: reference → outcomes of its pathways.
     """
 
     entry: RunEntry
@@ -59,6 +61,7 @@ class RunResult:
     said: PatchedAnswers | None = None
     scores: TakenScores | None = None
     capability: Items | None = None
+    pathways: Mapping[str, PathwayOutcomes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +146,7 @@ def _entry(planned: PlannedRun) -> RunEntry:
         answers=planned.answers.id,
         questions=[example.question for example in planned.questions],
         missing=planned.missing,
+        pathways={who: stage.id for who, stage in planned.pathways.items()},
         **{name: stage.id if (stage := getattr(planned, name)) else None for name in stages},
     )
 
@@ -218,6 +222,7 @@ def _load_run(store: Store, entry: RunEntry) -> RunResult:
         said=PatchedAnswers.from_json(said) if said else None,
         scores=TakenScores.from_json(scores) if scores else None,
         capability=_load_items(store, entry.capability),
+        pathways={who: load_pathways(store.path(stage)) for who, stage in entry.pathways.items()},
     )
 
 

@@ -16,6 +16,7 @@ from wellworn.experiments.findings.null_ranks import (
     among_roles,
     own_removed,
 )
+from wellworn.experiments.findings.pathways import Pathways, pathways_of
 from wellworn.experiments.findings.results import Results, RunResult, run_name
 from wellworn.experiments.findings.score_agreement import RunScores, score_runs
 from wellworn.experiments.findings.verdict import P_LEVEL, Carried, Evidence, Verdict, verdict
@@ -66,6 +67,7 @@ class _RunRest(Record):
     among_roles: AmongRoles | None
     scores: RunScores | None
     capability: Capability | None
+    pathways: Mapping[str, Pathways] | None
     weights: Writes | None
     weights_why: str | None
     among_instructions: AmongInstructions | None
@@ -112,6 +114,7 @@ class RunRow(_RunRest, OtherOutcomes, MediatedShares, _RunShares):
         among_roles: null N5.
         scores: trait scores of the run.
         capability: capabilities relative to the base.
+        pathways: reference → where the change goes, the headline's first; null where that was not measured.
         weights: the share of its weight update that writes into the persona space.
         weights_why: why that share is not known, in words.
         among_instructions: null N2.
@@ -157,6 +160,7 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
         among_roles=among_roles(results, run),
         scores=score_runs([run]),
         capability=capability_of(results, [run]),
+        pathways=pathways_of([run]),
         weights=run.weights.together if run.weights else None,
         weights_why=run.weights.why if run.weights else "the run has no adapter",
         among_instructions=instructions,

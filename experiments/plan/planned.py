@@ -1,7 +1,7 @@
 """The plan of a study: its stages, and the stages of each run that a report shows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from wellworn.data.schema import Example
 from wellworn.experiments.engine.context import StudyContext
@@ -28,6 +28,7 @@ class PlannedRun:
         weights: where its adapter writes, if it has one.
         capability: capabilities of its adapter, if it has one and the study asks.
         scores: its trait scores, if the study asks for them.
+        pathways: reference → where its change goes.
         trait: the trait's own name, also where the study gave a path.
         adapter: name and digest of a third-party adapter.
         own: the name of the run's own direction, in the library or next to it, if there is one.
@@ -45,6 +46,7 @@ class PlannedRun:
     weights: Stage | None = None
     capability: Stage | None = None
     scores: Stage | None = None
+    pathways: Mapping[str, Stage] = field(default_factory=dict)
     trait: str | None = None
     adapter: str | None = None
     own: str | None = None
@@ -53,7 +55,7 @@ class PlannedRun:
     def targets(self) -> list[Stage]:
         """The stages to finish; patched answers and the training curve are inputs of these."""
         stages = (self.measure, self.instructions, self.dictionary, self.answers, self.weights, self.capability, self.scores)
-        return [stage for stage in stages if stage is not None]
+        return [stage for stage in (*stages, *self.pathways.values()) if stage is not None]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from wellworn.experiments.engine.stage import Condition, Stage
 from wellworn.experiments.plan.arms import NO_PLAIN
 from wellworn.experiments.plan.layout import Layout
 from wellworn.experiments.plan.mediations import Analyses, Key
+from wellworn.experiments.plan.pathways import plan_pathways
 from wellworn.experiments.plan.planned import PlannedCalibration, PlannedRun
 from wellworn.experiments.stages.answers import answer_stage
 from wellworn.experiments.stages.calibration import Real, calibrate_stage, later_stage
@@ -43,6 +44,8 @@ def plan_run(layout: Layout) -> PlannedRun:
     missing |= arm.missing
     mediations, said, why = _mediations(layout)
     missing |= why
+    pathways, no_pathways = plan_pathways(layout)
+    missing |= {"pathways": no_pathways} if no_pathways else {}
     scores, why = _scores(layout, answers)
     instructions = _instructions(layout) if "share" not in missing else None
     readings = _readings(layout, answers)
@@ -62,6 +65,7 @@ def plan_run(layout: Layout) -> PlannedRun:
         weights=weights,
         capability=capability_stage(context, condition) if condition.adapter and run.study.capability else None,
         scores=scores,
+        pathways=pathways,
         trait=subject.name,
         adapter=arm.adapter,
         own=layout.own,

@@ -21,7 +21,7 @@ from wellworn.experiments.findings.results import Results, RunResult, run_name
 from wellworn.experiments.findings.run_rows import RUNS_FOR_A_CLAIM, RunRow
 from wellworn.experiments.findings.summary import Summary
 from wellworn.experiments.findings.verdict import RULE
-from wellworn.experiments.report import mediation, panels
+from wellworn.experiments.report import mediation, panels, pathways
 from wellworn.experiments.report.figures import (
     Figure,
     Shown,
@@ -98,6 +98,9 @@ def page(results: Results, summary: Summary) -> str:
     shown_alone = {id(row) for row in summary.alone}
     alone = [view for view in runs if id(view["row"]) in shown_alone]
     shown = [(name, group.scores) for name, group in named] + [(view["name"], view["row"].scores) for view in alone]
+    gone = [(name, group.pathways) for name, group in named] + [(view["name"], view["row"].pathways) for view in alone]
+    ways, drawn = pathways.view(gone)
+    figures += drawn
     near = [_resemblance(name, None, group) for name, group in named]
     near += [_resemblance(view["name"], view["style"], view["row"]) for view in alone]
     return _environment().get_template("page.html").render(
@@ -105,6 +108,7 @@ def page(results: Results, summary: Summary) -> str:
         runs=runs,
         groups=together,
         alone=alone,
+        pathways=ways,
         resembles=[each for each in near if each["nearest"]],
         nearest_shown=SHOWN,
         over_runs=over_runs,

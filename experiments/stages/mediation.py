@@ -24,7 +24,8 @@ from wellworn.experiments.stages.readings import load_responses
 from wellworn.experiments.study import MediateConfig
 from wellworn.lora import adapters as lora_adapters
 from wellworn.probes.mediation.interventions import Push, Swap
-from wellworn.probes.mediation.patching import Batching, Texts, moved_norms, patched_logprobs
+from wellworn.probes.mediation.paired_states import Batching, Texts
+from wellworn.probes.mediation.patching import moved_norms, patched_logprobs
 from wellworn.probes.mediation.shares import WHOLE
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.statistics.intervals import FloatArray

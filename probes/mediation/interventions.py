@@ -64,14 +64,16 @@ class Intervention:
     Attributes:
         reader: 0 for M0, 1 for M1.
         swaps: layer → the swap or push there.
+        first_token: patch the first token alone, where models keep large states that say little about the text.
     """
 
     reader: int
     swaps: Mapping[int, Swap | Push] = field(default_factory=dict)
+    first_token: bool = False
 
     def to(self, device: torch.device) -> "Intervention":
         """Return the intervention with its bases and vectors on a device, in float32."""
-        return Intervention(self.reader, {layer: swap.to(device) for layer, swap in self.swaps.items()})
+        return replace(self, swaps={layer: swap.to(device) for layer, swap in self.swaps.items()})
 
 
 def swapped_layers(model: nn.Module, between: tuple[Variant, Variant], arms: Sequence[Intervention]) -> list[int]:

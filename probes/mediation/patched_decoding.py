@@ -26,7 +26,7 @@ from wellworn.probes.decoding.generate import Decoding, end_tokens
 from wellworn.probes.decoding.prefill import Prompts
 from wellworn.probes.decoding.rows import Rows, next_tokens
 from wellworn.probes.mediation.interventions import Intervention, Push, Swap, patch_state, swapped_layers
-from wellworn.probes.mediation.patching import SIDES
+from wellworn.probes.mediation.paired_states import SIDES
 from wellworn.probes.reading.capture import check_tokens
 from wellworn.probes.reading.hooks import OnBlock
 from wellworn.probes.reading.onednn import fast_matmul
@@ -68,6 +68,8 @@ def patched_answers(
     if how.temperature:
         raise ValueError(f"patched arms answer greedily, and got a temperature of {how.temperature}")
     swapped_layers(model, between, arms)
+    if any(arm.first_token for arm in arms):
+        raise ValueError("an arm that patches the first token alone scores a fixed text; it writes none")
     for each in prompts:
         # The last token of an answer is not read.
         check_tokens(model, each, room=how.max_new_tokens - 1)

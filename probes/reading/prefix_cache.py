@@ -29,6 +29,12 @@ class PrefixCache(DynamicCache):
         layers = DynamicCache(config=config).layers
         return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
+    @staticmethod
+    def holds_everything(config: Any) -> bool:
+        """Whether the model keeps all keys and values in every block, so that entries of one block have the shape of any other's."""
+        layers = DynamicCache(config=config).layers
+        return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
     @contextmanager
     def filled(self) -> Iterator[None]:
         """Let the pass inside add to the cache."""
@@ -47,6 +53,10 @@ class PrefixCache(DynamicCache):
     def below(self, other: "PrefixCache", layer: int) -> None:
         """Take over the entries of blocks 0…`layer` from a cache of the same prefixes; the tensors are shared."""
         self.layers[: layer + 1] = other.layers[: layer + 1]
+
+    def below_from(self, layer: int) -> None:
+        """Let blocks below `layer` have its entries: they are never read, but a model asks the first block how long the prefix is."""
+        self.layers[:layer] = [self.layers[layer]] * layer
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any

@@ -1,5 +1,6 @@
 """Finished studies made of numbers that a test chooses, with hostile names."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from wellworn.experiments.findings.index import Index, RunEntry
 from wellworn.experiments.findings.results import Results, RunResult
 from wellworn.experiments.stages.measurement import Measurement
 from wellworn.experiments.stages.mediation_shares import shares_of_effect
+from wellworn.experiments.stages.pathways import PathwayFacts, PathwayOutcomes
 from wellworn.experiments.stages.persona_space import SpaceDimension
 from wellworn.probes.statistics.intervals import FloatArray
 
@@ -128,6 +130,45 @@ def mediated(inside: float, seed: int = 0, **changed: Any) -> RunResult:
             arrays["effects"] = scores[1] - scores[0]
     found = run(measured, seed=seed, **changed)
     return replace(found, arrays={**found.arrays, **arrays})
+
+
+def pathways(own: float, others: float, seed: int = 0, effect: float = 1.0, above: float = 0.1, draws: int = 19) -> PathwayOutcomes:
+    """Outcomes of a change of which the own direction carries `own`, others add `others`, and `above` comes from above; chance carries .1.
+
+    The change of plain answers is half as large and goes the other way, all of it outside.
+    """
+    generator = np.random.default_rng(seed)
+    few, parts = list(range(0, 24, 3)), {"own": own, "others": own + others, "others_alone": others, "outside": 1 - above}
+    further = {"first_token": 0.02, "best1": own + 0.3, "best3": own + 0.35, "best16": 0.85}
+    sampled = {f"chance_own{i}": 0.1 + 0.02 * (i % 3 - 1) for i in range(draws)}
+    sampled |= {f"chance_others{i}": own + 0.05 + 0.02 * (i % 3 - 1) for i in range(draws)}
+    sampled |= {f"{window}.{part}": 0.5 * parts[part] for window in ("until1", "at3") for part in ("own", "others", "outside")}
+
+    def both_ways(shares: Mapping[str, float]) -> dict[str, float]:
+        return {f"{name}.{way}": share if way == "into" else 1 - share for name, share in shares.items() for way in ("into", "out")}
+
+    start, gain = generator.normal(-3, 0.3, (2, 24)), effect * (1 + 0.1 * generator.standard_normal((2, 24))) * np.array([[1.0], [-0.5]])
+    main = {"before": 0.0, "after": 1.0} | both_ways(parts)
+    # Y is M1's where all that lies outside is M1's.
+    changed = [name for name in main if name in ("after", "outside.into") or (name.endswith(".out") and name != "outside.out")]
+    plain = {name: float(name in changed) for name in main}
+    logprob = np.stack([start + gain * np.array([[share], [plain[name]]]) for name, share in main.items()])
+
+    def of_trait(shares: Mapping[str, float], questions: Sequence[int]) -> FloatArray:
+        return np.stack([start[0, questions] + share * gain[0, questions] for share in both_ways(shares).values()])
+
+    facts = PathwayFacts(
+        layers=[1, 2, 3],
+        adapted=[1, 2, 3, 4],
+        parts=["own", "others"],
+        dimensions=[1, 3],
+        interventions=list(main),
+        further=list(both_ways(further)),
+        sampled=list(both_ways(sampled)),
+        questions=few,
+        tokens=300,
+    )
+    return PathwayOutcomes(facts, logprob, of_trait(further, range(24)), of_trait(sampled, few))
 
 
 def run(

@@ -3,13 +3,14 @@
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from tests.experiments.synthetic import HOSTILE, NO_OTHER_SEED, TOO_NOISY, facts, mediated, run, study
+from tests.experiments.synthetic import HOSTILE, NO_OTHER_SEED, TOO_NOISY, facts, mediated, pathways, run, study
 from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.report.page import page
 
@@ -55,7 +56,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     noisy = run(facts(None, TOO_NOISY), trait=HOSTILE)
     lone = run(facts(neutral=False, effect=False), trait="neutral", own=None, missing={"share": NO_OTHER_SEED, "verdict": NO_OTHER_SEED})
     plain = run(None, trait=None, arm="base", own=None)
-    results = study(*(mediated(0.6, seed=seed) for seed in range(3)), noisy, lone, plain)
+    traits = [replace(mediated(0.6, seed=seed), pathways={"neutral": pathways(0.4, 0.15, seed)}) for seed in range(3)]
+    noisy = replace(noisy, pathways={"neutral": pathways(0.02, -0.1, effect=0.2), "base": pathways(0.1, 0.1, effect=1e-4)})
+    results = study(*traits, noisy, lone, plain)
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(page(results, summarise(results)))
     return path

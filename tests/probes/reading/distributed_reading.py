@@ -14,7 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.tiny import make_model, make_rows
 from wellworn.data.chat import Encoded
 from wellworn.probes.mediation.interventions import Intervention, Swap
-from wellworn.probes.mediation.patching import Batching, Texts, patched_logprobs
+from wellworn.probes.mediation.paired_states import Batching, Texts
+from wellworn.probes.mediation.patching import patched_logprobs
 from wellworn.probes.reading.capture import Spec, read
 from wellworn.probes.reading.variants import Variant
 

@@ -1,0 +1,298 @@
+"""Where a change goes: the shares of pathways of one run, or of runs that differ in their seed alone, from stored outcomes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from wellworn.experiments.engine.record import Interval, Record
+from wellworn.experiments.findings.results import RunResult
+from wellworn.experiments.stages.pathways import (
+    AFTER,
+    ALONE,
+    AT,
+    BEFORE,
+    BEST,
+    CHANCE_OTHERS,
+    CHANCE_OWN,
+    FIRST,
+    UNTIL,
+    PathwayFacts,
+    PathwayOutcomes,
+)
+from wellworn.probes.mediation.pathways import MIN_STANDARD_ERRORS, OTHERS, OWN, REST, Floor, floor, scaled_share, stack
+from wellworn.probes.statistics.intervals import Estimate, FloatArray, crossed_interval, mean_interval, ratio_interval, standard_error
+
+TRAIT, PLAIN, CONTRAST = "trait", "plain", "contrast"
+
+
+class Chance(Record):
+    """The share that chance spaces mediate.
+
+    Attributes:
+        mean: over draws.
+        low: 5 % quantile of the draws.
+        high: 95 % quantile.
+        draws: their number.
+        p: how often a draw is as large as the real space, on the same questions.
+    """
+
+    mean: float
+    low: float
+    high: float
+    draws: int
+    p: float
+
+
+class Window(Record):
+    """The mediated shares where some of the layers are set, on the questions of chance spaces.
+
+    Attributes:
+        layers: the first and the last of them; all adapted layers between are set too.
+        shares: nested space → its mediated share.
+    """
+
+    layers: tuple[int, int]
+    shares: Mapping[str, float]
+
+
+class OutcomePathways(Record):
+    """Where the change of one outcome goes.
+
+    Attributes:
+        effect: TE, the change of the outcome, in nats per token.
+        why: why there are no shares, in words.
+        shares: `own`, `others` (given own), `roles` (given both), `outside` and `above`, which sum to one.
+        others_first: `others` alone, and `own` given others; null where one of the two is missing.
+        first_token: the share of the first token's state alone; null for outcomes other than the headline's.
+    """
+
+    effect: Interval
+    why: str | None
+    shares: Mapping[str, Interval]
+    others_first: Mapping[str, Interval] | None
+    first_token: Interval | None
+
+
+class Pathways(Record):
+    """Where a change goes, against one reference.
+
+    Attributes:
+        reference: `neutral` or `base`.
+        layers: the layers that are set together.
+        adapted_above: adapted layers above the last of them.
+        dimensions: of each nested space, in order.
+        sampled_questions: number of questions on which chance directions and the profile were read.
+        trait: of log p(y⁺), answers that show the trait; the headline.
+        plain: of log p(y⁻), plain answers.
+        contrast: of log p(y⁺) − log p(y⁻).
+        chance_own: the share of chance directions in place of the own one.
+        chance_others: the share that chance directions add to the own one, in place of the others.
+        best: number of dimensions → the share of the change's own best directions, fitted on other text.
+        kappa: κ = (M(own) − chance) / (best single direction − chance).
+        kappa_why: why κ is not defined, in words.
+        room: best single direction − chance, as a share of the effect.
+        profile: the shares where only layers up to some depth are set, shallowest first, and at last all of them.
+        last_layer: the shares where the last layer alone is set.
+    """
+
+    reference: str
+    layers: Sequence[int]
+    adapted_above: Sequence[int]
+    dimensions: Sequence[int]
+    sampled_questions: int
+    trait: OutcomePathways
+    plain: OutcomePathways
+    contrast: OutcomePathways
+    chance_own: Chance | None
+    chance_others: Chance | None
+    best: Mapping[str, Interval]
+    kappa: Interval | None
+    kappa_why: str | None
+    room: float | None
+    profile: Sequence[Window]
+    last_layer: Window | None
+
+
+def pathways_of(runs: Sequence[RunResult]) -> Mapping[str, Pathways] | None:
+    """Return where a change goes against each reference, the headline's first; None where that was not measured.
+
+    Args:
+        runs: one run, or several that differ in their seed alone; intervals are then over runs × questions.
+    """
+    if not runs or any(not run.pathways for run in runs):
+        return None
+    found = {}
+    for reference in runs[0].pathways:
+        measured = [run.pathways[reference] for run in runs if reference in run.pathways]
+        if len(measured) == len(runs) and all(_comparable(each.facts, measured[0].facts) for each in measured):
+            found[reference] = _pathways(reference, measured)
+    return found or None
+
+
+def _comparable(one: PathwayFacts, other: PathwayFacts) -> bool:
+    return all(getattr(one, field) == getattr(other, field) for field in ("interventions", "further", "sampled", "questions", "layers"))
+
+
+@dataclass(frozen=True, eq=False)
+class _Interventions:
+    """The outcome under all interventions of one kind of text.
+
+    Attributes:
+        outcomes: intervention → Y, [questions] or [runs, questions].
+        before: Y of M0.
+        after: Y of M1.
+    """
+
+    outcomes: Mapping[str, FloatArray]
+    before: FloatArray
+    after: FloatArray
+
+    @classmethod
+    def of(cls, outcomes: Mapping[str, FloatArray]) -> "_Interventions":
+        """Take the two models' own outcomes out of all."""
+        return cls(outcomes, outcomes[BEFORE], outcomes[AFTER])
+
+    @cached_property
+    def effect(self) -> FloatArray:
+        """TE of each question."""
+        return self.after - self.before
+
+    def __contains__(self, part: str) -> bool:
+        return f"{part}.into" in self.outcomes
+
+    def through(self, part: str) -> FloatArray:
+        """M·TE of each question."""
+        return ((self.outcomes[f"{part}.into"] - self.before) + (self.after - self.outcomes[f"{part}.out"])) / 2
+
+    def share(self, part: str) -> Estimate:
+        """M of a part, with its interval."""
+        return ratio_interval(self.through(part), self.effect)
+
+    @property
+    def why_none(self) -> str | None:
+        """Why there are no shares of the effect, or None where there are."""
+        value, error = float(self.effect.mean()), standard_error(self.effect)
+        if abs(value) > MIN_STANDARD_ERRORS * error:
+            return None
+        return f"the change is {value:.3f}, not above {MIN_STANDARD_ERRORS:.0f} standard errors of {error:.3f}, so it has no shares"
+
+
+def _pathways(reference: str, measured: Sequence[PathwayOutcomes]) -> Pathways:
+    facts = measured[0].facts
+    # Of several runs [interventions, 2, runs, questions].
+    scores, further = (_stack([getattr(each, name) for each in measured]) for name in ("logprob", "further"))
+    named = dict(zip(facts.further, further, strict=True))
+    kinds = {TRAIT: scores[:, 0], PLAIN: scores[:, 1], CONTRAST: scores[:, 0] - scores[:, 1]}
+    changes = {
+        kind: _Interventions.of(dict(zip(facts.interventions, each, strict=True)) | (named if kind == TRAIT else {}))
+        for kind, each in kinds.items()
+    }
+    headline = changes[TRAIT]
+    found = headline.why_none is None
+    few = _few_questions(measured, headline) if found else None
+    own = _chance(few, facts, CHANCE_OWN, given=None) if OWN in facts.parts else None
+    best = {name.removeprefix(BEST): name for name in _parts_named(facts.further, BEST)} if found else {}
+    scaled = scaled_share(headline.effect, headline.through(OWN), headline.through(best["1"]), own) if own and "1" in best else None
+    profile = _windows(few, facts) if few else []
+    return Pathways(
+        reference=reference,
+        layers=facts.layers,
+        adapted_above=[layer for layer in facts.adapted if layer > facts.layers[-1]],
+        dimensions=facts.dimensions,
+        sampled_questions=len(facts.questions),
+        trait=_outcome(changes[TRAIT], facts),
+        plain=_outcome(changes[PLAIN], facts),
+        contrast=_outcome(changes[CONTRAST], facts),
+        chance_own=_chance_record(own),
+        chance_others=_chance_record(_chance(few, facts, CHANCE_OTHERS, given=OWN) if OTHERS in facts.parts else None),
+        best={k: headline.share(part) for k, part in best.items()},
+        kappa=scaled.value if scaled else None,
+        kappa_why=scaled.why if scaled else _why_no_kappa(headline, facts),
+        room=scaled.room if scaled else None,
+        profile=profile,
+        last_layer=_window(few, facts, AT) if few else None,
+    )
+
+
+def _stack(each: Sequence[FloatArray]) -> FloatArray:
+    """Return one run's outcomes as they are, and those of several with an axis of runs before the questions."""
+    return each[0] if len(each) == 1 else np.stack(each, axis=-2)
+
+
+def _few_questions(measured: Sequence[PathwayOutcomes], headline: _Interventions) -> _Interventions | None:
+    """Return the outcomes on the questions of chance spaces, those of the real spaces among them; None where none were drawn."""
+    facts = measured[0].facts
+    if not facts.sampled:
+        return None
+    here = {name: each[..., list(facts.questions)] for name, each in headline.outcomes.items()}
+    return _Interventions.of(here | dict(zip(facts.sampled, _stack([each.sampled for each in measured]), strict=True)))
+
+
+def _outcome(change: _Interventions, facts: PathwayFacts) -> OutcomePathways:
+    effect = mean_interval(change.effect) if change.effect.ndim == 1 else crossed_interval(change.effect)
+    if why := change.why_none:
+        return OutcomePathways(effect=effect, why=why, shares={}, others_first=None, first_token=None)
+    nested = {name: change.through(name) for name in facts.parts}
+    others_first = None
+    if ALONE in change and OWN in nested and OTHERS in nested:
+        given = ratio_interval(nested[OTHERS] - change.through(ALONE), change.effect)
+        others_first = {OTHERS: change.share(ALONE), OWN: given}
+    return OutcomePathways(
+        effect=effect,
+        why=None,
+        shares=stack(change.effect, nested | {REST: change.through(REST)}),
+        others_first=others_first,
+        first_token=change.share(FIRST) if FIRST in change else None,
+    )
+
+
+def _chance(few: _Interventions | None, facts: PathwayFacts, kind: str, given: str | None) -> Floor | None:
+    """Return what chance directions mediate in place of the own one, or what they add to it in place of the others."""
+    names = _parts_named(facts.sampled, kind)
+    if few is None or not names:
+        return None
+    before = few.through(given) if given and given in facts.parts else np.zeros_like(few.effect)
+    real = OWN if given is None else OTHERS
+    return floor(few.effect, np.stack([few.through(name) - before for name in names]), few.through(real) - before)
+
+
+def _chance_record(found: Floor | None) -> Chance | None:
+    return Chance(mean=found.mean, low=found.low, high=found.high, draws=found.draws, p=found.p) if found else None
+
+
+def _windows(few: _Interventions, facts: PathwayFacts) -> list[Window]:
+    """Return the shares up to each depth; those of all layers are the nested spaces' own."""
+    depths = sorted({int(name[len(UNTIL) :].split(".")[0]) for name in _parts_named(facts.sampled, UNTIL)})
+    found = [_window(few, facts, f"{UNTIL}{depth}", depth) for depth in depths]
+    whole = Window(layers=(facts.layers[0], facts.layers[-1]), shares=_shares(few, facts, ""))
+    return [*(each for each in found if each), whole]
+
+
+def _window(few: _Interventions, facts: PathwayFacts, kind: str, last: int | None = None) -> Window | None:
+    """Return the shares in one window of layers: up to `last`, or the last layer alone; None where that was not read."""
+    window = f"{kind}{facts.layers[-1]}" if last is None else kind
+    if f"{window}.{REST}" not in few:
+        return None
+    bounds = (facts.layers[-1],) * 2 if last is None else (facts.layers[0], last)
+    return Window(layers=bounds, shares=_shares(few, facts, f"{window}."))
+
+
+def _shares(few: _Interventions, facts: PathwayFacts, window: str) -> dict[str, float]:
+    total = float(few.effect.mean())
+    return {part: float(few.through(f"{window}{part}").mean()) / total for part in (*facts.parts, REST)}
+
+
+def _parts_named(names: Sequence[str], kind: str) -> list[str]:
+    return [name.removesuffix(".into") for name in names if name.startswith(kind) and name.endswith(".into")]
+
+
+def _why_no_kappa(headline: _Interventions, facts: PathwayFacts) -> str:
+    if headline.why_none:
+        return headline.why_none
+    if OWN not in facts.parts:
+        return "the run has no own direction that was found"
+    if not facts.sampled:
+        return "no chance directions were drawn relative to this reference"
+    return "too few personas were found to draw chance directions from"

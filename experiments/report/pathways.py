@@ -1,0 +1,152 @@
+"""Where each change goes, as a figure, sentences and table rows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from wellworn.experiments.findings.pathways import Chance, Pathways
+from wellworn.experiments.report.figures import GREY, PALETTE, Figure, Plotly, Shown, base_layout, label, polyline, round_value
+from wellworn.probes.mediation.pathways import ABOVE, OTHERS, OWN, REST, ROLES
+from wellworn.probes.statistics.intervals import Estimate
+
+# Each way that a change may go: its name on the page, and its colour.
+WAYS = {
+    OWN: ("own persona direction", PALETTE[0]),
+    OTHERS: ("other personas", PALETTE[5]),
+    ROLES: ("roles", PALETTE[2]),
+    REST: ("outside the persona space", PALETTE[1]),
+    ABOVE: ("adapters above", GREY),
+}
+_OUTCOMES = {"trait": "answers with the trait", "plain": "plain answers", "contrast": "their difference"}
+_REFERENCES = {"neutral": "the neutral fine-tune", "base": "the base"}
+# A narrower part of a bar has no room for its number, which is in the table.
+NARROWEST = 0.07
+
+
+def stacked_bars(id: str, named: Sequence[tuple[str, Pathways]]) -> Figure | None:
+    """Draw one bar a run, cut into the ways that its change goes; ways with a negative share lie left of zero."""
+    shown = [(name, each) for name, each in named if each.trait.why is None][::-1]
+    if not shown:
+        return None
+    ways = [way for way in WAYS if any(way in each.trait.shares for _, each in shown)]
+    data: list[Plotly] = []
+    for way in ways:
+        values = [share.value if (share := each.trait.shares.get(way)) else 0.0 for _, each in shown]
+        data.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "x": [round_value(value) for value in values],
+                "y": list(range(len(shown))),
+                "name": WAYS[way][0],
+                "text": [f"{value:.2f}".replace("-", "−") if abs(value) >= NARROWEST else "" for value in values],
+                "textposition": "inside",
+                "insidetextanchor": "middle",
+                "textangle": 0,
+                "constraintext": "none",
+                "insidetextfont": {"color": "white", "size": 12},
+                "marker": {"color": WAYS[way][1]},
+                "hovertemplate": "%{x:.2f}",
+            }
+        )
+    layout = base_layout(height=120 + 44 * len(shown), x="share of the change", left=10)
+    layout["margin"] |= {"t": 64}
+    layout |= {"barmode": "relative", "showlegend": True, "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}}
+    layout["yaxis"] |= {"tickvals": list(range(len(shown))), "ticktext": [label(name) for name, _ in shown], "showgrid": False}
+    layout["xaxis"] |= {"zeroline": True, "zerolinecolor": GREY}
+    words = [
+        f"{name}: " + ", ".join(f"{WAYS[way][0]} {share.value:.2f}" for way, share in each.trait.shares.items()) for name, each in named
+    ]
+    return Figure(id, f"Where each change goes. {'; '.join(words)}", data, layout)
+
+
+def shares_over_depth(id: str, found: Pathways) -> Figure | None:
+    """Draw the mediated share of the nested spaces and of the whole state where only layers up to some depth are set."""
+    if len(found.profile) < 2:
+        return None
+    depths = [window.layers[1] for window in found.profile]
+    names = {part: WAYS[part][0] if i == 0 else f"with {WAYS[part][0]}" for i, part in enumerate(found.profile[0].shares)}
+    names[REST] = "whole state"
+    data = [
+        polyline(depths, [window.shares[part] for window in found.profile], name, WAYS[part][1], "solid", markers=True)
+        for part, name in names.items()
+    ]
+    layout = base_layout(height=245, x="layers set up to", y="mediated share")
+    layout["xaxis"] |= {"tickvals": depths}
+    layout["yaxis"] |= {"rangemode": "tozero"}
+    layout |= {"showlegend": True, "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}}
+    layout["margin"] |= {"t": 48}
+    last = ", ".join(f"{names[part]} {value:.2f}" for part, value in found.profile[-1].shares.items())
+    return Figure(id, f"Mediated share by depth; all layers: {last}", data, layout)
+
+
+def sentence(found: Pathways) -> str:
+    """Return where a change goes in words: what goes each way, what chance would, and what one direction can carry."""
+    outcome = found.trait
+    if outcome.why is not None:
+        return f"{_capital(outcome.why)}."
+    parts = [f"{_percent(share)} goes through {_through(way)}" for way, share in outcome.shares.items() if way in (OWN, OTHERS, ROLES)]
+    rest = [f"{_percent(outcome.shares[REST])} lies outside these directions"]
+    if found.adapted_above:
+        rest.append(f"{_percent(outcome.shares[ABOVE])} comes from adapters above layer {found.layers[-1]}")
+    drawn = ((found.chance_own, "carry"), (found.chance_others, "would add"))
+    chance = [_chance(each, verb) for each, verb in drawn if each]
+    words = "; ".join([*parts, *rest]) + "."
+    if chance:
+        words += " In their place, " + "; ".join(chance) + "."
+    if "1" in found.best:
+        words += f" The best single direction known for this change carries {_percent(found.best['1'])}"
+        words += f"; between chance and that, the own one is at κ = {found.kappa}." if found.kappa else f". {_capital(found.kappa_why)}."
+    return words.replace("-", "−")
+
+
+def view(named: Sequence[tuple[str, Mapping[str, Pathways] | None]]) -> tuple[Shown | None, list[Figure]]:
+    """Return what the template shows of where changes go, and its figures; None where that was not measured.
+
+    Args:
+        named: groups and runs that are in no group, in the page's order, with their pathways.
+    """
+    measured = [(name, found) for name, found in named if found]
+    if not measured:
+        return None, []
+    headlines = [(name, next(iter(found.values()))) for name, found in measured]
+    bars = stacked_bars("pathways-bars", headlines)
+    profiles = [(name, figure) for i, (name, each) in enumerate(headlines) if (figure := shares_over_depth(f"pathways-{i}", each))]
+    shown: Shown = {
+        "bars": bars,
+        "reference": " or ".join(dict.fromkeys(_REFERENCES[each.reference] for _, each in headlines)),
+        "sentences": [{"name": name, "words": sentence(each)} for name, each in headlines],
+        "questions": max(each.sampled_questions for _, each in headlines),
+        "ways": {words: way for way, (words, _) in WAYS.items() if any(way in each.trait.shares for _, each in headlines)},
+        "rows": list(_rows(measured)),
+        "profiles": [{"name": name, "figure": figure} for name, figure in profiles],
+    }
+    return shown, [figure for figure in (bars, *(figure for _, figure in profiles)) if figure]
+
+
+def _rows(measured: Sequence[tuple[str, Mapping[str, Pathways]]]) -> Iterator[Shown]:
+    """Yield a table row for each run, reference and outcome."""
+    for name, found in measured:
+        before = None
+        for each in found.values():
+            for key, words in _OUTCOMES.items():
+                row = {"name": name, "reference": each.reference, "text": words, "outcome": getattr(each, key)}
+                # Below the first row of a run and reference, both are repeated for readers who hear the table.
+                yield row | {"found": each if key == "trait" else None, "first": (name, each.reference) != before}
+                before = name, each.reference
+
+
+def _chance(found: Chance, verb: str) -> str:
+    band = f"{100 * found.low:.0f} to {100 * found.high:.0f}"
+    return f"chance directions {verb} {100 * found.mean:.0f} % (5–95 %: {band}), p = {found.p:.3f}"
+
+
+def _capital(words: str | None) -> str:
+    return words[0].upper() + words[1:] if words else ""
+
+
+def _percent(share: Estimate) -> str:
+    low, high = (f"{100 * bound:.0f}" for bound in (share.low, share.high))
+    return f"{100 * share.value:.0f} % [{low}, {high}]"
+
+
+def _through(way: str) -> str:
+    return {OWN: "the own persona direction", OTHERS: "other personas, given that", ROLES: "roles, given both"}[way]

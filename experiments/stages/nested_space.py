@@ -1,0 +1,99 @@
+"""The nested spaces of one run at the layers where they are patched, and chance spaces of the same nesting."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wellworn.data.schema import seed_for
+from wellworn.experiments.stages.loaded_space import PersonaSpace, centre_within_questions
+from wellworn.probes.geometry.nested import chance_vectors, nested_bases
+from wellworn.probes.mediation.pathways import OTHERS, OWN, ROLES
+from wellworn.probes.statistics.intervals import FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class NestedSpace:
+    """Spaces that hold one another, at each layer.
+
+    Attributes:
+        names: of what each space adds: `own`, `others`, `roles`; those that there are.
+        bases: layer → one basis [d_model, k] a space.
+        others: layer → the space of other personas alone [d_model, k]; empty where there are none.
+    """
+
+    names: Sequence[str]
+    bases: dict[int, list[FloatArray]]
+    others: dict[int, FloatArray]
+
+
+def nested_space(space: PersonaSpace, layers: Sequence[int], at: int, own: str | None) -> NestedSpace:
+    """Return the nested spaces of a run.
+
+    Args:
+        space: of directions.
+        layers: where they are patched. A direction that was found at `at` is used at all of them.
+        at: the study's layer.
+        own: the name of the run's own direction, if there is one. Where it was not found it makes no space.
+    """
+    mine = [i for i in space.members(at).traits if space.names[i] == own]
+    others = list(space.members(at, own).traits)
+    roles = space.members(at, own).roles
+    names = [name for name, some in ((OWN, mine), (OTHERS, others), (ROLES, roles)) if some]
+
+    def parts(layer: int) -> list[FloatArray]:
+        found = [space.vectors[some, layer].astype(np.float64) for some in (mine, others) if some]
+        if roles and space.roles and space.roles.k is not None:
+            centred = space.roles.directions(layer)[list(roles)]
+            found.append(np.linalg.svd(centred, full_matrices=False)[2][: space.roles.k])
+        return found
+
+    at_layer = {layer: parts(layer) for layer in layers}
+    alone = {layer: nested_bases([space.vectors[others, layer].astype(np.float64)])[0] for layer in layers if others}
+    return NestedSpace(names, {layer: nested_bases(some) if some else [] for layer, some in at_layer.items()}, alone)
+
+
+def averaged_rows(space: PersonaSpace, layer: int, at: int, own: str | None) -> FloatArray:
+    """Return centred states averaged over questions, one a persona and prompt, [N, d_model]; the run's own trait has none among them.
+
+    A persona direction is a mean over questions, so that chance has to be drawn from means too: single states vary in many more ways.
+    """
+    members = space.members(at, own)
+    states, asked = [space.states[i] for i in members.traits], [space.asked[i] for i in members.traits]
+    if space.roles and members.roles:
+        everyone = list(space.roles.states.values())
+        states += [everyone[i] for i in members.roles]
+        asked += [space.roles.asked] * len(members.roles)
+    if not states:
+        return np.zeros((0, space.vectors.shape[-1]))
+    rows = centre_within_questions(states, asked, layer)
+    ends = np.cumsum([np.prod(each.shape[:-2]) for each in states])
+    each_persona = np.split(rows, ends[:-1])
+    questions = [each.shape[-3] for each in states]
+    return np.concatenate([part.reshape(-1, q, part.shape[-1]).mean(1) for part, q in zip(each_persona, questions, strict=True)])
+
+
+def chance_own(space: PersonaSpace, layers: Sequence[int], at: int, own: str | None, draws: int) -> dict[int, FloatArray]:
+    """Draw directions in place of the own one: layer → bases [draws, d_model, 1]. None where too few personas were found."""
+    rows = {layer: averaged_rows(space, layer, at, own) for layer in layers}
+    if min(map(len, rows.values())) < 3:
+        return {}
+    drawn = chance_vectors(rows, 1, draws, seed_for(0, "pathways.own"))
+    return {layer: (each / np.linalg.norm(each, axis=-1, keepdims=True)).swapaxes(1, 2) for layer, each in drawn.items()}
+
+
+def chance_others(space: PersonaSpace, layers: Sequence[int], at: int, own: str | None, draws: int) -> dict[int, list[FloatArray]]:
+    """Draw directions in place of the others, next to the own one: layer → one basis a draw, which begins with the own direction."""
+    nested = nested_space(space, layers, at, own)
+    if OTHERS not in nested.names:
+        return {}
+    count = len(space.members(at, own).traits)
+    rows = {layer: averaged_rows(space, layer, at, own) for layer in layers}
+    if min(map(len, rows.values())) - 1 <= count:
+        return {}
+    drawn = chance_vectors(rows, count, draws, seed_for(0, "pathways.others"))
+    found = {}
+    for layer in layers:
+        first = [nested.bases[layer][0].T] if OWN in nested.names else []
+        found[layer] = [nested_bases([*first, each])[-1] for each in drawn[layer]]
+    return found

@@ -1,0 +1,256 @@
+"""The stage `pathways`: patch nested spaces at all adapted layers together, with chance spaces and the change's own best directions.
+
+It stores the log-probability of every text under every intervention. Arithmetic on them is `findings/pathways.py`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+
+from wellworn.data.chat import Encoded
+from wellworn.data.mixtures import Turn, fingerprint
+from wellworn.experiments.engine.context import StudyContext
+from wellworn.experiments.engine.record import Record
+from wellworn.experiments.engine.stage import Condition, Config, Folders, Output, Stage, TickFn, by_stage, counter, in_group
+from wellworn.experiments.engine.store import read_json
+from wellworn.experiments.stages import kinds
+from wellworn.experiments.stages.loaded_space import PersonaSpace
+from wellworn.experiments.stages.nested_space import chance_others, chance_own, nested_space
+from wellworn.experiments.stages.persona_space import SpaceStages
+from wellworn.experiments.study import PathwaysConfig
+from wellworn.lora import adapters as lora_adapters
+from wellworn.probes.mediation.changes import Changes, state_changes
+from wellworn.probes.mediation.interventions import Intervention, Swap
+from wellworn.probes.mediation.paired_states import Batching, Texts
+from wellworn.probes.mediation.patching import patched_logprobs
+from wellworn.probes.mediation.pathways import REST
+from wellworn.probes.reading.layers import adapted_layers
+from wellworn.probes.reading.variants import Variant
+from wellworn.probes.statistics.intervals import FloatArray
+
+PATHWAYS, OUTCOMES = "pathways.json", "outcomes.safetensors"
+BEFORE, AFTER = "before", "after"
+# Interventions next to the nested spaces, which have the names of what they add.
+ALONE, FIRST, BEST = "others_alone", "first_token", "best"
+CHANCE_OWN, CHANCE_OTHERS = "chance_own", "chance_others"
+UNTIL, AT = "until", "at"
+# Dimensions of the change's own best space, next to one and to as many as the persona space has.
+MANY = 16
+
+Bases = Mapping[int, torch.Tensor | None]
+
+
+@dataclass(frozen=True)
+class PathwaysQuestion:
+    """One change whose pathways are looked for.
+
+    Attributes:
+        run: the changed model M1.
+        reference: the reference model M0.
+        changed: answers y⁺ that show the trait, to evaluate questions.
+        plain: plain answers y⁻ to the same questions, in the same order.
+        other_text: training-like answers, on which the change's own best directions are fitted.
+        layer: the last layer that is set.
+        own: the run's trait.
+        sampled: whether chance spaces and the profile are measured too.
+    """
+
+    run: Condition
+    reference: Condition
+    changed: Sequence[Turn]
+    plain: Sequence[Turn]
+    other_text: Sequence[Turn]
+    layer: int
+    own: str | None
+    sampled: bool = True
+
+
+class PathwayFacts(Record):
+    """What a `pathways` stage patched.
+
+    Attributes:
+        layers: where states were set.
+        adapted: layers with weights of either adapter; those above the last layer set are *above*.
+        parts: what each of the nested spaces adds, in order.
+        dimensions: of each nested space at the last layer.
+        interventions: names of the rows of `logprob`.
+        further: names of the rows of `further`.
+        sampled: names of the rows of `sampled`.
+        questions: places of the questions of `sampled` among the evaluate questions.
+        tokens: number of answer tokens that the best directions were fitted on.
+    """
+
+    layers: Sequence[int]
+    adapted: Sequence[int]
+    parts: Sequence[str]
+    dimensions: Sequence[int]
+    interventions: Sequence[str]
+    further: Sequence[str]
+    sampled: Sequence[str]
+    questions: Sequence[int]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class PathwayOutcomes:
+    """A finished `pathways` stage.
+
+    Attributes:
+        facts: what was patched.
+        logprob: [interventions, 2, questions], of y⁺ and y⁻.
+        further: [interventions, questions], of y⁺.
+        sampled: [interventions, sampled questions], of y⁺.
+    """
+
+    facts: PathwayFacts
+    logprob: FloatArray
+    further: FloatArray
+    sampled: FloatArray
+
+
+def load_pathways(folder: Path) -> PathwayOutcomes:
+    """Load a finished stage."""
+    arrays = load_file(folder / OUTCOMES)
+    facts = PathwayFacts.from_json(read_json(folder / PATHWAYS))
+    logprob, further, sampled = (arrays[name].astype(np.float64) for name in ("logprob", "further", "sampled"))
+    return PathwayOutcomes(facts, logprob, further, sampled)
+
+
+def pathways_stage(context: StudyContext, question: PathwaysQuestion, config: PathwaysConfig, space_stages: SpaceStages) -> Stage:
+    """Patch the nested spaces of one run, chance spaces, and the change's own best directions.
+
+    Args:
+        context: the study's model.
+        question: what is patched on which text.
+        config: how many draws and questions.
+        space_stages: the persona space.
+    """
+    conditions = (question.reference, question.run)
+
+    def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
+        space = space_stages.load(folders.within("space"))
+        adapters = [folders.within(who).adapter for who in ("reference", "run")]
+        names = [adapter.parent.name if adapter else None for adapter in adapters]
+        between = Variant(names[0]), Variant(names[1])
+        chat, pad = context.chat(context.base), context.base.tokenizer.pad_token_id
+
+        def encode(turns: Sequence[Turn]) -> list[Encoded]:
+            return [chat.encode(turn) for turn in turns]
+
+        texts, plain = encode(question.changed), encode(question.plain)
+        with lora_adapters.adapted(context.base, by_stage(adapters)) as model:
+            adapted = adapted_layers(model, [name for name in names if name])
+            layers = sorted({layer for layer in adapted if layer <= question.layer} | {question.layer})
+            quiet = Batching(pad, context.study.token_budget)
+            changes = state_changes(model, Texts.same(encode(question.other_text)), between, layers, quiet)
+            some = sampled_questions(len(texts), config.questions) if question.sampled else []
+            main, further = dict(_nested_parts(space, question, layers)), dict(_change_parts(space, question, layers, changes))
+            sampled = dict(_chance_parts(space, question, layers, config)) if some else {}
+            few = [texts[i] for i in some]
+            work = [(main, [*texts, *plain]), (further, texts), (sampled, few)]
+            total = sum(len(parts) * sum(map(len, rows)) for parts, rows in work)
+            how = Batching(pad, context.study.token_budget, counter(tick, total // context.ranks.world, "tokens"))
+            scores = [
+                patched_logprobs(model, Texts.same(rows), between, list(parts.values()), how).numpy() for parts, rows in work if parts
+            ]
+            scores += [np.zeros((0, 0), np.float32)] * (len(work) - len(scores))
+        nested = nested_space(space, [question.layer], question.layer, question.own)
+        facts = PathwayFacts(
+            layers=layers,
+            adapted=adapted,
+            parts=nested.names,
+            dimensions=[basis.shape[1] for basis in nested.bases[question.layer]],
+            interventions=list(main),
+            further=list(further),
+            sampled=list(sampled),
+            questions=some,
+            tokens=changes.tokens,
+        )
+        outcomes = {"logprob": scores[0].reshape(len(main), 2, -1), "further": scores[1], "sampled": scores[2]}
+        return {OUTCOMES: outcomes, PATHWAYS: facts.to_json()}
+
+    facts: Config = {
+        **context.identity(),
+        "changed": fingerprint(question.changed),
+        "plain": fingerprint(question.plain),
+        "other_text": fingerprint(question.other_text),
+        "layer": question.layer,
+        "own": question.own,
+        "adapters": [len(condition.inputs) for condition in conditions],
+        "sampled": {"draws": config.draws, "questions": config.questions, "profile": config.profile} if question.sampled else None,
+    }
+    inputs = {
+        **in_group("space", space_stages.inputs),
+        **in_group("reference", question.reference.inputs),
+        **in_group("run", question.run.inputs),
+    }
+    title = f"pathways of {question.run.title} against {question.reference.title}, up to layer {question.layer}"
+    return Stage(kind=kinds.PATHWAYS, config=facts, inputs=inputs, title=title, compute=compute)
+
+
+def sampled_questions(total: int, count: int) -> list[int]:
+    """Return the places of the questions that chance spaces are read on: the same in every run, spread evenly."""
+    return sorted({int(i) for i in np.linspace(0, total - 1, min(count, total)).round()})
+
+
+def _nested_parts(space: PersonaSpace, question: PathwaysQuestion, layers: Sequence[int]) -> Iterator[tuple[str, Intervention]]:
+    """Yield the interventions that both texts of every question are read under: the nested spaces, the others alone, the whole state."""
+    nested = nested_space(space, layers, question.layer, question.own)
+    yield BEFORE, Intervention(0)
+    yield AFTER, Intervention(1)
+    for i, name in enumerate(nested.names):
+        yield from both_ways(name, _swaps({layer: bases[i] for layer, bases in nested.bases.items()}))
+    if nested.others and len(nested.names) > 1:
+        yield from both_ways(ALONE, _swaps(nested.others))
+    yield from both_ways(REST, {layer: Swap() for layer in layers})
+
+
+def _change_parts(
+    space: PersonaSpace, question: PathwaysQuestion, layers: Sequence[int], changes: Changes
+) -> Iterator[tuple[str, Intervention]]:
+    """Yield the interventions that answers with the trait are read under: the first token alone, the change's own best directions."""
+    yield from both_ways(FIRST, {layer: Swap() for layer in layers}, first_token=True)
+    at_last = nested_space(space, [question.layer], question.layer, question.own).bases[question.layer]
+    for k in sorted({1, MANY, *(basis.shape[1] for basis in at_last[-1:])}):
+        best: Bases = {layer: changes.mean_direction(layer) if k == 1 else changes.leading(layer, k) for layer in layers}
+        yield from both_ways(f"{BEST}{k}", {layer: Swap(basis.float()) for layer, basis in best.items() if basis is not None})
+
+
+def _chance_parts(
+    space: PersonaSpace, question: PathwaysQuestion, layers: Sequence[int], config: PathwaysConfig
+) -> Iterator[tuple[str, Intervention]]:
+    """Yield the interventions that a few questions are read under: chance spaces, the profile over depth, the last layer alone."""
+    own = chance_own(space, layers, question.layer, question.own, config.draws)
+    others = chance_others(space, layers, question.layer, question.own, config.draws)
+    for name, drawn in ((CHANCE_OWN, own), (CHANCE_OTHERS, others)):
+        for i in range(config.draws if drawn else 0):
+            yield from both_ways(f"{name}{i}", _swaps({layer: drawn[layer][i] for layer in layers}))
+    nested = nested_space(space, layers, question.layer, question.own)
+    # All layers together are among the nested parts already.
+    windows = {f"{UNTIL}{last}": [layer for layer in layers if layer <= last] for last in profile_layers(layers, config.profile)[:-1]}
+    windows |= {f"{AT}{layers[-1]}": [layers[-1]]} if config.profile and len(layers) > 1 else {}
+    for window, some in windows.items():
+        for i, name in enumerate(nested.names):
+            yield from both_ways(f"{window}.{name}", _swaps({layer: nested.bases[layer][i] for layer in some}))
+        yield from both_ways(f"{window}.{REST}", {layer: Swap() for layer in some})
+
+
+def profile_layers(layers: Sequence[int], count: int) -> list[int]:
+    """Return at most so many of the layers that are set, spread evenly, with the first and the last; none for a count of 0."""
+    if count == 0:
+        return []
+    return [layers[int(i)] for i in sorted({int(i) for i in np.linspace(0, len(layers) - 1, min(count, len(layers))).round()})]
+
+
+def both_ways(name: str, swaps: Mapping[int, Swap], first_token: bool = False) -> Iterator[tuple[str, Intervention]]:
+    """Yield a part swapped into M0, and out of M1."""
+    for reader, way in enumerate(("into", "out")):
+        yield f"{name}.{way}", Intervention(reader, swaps, first_token=first_token)
+
+
+def _swaps(bases: Mapping[int, FloatArray]) -> dict[int, Swap]:
+    return {layer: Swap(torch.from_numpy(np.ascontiguousarray(basis)).float()) for layer, basis in bases.items()}

@@ -1,0 +1,141 @@
+"""Where a change goes, as shares that sum to one, between a floor and a ceiling.
+
+All adapted layers up to ℓ are set together. With U_1 ⊂ U_2 ⊂ U_3 the nested spaces of `geometry.nested` and M(P) the mediated share of
+`shares`, the effect TE of the change is the sum of what goes through
+
+    own           M(U_1)                  the own persona direction
+    others        M(U_2) − M(U_1)         other personas, given own
+    roles         M(U_3) − M(U_2)         roles, given both
+    outside       M(I) − M(U_3)           the rest of the state
+    above         1 − M(I)                adapters above the last layer that is set
+
+Each may be negative, and none is clipped. Where no adapter lies above, M(I) = 1 by construction.
+
+One direction cannot carry all of a change, and a random one carries some of it. So M(own) is read on a scale of its own,
+
+    κ = (M(own) − floor)/(ceiling − floor)
+
+floor: the mean of M over chance directions. ceiling: M of the change's own mean direction, fitted on other text. κ = 1 says that the
+persona direction does as much as the best single direction known to us.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from wellworn.probes.statistics.intervals import Estimate, FloatArray, ratio_interval, satterthwaite, standard_error
+
+OWN, OTHERS, ROLES, REST, ABOVE = "own", "others", "roles", "outside", "above"
+MIN_STANDARD_ERRORS = 3.0
+# κ is defined where the ceiling is so far above the floor, as a share of TE, and its set is narrower than so much.
+LEAST_ROOM, WIDEST = 0.10, 0.6
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The part of an effect that chance spaces mediate.
+
+    Attributes:
+        mean: of the mediated share over draws.
+        low: 5 % quantile of the draws.
+        high: 95 % quantile.
+        draws: B.
+        p: (1 + #{draws ≥ observed})/(1 + B), on the questions of the floor.
+        variance: of the mean, through draws and through questions.
+        df: degrees of freedom of that variance.
+    """
+
+    mean: float
+    low: float
+    high: float
+    draws: int
+    p: float
+    variance: float
+    df: float
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """κ, the share between floor and ceiling.
+
+    Attributes:
+        value: with its interval; None where `why` says why it is not defined.
+        why: the reason.
+        room: ceiling − floor as a share of TE.
+    """
+
+    value: Estimate | None
+    why: str | None
+    room: float
+
+
+def stack(effect: FloatArray, moved: Mapping[str, FloatArray]) -> dict[str, Estimate]:
+    """Return the share of the effect that goes each way, in order; the shares sum to one.
+
+    Args:
+        effect: TE of each question, [questions] or [runs, questions].
+        moved: nested spaces in rising order and at last the whole state: name of what each adds → M·TE of each question, the same shape.
+            The last one's name is `outside`.
+
+    Raises:
+        ValueError: no whole state, or an effect of zero.
+    """
+    if not moved or list(moved)[-1] != REST:
+        raise ValueError(f"the last of the nested spaces must be the whole state, named {REST!r}; got {list(moved)}")
+    shares, before = {}, np.zeros_like(effect)
+    for name, each in [*moved.items(), (ABOVE, effect)]:
+        shares[name] = ratio_interval(each - before, effect)
+        before = each
+    return shares
+
+
+def floor(effect: FloatArray, draws: FloatArray, observed: FloatArray) -> Floor:
+    """Return what chance mediates, and how often it mediates as much as was observed.
+
+    Args:
+        effect: TE of each question, [questions] or [runs, questions]; its mean may have either sign.
+        draws: M·TE of each chance space, [draws, questions] or [draws, runs, questions]. For what a space adds to another: the increment.
+        observed: the same of the real space.
+
+    Raises:
+        ValueError: fewer than two draws.
+    """
+    if len(draws) < 2:
+        raise ValueError(f"a floor needs at least two draws, got {len(draws)}")
+    total = float(effect.mean())
+    shares = draws.reshape(len(draws), -1).mean(1) / total
+    mean = float(shares.mean())
+    through_draws = float(shares.var(ddof=1)) / len(shares)
+    # Another set of questions would give another mean of the same draws.
+    through_questions = (standard_error(draws.mean(0) - mean * effect) / total) ** 2
+    variance = through_draws + through_questions
+    df = satterthwaite(variance, [(through_draws, len(shares) - 1.0), (through_questions, effect.shape[-1] - 1.0)])
+    p = (1 + int((shares >= float(observed.mean()) / total).sum())) / (1 + len(shares))
+    low, high = np.quantile(shares, [0.05, 0.95])
+    return Floor(mean, float(low), float(high), len(shares), p, variance, df)
+
+
+def scaled_share(effect: FloatArray, moved: FloatArray, ceiling: FloatArray, chance: Floor) -> Scaled:
+    """Return κ of a part: where its mediated share lies between a floor and a ceiling.
+
+    The interval is Fieller's for the ratio of (moved − floor) to (ceiling − floor) over questions, or over runs × questions. The error
+    of the floor is one number that is subtracted from both.
+
+    Args:
+        effect: TE of each question, [questions] or [runs, questions].
+        moved: M·TE of the part, the same shape.
+        ceiling: M·TE of the best part of as many dimensions.
+        chance: the floor of as many dimensions.
+    """
+    above, room = moved - chance.mean * effect, ceiling - chance.mean * effect
+    total = float(effect.mean())
+    share = float(room.mean()) / total
+    error = float(np.hypot(standard_error(room) / total, chance.variance**0.5))
+    if share < LEAST_ROOM or share <= MIN_STANDARD_ERRORS * error:
+        needed = f"at least {LEAST_ROOM:.2f} and more than {MIN_STANDARD_ERRORS:.0f} standard errors ({error:.2f}) are needed"
+        return Scaled(None, f"the ceiling is {share:.2f} of the effect above the floor; {needed}", share)
+    kappa = ratio_interval(above, room, offset_variance=chance.variance * total**2, offset_df=chance.df)
+    if not kappa.high - kappa.low < WIDEST:
+        return Scaled(None, f"too uncertain: {kappa}; an interval narrower than {WIDEST:g} is needed", share)
+    return Scaled(kappa, None, share)

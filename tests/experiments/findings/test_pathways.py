@@ -1,0 +1,85 @@
+"""Shares, chance and κ from outcomes whose truth is known, and the words for them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.experiments.synthetic import facts, pathways, run
+from wellworn.experiments.findings.pathways import Pathways, pathways_of
+from wellworn.experiments.report.pathways import sentence
+from wellworn.experiments.stages.pathways import PathwayOutcomes
+
+
+def found_of(*outcomes: PathwayOutcomes) -> Pathways:
+    runs = [replace(run(facts(), seed=seed), pathways={"neutral": each}) for seed, each in enumerate(outcomes)]
+    found = pathways_of(runs)
+    assert found is not None
+    return found["neutral"]
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1, 2]])
+def test_every_share_is_found_again(seeds: list[int]) -> None:
+    found = found_of(*(pathways(own=0.4, others=0.15, seed=seed) for seed in seeds))
+    shares = {name: share.value for name, share in found.trait.shares.items()}
+    assert shares == pytest.approx({"own": 0.4, "others": 0.15, "outside": 0.35, "above": 0.1}, abs=1e-6)
+    assert found.trait.others_first is not None
+    assert found.trait.others_first["own"].value == pytest.approx(0.4, abs=1e-6)
+    assert found.adapted_above == [4]
+    assert found.chance_own is not None
+    assert found.chance_others is not None
+    assert (found.chance_own.mean, found.chance_own.p) == pytest.approx((0.1, 1 / 20), abs=0.002)
+    assert (found.chance_others.mean, found.chance_others.p) == pytest.approx((0.05, 1 / 20), abs=0.002)
+    # (.4 − .1)/(.7 − .1)
+    assert found.kappa is not None
+    assert found.kappa.value == pytest.approx(0.5, abs=0.01)
+    assert found.room == pytest.approx(0.6, abs=0.01)
+    assert [window.layers for window in found.profile] == [(1, 1), (1, 3)]
+    assert found.profile[0].shares["own"] == pytest.approx(0.2, abs=1e-6)
+    assert found.profile[-1].shares == pytest.approx({"own": 0.4, "others": 0.55, "outside": 0.9}, abs=1e-6)
+    assert found.last_layer is not None
+    assert found.last_layer.layers == (3, 3)
+
+
+def test_plain_answers_have_shares_of_their_own() -> None:
+    found = found_of(pathways(own=0.4, others=0.15))
+    assert found.plain.effect.value < 0 < found.trait.effect.value
+    shares = {name: share.value for name, share in found.plain.shares.items()}
+    assert shares == pytest.approx({"own": 0, "others": 0, "outside": 1, "above": 0}, abs=1e-6)
+    assert found.contrast.effect.value == pytest.approx(found.trait.effect.value - found.plain.effect.value)
+    assert found.plain.first_token is None
+
+
+def test_a_change_within_its_noise_has_no_shares() -> None:
+    still = pathways(own=0.4, others=0.1, effect=0.001)
+    noise = np.random.default_rng(1).normal(0, 0.1, still.logprob.shape)
+    found = found_of(replace(still, logprob=still.logprob + noise))
+    assert found.trait.shares == {}
+    assert "standard errors" in str(found.trait.why)
+    assert found.kappa is None
+    assert found.kappa_why == found.trait.why
+    assert found.chance_own is None
+    assert sentence(found).startswith("The change is")
+
+
+def test_chance_as_large_as_the_own_direction_is_seen() -> None:
+    found = found_of(pathways(own=0.1, others=0.05))
+    assert found.chance_own is not None
+    assert found.chance_own.p > 0.3
+    assert found.kappa is not None
+    assert found.kappa.value == pytest.approx(0, abs=0.02)
+
+
+def test_runs_with_other_interventions_are_not_taken_together() -> None:
+    other = pathways(own=0.4, others=0.1, draws=25)
+    runs = [replace(run(facts(), seed=seed), pathways={"neutral": each}) for seed, each in enumerate((pathways(0.4, 0.1), other))]
+    assert pathways_of(runs) is None
+    assert pathways_of([run(facts())]) is None
+
+
+def test_the_sentence_says_all_of_it() -> None:
+    words = sentence(found_of(pathways(own=0.4, others=0.15)))
+    assert words.startswith("40 % [40, 40] goes through the own persona direction; 15 % [15, 15] goes through other personas, given that;")
+    assert "35 % [35, 35] lies outside these directions; 10 % [10, 10] comes from adapters above layer 3." in words
+    assert "chance directions carry 10 %" in words
+    assert "the own one is at κ = 0.50" in words
