@@ -176,7 +176,8 @@ class _Interventions:
         value, error = float(self.effect.mean()), standard_error(self.effect)
         if abs(value) > MIN_STANDARD_ERRORS * error:
             return None
-        return f"the change is {value:.3f}, not above {MIN_STANDARD_ERRORS:.0f} standard errors of {error:.3f}, so it has no shares"
+        number = f"{value:.3f}".replace("-", "−")
+        return f"the change is {number}, not above {MIN_STANDARD_ERRORS:.0f} standard errors of {error:.3f}, so it has no shares"
 
 
 def _pathways(reference: str, measured: Sequence[PathwayOutcomes]) -> Pathways:

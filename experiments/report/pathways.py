@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from wellworn.experiments.findings.pathways import Chance, Pathways
 from wellworn.experiments.report.figures import GREY, PALETTE, Figure, Plotly, Shown, base_layout, label, polyline, round_value
 from wellworn.probes.mediation.pathways import ABOVE, OTHERS, OWN, REST, ROLES
@@ -9,7 +11,7 @@ from wellworn.probes.statistics.intervals import Estimate
 
 # Each way that a change may go: its name on the page, and its colour.
 WAYS = {
-    OWN: ("own persona direction", PALETTE[0]),
+    OWN: ("own direction", PALETTE[0]),
     OTHERS: ("other personas", PALETTE[5]),
     ROLES: ("roles", PALETTE[2]),
     REST: ("outside the persona space", PALETTE[1]),
@@ -18,7 +20,7 @@ WAYS = {
 _OUTCOMES = {"trait": "answers with the trait", "plain": "plain answers", "contrast": "their difference"}
 _REFERENCES = {"neutral": "the neutral fine-tune", "base": "the base"}
 # A narrower part of a bar has no room for its number, which is in the table.
-NARROWEST = 0.07
+NARROWEST = 0.1
 
 
 def stacked_bars(id: str, named: Sequence[tuple[str, Pathways]]) -> Figure | None:
@@ -26,7 +28,7 @@ def stacked_bars(id: str, named: Sequence[tuple[str, Pathways]]) -> Figure | Non
     shown = [(name, each) for name, each in named if each.trait.why is None][::-1]
     if not shown:
         return None
-    ways = [way for way in WAYS if any(way in each.trait.shares for _, each in shown)]
+    ways = _ways([each for _, each in shown])
     data: list[Plotly] = []
     for way in ways:
         values = [share.value if (share := each.trait.shares.get(way)) else 0.0 for _, each in shown]
@@ -95,7 +97,7 @@ def sentence(found: Pathways) -> str:
     if "1" in found.best:
         words += f" The best single direction known for this change carries {_percent(found.best['1'])}"
         words += f"; between chance and that, the own one is at κ = {found.kappa}." if found.kappa else f". {_capital(found.kappa_why)}."
-    return words.replace("-", "−")
+    return words
 
 
 def view(named: Sequence[tuple[str, Mapping[str, Pathways] | None]]) -> tuple[Shown | None, list[Figure]]:
@@ -115,8 +117,9 @@ def view(named: Sequence[tuple[str, Mapping[str, Pathways] | None]]) -> tuple[Sh
         "reference": " or ".join(dict.fromkeys(_REFERENCES[each.reference] for _, each in headlines)),
         "sentences": [{"name": name, "words": sentence(each)} for name, each in headlines],
         "questions": max(each.sampled_questions for _, each in headlines),
-        "ways": {words: way for way, (words, _) in WAYS.items() if any(way in each.trait.shares for _, each in headlines)},
+        "ways": {WAYS[way][0]: way for way in _ways([each for _, each in headlines])},
         "rows": list(_rows(measured)),
+        "compared": [{"name": name, "found": each} for name, each in headlines if each.trait.why is None],
         "profiles": [{"name": name, "figure": figure} for name, figure in profiles],
     }
     return shown, [figure for figure in (bars, *(figure for _, figure in profiles)) if figure]
@@ -130,13 +133,13 @@ def _rows(measured: Sequence[tuple[str, Mapping[str, Pathways]]]) -> Iterator[Sh
             for key, words in _OUTCOMES.items():
                 row = {"name": name, "reference": each.reference, "text": words, "outcome": getattr(each, key)}
                 # Below the first row of a run and reference, both are repeated for readers who hear the table.
-                yield row | {"found": each if key == "trait" else None, "first": (name, each.reference) != before}
+                yield row | {"first": (name, each.reference) != before}
                 before = name, each.reference
 
 
 def _chance(found: Chance, verb: str) -> str:
-    band = f"{100 * found.low:.0f} to {100 * found.high:.0f}"
-    return f"chance directions {verb} {100 * found.mean:.0f} % (5–95 %: {band}), p = {found.p:.3f}"
+    mean, low, high = (_whole(share) for share in (found.mean, found.low, found.high))
+    return f"chance directions {verb} {mean} % (5–95 %: {low} to {high}), p = {found.p:.3f}"
 
 
 def _capital(words: str | None) -> str:
@@ -144,9 +147,18 @@ def _capital(words: str | None) -> str:
 
 
 def _percent(share: Estimate) -> str:
-    low, high = (f"{100 * bound:.0f}" for bound in (share.low, share.high))
-    return f"{100 * share.value:.0f} % [{low}, {high}]"
+    return f"{_whole(share.value)} % [{_whole(share.low)}, {_whole(share.high)}]"
+
+
+def _whole(share: float) -> str:
+    return f"{round(100 * share)}".replace("-", "−") if np.isfinite(share) else "–"
 
 
 def _through(way: str) -> str:
-    return {OWN: "the own persona direction", OTHERS: "other personas, given that", ROLES: "roles, given both"}[way]
+    return {OWN: "the own direction", OTHERS: "other personas, given that", ROLES: "roles, given both"}[way]
+
+
+def _ways(found: Sequence[Pathways]) -> list[str]:
+    """Return the ways that any of some changes may go; none goes above the last layer where no adapter is there."""
+    ways = [way for way in WAYS if any(way in each.trait.shares for each in found)]
+    return [way for way in ways if way != ABOVE or any(each.adapted_above for each in found)]

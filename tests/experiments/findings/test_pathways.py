@@ -79,7 +79,7 @@ def test_runs_with_other_interventions_are_not_taken_together() -> None:
 
 def test_the_sentence_says_all_of_it() -> None:
     words = sentence(found_of(pathways(own=0.4, others=0.15)))
-    assert words.startswith("40 % [40, 40] goes through the own persona direction; 15 % [15, 15] goes through other personas, given that;")
+    assert words.startswith("40 % [40, 40] goes through the own direction; 15 % [15, 15] goes through other personas, given that;")
     assert "35 % [35, 35] lies outside these directions; 10 % [10, 10] comes from adapters above layer 3." in words
     assert "chance directions carry 10 %" in words
     assert "the own one is at κ = 0.50" in words
