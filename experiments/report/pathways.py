@@ -28,7 +28,7 @@ def stacked_bars(id: str, named: Sequence[tuple[str, Pathways]]) -> Figure | Non
     shown = [(name, each) for name, each in named if each.trait.why is None][::-1]
     if not shown:
         return None
-    ways = _ways([each for _, each in shown])
+    ways = ways_of([each for _, each in shown])
     data: list[Plotly] = []
     for way in ways:
         values = [share.value if (share := each.trait.shares.get(way)) else 0.0 for _, each in shown]
@@ -117,7 +117,7 @@ def view(named: Sequence[tuple[str, Mapping[str, Pathways] | None]]) -> tuple[Sh
         "reference": " or ".join(dict.fromkeys(_REFERENCES[each.reference] for _, each in headlines)),
         "sentences": [{"name": name, "words": sentence(each)} for name, each in headlines],
         "questions": max(each.sampled_questions for _, each in headlines),
-        "ways": {WAYS[way][0]: way for way in _ways([each for _, each in headlines])},
+        "ways": {WAYS[way][0]: way for way in ways_of([each for _, each in headlines])},
         "rows": list(_rows(measured)),
         "compared": [{"name": name, "found": each} for name, each in headlines if each.trait.why is None],
         "profiles": [{"name": name, "figure": figure} for name, figure in profiles],
@@ -158,7 +158,7 @@ def _through(way: str) -> str:
     return {OWN: "the own direction", OTHERS: "other personas, given that", ROLES: "roles, given both"}[way]
 
 
-def _ways(found: Sequence[Pathways]) -> list[str]:
+def ways_of(found: Sequence[Pathways]) -> list[str]:
     """Return the ways that any of some changes may go; none goes above the last layer where no adapter is there."""
     ways = [way for way in WAYS if any(way in each.trait.shares for each in found)]
     return [way for way in ways if way != ABOVE or any(each.adapted_above for each in found)]

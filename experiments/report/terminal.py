@@ -1,5 +1,6 @@
 """The results as a table in the terminal."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from rich import box
@@ -11,6 +12,7 @@ from rich.text import Text
 from wellworn.experiments.findings.group_rows import GroupRow
 from wellworn.experiments.findings.run_rows import RunRow
 from wellworn.experiments.findings.summary import CalibrationRow, Summary
+from wellworn.experiments.report.pathways import WAYS, ways_of
 from wellworn.experiments.stages.capability import CHECKS, Compared
 from wellworn.experiments.stages.scores import NAMES
 from wellworn.probes.statistics.intervals import Estimate
@@ -36,7 +38,10 @@ def show(summary: Summary, console: Console) -> None:
 
 def render(summary: Summary) -> RenderableType:
     """Return a study's results as a rich renderable."""
-    parts: list[RenderableType] = [Text(summary.question, style="bold"), _runs(summary)]
+    parts: list[RenderableType] = [Text(summary.question, style="bold")]
+    if measured := _with(summary, "pathways"):
+        parts.append(_pathways(measured))
+    parts.append(_runs(summary))
     if summary.groups:
         parts.append(_groups(summary))
     if summary.capability:
@@ -112,7 +117,32 @@ def _groups(summary: Summary) -> Table:
     return table
 
 
-def _with(summary: Summary, figures: Literal["capability", "scores"]) -> list[RunRow | GroupRow]:
+def _pathways(rows: Sequence[RunRow | GroupRow]) -> RenderableType:
+    """Return where each change goes, relative to the headline's reference."""
+    found = [(row.name, next(iter(row.pathways.values()))) for row in rows if row.pathways]
+    ways = ways_of([each for _, each in found])
+    table = Table(box=box.SIMPLE_HEAD, title="where the change goes", title_justify="left", title_style="dim", pad_edge=False)
+    for column in ("run", "change", *(WAYS[way][0] for way in ways), "chance for own, p", "κ [95 %]"):
+        table.add_column(column, justify="left" if column == "run" else "right")
+    for name, each in found:
+        if each.trait.why:
+            table.add_row(escape(name), _number(each.trait.effect, signed=True), "no clear change")
+            continue
+        chance = each.chance_own
+        table.add_row(
+            escape(name),
+            _number(each.trait.effect, signed=True),
+            *(_interval(each.trait.shares.get(way)) for way in ways),
+            f"{chance.mean:.2f}, {chance.p:.3f}" if chance else "–",
+            _interval(each.kappa),
+        )
+    legend = (
+        "Own: the base's direction for the trait, or for a control's instruction. κ: 0 is chance, 1 the change's own best single direction."
+    )
+    return Group(table, Text(legend, style="dim"))
+
+
+def _with(summary: Summary, figures: Literal["capability", "scores", "pathways"]) -> list[RunRow | GroupRow]:
     """Return the rows with these figures: groups of runs that differ only in seed, then the other runs."""
     rows: list[RunRow | GroupRow] = [*summary.groups, *summary.alone]
     return [row for row in rows if getattr(row, figures)]

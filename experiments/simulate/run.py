@@ -12,7 +12,7 @@ from rich.table import Table
 from wellworn.data.errors import InputError
 from wellworn.data.wording import did_you_mean
 from wellworn.experiments.engine.store import commit, versions, write_json
-from wellworn.experiments.simulate import crossed, nulls, shares
+from wellworn.experiments.simulate import crossed, kappa, nulls, shares
 from wellworn.experiments.simulate.rows import Row
 
 FEWEST_REPEATS = 100
@@ -21,13 +21,14 @@ FEWEST_REPEATS = 100
 KINDS: dict[str, tuple[Callable[[int, int], list[Row]], Callable[[Row], list[str]] | None]] = {
     "shares": (shares.simulate_shares, shares.missed_targets),
     "crossed": (crossed.simulate_crossed, crossed.missed_targets),
+    "kappa": (kappa.simulate_kappa, kappa.missed_targets),
     "nulls": (nulls.null_sizes, None),
     "pipeline": (nulls.pipeline_sizes, None),
 }
 
 
 def simulate(kind: str, repeats: int, seed: int, out: Path | None, console: Console) -> None:
-    """Run `shares`, `crossed`, `nulls` or `pipeline`.
+    """Run `shares`, `crossed`, `kappa`, `nulls` or `pipeline`.
 
     Raises:
         InputError: an unknown simulation, too few repeats, or a negative seed.

@@ -1,3 +1,4 @@
+import io
 import json
 import re
 from dataclasses import replace
@@ -8,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
+from rich.console import Console
 
 from tests.experiments.synthetic import (
     HOSTILE,
@@ -17,6 +19,7 @@ from tests.experiments.synthetic import (
     facts,
     mediated,
     near,
+    pathways,
     run,
     study,
 )
@@ -27,6 +30,7 @@ from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.findings.verdict import RULE
 from wellworn.experiments.report.figures import DASHES, PALETTE, dimension_curve, run_style, share_by_layer, share_limits
 from wellworn.experiments.report.page import page
+from wellworn.experiments.report.terminal import show
 from wellworn.experiments.stages.calibration import LaterShares, PlantedShares
 from wellworn.experiments.stages.measurement import LayerCurve
 from wellworn.experiments.stages.persona_space import SpaceDimension
@@ -368,3 +372,19 @@ def test_nothing_but_what_a_row_repeats_is_hidden() -> None:
         cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)[:2] for _, row in rows]
         assert "first" in rows[0][0]
         assert all(cells[i] == cells[i - 1] for i, (kind, _) in enumerate(rows) if "first" not in kind)
+
+
+def test_where_changes_go_is_the_first_thing_said() -> None:
+    traits = [replace(run(facts(), seed=seed), pathways={"neutral": pathways(0.4, 0.15, seed)}) for seed in range(2)]
+    outcomes = pathways(0.4, 0.1, effect=1e-3)
+    noise = np.random.default_rng(1).normal(0, 0.1, outcomes.logprob.shape)
+    still = replace(run(facts(), trait=HOSTILE), pathways={"neutral": replace(outcomes, logprob=outcomes.logprob + noise)})
+    results = study(*traits, still)
+    text = Elements(rendered(results)).text
+    assert text.index("Where the change goes") < text.index("Whom it came to resemble")
+    assert "40 % [40, 40] goes through the own direction" in text
+    console = Console(width=200, record=True, file=io.StringIO())
+    show(summarise(results), console)
+    said = console.export_text()
+    assert "0.40 [0.40, 0.40]" in said
+    assert "no clear change" in said
