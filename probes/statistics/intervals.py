@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 FloatArray = NDArray[np.float64]
+# Relative error of a difference of variances.
+ROUNDING = 1e-12
 
 
 def finite(x: float) -> float | None:
@@ -169,7 +171,10 @@ def ratio_interval(
         forms = [by_run + by_question - by_residual, by_run, by_question]
         freedom = (runs - 1.0, questions - 1.0, (runs - 1.0) * (questions - 1.0))
         terms = [(float(at @ form @ at), df) for form, df in zip((by_run, by_question, by_residual), freedom, strict=True)]
-    df = satterthwaite(max(float(at @ form @ at) for form in forms) + offset, [*terms, (offset, offset_df)])
+    variance = max(float(at @ form @ at) for form in forms) + offset
+    # Where the ratio is the same everywhere, only rounding is left, and its terms say nothing about degrees of freedom.
+    rounding = ROUNDING * max(float(np.abs(at) @ np.abs(form) @ np.abs(at)) for form in forms)
+    df = satterthwaite(variance, [*terms, (offset, offset_df)]) if variance > rounding else np.inf
     t2 = float(stats.t.ppf(0.5 + level / 2, df)) ** 2
     ends = []
     for form in forms:

@@ -152,10 +152,15 @@ def pathways(own: float, others: float, seed: int = 0, effect: float = 1.0, abov
     # Y is M1's where all that lies outside is M1's.
     changed = [name for name in main if name in ("after", "outside.into") or (name.endswith(".out") and name != "outside.out")]
     plain = {name: float(name in changed) for name in main}
+
+    def noise(*shape: int) -> FloatArray:
+        return 0.004 * effect * generator.standard_normal(shape)
+
     logprob = np.stack([start + gain * np.array([[share], [plain[name]]]) for name, share in main.items()])
+    logprob = logprob + noise(*logprob.shape)
 
     def of_trait(shares: Mapping[str, float], questions: Sequence[int]) -> FloatArray:
-        return np.stack([start[0, questions] + share * gain[0, questions] for share in both_ways(shares).values()])
+        return np.stack([start[0, questions] + share * gain[0, questions] + noise(len(questions)) for share in both_ways(shares).values()])
 
     facts = PathwayFacts(
         layers=[1, 2, 3],

@@ -262,3 +262,13 @@ def test_what_is_no_number_is_refused(interval: Callable[[FloatArray], Estimate]
     values[1] = np.nan
     with pytest.raises(ValueError, match="needs finite values"):
         interval(values)
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_a_ratio_that_is_the_same_everywhere_has_no_width(runs: int, share: float) -> None:
+    rng = np.random.default_rng(runs)
+    effect = 1 + 0.3 * rng.normal(size=24) + 0.1 * rng.normal(size=(runs, 24))
+    effect = effect[0] if runs == 1 else effect
+    found = ratio_interval(share * effect, effect)
+    assert (found.low, found.value, found.high) == pytest.approx((share, share, share), abs=1e-6)
