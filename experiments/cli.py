@@ -199,12 +199,12 @@ def bench(
 
 @app.command(epilog=examples("wellworn simulate shares", "wellworn simulate nulls --repeats 200 --seed 1"))
 def simulate(
-    kind: Annotated[str, typer.Argument(help="shares, crossed, nulls or pipeline.")],
+    kind: Annotated[str, typer.Argument(help="shares, crossed, kappa, nulls or pipeline.")],
     repeats: Annotated[int, typer.Option(help="Draws for each row, at least 100.")] = 1000,
     seed: Annotated[int, typer.Option(help="Random seed of all draws.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all rows to FILE.")] = None,
 ) -> None:
-    """Try the statistics on synthetic data whose answer is known: shares, means and ratios over runs, and nulls."""
+    """Try the statistics on synthetic data whose answer is known: shares, means and ratios over runs, κ, and nulls."""
     from wellworn.experiments.simulate.run import simulate as run_simulation
 
     _check_folder(json_file)

@@ -195,7 +195,9 @@ def _pathways(reference: str, measured: Sequence[PathwayOutcomes]) -> Pathways:
     few = _few_questions(measured, headline) if found else None
     own = _chance(few, facts, CHANCE_OWN, given=None) if OWN in facts.parts else None
     best = {name.removeprefix(BEST): name for name in _parts_named(facts.further, BEST)} if found else {}
-    scaled = scaled_share(headline.effect, headline.through(OWN), headline.through(best["1"]), own) if own and "1" in best else None
+    scaled = None
+    if own and "1" in best:
+        scaled = scaled_share(headline.effect, headline.through(OWN), headline.through(best["1"]), own, facts.questions)
     profile = _windows(few, facts) if few else []
     return Pathways(
         reference=reference,

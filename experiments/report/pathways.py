@@ -86,12 +86,14 @@ def sentence(found: Pathways) -> str:
     if outcome.why is not None:
         return f"{_capital(outcome.why)}."
     parts = [f"{_percent(share)} goes through {_through(way)}" for way, share in outcome.shares.items() if way in (OWN, OTHERS, ROLES)]
+    if OWN not in outcome.shares:
+        parts.insert(0, "no own direction was found")
     rest = [f"{_percent(outcome.shares[REST])} lies outside these directions"]
     if found.adapted_above:
         rest.append(f"{_percent(outcome.shares[ABOVE])} comes from adapters above layer {found.layers[-1]}")
     drawn = ((found.chance_own, "carry"), (found.chance_others, "would add"))
     chance = [_chance(each, verb) for each, verb in drawn if each]
-    words = "; ".join([*parts, *rest]) + "."
+    words = _capital("; ".join([*parts, *rest])) + "."
     if chance:
         words += " In their place, " + "; ".join(chance) + "."
     if "1" in found.best:
@@ -155,7 +157,7 @@ def _whole(share: float) -> str:
 
 
 def _through(way: str) -> str:
-    return {OWN: "the own direction", OTHERS: "other personas, given that", ROLES: "roles, given both"}[way]
+    return {OWN: "the own direction", OTHERS: "other personas, given the own direction", ROLES: "roles, given the others"}[way]
 
 
 def ways_of(found: Sequence[Pathways]) -> list[str]:

@@ -107,7 +107,7 @@ def _estimate(effect: FloatArray, own: FloatArray, best: FloatArray, draws: Floa
     if len(effect) == 1:
         effect, own, best, draws = effect[0], own[0], best[0], draws[:, 0]
     few = sampled_questions(QUESTIONS, SAMPLED)
-    return scaled_share(effect, own, best, floor(effect[..., few], draws, own[..., few]))
+    return scaled_share(effect, own, best, floor(effect[..., few], draws, own[..., few]), few)
 
 
 def _summary(kappa: float, found: Sequence[Scaled]) -> Row:

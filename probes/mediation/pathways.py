@@ -19,7 +19,7 @@ floor: the mean of M over chance directions. ceiling: M of the change's own mean
 persona direction does as much as the best single direction known to us.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,7 @@ MIN_STANDARD_ERRORS = 3.0
 LEAST_ROOM, WIDEST = 0.10, 0.6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Floor:
     """The part of an effect that chance spaces mediate.
 
@@ -42,8 +42,8 @@ class Floor:
         high: 95 % quantile.
         draws: B.
         p: (1 + #{draws ≥ observed})/(1 + B), on the questions of the floor.
-        variance: of the mean, through draws and through questions.
-        df: degrees of freedom of that variance.
+        through_draws: variance of the mean through draws.
+        deviations: of each question from that mean, averaged over draws, as shares of TE, [questions] or [runs, questions]; 0 on average.
     """
 
     mean: float
@@ -51,8 +51,24 @@ class Floor:
     high: float
     draws: int
     p: float
-    variance: float
-    df: float
+    through_draws: float
+    deviations: FloatArray
+
+    @property
+    def through_questions(self) -> float:
+        """Variance of the mean through questions: another set of them would give another mean of the same draws."""
+        return standard_error(self.deviations) ** 2
+
+    @property
+    def variance(self) -> float:
+        """Of the mean, through draws and through questions."""
+        return self.through_draws + self.through_questions
+
+    @property
+    def df(self) -> float:
+        """Degrees of freedom of that variance."""
+        questions = self.deviations.shape[-1]
+        return satterthwaite(self.variance, [(self.through_draws, self.draws - 1.0), (self.through_questions, questions - 1.0)])
 
 
 @dataclass(frozen=True)
@@ -107,35 +123,42 @@ def floor(effect: FloatArray, draws: FloatArray, observed: FloatArray) -> Floor:
     shares = draws.reshape(len(draws), -1).mean(1) / total
     mean = float(shares.mean())
     through_draws = float(shares.var(ddof=1)) / len(shares)
-    # Another set of questions would give another mean of the same draws.
-    through_questions = (standard_error(draws.mean(0) - mean * effect) / total) ** 2
-    variance = through_draws + through_questions
-    df = satterthwaite(variance, [(through_draws, len(shares) - 1.0), (through_questions, effect.shape[-1] - 1.0)])
+    deviations = (draws.mean(0) - mean * effect) / total
     p = (1 + int((shares >= float(observed.mean()) / total).sum())) / (1 + len(shares))
     low, high = np.quantile(shares, [0.05, 0.95])
-    return Floor(mean, float(low), float(high), len(shares), p, variance, df)
+    return Floor(mean, float(low), float(high), len(shares), p, through_draws, deviations)
 
 
-def scaled_share(effect: FloatArray, moved: FloatArray, ceiling: FloatArray, chance: Floor) -> Scaled:
+def scaled_share(
+    effect: FloatArray, moved: FloatArray, ceiling: FloatArray, chance: Floor, questions: Sequence[int] | None = None
+) -> Scaled:
     """Return κ of a part: where its mediated share lies between a floor and a ceiling.
 
-    The interval is Fieller's for the ratio of (moved − floor) to (ceiling − floor) over questions, or over runs × questions. The error
-    of the floor is one number that is subtracted from both.
+    The interval is Fieller's for the ratio of N = (moved − floor) to D = (ceiling − floor) over questions, or over runs × questions.
+    The floor c is subtracted from both, so that N − κD has the error of (moved − κ·ceiling) − (1 − κ)·c. Its second part is through draws
+    and through the floor's q questions. Where these are among the Q questions of the effect, both parts vary with the same questions and
+    runs. Then each question's N and D has its term in the error of c taken off, (Q/q)·(deviation)·TE, which leaves their means as they
+    are and gives their variance over questions (and runs) the covariance of both parts.
 
     Args:
         effect: TE of each question, [questions] or [runs, questions].
         moved: M·TE of the part, the same shape.
         ceiling: M·TE of the best part of as many dimensions.
         chance: the floor of as many dimensions.
+        questions: places of the floor's questions among those of the effect; None where the floor is of other questions.
     """
-    above, room = moved - chance.mean * effect, ceiling - chance.mean * effect
     total = float(effect.mean())
+    shift = chance.mean * effect
+    if questions is not None:
+        shift[..., list(questions)] += effect.shape[-1] / len(questions) * chance.deviations * total
+    variance, df = (chance.variance, chance.df) if questions is None else (chance.through_draws, chance.draws - 1.0)
+    above, room = moved - shift, ceiling - shift
     share = float(room.mean()) / total
-    error = float(np.hypot(standard_error(room) / total, chance.variance**0.5))
+    error = float(np.hypot(standard_error(room) / total, variance**0.5))
     if share < LEAST_ROOM or share <= MIN_STANDARD_ERRORS * error:
         needed = f"at least {LEAST_ROOM:.2f} and more than {MIN_STANDARD_ERRORS:.0f} standard errors ({error:.2f}) are needed"
         return Scaled(None, f"the ceiling is {share:.2f} of the effect above the floor; {needed}", share)
-    kappa = ratio_interval(above, room, offset_variance=chance.variance * total**2, offset_df=chance.df)
+    kappa = ratio_interval(above, room, offset_variance=variance * total**2, offset_df=df)
     if not kappa.high - kappa.low < WIDEST:
         return Scaled(None, f"too uncertain: {kappa}; an interval narrower than {WIDEST:g} is needed", share)
     return Scaled(kappa, None, share)

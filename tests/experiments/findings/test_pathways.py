@@ -79,7 +79,33 @@ def test_runs_with_other_interventions_are_not_taken_together() -> None:
 
 def test_the_sentence_says_all_of_it() -> None:
     words = sentence(found_of(pathways(own=0.4, others=0.15)))
-    assert words.startswith("40 % [40, 40] goes through the own direction; 15 % [15, 15] goes through other personas, given that;")
+    assert words.startswith(
+        "40 % [40, 40] goes through the own direction; 15 % [15, 15] goes through other personas, given the own direction;"
+    )
     assert "35 % [35, 35] lies outside these directions; 10 % [10, 10] comes from adapters above layer 3." in words
     assert "chance directions carry 10 %" in words
     assert "the own one is at κ = 0.50" in words
+
+
+def test_without_an_own_direction_the_others_stand_alone() -> None:
+    whole = pathways(own=0.0, others=0.3)
+    main, few = whole.facts.interventions, whole.facts.sampled
+    keep = [i for i, name in enumerate(main) if not name.startswith(("own.", "others_alone."))]
+    sampled = [i for i, name in enumerate(few) if "own" not in name]
+    facts_now = whole.facts.model_copy(
+        update={
+            "parts": ["others"],
+            "dimensions": [3],
+            "interventions": [main[i] for i in keep],
+            "sampled": [few[i] for i in sampled],
+        }
+    )
+    found = found_of(replace(whole, facts=facts_now, logprob=whole.logprob[keep], sampled=whole.sampled[sampled]))
+    assert list(found.trait.shares) == ["others", "outside", "above"]
+    assert found.trait.shares["others"].value == pytest.approx(0.3, abs=0.012)
+    assert found.trait.others_first is None
+    assert found.kappa is None
+    assert found.kappa_why == "the run has no own direction that was found"
+    assert found.chance_others is not None
+    assert found.chance_others.mean == pytest.approx(0.05, abs=0.005)
+    assert sentence(found).startswith("No own direction was found; 30 % [30, 30] goes through other personas")

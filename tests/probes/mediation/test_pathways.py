@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wellworn.probes.mediation.pathways import ABOVE, OTHERS, OWN, REST, Floor, floor, scaled_share, stack
+from wellworn.probes.statistics.intervals import ratio_interval
 
 
 @given(seed=st.integers(0, 2**31), runs=st.sampled_from([None, 3]))
@@ -53,17 +54,38 @@ def test_a_floor_that_differs_between_questions_is_less_certain() -> None:
 
 def test_kappa_is_the_place_between_floor_and_ceiling() -> None:
     effect = np.array([0.9, 1.0, 1.1, 1.0])
-    found = scaled_share(effect, 0.34 * effect, 0.50 * effect, Floor(0.10, 0, 0.2, 39, 0.025, 1e-6, 38))
+    found = scaled_share(effect, 0.34 * effect, 0.50 * effect, Floor(0.10, 0, 0.2, 39, 0.025, 1e-6, np.zeros(4)))
     assert found.value is not None
     assert found.value.value == pytest.approx(0.24 / 0.40)
     assert found.room == pytest.approx(0.40)
     assert found.why is None
 
 
+@pytest.mark.parametrize("shape", [(12,), (3, 12)])
+def test_a_floor_on_all_questions_is_taken_off_each(shape: tuple[int, ...]) -> None:
+    """Its share in the variance over questions is then exactly that of a paired difference."""
+    rng = np.random.default_rng(5)
+    effect = rng.normal(1, 0.3, shape)
+    common = rng.normal(0, 0.05, shape)
+    own, best = ((share + common + rng.normal(0, 0.01, shape)) * effect for share in (0.3, 0.5))
+    draws = (0.1 + common + rng.normal(0, 0.03, (39, *(1 for _ in shape)))) * effect
+    chance = floor(effect, draws, own)
+    found, apart = scaled_share(effect, own, best, chance, range(12)).value, scaled_share(effect, own, best, chance).value
+    paired = ratio_interval(
+        own - draws.mean(0), best - draws.mean(0), offset_variance=chance.through_draws * effect.mean() ** 2, offset_df=38
+    )
+    assert found is not None
+    assert apart is not None
+    assert (found.value, found.low, found.high) == pytest.approx((paired.value, paired.low, paired.high))
+    # All three parts carry more on the same questions: as if of other questions, the floor's error would count twice.
+    assert apart.value == pytest.approx(found.value)
+    assert apart.high - apart.low > 1.5 * (found.high - found.low)
+
+
 @pytest.mark.parametrize(("ceiling", "variance"), [(0.15, 1e-6), (0.35, 0.01), (0.05, 1e-6)])
 def test_kappa_is_not_defined_where_there_is_no_room(ceiling: float, variance: float) -> None:
     effect = np.ones(6)
-    found = scaled_share(effect, 0.12 * effect, ceiling * effect, Floor(0.10, 0, 0.2, 39, 0.5, variance, 38))
+    found = scaled_share(effect, 0.12 * effect, ceiling * effect, Floor(0.10, 0, 0.2, 39, 0.5, variance, np.zeros(6)))
     assert found.value is None
     assert "above the floor" in str(found.why)
 
@@ -71,7 +93,7 @@ def test_kappa_is_not_defined_where_there_is_no_room(ceiling: float, variance: f
 def test_kappa_too_uncertain_says_so() -> None:
     rng = np.random.default_rng(3)
     effect = np.ones(8)
-    found = scaled_share(effect, rng.normal(0.3, 0.4, 8), np.full(8, 0.5), Floor(0.10, 0, 0.2, 39, 0.5, 1e-6, 38))
+    found = scaled_share(effect, rng.normal(0.3, 0.4, 8), np.full(8, 0.5), Floor(0.10, 0, 0.2, 39, 0.5, 1e-6, np.zeros(8)))
     assert found.value is None
     assert "too uncertain" in str(found.why)
 
@@ -91,7 +113,7 @@ def test_kappa_covers_its_truth(runs: int, room: float) -> None:
         draws = (low + rng.normal(0, 0.05, (39, 1, 1)) + rng.normal(0, 0.04, (39, 1, 8))) * effect[:, ::3]
         own, best, effect = (each[0] if runs == 1 else each for each in (own, best, effect))
         chance = floor(effect[..., ::3], draws[:, 0] if runs == 1 else draws, own[..., ::3])
-        found = scaled_share(effect, own, best, chance)
+        found = scaled_share(effect, own, best, chance, range(0, 24, 3))
         if found.value:
             held += found.value.low <= 0.5 <= found.value.high
             values.append(found.value.value)
