@@ -77,8 +77,10 @@ def state_changes(model: nn.Module, texts: Texts, between: tuple[Variant, Varian
         dist.all_reduce(both)
         sums, count = both[:-1].view_as(sums).cpu(), both[-1:].cpu()
     tokens = int(count.item())
+    # In place, since the moments of a wide and deep model take gigabytes.
+    sums /= tokens
     return Changes(
         tokens,
-        {layer: sums[at, 0] / tokens for at, layer in enumerate(layers)},
-        {layer: sums[at, 1:] / tokens for at, layer in enumerate(layers)},
+        {layer: sums[at, 0] for at, layer in enumerate(layers)},
+        {layer: sums[at, 1:] for at, layer in enumerate(layers)},
     )
