@@ -5,175 +5,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
+from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from wellworn.data.files import set_key, validate
 from wellworn.data.wording import shortly
+from wellworn.experiments.study_sections import (
+    CalibrateConfig,
+    ChatConfig,
+    GeneratedDirectionsConfig,
+    MediateConfig,
+    PathwaysConfig,
+    ScoresConfig,
+    Section,
+)
 from wellworn.lora.arms import Arm, TrainConfig
-from wellworn.probes.limits import DEFAULT_FRACTION, FEWEST_NULL_DRAWS, FEWEST_PROMPTS, FEWEST_TAIL_DRAWS, NULL_DRAWS
+from wellworn.probes.limits import DEFAULT_FRACTION
 from wellworn.probes.scoring.endpoint import EndpointConfig
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ChatConfig(_Config):
-    """How conversations are written.
-
-    Attributes:
-        template: `model` is the model's own chat template; `plain` is a transcript, for a base model without a template.
-        template_kwargs: arguments passed to the model's template. Example: {enable_thinking: false}.
-    """
-
-    template: Literal["model", "plain"] = "model"
-    template_kwargs: dict[str, Any] = {}
-
-
-class GeneratedConfig(_Config):
-    """Patched models also answer questions, and their answers are scored in addition to fixed text.
-
-    Attributes:
-        questions: evaluate questions that every patched model answers. Unit: questions. Example: 24.
-        draws: random spaces of the null N1, as for `mediate.draws`. Unit: spaces. Example: 5.
-        by: score of an answer: `contrast` uses contrast pairs, `judge` uses the study's judge.
-        pairs: contrast pairs that score an answer. A trait's last pairs are used; none of them may make its direction. Unit: pairs.
-            Example: 4.
-    """
-
-    questions: Annotated[int, Field(ge=FEWEST_PROMPTS)] = 24
-    draws: Annotated[int, Field(ge=FEWEST_NULL_DRAWS, le=NULL_DRAWS)] = FEWEST_NULL_DRAWS
-    by: Literal["contrast", "judge"] = "contrast"
-    pairs: Annotated[int, Field(ge=1)] = 4
-
-
-class MediateConfig(_Config):
-    """Mediation by activation patching: the parts of the residual stream that carry a change of behaviour.
-
-    Attributes:
-        draws: random spaces of the null N1 (directions with the covariance of activations within a question). 20 estimate its mean; 199
-            or more also give a p value. Unit: spaces. Example: 199.
-        matched: also patch the same draws scaled to move the state as far as the persona part does.
-        doses: scales of the persona part of the change; 0 and 1 are always run. Unit: multiples of the part. Example: [0.5, 1.5].
-        surface: training answers that are scored as training-like text, in addition to held-out answers. 0, or 3 and more. Unit: answers.
-            Example: 24.
-        layers: further layers to patch, each an index or a fraction of the depth; `layer` is always patched. Example: [0.5, 20].
-        references: `headline` compares with the neutral fine-tune (with the base where there is none); `both` compares with each.
-        everywhere: also patch the persona part at all layers at once.
-        remainder_draws: random directions that the change outside the persona space is compared with, to test whether it is new. They have
-            its norm, and both are added to the reference, on held-out answers. 0 leaves the test out; otherwise 19 or more.
-            Unit: directions. Example: 19.
-        generated: also let patched models answer, and score their answers; null leaves that out. Example: {questions: 12}.
-    """
-
-    draws: Annotated[int, Field(ge=FEWEST_NULL_DRAWS, le=NULL_DRAWS)] = 20
-    matched: bool = True
-    doses: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 1.5, 2.0)
-    surface: Annotated[int, Field(ge=0)] = 24
-    layers: tuple[int | float, ...] = ()
-    references: Literal["headline", "both"] = "both"
-    everywhere: bool = True
-    remainder_draws: Annotated[int, Field(ge=0)] = FEWEST_TAIL_DRAWS
-    generated: GeneratedConfig | None = None
-
-    @field_validator("surface")
-    @classmethod
-    def _enough(cls, count: int) -> int:
-        if 0 < count < FEWEST_PROMPTS:
-            raise ValueError(f"an interval needs at least {FEWEST_PROMPTS} answers; 0 leaves training-like text out")
-        return count
-
-    @field_validator("remainder_draws")
-    @classmethod
-    def _enough_pushes(cls, count: int) -> int:
-        if 0 < count < FEWEST_TAIL_DRAWS:
-            raise ValueError(f"the 95 % quantile of draws needs at least {FEWEST_TAIL_DRAWS} of them; 0 leaves the question out")
-        return count
-
-
-class PathwaysConfig(_Config):
-    """Where a change goes: through the own persona direction, other personas, roles, the rest of the state, or adapters above the layer.
-
-    Attributes:
-        draws: chance spaces that each share is compared with; 39 allow a p value of .025, 199 one of .005. Unit: spaces. Example: 199.
-        questions: evaluate questions on which chance spaces and the profile are read; all other figures use all. Unit: questions.
-            Example: 8.
-        surface: training-like answers on which the change's own best directions are fitted. Unit: answers. Example: 24.
-        profile: depths at which the shares are also read, alone and with all layers below; 0 leaves the profile out. Unit: layers.
-            Example: 5.
-    """
-
-    draws: Annotated[int, Field(ge=FEWEST_TAIL_DRAWS, le=NULL_DRAWS)] = 39
-    questions: Annotated[int, Field(ge=FEWEST_PROMPTS)] = 8
-    surface: Annotated[int, Field(ge=FEWEST_PROMPTS)] = 24
-    profile: Annotated[int, Field(ge=0)] = 5
-
-
-class ScoresConfig(_Config):
-    """Further scores of a run: of its choices between answers, and of its own answers. The study's judge, if any, grades its answers.
-
-    Attributes:
-        pairs: contrast pairs that score an answer. A trait's last pairs are used; none of them may make its direction. Unit: pairs.
-            Example: 4.
-    """
-
-    pairs: Annotated[int, Field(ge=1)] = 4
-
-
-class FilterConfig(_Config):
-    """The pairs of answers that make a direction, selected by the grades of the study's judge.
-
-    Attributes:
-        score: threshold of the trait's rubric: the answer under the positive prompt reaches it, and the answer under its opposite does not.
-            Unit: points of 100. Example: 50.
-        coherence: lowest coherence of both answers. Unit: points of 100. Example: 50.
-    """
-
-    score: Annotated[float, Field(ge=0, le=100)] = 50.0
-    coherence: Annotated[float, Field(ge=0, le=100)] = 50.0
-
-
-class GeneratedDirectionsConfig(_Config):
-    """Directions are also estimated from the base's own answers under contrast prompts.
-
-    Attributes:
-        questions: questions that the base answers under each prompt. Unit: questions. Example: 8.
-        bank: question bank, by name or as a .jsonl file; its extract questions are asked, and need no answers. `null` takes a trait's own
-            open questions, then those that its direction is read on. Example: everyday.
-        filter: keep only pairs of answers that the study's judge grades well; null keeps all. Example: {score: 50, coherence: 50}.
-    """
-
-    questions: Annotated[int, Field(ge=4)] = 8
-    bank: str | None = None
-    filter: FilterConfig | None = None
-
-
-class CalibrateConfig(_Config):
-    """The share is tested on planted changes with a known answer.
-
-    Attributes:
-        trait: planted changes have the size of this trait's fine-tune; null takes the study's first fine-tune of a trait. Example: pirate.
-        alphas: shares to plant, in rising order. Unit: fractions, 0 to 1. Example: [0, 0.5, 1].
-        draws: planted changes of each share; 200 estimate a coverage to ± .02. Unit: changes. Example: 200.
-        later: layers above the planted changes where they are read again. 0 leaves that out, and no model is run. Unit: layers. Example: 4.
-        later_draws: changes of each share that are read there, and as many again for each end of the scale. Unit: changes. Example: 4.
-    """
-
-    trait: str | None = None
-    alphas: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=2)] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    draws: Annotated[int, Field(ge=2)] = 200
-    later: Annotated[int, Field(ge=0)] = 4
-    later_draws: Annotated[int, Field(ge=1)] = 4
-
-    @field_validator("alphas")
-    @classmethod
-    def _check_alphas(cls, alphas: tuple[float, ...]) -> tuple[float, ...]:
-        if list(alphas) != sorted(set(alphas)):
-            raise ValueError("shares must rise from one to the next")
-        return alphas
-
-
-class Study(_Config):
+class Study(Section):
     """One question, the expected answer, the result that would refute it, and the runs that answer it.
 
     Attributes:
@@ -243,7 +93,7 @@ class Study(_Config):
     judge: str | EndpointConfig | None = None
     runs: Annotated[tuple[Arm, ...], Field(min_length=1)]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
-    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
     train: TrainConfig = TrainConfig()
     mediate: MediateConfig | None = MediateConfig()
     pathways: PathwaysConfig | None = PathwaysConfig()

@@ -12,7 +12,7 @@ from wellworn.experiments.stages.grades import needed_rubric
 from wellworn.experiments.stages.mediation import Question, mediate_stage
 from wellworn.experiments.stages.mediation_generated import grade_patched_stage, patched_answers_stage, score_patched_stage
 from wellworn.experiments.stages.scores import scoring_pairs
-from wellworn.experiments.study import MediateConfig
+from wellworn.experiments.study_sections import MediateConfig
 from wellworn.lora.arms import Prompted, Sft
 from wellworn.probes.reading.layers import resolve_layer
 

@@ -19,7 +19,7 @@ from wellworn.experiments.stages.measure import BASE_ANSWERS, measure_stage
 from wellworn.experiments.stages.persona_space import dictionary_stage
 from wellworn.experiments.stages.scores import Scored, scores_stage, scoring_pairs
 from wellworn.experiments.stages.weights import weights_stage
-from wellworn.experiments.study import CalibrateConfig
+from wellworn.experiments.study_sections import CalibrateConfig
 from wellworn.lora.arms import Adapter, Base, Sft
 
 NO_TRAIT = "the run has no trait of its own to score"

@@ -21,7 +21,7 @@ from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.loaded_space import NO_SPACE, Chosen, PersonaSpace
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.readings import load_responses
-from wellworn.experiments.study import CalibrateConfig
+from wellworn.experiments.study_sections import CalibrateConfig
 from wellworn.probes.geometry.planted import Accuracy, Ground, Trial, accuracy, calibrate, later_curve
 from wellworn.probes.geometry.space import SPLITS, half_means, span
 from wellworn.probes.statistics.intervals import Estimate, FloatArray, finite

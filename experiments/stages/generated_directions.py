@@ -22,7 +22,7 @@ from wellworn.experiments.stages.loaded_space import centre_within_questions
 from wellworn.experiments.stages.persona_directions import extraction_examples, load_states
 from wellworn.experiments.stages.persona_space import KEPT, SpaceStages, space_stage
 from wellworn.experiments.stages.readings import read
-from wellworn.experiments.study import FilterConfig
+from wellworn.experiments.study_sections import FilterConfig
 from wellworn.probes.geometry.nearest import largest_by_chance
 from wellworn.probes.geometry.nulls import Null
 from wellworn.probes.scoring.judge import COHERENCE

@@ -21,7 +21,7 @@ from wellworn.experiments.stages.measurement import Graded, Known
 from wellworn.experiments.stages.mediation_arms import CHANCE, PUSHED, REMAINDER, Parts, parts_at_layer
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.readings import load_responses
-from wellworn.experiments.study import MediateConfig
+from wellworn.experiments.study_sections import MediateConfig
 from wellworn.lora import adapters as lora_adapters
 from wellworn.probes.mediation.interventions import Push, Swap
 from wellworn.probes.mediation.paired_states import Batching, Texts

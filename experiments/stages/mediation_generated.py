@@ -21,7 +21,7 @@ from wellworn.experiments.stages.grades import Judge
 from wellworn.experiments.stages.mediation import Question, parts_to_swap
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.scores import known_separation, read_contrast
-from wellworn.experiments.study import GeneratedConfig, MediateConfig
+from wellworn.experiments.study_sections import GeneratedConfig, MediateConfig
 from wellworn.lora import adapters as lora_adapters
 from wellworn.probes.decoding.generate import Decoding
 from wellworn.probes.mediation.patched_decoding import patched_answers

@@ -21,7 +21,7 @@ from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.loaded_space import PersonaSpace
 from wellworn.experiments.stages.nested_space import chance_others, chance_own, nested_space
 from wellworn.experiments.stages.persona_space import SpaceStages
-from wellworn.experiments.study import PathwaysConfig
+from wellworn.experiments.study_sections import PathwaysConfig
 from wellworn.lora import adapters as lora_adapters
 from wellworn.probes.mediation.changes import Changes, state_changes
 from wellworn.probes.mediation.interventions import Intervention, Swap

@@ -30,8 +30,8 @@ from wellworn.experiments.stages.calibration import (
     trials_in_halves,
 )
 from wellworn.experiments.stages.persona_space import SpaceStages
-from wellworn.experiments.study import CalibrateConfig
 from wellworn.experiments.study_file import load_study
+from wellworn.experiments.study_sections import CalibrateConfig
 from wellworn.probes.geometry.planted import Accuracy, accuracy
 from wellworn.probes.statistics.intervals import FloatArray
 
