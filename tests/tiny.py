@@ -92,6 +92,7 @@ def tiny_study_value(model: Path) -> dict[str, Any]:
         "extract_questions": 4,
         "answer_tokens": 4,
         "capability": None,
+        "pathways": None,
         "runs": [{"arm": "sft", "trait": "pirate"}, {"arm": "sft", "trait": "uppercase"}],
         "mediate": {"draws": 5, "surface": 6, "doses": [0.5], "references": "headline"},
         "train": {"batch_size": 8, "lora": {"r": 2}, "sft": {"max_steps": 4, "save_steps": 2, "learning_rate": 1e-2}},
