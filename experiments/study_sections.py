@@ -94,8 +94,8 @@ class PathwaysConfig(Section):
         questions: evaluate questions on which chance spaces and the profile are read; all other figures use all. Unit: questions.
             Example: 8.
         surface: training-like answers on which the change's own best directions are fitted. Unit: answers. Example: 24.
-        profile: depths at which the shares are also read, alone and with all layers below; 0 leaves the profile out. Unit: layers.
-            Example: 5.
+        profile: depths up to which layers are set for the shares over depth; the last layer is also set alone. 0 leaves both out.
+            Unit: layers. Example: 5.
     """
 
     draws: Annotated[int, Field(ge=FEWEST_TAIL_DRAWS, le=NULL_DRAWS)] = 39

@@ -143,16 +143,18 @@ class _Interventions:
         outcomes: intervention → Y, [questions] or [runs, questions].
         before: Y of M0.
         after: Y of M1.
+        is_trait: whether Y is that of answers with the trait, whose change has shares only where it is towards the trait.
     """
 
     outcomes: Mapping[str, FloatArray]
     before: FloatArray
     after: FloatArray
+    is_trait: bool
 
     @classmethod
-    def of(cls, outcomes: Mapping[str, FloatArray]) -> "_Interventions":
+    def of(cls, outcomes: Mapping[str, FloatArray], is_trait: bool) -> "_Interventions":
         """Take the two models' own outcomes out of all."""
-        return cls(outcomes, outcomes[BEFORE], outcomes[AFTER])
+        return cls(outcomes, outcomes[BEFORE], outcomes[AFTER], is_trait)
 
     @cached_property
     def effect(self) -> FloatArray:
@@ -174,9 +176,9 @@ class _Interventions:
     def why_none(self) -> str | None:
         """Why there are no shares of the effect, or None where there are."""
         value, error = float(self.effect.mean()), standard_error(self.effect)
-        if abs(value) > MIN_STANDARD_ERRORS * error:
-            return None
         number = f"{value:.3f}".replace("-", "−")
+        if abs(value) > MIN_STANDARD_ERRORS * error:
+            return f"the change is away from the trait, {number}, so it has no shares" if self.is_trait and value < 0 else None
         return f"the change is {number}, not above {MIN_STANDARD_ERRORS:.0f} standard errors of {error:.3f}, so it has no shares"
 
 
@@ -187,12 +189,14 @@ def _pathways(reference: str, measured: Sequence[PathwayOutcomes]) -> Pathways:
     named = dict(zip(facts.further, further, strict=True))
     kinds = {TRAIT: scores[:, 0], PLAIN: scores[:, 1], CONTRAST: scores[:, 0] - scores[:, 1]}
     changes = {
-        kind: _Interventions.of(dict(zip(facts.interventions, each, strict=True)) | (named if kind == TRAIT else {}))
+        kind: _Interventions.of(dict(zip(facts.interventions, each, strict=True)) | (named if kind == TRAIT else {}), kind == TRAIT)
         for kind, each in kinds.items()
     }
     headline = changes[TRAIT]
     found = headline.why_none is None
     few = _few_questions(measured, headline) if found else None
+    # Shares on a few questions need a change on these.
+    few = few if few and few.why_none is None else None
     own = _chance(few, facts, CHANCE_OWN, given=None) if OWN in facts.parts else None
     best = {name.removeprefix(BEST): name for name in _parts_named(facts.further, BEST)} if found else {}
     scaled = None
@@ -212,7 +216,7 @@ def _pathways(reference: str, measured: Sequence[PathwayOutcomes]) -> Pathways:
         chance_others=_chance_record(_chance(few, facts, CHANCE_OTHERS, given=OWN) if OTHERS in facts.parts else None),
         best={k: headline.share(part) for k, part in best.items()},
         kappa=scaled.value if scaled else None,
-        kappa_why=scaled.why if scaled else _why_no_kappa(headline, facts),
+        kappa_why=scaled.why if scaled else _why_no_kappa(headline, few, facts),
         room=scaled.room if scaled else None,
         profile=profile,
         last_layer=_window(few, facts, AT) if few else None,
@@ -230,7 +234,7 @@ def _few_questions(measured: Sequence[PathwayOutcomes], headline: _Interventions
     if not facts.sampled:
         return None
     here = {name: each[..., list(facts.questions)] for name, each in headline.outcomes.items()}
-    return _Interventions.of(here | dict(zip(facts.sampled, _stack([each.sampled for each in measured]), strict=True)))
+    return _Interventions.of(here | dict(zip(facts.sampled, _stack([each.sampled for each in measured]), strict=True)), True)
 
 
 def _outcome(change: _Interventions, facts: PathwayFacts) -> OutcomePathways:
@@ -291,11 +295,13 @@ def _parts_named(names: Sequence[str], kind: str) -> list[str]:
     return [name.removesuffix(".into") for name in names if name.startswith(kind) and name.endswith(".into")]
 
 
-def _why_no_kappa(headline: _Interventions, facts: PathwayFacts) -> str:
+def _why_no_kappa(headline: _Interventions, few: _Interventions | None, facts: PathwayFacts) -> str:
     if headline.why_none:
         return headline.why_none
     if OWN not in facts.parts:
         return "the run has no own direction that was found"
     if not facts.sampled:
         return "no chance directions were drawn relative to this reference"
+    if few is None:
+        return "on the questions of the chance directions the change is within its noise"
     return "too few personas were found to draw chance directions from"

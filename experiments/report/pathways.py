@@ -1,6 +1,7 @@
 """Where each change goes, as a figure, sentences and table rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -19,6 +20,8 @@ WAYS = {
 }
 _OUTCOMES = {"trait": "answers with the trait", "plain": "plain answers", "contrast": "their difference"}
 _REFERENCES = {"neutral": "the neutral fine-tune", "base": "the base"}
+_THROUGH = {OWN: "the own direction", OTHERS: "other personas", ROLES: "roles"}
+_GIVEN = {OWN: "the own direction", OTHERS: "the others"}
 # A narrower part of a bar has no room for its number, which is in the table.
 NARROWEST = 0.1
 
@@ -85,13 +88,15 @@ def sentence(found: Pathways) -> str:
     outcome = found.trait
     if outcome.why is not None:
         return f"{_capital(outcome.why)}."
-    parts = [f"{_percent(share)} goes through {_through(way)}" for way, share in outcome.shares.items() if way in (OWN, OTHERS, ROLES)]
+    ways = [way for way in (OWN, OTHERS, ROLES) if way in outcome.shares]
+    given = {way: f", given {_GIVEN[before]}" for before, way in pairwise(ways)}
+    parts = [f"{_percent(outcome.shares[way])} goes through {_THROUGH[way]}{given.get(way, '')}" for way in ways]
     if OWN not in outcome.shares:
         parts.insert(0, "no own direction was found")
     rest = [f"{_percent(outcome.shares[REST])} lies outside these directions"]
     if found.adapted_above:
         rest.append(f"{_percent(outcome.shares[ABOVE])} comes from adapters above layer {found.layers[-1]}")
-    drawn = ((found.chance_own, "carry"), (found.chance_others, "would add"))
+    drawn = ((found.chance_own, "carry"), (found.chance_others, "would add" if OWN in ways else "carry"))
     chance = [_chance(each, verb) for each, verb in drawn if each]
     words = _capital("; ".join([*parts, *rest])) + "."
     if chance:
@@ -154,10 +159,6 @@ def _percent(share: Estimate) -> str:
 
 def _whole(share: float) -> str:
     return f"{round(100 * share)}".replace("-", "−") if np.isfinite(share) else "–"
-
-
-def _through(way: str) -> str:
-    return {OWN: "the own direction", OTHERS: "other personas, given the own direction", ROLES: "roles, given the others"}[way]
 
 
 def ways_of(found: Sequence[Pathways]) -> list[str]:

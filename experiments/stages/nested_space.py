@@ -36,16 +36,17 @@ def nested_space(space: PersonaSpace, layers: Sequence[int], at: int, own: str |
         at: the study's layer.
         own: the name of the run's own direction, if there is one. Where it was not found it makes no space.
     """
-    mine = [i for i in space.members(at).traits if space.names[i] == own]
-    others = list(space.members(at, own).traits)
+    mine, others = ([i for i in _found(space, at) if (space.names[i] == own) is is_own] for is_own in (True, False))
     roles = space.members(at, own).roles
     names = [name for name, some in ((OWN, mine), (OTHERS, others), (ROLES, roles)) if some]
 
     def parts(layer: int) -> list[FloatArray]:
         found = [space.vectors[some, layer].astype(np.float64) for some in (mine, others) if some]
         if roles and space.roles and space.roles.k is not None:
-            centred = space.roles.directions(layer)[list(roles)]
-            found.append(np.linalg.svd(centred, full_matrices=False)[2][: space.roles.k])
+            vectors = space.roles.vectors(layer)[list(roles)]
+            # Less their own mean, in which the run's namesake has no part; centred roles hold one direction fewer than they are.
+            directions = np.linalg.svd(vectors - vectors.mean(0), full_matrices=False)[2][: len(roles) - 1]
+            found.append(directions[: space.roles.k])
         return found
 
     at_layer = {layer: parts(layer) for layer in layers}
@@ -53,17 +54,22 @@ def nested_space(space: PersonaSpace, layers: Sequence[int], at: int, own: str |
     return NestedSpace(names, {layer: nested_bases(some) if some else [] for layer, some in at_layer.items()}, alone)
 
 
+def _found(space: PersonaSpace, at: int) -> list[int]:
+    """Return the places of the traits whose direction was found at a layer, whether or not these make a space with the roles."""
+    return [int(i) for i in np.flatnonzero(space.found[:, at])]
+
+
 def averaged_rows(space: PersonaSpace, layer: int, at: int, own: str | None) -> FloatArray:
     """Return centred states averaged over questions, one a persona and prompt, [N, d_model]; the run's own trait has none among them.
 
     A persona direction is a mean over questions, so that chance has to be drawn from means too: single states vary in many more ways.
     """
-    members = space.members(at, own)
-    states, asked = [space.states[i] for i in members.traits], [space.asked[i] for i in members.traits]
-    if space.roles and members.roles:
+    traits, roles = [i for i in _found(space, at) if space.names[i] != own], space.members(at, own).roles
+    states, asked = [space.states[i] for i in traits], [space.asked[i] for i in traits]
+    if space.roles and roles:
         everyone = list(space.roles.states.values())
-        states += [everyone[i] for i in members.roles]
-        asked += [space.roles.asked] * len(members.roles)
+        states += [everyone[i] for i in roles]
+        asked += [space.roles.asked] * len(roles)
     if not states:
         return np.zeros((0, space.vectors.shape[-1]))
     rows = centre_within_questions(states, asked, layer)
@@ -74,7 +80,9 @@ def averaged_rows(space: PersonaSpace, layer: int, at: int, own: str | None) -> 
 
 
 def chance_own(space: PersonaSpace, layers: Sequence[int], at: int, own: str | None, draws: int) -> dict[int, FloatArray]:
-    """Draw directions in place of the own one: layer → bases [draws, d_model, 1]. None where too few personas were found."""
+    """Draw directions in place of the own one: layer → bases [draws, d_model, 1]; empty without one, or with too few other personas."""
+    if own is None or all(space.names[i] != own for i in _found(space, at)):
+        return {}
     rows = {layer: averaged_rows(space, layer, at, own) for layer in layers}
     if min(map(len, rows.values())) < 3:
         return {}
@@ -87,7 +95,7 @@ def chance_others(space: PersonaSpace, layers: Sequence[int], at: int, own: str 
     nested = nested_space(space, layers, at, own)
     if OTHERS not in nested.names:
         return {}
-    count = len(space.members(at, own).traits)
+    count = sum(space.names[i] != own for i in _found(space, at))
     rows = {layer: averaged_rows(space, layer, at, own) for layer in layers}
     if min(map(len, rows.values())) - 1 <= count:
         return {}

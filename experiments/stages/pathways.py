@@ -27,7 +27,7 @@ from wellworn.probes.mediation.changes import Changes, state_changes
 from wellworn.probes.mediation.interventions import Intervention, Swap
 from wellworn.probes.mediation.paired_states import Batching, Texts
 from wellworn.probes.mediation.patching import patched_logprobs
-from wellworn.probes.mediation.pathways import REST
+from wellworn.probes.mediation.pathways import OTHERS, REST
 from wellworn.probes.reading.layers import adapted_layers
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.statistics.intervals import FloatArray
@@ -214,8 +214,10 @@ def _change_parts(
 ) -> Iterator[tuple[str, Intervention]]:
     """Yield the interventions that answers with the trait are read under: the first token alone, the change's own best directions."""
     yield from both_ways(FIRST, {layer: Swap() for layer in layers}, first_token=True)
-    at_last = nested_space(space, [question.layer], question.layer, question.own).bases[question.layer]
-    for k in sorted({1, MANY, *(basis.shape[1] for basis in at_last[-1:])}):
+    nested = nested_space(space, [question.layer], question.layer, question.own)
+    # As many as the own direction and the others together.
+    both = [nested.bases[question.layer][nested.names.index(OTHERS)].shape[1]] if OTHERS in nested.names else []
+    for k in sorted({1, MANY, *both}):
         best: Bases = {layer: changes.mean_direction(layer) if k == 1 else changes.leading(layer, k) for layer in layers}
         yield from both_ways(f"{BEST}{k}", {layer: Swap(basis.float()) for layer, basis in best.items() if basis is not None})
 
@@ -240,7 +242,7 @@ def _chance_parts(
 
 
 def profile_layers(layers: Sequence[int], count: int) -> list[int]:
-    """Return at most so many of the layers that are set, spread evenly, with the first and the last; none for a count of 0."""
+    """Return at most so many of the layers that are set, spread evenly from the first to the last; none for a count of 0."""
     if count == 0:
         return []
     return [layers[int(i)] for i in sorted({int(i) for i in np.linspace(0, len(layers) - 1, min(count, len(layers))).round()})]

@@ -58,7 +58,7 @@ def chance_vectors(rows: Mapping[int, FloatArray], count: int, draws: int, seed:
         rows: layer → centred states averaged over questions, [N, d_model], the same N at every layer.
         count: directions of a draw.
         draws: B.
-        seed: of the draws; equal seeds give equal draws.
+        seed: random seed of the draws; equal seeds give equal draws.
 
     Raises:
         ValueError: layers with unequal numbers of rows, or rows that hold no more directions than a draw needs.

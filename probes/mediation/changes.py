@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from wellworn.probes.mediation.paired_states import Batching, Texts, pair_batches
+from wellworn.probes.reading.layers import text_config
 from wellworn.probes.reading.variants import Variant
 
 
@@ -35,11 +36,12 @@ class Changes:
         return (self.means[layer] / norm)[:, None] if norm > 0 else None
 
     def leading(self, layer: int, k: int) -> torch.Tensor | None:
-        """Return the k leading principal directions of the uncentred change, [d_model, k]; None where it has fewer."""
+        """Return the k leading principal directions of the uncentred change, or all if it has fewer, [d_model, ≤ k]; None without any."""
         values, vectors = torch.linalg.eigh(self.moments[layer])
-        if not values[-1] > 0 or k > len(values) or values[-k] <= values[-1] * 1e-10:
+        if not values[-1] > 0:
             return None
-        leading: torch.Tensor = vectors[:, -k:].flip(1)
+        there = int((values > values[-1] * 1e-10).sum())
+        leading: torch.Tensor = vectors[:, -min(k, there) :].flip(1)
         return leading
 
 
@@ -59,7 +61,7 @@ def state_changes(model: nn.Module, texts: Texts, between: tuple[Variant, Varian
         InputError: a text that does not fit the model, or a pair whose answers differ.
     """
     device = next(model.parameters()).device
-    width = model.get_input_embeddings().embedding_dim  # type: ignore[operator]
+    width = int(text_config(model).hidden_size)
     # One row for the sum and the rest for the second moment, so that ranks add one tensor.
     sums = torch.zeros(len(layers), width + 1, width, dtype=torch.float64)
     count = torch.zeros(1, dtype=torch.float64)

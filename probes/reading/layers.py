@@ -79,7 +79,9 @@ def resolve_layer(layer: int | float, depth: int) -> int:
 
 
 def adapted_layers(model: nn.Module, adapters: Collection[str]) -> list[int]:
-    """Return the decoder blocks in which any of some adapters has weights, lowest first; weights of the input embedding count as block 0's.
+    """Return the decoder blocks in which any of some adapters has weights, lowest first.
+
+    Weights of the input embedding count as block 0's, and those of the output embedding as those of a block after the last.
 
     Args:
         model: a model that holds the adapters, in PEFT's way: a parameter's name has the adapter's as one of its parts.
@@ -90,5 +92,5 @@ def adapted_layers(model: nn.Module, adapters: Collection[str]) -> list[int]:
         return any(not set(name.split(".")).isdisjoint(adapters) for name, _ in module.named_parameters())
 
     found = {layer for layer, block in enumerate(decoder_blocks(model)) if has_weights(block)}
-    embedding = unwrap(model).get_input_embeddings()
-    return sorted(found | ({0} if embedding is not None and has_weights(embedding) else set()))
+    ends = {0: unwrap(model).get_input_embeddings(), depth(model): unwrap(model).get_output_embeddings()}
+    return sorted(found | {layer for layer, end in ends.items() if end is not None and has_weights(end)})

@@ -109,3 +109,26 @@ def test_without_an_own_direction_the_others_stand_alone() -> None:
     assert found.chance_others is not None
     assert found.chance_others.mean == pytest.approx(0.05, abs=0.005)
     assert sentence(found).startswith("No own direction was found; 30 % [30, 30] goes through other personas")
+
+
+def test_a_change_away_from_the_trait_has_no_shares() -> None:
+    found = found_of(pathways(own=0.4, others=0.1, effect=-0.5))
+    assert found.trait.effect.value < 0
+    assert found.trait.shares == {}
+    assert "away from the trait" in str(found.trait.why)
+    assert found.kappa is None
+    # Plain answers may become less likely, and have shares.
+    assert found.plain.shares
+
+
+def test_chance_is_not_read_on_questions_without_a_change() -> None:
+    whole = pathways(own=0.4, others=0.1)
+    few = list(whole.facts.questions)
+    before, after = (whole.facts.interventions.index(name) for name in ("before", "after"))
+    logprob = whole.logprob.copy()
+    logprob[after, 0, few] = logprob[before, 0, few] + np.random.default_rng(2).normal(0, 0.2, len(few))
+    found = found_of(replace(whole, logprob=logprob))
+    assert found.trait.why is None
+    assert found.chance_own is None
+    assert found.profile == []
+    assert found.kappa_why == "on the questions of the chance directions the change is within its noise"

@@ -62,4 +62,7 @@ def test_no_change_has_no_directions() -> None:
     line = torch.ones(8, dtype=torch.float64)
     along = Changes(4, {0: line}, {0: torch.outer(line, line)})
     assert along.leading(0, 1) is not None
-    assert along.leading(0, 2) is None
+    # A change along a line has one direction, however many are asked for.
+    leading = along.leading(0, 2)
+    assert leading is not None
+    assert leading.shape == (8, 1)

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, PreTrainedModel
 from tests.tiny import blocks_of, make_model
 from wellworn.data.errors import InputError
 from wellworn.probes.limits import DEFAULT_FRACTION
-from wellworn.probes.reading.layers import decoder_blocks, depth, resolve_layer
+from wellworn.probes.reading.layers import adapted_layers, decoder_blocks, depth, resolve_layer
 
 
 def test_finds_the_blocks(model: PreTrainedModel) -> None:
@@ -83,3 +83,16 @@ def test_an_index_out_of_range_names_the_range(layer: int) -> None:
 def test_a_fraction_out_of_range_names_the_range(layer: float) -> None:
     with pytest.raises(InputError, match=f"between 0.0 and 1.0, got {layer}"):
         resolve_layer(layer, 30)
+
+
+def test_finds_where_adapters_have_weights() -> None:
+    model = make_model("llama")
+    last = model.config.num_hidden_layers
+    wrapped = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], layers_to_transform=[1]), adapter_name="one")
+    wrapped.add_adapter("two", LoraConfig(r=2, target_modules=["down_proj"], layers_to_transform=[0, 2], use_dora=True))
+    wrapped.add_adapter("ends", LoraConfig(r=2, target_modules=["embed_tokens", "lm_head"]))
+    assert adapted_layers(wrapped, ["one"]) == [1]
+    assert adapted_layers(wrapped, ["one", "two"]) == [0, 1, 2]
+    # What reads the last block's output lies above every layer.
+    assert adapted_layers(wrapped, ["ends"]) == [0, last]
+    assert adapted_layers(wrapped, []) == []
