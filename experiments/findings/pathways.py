@@ -1,27 +1,15 @@
 """Where a change goes: the shares of pathways of one run, or of runs that differ in their seed alone, from stored outcomes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.findings.results import RunResult
-from wellworn.experiments.stages.pathways import (
-    AFTER,
-    ALONE,
-    AT,
-    BEFORE,
-    BEST,
-    CHANCE_OTHERS,
-    CHANCE_OWN,
-    FIRST,
-    UNTIL,
-    PathwayFacts,
-    PathwayOutcomes,
-)
-from wellworn.probes.mediation.pathways import MIN_STANDARD_ERRORS, OTHERS, OWN, REST, Floor, floor, scaled_share, stack
+from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, parse_part, parts_named
+from wellworn.experiments.stages.pathways import ALONE, AT, BEST, CHANCE_OTHERS, CHANCE_OWN, FIRST, UNTIL, PathwayFacts, PathwayOutcomes
+from wellworn.probes.mediation.pathways import OTHERS, OWN, REST, Floor, floor, scaled_share, stack
+from wellworn.probes.mediation.shares import MIN_STANDARD_ERRORS, Outcomes, is_within_noise
 from wellworn.probes.statistics.intervals import Estimate, FloatArray, crossed_interval, mean_interval, ratio_interval, standard_error
 
 TRAIT, PLAIN, CONTRAST = "trait", "plain", "contrast"
@@ -135,51 +123,29 @@ def _comparable(one: PathwayFacts, other: PathwayFacts) -> bool:
     return all(getattr(one, field) == getattr(other, field) for field in ("interventions", "further", "sampled", "questions", "layers"))
 
 
-@dataclass(frozen=True, eq=False)
-class _Interventions:
-    """The outcome under all interventions of one kind of text.
+def _parse(outcomes: Mapping[str, FloatArray]) -> Outcomes:
+    """Return the outcomes of all interventions by the part that was patched."""
+    swapped = {part: parse_part(outcomes, part) for part in parts_named(list(outcomes), "")}
+    return Outcomes(outcomes[BEFORE], outcomes[AFTER], {part: each for part, each in swapped.items() if each})
 
-    Attributes:
-        outcomes: intervention → Y, [questions] or [runs, questions].
-        before: Y of M0.
-        after: Y of M1.
-        is_trait: whether Y is that of answers with the trait, whose change has shares only where it is towards the trait.
-    """
 
-    outcomes: Mapping[str, FloatArray]
-    before: FloatArray
-    after: FloatArray
-    is_trait: bool
+def _through(change: Outcomes, part: str) -> FloatArray:
+    """Return M·TE of each question."""
+    return change.mediated_effect(change.parts[part])
 
-    @classmethod
-    def of(cls, outcomes: Mapping[str, FloatArray], is_trait: bool) -> "_Interventions":
-        """Take the two models' own outcomes out of all."""
-        return cls(outcomes, outcomes[BEFORE], outcomes[AFTER], is_trait)
 
-    @cached_property
-    def effect(self) -> FloatArray:
-        """TE of each question."""
-        return self.after - self.before
+def _share(change: Outcomes, part: str) -> Estimate:
+    """Return M of a part, with its interval."""
+    return ratio_interval(_through(change, part), change.effect)
 
-    def __contains__(self, part: str) -> bool:
-        return f"{part}.into" in self.outcomes
 
-    def through(self, part: str) -> FloatArray:
-        """M·TE of each question."""
-        return ((self.outcomes[f"{part}.into"] - self.before) + (self.after - self.outcomes[f"{part}.out"])) / 2
-
-    def share(self, part: str) -> Estimate:
-        """M of a part, with its interval."""
-        return ratio_interval(self.through(part), self.effect)
-
-    @property
-    def why_none(self) -> str | None:
-        """Why there are no shares of the effect, or None where there are."""
-        value, error = float(self.effect.mean()), standard_error(self.effect)
-        number = f"{value:.3f}".replace("-", "−")
-        if abs(value) > MIN_STANDARD_ERRORS * error:
-            return f"the change is away from the trait, {number}, so it has no shares" if self.is_trait and value < 0 else None
+def _why_none(change: Outcomes, kind: str) -> str | None:
+    """Return why there are no shares of a change, or None where there are; that of answers with the trait has to be towards it."""
+    value, error = float(change.effect.mean()), standard_error(change.effect)
+    number = f"{value:.3f}".replace("-", "−")
+    if is_within_noise(change.effect):
         return f"the change is {number}, not above {MIN_STANDARD_ERRORS:.0f} standard errors of {error:.3f}, so it has no shares"
+    return f"the change is away from the trait, {number}, so it has no shares" if kind == TRAIT and value < 0 else None
 
 
 def _pathways(reference: str, measured: Sequence[PathwayOutcomes]) -> Pathways:
@@ -188,20 +154,18 @@ def _pathways(reference: str, measured: Sequence[PathwayOutcomes]) -> Pathways:
     scores, further = (_stack([getattr(each, name) for each in measured]) for name in ("logprob", "further"))
     named = dict(zip(facts.further, further, strict=True))
     kinds = {TRAIT: scores[:, 0], PLAIN: scores[:, 1], CONTRAST: scores[:, 0] - scores[:, 1]}
-    changes = {
-        kind: _Interventions.of(dict(zip(facts.interventions, each, strict=True)) | (named if kind == TRAIT else {}), kind == TRAIT)
-        for kind, each in kinds.items()
-    }
+    by_name = {kind: dict(zip(facts.interventions, each, strict=True)) | (named if kind == TRAIT else {}) for kind, each in kinds.items()}
+    changes = {kind: _parse(each) for kind, each in by_name.items()}
     headline = changes[TRAIT]
-    found = headline.why_none is None
-    few = _few_questions(measured, headline) if found else None
+    found = _why_none(headline, TRAIT) is None
+    few = _few_questions(measured, by_name[TRAIT]) if found else None
     # Shares on a few questions need a change on these.
-    few = few if few and few.why_none is None else None
+    few = few if few and _why_none(few, TRAIT) is None else None
     own = _chance(few, facts, CHANCE_OWN, given=None) if OWN in facts.parts else None
-    best = {name.removeprefix(BEST): name for name in _parts_named(facts.further, BEST)} if found else {}
+    best = {name.removeprefix(BEST): name for name in parts_named(facts.further, BEST)} if found else {}
     scaled = None
     if own and "1" in best:
-        scaled = scaled_share(headline.effect, headline.through(OWN), headline.through(best["1"]), own, facts.questions)
+        scaled = scaled_share(headline.effect, _through(headline, OWN), _through(headline, best["1"]), own, facts.questions)
     profile = _windows(few, facts) if few else []
     return Pathways(
         reference=reference,
@@ -209,12 +173,12 @@ def _pathways(reference: str, measured: Sequence[PathwayOutcomes]) -> Pathways:
         adapted_above=[layer for layer in facts.adapted if layer > facts.layers[-1]],
         dimensions=facts.dimensions,
         sampled_questions=len(facts.questions),
-        trait=_outcome(changes[TRAIT], facts),
-        plain=_outcome(changes[PLAIN], facts),
-        contrast=_outcome(changes[CONTRAST], facts),
+        trait=_outcome(changes[TRAIT], TRAIT, facts),
+        plain=_outcome(changes[PLAIN], PLAIN, facts),
+        contrast=_outcome(changes[CONTRAST], CONTRAST, facts),
         chance_own=_chance_record(own),
         chance_others=_chance_record(_chance(few, facts, CHANCE_OTHERS, given=OWN) if OTHERS in facts.parts else None),
-        best={k: headline.share(part) for k, part in best.items()},
+        best={k: _share(headline, part) for k, part in best.items()},
         kappa=scaled.value if scaled else None,
         kappa_why=scaled.why if scaled else _why_no_kappa(headline, few, facts),
         room=scaled.room if scaled else None,
@@ -228,76 +192,72 @@ def _stack(each: Sequence[FloatArray]) -> FloatArray:
     return each[0] if len(each) == 1 else np.stack(each, axis=-2)
 
 
-def _few_questions(measured: Sequence[PathwayOutcomes], headline: _Interventions) -> _Interventions | None:
+def _few_questions(measured: Sequence[PathwayOutcomes], headline: Mapping[str, FloatArray]) -> Outcomes | None:
     """Return the outcomes on the questions of chance spaces, those of the real spaces among them; None where none were drawn."""
     facts = measured[0].facts
     if not facts.sampled:
         return None
-    here = {name: each[..., list(facts.questions)] for name, each in headline.outcomes.items()}
-    return _Interventions.of(here | dict(zip(facts.sampled, _stack([each.sampled for each in measured]), strict=True)), True)
+    here = {name: each[..., list(facts.questions)] for name, each in headline.items()}
+    return _parse(here | dict(zip(facts.sampled, _stack([each.sampled for each in measured]), strict=True)))
 
 
-def _outcome(change: _Interventions, facts: PathwayFacts) -> OutcomePathways:
+def _outcome(change: Outcomes, kind: str, facts: PathwayFacts) -> OutcomePathways:
     effect = mean_interval(change.effect) if change.effect.ndim == 1 else crossed_interval(change.effect)
-    if why := change.why_none:
+    if why := _why_none(change, kind):
         return OutcomePathways(effect=effect, why=why, shares={}, others_first=None, first_token=None)
-    nested = {name: change.through(name) for name in facts.parts}
+    nested = {name: _through(change, name) for name in facts.parts}
     others_first = None
-    if ALONE in change and OWN in nested and OTHERS in nested:
-        given = ratio_interval(nested[OTHERS] - change.through(ALONE), change.effect)
-        others_first = {OTHERS: change.share(ALONE), OWN: given}
+    if ALONE in change.parts and OWN in nested and OTHERS in nested:
+        given = ratio_interval(nested[OTHERS] - _through(change, ALONE), change.effect)
+        others_first = {OTHERS: _share(change, ALONE), OWN: given}
     return OutcomePathways(
         effect=effect,
         why=None,
-        shares=stack(change.effect, nested | {REST: change.through(REST)}),
+        shares=stack(change.effect, nested | {REST: _through(change, REST)}),
         others_first=others_first,
-        first_token=change.share(FIRST) if FIRST in change else None,
+        first_token=_share(change, FIRST) if FIRST in change.parts else None,
     )
 
 
-def _chance(few: _Interventions | None, facts: PathwayFacts, kind: str, given: str | None) -> Floor | None:
+def _chance(few: Outcomes | None, facts: PathwayFacts, kind: str, given: str | None) -> Floor | None:
     """Return what chance directions mediate in place of the own one, or what they add to it in place of the others."""
-    names = _parts_named(facts.sampled, kind)
+    names = parts_named(facts.sampled, kind)
     if few is None or not names:
         return None
-    before = few.through(given) if given and given in facts.parts else np.zeros_like(few.effect)
+    before = _through(few, given) if given and given in facts.parts else np.zeros_like(few.effect)
     real = OWN if given is None else OTHERS
-    return floor(few.effect, np.stack([few.through(name) - before for name in names]), few.through(real) - before)
+    return floor(few.effect, np.stack([_through(few, name) - before for name in names]), _through(few, real) - before)
 
 
 def _chance_record(found: Floor | None) -> Chance | None:
     return Chance(mean=found.mean, low=found.low, high=found.high, draws=found.draws, p=found.p) if found else None
 
 
-def _windows(few: _Interventions, facts: PathwayFacts) -> list[Window]:
+def _windows(few: Outcomes, facts: PathwayFacts) -> list[Window]:
     """Return the shares up to each depth; those of all layers are the nested spaces' own."""
-    depths = sorted({int(name[len(UNTIL) :].split(".")[0]) for name in _parts_named(facts.sampled, UNTIL)})
+    depths = sorted({int(name[len(UNTIL) :].split(".")[0]) for name in parts_named(facts.sampled, UNTIL)})
     found = [_window(few, facts, f"{UNTIL}{depth}", depth) for depth in depths]
     whole = Window(layers=(facts.layers[0], facts.layers[-1]), shares=_shares(few, facts, ""))
     return [*(each for each in found if each), whole]
 
 
-def _window(few: _Interventions, facts: PathwayFacts, kind: str, last: int | None = None) -> Window | None:
+def _window(few: Outcomes, facts: PathwayFacts, kind: str, last: int | None = None) -> Window | None:
     """Return the shares in one window of layers: up to `last`, or the last layer alone; None where that was not read."""
     window = f"{kind}{facts.layers[-1]}" if last is None else kind
-    if f"{window}.{REST}" not in few:
+    if f"{window}.{REST}" not in few.parts:
         return None
     bounds = (facts.layers[-1],) * 2 if last is None else (facts.layers[0], last)
     return Window(layers=bounds, shares=_shares(few, facts, f"{window}."))
 
 
-def _shares(few: _Interventions, facts: PathwayFacts, window: str) -> dict[str, float]:
+def _shares(few: Outcomes, facts: PathwayFacts, window: str) -> dict[str, float]:
     total = float(few.effect.mean())
-    return {part: float(few.through(f"{window}{part}").mean()) / total for part in (*facts.parts, REST)}
+    return {part: float(_through(few, f"{window}{part}").mean()) / total for part in (*facts.parts, REST)}
 
 
-def _parts_named(names: Sequence[str], kind: str) -> list[str]:
-    return [name.removesuffix(".into") for name in names if name.startswith(kind) and name.endswith(".into")]
-
-
-def _why_no_kappa(headline: _Interventions, few: _Interventions | None, facts: PathwayFacts) -> str:
-    if headline.why_none:
-        return headline.why_none
+def _why_no_kappa(headline: Outcomes, few: Outcomes | None, facts: PathwayFacts) -> str:
+    if why := _why_none(headline, TRAIT):
+        return why
     if OWN not in facts.parts:
         return "the run has no own direction that was found"
     if not facts.sampled:

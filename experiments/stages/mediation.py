@@ -60,12 +60,13 @@ class Question:
     readings: tuple[Stage, ...] = ()
 
     def inputs(self, space_stages: SpaceStages) -> dict[str, Stage | Sequence[Stage]]:
-        """Return the inputs of a stage that patches the two models: the persona space, and their adapters."""
-        return {
-            **in_group("space", space_stages.inputs),
-            **in_group("reference", self.reference.inputs),
-            **in_group("run", self.run.inputs),
-        }
+        """Return the inputs of a stage that patches the two models."""
+        return patching_inputs(space_stages, self.reference, self.run)
+
+
+def patching_inputs(space_stages: SpaceStages, reference: Condition, run: Condition) -> dict[str, Stage | Sequence[Stage]]:
+    """Return the inputs of a stage that patches two models: the persona space, and their adapters."""
+    return {**in_group("space", space_stages.inputs), **in_group("reference", reference.inputs), **in_group("run", run.inputs)}
 
 
 def mediate_stage(context: StudyContext, question: Question, config: MediateConfig, space_stages: SpaceStages) -> Stage:

@@ -44,20 +44,32 @@ class Parts:
         """
         interventions = {BEFORE: Intervention(0), AFTER: Intervention(1)}
 
-        def both(name: str, swaps: Mapping[int, Swap]) -> None:
-            interventions[f"{name}.into"], interventions[f"{name}.out"] = Intervention(0, swaps), Intervention(1, swaps)
-
         for name, swap in self.at_layer.items():
-            both(name, {self.layer: swap})
+            interventions |= both_ways(name, {self.layer: swap})
             if matched and name.startswith(DRAW) and norms[name] > 0:
                 scale = float(np.sqrt(norms[INSIDE] / norms[name]))
-                both(name.replace(DRAW, MATCHED), {self.layer: Swap(swap.basis_DK, scale=scale)})
+                interventions |= both_ways(name.replace(DRAW, MATCHED), {self.layer: Swap(swap.basis_DK, scale=scale)})
         inside = self.at_layer[INSIDE]
         for dose in doses:
             interventions[f"{DOSE}{dose}"] = Intervention(0, {self.layer: Swap(inside.basis_DK, scale=dose)})
         if self.everywhere:
-            both(EVERYWHERE, self.everywhere)
+            interventions |= both_ways(EVERYWHERE, self.everywhere)
         return interventions | {name: Intervention(0, {self.layer: push}) for name, push in self.pushes.items()}
+
+
+def both_ways(name: str, swaps: Mapping[int, Swap], *, first_token: bool = False) -> dict[str, Intervention]:
+    """Return the interventions that swap a part into M0, and out of M1; `parse_part` finds their outcomes again."""
+    return {f"{name}.{way}": Intervention(reader, swaps, first_token=first_token) for reader, way in enumerate(("into", "out"))}
+
+
+def parse_part(outcomes: Mapping[str, FloatArray], part: str) -> Swapped | None:
+    """Return the outcomes of a part's two interventions; None where it was not patched."""
+    return Swapped(outcomes[f"{part}.into"], outcomes[f"{part}.out"]) if f"{part}.into" in outcomes else None
+
+
+def parts_named(names: Sequence[str], kind: str) -> list[str]:
+    """Return the parts with names that begin in some way, from the names of their interventions."""
+    return [name.removesuffix(".into") for name in names if name.startswith(kind) and name.endswith(".into")]
 
 
 def parts_at_layer(space: PersonaSpace, layer: int, own: str | None, draws: int) -> dict[str, Swap]:
@@ -93,12 +105,9 @@ def parse_outcomes(names: Sequence[str], scores: FloatArray) -> Outcomes:
     """
     y = dict(zip(names, scores, strict=True))
 
-    def both_ways(part: str) -> Swapped:
-        return Swapped(y[f"{part}.into"], y[f"{part}.out"])
-
     def draws(kind: str) -> tuple[Swapped, ...]:
-        return tuple(both_ways(f"{kind}{i}") for i in range(sum(name.startswith(kind) for name in names) // 2))
+        return tuple(swapped for part in parts_named(names, kind) if (swapped := parse_part(y, part)))
 
-    parts = [part for part in (INSIDE, OUTSIDE, WHOLE, FULL, OWN, EVERYWHERE, REMAINDER) if f"{part}.into" in y]
+    parts = {part: parse_part(y, part) for part in (INSIDE, OUTSIDE, WHOLE, FULL, OWN, EVERYWHERE, REMAINDER)}
     doses = {float(name.removeprefix(DOSE)): y[name] for name in names if name.startswith(DOSE)}
-    return Outcomes(y[BEFORE], y[AFTER], {part: both_ways(part) for part in parts}, draws(DRAW), draws(MATCHED), doses)
+    return Outcomes(y[BEFORE], y[AFTER], {part: swapped for part, swapped in parts.items() if swapped}, draws(DRAW), draws(MATCHED), doses)

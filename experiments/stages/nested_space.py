@@ -26,6 +26,10 @@ class NestedSpace:
     bases: dict[int, list[FloatArray]]
     others: dict[int, FloatArray]
 
+    def part(self, name: str) -> dict[int, FloatArray]:
+        """Return the space that ends with a part: layer → its basis."""
+        return {layer: bases[self.names.index(name)] for layer, bases in self.bases.items()}
+
 
 def nested_space(space: PersonaSpace, layers: Sequence[int], at: int, own: str | None) -> NestedSpace:
     """Return the nested spaces of a run.
@@ -79,29 +83,38 @@ def averaged_rows(space: PersonaSpace, layer: int, at: int, own: str | None) -> 
     return np.concatenate([part.reshape(-1, q, part.shape[-1]).mean(1) for part, q in zip(each_persona, questions, strict=True)])
 
 
-def chance_own(space: PersonaSpace, layers: Sequence[int], at: int, own: str | None, draws: int) -> dict[int, FloatArray]:
-    """Draw directions in place of the own one: layer → bases [draws, d_model, 1]; empty without one, or with too few other personas."""
-    if own is None or all(space.names[i] != own for i in _found(space, at)):
-        return {}
-    rows = {layer: averaged_rows(space, layer, at, own) for layer in layers}
-    if min(map(len, rows.values())) < 3:
-        return {}
-    drawn = chance_vectors(rows, 1, draws, seed_for(0, "pathways.own"))
-    return {layer: (each / np.linalg.norm(each, axis=-1, keepdims=True)).swapaxes(1, 2) for layer, each in drawn.items()}
+@dataclass(frozen=True, eq=False)
+class ChanceSpaces:
+    """Chance spaces of the same nesting, drawn jointly over layers; empty where there is nothing to replace, or nothing to draw from.
+
+    Attributes:
+        own: of each draw, layer → a direction in place of the own one, [d_model, 1].
+        others: of each draw, layer → a basis that begins with the own direction and has others in place of the others.
+    """
+
+    own: list[dict[int, FloatArray]]
+    others: list[dict[int, FloatArray]]
 
 
-def chance_others(space: PersonaSpace, layers: Sequence[int], at: int, own: str | None, draws: int) -> dict[int, list[FloatArray]]:
-    """Draw directions in place of the others, next to the own one: layer → one basis a draw, which begins with the own direction."""
-    nested = nested_space(space, layers, at, own)
-    if OTHERS not in nested.names:
-        return {}
-    count = sum(space.names[i] != own for i in _found(space, at))
-    rows = {layer: averaged_rows(space, layer, at, own) for layer in layers}
-    if min(map(len, rows.values())) - 1 <= count:
-        return {}
-    drawn = chance_vectors(rows, count, draws, seed_for(0, "pathways.others"))
-    found = {}
-    for layer in layers:
-        first = [nested.bases[layer][0].T] if OWN in nested.names else []
-        found[layer] = [nested_bases([*first, each])[-1] for each in drawn[layer]]
-    return found
+def chance_spaces(space: PersonaSpace, nested: NestedSpace, at: int, own: str | None, draws: int) -> ChanceSpaces:
+    """Draw chance spaces in place of the own direction, and of the others next to it.
+
+    Args:
+        space: of directions.
+        nested: the nested spaces of the run.
+        at: the study's layer.
+        own: the name of the run's own direction.
+        draws: of each kind.
+    """
+    rows = {layer: averaged_rows(space, layer, at, own) for layer in nested.bases}
+    count, most = sum(space.names[i] != own for i in _found(space, at)), min(map(len, rows.values())) - 1
+    mine: list[dict[int, FloatArray]] = []
+    others: list[dict[int, FloatArray]] = []
+    if OWN in nested.names and most > 1:
+        drawn = chance_vectors(rows, 1, draws, seed_for(0, "pathways.own"))
+        mine = [{layer: nested_bases([each[i]])[0] for layer, each in drawn.items()} for i in range(draws)]
+    if OTHERS in nested.names and most > count:
+        drawn = chance_vectors(rows, count, draws, seed_for(0, "pathways.others"))
+        first = {layer: [basis.T] for layer, basis in nested.part(OWN).items()} if OWN in nested.names else {}
+        others = [{layer: nested_bases([*first.get(layer, []), each[i]])[-1] for layer, each in drawn.items()} for i in range(draws)]
+    return ChanceSpaces(mine, others)

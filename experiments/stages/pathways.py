@@ -3,7 +3,7 @@
 It stores the log-probability of every text under every intervention. Arithmetic on them is `findings/pathways.py`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,12 @@ from wellworn.data.chat import Encoded
 from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
-from wellworn.experiments.engine.stage import Condition, Config, Folders, Output, Stage, TickFn, by_stage, counter, in_group
+from wellworn.experiments.engine.stage import Condition, Config, Folders, Output, Stage, TickFn, by_stage, counter
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
-from wellworn.experiments.stages.loaded_space import PersonaSpace
-from wellworn.experiments.stages.nested_space import chance_others, chance_own, nested_space
+from wellworn.experiments.stages.mediation import patching_inputs
+from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, both_ways
+from wellworn.experiments.stages.nested_space import ChanceSpaces, NestedSpace, chance_spaces, nested_space
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.study_sections import PathwaysConfig
 from wellworn.lora import adapters as lora_adapters
@@ -28,20 +29,16 @@ from wellworn.probes.mediation.interventions import Intervention, Swap
 from wellworn.probes.mediation.paired_states import Batching, Texts
 from wellworn.probes.mediation.patching import patched_logprobs
 from wellworn.probes.mediation.pathways import OTHERS, REST
-from wellworn.probes.reading.layers import adapted_layers
-from wellworn.probes.reading.variants import Variant
+from wellworn.probes.reading.variants import Variant, adapted_layers
 from wellworn.probes.statistics.intervals import FloatArray
 
 PATHWAYS, OUTCOMES = "pathways.json", "outcomes.safetensors"
-BEFORE, AFTER = "before", "after"
 # Interventions next to the nested spaces, which have the names of what they add.
 ALONE, FIRST, BEST = "others_alone", "first_token", "best"
 CHANCE_OWN, CHANCE_OTHERS = "chance_own", "chance_others"
 UNTIL, AT = "until", "at"
 # Dimensions of the change's own best space, next to one and to as many as the persona space has.
 MANY = 16
-
-Bases = Mapping[int, torch.Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -148,17 +145,17 @@ def pathways_stage(context: StudyContext, question: PathwaysQuestion, config: Pa
             quiet = Batching(pad, context.study.token_budget)
             changes = state_changes(model, Texts.same(encode(question.other_text)), between, layers, quiet)
             some = sampled_questions(len(texts), config.questions) if question.sampled else []
-            main, further = dict(_nested_parts(space, question, layers)), dict(_change_parts(space, question, layers, changes))
-            sampled = dict(_chance_parts(space, question, layers, config)) if some else {}
+            nested = nested_space(space, layers, question.layer, question.own)
+            main, further = _nested_parts(nested), _change_parts(nested, changes)
+            sampled: dict[str, Intervention] = {}
+            if some:
+                chance = chance_spaces(space, nested, question.layer, question.own, config.draws)
+                sampled = _chance_parts(chance) | _window_parts(nested, config.profile)
             few = [texts[i] for i in some]
             work = [(main, [*texts, *plain]), (further, texts), (sampled, few)]
             total = sum(len(parts) * sum(map(len, rows)) for parts, rows in work)
             how = Batching(pad, context.study.token_budget, counter(tick, total // context.ranks.world, "tokens"))
-            scores = [
-                patched_logprobs(model, Texts.same(rows), between, list(parts.values()), how).numpy() for parts, rows in work if parts
-            ]
-            scores += [np.zeros((0, 0), np.float32)] * (len(work) - len(scores))
-        nested = nested_space(space, [question.layer], question.layer, question.own)
+            scores = [patched_logprobs(model, Texts.same(rows), between, list(parts.values()), how).numpy() for parts, rows in work]
         facts = PathwayFacts(
             layers=layers,
             adapted=adapted,
@@ -183,75 +180,69 @@ def pathways_stage(context: StudyContext, question: PathwaysQuestion, config: Pa
         "adapters": [len(condition.inputs) for condition in conditions],
         "sampled": {"draws": config.draws, "questions": config.questions, "profile": config.profile} if question.sampled else None,
     }
-    inputs = {
-        **in_group("space", space_stages.inputs),
-        **in_group("reference", question.reference.inputs),
-        **in_group("run", question.run.inputs),
-    }
+    inputs = patching_inputs(space_stages, question.reference, question.run)
     title = f"pathways of {question.run.title} against {question.reference.title}, up to layer {question.layer}"
     return Stage(kind=kinds.PATHWAYS, config=facts, inputs=inputs, title=title, compute=compute)
 
 
 def sampled_questions(total: int, count: int) -> list[int]:
     """Return the places of the questions that chance spaces are read on: the same in every run, spread evenly."""
+    return _spread(total, count)
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """Return at most so many of the numbers below a total, spread evenly from the first to the last."""
     return sorted({int(i) for i in np.linspace(0, total - 1, min(count, total)).round()})
 
 
-def _nested_parts(space: PersonaSpace, question: PathwaysQuestion, layers: Sequence[int]) -> Iterator[tuple[str, Intervention]]:
-    """Yield the interventions that both texts of every question are read under: the nested spaces, the others alone, the whole state."""
-    nested = nested_space(space, layers, question.layer, question.own)
-    yield BEFORE, Intervention(0)
-    yield AFTER, Intervention(1)
-    for i, name in enumerate(nested.names):
-        yield from both_ways(name, _swaps({layer: bases[i] for layer, bases in nested.bases.items()}))
+def _nested_parts(nested: NestedSpace) -> dict[str, Intervention]:
+    """Return the interventions that both texts of every question are read under: the nested spaces, the others alone, the whole state."""
+    found = {BEFORE: Intervention(0), AFTER: Intervention(1)}
+    for name in nested.names:
+        found |= both_ways(name, _swaps(nested.part(name)))
     if nested.others and len(nested.names) > 1:
-        yield from both_ways(ALONE, _swaps(nested.others))
-    yield from both_ways(REST, {layer: Swap() for layer in layers})
+        found |= both_ways(ALONE, _swaps(nested.others))
+    return found | both_ways(REST, {layer: Swap() for layer in nested.bases})
 
 
-def _change_parts(
-    space: PersonaSpace, question: PathwaysQuestion, layers: Sequence[int], changes: Changes
-) -> Iterator[tuple[str, Intervention]]:
-    """Yield the interventions that answers with the trait are read under: the first token alone, the change's own best directions."""
-    yield from both_ways(FIRST, {layer: Swap() for layer in layers}, first_token=True)
-    nested = nested_space(space, [question.layer], question.layer, question.own)
+def _change_parts(nested: NestedSpace, changes: Changes) -> dict[str, Intervention]:
+    """Return the interventions that answers with the trait are read under: the first token alone, the change's own best directions."""
+    layers = list(nested.bases)
+    found = both_ways(FIRST, {layer: Swap() for layer in layers}, first_token=True)
     # As many as the own direction and the others together.
-    both = [nested.bases[question.layer][nested.names.index(OTHERS)].shape[1]] if OTHERS in nested.names else []
+    both = [nested.part(OTHERS)[layers[-1]].shape[1]] if OTHERS in nested.names else []
     for k in sorted({1, MANY, *both}):
-        best: Bases = {layer: changes.mean_direction(layer) if k == 1 else changes.leading(layer, k) for layer in layers}
-        yield from both_ways(f"{BEST}{k}", {layer: Swap(basis.float()) for layer, basis in best.items() if basis is not None})
+        best = {layer: changes.mean_direction(layer) if k == 1 else changes.leading(layer, k) for layer in layers}
+        found |= both_ways(f"{BEST}{k}", {layer: Swap(basis.float()) for layer, basis in best.items() if basis is not None})
+    return found
 
 
-def _chance_parts(
-    space: PersonaSpace, question: PathwaysQuestion, layers: Sequence[int], config: PathwaysConfig
-) -> Iterator[tuple[str, Intervention]]:
-    """Yield the interventions that a few questions are read under: chance spaces, the profile over depth, the last layer alone."""
-    own = chance_own(space, layers, question.layer, question.own, config.draws)
-    others = chance_others(space, layers, question.layer, question.own, config.draws)
-    for name, drawn in ((CHANCE_OWN, own), (CHANCE_OTHERS, others)):
-        for i in range(config.draws if drawn else 0):
-            yield from both_ways(f"{name}{i}", _swaps({layer: drawn[layer][i] for layer in layers}))
-    nested = nested_space(space, layers, question.layer, question.own)
+def _chance_parts(chance: ChanceSpaces) -> dict[str, Intervention]:
+    """Return the interventions of chance spaces, which a few questions are read under."""
+    found: dict[str, Intervention] = {}
+    for name, drawn in ((CHANCE_OWN, chance.own), (CHANCE_OTHERS, chance.others)):
+        for i, bases in enumerate(drawn):
+            found |= both_ways(f"{name}{i}", _swaps(bases))
+    return found
+
+
+def _window_parts(nested: NestedSpace, depths: int) -> dict[str, Intervention]:
+    """Return the interventions at some of the layers: those up to some depth, and the last alone."""
+    layers = list(nested.bases)
     # All layers together are among the nested parts already.
-    windows = {f"{UNTIL}{last}": [layer for layer in layers if layer <= last] for last in profile_layers(layers, config.profile)[:-1]}
-    windows |= {f"{AT}{layers[-1]}": [layers[-1]]} if config.profile and len(layers) > 1 else {}
+    windows = {f"{UNTIL}{last}": [layer for layer in layers if layer <= last] for last in profile_layers(layers, depths)[:-1]}
+    windows |= {f"{AT}{layers[-1]}": [layers[-1]]} if depths and len(layers) > 1 else {}
+    found: dict[str, Intervention] = {}
     for window, some in windows.items():
-        for i, name in enumerate(nested.names):
-            yield from both_ways(f"{window}.{name}", _swaps({layer: nested.bases[layer][i] for layer in some}))
-        yield from both_ways(f"{window}.{REST}", {layer: Swap() for layer in some})
+        for name in nested.names:
+            found |= both_ways(f"{window}.{name}", _swaps({layer: nested.part(name)[layer] for layer in some}))
+        found |= both_ways(f"{window}.{REST}", {layer: Swap() for layer in some})
+    return found
 
 
 def profile_layers(layers: Sequence[int], count: int) -> list[int]:
     """Return at most so many of the layers that are set, spread evenly from the first to the last; none for a count of 0."""
-    if count == 0:
-        return []
-    return [layers[int(i)] for i in sorted({int(i) for i in np.linspace(0, len(layers) - 1, min(count, len(layers))).round()})]
-
-
-def both_ways(name: str, swaps: Mapping[int, Swap], first_token: bool = False) -> Iterator[tuple[str, Intervention]]:
-    """Yield a part swapped into M0, and out of M1."""
-    for reader, way in enumerate(("into", "out")):
-        yield f"{name}.{way}", Intervention(reader, swaps, first_token=first_token)
+    return [layers[i] for i in _spread(len(layers), count)] if count else []
 
 
 def _swaps(bases: Mapping[int, FloatArray]) -> dict[int, Swap]:

@@ -47,6 +47,8 @@ def patched_logprobs(
         InputError: a text that does not fit the model, a pair whose answers differ, a layer out of range, an unknown adapter, or an
             outcome that is not finite (names row and arm).
     """
+    if not arms:
+        return torch.zeros(0, len(texts.rows[0]))
     layers = swapped_layers(model, between, arms) or [depth(model) - 1]
     if texts.response_only and any(arm.first_token for arm in arms):
         raise ValueError("the first token is not of the response, where alone a state is patched")

@@ -24,10 +24,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wellworn.probes.mediation.shares import MIN_STANDARD_ERRORS
 from wellworn.probes.statistics.intervals import Estimate, FloatArray, ratio_interval, satterthwaite, standard_error
 
 OWN, OTHERS, ROLES, REST, ABOVE = "own", "others", "roles", "outside", "above"
-MIN_STANDARD_ERRORS = 3.0
 # κ is defined where the ceiling is so far above the floor, as a share of TE, and its set is narrower than so much.
 LEAST_ROOM, WIDEST = 0.10, 0.6
 

@@ -177,8 +177,7 @@ def mediate(outcomes: Outcomes) -> Mediation:
         raise ValueError("outcomes need finite scores; an arm has one that is not a number")
     effect = outcomes.effect
     estimate, error = (mean_interval(effect) if effect.ndim == 1 else crossed_interval(effect)), standard_error(effect)
-    # Not "less than": a change that does nothing at all has no error either.
-    if abs(estimate.value) <= MIN_STANDARD_ERRORS * error:
+    if is_within_noise(effect):
         why = f"no trait change: {estimate.value:.3f}, not above 3 standard errors of {error:.3f}, so that shares of it mean nothing"
         return Mediation(estimate, error, why, {}, None, None, why, {}, {})
     shares = {name: _shares(outcomes, part) for name, part in outcomes.parts.items()}
@@ -186,6 +185,12 @@ def mediate(outcomes: Outcomes) -> Mediation:
     carried, carried_why = _mediated_of_carried(outcomes, shares[WHOLE].mediated)
     doses = {scale: ratio_interval(y - outcomes.before, effect) for scale, y in (outcomes.doses or {}).items()}
     return Mediation(estimate, error, None, shares, null, carried, carried_why, _shapley(outcomes), doses)
+
+
+def is_within_noise(effect: FloatArray) -> bool:
+    """Whether a mean effect, [questions] or [runs, questions], is no more than 3 standard errors, so that shares of it mean nothing."""
+    # Not "less than": a change that does nothing at all has no error either.
+    return bool(abs(effect.mean()) <= MIN_STANDARD_ERRORS * standard_error(effect))
 
 
 def _shares(outcomes: Outcomes, part: Swapped) -> Shares:

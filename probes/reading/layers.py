@@ -4,7 +4,6 @@ Layer ℓ is the output of decoder block ℓ, counted from 0. Hugging Face's `hi
 same tensor, except that its last entry is taken after the final norm and ours is not.
 """
 
-from collections.abc import Collection
 from typing import Any
 
 from torch import nn
@@ -76,21 +75,3 @@ def resolve_layer(layer: int | float, depth: int) -> int:
     if not 0 <= layer < depth:
         raise InputError(f"layer: this model has layers 0 to {depth - 1}, got {layer}")
     return layer
-
-
-def adapted_layers(model: nn.Module, adapters: Collection[str]) -> list[int]:
-    """Return the decoder blocks in which any of some adapters has weights, lowest first.
-
-    Weights of the input embedding count as block 0's, and those of the output embedding as those of a block after the last.
-
-    Args:
-        model: a model that holds the adapters, in PEFT's way: a parameter's name has the adapter's as one of its parts.
-        adapters: their names.
-    """
-
-    def has_weights(module: nn.Module) -> bool:
-        return any(not set(name.split(".")).isdisjoint(adapters) for name, _ in module.named_parameters())
-
-    found = {layer for layer, block in enumerate(decoder_blocks(model)) if has_weights(block)}
-    ends = {0: unwrap(model).get_input_embeddings(), depth(model): unwrap(model).get_output_embeddings()}
-    return sorted(found | {layer for layer, end in ends.items() if end is not None and has_weights(end)})

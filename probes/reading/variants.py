@@ -1,6 +1,6 @@
 """Ways to run the same weights: with one of several adapters, or with edits of the residual stream."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from torch import nn
 
 from wellworn.data.errors import InputError
 from wellworn.probes.reading.hooks import OnBlock
-from wellworn.probes.reading.layers import decoder_blocks, unwrap
+from wellworn.probes.reading.layers import decoder_blocks, depth, unwrap
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -128,19 +128,32 @@ def first_changed_layer(model: nn.Module, variant: Variant) -> int:
     Raises:
         InputError: the model holds no adapter of that name.
     """
+    refuse_unknown(model, variant)
+    adapters = [] if variant.adapter is None else [variant.adapter]
+    return min([depth(model), *variant.edits, *adapted_layers(model, adapters)])
+
+
+def adapted_layers(model: nn.Module, adapters: Sequence[str]) -> list[int]:
+    """Return the layers whose blocks any of some adapters changes, lowest first.
+
+    The output embedding counts as a block after the last; whatever else is outside the blocks, as block 0.
+
+    Args:
+        model: holds the adapters.
+        adapters: their names.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 
-    refuse_unknown(model, variant)
     blocks = decoder_blocks(model)
-    changed = [len(blocks), *variant.edits]
-    if variant.adapter is not None:
-        inside = {id(module): layer for layer, block in enumerate(blocks) for module in block.modules()}
-        head = unwrap(model).get_output_embeddings()
-        for module in model.modules():
-            if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper) and module is not head and has_adapter(module, variant.adapter):
-                changed.append(inside.get(id(module), 0))
-    return min(changed)
+    layers = {id(module): layer for layer, block in enumerate(blocks) for module in block.modules()}
+    layers[id(unwrap(model).get_output_embeddings())] = len(blocks)
+    changed = {
+        layers.get(id(module), 0)
+        for module in model.modules()
+        if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper) and any(has_adapter(module, adapter) for adapter in adapters)
+    }
+    return sorted(changed)
 
 
 def has_adapter(module: "BaseTunerLayer | ModulesToSaveWrapper", adapter: str) -> bool:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wellworn.experiments.stages.loaded_space import PersonaSpace, Roles
-from wellworn.experiments.stages.nested_space import averaged_rows, chance_others, chance_own, nested_space
+from wellworn.experiments.stages.nested_space import ChanceSpaces, averaged_rows, chance_spaces, nested_space
 
 NAMES, PAIRS, QUESTIONS, LAYERS, WIDTH = ["pirate", "poetic", "rude"], 4, 3, 2, 24
 
@@ -19,6 +19,10 @@ def make_space(found: list[bool], roles: int = 0, k: int | None = None) -> Perso
         read = {f"role {i}" if i else "pirate": rng.normal(size=(5, QUESTIONS, LAYERS, WIDTH)) for i in range(roles)}
         cast = Roles(read, rng.normal(size=(QUESTIONS, LAYERS, WIDTH)), {}, "bank", k)
     return PersonaSpace(NAMES, vectors, there, states, ["bank"] * len(NAMES), cast)
+
+
+def draw(space: PersonaSpace, layers: list[int], at: int, own: str | None, draws: int) -> ChanceSpaces:
+    return chance_spaces(space, nested_space(space, layers, at, own), at, own, draws)
 
 
 def test_own_comes_first_and_others_are_what_was_found_next_to_it() -> None:
@@ -36,9 +40,9 @@ def test_own_comes_first_and_others_are_what_was_found_next_to_it() -> None:
 def test_without_an_own_direction_that_was_found_there_are_others_alone(own: str | None) -> None:
     space = make_space([True, True, False])
     assert list(nested_space(space, [1], at=1, own=own).names) == ["others"]
-    assert chance_own(space, [1], at=1, own=own, draws=5) == {}
-    drawn = chance_others(space, [1], at=1, own=own, draws=5)
-    assert [basis.shape for basis in drawn[1]] == [(WIDTH, 2)] * 5
+    drawn = draw(space, [1], at=1, own=own, draws=5)
+    assert drawn.own == []
+    assert [bases[1].shape for bases in drawn.others] == [(WIDTH, 2)] * 5
 
 
 def test_roles_of_unknown_dimension_leave_own_and_others_as_they_are() -> None:
@@ -67,10 +71,11 @@ def test_rows_are_means_over_questions_without_the_own_trait() -> None:
     np.testing.assert_allclose(rows, expected, atol=1e-10)
     np.testing.assert_allclose(rows.sum(0), 0, atol=1e-9)
     assert len(rows) == 2 * PAIRS * 2
-    own, others = chance_own(space, [0, 1], at=1, own="pirate", draws=3), chance_others(space, [0, 1], at=1, own="pirate", draws=3)
+    drawn = draw(space, [0, 1], at=1, own="pirate", draws=3)
     first = nested_space(space, [1], at=1, own="pirate").bases[1][0]
-    assert own[0].shape == (3, WIDTH, 1)
-    for basis in others[1]:
+    assert [bases[0].shape for bases in drawn.own] == [(WIDTH, 1)] * 3
+    assert len(drawn.others) == 3
+    for basis in (bases[1] for bases in drawn.others):
         np.testing.assert_allclose(basis[:, :1], first, atol=1e-12)
         assert basis.shape == (WIDTH, 3)
 
@@ -78,5 +83,5 @@ def test_rows_are_means_over_questions_without_the_own_trait() -> None:
 def test_too_few_personas_make_no_chance() -> None:
     space = make_space([True, False, False])
     assert averaged_rows(space, 0, at=0, own="pirate").shape == (0, WIDTH)
-    assert chance_own(space, [0], at=0, own="pirate", draws=3) == {}
-    assert chance_others(space, [0], at=0, own="pirate", draws=3) == {}
+    drawn = draw(space, [0], at=0, own="pirate", draws=3)
+    assert drawn.own == drawn.others == []

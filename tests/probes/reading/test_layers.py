@@ -9,7 +9,8 @@ from transformers import LlamaConfig, PreTrainedModel
 from tests.tiny import blocks_of, make_model
 from wellworn.data.errors import InputError
 from wellworn.probes.limits import DEFAULT_FRACTION
-from wellworn.probes.reading.layers import adapted_layers, decoder_blocks, depth, resolve_layer
+from wellworn.probes.reading.layers import decoder_blocks, depth, resolve_layer
+from wellworn.probes.reading.variants import adapted_layers
 
 
 def test_finds_the_blocks(model: PreTrainedModel) -> None:
