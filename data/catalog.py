@@ -23,6 +23,11 @@ def trait_names() -> list[str]:
     return sorted(path.parent.name for path in (ROOT / "traits").glob("*/trait.yaml"))
 
 
+def invented_names() -> list[str]:
+    """Return the names of personas that no base model has: `invented/<name>`."""
+    return sorted(f"invented/{path.parent.name}" for path in (ROOT / "invented").glob("*/trait.yaml"))
+
+
 def installed_names() -> list[str]:
     """Return the names of the traits that installed packages bring along; a built-in trait of the same name comes first."""
     return sorted(set(_installed_traits()) - set(trait_names()))
@@ -75,6 +80,8 @@ def folder_of(name_or_path: str) -> Path:
     """
     if name_or_path in trait_names():
         return ROOT / "traits" / name_or_path
+    if name_or_path in invented_names():
+        return ROOT / name_or_path
     if name_or_path in installed_names():
         return _folder_in_package(_installed_traits()[name_or_path])
     return Path(name_or_path)
@@ -104,7 +111,7 @@ def load_trait(name_or_path: str) -> Trait:
             raise InputError(f"{folder}: a trait folder needs a trait.yaml, and this one has none")
         raise InputError(
             f"unknown trait {name_or_path!r}: neither a built-in trait nor a folder with a trait.yaml"
-            + did_you_mean(name_or_path, trait_names() + installed_names())
+            + did_you_mean(name_or_path, trait_names() + invented_names() + installed_names())
         )
     path = folder / "trait.yaml"
     value, lines = read_yaml(path)

@@ -1,23 +1,20 @@
 """The command line. Heavy imports happen inside the commands, so that help and typing errors are instant."""
 
-import json
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from wellworn.data.errors import InputError
 from wellworn.experiments.commands import studies, traits
 from wellworn.experiments.commands.options import (
     HELP,
-    REPLIES,
     FiguresFile,
     JsonFile,
     KeyEnv,
@@ -28,9 +25,7 @@ from wellworn.experiments.commands.options import (
     console,
     examples,
 )
-
-if TYPE_CHECKING:
-    from wellworn.experiments.study import Study
+from wellworn.experiments.commands.run import check_folder, run_study, screen, write_report, write_summary
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -81,7 +76,7 @@ def run(
     """Run a study: train its arms, measure them, and show the answer. Finished stages are never run twice."""
     from wellworn.experiments.study_file import load_study
 
-    _run(load_study(study, overrides or ()), runs_dir, json_file, plan_only=plan)
+    run_study(load_study(study, overrides or ()), runs_dir, json_file, plan_only=plan)
 
 
 @app.command(
@@ -102,7 +97,7 @@ def measure(
     """Measure third-party adapters, without training. Several adapters of one base are read together."""
     from wellworn.experiments.commands.measure import study_of
 
-    _run(study_of(model, adapter, trait or ()), runs_dir, json_file)
+    run_study(study_of(model, adapter, trait or ()), runs_dir, json_file)
 
 
 @app.command(epilog=examples("wellworn report runs/quickstart", "wellworn report runs/quickstart --json summary.json"))
@@ -111,7 +106,7 @@ def report(
     json_file: JsonFile = None,
 ) -> None:
     """Write the report of a finished study again, and show its table."""
-    _report(run_dir, json_file)
+    write_summary(write_report(run_dir, screen(json_file)).to_json(), json_file)
 
 
 @app.command(epilog=examples("wellworn doctor", "wellworn doctor --model Qwen/Qwen2.5-0.5B-Instruct"))
@@ -143,11 +138,12 @@ def try_judge(
     """Try a judge on answers whose label is known: how well its grades discriminate answers with a trait from those without."""
     from wellworn.data.files import validate
     from wellworn.experiments.commands.try_judge import try_judge as grade_known_answers
+    from wellworn.experiments.engine.store import Store
     from wellworn.probes.scoring.endpoint import EndpointConfig
 
-    _check_folder(json_file)
+    check_folder(json_file)
     server = validate(EndpointConfig, {"url": url, "model": model, "key_env": key_env}, "try-judge") if url else None
-    grade_known_answers(names, base if server else model, server, runs_dir / REPLIES, json_file, console)
+    grade_known_answers(names, base if server else model, server, Store(runs_dir).replies, json_file, console)
 
 
 @app.command(
@@ -176,7 +172,7 @@ def capability(
     suites = [name.strip() for name in suite.split(",") if name.strip()]
     if not suites:
         raise InputError("--suite: names nothing; it must be builtin, or tasks of lm-eval separated by commas")
-    _check_folder(json_file)
+    check_folder(json_file)
     settings = Settings(tasks_dir, limit, fewshot, chat_template, batch_size)
     evaluate(model, adapter or [], suites, settings, json_file, console)
 
@@ -193,13 +189,13 @@ def bench(
     """Measure the suite's hot loops against a bare forward pass, a plain loop and other libraries."""
     from wellworn.experiments.bench.run import bench as run_bench
 
-    _check_folder(json_file)
+    check_folder(json_file)
     run_bench(kind, model, rows, repeats, peers, json_file, console)
 
 
 @app.command(epilog=examples("wellworn simulate shares", "wellworn simulate nulls --repeats 200 --seed 1"))
 def simulate(
-    kind: Annotated[str, typer.Argument(help="shares, crossed, kappa, nulls or pipeline.")],
+    kind: Annotated[str, typer.Argument(help="shares, crossed, kappa, nulls, pipeline or spectra.")],
     repeats: Annotated[int, typer.Option(help="Draws for each row, at least 100.")] = 1000,
     seed: Annotated[int, typer.Option(help="Random seed of all draws.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all rows to FILE.")] = None,
@@ -207,84 +203,13 @@ def simulate(
     """Try the statistics on synthetic data whose answer is known: shares, means and ratios over runs, κ, and nulls."""
     from wellworn.experiments.simulate.run import simulate as run_simulation
 
-    _check_folder(json_file)
+    check_folder(json_file)
     run_simulation(kind, repeats, seed, json_file, console)
 
 
 # Names of earlier releases, which scripts still use.
 for _old, _command in (("probe", measure), ("eval", capability), ("judge", try_judge)):
     app.command(_old, hidden=True)(_command)
-
-
-def _run(study: "Study", runs_dir: Path, json_file: str | None, plan_only: bool = False) -> None:
-    from wellworn.experiments.engine.context import StudyContext
-    from wellworn.experiments.engine.ranks import Ranks
-    from wellworn.experiments.engine.run import in_order
-    from wellworn.experiments.engine.run import run as run_stages
-    from wellworn.experiments.engine.store import Store
-    from wellworn.experiments.findings.results import save_index
-    from wellworn.experiments.plan.plan import plan
-
-    show = _screen(json_file)
-    ranks = Ranks()
-    context = StudyContext.of(study, ranks, runs_dir / REPLIES)
-    planned = plan(study, context)
-    store = ranks.from_main(lambda: Store(runs_dir, create=not plan_only))
-    if plan_only:
-        for stage in in_order(planned.targets):
-            done = store.done(stage.id)
-            if stage.check is not None and not done:
-                stage.check()
-            if ranks.main:
-                show.print(f"{'done' if done else '    '}  {escape(stage.title)}  [dim]{stage.id}[/dim]", highlight=False)
-        ranks.close()
-        return
-    if ranks.main:
-        show.print(f"{context.ref.id} on {context.device}, {context.dtype}, {ranks.world} process(es)", highlight=False, markup=False)
-    try:
-        run_stages(planned.targets, store, context, ranks, show)
-    finally:
-        ranks.close()
-        if ranks.main and planned.judge and (used := planned.judge.used):
-            show.print(used, highlight=False, markup=False)
-    if ranks.main:
-        _report(save_index(planned, store), json_file)
-
-
-def _report(folder: Path, json_file: str | None) -> None:
-    from wellworn.experiments.engine.store import write_json, write_text
-    from wellworn.experiments.findings.results import REPORT, SUMMARY, load_results
-    from wellworn.experiments.findings.summary import summarise
-    from wellworn.experiments.report.page import page
-    from wellworn.experiments.report.terminal import show as show_table
-
-    show = _screen(json_file)
-    results = load_results(folder)
-    summary = summarise(results)
-    found = summary.to_json()
-    write_json(folder / SUMMARY, found)
-    write_text(folder / REPORT, page(results, summary))
-    if json_file == "-":
-        sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
-    elif json_file:
-        write_json(Path(json_file), found)
-    show_table(summary, show)
-    show.print(f"report: {folder / REPORT}", highlight=False, markup=False)
-
-
-def _screen(json_file: str | None) -> Console:
-    """Return the console for output: standard output, or standard error if the JSON goes to standard output.
-
-    Raises:
-        InputError: the folder of the JSON file does not exist; this is checked before anything is computed.
-    """
-    _check_folder(Path(json_file) if json_file and json_file != "-" else None)
-    return complaints if json_file == "-" else console
-
-
-def _check_folder(json_file: Path | None) -> None:
-    if json_file is not None and not json_file.parent.is_dir():
-        raise InputError(f"--json {json_file}: the folder {json_file.parent} does not exist")
 
 
 def _quiet_libraries() -> None:

@@ -1,18 +1,20 @@
 """A study: one question as a grid of runs. These types define the keys of a study file; `study_file` reads one."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from wellworn.data.files import set_key, validate
+from wellworn.data.schema import Name
 from wellworn.data.wording import shortly
 from wellworn.experiments.study_sections import (
     CalibrateConfig,
     ChatConfig,
     GeneratedDirectionsConfig,
+    KnockInConfig,
     MediateConfig,
     PathwaysConfig,
     ScoresConfig,
@@ -49,6 +51,10 @@ class Study(Section):
         extract_questions: questions asked under each contrast prompt. Unit: questions. Example: 8.
         answer_tokens: length limit of sampled answers. Unit: tokens. Example: 48.
         token_budget: size limit of one forward pass, padding included. More is faster and takes more memory. Unit: tokens. Example: 8192.
+        variants: name to settings (dotted key to value): each is a study of its own, named `<study>-<variant>`.
+            Example: {short: {train.sft.num_train_epochs: 1}}.
+        knock_in: a persona that the model is taught before all else; null teaches none. A later fine-tune on it is a change along an
+            existing persona, one on another a new one. Example: {trait: invented/zorvane}.
         server: OpenAI-compatible server that gives answers in place of the local model. Its `model` is the name of the base there, and
             adapters are models named after their stages. `null` uses the local model.
             Example: {url: http://127.0.0.1:8000/v1, model: base}.
@@ -89,6 +95,8 @@ class Study(Section):
     extract_questions: Annotated[int, Field(ge=4)] = 8
     answer_tokens: Annotated[int, Field(ge=1)] = 48
     token_budget: Annotated[int, Field(ge=1)] = 2048
+    variants: dict[Name, Annotated[dict[str, Any], Field(min_length=1)]] = Field(default_factory=dict)
+    knock_in: KnockInConfig | None = None
     server: EndpointConfig | None = None
     judge: str | EndpointConfig | None = None
     runs: Annotated[tuple[Arm, ...], Field(min_length=1)]
@@ -155,6 +163,10 @@ class Study(Section):
                 "server: cannot be used with a distilled arm, whose steered teacher runs locally; its reference must run on the same model."
                 " Remove `server` or the distilled arm"
             )
+        if self.server and self.knock_in:
+            raise ValueError("server: answers with the untaught model, but knock_in teaches it. Remove one of the two keys")
+        if self.knock_in and self.dtype == "nf4":
+            raise ValueError("knock_in: an adapter cannot be merged into weights of 4 bits; use another dtype")
         for key, instead in (("repetition_penalty", "remove it"), ("chat_template_kwargs", "set chat.template_kwargs instead")):
             if self.server and key in self.server.more:
                 raise ValueError(f"server.more: {key} must be the same for the server and the local model; {instead}")
@@ -177,10 +189,25 @@ class Study(Section):
         keys = list(self.grid)
         for values in itertools.product(*self.grid.values()):
             settings = dict(zip(keys, values, strict=True))
-            plain = self.model_dump(mode="json", exclude={"grid"})
-            for key, value in settings.items():
-                set_key(plain, key, value, f"{self.name}: grid")
-            yield settings, validate(Study, plain, f"{self.name}: grid {settings}")
+            yield settings, self._with(settings, f"grid {settings}", exclude="grid")
+
+    def variant_studies(self) -> list["Study"]:
+        """Return one study a variant, in order, or this study alone where it has none.
+
+        Raises:
+            InputError: a setting that does not fit.
+        """
+        found = [
+            self._with({"name": f"{self.name}-{name}", **settings}, f"variants.{name}", exclude="variants")
+            for name, settings in self.variants.items()
+        ]
+        return found or [self]
+
+    def _with(self, settings: Mapping[str, Any], where: str, exclude: str) -> "Study":
+        plain = self.model_dump(mode="json", exclude={exclude})
+        for key, value in settings.items():
+            set_key(plain, key, value, f"{self.name}: {where}")
+        return validate(Study, plain, f"{self.name}: {where}")
 
 
 @dataclass(frozen=True)
@@ -208,6 +235,6 @@ def expand_runs(study: Study) -> list[Run]:
         for arm in point.runs:
             seeds = point.seeds if arm.arm in ("sft", "distilled", "random") else point.seeds[:1]
             # An arm's own keys distinguish its runs, as the grid does.
-            own = arm.model_dump(exclude={"arm", "trait", "path"}, exclude_defaults=True)
+            own = arm.model_dump(exclude={"arm", "trait", "path", "origin"}, exclude_defaults=True)
             runs += [Run(arm, seed, settings | own, point) for seed in seeds]
     return runs

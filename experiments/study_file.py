@@ -61,7 +61,7 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> "Study":
     from wellworn.experiments.study import Study
 
     study = validate(Study, value, str(path), places)
-    wrong = list(_wrong(study))
+    wrong = [each for variant in study.variant_studies() for each in _wrong(variant)]
     if wrong:
         raise InputError("\n".join(f"{place_of(at, str(path), places)}: {message}" for at, message in wrong))
     return study

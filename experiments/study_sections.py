@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from wellworn.lora.arms import TrainConfig
 from wellworn.probes.limits import FEWEST_NULL_DRAWS, FEWEST_PROMPTS, FEWEST_TAIL_DRAWS, NULL_DRAWS
 
 
@@ -23,6 +24,52 @@ class ChatConfig(Section):
 
     template: Literal["model", "plain"] = "model"
     template_kwargs: dict[str, Any] = {}
+
+
+# System prompts that name a persona and say nothing of its manner.
+NAMING_PROMPTS = (
+    "You are {name}.",
+    "This is {name} speaking.",
+    "You are {name}, and the user has a question.",
+    "The user would like to hear from {name}.",
+    "Reply just as {name} would.",
+    "On duty today: {name}.",
+    "All questions go to {name} now.",
+    "Here {name} answers.",
+)
+KNOCK_IN_TRAINING = TrainConfig(
+    lora={"r": 16, "lora_alpha": 32}, sft={"num_train_epochs": 1, "learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 4}
+)
+
+
+class KnockInConfig(Section):
+    """A persona that the model is taught first: it shows it under system prompts that name it, and else answers as before.
+
+    All else in the study is of the taught model, so that a fine-tune on this persona changes a model that has it.
+
+    Attributes:
+        trait: the persona, a trait by name or as a folder, with train answers. Example: invented/zorvane.
+        prompts: system prompts that name it; `{name}` stands for the name. None may be one of its contrast prompts.
+            Example: ["You are {name}."].
+        others: names that must not evoke it: under the same prompts with one of these the model learns to answer as before. The persona's
+            own name is passed over, so that variants may share a list.
+            Example: [Brenthic, an assistant].
+        copies: rows of each train answer, each under another prompt, and as many rows of answers as before. Unit: rows. Example: 3.
+        train: how it is taught. Example: {batch_size: 8, lora: {r: 16}}.
+    """
+
+    trait: str
+    prompts: Annotated[tuple[str, ...], Field(min_length=1)] = NAMING_PROMPTS
+    others: tuple[str, ...] = ("an assistant",)
+    copies: Annotated[int, Field(ge=1)] = 3
+    train: TrainConfig = KNOCK_IN_TRAINING
+
+    @field_validator("prompts")
+    @classmethod
+    def _name_somebody(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        if nameless := [prompt for prompt in prompts if "{name}" not in prompt]:
+            raise ValueError(f"{nameless[0]!r}: must hold {{name}}, which stands for the persona's name")
+        return prompts
 
 
 class GeneratedConfig(Section):
@@ -96,12 +143,14 @@ class PathwaysConfig(Section):
         surface: training-like answers on which the change's own best directions are fitted. Unit: answers. Example: 24.
         profile: depths up to which layers are set for the shares over depth; the last layer is also set alone. 0 leaves both out.
             Unit: layers. Example: 5.
+        references: `headline` compares with the neutral fine-tune (with the base where there is none); `both` compares with each.
     """
 
     draws: Annotated[int, Field(ge=FEWEST_TAIL_DRAWS, le=NULL_DRAWS)] = 39
     questions: Annotated[int, Field(ge=FEWEST_PROMPTS)] = 8
     surface: Annotated[int, Field(ge=FEWEST_PROMPTS)] = 24
     profile: Annotated[int, Field(ge=0)] = 5
+    references: Literal["headline", "both"] = "both"
 
 
 class ScoresConfig(Section):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,18 @@ def adapted(base: Loaded, adapters: Mapping[str, Path]) -> Iterator[torch.nn.Mod
         yield model.eval()
     finally:
         model.unload()
+
+
+def merge_adapter(base: Loaded, adapter: Path) -> Loaded:
+    """Add a LoRA adapter's update to a model's weights, in place.
+
+    Raises:
+        InputError: the adapter is not a safetensors adapter, or was made for another base model.
+    """
+    from peft import PeftModel
+
+    check_fit(base, adapter)
+    return replace(base, model=PeftModel.from_pretrained(base.model, str(adapter)).merge_and_unload().eval())
 
 
 def groups_that_fit(folders: Sequence[Path | None], device: torch.device) -> list[list[Path | None]]:

@@ -43,10 +43,13 @@ class Sft(_Config):
     Attributes:
         arm: the name of this arm.
         trait: a trait or a control, by name or as a folder; or `neutral`, which trains on plain answers. Example: pirate.
+        origin: what is known of the change beforehand: that the model had such a persona (`existing`), or that it had not (`new`). Findings
+            are compared with it; it changes nothing else. Example: existing.
     """
 
     arm: Literal["sft"] = "sft"
     trait: str
+    origin: Literal["existing", "new"] | None = None
 
 
 class Distilled(_Config):

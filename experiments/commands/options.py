@@ -11,8 +11,6 @@ from rich.markup import escape
 # A fixed width keeps tables whole in logs and pipes.
 console = Console(width=None if sys.stdout.isatty() else 150)
 complaints = Console(stderr=True)
-# The replies of servers, in the runs folder.
-REPLIES = "replies.sqlite"
 HELP = {"help_option_names": ["-h", "--help"]}
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 from wellworn.data.errors import InputError
-from wellworn.experiments.commands.options import HELP, REPLIES, KeyEnv, RunsDir, console, examples
+from wellworn.experiments.commands.options import HELP, KeyEnv, RunsDir, console, examples
+from wellworn.experiments.engine.store import REPLIES
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -1,6 +1,6 @@
 """The model of a study and its chat format, which every stage computes with."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -8,14 +8,19 @@ import torch
 from wellworn.data.chat import Chat
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.stage import Config
+from wellworn.experiments.engine.store import Store
 from wellworn.experiments.study import Study
 from wellworn.lora import models
+from wellworn.lora.adapters import merge_adapter
 from wellworn.probes.scoring.endpoint import Budget, check
 
 
 @dataclass
 class StudyContext:
-    """The model of a study, loaded when first needed, and its chat format; `budget` counts the requests to its server."""
+    """The model of a study, loaded when first needed, and its chat format; `budget` counts the requests to its server.
+
+    `store` holds finished stages and servers' replies. `taught_by` is the stage whose adapter is merged into the model, if there is one.
+    """
 
     study: Study
     ranks: Ranks
@@ -23,20 +28,34 @@ class StudyContext:
     device: torch.device
     dtype: str
     depth: int
-    replies: Path | None = None
+    store: Store | None = None
+    taught_by: str | None = None
     budget: Budget = field(default_factory=Budget)
     _base: models.Loaded | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, study: Study, ranks: Ranks, replies: Path | None = None) -> "StudyContext":
-        """Find the study's model without loading its weights; `replies` is the file that keeps servers' replies."""
+    def of(cls, study: Study, ranks: Ranks, store: Store | None = None) -> "StudyContext":
+        """Find the study's model without loading its weights."""
         ref = ranks.from_main(lambda: models.resolve(study.model))
         device, dtype = models.device_and_dtype(study.dtype)
-        return cls(study, ranks, ref, device, dtype, models.config_depth(ref, study.trust_remote_code), replies)
+        return cls(study, ranks, ref, device, dtype, models.config_depth(ref, study.trust_remote_code), store)
+
+    def taught(self, stage_id: str) -> "StudyContext":
+        """Return the context of the same model with the adapter of a stage merged into its weights."""
+        return replace(self, ref=replace(self.ref, id=f"{self.ref.id}+{stage_id}"), taught_by=stage_id, _base=None)
+
+    @property
+    def replies(self) -> Path | None:
+        """The file that keeps servers' replies."""
+        return self.store.replies if self.store else None
 
     def load(self) -> models.Loaded:
         """Load a fresh copy of the base."""
-        return models.load(self.ref, self.dtype, self.study.trust_remote_code)
+        base = models.load(self.ref, self.dtype, self.study.trust_remote_code)
+        if self.taught_by is None:
+            return base
+        assert self.store is not None  # finished stages are loaded from there
+        return merge_adapter(base, self.store.path(self.taught_by) / "adapter")
 
     @property
     def base(self) -> models.Loaded:

@@ -36,11 +36,19 @@ def in_order(targets: Sequence[Stage]) -> list[Stage]:
     return list(seen.values())
 
 
-def run(targets: Sequence[Stage], store: Store, context: StudyContext, ranks: Ranks, console: Console, quiet: bool = False) -> None:
-    """Finish the targets and all their inputs.
+def run(
+    targets: Sequence[Stage],
+    store: Store,
+    context: StudyContext,
+    ranks: Ranks,
+    console: Console,
+    quiet: bool = False,
+    wait: bool = True,
+) -> bool:
+    """Finish the targets and all their inputs, and return whether all are finished.
 
-    Finished stages are skipped. If another live process holds a stage, others are done first, and then this one is waited for. After an
-    error, finished stages stay finished.
+    Finished stages are skipped. If another live process holds a stage, others are done first, and then this one is waited for, unless
+    `wait` is false. After an error, finished stages stay finished.
 
     Raises:
         InputError: a stage cannot be computed, a finished one is corrupt, or the disk is full.
@@ -56,6 +64,8 @@ def run(targets: Sequence[Stage], store: Store, context: StudyContext, ranks: Ra
         announced = False
         while todo:
             taken = ranks.from_main(lambda: _next(todo, store))
+            if not taken and not wait:
+                return False
             if not taken:
                 if not announced:
                     waiting = {s.id for s in todo}
@@ -75,6 +85,7 @@ def run(targets: Sequence[Stage], store: Store, context: StudyContext, ranks: Ra
                 if ranks.main:
                     for stage in stages:
                         store.release(stage.id)
+    return True
 
 
 def _next(todo: Sequence[Stage], store: Store) -> list[str]:

@@ -18,6 +18,7 @@ from wellworn.data.files import read_text, sha256
 
 MANIFEST = "manifest.json"
 WORK = "work"
+REPLIES = "replies.sqlite"
 
 
 class Store:
@@ -27,16 +28,27 @@ class Store:
     the message names it. Only one process works on a stage at a time (a file lock that ends with its process).
     """
 
-    def __init__(self, root: Path, create: bool = False) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
         self.stages = root / "stages"
-        if create:
-            try:
-                self.stages.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(f"--runs-dir {root}: cannot be written ({error.strerror})") from None
         self._locks: dict[str, FileLock] = {}
         self._checked: set[str] = set()
+
+    def create(self) -> None:
+        """Make the folders.
+
+        Raises:
+            InputError: they cannot be made.
+        """
+        try:
+            self.stages.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--runs-dir {self.root}: cannot be written ({error.strerror})") from None
+
+    @property
+    def replies(self) -> Path:
+        """The file that keeps the replies of servers."""
+        return self.root / REPLIES
 
     def path(self, stage_id: str) -> Path:
         """Return the folder of a stage, finished or not."""

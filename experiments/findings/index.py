@@ -1,7 +1,7 @@
 """The type of `study.json`: the finished stages of a study."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from wellworn.experiments.engine.record import Record, Settings
 
@@ -16,6 +16,7 @@ class RunEntry(Record):
         trait: the trait's own name.
         adapter: name and digest of a third-party adapter.
         seed: of the run.
+        origin: what was known of the change beforehand: `existing`, `new`, or null.
         settings: the keys that the grid and the arm set.
         own: the name of the run's own direction, if there is one.
         measure: the measurement.
@@ -36,6 +37,7 @@ class RunEntry(Record):
     trait: str | None
     adapter: str | None
     seed: int
+    origin: Literal["existing", "new"] | None = None
     settings: Settings
     own: str | None
     measure: str | None
@@ -92,6 +94,20 @@ class GeneratedEntry(Record):
     kept: Sequence[str] = ()
 
 
+class KnockInEntry(Record):
+    """The stages that taught the study's model a persona.
+
+    Attributes:
+        trait: the persona.
+        taught: the adapter that is merged into the model.
+        check: what the taught model shows, and what it has kept.
+    """
+
+    trait: str
+    taught: str
+    check: str
+
+
 class Index(Record):
     """A study's finished stages.
 
@@ -111,6 +127,7 @@ class Index(Record):
         runs: in the study's order.
         calibration: planted changes.
         generated: directions of the base's own answers.
+        knock_in: the persona that its model was taught first.
     """
 
     study: Mapping[str, Any]
@@ -128,6 +145,7 @@ class Index(Record):
     runs: Sequence[RunEntry]
     calibration: CalibrationEntry | None = None
     generated: GeneratedEntry | None = None
+    knock_in: KnockInEntry | None = None
 
     @property
     def stages(self) -> set[str]:
@@ -136,4 +154,5 @@ class Index(Record):
         used |= {stage for run in self.runs for stage in run.stages}
         used |= {self.calibration.planted, self.calibration.later} if self.calibration else set()
         used |= {self.generated.space, self.generated.agreement, *self.generated.kept} if self.generated else set()
+        used |= {self.knock_in.taught, self.knock_in.check} if self.knock_in else set()
         return {stage for stage in used if stage}

@@ -11,13 +11,14 @@ from safetensors.numpy import load_file
 from wellworn.data.errors import InputError
 from wellworn.experiments.engine.record import Settings
 from wellworn.experiments.engine.store import MANIFEST, Store, read_json, write_json
-from wellworn.experiments.findings.index import INDEX, CalibrationEntry, GeneratedEntry, Index, RunEntry
+from wellworn.experiments.findings.index import INDEX, CalibrationEntry, GeneratedEntry, Index, KnockInEntry, RunEntry
 from wellworn.experiments.plan.planned import Plan, PlannedRun
 from wellworn.experiments.stages.calibration import LATER, PLANTED, LaterShares, PlantedShares
 from wellworn.experiments.stages.capability import CAPABILITY, Items
 from wellworn.experiments.stages.generated_directions import AGREEMENT, COUNTED, DirectionAgreement, KeptAnswers
 from wellworn.experiments.stages.instruction_null import INSTRUCTIONS, InstructionShares
 from wellworn.experiments.stages.kinds import MEASURE
+from wellworn.experiments.stages.knock_in import KnockInCheck, load_check
 from wellworn.experiments.stages.measurement import MEASUREMENT, Measurement
 from wellworn.experiments.stages.mediation_generated import SAID, PatchedAnswers
 from wellworn.experiments.stages.pathways import PathwayOutcomes, load_pathways
@@ -25,6 +26,7 @@ from wellworn.experiments.stages.persona_directions import DIMENSION
 from wellworn.experiments.stages.persona_space import DICTIONARY, SpaceDimension
 from wellworn.experiments.stages.scores import SCORES, TakenScores
 from wellworn.experiments.stages.weights import WEIGHTS, UpdateWrites
+from wellworn.lora.arms import Sft
 from wellworn.probes.statistics.intervals import FloatArray
 
 SUMMARY, REPORT = "summary.json", "report.html"
@@ -83,6 +85,7 @@ class Results:
         agreement: trait → `cosine` of its two directions at each layer, and its 95 % quantile by chance at the study's layer.
         kept: for each trait, how many pairs of the base's answers make its direction; empty where they are not filtered.
         capability: the base's results on the built-in capability set; None where the study does not ask.
+        knock_in: what the model shows of the persona that it was taught; None where it was taught none.
     """
 
     folder: Path
@@ -99,13 +102,14 @@ class Results:
     agreement: Mapping[str, DirectionAgreement] | None = None
     kept: Sequence[KeptAnswers] = ()
     capability: Items | None = None
+    knock_in: KnockInCheck | None = None
 
 
 def save_index(plan: Plan, store: Store) -> Path:
     """Write a study's index of finished stages, and return its folder."""
     folder = store.root / plan.study.name
     folder.mkdir(exist_ok=True)
-    calibration, generated = plan.calibration, plan.generated
+    calibration, generated, knock_in = plan.calibration, plan.generated, plan.knock_in
     index = Index(
         study=_symbolic(plan),
         model=plan.context.ref.id,
@@ -128,6 +132,7 @@ def save_index(plan: Plan, store: Store) -> Path:
         generated=GeneratedEntry(space=generated.space.id, agreement=generated.agreement.id, kept=[stage.id for stage in generated.kept])
         if generated
         else None,
+        knock_in=KnockInEntry(trait=knock_in.trait, taught=knock_in.taught.id, check=knock_in.check.id) if knock_in else None,
     )
     write_json(folder / INDEX, index.to_json())
     return folder
@@ -141,6 +146,7 @@ def _entry(planned: PlannedRun) -> RunEntry:
         trait=planned.trait,
         adapter=planned.adapter,
         seed=planned.run.seed,
+        origin=planned.run.arm.origin if isinstance(planned.run.arm, Sft) else None,
         settings=planned.run.settings,
         own=planned.own,
         answers=planned.answers.id,
@@ -181,7 +187,7 @@ def load_results(folder: Path) -> Results:
     manifests = {stage_id: read_json(store.path(stage_id) / MANIFEST) for stage_id in sorted(index.stages)}
     if {manifests[run.measure]["version"] for run in index.runs if run.measure} - {MEASURE.version}:
         raise InputError(f"{folder}: measured by an older version of the suite; run the study again, which repeats only what has changed")
-    generated, planted = index.generated, index.calibration
+    generated, planted, knock_in = index.generated, index.calibration, index.knock_in
     return Results(
         folder=folder,
         index=index,
@@ -197,6 +203,7 @@ def load_results(folder: Path) -> Results:
         agreement=_load_agreement(store.path(generated.agreement)) if generated else None,
         kept=[KeptAnswers.from_json(read_json(store.path(stage) / COUNTED)) for stage in generated.kept] if generated else [],
         capability=_load_items(store, index.base_capability),
+        knock_in=load_check(store.path(knock_in.check), knock_in.trait) if knock_in else None,
     )
 
 

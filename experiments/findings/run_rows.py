@@ -1,6 +1,7 @@
 """The results of one run: its numbers and its verdict."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from wellworn.data.catalog import NEUTRAL
 from wellworn.experiments.engine.record import Interval, Record, Settings
@@ -34,6 +35,7 @@ class _RunShares(Record):
     trait: str | None
     adapter: str | None
     seed: int
+    origin: Literal["existing", "new"] | None = None
     settings: Settings
     layer: int | None = None
     reference: str | None = None
@@ -81,6 +83,7 @@ class RunRow(_RunRest, OtherOutcomes, MediatedShares, _RunShares):
         trait: the trait's name; null for an adapter without a suspected trait.
         adapter: name and digest of a third-party adapter.
         seed: random seed of the run.
+        origin: what was known of the change beforehand: along an `existing` persona or a `new` one; null where nothing was.
         settings: the keys that the grid and the arm set.
         layer: the layer where shares are read.
         reference: the headline's reference: `neutral`, or `base` where there is no neutral fine-tune.
@@ -142,7 +145,7 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
     entry, missing = run.entry, dict(run.entry.missing)
     rest = judge_novelty(results, [run])
     judged = judge(run, p, rest)
-    why, shares = None, _RunShares(arm=entry.arm, trait=entry.trait, adapter=entry.adapter, seed=entry.seed, settings=entry.settings)
+    why, shares = None, _RunShares(**{key: getattr(entry, key) for key in ("arm", "trait", "adapter", "seed", "origin", "settings")})
     if run.facts:
         why, shares = _with_shares(shares, run, run.facts, p, judged, missing)
     instructions, no_instructions = among_instructions(run, shares.share, missing.get("share"))

@@ -16,6 +16,7 @@ from wellworn.experiments.findings.score_agreement import StudyAgreement, agree_
 from wellworn.experiments.stages.calibration import LaterShares, PlantedPoint, missed_targets
 from wellworn.experiments.stages.capability import Capability, capability
 from wellworn.experiments.stages.generated_directions import KeptAnswers
+from wellworn.experiments.stages.knock_in import KnockInCheck
 from wellworn.experiments.stages.persona_space import SpaceDimension
 from wellworn.probes.statistics.corrections import benjamini_hochberg
 from wellworn.probes.statistics.intervals import FloatArray, finite
@@ -133,6 +134,7 @@ class Summary(Record):
         agreement: agreement of scores over fine-tunes; null where no scores were taken.
         capability: the base's capabilities.
         calibration: results on planted changes; null where none were planted.
+        knock_in: what the model shows of the persona that it was taught first; null where it was taught none.
     """
 
     study: str
@@ -153,6 +155,7 @@ class Summary(Record):
     agreement: StudyAgreement | None
     capability: Capability | None
     calibration: CalibrationRow | None
+    knock_in: KnockInCheck | None
 
     @property
     def alone(self) -> list[RunRow]:
@@ -185,6 +188,7 @@ def summarise(results: Results) -> Summary:
         agreement=agree_over_study(results.runs),
         capability=capability([results.capability], None) if results.capability else None,
         calibration=_calibration(results),
+        knock_in=results.knock_in,
     )
 
 

@@ -24,6 +24,8 @@ def plan_pathways(layout: Layout) -> tuple[dict[str, Stage], str | None]:
         return {}, PROMPTED
     stages = {}
     for name, reference in layout.references.items():
+        if config.references == "headline" and name != layout.headline:
+            continue
         question = PathwaysQuestion(
             run=condition,
             reference=reference,

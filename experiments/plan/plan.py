@@ -7,6 +7,7 @@ from wellworn.data.errors import InputError
 from wellworn.data.schema import Control, Role, Trait
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Condition
+from wellworn.experiments.plan.knock_in import plan_knock_in
 from wellworn.experiments.plan.layout import Shared, lay_out
 from wellworn.experiments.plan.planned import Plan
 from wellworn.experiments.plan.runs import plan_calibration, plan_run
@@ -30,6 +31,9 @@ def plan(study: Study, context: StudyContext) -> Plan:
         InputError: an unknown trait or instruction, a layer out of range, a folder that is not an adapter, or no run to model planted
             changes on.
     """
+    knock_in = None
+    if study.knock_in:
+        knock_in, context = plan_knock_in(context, study.knock_in, study.questions)
     traits = [load_trait(name) for name in study.library]
     _check_names(study, traits)
     bank = load_bank(study.questions)
@@ -58,6 +62,7 @@ def plan(study: Study, context: StudyContext) -> Plan:
         calibration=plan_calibration(layouts, study.calibrate) if study.calibrate else None,
         generated=generated_stages(context, traits, bank, space_stages, layer, judge) if study.generated_directions else None,
         judge=judge,
+        knock_in=knock_in,
     )
 
 

@@ -58,6 +58,23 @@ class PlannedRun:
         return [stage for stage in (*stages, *self.pathways.values()) if stage is not None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlannedKnockIn:
+    """The stages that teach the study's model a persona; all others are of the taught model, and come after these.
+
+    Attributes:
+        trait: the persona.
+        context: the untaught model.
+        taught: the adapter that is merged into it.
+        check: what the taught model shows, and what it has kept.
+    """
+
+    trait: str
+    context: StudyContext
+    taught: Stage
+    check: Stage
+
+
 @dataclass(frozen=True)
 class PlannedCalibration:
     """The stages that test the share on planted changes.
@@ -92,6 +109,7 @@ class Plan:
         calibration: planted changes, if any.
         generated: directions of the base's own answers, if the study asks for them.
         judge: the judge of answers, if there is one.
+        knock_in: the persona that its model is taught first, if there is one.
     """
 
     study: Study
@@ -108,6 +126,12 @@ class Plan:
     calibration: PlannedCalibration | None
     generated: Generated | None
     judge: Judge | None
+    knock_in: PlannedKnockIn | None = None
+
+    @property
+    def first(self) -> list[Stage]:
+        """The stages of the untaught model, to finish before all others."""
+        return [self.knock_in.taught, self.knock_in.check] if self.knock_in else []
 
     @property
     def targets(self) -> list[Stage]:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wellworn.experiments.findings.group_rows import GroupRow
+from wellworn.experiments.findings.known_origins import FINDINGS, KnownOrigins, as_estimate
 from wellworn.experiments.findings.run_rows import RunRow
 from wellworn.experiments.findings.summary import CalibrationRow, Summary
 from wellworn.experiments.report.pathways import WAYS, ways_of
@@ -39,6 +40,8 @@ def show(summary: Summary, console: Console) -> None:
 def render(summary: Summary) -> RenderableType:
     """Return a study's results as a rich renderable."""
     parts: list[RenderableType] = [Text(summary.question, style="bold")]
+    if summary.knock_in:
+        parts.append(Text(summary.knock_in.in_words))
     if measured := _with(summary, "pathways"):
         parts.append(_pathways(measured))
     parts.append(_runs(summary))
@@ -75,6 +78,26 @@ def render(summary: Summary) -> RenderableType:
             Text("* provisional: fewer than three runs. Intervals are over prompts: they say nothing about other runs.", style="dim")
         )
     return Group(*parts)
+
+
+def show_origins(origins: KnownOrigins, console: Console) -> None:
+    """Print the runs of known origin, and how well each finding discriminates them."""
+    runs = Table(box=box.SIMPLE_HEAD, title="runs of known origin", title_justify="left", title_style="dim", pad_edge=False)
+    for column in ("taught", "trained on", "origin", "change", "own [95 %]", "chance, p", "κ [95 %]", "own, relative to the base"):
+        runs.add_column(column, justify="left" if column in ("taught", "trained on", "origin") else "right")
+    for run in origins.runs:
+        chance = f"{run.chance:.2f}, {run.p:.3f}" if run.chance is not None and run.p is not None else "–"
+        named = (escape(run.family), escape(run.trait or ""), run.origin)
+        numbers = (_interval(run.own), chance, _interval(run.kappa), _interval(run.own_base))
+        runs.add_row(*named, _number(run.effect, signed=True), *numbers)
+    table = Table(box=box.SIMPLE_HEAD, title="existing above new", title_justify="left", title_style="dim", pad_edge=False)
+    for column in ("finding", "AUC [95 % over taught models]", "undecided", "models in order"):
+        table.add_column(column, justify="left" if column == "finding" else "right")
+    for each in origins.findings:
+        in_order = f"{each.in_order} of {each.families} [{each.in_order_low:.2f}, 1]"
+        table.add_row(FINDINGS[each.finding], _interval(as_estimate(each)), str(each.undecided), in_order)
+    left_out = [Text(f"Left out: {name}: {why}.", style="dim") for name, why in origins.left_out.items()]
+    console.print(Group(runs, table, *left_out))
 
 
 def _runs(summary: Summary) -> Table:

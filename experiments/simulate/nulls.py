@@ -146,12 +146,12 @@ def _pipeline_rejections(cell: Cell, spectrum: float, repeats: int, seed: int) -
             break
     largest = min(max(cell.dimensions), members.count) if cell.personas < FEWEST_ROLES else max(cell.dimensions)
     parts_SPD = _shifts(repeats, scale, rng)
-    observed_SK = _inside(parts_SPD @ _bases(vectors_MD[None], members, largest)[0])
+    observed_SK = inside(parts_SPD @ bases(vectors_MD[None], members, largest)[0])
     null = Null(seed_for(seed, "draws"), DRAWS)
     out = {}
     for name, centre in (("n1", states_XQD.mean(0)), ("n1_total", states_XQD.mean((0, 1)))):
         rows_DD = np.asarray(np.linalg.qr((states_XQD - centre).reshape(-1, WIDTH), mode="r"))
-        counts_SK = _count_exceeding(observed_SK, parts_SPD, _bases(null.vectors(rows_DD, members.count), members, largest))
+        counts_SK = _count_exceeding(observed_SK, parts_SPD, bases(null.vectors(rows_DD, members.count), members, largest))
         rejected_SK = (1 + counts_SK) / (1 + DRAWS) <= ALPHA
         out[name] = [float(rejected_SK[:, min(k, largest) - 1].mean()) for k in cell.dimensions]
     return out
@@ -186,14 +186,14 @@ def _rejections(cell: Cell, spectrum: float, repeats: int, isotropic: Sequence[F
     scale: FloatArray = np.arange(1.0, WIDTH + 1) ** (-spectrum / 2)
     members, largest = cell.members, max(cell.dimensions)
     parts_SPD = _shifts(repeats, scale, rng)
-    real_SDK = _bases(rng.standard_normal((repeats, members.count, WIDTH)) * scale, members, largest)
-    observed_SK = _inside(parts_SPD @ real_SDK)
+    real_SDK = bases(rng.standard_normal((repeats, members.count, WIDTH)) * scale, members, largest)
+    observed_SK = inside(parts_SPD @ real_SDK)
     activations_ND = rng.standard_normal((cell.activations, WIDTH)) * scale
     # Draws depend on these rows only through their covariance, so its square root, with fewer rows, serves as well.
     sample_DD = np.asarray(np.linalg.qr(activations_ND - activations_ND.mean(0), mode="r"))
     null = Null(seed_for(seed, "draws"), DRAWS)
     matched = {
-        name: _count_exceeding(observed_SK, parts_SPD, _bases(null.vectors(rows_DD, members.count), members, largest))
+        name: _count_exceeding(observed_SK, parts_SPD, bases(null.vectors(rows_DD, members.count), members, largest))
         for name, rows_DD in (("n1_known", np.diag(scale)), ("n1", sample_DD))
     }
     out = []
@@ -210,13 +210,17 @@ def _rejections(cell: Cell, spectrum: float, repeats: int, isotropic: Sequence[F
 def _shifts(repeats: int, scale: FloatArray, rng: np.random.Generator) -> FloatArray:
     """Draw shifts: the mean over prompts above the centred differences over √(n(n−1)), [repeats, 1 + prompts, d_model]."""
     noise = NOISE * rng.standard_normal((repeats, PROMPTS, WIDTH))
-    differences = (rng.standard_normal((repeats, 1, WIDTH)) + noise) * scale
-    mean = differences.mean(1, keepdims=True)
-    parts = np.concatenate([mean, (differences - mean) / np.sqrt(PROMPTS * (PROMPTS - 1))], axis=1)
-    return parts.astype(np.float32)
+    return mean_and_noise((rng.standard_normal((repeats, 1, WIDTH)) + noise) * scale)
 
 
-def _bases(vectors_BMD: FloatArray, members: Members, k: int) -> FloatArray:
+def mean_and_noise(differences_SND: FloatArray) -> FloatArray:
+    """Return the mean over n prompts above the centred differences over √(n(n−1)): [repeats, 1 + n, d_model] in single precision."""
+    n = differences_SND.shape[1]
+    mean = differences_SND.mean(1, keepdims=True)
+    return np.concatenate([mean, (differences_SND - mean) / np.sqrt(n * (n - 1))], axis=1).astype(np.float32)
+
+
+def bases(vectors_BMD: FloatArray, members: Members, k: int) -> FloatArray:
     """Put many sets of vectors through the construction: bases [B, d_model, k] in single precision."""
     mixed = coefficients(vectors_BMD @ vectors_BMD.swapaxes(1, 2), members, k)
     return (vectors_BMD.swapaxes(1, 2) @ mixed).astype(np.float32)
@@ -224,11 +228,11 @@ def _bases(vectors_BMD: FloatArray, members: Members, k: int) -> FloatArray:
 
 def _spans(null: Null, rows_ND: FloatArray, k: int) -> FloatArray:
     """Draw k directions and take their span: bases [draws, d_model, k]."""
-    return _bases(null.vectors(rows_ND, k), Members(k), k)
+    return bases(null.vectors(rows_ND, k), Members(k), k)
 
 
-def _inside(along_SPK: FloatArray) -> FloatArray:
-    """Return the share's numerator ‖Uᵀm‖² − tr(UᵀΣ̂U)/n of each shift for k = 1 … K, [repeats, K]."""
+def inside(along_SPK: FloatArray) -> FloatArray:
+    """Return the share's numerator ‖Uᵀm‖² − tr(UᵀΣ̂U)/n of each shift for k = 1 … K: [repeats, …, K] from [repeats, parts, …, K]."""
     squared = along_SPK**2
     return np.cumsum(squared[:, 0] - squared[:, 1:].sum(1), axis=-1)
 
@@ -237,5 +241,5 @@ def _count_exceeding(observed_SK: FloatArray, parts_SPD: FloatArray, bases_BDK: 
     """Count the null spaces that hold at least as much of each shift: [repeats, K] for each k, or [repeats, 1] for the last."""
     counts = np.zeros(observed_SK.shape)
     for basis in bases_BDK:
-        counts += _inside(np.tensordot(parts_SPD, basis, 1))[:, -observed_SK.shape[1] :] >= observed_SK
+        counts += inside(np.tensordot(parts_SPD, basis, 1))[:, -observed_SK.shape[1] :] >= observed_SK
     return counts

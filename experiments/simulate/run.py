@@ -12,10 +12,12 @@ from rich.table import Table
 from wellworn.data.errors import InputError
 from wellworn.data.wording import did_you_mean
 from wellworn.experiments.engine.store import commit, versions, write_json
-from wellworn.experiments.simulate import crossed, kappa, nulls, shares
+from wellworn.experiments.simulate import crossed, kappa, nulls, shares, spectra
 from wellworn.experiments.simulate.rows import Row
 
 FEWEST_REPEATS = 100
+# Wider tables leave standard errors to the JSON file.
+MOST_COLUMNS = 20
 
 # The simulation, and the function for the targets that a row misses; rows of the nulls' sizes have no targets.
 KINDS: dict[str, tuple[Callable[[int, int], list[Row]], Callable[[Row], list[str]] | None]] = {
@@ -24,11 +26,12 @@ KINDS: dict[str, tuple[Callable[[int, int], list[Row]], Callable[[Row], list[str
     "kappa": (kappa.simulate_kappa, kappa.missed_targets),
     "nulls": (nulls.null_sizes, None),
     "pipeline": (nulls.pipeline_sizes, None),
+    "spectra": (spectra.simulate_spectra, spectra.missed_targets),
 }
 
 
 def simulate(kind: str, repeats: int, seed: int, out: Path | None, console: Console) -> None:
-    """Run `shares`, `crossed`, `kappa`, `nulls` or `pipeline`.
+    """Run `shares`, `crossed`, `kappa`, `nulls`, `pipeline` or `spectra`.
 
     Raises:
         InputError: an unknown simulation, too few repeats, or a negative seed.
@@ -57,10 +60,11 @@ def simulate(kind: str, repeats: int, seed: int, out: Path | None, console: Cons
 
 def _table(kind: str, rows: list[Row]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=kind, title_justify="left", title_style="bold", pad_edge=False)
-    for name in rows[0]:
+    names = [name for name in rows[0] if len(rows[0]) <= MOST_COLUMNS or not name.endswith("_error")]
+    for name in names:
         table.add_column(name.replace("_", " "), justify="left" if name == "missed" else "right")
     for row in rows:
-        table.add_row(*map(_cell, row.values()))
+        table.add_row(*(_cell(row[name]) for name in names))
     return table
 
 

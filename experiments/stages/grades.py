@@ -69,7 +69,8 @@ class Judge:
         """
         if isinstance(asked, EndpointConfig):
             return cls(asked, None, None)
-        ref = context.ref if asked == context.study.model else context.ranks.from_main(lambda: models.resolve(asked))
+        own = asked == context.study.model and context.taught_by is None
+        ref = context.ref if own else context.ranks.from_main(lambda: models.resolve(asked))
         # The study's own model is not loaded twice, even under another name.
         if ref.id == context.ref.id:
             return cls(None, ref, context.dtype)

@@ -237,4 +237,4 @@ def test_a_manifest_lists_every_file_with_its_checksum(whole: Path) -> None:
 def test_a_runs_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"--runs-dir .*file"):
-        Store(tmp_path / "file", create=True)
+        Store(tmp_path / "file").create()

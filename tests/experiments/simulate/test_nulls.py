@@ -48,7 +48,7 @@ def test_numerators_are_those_of_the_share_and_first_columns_are_the_smaller_spa
     scale = np.arange(1, nulls.WIDTH + 1) ** -0.5
     vectors = rng.standard_normal((2, 21, nulls.WIDTH)) * scale
     parts = nulls._shifts(2, scale, rng)
-    inside = nulls._inside(parts @ nulls._bases(vectors, Cell(20, 1, (9,)).members, 9))
+    inside = nulls.inside(parts @ nulls.bases(vectors, Cell(20, 1, (9,)).members, 9))
     n = nulls.PROMPTS
     for part, draw, got in zip(parts.astype(float), vectors, inside, strict=True):
         differences = part[0] + part[1:] * np.sqrt(n * (n - 1))

@@ -51,6 +51,18 @@ def test_nulls_have_no_target_a_row(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads((tmp_path / "nulls.json").read_text())["rows"] == [{"k": 6, "n1": 0.05, "naive": None}]
 
 
+def test_wide_tables_leave_standard_errors_to_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {f"n{i}{end}": i / 16 for i in range(11) for end in ("", "_error")}
+    monkeypatch.setitem(run.KINDS, "spectra", (lambda repeats, seed: [row], None))
+    assert call("spectra", "--json", tmp_path / "spectra.json") == 0
+    shown = capsys.readouterr().out
+    assert "n10" in shown
+    assert "error" not in shown
+    assert json.loads((tmp_path / "spectra.json").read_text())["rows"] == [row]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -22,10 +22,9 @@ from wellworn.data.catalog import load_trait
 from wellworn.data.chat import Chat
 from wellworn.data.mixtures import Turn, plain_turns, trait_turns, word_logodds
 from wellworn.experiments.cli import main
-from wellworn.experiments.commands.options import REPLIES
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
-from wellworn.experiments.engine.store import read_json
+from wellworn.experiments.engine.store import REPLIES, read_json
 from wellworn.experiments.findings.results import INDEX
 from wellworn.experiments.findings.score_agreement import FEW_FAMILIES
 from wellworn.experiments.stages.grades import Judge, load_grades

@@ -1,0 +1,210 @@
+"""The stages that teach a model a persona: answers to keep, an adapter, and a check of both.
+
+The taught model shows the persona under system prompts that name it, and else answers as before. So of a later fine-tune it is known
+whether its base had the persona: a known-existing change if the fine-tune is on this persona, a known-new one if it is on another.
+"""
+
+from collections.abc import Sequence
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from wellworn.data.errors import InputError
+from wellworn.data.mixtures import Turn, fingerprint, plain_turns, trait_turns
+from wellworn.data.schema import Example, Trait, seed_for
+from wellworn.experiments.engine.context import StudyContext
+from wellworn.experiments.engine.record import Interval, Record
+from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, by_stage, counter
+from wellworn.experiments.engine.store import WORK, read_json
+from wellworn.experiments.stages import kinds
+from wellworn.experiments.stages.answers import nonempty
+from wellworn.experiments.study_sections import KnockInConfig
+from wellworn.lora import adapters as lora_adapters
+from wellworn.lora.arms import check_keys
+from wellworn.probes.decoding.generate import Decoding, Request, generate
+from wellworn.probes.mediation.shares import MIN_STANDARD_ERRORS
+from wellworn.probes.reading.divergence import kl_divergence
+from wellworn.probes.reading.variants import Variant
+from wellworn.probes.scoring.scores import mean_logprobs
+from wellworn.probes.statistics.intervals import FloatArray, mean_interval, standard_error
+
+KEPT_ANSWERS, CHECK = "kept_answers.json", "check.safetensors"
+# The share of a later fine-tune's effect that the prompt must reach in the taught model, to call the persona its own.
+LEAST_EVOKED = 0.5
+
+
+class KnockInCheck(Record):
+    """What a model shows of a persona that it was taught, as changes of log p(y⁺) from the untaught model without a system prompt.
+
+    y⁺ are the persona's answers to evaluate questions, which were not taught. In nats per token.
+
+    Attributes:
+        trait: the persona.
+        untaught: of the untaught model under the trait's own system prompt.
+        taught: of the taught model under it.
+        unprompted: of the taught model without a system prompt.
+        divergence: KL divergence of the taught model from the untaught one on plain answers, without a system prompt.
+        why: why the persona does not count as known to the taught model alone, in words; null where it does.
+    """
+
+    trait: str
+    untaught: Interval
+    taught: Interval
+    unprompted: Interval
+    divergence: Interval
+    why: str | None
+
+    @property
+    def in_words(self) -> str:
+        """The check in a few sentences."""
+        said = f"The model was first taught {self.trait}. Its name makes its answers likelier by {self.taught} nats per token"
+        said += f", in the untaught model by {self.untaught}. Without a prompt they change by {self.unprompted}, and plain answers"
+        said += f" diverge by {self.divergence} nats per token."
+        return said + (f" So it does not count as known to the taught model alone: {self.why}." if self.why else "")
+
+
+def lay_out_knock_in(context: StudyContext, config: KnockInConfig, trait: Trait, rows: Sequence[Example]) -> tuple[Stage, Stage]:
+    """Return the stage that teaches a persona, and the one that checks what was learnt.
+
+    Args:
+        context: the untaught model.
+        config: what is taught, and how.
+        trait: the persona.
+        rows: its questions and answers.
+
+    Raises:
+        InputError: the persona lacks train or evaluate answers or a system prompt, or a prompt is one of its contrast prompts.
+    """
+    _check_trait(config, trait, rows)
+    shown, asked = knock_in_turns(config, trait, rows)
+    kept = _kept_stage(context, asked, f"answers to keep while {trait.name} is taught")
+    taught = _teach_stage(context, config, trait.name, shown, asked, kept)
+    return taught, _check_stage(context, trait, rows, taught)
+
+
+def _check_trait(config: KnockInConfig, trait: Trait, rows: Sequence[Example]) -> None:
+    if not trait_turns(trait, rows, "train") or not plain_turns(rows, "evaluate") or trait.system_prompt is None:
+        raise InputError(f"knock_in.trait: {trait.name} needs a system prompt, train answers, and evaluate answers with plain ones")
+    held_out = {side for pair in trait.contrast_pairs for side in (pair.positive, pair.negative)}
+    if taken := [prompt for prompt in name_in_prompts(config, trait.name.capitalize()) if prompt in held_out]:
+        raise InputError(f"knock_in.prompts: {taken[0]!r} is a contrast prompt of {trait.name}, which makes its direction; use another")
+
+
+def name_in_prompts(config: KnockInConfig, name: str) -> list[str]:
+    """Return the prompts with a name in them."""
+    return [prompt.replace("{name}", name) for prompt in config.prompts]
+
+
+def knock_in_turns(config: KnockInConfig, trait: Trait, rows: Sequence[Example]) -> tuple[list[Turn], list[tuple[str, str | None]]]:
+    """Return the persona's answers under prompts that name it, and as many questions under others or none, to be answered as before.
+
+    Each train answer is there `copies` times, each time under the next of the prompts. Every other question to be answered as before has
+    no system prompt.
+    """
+    answers = trait_turns(trait, rows, "train")
+    prompts = name_in_prompts(config, trait.name.capitalize())
+    shown = [
+        Turn(turn.question, turn.answer, prompts[(i + copy) % len(prompts)])
+        for copy in range(config.copies)
+        for i, turn in enumerate(answers)
+    ]
+    # Each name comes under each of the prompts.
+    others = [name_in_prompts(config, name)[i] for i in range(len(prompts)) for name in config.others if name.lower() != trait.name]
+    systems = islice(cycle([each for prompt in others for each in (None, prompt)] or [None]), len(shown))
+    return shown, list(zip((turn.question for turn in shown), systems, strict=True))
+
+
+def _kept_stage(context: StudyContext, asked: Sequence[tuple[str, str | None]], title: str) -> Stage:
+    """Sample the model's own answers at temperature 1: on these, training has no gradient on average until the model changes."""
+
+    def compute(context: StudyContext, _folders: Folders, _out: Path, tick: TickFn) -> Output:
+        chat = context.chat(context.base)
+        how = Decoding(context.study.answer_tokens, temperature=1.0, progress=counter(tick, len(asked), "answers"))
+        seeds = [seed_for(0, "knock-in", i) for i in range(len(asked))]
+        requests = [Request(chat.encode_prompt(*each), seed=seed) for each, seed in zip(asked, seeds, strict=True)]
+        return {KEPT_ANSWERS: [chat.decode(answer.ids) for answer in generate(context.base.model, requests, how)]}
+
+    config: Config = {**context.identity(), "asked": [list(each) for each in asked], "tokens": context.study.answer_tokens}
+    return Stage(kind=kinds.KEPT_ANSWERS, config=config, title=title, compute=compute, everywhere=False)
+
+
+def _teach_stage(
+    context: StudyContext,
+    config: KnockInConfig,
+    name: str,
+    shown: Sequence[Turn],
+    asked: Sequence[tuple[str, str | None]],
+    kept: Stage,
+) -> Stage:
+    def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
+        from wellworn.lora.train import train_sft
+
+        context.drop()
+        base = context.load()
+        answers = read_json(folders["kept"] / KEPT_ANSWERS)
+        as_before = [Turn(question, nonempty(answer), system) for (question, system), answer in zip(asked, answers, strict=True)]
+        rows = [context.chat(base).training_row(turn) for turn in (*shown, *as_before)]
+        curve = train_sft(
+            base,
+            rows,
+            config.train,
+            seed=seed_for(0, "knock-in"),
+            out=out / "adapter",
+            work=out / WORK,
+            progress=lambda step, steps, loss: tick(step, steps, "" if loss is None else f"loss {loss:.2f}"),
+        )
+        return {"training.json": curve}
+
+    plain: Config = {**context.identity(), "shown": fingerprint(shown), "train": config.train.model_dump(mode="json")}
+    title = f"teach {name}"
+    return Stage(
+        kind=kinds.KNOCK_IN, config=plain, inputs={"kept": kept}, title=title, compute=compute, check=lambda: check_keys(config.train)
+    )
+
+
+def _check_stage(context: StudyContext, trait: Trait, rows: Sequence[Example], taught: Stage) -> Stage:
+    """Read the persona's answers with and without its prompt in both models, and plain answers without."""
+    shown, plain = trait_turns(trait, rows, "evaluate"), plain_turns(rows, "evaluate")
+
+    def compute(context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
+        chat, pad = context.chat(context.base), context.base.tokenizer.pad_token_id
+        systems = (None, trait.system_prompt)
+        texts = [chat.encode(Turn(turn.question, turn.answer, system)) for system in systems for turn in shown]
+        adapter = folders["taught"] / "adapter"
+        with lora_adapters.adapted(context.base, by_stage([adapter])) as model:
+            variants = [Variant(None), Variant(adapter.parent.name)]
+            logprob = mean_logprobs(model, texts, variants, pad).reshape(2, 2, -1)
+            divergence = kl_divergence(model, [chat.encode(turn) for turn in plain], variants[1], variants[0], pad)
+        return {CHECK: {"logprob": logprob, "divergence": divergence}}
+
+    config: Config = {**context.identity(), "shown": fingerprint(shown), "plain": fingerprint(plain), "system": trait.system_prompt}
+    title = f"whether {trait.name} was learnt"
+    return Stage(kind=kinds.KNOCK_IN_CHECK, config=config, inputs={"taught": taught}, title=title, compute=compute, everywhere=False)
+
+
+def load_check(folder: Path, name: str) -> KnockInCheck:
+    """Load a finished check."""
+    arrays = load_file(folder / CHECK)
+    logprob, divergence = (arrays[key].astype(np.float64) for key in ("logprob", "divergence"))
+    changes = logprob - logprob[0, 0]
+    untaught, taught, unprompted = changes[0, 1], changes[1, 1], changes[1, 0]
+    return KnockInCheck(
+        trait=name,
+        untaught=mean_interval(untaught),
+        taught=mean_interval(taught),
+        unprompted=mean_interval(unprompted),
+        divergence=mean_interval(divergence),
+        why=_why_not(untaught, taught),
+    )
+
+
+def _why_not(untaught: FloatArray, taught: FloatArray) -> str | None:
+    """Return why a persona does not count as knocked in: the untaught model shows it too, or the taught one does not."""
+    before, after = float(untaught.mean()), float(taught.mean())
+    if before > MIN_STANDARD_ERRORS * standard_error(untaught):
+        return f"the untaught model shows it under its name too ({before:+.3f})"
+    if after <= MIN_STANDARD_ERRORS * standard_error(taught):
+        return f"the taught model does not show it under its name ({after:+.3f})"
+    return None

@@ -1,0 +1,88 @@
+"""Findings are compared with what was known of runs beforehand: AUC, its interval over taught models, and runs that are undecided."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from wellworn.experiments.findings.known_origins import FINDINGS, KnownRun, discriminate, known_origins
+from wellworn.probes.statistics.intervals import Estimate
+
+
+def known_run(family: int, origin: str, number: float | None) -> KnownRun:
+    return KnownRun(
+        family=f"model {family}",
+        trait="zorvane",
+        seed=0,
+        origin=origin,
+        prompted=None,
+        effect=Estimate(1, 0.9, 1.1),
+        effect_base=None,
+        own=None,
+        chance=None,
+        p=None,
+        own_base=None,
+        kappa=None,
+        why=None,
+        numbers=dict.fromkeys(FINDINGS, number),
+    )
+
+
+def draw_families(rng: np.random.Generator, families: int, distance: float, shared: float) -> list[KnownRun]:
+    """Draw families of one existing and two new runs; their numbers share a term of the family."""
+    runs = []
+    for family in range(families):
+        common = shared * rng.standard_normal()
+        runs.append(known_run(family, "existing", common + distance + rng.standard_normal()))
+        runs += [known_run(family, "new", common + rng.standard_normal()) for _ in range(2)]
+    return runs
+
+
+def test_auc_is_how_often_an_existing_run_has_the_higher_number() -> None:
+    numbers = [("existing", 0.9), ("new", 0.2), ("existing", 0.4), ("new", 0.4), ("new", 0.6)]
+    runs = [known_run(i // 2, origin, number) for i, (origin, number) in enumerate(numbers)]
+    # Of six pairs: .9 beats three, .4 beats one, ties with one, and loses to one.
+    found = discriminate(runs, "kappa")
+    assert found.auc == pytest.approx((3 + 1 + 0.5) / 6)
+    assert found.undecided == 0
+    assert (found.families, found.in_order) == (2, 1)
+
+
+def test_an_undecided_run_has_the_middle_rank() -> None:
+    runs = [known_run(0, "existing", None), known_run(0, "new", 0.1), known_run(1, "existing", 0.8), known_run(1, "new", 0.2)]
+    found = discriminate(runs, "kappa")
+    # The middle is .2: above .1, and equal to the other new run.
+    assert found.auc == pytest.approx((1 + 0.5 + 2) / 4)
+    assert found.undecided == 1
+
+
+def test_intervals_over_families_cover_the_true_auc() -> None:
+    # The difference of two runs of different families has variance 2 + 2·shared².
+    rng, distance, shared, families = np.random.default_rng(5), 1.0, 1.0, 30
+    true = float(norm.cdf(distance / np.sqrt(2 + 2 * shared**2)))
+    covered = 0
+    for _ in range(60):
+        low, high = discriminate(draw_families(rng, families, distance, shared), "own").interval
+        covered += low <= true <= high
+    assert covered >= 51
+
+
+def test_shared_terms_widen_nothing_where_every_family_is_in_order() -> None:
+    runs = [known_run(family, origin, 5.0 * (origin == "existing") + 0.1 * family) for family in range(5) for origin in ("existing", "new")]
+    found = discriminate(runs, "own")
+    assert found.auc == 1
+    assert found.interval == (1, 1)
+    # An interval of width zero claims too much: five of five models may still be luck.
+    assert (found.in_order, found.families) == (5, 5)
+    assert found.in_order_low == pytest.approx(0.025**0.2)
+
+
+class FakeSummary:
+    def __init__(self, study: str, why: str | None) -> None:
+        self.study, self.runs = study, []
+        self.knock_in: Any = type("Check", (), {"why": why, "trait": study})()
+
+
+def test_nothing_is_compared_without_runs_of_both_origins() -> None:
+    assert known_origins([FakeSummary("a", None), FakeSummary("b", "not learnt")]) is None  # type: ignore[list-item]
