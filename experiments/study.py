@@ -19,6 +19,7 @@ from wellworn.experiments.study_sections import (
     PathwaysConfig,
     ScoresConfig,
     Section,
+    WrittenConfig,
 )
 from wellworn.lora.arms import Arm, TrainConfig
 from wellworn.probes.limits import DEFAULT_FRACTION
@@ -68,6 +69,7 @@ class Study(Section):
         train: how arms are trained. Example: {batch_size: 8, lora: {r: 8}}.
         mediate: how mediation is measured; null leaves it out, and with it every verdict about causes. Example: {draws: 199}.
         pathways: how it is measured where a change goes; null leaves it out. Example: {draws: 199}.
+        written: how it is measured what adapters write along persona directions; null leaves it out. Example: {draws: 39}.
         calibrate: planted changes that test the share; null plants none. Example: {draws: 200}.
         capability: test of capabilities that fine-tunes lose: the `builtin` set; null leaves it out.
         scores: further scores of a run, and whether scores agree; null leaves them out. Example: {pairs: 4}.
@@ -105,6 +107,7 @@ class Study(Section):
     train: TrainConfig = TrainConfig()
     mediate: MediateConfig | None = MediateConfig()
     pathways: PathwaysConfig | None = PathwaysConfig()
+    written: WrittenConfig | None = None
     calibrate: CalibrateConfig | None = None
     capability: Literal["builtin"] | None = "builtin"
     scores: ScoresConfig | None = None

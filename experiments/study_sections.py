@@ -153,6 +153,18 @@ class PathwaysConfig(Section):
     references: Literal["headline", "both"] = "both"
 
 
+class WrittenConfig(Section):
+    """How much of a change is written along the own direction and other personas, by confining what each block's adapters write.
+
+    Attributes:
+        draws: chance directions in place of the own one. Unit: directions. Example: 39.
+        questions: evaluate questions on which chance directions are read; all other figures use all. Unit: questions. Example: 8.
+    """
+
+    draws: Annotated[int, Field(ge=FEWEST_TAIL_DRAWS, le=NULL_DRAWS)] = FEWEST_TAIL_DRAWS
+    questions: Annotated[int, Field(ge=FEWEST_PROMPTS)] = 8
+
+
 class ScoresConfig(Section):
     """Further scores of a run: of its choices between answers, and of its own answers. The study's judge, if any, grades its answers.
 

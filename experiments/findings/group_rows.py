@@ -16,6 +16,7 @@ from wellworn.experiments.findings.results import Results, RunResult, run_name
 from wellworn.experiments.findings.run_rows import RUNS_FOR_A_CLAIM, capability_of, mediation_evidence
 from wellworn.experiments.findings.score_agreement import RunScores, score_runs
 from wellworn.experiments.findings.verdict import Evidence, Verdict, verdict
+from wellworn.experiments.findings.written import Written, written_shares
 from wellworn.experiments.stages.capability import Capability
 from wellworn.experiments.stages.measurement import EffectShares
 from wellworn.experiments.stages.mediation_shares import shares_of_effect
@@ -45,6 +46,7 @@ class _GroupRest(Record):
     scores: RunScores | None
     capability: Capability | None
     pathways: Mapping[str, Pathways] | None
+    written: Mapping[str, Written] | None
     verdict: str
     why: str | None
     provisional: bool
@@ -75,6 +77,7 @@ class GroupRow(_GroupRest, OtherOutcomes, MediatedShares, _GroupShares):
         scores: trait scores of the runs.
         capability: capabilities relative to the base.
         pathways: reference → where the change goes, the headline's first; null where that was not measured.
+        written: reference → what adapters write along persona directions; null where that was not measured.
         verdict: the verdict's name.
         why: the numbers behind it, in words.
         provisional: whether there are fewer than three runs.
@@ -135,6 +138,7 @@ def _group_row(results: Results, runs: Sequence[RunResult], p: float, verdicts: 
         scores=score_runs(runs),
         capability=capability_of(results, runs),
         pathways=pathways_of(runs),
+        written=written_shares(runs),
         verdict=judged.name,
         why=judged.why,
         provisional=len(runs) < RUNS_FOR_A_CLAIM,

@@ -151,7 +151,7 @@ def _why_none(change: Outcomes, kind: str) -> str | None:
 def _pathways(reference: str, measured: Sequence[PathwayOutcomes]) -> Pathways:
     facts = measured[0].facts
     # Of several runs [interventions, 2, runs, questions].
-    scores, further = (_stack([getattr(each, name) for each in measured]) for name in ("logprob", "further"))
+    scores, further = (stack_runs([getattr(each, name) for each in measured]) for name in ("logprob", "further"))
     named = dict(zip(facts.further, further, strict=True))
     kinds = {TRAIT: scores[:, 0], PLAIN: scores[:, 1], CONTRAST: scores[:, 0] - scores[:, 1]}
     by_name = {kind: dict(zip(facts.interventions, each, strict=True)) | (named if kind == TRAIT else {}) for kind, each in kinds.items()}
@@ -176,8 +176,8 @@ def _pathways(reference: str, measured: Sequence[PathwayOutcomes]) -> Pathways:
         trait=_outcome(changes[TRAIT], TRAIT, facts),
         plain=_outcome(changes[PLAIN], PLAIN, facts),
         contrast=_outcome(changes[CONTRAST], CONTRAST, facts),
-        chance_own=_chance_record(own),
-        chance_others=_chance_record(_chance(few, facts, CHANCE_OTHERS, given=OWN) if OTHERS in facts.parts else None),
+        chance_own=chance_record(own),
+        chance_others=chance_record(_chance(few, facts, CHANCE_OTHERS, given=OWN) if OTHERS in facts.parts else None),
         best={k: _share(headline, part) for k, part in best.items()},
         kappa=scaled.value if scaled else None,
         kappa_why=scaled.why if scaled else _why_no_kappa(headline, few, facts),
@@ -187,7 +187,7 @@ def _pathways(reference: str, measured: Sequence[PathwayOutcomes]) -> Pathways:
     )
 
 
-def _stack(each: Sequence[FloatArray]) -> FloatArray:
+def stack_runs(each: Sequence[FloatArray]) -> FloatArray:
     """Return one run's outcomes as they are, and those of several with an axis of runs before the questions."""
     return each[0] if len(each) == 1 else np.stack(each, axis=-2)
 
@@ -198,7 +198,7 @@ def _few_questions(measured: Sequence[PathwayOutcomes], headline: Mapping[str, F
     if not facts.sampled:
         return None
     here = {name: each[..., list(facts.questions)] for name, each in headline.items()}
-    return _parse(here | dict(zip(facts.sampled, _stack([each.sampled for each in measured]), strict=True)))
+    return _parse(here | dict(zip(facts.sampled, stack_runs([each.sampled for each in measured]), strict=True)))
 
 
 def _outcome(change: Outcomes, kind: str, facts: PathwayFacts) -> OutcomePathways:
@@ -229,7 +229,8 @@ def _chance(few: Outcomes | None, facts: PathwayFacts, kind: str, given: str | N
     return floor(few.effect, np.stack([_through(few, name) - before for name in names]), _through(few, real) - before)
 
 
-def _chance_record(found: Floor | None) -> Chance | None:
+def chance_record(found: Floor | None) -> Chance | None:
+    """Return the numbers of a floor, if there is one."""
     return Chance(mean=found.mean, low=found.low, high=found.high, draws=found.draws, p=found.p) if found else None
 
 

@@ -26,6 +26,7 @@ from wellworn.experiments.stages.persona_directions import DIMENSION
 from wellworn.experiments.stages.persona_space import DICTIONARY, SpaceDimension
 from wellworn.experiments.stages.scores import SCORES, TakenScores
 from wellworn.experiments.stages.weights import WEIGHTS, UpdateWrites
+from wellworn.experiments.stages.written import WrittenOutcomes, load_written
 from wellworn.lora.arms import Sft
 from wellworn.probes.statistics.intervals import FloatArray
 
@@ -50,6 +51,7 @@ class RunResult:
         scores: trait scores of the run, its reference and the base; None where the study does not ask.
         capability: its results on the built-in capability set; None where the study does not ask, or without an adapter.
         pathways: reference → outcomes of its pathways.
+        written: reference → outcomes of its confined writes.
     """
 
     entry: RunEntry
@@ -64,6 +66,7 @@ class RunResult:
     scores: TakenScores | None = None
     capability: Items | None = None
     pathways: Mapping[str, PathwayOutcomes] = field(default_factory=dict)
+    written: Mapping[str, WrittenOutcomes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +156,7 @@ def _entry(planned: PlannedRun) -> RunEntry:
         questions=[example.question for example in planned.questions],
         missing=planned.missing,
         pathways={who: stage.id for who, stage in planned.pathways.items()},
+        written={who: stage.id for who, stage in planned.written.items()},
         **{name: stage.id if (stage := getattr(planned, name)) else None for name in stages},
     )
 
@@ -230,6 +234,7 @@ def _load_run(store: Store, entry: RunEntry) -> RunResult:
         scores=TakenScores.from_json(scores) if scores else None,
         capability=_load_items(store, entry.capability),
         pathways={who: load_pathways(store.path(stage)) for who, stage in entry.pathways.items()},
+        written={who: load_written(store.path(stage)) for who, stage in entry.written.items()},
     )
 
 

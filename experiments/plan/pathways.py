@@ -1,9 +1,10 @@
-"""The pathways of a run: its references and its texts."""
+"""The pathways of a run, and what it writes: references and texts."""
 
 from wellworn.experiments.engine.stage import Stage
 from wellworn.experiments.plan.arms import NO_PLAIN
 from wellworn.experiments.plan.layout import Layout
 from wellworn.experiments.stages.pathways import PathwaysQuestion, pathways_stage
+from wellworn.experiments.stages.written import WrittenQuestion, written_stage
 
 LEFT_OUT = "the study leaves pathways out"
 NO_TRAIT = "the run has no trait of its own whose change could go anywhere"
@@ -18,10 +19,8 @@ def plan_pathways(layout: Layout) -> tuple[dict[str, Stage], str | None]:
     config, subject, condition = layout.run.study.pathways, layout.subject, layout.arm.condition
     if config is None:
         return {}, LEFT_OUT
-    if subject.of is None or not subject.paired:
-        return {}, NO_TRAIT if subject.of is None else NO_PLAIN
-    if condition.adapter is None:
-        return {}, PROMPTED
+    if why := _why_none(layout):
+        return {}, why
     stages = {}
     for name, reference in layout.references.items():
         if config.references == "headline" and name != layout.headline:
@@ -38,3 +37,34 @@ def plan_pathways(layout: Layout) -> tuple[dict[str, Stage], str | None]:
         )
         stages[name] = pathways_stage(layout.shared.context, question, config, layout.space_stages)
     return stages, None
+
+
+def plan_written(layout: Layout) -> tuple[dict[str, Stage], str | None]:
+    """Lay out what a run writes along persona directions relative to each reference, or return why that is not measured.
+
+    Chance directions are measured relative to the headline's reference alone.
+    """
+    config = layout.run.study.written
+    if config is None:
+        return {}, None
+    if why := _why_none(layout):
+        return {}, why
+    stages = {}
+    for name, reference in layout.references.items():
+        question = WrittenQuestion(
+            run=layout.arm.condition,
+            reference=reference,
+            changed=layout.subject.trait_turns("evaluate"),
+            layer=layout.layer,
+            own=layout.own,
+            sampled=name == layout.headline,
+        )
+        stages[name] = written_stage(layout.shared.context, question, config, layout.space_stages)
+    return stages, None
+
+
+def _why_none(layout: Layout) -> str | None:
+    """Return why a run has no change of weights toward a trait."""
+    if layout.subject.of is None or not layout.subject.paired:
+        return NO_TRAIT if layout.subject.of is None else NO_PLAIN
+    return PROMPTED if layout.arm.condition.adapter is None else None

@@ -9,7 +9,7 @@ from wellworn.experiments.engine.stage import Condition, Stage
 from wellworn.experiments.plan.arms import NO_PLAIN
 from wellworn.experiments.plan.layout import Layout
 from wellworn.experiments.plan.mediations import Analyses, Key
-from wellworn.experiments.plan.pathways import plan_pathways
+from wellworn.experiments.plan.pathways import plan_pathways, plan_written
 from wellworn.experiments.plan.planned import PlannedCalibration, PlannedRun
 from wellworn.experiments.stages.answers import answer_stage
 from wellworn.experiments.stages.calibration import Real, calibrate_stage, later_stage
@@ -46,6 +46,8 @@ def plan_run(layout: Layout) -> PlannedRun:
     missing |= why
     pathways, no_pathways = plan_pathways(layout)
     missing |= {"pathways": no_pathways} if no_pathways else {}
+    written, not_written = plan_written(layout)
+    missing |= {"written": not_written} if not_written else {}
     scores, why = _scores(layout, answers)
     instructions = _instructions(layout) if "share" not in missing else None
     readings = _readings(layout, answers)
@@ -66,6 +68,7 @@ def plan_run(layout: Layout) -> PlannedRun:
         capability=capability_stage(context, condition) if condition.adapter and run.study.capability else None,
         scores=scores,
         pathways=pathways,
+        written=written,
         trait=subject.name,
         adapter=arm.adapter,
         own=layout.own,

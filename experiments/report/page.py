@@ -21,7 +21,7 @@ from wellworn.experiments.findings.results import Results, RunResult, run_name
 from wellworn.experiments.findings.run_rows import RUNS_FOR_A_CLAIM, RunRow
 from wellworn.experiments.findings.summary import Summary
 from wellworn.experiments.findings.verdict import RULE
-from wellworn.experiments.report import mediation, panels, pathways
+from wellworn.experiments.report import mediation, panels, pathways, written
 from wellworn.experiments.report.figures import (
     Figure,
     Shown,
@@ -100,6 +100,7 @@ def page(results: Results, summary: Summary) -> str:
     shown = [(name, group.scores) for name, group in named] + [(view["name"], view["row"].scores) for view in alone]
     gone = [(name, group.pathways) for name, group in named] + [(view["name"], view["row"].pathways) for view in alone]
     ways, drawn = pathways.view(gone)
+    wrote = [(name, group.written) for name, group in named] + [(view["name"], view["row"].written) for view in alone]
     figures += drawn
     near = [_resemblance(name, None, group) for name, group in named]
     near += [_resemblance(view["name"], view["style"], view["row"]) for view in alone]
@@ -109,6 +110,7 @@ def page(results: Results, summary: Summary) -> str:
         groups=together,
         alone=alone,
         pathways=ways,
+        written=written.view(wrote),
         resembles=[each for each in near if each["nearest"]],
         nearest_shown=SHOWN,
         over_runs=over_runs,

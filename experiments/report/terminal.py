@@ -16,6 +16,7 @@ from wellworn.experiments.findings.summary import CalibrationRow, Summary
 from wellworn.experiments.report.pathways import WAYS, ways_of
 from wellworn.experiments.stages.capability import CHECKS, Compared
 from wellworn.experiments.stages.scores import NAMES
+from wellworn.probes.mediation.pathways import OTHERS, OWN
 from wellworn.probes.statistics.intervals import Estimate
 
 _STYLES = {
@@ -44,6 +45,8 @@ def render(summary: Summary) -> RenderableType:
         parts.append(Text(summary.knock_in.in_words))
     if measured := _with(summary, "pathways"):
         parts.append(_pathways(measured))
+    if measured := _with(summary, "written"):
+        parts.append(_written(measured))
     parts.append(_runs(summary))
     if summary.groups:
         parts.append(_groups(summary))
@@ -165,7 +168,21 @@ def _pathways(rows: Sequence[RunRow | GroupRow]) -> RenderableType:
     return Group(table, Text(legend, style="dim"))
 
 
-def _with(summary: Summary, figures: Literal["capability", "scores", "pathways"]) -> list[RunRow | GroupRow]:
+def _written(rows: Sequence[RunRow | GroupRow]) -> Table:
+    """Return what adapters write along the own direction and other personas, relative to each reference."""
+    title = "share of the change that writes along some directions alone bring about"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="dim", pad_edge=False)
+    for column in ("run", "relative to", "inside own", "chance, p", "inside own and others", "outside own"):
+        table.add_column(column, justify="left" if column in ("run", "relative to") else "right")
+    for row in rows:
+        for each in (row.written or {}).values():
+            chance = f"{each.chance_own.mean:.2f}, {each.chance_own.p:.3f}" if each.chance_own else "–"
+            shares = (_interval(each.inside.get(OWN)), chance, _interval(each.inside.get(OTHERS)), _interval(each.outside.get(OWN)))
+            table.add_row(escape(row.name), each.reference, *shares)
+    return table
+
+
+def _with(summary: Summary, figures: Literal["capability", "scores", "pathways", "written"]) -> list[RunRow | GroupRow]:
     """Return the rows with these figures: groups of runs that differ only in seed, then the other runs."""
     rows: list[RunRow | GroupRow] = [*summary.groups, *summary.alone]
     return [row for row in rows if getattr(row, figures)]

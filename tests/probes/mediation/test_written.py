@@ -60,9 +60,7 @@ def by_hand(peft: PeftModel, row: Encoded, names: tuple[str | None, str | None],
         change = outputs[1] - outputs[0]
         state = outputs[0] + (part[at].part(change) if at in part else 0)
     set_to(peft, names[0])
-    handle = blocks[-1].register_forward_hook(
-        lambda _m, _args, output: state if isinstance(output, torch.Tensor) else (state, *output[1:])
-    )
+    handle = blocks[-1].register_forward_hook(lambda _m, _args, output: state if isinstance(output, torch.Tensor) else (state, *output[1:]))
     logits = peft(input_ids=ids, use_cache=False).logits[0]
     handle.remove()
     set_to(peft, "low")

@@ -1,0 +1,149 @@
+"""The stage `written`: confine what a fine-tune's blocks write to nested spaces, and to chance directions.
+
+It stores the log-probability of answers with the trait under every confinement. Arithmetic on them is `findings/written.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+
+from wellworn.data.mixtures import Turn, fingerprint
+from wellworn.experiments.engine.context import StudyContext
+from wellworn.experiments.engine.record import Record
+from wellworn.experiments.engine.stage import Condition, Config, Folders, Output, Stage, TickFn, by_stage, counter
+from wellworn.experiments.engine.store import read_json
+from wellworn.experiments.stages import kinds
+from wellworn.experiments.stages.mediation import patching_inputs
+from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
+from wellworn.experiments.stages.nested_space import chance_spaces, nested_space
+from wellworn.experiments.stages.pathways import sampled_questions
+from wellworn.experiments.stages.persona_space import SpaceStages
+from wellworn.experiments.study_sections import WrittenConfig
+from wellworn.lora import adapters as lora_adapters
+from wellworn.probes.mediation.interventions import Swap
+from wellworn.probes.mediation.paired_states import Batching
+from wellworn.probes.mediation.pathways import REST
+from wellworn.probes.mediation.written import confined_logprobs
+from wellworn.probes.reading.variants import Variant, adapted_layers
+from wellworn.probes.scoring.scores import mean_logprobs
+from wellworn.probes.statistics.intervals import FloatArray
+
+WRITTEN, OUTCOMES = "written.json", "outcomes.safetensors"
+# Names of parts next to the nested spaces, which have the names of what they add.
+EXCEPT, CHANCE = "except ", "chance"
+
+
+@dataclass(frozen=True)
+class WrittenQuestion:
+    """One change whose writes are confined.
+
+    Attributes:
+        run: the changed model M1.
+        reference: the reference model M0.
+        changed: answers y⁺ that show the trait, to evaluate questions.
+        layer: the last layer whose writes count.
+        own: the run's trait.
+        sampled: whether chance directions are measured too.
+    """
+
+    run: Condition
+    reference: Condition
+    changed: Sequence[Turn]
+    layer: int
+    own: str | None
+    sampled: bool = True
+
+
+class WrittenFacts(Record):
+    """What a `written` stage confined.
+
+    Attributes:
+        layers: the layers whose writes were confined.
+        parts: names of the rows of `logprob`: both models, then the nested spaces, what is outside each, and all.
+        draws: number of chance directions, the rows of `sampled`.
+        questions: places of the questions of `sampled` among the evaluate questions.
+    """
+
+    layers: Sequence[int]
+    parts: Sequence[str]
+    draws: int
+    questions: Sequence[int]
+
+
+@dataclass(frozen=True)
+class WrittenOutcomes:
+    """A finished `written` stage.
+
+    Attributes:
+        facts: what was confined.
+        logprob: [parts, questions], of y⁺.
+        sampled: [draws, sampled questions], of y⁺.
+    """
+
+    facts: WrittenFacts
+    logprob: FloatArray
+    sampled: FloatArray
+
+
+def load_written(folder: Path) -> WrittenOutcomes:
+    """Load a finished stage."""
+    arrays = load_file(folder / OUTCOMES)
+    facts = WrittenFacts.from_json(read_json(folder / WRITTEN))
+    return WrittenOutcomes(facts, arrays["logprob"].astype(np.float64), arrays["sampled"].astype(np.float64))
+
+
+def written_stage(context: StudyContext, question: WrittenQuestion, config: WrittenConfig, space_stages: SpaceStages) -> Stage:
+    """Confine the writes of one run to nested spaces, and to chance directions in place of the own one.
+
+    Args:
+        context: the study's model.
+        question: whose writes are confined, on which text.
+        config: how many draws and questions.
+        space_stages: the persona space.
+    """
+    conditions = (question.reference, question.run)
+
+    def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
+        space = space_stages.load(folders.within("space"))
+        adapters = [folders.within(who).adapter for who in ("reference", "run")]
+        names = [adapter.parent.name if adapter else None for adapter in adapters]
+        between = Variant(names[0]), Variant(names[1])
+        chat, pad = context.chat(context.base), context.base.tokenizer.pad_token_id
+        texts = [chat.encode(turn) for turn in question.changed]
+        with lora_adapters.adapted(context.base, by_stage(adapters)) as model:
+            layers = [layer for layer in adapted_layers(model, [name for name in names if name]) if layer <= question.layer]
+            nested = nested_space(space, layers, question.layer, question.own)
+            parts: dict[str, dict[int, Swap]] = {name: _swaps(nested.part(name)) for name in nested.names}
+            parts |= {f"{EXCEPT}{name}": _swaps(nested.part(name), outside=True) for name in nested.names}
+            parts[REST] = {layer: Swap() for layer in layers}
+            some = sampled_questions(len(texts), config.questions) if question.sampled and layers else []
+            chance = chance_spaces(space, nested, question.layer, question.own, config.draws).own if some else []
+            few = [texts[i] for i in some]
+            total = sum(len(each) * sum(map(len, rows)) for each, rows in ((parts, texts), (chance, few)))
+            how = Batching(pad, context.study.token_budget, counter(tick, total, "tokens"))
+            before, after = mean_logprobs(model, texts, between, pad)
+            confined = confined_logprobs(model, texts, between, list(parts.values()), how).numpy()
+            sampled = confined_logprobs(model, few, between, [_swaps(each) for each in chance], how).numpy() if chance else np.zeros((0, 0))
+        facts = WrittenFacts(layers=layers, parts=[BEFORE, AFTER, *parts], draws=len(chance), questions=some if chance else [])
+        return {OUTCOMES: {"logprob": np.vstack([before, after, confined]), "sampled": sampled}, WRITTEN: facts.to_json()}
+
+    facts: Config = {
+        **context.identity(),
+        "changed": fingerprint(question.changed),
+        "layer": question.layer,
+        "own": question.own,
+        "adapters": [len(condition.inputs) for condition in conditions],
+        "sampled": {"draws": config.draws, "questions": config.questions} if question.sampled else None,
+    }
+    inputs = patching_inputs(space_stages, question.reference, question.run)
+    title = f"what {question.run.title} writes against {question.reference.title}, up to layer {question.layer}"
+    # A block runs twice from one state, which one rank does for itself.
+    return Stage(kind=kinds.WRITTEN, config=facts, inputs=inputs, title=title, compute=compute, everywhere=False)
+
+
+def _swaps(bases: Mapping[int, FloatArray], outside: bool = False) -> dict[int, Swap]:
+    return {layer: Swap(torch.from_numpy(np.ascontiguousarray(basis)).float(), outside) for layer, basis in bases.items()}
