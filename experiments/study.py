@@ -62,6 +62,8 @@ class Study(Section):
         judge: the grader of answers: a model's name, or an OpenAI-compatible server; null grades nothing. Example: smollm2-135m.
         runs: arms; an arm is what is done to the model. Every `sft` run needs a `neutral` one of the same seed as its reference.
             Example: [{arm: sft, trait: pirate}, {arm: sft, trait: neutral}].
+        neutral: what neutral fine-tunes, the references, are trained on: `plain` answers, or `self`, the model's own sampled answers, which
+            teach it nothing.
         seeds: training seeds; every arm with training is run once for each. Three or more allow a claim about other runs.
             Example: [0, 1, 2].
         grid: dotted key to list of values; every combination multiplies the runs. Keys are `layer` and those under `train`.
@@ -102,6 +104,7 @@ class Study(Section):
     server: EndpointConfig | None = None
     judge: str | EndpointConfig | None = None
     runs: Annotated[tuple[Arm, ...], Field(min_length=1)]
+    neutral: Literal["plain", "self"] = "plain"
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
     train: TrainConfig = TrainConfig()

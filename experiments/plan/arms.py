@@ -11,7 +11,7 @@ from wellworn.data.schema import Trait
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Condition, Stage
 from wellworn.experiments.plan.subjects import Subject
-from wellworn.experiments.stages.answers import answer_stage
+from wellworn.experiments.stages.answers import answer_stage, kept_answers_stage
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.steered_teacher import teacher_stage
 from wellworn.experiments.stages.training import adapter_stage, random_stage, train_stage
@@ -71,6 +71,13 @@ class ArmInputs:
         """The run's name on screen."""
         return self.run.title(self.subject.name, self.run.seed)
 
+    def train_neutral(self, seed: int, title: str) -> Stage:
+        """Return the stage that trains a neutral fine-tune: on plain answers, or on the model's own, which teach it nothing."""
+        plain, kept = self.subject.plain_turns("train"), None
+        if self.run.study.neutral == "self":
+            kept = kept_answers_stage(self.context, [(turn.question, None) for turn in plain], "answers of the base to train on")
+        return self.train(plain, seed, title, kept)
+
     def train(self, turns: Sequence[Turn], seed: int, title: str, answers_of: Stage | None = None) -> Stage:
         """Return the stage that trains an adapter with the study's settings."""
         return train_stage(self.context, turns, self.run.study.train, seed, f"train {title}", answers_of)
@@ -108,7 +115,9 @@ def _prompted_arm(given: ArmInputs) -> ArmStages:
 
 def _sft_arm(given: ArmInputs) -> ArmStages:
     run, subject = given.run, given.subject
-    condition = Condition(given.title, adapter=given.train(_training_turns(given), run.seed, given.title))
+    turns = _training_turns(given)
+    mine = given.train_neutral(run.seed, given.title) if subject.of is None else given.train(turns, run.seed, given.title)
+    condition = Condition(given.title, adapter=mine)
     if not subject.paired:
         return ArmStages(condition=condition, trained=True, missing={"neutral": NO_PLAIN})
     seed, seeds = run.seed, run.study.seeds
@@ -118,7 +127,7 @@ def _sft_arm(given: ArmInputs) -> ArmStages:
             return ArmStages(condition=condition, trained=True, missing=missing)
         seed = seeds[(seeds.index(seed) + 1) % len(seeds)]
     title = run.title(NEUTRAL, seed)
-    reference = Condition(title, adapter=given.train(subject.plain_turns("train"), seed, title))
+    reference = Condition(title, adapter=given.train_neutral(seed, title))
     return ArmStages(condition=condition, reference=reference, trained=True)
 
 

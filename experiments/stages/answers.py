@@ -9,7 +9,7 @@ from torch import nn
 from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
-from wellworn.data.schema import Example
+from wellworn.data.schema import Example, seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, by_stage, counter
 from wellworn.experiments.engine.store import read_json
@@ -55,6 +55,27 @@ def answer_stage(context: StudyContext, condition: Condition, questions: Sequenc
         compute_all=compute_all,
         check=context.check_speaker,
     )
+
+
+def kept_answers_stage(context: StudyContext, asked: Sequence[tuple[str, str | None]], title: str) -> Stage:
+    """Sample the model's own answers at temperature 1, as training data that is to change nothing.
+
+    On these, the gradient of training is zero on average for as long as the model is what it was.
+
+    Args:
+        context: the study's model.
+        asked: questions, each under its own system prompt or the default one.
+        title: the stage's name on screen.
+    """
+
+    def compute(context: StudyContext, _folders: Folders, _out: Path, tick: TickFn) -> Output:
+        chat = context.chat(context.base)
+        how = Decoding(context.study.answer_tokens, temperature=1.0, progress=counter(tick, len(asked), "answers"))
+        requests = [Request(chat.encode_prompt(*each), seed=seed_for(0, "kept answers", i)) for i, each in enumerate(asked)]
+        return {"answers.json": [chat.decode(answer.ids) for answer in generate(context.base.model, requests, how)]}
+
+    config = {**context.identity(), "asked": [list(each) for each in asked], "tokens": context.study.answer_tokens}
+    return Stage(kind=kinds.KEPT_ANSWERS, config=config, title=title, compute=compute, everywhere=False)
 
 
 def load_answers(folder: Path, asked: Sequence[str]) -> list[Turn]:

@@ -8,7 +8,7 @@ TRAIN = Kind("train", 2)
 ADAPTER = Kind("adapter", 1)
 RANDOM = Kind("random", 1)
 TEACHER = Kind("teacher", 1)
-# A persona that the study's model is taught first.
+# The model's own answers, to be kept in training; a persona that the study's model is taught first.
 KEPT_ANSWERS = Kind("kept_answers", 1)
 KNOCK_IN = Kind("knock_in", 1)
 KNOCK_IN_CHECK = Kind("knock_in_check", 1)

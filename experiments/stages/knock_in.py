@@ -16,23 +16,20 @@ from wellworn.data.mixtures import Turn, fingerprint, plain_turns, trait_turns
 from wellworn.data.schema import Example, Trait, seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Interval, Record
-from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, by_stage, counter
-from wellworn.experiments.engine.store import WORK, read_json
+from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, by_stage
+from wellworn.experiments.engine.store import WORK
 from wellworn.experiments.stages import kinds
-from wellworn.experiments.stages.answers import nonempty
+from wellworn.experiments.stages.answers import kept_answers_stage, load_answers
 from wellworn.experiments.study_sections import KnockInConfig
 from wellworn.lora import adapters as lora_adapters
 from wellworn.lora.arms import check_keys
-from wellworn.probes.decoding.generate import Decoding, Request, generate
 from wellworn.probes.mediation.shares import MIN_STANDARD_ERRORS
 from wellworn.probes.reading.divergence import kl_divergence
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.scoring.scores import mean_logprobs
 from wellworn.probes.statistics.intervals import FloatArray, mean_interval, standard_error
 
-KEPT_ANSWERS, CHECK = "kept_answers.json", "check.safetensors"
-# The share of a later fine-tune's effect that the prompt must reach in the taught model, to call the persona its own.
-LEAST_EVOKED = 0.5
+CHECK = "check.safetensors"
 
 
 class KnockInCheck(Record):
@@ -79,7 +76,7 @@ def lay_out_knock_in(context: StudyContext, config: KnockInConfig, trait: Trait,
     """
     _check_trait(config, trait, rows)
     shown, asked = knock_in_turns(config, trait, rows)
-    kept = _kept_stage(context, asked, f"answers to keep while {trait.name} is taught")
+    kept = kept_answers_stage(context, asked, f"answers to keep while {trait.name} is taught")
     taught = _teach_stage(context, config, trait.name, shown, asked, kept)
     return taught, _check_stage(context, trait, rows, taught)
 
@@ -116,20 +113,6 @@ def knock_in_turns(config: KnockInConfig, trait: Trait, rows: Sequence[Example])
     return shown, list(zip((turn.question for turn in shown), systems, strict=True))
 
 
-def _kept_stage(context: StudyContext, asked: Sequence[tuple[str, str | None]], title: str) -> Stage:
-    """Sample the model's own answers at temperature 1: on these, training has no gradient on average until the model changes."""
-
-    def compute(context: StudyContext, _folders: Folders, _out: Path, tick: TickFn) -> Output:
-        chat = context.chat(context.base)
-        how = Decoding(context.study.answer_tokens, temperature=1.0, progress=counter(tick, len(asked), "answers"))
-        seeds = [seed_for(0, "knock-in", i) for i in range(len(asked))]
-        requests = [Request(chat.encode_prompt(*each), seed=seed) for each, seed in zip(asked, seeds, strict=True)]
-        return {KEPT_ANSWERS: [chat.decode(answer.ids) for answer in generate(context.base.model, requests, how)]}
-
-    config: Config = {**context.identity(), "asked": [list(each) for each in asked], "tokens": context.study.answer_tokens}
-    return Stage(kind=kinds.KEPT_ANSWERS, config=config, title=title, compute=compute, everywhere=False)
-
-
 def _teach_stage(
     context: StudyContext,
     config: KnockInConfig,
@@ -143,8 +126,8 @@ def _teach_stage(
 
         context.drop()
         base = context.load()
-        answers = read_json(folders["kept"] / KEPT_ANSWERS)
-        as_before = [Turn(question, nonempty(answer), system) for (question, system), answer in zip(asked, answers, strict=True)]
+        kept = load_answers(folders["kept"], [question for question, _ in asked])
+        as_before = [Turn(turn.question, turn.answer, system) for turn, (_, system) in zip(kept, asked, strict=True)]
         rows = [context.chat(base).training_row(turn) for turn in (*shown, *as_before)]
         curve = train_sft(
             base,
