@@ -52,6 +52,7 @@ class OutcomePathways(Record):
         effect: TE, the change of the outcome, in nats per token.
         why: why there are no shares, in words.
         shares: `own`, `others` (given own), `roles` (given both), `outside` and `above`, which sum to one.
+        inside: the share through the own direction and other personas together; null without either.
         others_first: `others` alone, and `own` given others; null where one of the two is missing.
         first_token: the share of the first token's state alone; null for outcomes other than the headline's.
     """
@@ -59,6 +60,7 @@ class OutcomePathways(Record):
     effect: Interval
     why: str | None
     shares: Mapping[str, Interval]
+    inside: Interval | None
     others_first: Mapping[str, Interval] | None
     first_token: Interval | None
 
@@ -204,8 +206,9 @@ def _few_questions(measured: Sequence[PathwayOutcomes], headline: Mapping[str, F
 def _outcome(change: Outcomes, kind: str, facts: PathwayFacts) -> OutcomePathways:
     effect = mean_interval(change.effect) if change.effect.ndim == 1 else crossed_interval(change.effect)
     if why := _why_none(change, kind):
-        return OutcomePathways(effect=effect, why=why, shares={}, others_first=None, first_token=None)
+        return OutcomePathways(effect=effect, why=why, shares={}, inside=None, others_first=None, first_token=None)
     nested = {name: _through(change, name) for name in facts.parts}
+    both = next((name for name in (OTHERS, OWN) if name in nested), None)
     others_first = None
     if ALONE in change.parts and OWN in nested and OTHERS in nested:
         given = ratio_interval(nested[OTHERS] - _through(change, ALONE), change.effect)
@@ -214,6 +217,7 @@ def _outcome(change: Outcomes, kind: str, facts: PathwayFacts) -> OutcomePathway
         effect=effect,
         why=None,
         shares=stack(change.effect, nested | {REST: _through(change, REST)}),
+        inside=_share(change, both) if both else None,
         others_first=others_first,
         first_token=_share(change, FIRST) if FIRST in change.parts else None,
     )

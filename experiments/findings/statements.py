@@ -1,0 +1,129 @@
+"""What may be said of how much of a change is existing: one pure function of where it goes, with margins that were fixed beforehand.
+
+κ places the share through the own direction between chance (0) and the best single direction known for the change (1). A statement is
+made of its interval, never of its value.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from wellworn.experiments.engine.record import Record
+from wellworn.experiments.findings.pathways import Pathways
+from wellworn.probes.mediation.pathways import OWN, REST
+from wellworn.probes.statistics.intervals import Estimate
+
+# Of κ. Other pairs of margins show whether a statement hangs on these.
+LEAST, MOST = 0.2, 0.5
+OTHER_MARGINS = ((0.1, 0.25), (0.4, 0.75))
+WIDEST = 0.4
+# The part of the change that own and other personas must carry together, for most of it to be called existing.
+REACHED = 0.3
+# The least change that counts: a tenth of what the trait's system prompt does, or so many nats per token where that is not known.
+OF_PROMPT, LEAST_CHANGE = 0.10, 0.05
+# The part of the change that the reference may have moved by itself.
+MOST_OF_REFERENCE = 0.5
+
+MOSTLY, AS_FAR, PARTLY = "mostly existing", "existing as far as one direction reaches", "partly existing"
+LITTLE, BETWEEN = "at most a fifth existing", "between"
+INCONCLUSIVE, DOUBTFUL = "inconclusive", "reference in doubt"
+TOO_SMALL, AWAY = "too small to say", "away from the trait"
+STATEMENTS = (MOSTLY, AS_FAR, PARTLY, LITTLE, BETWEEN, INCONCLUSIVE, DOUBTFUL, TOO_SMALL, AWAY)
+
+RULE = (
+    f"1. The lower bound of the change is not above {OF_PROMPT:.2f} of what the trait's held-out system prompt does, or {LEAST_CHANGE} "
+    f"nats per token where that is not known, or the change is within 3 standard errors: {TOO_SMALL}; its upper bound is below 0: {AWAY}. "
+    f"2. The reference itself moved these answers by more than {MOST_OF_REFERENCE} of the change, or the base as reference would have "
+    f"most where it has at most a fifth: {DOUBTFUL}. "
+    f"3. κ is not defined, or its interval is wider than {WIDEST}: {INCONCLUSIVE}. "
+    f"4. Its lower bound is above {MOST}: {MOSTLY}, or, where own and other personas carry less than {REACHED} of the change: {AS_FAR}. "
+    f"5. Its upper bound is below {LEAST}: {LITTLE}. "
+    f"6. Its lower bound is above {LEAST} and its upper bound below {MOST}: {PARTLY}. "
+    f"7. Otherwise the interval itself: {BETWEEN} its bounds."
+)
+
+
+class Statement(Record):
+    """What may be said of how much of a change is existing.
+
+    Attributes:
+        name: one of the names of the rule.
+        existing: what would be existing: a `persona`, or for a control an `instruction`.
+        why: the numbers behind it, in words.
+        fragile: the names at other margins, half and double the lower, half of the upper and half-way from it to 1, where they differ.
+    """
+
+    name: str
+    existing: str
+    why: str
+    fragile: Sequence[str]
+
+
+def state(pathways: Mapping[str, Pathways], persona: bool, prompted: Estimate | None = None) -> Statement:
+    """Return what may be said of a change.
+
+    Args:
+        pathways: reference → where it goes, the headline's first.
+        persona: whether the run's own direction is that of a persona; else it is that of an instruction.
+        prompted: the change under the trait's held-out system prompt, where it was measured.
+    """
+    existing = "persona" if persona else "instruction"
+    headline, base = next(iter(pathways.values())), pathways.get("base")
+    if found := _too_small(headline, prompted) or _doubtful(headline, base):
+        return Statement(name=found[0], existing=existing, why=found[1], fragile=[])
+    name, why = _by_kappa(headline, LEAST, MOST)
+    others = [_by_kappa(headline, *margins)[0] for margins in OTHER_MARGINS]
+    return Statement(name=name, existing=existing, why=why, fragile=[other for other in dict.fromkeys(others) if other != name])
+
+
+def _too_small(found: Pathways, prompted: Estimate | None) -> tuple[str, str] | None:
+    """Return the statement on a change that is too small, or away from the trait."""
+    effect = found.trait.effect
+    known = prompted is not None and prompted.low > 0
+    least = OF_PROMPT * prompted.value if known and prompted else LEAST_CHANGE
+    if effect.high < 0:
+        return AWAY, f"the change is {effect} nats per token"
+    if found.trait.why or effect.low <= least:
+        least_words = f"{least:.3f}, {f'{OF_PROMPT:.2f} of what the system prompt does' if known else 'the least that counts'}"
+        return TOO_SMALL, f"the change is {effect} nats per token; more than {least_words}, and 3 standard errors are needed"
+    return None
+
+
+def _doubtful(headline: Pathways, base: Pathways | None) -> tuple[str, str] | None:
+    """Return the statement on a change of which the reference has a large part, or on which two references disagree."""
+    if base is None or base.reference == headline.reference:
+        return None
+    moved = base.trait.effect.value - headline.trait.effect.value
+    if abs(moved) > MOST_OF_REFERENCE * headline.trait.effect.value:
+        verb = "likelier" if moved > 0 else "less likely"
+        return DOUBTFUL, f"the reference itself finds these answers {verb} by {abs(moved):.2f}, and the change is {headline.trait.effect}"
+    mine, theirs = (_between(each, headline) for each in (headline, base))
+    if mine is not None and theirs is not None and (min(mine, theirs) <= LEAST and max(mine, theirs) >= MOST):
+        return DOUBTFUL, f"κ is {mine:.2f} relative to the {headline.reference} reference, and {theirs:.2f} relative to the base"
+    return None
+
+
+def _between(found: Pathways, headline: Pathways) -> float | None:
+    """Return κ's value against a reference, with the chance of the headline's."""
+    if OWN not in found.trait.shares or "1" not in found.best or headline.chance_own is None:
+        return None
+    room = found.best["1"].value - headline.chance_own.mean
+    return (found.trait.shares[OWN].value - headline.chance_own.mean) / room if room > 0 else None
+
+
+def _by_kappa(found: Pathways, least: float, most: float) -> tuple[str, str]:
+    """Return the statement that the interval of κ allows."""
+    kappa, chance = found.kappa, found.chance_own
+    if kappa is None:
+        return INCONCLUSIVE, found.kappa_why or "κ is not defined"
+    best = found.best["1"]
+    numbers = f"one direction can carry {best.value:.2f} of the change, the existing one does κ = {kappa} of that beyond chance"
+    numbers += f" (p = {chance.p:.3f})" if chance else ""
+    inside, rest = found.trait.inside, found.trait.shares[REST]
+    numbers += f"; {rest.value:.2f} lies outside the persona space"
+    if kappa.high - kappa.low > WIDEST:
+        times = ((kappa.high - kappa.low) / WIDEST) ** 2
+        return INCONCLUSIVE, f"{numbers}; its interval is wider than {WIDEST}: about {times:.1f} times the questions or runs would decide"
+    if kappa.low > most:
+        return (MOSTLY if inside is not None and inside.low >= REACHED else AS_FAR), numbers
+    if kappa.high < least:
+        return LITTLE, numbers
+    return (PARTLY if kappa.low > least and kappa.high < most else BETWEEN), numbers

@@ -1,0 +1,140 @@
+"""What may be said of a change: each name of the rule is said where it should be, and not a hair's breadth before."""
+
+from typing import Any
+
+import pytest
+
+from wellworn.experiments.findings.pathways import Chance, OutcomePathways, Pathways
+from wellworn.experiments.findings.statements import (
+    AS_FAR,
+    AWAY,
+    BETWEEN,
+    DOUBTFUL,
+    INCONCLUSIVE,
+    LITTLE,
+    MOSTLY,
+    PARTLY,
+    RULE,
+    STATEMENTS,
+    TOO_SMALL,
+    state,
+)
+from wellworn.probes.mediation.pathways import ABOVE, OTHERS, OWN, REST
+from wellworn.probes.statistics.intervals import Estimate
+
+CHANCE, BEST = 0.1, 0.7
+
+
+def around(value: float, half: float) -> Estimate:
+    return Estimate(value, value - half, value + half)
+
+
+def pathways(
+    kappa: tuple[float, float] | None = (0.6, 0.8),
+    effect: tuple[float, float] = (0.5, 0.7),
+    *,
+    reference: str = "neutral",
+    inside: float = 0.6,
+    why: str | None = None,
+    own: float | None = None,
+) -> Pathways:
+    """A change whose κ has these bounds; own and others carry `inside` of it, and the lower bound of that is .05 below."""
+    value = sum(kappa) / 2 if kappa else 0.3
+    share = CHANCE + value * (BEST - CHANCE) if own is None else own
+    shares = {OWN: share, OTHERS: inside - share, REST: 1 - inside, ABOVE: 0.0}
+    outcome = OutcomePathways(
+        effect=Estimate(sum(effect) / 2, *effect),
+        why=why,
+        shares={} if why else {name: around(each, 0.05) for name, each in shares.items()},
+        inside=None if why else around(inside, 0.05),
+        others_first=None,
+        first_token=None,
+    )
+    rest: dict[str, Any] = {"plain": outcome, "contrast": outcome, "adapted_above": [], "dimensions": [1, 6], "sampled_questions": 8}
+    return Pathways(
+        reference=reference,
+        layers=[1, 2],
+        trait=outcome,
+        chance_own=Chance(mean=CHANCE, low=0.0, high=0.2, draws=39, p=0.025),
+        chance_others=None,
+        best={} if why else {"1": around(BEST, 0.05)},
+        kappa=Estimate(value, *kappa) if kappa else None,
+        kappa_why=None if kappa else "too uncertain",
+        room=BEST - CHANCE,
+        profile=[],
+        last_layer=None,
+        **rest,
+    )
+
+
+def said(found: Pathways, base: Pathways | None = None, prompted: Estimate | None = None) -> str:
+    return state({found.reference: found} | ({"base": base} if base else {}), True, prompted).name
+
+
+@pytest.mark.parametrize(
+    ("kappa", "name"),
+    [
+        ((0.51, 0.8), MOSTLY),
+        ((0.49, 0.8), BETWEEN),
+        ((0.21, 0.49), PARTLY),
+        ((0.19, 0.49), BETWEEN),
+        ((0.21, 0.51), BETWEEN),
+        ((0.05, 0.19), LITTLE),
+        ((-0.1, 0.21), BETWEEN),
+        ((0.51, 0.92), INCONCLUSIVE),
+        ((-0.3, 0.15), INCONCLUSIVE),
+        (None, INCONCLUSIVE),
+    ],
+)
+def test_the_interval_of_kappa_makes_the_statement(kappa: tuple[float, float] | None, name: str) -> None:
+    assert said(pathways(kappa)) == name
+
+
+def test_most_of_little_is_not_mostly_existing() -> None:
+    assert said(pathways((0.6, 0.8), inside=0.36)) == MOSTLY
+    assert said(pathways((0.6, 0.8), inside=0.34)) == AS_FAR
+
+
+def test_a_small_change_has_no_statement_and_one_away_from_the_trait_is_called_so() -> None:
+    assert said(pathways(effect=(0.051, 0.2))) == MOSTLY
+    assert said(pathways(effect=(0.05, 0.2))) == TOO_SMALL
+    assert said(pathways(effect=(0.3, 0.5), why="the change is within its noise")) == TOO_SMALL
+    assert said(pathways(effect=(-0.3, -0.1), why="the change is away from the trait")) == AWAY
+    # A tenth of what the system prompt does, where that is known.
+    assert said(pathways(effect=(0.051, 0.2)), prompted=around(0.6, 0.1)) == TOO_SMALL
+    assert said(pathways(effect=(0.061, 0.2)), prompted=around(0.6, 0.1)) == MOSTLY
+    assert said(pathways(effect=(0.051, 0.2)), prompted=around(0.6, 0.7)) == MOSTLY
+
+
+def test_a_reference_that_moved_most_of_the_change_itself_puts_it_in_doubt() -> None:
+    headline = pathways(effect=(0.55, 0.65))
+    assert said(headline, pathways(effect=(0.84, 0.94), reference="base")) == MOSTLY
+    assert said(headline, pathways(effect=(0.86, 0.96), reference="base")) == DOUBTFUL
+    assert said(headline, pathways(effect=(0.20, 0.35), reference="base")) == DOUBTFUL
+
+
+def test_references_that_disagree_put_a_change_in_doubt() -> None:
+    headline = pathways((0.55, 0.75), effect=(0.55, 0.65))
+    little, some = (pathways(None, effect=(0.6, 0.7), reference="base", own=own) for own in (CHANCE + 0.11, CHANCE + 0.13))
+    assert said(headline, little) == DOUBTFUL
+    assert said(headline, some) == MOSTLY
+
+
+def test_a_statement_that_hangs_on_its_margins_is_fragile() -> None:
+    assert state({"neutral": pathways((0.76, 0.95))}, True).fragile == []
+    assert state({"neutral": pathways((0.6, 0.8))}, True).fragile == [BETWEEN]
+    assert state({"neutral": pathways((0.26, 0.38))}, True).fragile == [MOSTLY, LITTLE]
+
+
+def test_words_hold_the_numbers_and_whose_direction_it_is() -> None:
+    found = state({"neutral": pathways((0.6, 0.8))}, persona=False)
+    assert found.existing == "instruction"
+    assert "one direction can carry 0.70 of the change" in found.why
+    assert "κ = 0.70 [0.60, 0.80]" in found.why
+    assert "0.40 lies outside" in found.why
+    wide = state({"neutral": pathways((0.1, 0.9))}, persona=True)
+    assert "about 4.0 times the questions" in wide.why
+
+
+def test_the_rule_names_every_statement() -> None:
+    assert all(name in RULE for name in STATEMENTS)
