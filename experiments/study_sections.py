@@ -144,6 +144,8 @@ class PathwaysConfig(Section):
         profile: depths up to which layers are set for the shares over depth; the last layer is also set alone. 0 leaves both out.
             Unit: layers. Example: 5.
         references: `headline` compares with the neutral fine-tune (with the base where there is none); `both` compares with each.
+        stand_ins: also patch other directions in place of the own one, each alone: those of other traits, of the study's instructions, and
+            random ones of single states. They show whether the own direction is specific, and how often chance directions are exceeded.
     """
 
     draws: Annotated[int, Field(ge=FEWEST_TAIL_DRAWS, le=NULL_DRAWS)] = 39
@@ -151,6 +153,7 @@ class PathwaysConfig(Section):
     surface: Annotated[int, Field(ge=FEWEST_PROMPTS)] = 24
     profile: Annotated[int, Field(ge=0)] = 5
     references: Literal["headline", "both"] = "both"
+    stand_ins: bool = False
 
 
 class WrittenConfig(Section):

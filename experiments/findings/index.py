@@ -29,6 +29,7 @@ class RunEntry(Record):
         capability: capabilities of the adapter.
         scores: trait scores.
         pathways: reference → where its change goes.
+        stand_ins: other directions in place of its own one.
         written: reference → what it writes along persona directions.
         questions: the questions of the sample answers.
         missing: field → why it was not measured.
@@ -51,6 +52,7 @@ class RunEntry(Record):
     capability: str | None = None
     scores: str | None = None
     pathways: Mapping[str, str] = {}
+    stand_ins: str | None = None
     written: Mapping[str, str] = {}
     questions: Sequence[str]
     missing: Mapping[str, str]
@@ -61,6 +63,7 @@ class RunEntry(Record):
         yield from (self.measure, self.instructions, self.dictionary, self.said, self.answers)
         yield from (self.training, self.weights, self.capability, self.scores)
         yield from self.pathways.values()
+        yield self.stand_ins
         yield from self.written.values()
 
     @property

@@ -25,6 +25,7 @@ from wellworn.experiments.stages.pathways import PathwayOutcomes, load_pathways
 from wellworn.experiments.stages.persona_directions import DIMENSION
 from wellworn.experiments.stages.persona_space import DICTIONARY, SpaceDimension
 from wellworn.experiments.stages.scores import SCORES, TakenScores
+from wellworn.experiments.stages.stand_ins import StandInOutcomes, load_stand_ins
 from wellworn.experiments.stages.weights import WEIGHTS, UpdateWrites
 from wellworn.experiments.stages.written import WrittenOutcomes, load_written
 from wellworn.lora.arms import Sft
@@ -51,6 +52,7 @@ class RunResult:
         scores: trait scores of the run, its reference and the base; None where the study does not ask.
         capability: its results on the built-in capability set; None where the study does not ask, or without an adapter.
         pathways: reference → outcomes of its pathways.
+        stand_ins: outcomes of other directions in place of its own one; None where the study does not ask.
         written: reference → outcomes of its confined writes.
     """
 
@@ -66,6 +68,7 @@ class RunResult:
     scores: TakenScores | None = None
     capability: Items | None = None
     pathways: Mapping[str, PathwayOutcomes] = field(default_factory=dict)
+    stand_ins: StandInOutcomes | None = None
     written: Mapping[str, WrittenOutcomes] = field(default_factory=dict)
 
 
@@ -143,7 +146,7 @@ def save_index(plan: Plan, store: Store) -> Path:
 
 def _entry(planned: PlannedRun) -> RunEntry:
     """Return a run's entry in the index."""
-    stages = ("measure", "instructions", "dictionary", "said", "training", "weights", "capability", "scores")
+    stages = ("stand_ins", "measure", "instructions", "dictionary", "said", "training", "weights", "capability", "scores")
     return RunEntry(
         arm=planned.run.arm.arm,
         trait=planned.trait,
@@ -234,6 +237,7 @@ def _load_run(store: Store, entry: RunEntry) -> RunResult:
         scores=TakenScores.from_json(scores) if scores else None,
         capability=_load_items(store, entry.capability),
         pathways={who: load_pathways(store.path(stage)) for who, stage in entry.pathways.items()},
+        stand_ins=load_stand_ins(store.path(entry.stand_ins)) if entry.stand_ins else None,
         written={who: load_written(store.path(stage)) for who, stage in entry.written.items()},
     )
 

@@ -20,6 +20,7 @@ from wellworn.experiments.findings.null_ranks import (
 from wellworn.experiments.findings.pathways import Pathways, pathways_of
 from wellworn.experiments.findings.results import Results, RunResult, run_name
 from wellworn.experiments.findings.score_agreement import RunScores, score_runs
+from wellworn.experiments.findings.stand_ins import StandIns, stand_in_shares
 from wellworn.experiments.findings.verdict import P_LEVEL, Carried, Evidence, Verdict, verdict
 from wellworn.experiments.findings.written import Written, written_shares
 from wellworn.experiments.stages.capability import Capability, capability
@@ -71,6 +72,7 @@ class _RunRest(Record):
     scores: RunScores | None
     capability: Capability | None
     pathways: Mapping[str, Pathways] | None
+    stand_ins: StandIns | None
     written: Mapping[str, Written] | None
     weights: Writes | None
     weights_why: str | None
@@ -120,6 +122,7 @@ class RunRow(_RunRest, OtherOutcomes, MediatedShares, _RunShares):
         scores: trait scores of the run.
         capability: capabilities relative to the base.
         pathways: reference → where the change goes, the headline's first; null where that was not measured.
+        stand_ins: other directions in place of the own one; null where that was not measured.
         written: reference → what adapters write along persona directions; null where that was not measured.
         weights: the share of its weight update that writes into the persona space.
         weights_why: why that share is not known, in words.
@@ -167,6 +170,7 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
         scores=score_runs([run]),
         capability=capability_of(results, [run]),
         pathways=pathways_of([run]),
+        stand_ins=stand_in_shares(run),
         written=written_shares([run]),
         weights=run.weights.together if run.weights else None,
         weights_why=run.weights.why if run.weights else "the run has no adapter",

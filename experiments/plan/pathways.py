@@ -4,7 +4,9 @@ from wellworn.experiments.engine.stage import Stage
 from wellworn.experiments.plan.arms import NO_PLAIN
 from wellworn.experiments.plan.layout import Layout
 from wellworn.experiments.stages.pathways import PathwaysQuestion, pathways_stage
+from wellworn.experiments.stages.stand_ins import stand_ins_stage
 from wellworn.experiments.stages.written import WrittenQuestion, written_stage
+from wellworn.experiments.study_sections import PathwaysConfig
 
 LEFT_OUT = "the study leaves pathways out"
 NO_TRAIT = "the run has no trait of its own whose change could go anywhere"
@@ -16,27 +18,41 @@ def plan_pathways(layout: Layout) -> tuple[dict[str, Stage], str | None]:
 
     Chance spaces and the profile are measured relative to the headline's reference alone.
     """
-    config, subject, condition = layout.run.study.pathways, layout.subject, layout.arm.condition
+    config = layout.run.study.pathways
     if config is None:
         return {}, LEFT_OUT
     if why := _why_none(layout):
         return {}, why
     stages = {}
-    for name, reference in layout.references.items():
+    for name in layout.references:
         if config.references == "headline" and name != layout.headline:
             continue
-        question = PathwaysQuestion(
-            run=condition,
-            reference=reference,
-            changed=subject.trait_turns("evaluate"),
-            plain=subject.plain_turns("evaluate"),
-            other_text=subject.trait_turns("train")[: config.surface],
-            layer=layout.layer,
-            own=layout.own,
-            sampled=name == layout.headline,
-        )
-        stages[name] = pathways_stage(layout.shared.context, question, config, layout.space_stages)
+        stages[name] = pathways_stage(layout.shared.context, pathways_question(layout, name, config), config, layout.space_stages)
     return stages, None
+
+
+def pathways_question(layout: Layout, name: str, config: PathwaysConfig) -> PathwaysQuestion:
+    """Return the texts and models of a run's pathways relative to the reference of that name."""
+    subject = layout.subject
+    return PathwaysQuestion(
+        run=layout.arm.condition,
+        reference=layout.references[name],
+        changed=subject.trait_turns("evaluate"),
+        plain=subject.plain_turns("evaluate"),
+        other_text=subject.trait_turns("train")[: config.surface],
+        layer=layout.layer,
+        own=layout.own,
+        sampled=name == layout.headline,
+    )
+
+
+def plan_stand_ins(layout: Layout) -> Stage | None:
+    """Lay out other directions in place of the run's own one, relative to the headline's reference, if the study asks for them."""
+    config = layout.run.study.pathways
+    if config is None or not config.stand_ins or _why_none(layout) or layout.own is None:
+        return None
+    question = pathways_question(layout, layout.headline, config)
+    return stand_ins_stage(layout.shared.context, question, config, layout.space_stages, layout.shared.instructions)
 
 
 def plan_written(layout: Layout) -> tuple[dict[str, Stage], str | None]:

@@ -29,6 +29,7 @@ class PlannedRun:
         capability: capabilities of its adapter, if it has one and the study asks.
         scores: its trait scores, if the study asks for them.
         pathways: reference → where its change goes.
+        stand_ins: other directions in place of its own one, if the study asks for them.
         written: reference → what it writes along persona directions.
         trait: the trait's own name, also where the study gave a path.
         adapter: name and digest of a third-party adapter.
@@ -48,6 +49,7 @@ class PlannedRun:
     capability: Stage | None = None
     scores: Stage | None = None
     pathways: Mapping[str, Stage] = field(default_factory=dict)
+    stand_ins: Stage | None = None
     written: Mapping[str, Stage] = field(default_factory=dict)
     trait: str | None = None
     adapter: str | None = None
@@ -57,7 +59,8 @@ class PlannedRun:
     def targets(self) -> list[Stage]:
         """The stages to finish; patched answers and the training curve are inputs of these."""
         stages = (self.measure, self.instructions, self.dictionary, self.answers, self.weights, self.capability, self.scores)
-        return [stage for stage in (*stages, *self.pathways.values(), *self.written.values()) if stage is not None]
+        ways = (*self.pathways.values(), self.stand_ins, *self.written.values())
+        return [stage for stage in (*stages, *ways) if stage is not None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from wellworn.experiments.engine.stage import Condition, Stage
 from wellworn.experiments.plan.arms import NO_PLAIN
 from wellworn.experiments.plan.layout import Layout
 from wellworn.experiments.plan.mediations import Analyses, Key
-from wellworn.experiments.plan.pathways import plan_pathways, plan_written
+from wellworn.experiments.plan.pathways import plan_pathways, plan_stand_ins, plan_written
 from wellworn.experiments.plan.planned import PlannedCalibration, PlannedRun
 from wellworn.experiments.stages.answers import answer_stage
 from wellworn.experiments.stages.calibration import Real, calibrate_stage, later_stage
@@ -68,6 +68,7 @@ def plan_run(layout: Layout) -> PlannedRun:
         capability=capability_stage(context, condition) if condition.adapter and run.study.capability else None,
         scores=scores,
         pathways=pathways,
+        stand_ins=plan_stand_ins(layout),
         written=written,
         trait=subject.name,
         adapter=arm.adapter,

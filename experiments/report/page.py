@@ -21,7 +21,7 @@ from wellworn.experiments.findings.results import Results, RunResult, run_name
 from wellworn.experiments.findings.run_rows import RUNS_FOR_A_CLAIM, RunRow
 from wellworn.experiments.findings.summary import Summary
 from wellworn.experiments.findings.verdict import RULE
-from wellworn.experiments.report import mediation, panels, pathways, written
+from wellworn.experiments.report import mediation, panels, pathways, stand_ins, written
 from wellworn.experiments.report.figures import (
     Figure,
     Shown,
@@ -110,6 +110,7 @@ def page(results: Results, summary: Summary) -> str:
         groups=together,
         alone=alone,
         pathways=ways,
+        stand_ins=stand_ins.view([(view["name"], view["row"].stand_ins) for view in runs]),
         written=written.view(wrote),
         resembles=[each for each in near if each["nearest"]],
         nearest_shown=SHOWN,

@@ -32,6 +32,7 @@ CAPABILITY = Kind("capability", 1)
 # Outcomes and answers of patched models. `score` keeps two formats: log-probabilities under contrast pairs, or a judge's grades.
 MEDIATE = Kind("mediate", 1)
 PATHWAYS = Kind("pathways", 1)
+STAND_INS = Kind("stand_ins", 1)
 WRITTEN = Kind("written", 1)
 SAY = Kind("say", 1)
 SCORE = Kind("score", 1)

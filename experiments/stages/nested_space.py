@@ -68,6 +68,18 @@ def averaged_rows(space: PersonaSpace, layer: int, at: int, own: str | None) -> 
 
     A persona direction is a mean over questions, so that chance has to be drawn from means too: single states vary in many more ways.
     """
+    rows = _centred_states(space, layer, at, own)
+    return np.concatenate([each.mean(1) for each in rows]) if rows else np.zeros((0, space.vectors.shape[-1]))
+
+
+def single_rows(space: PersonaSpace, layer: int, at: int, own: str | None) -> FloatArray:
+    """Return the same states one by one, one a persona, prompt and question, [N, d_model]."""
+    rows = _centred_states(space, layer, at, own)
+    return np.concatenate([each.reshape(-1, each.shape[-1]) for each in rows]) if rows else np.zeros((0, space.vectors.shape[-1]))
+
+
+def _centred_states(space: PersonaSpace, layer: int, at: int, own: str | None) -> list[FloatArray]:
+    """Return the states of each persona but the own one, less the mean of each question, [personas][prompts, questions, d_model]."""
     traits, roles = [i for i in _found(space, at) if space.names[i] != own], space.members(at, own).roles
     states, asked = [space.states[i] for i in traits], [space.asked[i] for i in traits]
     if space.roles and roles:
@@ -75,12 +87,18 @@ def averaged_rows(space: PersonaSpace, layer: int, at: int, own: str | None) -> 
         states += [everyone[i] for i in roles]
         asked += [space.roles.asked] * len(roles)
     if not states:
-        return np.zeros((0, space.vectors.shape[-1]))
+        return []
     rows = centre_within_questions(states, asked, layer)
     ends = np.cumsum([np.prod(each.shape[:-2]) for each in states])
     each_persona = np.split(rows, ends[:-1])
     questions = [each.shape[-3] for each in states]
-    return np.concatenate([part.reshape(-1, q, part.shape[-1]).mean(1) for part, q in zip(each_persona, questions, strict=True)])
+    return [part.reshape(-1, q, part.shape[-1]) for part, q in zip(each_persona, questions, strict=True)]
+
+
+def other_directions(space: PersonaSpace, layers: Sequence[int], at: int, own: str | None) -> dict[str, dict[int, FloatArray]]:
+    """Return the direction of every other trait that was found, each alone: name → layer → basis [d_model, 1]."""
+    others = [i for i in _found(space, at) if space.names[i] != own]
+    return {space.names[i]: {layer: nested_bases([space.vectors[[i], layer].astype(np.float64)])[0] for layer in layers} for i in others}
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.numpy import load_file
+from torch import nn
 
 from wellworn.data.chat import Encoded
 from wellworn.data.mixtures import Turn, fingerprint
@@ -140,8 +141,7 @@ def pathways_stage(context: StudyContext, question: PathwaysQuestion, config: Pa
 
         texts, plain = encode(question.changed), encode(question.plain)
         with lora_adapters.adapted(context.base, by_stage(adapters)) as model:
-            adapted = adapted_layers(model, [name for name in names if name])
-            layers = sorted({layer for layer in adapted if layer <= question.layer} | {question.layer})
+            layers, adapted = set_layers(model, between, question.layer)
             quiet = Batching(pad, context.study.token_budget)
             changes = state_changes(model, Texts.same(encode(question.other_text)), between, layers, quiet)
             some = sampled_questions(len(texts), config.questions) if question.sampled else []
@@ -183,6 +183,12 @@ def pathways_stage(context: StudyContext, question: PathwaysQuestion, config: Pa
     inputs = patching_inputs(space_stages, question.reference, question.run)
     title = f"pathways of {question.run.title} against {question.reference.title}, up to layer {question.layer}"
     return Stage(kind=kinds.PATHWAYS, config=facts, inputs=inputs, title=title, compute=compute)
+
+
+def set_layers(model: nn.Module, between: Sequence[Variant], last: int) -> tuple[list[int], list[int]]:
+    """Return the layers where states are set, adapted ones up to the last and the last itself; and all adapted layers."""
+    adapted = adapted_layers(model, [variant.adapter for variant in between if variant.adapter])
+    return sorted({layer for layer in adapted if layer <= last} | {last}), adapted
 
 
 def sampled_questions(total: int, count: int) -> list[int]:
