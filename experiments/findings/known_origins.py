@@ -14,6 +14,7 @@ from wellworn.data.schema import seed_for
 from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.findings.pathways import Pathways
 from wellworn.experiments.findings.run_rows import RunRow
+from wellworn.experiments.findings.statements import STATEMENTS, Statement, state
 from wellworn.experiments.findings.summary import Summary
 from wellworn.probes.mediation.pathways import OTHERS, OWN, REST
 from wellworn.probes.scoring.scores import roc_auc
@@ -45,7 +46,7 @@ class KnownRun(Record):
         trait: what it was trained on.
         seed: random seed of the run.
         origin: `existing` or `new`.
-        prompted: the effect of the persona's name in the taught model, in nats per token; null without a taught persona.
+        prompted: where it was trained on the persona that its model was taught, the effect of the name; in nats per token.
         effect: TE, in nats per token.
         effect_base: the same relative to the base.
         own: the share through the own direction.
@@ -54,6 +55,7 @@ class KnownRun(Record):
         own_base: the share through the own direction, relative to the base.
         kappa: where own lies between chance (0) and best (1).
         why: why κ is not defined, in words.
+        statement: what may be said of it.
         numbers: finding → the run's number; null where it is undecided.
     """
 
@@ -70,6 +72,7 @@ class KnownRun(Record):
     own_base: Interval | None
     kappa: Interval | None
     why: str | None
+    statement: Statement
     numbers: Mapping[str, float | None]
 
 
@@ -102,11 +105,13 @@ class KnownOrigins(Record):
         runs: in the study's order.
         left_out: variant → why its runs do not count, in words.
         findings: one for each number.
+        statements: statement → origin → number of runs.
     """
 
     runs: Sequence[KnownRun]
     left_out: Mapping[str, str]
     findings: Sequence[Discrimination]
+    statements: Mapping[str, Mapping[str, int]]
 
 
 def known_origins(summaries: Sequence[Summary]) -> KnownOrigins | None:
@@ -120,7 +125,15 @@ def known_origins(summaries: Sequence[Summary]) -> KnownOrigins | None:
     families = {(run.family, run.origin) for run in runs}
     if len({family for family, _ in families}) < FEWEST_FAMILIES or len({origin for _, origin in families}) < 2:
         return None
-    return KnownOrigins(runs=runs, left_out=left_out, findings=[discriminate(runs, finding) for finding in FINDINGS])
+    said = {name: {origin: _count(runs, name, origin) for origin in (EXISTING, NEW)} for name in STATEMENTS}
+    findings = [discriminate(runs, finding) for finding in FINDINGS]
+    return KnownOrigins(
+        runs=runs, left_out=left_out, findings=findings, statements={name: each for name, each in said.items() if any(each.values())}
+    )
+
+
+def _count(runs: Sequence[KnownRun], statement: str, origin: str) -> int:
+    return sum((run.statement.name, run.origin) == (statement, origin) for run in runs)
 
 
 def _known_run(summary: Summary, row: RunRow, pathways: Mapping[str, Pathways]) -> KnownRun:
@@ -130,6 +143,8 @@ def _known_run(summary: Summary, row: RunRow, pathways: Mapping[str, Pathways]) 
     # Without an own direction nothing can go through it; without a change, or with κ undefined, nothing is decided.
     none = 0.0 if headline.trait.why is None and OWN not in shares else None
     own = shares[OWN].value if OWN in shares else none
+    knock_in = summary.knock_in
+    prompted = knock_in.taught if knock_in and knock_in.trait == row.trait else None
     numbers = {
         "kappa": headline.kappa.value if headline.kappa else none,
         "own": own,
@@ -145,7 +160,7 @@ def _known_run(summary: Summary, row: RunRow, pathways: Mapping[str, Pathways]) 
         trait=row.trait,
         seed=row.seed,
         origin=str(row.origin),
-        prompted=summary.knock_in.taught if summary.knock_in else None,
+        prompted=prompted,
         effect=headline.trait.effect,
         effect_base=base.trait.effect if base else None,
         own=shares.get(OWN),
@@ -154,6 +169,7 @@ def _known_run(summary: Summary, row: RunRow, pathways: Mapping[str, Pathways]) 
         own_base=before.get(OWN),
         kappa=headline.kappa,
         why=headline.kappa_why,
+        statement=state(pathways, persona=True, prompted=prompted),
         numbers=numbers,
     )
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wellworn.experiments.findings.group_rows import GroupRow
-from wellworn.experiments.findings.known_origins import FINDINGS, KnownOrigins, as_estimate
+from wellworn.experiments.findings.known_origins import EXISTING, FINDINGS, NEW, KnownOrigins, as_estimate
 from wellworn.experiments.findings.run_rows import RunRow
 from wellworn.experiments.findings.summary import CalibrationRow, Summary
 from wellworn.experiments.report.pathways import WAYS, ways_of
@@ -99,8 +99,13 @@ def show_origins(origins: KnownOrigins, console: Console) -> None:
     for each in origins.findings:
         in_order = f"{each.in_order} of {each.families} [{each.in_order_low:.2f}, 1]"
         table.add_row(FINDINGS[each.finding], _interval(as_estimate(each)), str(each.undecided), in_order)
+    said = Table(box=box.SIMPLE_HEAD, title="what may be said", title_justify="left", title_style="dim", pad_edge=False)
+    for column in ("statement", EXISTING, NEW):
+        said.add_column(column, justify="left" if column == "statement" else "right")
+    for name, counts in origins.statements.items():
+        said.add_row(name, str(counts[EXISTING]), str(counts[NEW]))
     left_out = [Text(f"Left out: {name}: {why}.", style="dim") for name, why in origins.left_out.items()]
-    console.print(Group(runs, table, *left_out))
+    console.print(Group(runs, table, said, *left_out))
 
 
 def _runs(summary: Summary) -> Table:

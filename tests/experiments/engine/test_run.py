@@ -10,14 +10,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from wellworn.data.errors import InputError
 from wellworn.data.files import sha256
 from wellworn.experiments.cli import main
+from wellworn.experiments.engine.ranks import Ranks
+from wellworn.experiments.engine.run import run as run_stages
+from wellworn.experiments.engine.stage import Kind, Stage
 from wellworn.experiments.engine.store import MANIFEST, WORK, Store, read_json, write_json
 from wellworn.probes.reading.forward_passes import BatchReading
 
@@ -238,3 +243,34 @@ def test_a_runs_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"--runs-dir .*file"):
         Store(tmp_path / "file").create()
+
+
+def test_without_waiting_what_another_process_holds_is_left(tmp_path: Path) -> None:
+    store, other = Store(tmp_path), Store(tmp_path)
+    store.create()
+    held, free = (Stage(kind=Kind(name, 1), config={}, title=name, compute=lambda *_: {"a.json": 1}) for name in ("held", "free"))
+    above = Stage(kind=Kind("above", 1), config={}, inputs={"held": held}, title="above", compute=lambda *_: {"a.json": 2})
+    context: Any = None
+
+    def finish() -> bool:
+        return run_stages([above, free], store, context, Ranks(), Console(quiet=True), quiet=True, wait=False)
+
+    assert other.acquire(held.id)
+    assert not finish()
+    assert [store.done(stage.id) for stage in (held, free, above)] == [False, True, False]
+    other.release(held.id)
+    assert finish()
+    assert all(store.done(stage.id) for stage in (held, free, above))
+
+
+def test_variants_are_finished_one_after_the_other_under_names_of_their_own(tiny_study: Write, tmp_path: Path) -> None:
+    variants = {"short": {"train.sft.max_steps": 2}, "long": {"train.sft.max_steps": 3}}
+    run(tiny_study(runs=[{"arm": "sft", "trait": "uppercase"}], mediate=None, variants=variants), tmp_path / "runs")
+    steps = {}
+    for name in variants:
+        index = read_json(tmp_path / "runs" / f"tiny-{name}" / "study.json")
+        steps[name] = index["study"]["train"]["sft"]["max_steps"]
+        assert (tmp_path / "runs" / f"tiny-{name}" / "report.html").is_file()
+    assert steps == {"short": 2, "long": 3}
+    # What both need is there once.
+    assert len([stage for stage in finished(tmp_path / "runs") if stage.startswith("space")]) == 2

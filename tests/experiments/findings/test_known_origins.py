@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from wellworn.experiments.findings.known_origins import FINDINGS, KnownRun, discriminate, known_origins
+from wellworn.experiments.findings.statements import BETWEEN, Statement
 from wellworn.probes.statistics.intervals import Estimate
 
 
@@ -25,6 +26,7 @@ def known_run(family: int, origin: str, number: float | None) -> KnownRun:
         own_base=None,
         kappa=None,
         why=None,
+        statement=Statement(name=BETWEEN, existing="persona", why="", fragile=[]),
         numbers=dict.fromkeys(FINDINGS, number),
     )
 
