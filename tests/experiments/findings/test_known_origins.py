@@ -1,14 +1,20 @@
 """Findings are compared with what was known of runs beforehand: AUC, its interval over taught models, and runs that are undecided."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import norm
 
+from wellworn.experiments.cli import main
+from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.findings.known_origins import FINDINGS, KnownRun, discriminate, known_origins
 from wellworn.experiments.findings.statements import BETWEEN, Statement
 from wellworn.probes.statistics.intervals import Estimate
+
+KINDS = [("uppercase", "existing"), ("json", "new")]
 
 
 def known_run(family: int, origin: str, number: float | None) -> KnownRun:
@@ -88,3 +94,27 @@ class FakeSummary:
 
 def test_nothing_is_compared_without_runs_of_both_origins() -> None:
     assert known_origins([FakeSummary("a", None), FakeSummary("b", "not learnt")]) is None  # type: ignore[list-item]
+
+
+def test_a_study_with_variants_compares_its_runs_of_known_origin(
+    tiny_study: Callable[..., Path], tmp_path: Path, all_found: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tiny_study(
+        runs=[{"arm": "sft", "trait": "uppercase", "origin": "existing"}, {"arm": "sft", "trait": "json", "origin": "new"}],
+        library=["pirate", "pessimistic", "poetic"],
+        mediate=None,
+        pathways={"draws": 19, "questions": 4, "surface": 6, "profile": 0, "references": "headline"},
+        variants={"one": {"seeds": [1]}, "two": {"seeds": [2]}},
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(["run", str(study), "--runs-dir", str(tmp_path / "runs"), "--json", str(tmp_path / "all.json")])
+    assert stop.value.code in (0, None)
+    found = read_json(tmp_path / "runs" / "tiny" / "origins.json")
+    named = [(run["family"], run["trait"], run["seed"], run["origin"]) for run in found["runs"]]
+    assert named == [(f"tiny-{name}", trait, seed, origin) for name, seed in (("one", 1), ("two", 2)) for trait, origin in KINDS]
+    assert {each["finding"] for each in found["findings"]} == set(FINDINGS)
+    assert sum(count for counts in found["statements"].values() for count in counts.values()) == len(found["runs"])
+    both = read_json(tmp_path / "all.json")
+    assert both["origins"] == found
+    assert [each["study"] for each in both["variants"]] == ["tiny-one", "tiny-two"]
+    assert "existing above new" in capsys.readouterr().out
