@@ -113,7 +113,7 @@ def _got(error: ErrorDetails) -> str:
 def shortly(value: Any) -> str:
     """Return a value as YAML would have it, cut after 80 characters."""
     if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
+        value = value.model_dump(mode="json", exclude_none=True)
     for plain, text in ((None, "null"), (True, "true"), (False, "false")):
         if value is plain:
             return text

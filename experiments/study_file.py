@@ -83,8 +83,9 @@ def _override(value: dict[str, Any], places: dict[Location, int | str], override
 def _wrong(study: "Study") -> Iterator[tuple[Location, str]]:
     """Yield errors that involve several keys: arms that a trait cannot have, and names that PEFT and TRL do not know."""
     for i, arm in enumerate(study.runs):
-        if arm.arm == "distilled" and arm.trait == NEUTRAL:
-            yield ("runs", i), f"runs.{i}: {NEUTRAL!r} has no direction to steer along; the arm distilled needs a trait or a control"
+        if arm.arm in ("confined", "distilled") and arm.trait == NEUTRAL:
+            use = "steer" if arm.arm == "distilled" else "write"
+            yield ("runs", i), f"runs.{i}: {NEUTRAL!r} has no direction to {use} along; the arm {arm.arm} needs a trait or a control"
         if arm.arm == "prompted" and arm.trait in (NEUTRAL, *control_names()):
             yield ("runs", i), f"runs.{i}: {arm.trait!r} has no system prompt; the arm prompted needs a trait"
     told = set()

@@ -52,6 +52,27 @@ class Sft(_Config):
     origin: Literal["existing", "new"] | None = None
 
 
+class Confined(_Config):
+    """A LoRA fine-tune that can write along some directions alone, or everywhere but along them: a change of known way.
+
+    LoRA is on the modules through which blocks write last (such as `down_proj`), so that what a block writes is what its adapter writes.
+
+    Attributes:
+        arm: the name of this arm.
+        trait: as for `sft`, but not `neutral`. Example: pirate.
+        to: `own`: the base's direction of this trait; `space`: that and the other personas of the library; `chance`: a random direction in
+            place of the own one.
+        outside: write everywhere but along these.
+        origin: as for `sft`.
+    """
+
+    arm: Literal["confined"] = "confined"
+    trait: str
+    to: Literal["own", "space", "chance"] = "own"
+    outside: bool = False
+    origin: Literal["existing", "new"] | None = None
+
+
 class Distilled(_Config):
     """A student, fine-tuned on what the base answers while it is steered along a direction: a change of known origin.
 
@@ -96,7 +117,7 @@ class Adapter(_Config):
     trait: str | None = None
 
 
-Arm = Annotated[Base | Prompted | Sft | Distilled | Random | Adapter, Field(discriminator="arm")]
+Arm = Annotated[Base | Prompted | Sft | Confined | Distilled | Random | Adapter, Field(discriminator="arm")]
 
 
 class TrainConfig(_Config):

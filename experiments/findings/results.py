@@ -28,7 +28,7 @@ from wellworn.experiments.stages.scores import SCORES, TakenScores
 from wellworn.experiments.stages.stand_ins import StandInOutcomes, load_stand_ins
 from wellworn.experiments.stages.weights import WEIGHTS, UpdateWrites
 from wellworn.experiments.stages.written import WrittenOutcomes, load_written
-from wellworn.lora.arms import Sft
+from wellworn.lora.arms import Confined, Sft
 from wellworn.probes.statistics.intervals import FloatArray
 
 SUMMARY, REPORT = "summary.json", "report.html"
@@ -152,7 +152,7 @@ def _entry(planned: PlannedRun) -> RunEntry:
         trait=planned.trait,
         adapter=planned.adapter,
         seed=planned.run.seed,
-        origin=planned.run.arm.origin if isinstance(planned.run.arm, Sft) else None,
+        origin=planned.run.arm.origin if isinstance(planned.run.arm, Sft | Confined) else None,
         settings=planned.run.settings,
         own=planned.own,
         answers=planned.answers.id,

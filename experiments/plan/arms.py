@@ -12,11 +12,12 @@ from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Condition, Stage
 from wellworn.experiments.plan.subjects import Subject
 from wellworn.experiments.stages.answers import answer_stage, kept_answers_stage
+from wellworn.experiments.stages.confined import confined_stage
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.steered_teacher import teacher_stage
 from wellworn.experiments.stages.training import adapter_stage, random_stage, train_stage
 from wellworn.experiments.study import Run
-from wellworn.lora.arms import Adapter, Base, Distilled, Prompted, Random, Sft
+from wellworn.lora.arms import Adapter, Base, Confined, Distilled, Prompted, Random, Sft
 from wellworn.probes.reading.layers import resolve_layer
 
 BASE_IS_REFERENCE = "base is the reference that other runs are read against"
@@ -97,6 +98,8 @@ def arm_stages(given: ArmInputs) -> ArmStages:
             return _prompted_arm(given)
         case Sft():
             return _sft_arm(given)
+        case Confined() as arm:
+            return _confined_arm(given, arm)
         case Distilled() as arm:
             return _distilled_arm(given, arm)
         case Random():
@@ -129,6 +132,19 @@ def _sft_arm(given: ArmInputs) -> ArmStages:
     title = run.title(NEUTRAL, seed)
     reference = Condition(title, adapter=given.train_neutral(seed, title))
     return ArmStages(condition=condition, reference=reference, trained=True)
+
+
+def _confined_arm(given: ArmInputs, arm: Confined) -> ArmStages:
+    run, subject = given.run, given.subject
+    if given.own is None:
+        raise InputError(f"{given.title}: {given.no_own}")
+    turns, title = _training_turns(given), f"train {given.title}"
+    mine = confined_stage(given.context, given.space_stages, arm, given.own, turns, run.study.train, run.seed, title)
+    condition = Condition(given.title, adapter=mine)
+    if not subject.paired:
+        return ArmStages(condition=condition, trained=True, missing={"neutral": NO_PLAIN})
+    title = run.title(NEUTRAL, run.seed)
+    return ArmStages(condition=condition, reference=Condition(title, adapter=given.train_neutral(run.seed, title)), trained=True)
 
 
 def _distilled_arm(given: ArmInputs, arm: Distilled) -> ArmStages:

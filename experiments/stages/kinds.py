@@ -5,6 +5,7 @@ from wellworn.experiments.engine.stage import Kind
 CHAT = Kind("chat", 1)
 # Adapters.
 TRAIN = Kind("train", 2)
+CONFINED = Kind("confined", 1)
 ADAPTER = Kind("adapter", 1)
 RANDOM = Kind("random", 1)
 TEACHER = Kind("teacher", 1)

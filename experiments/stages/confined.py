@@ -1,0 +1,113 @@
+"""The stage `confined`: a fine-tune that can write along some directions alone, or everywhere but along them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from wellworn.data.errors import InputError
+from wellworn.data.mixtures import Turn, fingerprint
+from wellworn.data.schema import seed_for
+from wellworn.experiments.engine.context import StudyContext
+from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn
+from wellworn.experiments.engine.store import WORK
+from wellworn.experiments.stages import kinds
+from wellworn.experiments.stages.loaded_space import PersonaSpace
+from wellworn.experiments.stages.nested_space import chance_spaces, nested_space
+from wellworn.experiments.stages.persona_space import SpaceStages
+from wellworn.lora.arms import Confined, TrainConfig, check_keys
+from wellworn.probes.mediation.pathways import OWN
+from wellworn.probes.reading.layers import resolve_layer
+from wellworn.probes.statistics.intervals import FloatArray
+
+# In Llama, Qwen, Gemma, Mistral and Phi 3; GPT-NeoX; OPT; GPT-2.
+LAST_WRITERS = ("down_proj", "dense_4h_to_h", "fc2")
+
+
+def confined_stage(
+    context: StudyContext,
+    space_stages: SpaceStages,
+    arm: Confined,
+    own: str,
+    turns: Sequence[Turn],
+    config: TrainConfig,
+    seed: int,
+    title: str,
+) -> Stage:
+    """Fine-tune a LoRA adapter that writes along some directions alone, or everywhere but along them, at every adapted layer.
+
+    Args:
+        context: the study's model.
+        space_stages: the persona space, with the run's own direction.
+        arm: which directions.
+        own: the name of the run's own direction.
+        turns: the training data.
+        config: the settings of training; its modules are those through which blocks write last.
+        seed: random seed of the run.
+        title: the stage's name on screen.
+    """
+    at = resolve_layer(context.study.layer, context.depth)
+
+    def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
+        from wellworn.lora.train import Writes, train_sft
+
+        space = space_stages.load(folders)
+        layers = list(range(context.depth))
+        bases = directions_to_write(space, layers, at, own, arm.to)
+        context.drop()
+        base = context.load()
+        writers = last_writers(base.model)
+        curve = train_sft(
+            base,
+            [context.chat(base).training_row(turn) for turn in turns],
+            config.model_copy(update={"lora": config.lora | {"target_modules": writers}}),
+            seed=seed_for(seed, "train"),
+            out=out / "adapter",
+            work=out / WORK,
+            progress=lambda step, steps, loss: tick(step, steps, "" if loss is None else f"loss {loss:.2f}"),
+            confined={layer: Writes(torch.from_numpy(basis).float(), arm.outside) for layer, basis in bases.items()},
+        )
+        return {"training.json": curve}
+
+    plain = {**context.identity(), "turns": fingerprint(turns), "train": config.model_dump(mode="json"), "seed": seed}
+    plain |= {"to": arm.to, "outside": arm.outside, "own": own, "layer": at}
+    return Stage(
+        kind=kinds.CONFINED,
+        config=plain,
+        inputs=space_stages.inputs,
+        title=title,
+        compute=compute,
+        check=lambda: check_keys(config),
+    )
+
+
+def directions_to_write(space: PersonaSpace, layers: Sequence[int], at: int, own: str, to: str) -> dict[int, FloatArray]:
+    """Return the bases [d_model, k] that a confined fine-tune writes along, at each layer.
+
+    Raises:
+        InputError: the own direction was not found, or nothing can be drawn in its place.
+    """
+    nested = nested_space(space, layers, at, own)
+    if OWN not in nested.names:
+        raise InputError(f"the direction of {own} was not found in this model at layer {at}; confine to another, or at another layer")
+    if to == "own":
+        return nested.part(OWN)
+    if to == "space":
+        return nested.part(nested.names[-1])
+    drawn = chance_spaces(space, nested, at, own, draws=1).own
+    if not drawn:
+        raise InputError("too few personas were found to draw a direction in place of the own one")
+    return drawn[0]
+
+
+def last_writers(model: nn.Module) -> list[str]:
+    """Return the names of the modules through which blocks write to the residual stream last.
+
+    Raises:
+        InputError: the model has none of the names that are known.
+    """
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    if not (found := [name for name in LAST_WRITERS if name in names]):
+        raise InputError(f"confined: this model has none of the modules {', '.join(LAST_WRITERS)}, through which blocks write last")
+    return found

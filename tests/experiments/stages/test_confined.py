@@ -1,0 +1,98 @@
+"""A fine-tune that writes along some directions alone, or everywhere but along them: in its weights, and in what its blocks write."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from tests.experiments.conftest import stages_of
+from tests.tiny import make_model
+from wellworn.data.errors import InputError
+from wellworn.experiments.cli import main
+from wellworn.experiments.stages.confined import last_writers
+from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
+from wellworn.experiments.stages.written import EXCEPT, load_written
+from wellworn.experiments.study_file import load_study
+from wellworn.lora.train import Writes
+from wellworn.probes.mediation.pathways import OTHERS, OWN
+
+Write = Callable[..., Path]
+LIBRARY = ["pirate", "pessimistic", "poetic"]
+
+
+def run(write: Write, folder: Path, **arm: Any) -> dict[str, Path]:
+    runs = [{"arm": "confined", "trait": "pirate", **arm}]
+    study = write(runs=runs, library=LIBRARY, mediate=None, layer=3, written={"questions": 4})
+    with pytest.raises(SystemExit) as stop:
+        main(["run", str(study), "--runs-dir", str(folder)])
+    assert stop.value.code in (0, None)
+    [adapter] = stages_of(folder, "confined").values()
+    [written] = (path for title, path in stages_of(folder, "written").items() if "against base" in title)
+    [space] = stages_of(folder, "space").values()
+    return {"adapter": adapter, "written": written, "space": space}
+
+
+@pytest.mark.parametrize(
+    ("arm", "part"),
+    [
+        ({"to": "own"}, OWN),
+        ({"to": "space"}, OTHERS),
+        ({"to": "own", "outside": True}, f"{EXCEPT}{OWN}"),
+        ({"to": "space", "outside": True}, f"{EXCEPT}{OTHERS}"),
+    ],
+)
+def test_all_that_is_written_is_kept_by_the_part_that_it_was_confined_to(
+    tiny_study: Write, tmp_path: Path, all_found: None, arm: dict[str, Any], part: str
+) -> None:
+    folders = run(tiny_study, tmp_path / "runs", **arm)
+    found = load_written(folders["written"])
+    outcomes = dict(zip(found.facts.parts, found.logprob, strict=True))
+    assert np.abs(outcomes[AFTER] - outcomes[BEFORE]).max() > 1e-3
+    np.testing.assert_allclose(outcomes[part], outcomes[AFTER], atol=1e-5)
+    # The contrary part keeps nothing.
+    contrary = part.removeprefix(EXCEPT) if part.startswith(EXCEPT) else f"{EXCEPT}{part}"
+    np.testing.assert_allclose(outcomes[contrary], outcomes[BEFORE], atol=1e-5)
+
+
+def test_weights_lie_along_the_own_direction(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
+    folders = run(tiny_study, tmp_path / "runs")
+    vectors = load_file(folders["space"] / "space.safetensors")["vectors"][LIBRARY.index("pirate")]
+    weights = load_file(folders["adapter"] / "adapter" / "adapter_model.safetensors")
+    assert all("down_proj" in name for name in weights)
+    for layer in range(4):
+        [matrix] = (each for name, each in weights.items() if f".{layer}." in name and "lora_B" in name)
+        own = vectors[layer] / np.linalg.norm(vectors[layer])
+        assert np.linalg.norm(matrix) > 1e-3
+        np.testing.assert_allclose(np.outer(own, own @ matrix), matrix, atol=1e-6)
+
+
+def test_a_chance_direction_is_another_one(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
+    folders = run(tiny_study, tmp_path / "runs", to="chance")
+    found = load_written(folders["written"])
+    outcomes = dict(zip(found.facts.parts, found.logprob, strict=True))
+    assert np.abs(outcomes[OWN] - outcomes[AFTER]).max() > 1e-4
+
+
+def test_a_part_of_a_matrix_is_its_projection() -> None:
+    basis = torch.linalg.qr(torch.randn(8, 2, generator=torch.Generator().manual_seed(0)))[0]
+    matrix = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
+    inside, outside = (Writes(basis, outside=out).part(matrix) for out in (False, True))
+    torch.testing.assert_close(inside + outside, matrix)
+    torch.testing.assert_close(Writes(basis).part(inside), inside)
+    torch.testing.assert_close(basis.T @ outside, torch.zeros(2, 3), atol=1e-6, rtol=0)
+
+
+def test_plain_answers_have_no_direction_to_write_along(tiny_study: Write) -> None:
+    with pytest.raises(InputError, match="has no direction to write along; the arm confined needs a trait or a control"):
+        load_study(str(tiny_study(runs=[{"arm": "confined", "trait": "neutral"}])))
+
+
+def test_the_last_writers_are_known_by_name() -> None:
+    assert last_writers(make_model("llama")) == ["down_proj"]
+    assert last_writers(make_model("gpt_neox")) == ["dense_4h_to_h"]
+    with pytest.raises(InputError, match="has none of the modules down_proj"):
+        last_writers(torch.nn.Linear(2, 2))
