@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import json
 import re
+import textwrap
 import types
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -30,6 +31,7 @@ WORDS = {
     Path: ("path", "paths"),
     Any: ("any value", "any values"),
 }
+WIDEST_LINE = 150
 LISTS = (list, tuple, set, frozenset, Sequence, Set, Collection)
 UNIT, EXAMPLE = re.compile(r"\s*\bUnit: (.+?)\.(?=\s|$)"), re.compile(r"\s*\bExample: (.+)$", re.DOTALL)
 
@@ -101,7 +103,8 @@ def markdown(model: type, title: str, leave_out: Collection[str] = (), *, defaul
         if lines[-1] and not lines[-1].startswith(("-", "  ")):
             lines.append("")
         said = "" if not defaults else " Required." if key.default is None else f" Default: `{key.default}`."
-        lines.append(f"- **`{key.path}`**: {key.takes}.{said}")
+        # A line break inside a code span is a space.
+        lines += textwrap.wrap(f"- **`{key.path}`**: {key.takes}.{said}", WIDEST_LINE, subsequent_indent="  ", break_long_words=False)
         lines += [f"  {sentence}" for sentence in _sentences(key.meaning)]
         more = [f"Unit: {key.unit}." if key.unit else "", f"Example: `{key.example}`." if key.example else ""]
         lines += [f"  {' '.join(filter(None, more))}"] if any(more) else []

@@ -13,8 +13,9 @@ from wellworn.experiments.findings.novelty import joint_scores, judge_novelty, o
 from wellworn.experiments.findings.null_ranks import own_removed
 from wellworn.experiments.findings.pathways import Pathways, pathways_of
 from wellworn.experiments.findings.results import Results, RunResult, run_name
-from wellworn.experiments.findings.run_rows import RUNS_FOR_A_CLAIM, capability_of, mediation_evidence
+from wellworn.experiments.findings.run_rows import RUNS_FOR_A_CLAIM, capability_of, mediation_evidence, statement_of
 from wellworn.experiments.findings.score_agreement import RunScores, score_runs
+from wellworn.experiments.findings.statements import Statement
 from wellworn.experiments.findings.verdict import Evidence, Verdict, verdict
 from wellworn.experiments.findings.written import Written, written_shares
 from wellworn.experiments.stages.capability import Capability
@@ -45,6 +46,7 @@ class _GroupRest(Record):
     novelty: Novelty | None
     scores: RunScores | None
     capability: Capability | None
+    statement: Statement | None
     pathways: Mapping[str, Pathways] | None
     written: Mapping[str, Written] | None
     verdict: str
@@ -76,6 +78,7 @@ class GroupRow(_GroupRest, OtherOutcomes, MediatedShares, _GroupShares):
         novelty: whether the change outside the space is new.
         scores: trait scores of the runs.
         capability: capabilities relative to the base.
+        statement: what may be said of how much of the change is existing; null where that was not measured.
         pathways: reference → where the change goes, the headline's first; null where that was not measured.
         written: reference → what adapters write along persona directions; null where that was not measured.
         verdict: the verdict's name.
@@ -119,6 +122,7 @@ def _group_row(results: Results, runs: Sequence[RunResult], p: float, verdicts: 
     analysis, rest = _headline(runs), judge_novelty(results, runs)
     judged = _judge(runs, effect_RQ, effect, share, star, p, analysis, rest)
     nearest, nearest_high, own_ranks = nearest_to_group(runs)
+    pathways = pathways_of(runs)
     return GroupRow(
         arm=entry.arm,
         trait=entry.trait,
@@ -137,7 +141,8 @@ def _group_row(results: Results, runs: Sequence[RunResult], p: float, verdicts: 
         novelty=rest,
         scores=score_runs(runs),
         capability=capability_of(results, runs),
-        pathways=pathways_of(runs),
+        statement=statement_of(results, entry.trait, pathways),
+        pathways=pathways,
         written=written_shares(runs),
         verdict=judged.name,
         why=judged.why,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from wellworn.data.catalog import NEUTRAL
+from wellworn.data.catalog import NEUTRAL, control_names
 from wellworn.experiments.engine.record import Interval, Record, Settings
 from wellworn.experiments.findings.mediated import OTHERS, MediatedShares, OtherOutcomes, mediated_shares, other_outcomes
 from wellworn.experiments.findings.nearest_personas import OwnRank, Persona, nearest_to_run
@@ -21,6 +21,7 @@ from wellworn.experiments.findings.pathways import Pathways, pathways_of
 from wellworn.experiments.findings.results import Results, RunResult, run_name
 from wellworn.experiments.findings.score_agreement import RunScores, score_runs
 from wellworn.experiments.findings.stand_ins import StandIns, stand_in_shares
+from wellworn.experiments.findings.statements import Statement, state
 from wellworn.experiments.findings.verdict import P_LEVEL, Carried, Evidence, Verdict, verdict
 from wellworn.experiments.findings.written import Written, written_shares
 from wellworn.experiments.stages.capability import Capability, capability
@@ -71,6 +72,7 @@ class _RunRest(Record):
     among_roles: AmongRoles | None
     scores: RunScores | None
     capability: Capability | None
+    statement: Statement | None
     pathways: Mapping[str, Pathways] | None
     stand_ins: StandIns | None
     written: Mapping[str, Written] | None
@@ -121,6 +123,7 @@ class RunRow(_RunRest, OtherOutcomes, MediatedShares, _RunShares):
         among_roles: null N5.
         scores: trait scores of the run.
         capability: capabilities relative to the base.
+        statement: what may be said of how much of the change is existing; null where that was not measured.
         pathways: reference → where the change goes, the headline's first; null where that was not measured.
         stand_ins: other directions in place of the own one; null where that was not measured.
         written: reference → what adapters write along persona directions; null where that was not measured.
@@ -157,6 +160,7 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
     instructions, no_instructions = among_instructions(run, shares.share, missing.get("share"))
     if no_instructions:
         missing["among_instructions"] = no_instructions
+    pathways = pathways_of([run])
     return RunRow(
         **vars(shares),
         **vars(mediated_shares(run.facts.headline_analysis if run.facts else None)),
@@ -169,13 +173,22 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
         among_roles=among_roles(results, run),
         scores=score_runs([run]),
         capability=capability_of(results, [run]),
-        pathways=pathways_of([run]),
+        statement=statement_of(results, entry.trait, pathways),
+        pathways=pathways,
         stand_ins=stand_in_shares(run),
         written=written_shares([run]),
         weights=run.weights.together if run.weights else None,
         weights_why=run.weights.why if run.weights else "the run has no adapter",
         among_instructions=instructions,
     )
+
+
+def statement_of(results: Results, trait: str | None, pathways: Mapping[str, Pathways] | None) -> Statement | None:
+    """Return what may be said of a change toward a trait or a control; None where it was not measured where it goes."""
+    if not pathways:
+        return None
+    prompted = results.knock_in.taught if results.knock_in and results.knock_in.trait == trait else None
+    return state(pathways, persona=trait not in control_names(), prompted=prompted)
 
 
 def _with_shares(

@@ -1,12 +1,13 @@
 """What may be said of how much of a change is existing: one pure function of where it goes, with margins that were fixed beforehand.
 
 κ places the share through the own direction between chance (0) and the best single direction known for the change (1). A statement is
-made of its interval, never of its value.
+made of its interval, never of its value. Only names that have been said of changes of known origin are used: *mostly* of fine-tunes on
+personas that the model was taught, *at most a fifth* of those on personas that it was not (study `gold`).
 """
 
 from collections.abc import Mapping, Sequence
 
-from wellworn.experiments.engine.record import Record
+from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.findings.pathways import Pathways
 from wellworn.probes.mediation.pathways import OWN, REST
 from wellworn.probes.statistics.intervals import Estimate
@@ -22,11 +23,10 @@ OF_PROMPT, LEAST_CHANGE = 0.10, 0.05
 # The part of the change that the reference may have moved by itself.
 MOST_OF_REFERENCE = 0.5
 
-MOSTLY, AS_FAR, PARTLY = "mostly existing", "existing as far as one direction reaches", "partly existing"
-LITTLE, BETWEEN = "at most a fifth existing", "between"
+MOSTLY, LITTLE, BETWEEN = "mostly existing", "at most a fifth existing", "between"
 INCONCLUSIVE, DOUBTFUL = "inconclusive", "reference in doubt"
 TOO_SMALL, AWAY = "too small to say", "away from the trait"
-STATEMENTS = (MOSTLY, AS_FAR, PARTLY, LITTLE, BETWEEN, INCONCLUSIVE, DOUBTFUL, TOO_SMALL, AWAY)
+STATEMENTS = (MOSTLY, LITTLE, BETWEEN, INCONCLUSIVE, DOUBTFUL, TOO_SMALL, AWAY)
 
 RULE = (
     f"1. The lower bound of the change is not above {OF_PROMPT:.2f} of what the trait's held-out system prompt does, or {LEAST_CHANGE} "
@@ -34,10 +34,9 @@ RULE = (
     f"2. The reference itself moved these answers by more than {MOST_OF_REFERENCE} of the change, or the base as reference would have "
     f"most where it has at most a fifth: {DOUBTFUL}. "
     f"3. κ is not defined, or its interval is wider than {WIDEST}: {INCONCLUSIVE}. "
-    f"4. Its lower bound is above {MOST}: {MOSTLY}, or, where own and other personas carry less than {REACHED} of the change: {AS_FAR}. "
+    f"4. Its lower bound is above {MOST}, and own and other personas carry at least {REACHED} of the change: {MOSTLY}. "
     f"5. Its upper bound is below {LEAST}: {LITTLE}. "
-    f"6. Its lower bound is above {LEAST} and its upper bound below {MOST}: {PARTLY}. "
-    f"7. Otherwise the interval itself: {BETWEEN} its bounds."
+    f"6. Otherwise the interval itself: {BETWEEN} its bounds."
 )
 
 
@@ -47,14 +46,24 @@ class Statement(Record):
     Attributes:
         name: one of the names of the rule.
         existing: what would be existing: a `persona`, or for a control an `instruction`.
+        kappa: the interval that it is made of; null where it has none.
         why: the numbers behind it, in words.
         fragile: the names at other margins, half and double the lower, half of the upper and half-way from it to 1, where they differ.
     """
 
     name: str
     existing: str
+    kappa: Interval | None
     why: str
     fragile: Sequence[str]
+
+    @property
+    def words(self) -> str:
+        """The statement in a few words."""
+        if self.name == BETWEEN and self.kappa:
+            low, high = (f"{max(round(100 * bound), 0)} %" for bound in (self.kappa.low, self.kappa.high))
+            return f"between {low} and {high} existing {self.existing}"
+        return f"{self.name} {self.existing}" if self.name in (MOSTLY, LITTLE) else self.name
 
 
 def state(pathways: Mapping[str, Pathways], persona: bool, prompted: Estimate | None = None) -> Statement:
@@ -68,10 +77,11 @@ def state(pathways: Mapping[str, Pathways], persona: bool, prompted: Estimate | 
     existing = "persona" if persona else "instruction"
     headline, base = next(iter(pathways.values())), pathways.get("base")
     if found := _too_small(headline, prompted) or _doubtful(headline, base):
-        return Statement(name=found[0], existing=existing, why=found[1], fragile=[])
+        return Statement(name=found[0], existing=existing, kappa=None, why=found[1], fragile=[])
     name, why = _by_kappa(headline, LEAST, MOST)
     others = [_by_kappa(headline, *margins)[0] for margins in OTHER_MARGINS]
-    return Statement(name=name, existing=existing, why=why, fragile=[other for other in dict.fromkeys(others) if other != name])
+    fragile = [other for other in dict.fromkeys(others) if other != name]
+    return Statement(name=name, existing=existing, kappa=headline.kappa, why=why, fragile=fragile)
 
 
 def _too_small(found: Pathways, prompted: Estimate | None) -> tuple[str, str] | None:
@@ -122,8 +132,6 @@ def _by_kappa(found: Pathways, least: float, most: float) -> tuple[str, str]:
     if kappa.high - kappa.low > WIDEST:
         times = ((kappa.high - kappa.low) / WIDEST) ** 2
         return INCONCLUSIVE, f"{numbers}; its interval is wider than {WIDEST}: about {times:.1f} times the questions or runs would decide"
-    if kappa.low > most:
-        return (MOSTLY if inside is not None and inside.low >= REACHED else AS_FAR), numbers
-    if kappa.high < least:
-        return LITTLE, numbers
-    return (PARTLY if kappa.low > least and kappa.high < most else BETWEEN), numbers
+    if kappa.low > most and inside is not None and inside.low >= REACHED:
+        return MOSTLY, numbers
+    return (LITTLE if kappa.high < least else BETWEEN), numbers

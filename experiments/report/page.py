@@ -98,7 +98,8 @@ def page(results: Results, summary: Summary) -> str:
     shown_alone = {id(row) for row in summary.alone}
     alone = [view for view in runs if id(view["row"]) in shown_alone]
     shown = [(name, group.scores) for name, group in named] + [(view["name"], view["row"].scores) for view in alone]
-    gone = [(name, group.pathways) for name, group in named] + [(view["name"], view["row"].pathways) for view in alone]
+    gone = [(name, group.pathways, group.statement) for name, group in named]
+    gone += [(view["name"], view["row"].pathways, view["row"].statement) for view in alone]
     ways, drawn = pathways.view(gone)
     wrote = [(name, group.written) for name, group in named] + [(view["name"], view["row"].written) for view in alone]
     figures += drawn

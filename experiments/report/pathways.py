@@ -1,11 +1,13 @@
 """Where each change goes, as a figure, sentences and table rows."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from wellworn.experiments.findings.pathways import Chance, Pathways
+from wellworn.experiments.findings.statements import RULE, Statement
 from wellworn.experiments.report.figures import GREY, PALETTE, Figure, Plotly, Shown, base_layout, label, polyline, round_value
 from wellworn.probes.mediation.pathways import ABOVE, OTHERS, OWN, REST, ROLES
 from wellworn.probes.statistics.intervals import Estimate
@@ -107,13 +109,14 @@ def sentence(found: Pathways) -> str:
     return words
 
 
-def view(named: Sequence[tuple[str, Mapping[str, Pathways] | None]]) -> tuple[Shown | None, list[Figure]]:
+def view(named: Sequence[tuple[str, Mapping[str, Pathways] | None, Statement | None]]) -> tuple[Shown | None, list[Figure]]:
     """Return what the template shows of where changes go, and its figures; None where that was not measured.
 
     Args:
-        named: groups and runs that are in no group, in the page's order, with their pathways.
+        named: groups and runs that are in no group, in the page's order, with their pathways and what may be said of them.
     """
-    measured = [(name, found) for name, found in named if found]
+    measured = [(name, found) for name, found, _ in named if found]
+    statements = [statement for _, found, statement in named if found]
     if not measured:
         return None, []
     headlines = [(name, next(iter(found.values()))) for name, found in measured]
@@ -122,7 +125,10 @@ def view(named: Sequence[tuple[str, Mapping[str, Pathways] | None]]) -> tuple[Sh
     shown: Shown = {
         "bars": bars,
         "reference": " or ".join(dict.fromkeys(_REFERENCES[each.reference] for _, each in headlines)),
-        "sentences": [{"name": name, "words": sentence(each)} for name, each in headlines],
+        "sentences": [
+            {"name": name, "statement": said, "words": sentence(each)} for (name, each), said in zip(headlines, statements, strict=True)
+        ],
+        "rule": re.split(r" (?=\d\. )", RULE),
         "questions": max(each.sampled_questions for _, each in headlines),
         "ways": {WAYS[way][0]: way for way in ways_of([each for _, each in headlines])},
         "rows": list(_rows(measured)),

@@ -149,28 +149,31 @@ def _groups(summary: Summary) -> Table:
 
 
 def _pathways(rows: Sequence[RunRow | GroupRow]) -> RenderableType:
-    """Return where each change goes, relative to the headline's reference."""
-    found = [(row.name, next(iter(row.pathways.values()))) for row in rows if row.pathways]
+    """Return where each change goes, relative to the headline's reference, and what may be said of it."""
+    found = [(row, next(iter(row.pathways.values()))) for row in rows if row.pathways]
     ways = ways_of([each for _, each in found])
     table = Table(box=box.SIMPLE_HEAD, title="where the change goes", title_justify="left", title_style="dim", pad_edge=False)
-    for column in ("run", "change", *(WAYS[way][0] for way in ways), "chance for own, p", "κ [95 %]"):
-        table.add_column(column, justify="left" if column == "run" else "right")
-    for name, each in found:
+    for column in ("run", "change", *(WAYS[way][0] for way in ways), "chance for own, p", "κ [95 %]", "what may be said"):
+        table.add_column(column, justify="left" if column in ("run", "what may be said") else "right")
+    for row, each in found:
+        said = "" if row.statement is None else row.statement.words + (" ‡" if row.statement.fragile else "")
+        change, chance = _number(each.trait.effect, signed=True), each.chance_own
         if each.trait.why:
-            table.add_row(escape(name), _number(each.trait.effect, signed=True), "no clear change")
+            table.add_row(escape(row.name), change, "no clear change", *[""] * (len(ways) + 1), said)
             continue
-        chance = each.chance_own
         table.add_row(
-            escape(name),
-            _number(each.trait.effect, signed=True),
+            escape(row.name),
+            change,
             *(_interval(each.trait.shares.get(way)) for way in ways),
             f"{chance.mean:.2f}, {chance.p:.3f}" if chance else "–",
             _interval(each.kappa),
+            said,
         )
     legend = (
         "Own: the base's direction for the trait, or for a control's instruction. κ: 0 is chance, 1 the change's own best single direction."
     )
-    return Group(table, Text(legend, style="dim"))
+    fragile = " ‡ hangs on the margins." if any(row.statement and row.statement.fragile for row, _ in found) else ""
+    return Group(table, Text(legend + fragile, style="dim"))
 
 
 def _written(rows: Sequence[RunRow | GroupRow]) -> Table:

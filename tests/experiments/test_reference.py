@@ -183,6 +183,8 @@ def test_examples_of_study_keys_are_yaml_that_the_study_takes() -> None:
         set_key(value, key.path, parse_yaml_value(key.example), key.path)
         if key.path == "server":
             value["runs"] = [{"arm": "sft", "trait": "pirate"}]
+        if key.path.startswith("knock_in."):
+            value["knock_in"].setdefault("trait", "invented/zorvane")
         if "filter" in key.path:
             value["judge"] = "smollm2-135m"
         validate(Study, value, key.path)

@@ -32,7 +32,7 @@ def known_run(family: int, origin: str, number: float | None) -> KnownRun:
         own_base=None,
         kappa=None,
         why=None,
-        statement=Statement(name=BETWEEN, existing="persona", why="", fragile=[]),
+        statement=Statement(name=BETWEEN, existing="persona", kappa=None, why="", fragile=[]),
         numbers=dict.fromkeys(FINDINGS, number),
     )
 

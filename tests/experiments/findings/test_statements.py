@@ -6,14 +6,12 @@ import pytest
 
 from wellworn.experiments.findings.pathways import Chance, OutcomePathways, Pathways
 from wellworn.experiments.findings.statements import (
-    AS_FAR,
     AWAY,
     BETWEEN,
     DOUBTFUL,
     INCONCLUSIVE,
     LITTLE,
     MOSTLY,
-    PARTLY,
     RULE,
     STATEMENTS,
     TOO_SMALL,
@@ -76,7 +74,7 @@ def said(found: Pathways, base: Pathways | None = None, prompted: Estimate | Non
     [
         ((0.51, 0.8), MOSTLY),
         ((0.49, 0.8), BETWEEN),
-        ((0.21, 0.49), PARTLY),
+        ((0.21, 0.49), BETWEEN),
         ((0.19, 0.49), BETWEEN),
         ((0.21, 0.51), BETWEEN),
         ((0.05, 0.19), LITTLE),
@@ -92,7 +90,7 @@ def test_the_interval_of_kappa_makes_the_statement(kappa: tuple[float, float] | 
 
 def test_most_of_little_is_not_mostly_existing() -> None:
     assert said(pathways((0.6, 0.8), inside=0.36)) == MOSTLY
-    assert said(pathways((0.6, 0.8), inside=0.34)) == AS_FAR
+    assert said(pathways((0.6, 0.8), inside=0.34)) == BETWEEN
 
 
 def test_a_small_change_has_no_statement_and_one_away_from_the_trait_is_called_so() -> None:
@@ -132,6 +130,8 @@ def test_words_hold_the_numbers_and_whose_direction_it_is() -> None:
     assert "one direction can carry 0.70 of the change" in found.why
     assert "κ = 0.70 [0.60, 0.80]" in found.why
     assert "0.40 lies outside" in found.why
+    assert found.words == "mostly existing instruction"
+    assert state({"neutral": pathways((-0.04, 0.31))}, persona=True).words == "between 0 % and 31 % existing persona"
     wide = state({"neutral": pathways((0.1, 0.9))}, persona=True)
     assert "about 4.0 times the questions" in wide.why
 
