@@ -12,6 +12,9 @@ from rich.markup import escape
 from wellworn.data.errors import InputError
 from wellworn.experiments.commands.options import complaints, console
 
+# Runs of known origin, in the folder of a study with variants.
+ORIGINS = "origins.json"
+
 if TYPE_CHECKING:
     from wellworn.experiments.engine.ranks import Ranks
     from wellworn.experiments.engine.store import Store
@@ -53,23 +56,26 @@ def run_study(study: "Study", runs_dir: Path, json_file: str | None, plan_only: 
         found = [write_report(save_index(each, store), show) for each in planned]
         if not study.variants:
             return write_summary(found[0].to_json(), json_file)
-        origins = _write_origins(found, runs_dir / study.name, show)
+        origins = _write_origins(study, found, runs_dir / study.name, show)
         write_summary({"variants": [each.to_json() for each in found], "origins": origins}, json_file)
     return None
 
 
-def _write_origins(found: "Sequence[Summary]", folder: Path, show: Console) -> dict[str, Any] | None:
+def _write_origins(study: "Study", found: "Sequence[Summary]", folder: Path, show: Console) -> dict[str, Any] | None:
     """Write and show how well findings discriminate runs of known origin, if there are such runs; return it as JSON."""
-    from wellworn.experiments.engine.store import write_json
+    from wellworn.experiments.engine.store import write_json, write_text
     from wellworn.experiments.findings.known_origins import known_origins
+    from wellworn.experiments.findings.results import REPORT
+    from wellworn.experiments.report.origins import origins_page
     from wellworn.experiments.report.terminal import show_origins
 
     if (origins := known_origins(found)) is None:
         return None
     folder.mkdir(exist_ok=True)
-    write_json(folder / "origins.json", origins.to_json())
+    write_json(folder / ORIGINS, origins.to_json())
+    write_text(folder / REPORT, origins_page(study.name, study.question, origins))
     show_origins(origins, show)
-    show.print(f"origins: {folder / 'origins.json'}", highlight=False, markup=False)
+    show.print(f"report: {folder / REPORT}", highlight=False, markup=False)
     return origins.to_json()
 
 

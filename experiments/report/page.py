@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import PureWindowsPath
 from typing import Any
@@ -105,7 +105,10 @@ def page(results: Results, summary: Summary) -> str:
     figures += drawn
     near = [_resemblance(name, None, group) for name, group in named]
     near += [_resemblance(view["name"], view["style"], view["row"]) for view in alone]
-    return _environment().get_template("page.html").render(
+    return render_page(
+        "page.html",
+        summary.study,
+        figures,
         summary=summary,
         runs=runs,
         groups=together,
@@ -130,9 +133,13 @@ def page(results: Results, summary: Summary) -> str:
         open_panels=OPEN_PANELS,
         study=json.dumps(_symbolic(results.index.study), indent=2, ensure_ascii=False),
         made=_provenance(results),
-        plotly=Markup(get_plotlyjs()),
-        figures=_script_json({figure.id: figure.spec() for figure in figures}),
     )  # fmt: skip
+
+
+def render_page(template: str, title: str, figures: Sequence[Figure], **shown: Any) -> str:
+    """Return a self-contained HTML page: a template in the frame that draws its figures."""
+    specs = _script_json({figure.id: figure.spec() for figure in figures})
+    return _environment().get_template(template).render(title=title, plotly=Markup(get_plotlyjs()), figures=specs, **shown)
 
 
 def _environment() -> Environment:

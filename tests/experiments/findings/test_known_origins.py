@@ -117,4 +117,6 @@ def test_a_study_with_variants_compares_its_runs_of_known_origin(
     both = read_json(tmp_path / "all.json")
     assert both["origins"] == found
     assert [each["study"] for each in both["variants"]] == ["tiny-one", "tiny-two"]
+    page = (tmp_path / "runs" / "tiny" / "report.html").read_text(encoding="utf-8")
+    assert "how well each finding discriminates them" in page.lower()
     assert "existing above new" in capsys.readouterr().out
