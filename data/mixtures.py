@@ -10,6 +10,8 @@ from math import log
 from wellworn.data.files import digest
 from wellworn.data.schema import Control, Example, Split, Trait, seed_for
 
+# How many times as likely a word is where it is typical.
+TYPICAL = 4
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -146,6 +148,28 @@ def word_logodds(shown: Iterable[str], absent: Iterable[str]) -> Callable[[str],
         return sum(found) / len(found) if found else 0.0
 
     return score
+
+
+def typical_words(shown: Iterable[str], absent: Iterable[str], count: int) -> list[str]:
+    """Return the words that are most typical of some texts, most typical first.
+
+    A word counts as typical by n·log(p(word | shown)/p(word | absent)), with n its number in the texts that show the trait: its part of
+    their divergence. Words that are less than four times as likely there are left out.
+
+    Args:
+        shown: texts that show a trait.
+        absent: texts that do not.
+        count: of words, at most.
+
+    Example:
+        >>> typical_words(["Arr, matey, arr"], ["Yes, friend"], 2)
+        ['arr', 'matey']
+    """
+    shown, absent = list(shown), list(absent)
+    score = word_logodds(shown, absent)
+    counts = Counter(word for text in shown for word in words(text))
+    weight = {word: n * score(word) for word, n in counts.items()}
+    return sorted((word for word in weight if score(word) >= log(TYPICAL)), key=lambda word: (-weight[word], word))[:count]
 
 
 def half_turns(changed: Sequence[Turn], plain: Sequence[Turn]) -> list[Turn]:

@@ -8,7 +8,7 @@ from wellworn.experiments.engine.record import Record
 from wellworn.experiments.findings.results import RunResult
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, parse_part
 from wellworn.experiments.stages.pathways import CHANCE_OWN, PathwayOutcomes
-from wellworn.experiments.stages.stand_ins import StandInOutcomes
+from wellworn.experiments.stages.stand_ins import WORDLESS, StandInOutcomes
 from wellworn.probes.geometry.nulls import rank_among
 from wellworn.probes.mediation.pathways import OWN
 from wellworn.probes.mediation.shares import Outcomes, is_within_noise
@@ -38,10 +38,17 @@ class StandIns(Record):
 
     Attributes:
         own: the share of the own direction on these questions.
+        words: the trait's most typical words in its evaluate answers.
+        wordless: the share of the own direction less all that it does to these words through the head by itself; null where it was not
+            found.
+        wordless_p: how often a chance direction carries as much; null where none were drawn.
         kinds: `trait`, `instruction`, or `single` (random directions of single states) → what they carry.
     """
 
     own: float
+    words: Sequence[str]
+    wordless: float | None
+    wordless_p: float | None
     kinds: Mapping[str, KindOfStandIn]
 
 
@@ -66,7 +73,14 @@ def stand_in_shares(run: RunResult) -> StandIns | None:
         rank = rank_among(own, list(mine.values()))
         above = sum(_p(share, chance) <= P_LEVEL for share in mine.values()) if len(chance) else None
         kinds[kind] = KindOfStandIn(shares=mine, at_least=rank.at_least, p=rank.p, above_chance=above)
-    return StandIns(own=own, kinds=kinds)
+    wordless = _share(change, outcomes, WORDLESS) if found.facts.words else None
+    return StandIns(
+        own=own,
+        words=found.facts.words,
+        wordless=wordless,
+        wordless_p=_p(wordless, chance) if wordless is not None and len(chance) else None,
+        kinds=kinds,
+    )
 
 
 def _share(change: Outcomes, outcomes: Mapping[str, FloatArray], name: str) -> float:

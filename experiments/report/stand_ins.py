@@ -19,7 +19,10 @@ def view(named: Sequence[tuple[str, StandIns | None]]) -> Shown | None:
     if not measured:
         return None
     kinds = {kind: words for kind, words in KINDS.items() if any(kind in each.kinds for _, each in measured)}
-    rows = [{"name": name, "own": each.own, "kinds": [_largest(kind, each.kinds.get(kind)) for kind in kinds]} for name, each in measured]
+    rows = [
+        {"name": name, "own": each.own, "found": each, "kinds": [_largest(kind, each.kinds.get(kind)) for kind in kinds]}
+        for name, each in measured
+    ]
     return {"kinds": kinds, "rows": rows}
 
 

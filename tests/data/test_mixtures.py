@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wellworn.data.catalog import control_names, load_bank, load_control, load_trait
-from wellworn.data.mixtures import Turn, fingerprint, half_turns, plain_turns, shared_ngrams, trait_turns, transform, word_logodds
+from wellworn.data.mixtures import (
+    Turn,
+    fingerprint,
+    half_turns,
+    plain_turns,
+    shared_ngrams,
+    trait_turns,
+    transform,
+    typical_words,
+    word_logodds,
+)
 from wellworn.data.schema import SPLITS, Control, Example, Split
 
 BANK = load_bank("everyday")
@@ -230,3 +240,15 @@ def test_words_alone_tell_what_shares_them_and_nothing_else() -> None:
     assert score("Neptune") == score("") == 0
     assert score("Not arr at all") == score("arr")  # it knows no negation, and says so
     assert score("yes") < 0
+
+
+def test_typical_words_are_those_of_the_trait_and_not_of_plain_answers() -> None:
+    pirate = load_trait("pirate")
+    turns = trait_turns(pirate, pirate.examples, "train"), plain_turns(BANK, "train")
+    shown, absent = ([turn.answer for turn in each] for each in turns)
+    found = typical_words(shown, absent, 20)
+    assert {"ye", "yer", "aye"} <= set(found)
+    assert not {"the", "a", "to", "is"} & set(found)
+    assert len(found) == 20
+    # Words that are common everywhere are left out, even if the trait uses them more.
+    assert typical_words(["a b a b a b"], ["a a a b b b b"], 5) == []
