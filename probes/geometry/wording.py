@@ -30,7 +30,7 @@ def word_rows(model: nn.Module, ids: Sequence[int]) -> FloatArray:
     """
     inner = unwrap(model)
     head = inner.get_output_embeddings().weight[list(ids)].float()
-    return (head * _norm_scale(inner, head.shape[1]).to(head.device)).double().cpu().numpy()
+    return np.asarray((head * _norm_scale(inner, head.shape[1]).to(head.device)).double().cpu().numpy())
 
 
 def _norm_scale(inner: nn.Module, width: int) -> torch.Tensor:
@@ -43,7 +43,7 @@ def _norm_scale(inner: nn.Module, width: int) -> torch.Tensor:
     ]
     if not norms:
         raise InputError(f"{type(inner).__name__}: no norm was found between the blocks and the head")
-    weight = norms[-1].weight
+    weight: torch.Tensor = norms[-1].get_parameter("weight")
     # Of mean 0 and variance 1, so that RMS and layer norms only scale it; a bias cancels.
     signs = torch.ones(width, dtype=weight.dtype, device=weight.device)
     signs[1::2] = -1
