@@ -1,6 +1,7 @@
 """Where a change goes: the shares of pathways of one run, or of runs that differ in their seed alone, from stored outcomes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from wellworn.probes.mediation.pathways import OTHERS, OWN, REST, Floor, floor, 
 from wellworn.probes.mediation.shares import MIN_STANDARD_ERRORS, Outcomes, is_within_noise
 from wellworn.probes.statistics.intervals import Estimate, FloatArray, crossed_interval, mean_interval, ratio_interval, standard_error
 
+T = TypeVar("T")
 TRAIT, PLAIN, CONTRAST = "trait", "plain", "contrast"
 
 
@@ -111,14 +113,22 @@ def pathways_of(runs: Sequence[RunResult]) -> Mapping[str, Pathways] | None:
     Args:
         runs: one run, or several that differ in their seed alone; intervals are then over runs × questions.
     """
-    if not runs or any(not run.pathways for run in runs):
-        return None
-    found = {}
-    for reference in runs[0].pathways:
-        measured = [run.pathways[reference] for run in runs if reference in run.pathways]
-        if len(measured) == len(runs) and all(_comparable(each.facts, measured[0].facts) for each in measured):
-            found[reference] = _pathways(reference, measured)
-    return found or None
+    measured = in_all_runs([run.pathways for run in runs], lambda one, other: _comparable(one.facts, other.facts))
+    return {reference: _pathways(reference, each) for reference, each in measured.items()} or None
+
+
+def in_all_runs(found: Sequence[Mapping[str, T]], alike: Callable[[T, T], bool]) -> dict[str, list[T]]:
+    """Return what was measured against each reference in all of some runs, where it can be taken together; references in the first's order.
+
+    Args:
+        found: of each run, reference → what was measured.
+        alike: whether two runs patched the same things.
+    """
+    if not found:
+        return {}
+    first, *others = found
+    measured = {name: [first[name], *(each[name] for each in others if name in each)] for name in first}
+    return {name: each for name, each in measured.items() if len(each) == len(found) and all(alike(one, each[0]) for one in each)}
 
 
 def _comparable(one: PathwayFacts, other: PathwayFacts) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from wellworn.experiments.engine.record import Interval, Record
-from wellworn.experiments.findings.pathways import Chance, chance_record, stack_runs
+from wellworn.experiments.findings.pathways import Chance, chance_record, in_all_runs, stack_runs
 from wellworn.experiments.findings.results import RunResult
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
 from wellworn.experiments.stages.written import EXCEPT, WrittenOutcomes
@@ -38,14 +38,8 @@ def written_shares(runs: Sequence[RunResult]) -> Mapping[str, Written] | None:
     Args:
         runs: one run, or several that differ in their seed alone; intervals are then over runs × questions.
     """
-    if not runs or any(not run.written for run in runs):
-        return None
-    found = {}
-    for reference in runs[0].written:
-        measured = [run.written[reference] for run in runs if reference in run.written]
-        if len(measured) == len(runs) and all(each.facts == measured[0].facts for each in measured):
-            found[reference] = _written(reference, measured)
-    return found or None
+    measured = in_all_runs([run.written for run in runs], lambda one, other: one.facts == other.facts)
+    return {reference: _written(reference, each) for reference, each in measured.items()} or None
 
 
 def _written(reference: str, measured: Sequence[WrittenOutcomes]) -> Written:

@@ -69,6 +69,13 @@ def patching_inputs(space_stages: SpaceStages, reference: Condition, run: Condit
     return {**in_group("space", space_stages.inputs), **in_group("reference", reference.inputs), **in_group("run", run.inputs)}
 
 
+def patched_pair(folders: Folders) -> tuple[dict[str, Path], tuple[Variant, Variant]]:
+    """Return the adapters of `patching_inputs` under the names of their stages, and the variants of the reference and of the run."""
+    adapters = [folders.within(who).adapter for who in ("reference", "run")]
+    before, after = (Variant(adapter.parent.name if adapter else None) for adapter in adapters)
+    return by_stage(adapters), (before, after)
+
+
 def mediate_stage(context: StudyContext, question: Question, config: MediateConfig, space_stages: SpaceStages) -> Stage:
     """Apply one question's interventions; store their names and the log-probabilities [interventions, 2, questions] of y⁺ and y⁻."""
     conditions = (question.reference, question.run)
@@ -81,21 +88,18 @@ def mediate_stage(context: StudyContext, question: Question, config: MediateConf
                 "outcomes.safetensors": {"logprob": np.zeros((0, 2, len(question.changed)), np.float32)},
                 "arms.json": {"arms": [], "moved": {}},
             }
-        adapters = [folders.within(who).adapter for who in ("reference", "run")]
+        adapters, between = patched_pair(folders)
         chat = context.chat(context.base)
         rows = [[chat.encode(turn) for turn in condition.under(turns)] for condition in conditions]
         texts = Texts((rows[0], rows[1]), question.response_only)
         pad, budget = context.base.tokenizer.pad_token_id, context.study.token_budget
-        with lora_adapters.adapted(context.base, by_stage(adapters)) as model:
-            between = tuple(Variant(adapter.parent.name if adapter else None) for adapter in adapters)
+        with lora_adapters.adapted(context.base, adapters) as model:
             parts = parts_to_swap(space, question, config, folders.all("readings"))
-            norms = moved_norms(
-                model, texts, (between[0], between[1]), question.layer, list(parts.at_layer.values()), Batching(pad, budget)
-            )
+            norms = moved_norms(model, texts, between, question.layer, list(parts.at_layer.values()), Batching(pad, budget))
             interventions = parts.arms(dict(zip(parts.at_layer, norms.tolist(), strict=True)), matched=config.matched, doses=config.doses)
             tokens = len(interventions) * sum(len(row) for row in rows[0]) // context.ranks.world
             how = Batching(pad, budget, counter(tick, tokens, "tokens"))
-            scores = patched_logprobs(model, texts, (between[0], between[1]), list(interventions.values()), how)
+            scores = patched_logprobs(model, texts, between, list(interventions.values()), how)
         shaped = scores.numpy().reshape(len(interventions), 2, len(question.changed))
         return {
             "outcomes.safetensors": {"logprob": shaped},

@@ -13,19 +13,18 @@ from wellworn.data.mixtures import Turn
 from wellworn.data.schema import ContrastPair
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
-from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, by_stage, counter
+from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, counter
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.answers import REPETITION_PENALTY, nonempty
 from wellworn.experiments.stages.grades import Judge
-from wellworn.experiments.stages.mediation import Question, parts_to_swap
+from wellworn.experiments.stages.mediation import Question, parts_to_swap, patched_pair
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.scores import known_separation, read_contrast
 from wellworn.experiments.study_sections import GeneratedConfig, MediateConfig
 from wellworn.lora import adapters as lora_adapters
 from wellworn.probes.decoding.generate import Decoding
 from wellworn.probes.mediation.patched_decoding import patched_answers
-from wellworn.probes.reading.variants import Variant
 
 SAID = "said.json"
 
@@ -62,7 +61,7 @@ def patched_answers_stage(context: StudyContext, question: Question, config: Gen
         space = space_stages.load(folders.within("space"))
         if not space.members(question.layer, question.own):
             return {SAID: PatchedAnswers(arms=[], answers=[]).to_json()}
-        adapters = [folders.within(who).adapter for who in ("reference", "run")]
+        adapters, between = patched_pair(folders)
         chat = context.chat(context.base)
         interventions = parts_to_swap(space, question, draws_config, []).arms({})
         how = Decoding(
@@ -70,16 +69,13 @@ def patched_answers_stage(context: StudyContext, question: Question, config: Gen
             repetition_penalty=REPETITION_PENALTY,
             progress=counter(tick, len(interventions) * len(asked) // context.ranks.world, "answers"),
         )
-        with lora_adapters.adapted(context.base, by_stage(adapters)) as model:
-            reference, run = (Variant(adapter.parent.name if adapter else None) for adapter in adapters)
+        with lora_adapters.adapted(context.base, adapters) as model:
 
             def answer(part: list[str]) -> list[list[str]]:
                 """Return the answers, [questions][interventions]."""
                 prompts = tuple([chat.encode_prompt(question, condition.system) for question in part] for condition in conditions)
                 both = (prompts[0], prompts[1])
-                ids = patched_answers(
-                    model, both, (reference, run), list(interventions.values()), how, response_only=question.response_only
-                )
+                ids = patched_answers(model, both, between, list(interventions.values()), how, response_only=question.response_only)
                 return [[chat.decode(each) for each in of_question] for of_question in zip(*ids, strict=True)]
 
             answers = context.ranks.share(asked, answer)

@@ -16,10 +16,10 @@ from wellworn.data.chat import Encoded
 from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
-from wellworn.experiments.engine.stage import Condition, Config, Folders, Output, Stage, TickFn, by_stage, counter
+from wellworn.experiments.engine.stage import Condition, Config, Folders, Output, Stage, TickFn, counter
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
-from wellworn.experiments.stages.mediation import patching_inputs
+from wellworn.experiments.stages.mediation import patched_pair, patching_inputs
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, both_ways
 from wellworn.experiments.stages.nested_space import ChanceSpaces, NestedSpace, chance_spaces, nested_space
 from wellworn.experiments.stages.persona_space import SpaceStages
@@ -131,16 +131,14 @@ def pathways_stage(context: StudyContext, question: PathwaysQuestion, config: Pa
 
     def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
         space = space_stages.load(folders.within("space"))
-        adapters = [folders.within(who).adapter for who in ("reference", "run")]
-        names = [adapter.parent.name if adapter else None for adapter in adapters]
-        between = Variant(names[0]), Variant(names[1])
+        adapters, between = patched_pair(folders)
         chat, pad = context.chat(context.base), context.base.tokenizer.pad_token_id
 
         def encode(turns: Sequence[Turn]) -> list[Encoded]:
             return [chat.encode(turn) for turn in turns]
 
         texts, plain = encode(question.changed), encode(question.plain)
-        with lora_adapters.adapted(context.base, by_stage(adapters)) as model:
+        with lora_adapters.adapted(context.base, adapters) as model:
             layers, adapted = set_layers(model, between, question.layer)
             quiet = Batching(pad, context.study.token_budget)
             changes = state_changes(model, Texts.same(encode(question.other_text)), between, layers, quiet)

@@ -16,12 +16,12 @@ from wellworn.data.mixtures import fingerprint, typical_words
 from wellworn.data.schema import seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
-from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, by_stage, counter
+from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, counter
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.instruction_null import Instructions
 from wellworn.experiments.stages.loaded_space import PersonaSpace
-from wellworn.experiments.stages.mediation import patching_inputs
+from wellworn.experiments.stages.mediation import patched_pair, patching_inputs
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, both_ways
 from wellworn.experiments.stages.nested_space import other_directions, single_rows
 from wellworn.experiments.stages.pathways import PathwaysQuestion, sampled_questions, set_layers
@@ -33,7 +33,6 @@ from wellworn.probes.geometry.wording import without_rows, word_rows
 from wellworn.probes.mediation.interventions import Intervention, Swap
 from wellworn.probes.mediation.paired_states import Batching, Texts
 from wellworn.probes.mediation.patching import patched_logprobs
-from wellworn.probes.reading.variants import Variant
 from wellworn.probes.statistics.intervals import FloatArray
 
 if TYPE_CHECKING:
@@ -96,13 +95,12 @@ def stand_ins_stage(
 
     def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
         space = space_stages.load(folders.within("space"))
-        adapters = [folders.within(who).adapter for who in ("reference", "run")]
-        before, after = (Variant(adapter.parent.name if adapter else None) for adapter in adapters)
+        adapters, between = patched_pair(folders)
         chat, pad = context.chat(context.base), context.base.tokenizer.pad_token_id
         some = sampled_questions(len(question.changed), config.questions)
         texts = [chat.encode(question.changed[i]) for i in some]
-        with lora_adapters.adapted(context.base, by_stage(adapters)) as model:
-            layers, _ = set_layers(model, (before, after), question.layer)
+        with lora_adapters.adapted(context.base, adapters) as model:
+            layers, _ = set_layers(model, between, question.layer)
             vectors = load_file(folders["instructions"] / "space.safetensors")["vectors"] if instructions else None
             found = _directions(space, layers, question, config, dict(zip(names, vectors, strict=True)) if vectors is not None else {})
             shown, absent = ([turn.answer for turn in turns] for turns in (question.changed, question.plain))
@@ -116,7 +114,7 @@ def stand_ins_stage(
                     arms |= both_ways(name, _swaps(bases))
             total = len(arms) * sum(map(len, texts)) // context.ranks.world
             how = Batching(pad, context.study.token_budget, counter(tick, total, "tokens"))
-            scores = patched_logprobs(model, Texts.same(texts), (before, after), list(arms.values()), how).numpy()
+            scores = patched_logprobs(model, Texts.same(texts), between, list(arms.values()), how).numpy()
         kind_of = {name: kind for kind, directions in found.items() for name in directions}
         facts = StandInFacts(layers=layers, kinds=kind_of, words=words if wordless else [], interventions=list(arms), questions=some)
         return {OUTCOMES: {"logprob": scores}, STAND_INS: facts.to_json()}

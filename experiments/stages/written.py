@@ -14,13 +14,13 @@ from safetensors.numpy import load_file
 from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
-from wellworn.experiments.engine.stage import Condition, Config, Folders, Output, Stage, TickFn, by_stage, counter
+from wellworn.experiments.engine.stage import Condition, Config, Folders, Output, Stage, TickFn, counter
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
-from wellworn.experiments.stages.mediation import patching_inputs
+from wellworn.experiments.stages.mediation import patched_pair, patching_inputs
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
 from wellworn.experiments.stages.nested_space import chance_spaces, nested_space
-from wellworn.experiments.stages.pathways import sampled_questions
+from wellworn.experiments.stages.pathways import sampled_questions, set_layers
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.study_sections import WrittenConfig
 from wellworn.lora import adapters as lora_adapters
@@ -28,7 +28,6 @@ from wellworn.probes.mediation.interventions import Swap
 from wellworn.probes.mediation.paired_states import Batching
 from wellworn.probes.mediation.pathways import REST
 from wellworn.probes.mediation.written import confined_logprobs
-from wellworn.probes.reading.variants import Variant, adapted_layers
 from wellworn.probes.scoring.scores import mean_logprobs
 from wellworn.probes.statistics.intervals import FloatArray
 
@@ -109,13 +108,11 @@ def written_stage(context: StudyContext, question: WrittenQuestion, config: Writ
 
     def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
         space = space_stages.load(folders.within("space"))
-        adapters = [folders.within(who).adapter for who in ("reference", "run")]
-        names = [adapter.parent.name if adapter else None for adapter in adapters]
-        between = Variant(names[0]), Variant(names[1])
+        adapters, between = patched_pair(folders)
         chat, pad = context.chat(context.base), context.base.tokenizer.pad_token_id
         texts = [chat.encode(turn) for turn in question.changed]
-        with lora_adapters.adapted(context.base, by_stage(adapters)) as model:
-            layers = [layer for layer in adapted_layers(model, [name for name in names if name]) if layer <= question.layer]
+        with lora_adapters.adapted(context.base, adapters) as model:
+            layers = [layer for layer in set_layers(model, between, question.layer)[1] if layer <= question.layer]
             nested = nested_space(space, layers, question.layer, question.own)
             parts: dict[str, dict[int, Swap]] = {name: _swaps(nested.part(name)) for name in nested.names}
             parts |= {f"{EXCEPT}{name}": _swaps(nested.part(name), outside=True) for name in nested.names}
