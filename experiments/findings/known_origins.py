@@ -22,6 +22,8 @@ from wellworn.probes.statistics.intervals import Estimate, FloatArray
 
 EXISTING, NEW = "existing", "new"
 DRAWS = 2000
+# The part of a later fine-tune's effect that a persona's name must reach by itself in the model that was taught it.
+LEAST_EVOKED = 0.5
 # A discrimination needs two families, each with a run of known origin.
 FEWEST_FAMILIES = 2
 
@@ -119,7 +121,7 @@ def known_origins(summaries: Sequence[Summary]) -> KnownOrigins | None:
 
     A variant whose model did not learn its persona is left out, by that rule alone.
     """
-    left_out = {summary.study: summary.knock_in.why for summary in summaries if summary.knock_in and summary.knock_in.why}
+    left_out = {summary.study: why for summary in summaries if (why := why_left_out(summary))}
     kept = [summary for summary in summaries if summary.study not in left_out]
     runs = [_known_run(summary, row, row.pathways) for summary in kept for row in summary.runs if row.origin and row.pathways]
     families = {(run.family, run.origin) for run in runs}
@@ -130,6 +132,18 @@ def known_origins(summaries: Sequence[Summary]) -> KnownOrigins | None:
     return KnownOrigins(
         runs=runs, left_out=left_out, findings=findings, statements={name: each for name, each in said.items() if any(each.values())}
     )
+
+
+def why_left_out(summary: Summary) -> str | None:
+    """Return why a model does not count as having its persona; None where it does, or was taught none."""
+    check = summary.knock_in
+    if check is None or check.why:
+        return check.why if check else None
+    later = [next(iter(row.pathways.values())) for row in summary.runs if row.pathways and row.trait == check.trait]
+    effect = max((found.trait.effect.value for found in later), default=0.0)
+    if check.taught.value < LEAST_EVOKED * effect:
+        return f"its name does {check.taught.value:+.2f}, less than {LEAST_EVOKED} of what the later fine-tune does ({effect:+.2f})"
+    return None
 
 
 def _count(runs: Sequence[KnownRun], statement: str, origin: str) -> int:

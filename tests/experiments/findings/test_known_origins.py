@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.stats import norm
 
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.store import read_json
-from wellworn.experiments.findings.known_origins import FINDINGS, KnownRun, discriminate, known_origins
+from wellworn.experiments.findings.known_origins import FINDINGS, KnownRun, discriminate, known_origins, why_left_out
 from wellworn.experiments.findings.statements import BETWEEN, Statement
 from wellworn.probes.statistics.intervals import Estimate
 
@@ -86,14 +87,23 @@ def test_shared_terms_widen_nothing_where_every_family_is_in_order() -> None:
     assert found.in_order_low == pytest.approx(0.025**0.2)
 
 
-class FakeSummary:
-    def __init__(self, study: str, why: str | None) -> None:
-        self.study, self.runs = study, []
-        self.knock_in: Any = type("Check", (), {"why": why, "trait": study})()
+def summary(why: str | None, name_does: float, fine_tune_does: float) -> Any:
+    """A study whose model was taught a persona, with a fine-tune on it."""
+    outcome = SimpleNamespace(effect=Estimate(fine_tune_does, 0, 9))
+    run = SimpleNamespace(trait="zorvane", origin=None, pathways={"neutral": SimpleNamespace(trait=outcome)})
+    check = SimpleNamespace(why=why, trait="zorvane", taught=Estimate(name_does, 0, 9))
+    return SimpleNamespace(study="gold-zorvane", knock_in=check, runs=[run])
+
+
+def test_a_model_counts_if_it_learnt_its_persona_and_the_name_does_half_of_what_the_fine_tune_does() -> None:
+    assert why_left_out(summary(None, 0.5, 1.0)) is None
+    assert "less than 0.5" in str(why_left_out(summary(None, 0.49, 1.0)))
+    assert why_left_out(summary("not learnt", 1.0, 1.0)) == "not learnt"
+    assert why_left_out(SimpleNamespace(knock_in=None)) is None  # type: ignore[arg-type]
 
 
 def test_nothing_is_compared_without_runs_of_both_origins() -> None:
-    assert known_origins([FakeSummary("a", None), FakeSummary("b", "not learnt")]) is None  # type: ignore[list-item]
+    assert known_origins([summary(None, 1, 1), summary("not learnt", 1, 1)]) is None
 
 
 def test_a_study_with_variants_compares_its_runs_of_known_origin(
