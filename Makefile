@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 
 .PHONY: quickstart test test-quantized test-eval test-browser check reference dev clean
 
-quickstart: $(STAMP)  ## three fine-tunes, measured: about 8 minutes on two CPU cores, installation included
+quickstart: $(STAMP)  ## three fine-tunes, measured: about 9 minutes on two CPU cores, installation included
 	$(BIN)/wellworn run quickstart
 
 test: $(STAMP)  ## all tests but the slow statistics, a process a core

@@ -106,7 +106,7 @@ class KnownOrigins(Record):
     Attributes:
         runs: in the study's order.
         left_out: variant → why its runs do not count, in words.
-        findings: one for each number.
+        findings: one for each number that any run has.
         statements: statement → origin → number of runs.
     """
 
@@ -128,7 +128,7 @@ def known_origins(summaries: Sequence[Summary]) -> KnownOrigins | None:
     if len({family for family, _ in families}) < FEWEST_FAMILIES or len({origin for _, origin in families}) < 2:
         return None
     said = {name: {origin: _count(runs, name, origin) for origin in (EXISTING, NEW)} for name in STATEMENTS}
-    findings = [discriminate(runs, finding) for finding in FINDINGS]
+    findings = [discriminate(runs, finding) for finding in FINDINGS if any(run.numbers[finding] is not None for run in runs)]
     return KnownOrigins(
         runs=runs, left_out=left_out, findings=findings, statements={name: each for name, each in said.items() if any(each.values())}
     )

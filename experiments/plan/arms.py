@@ -143,7 +143,7 @@ def _confined_arm(given: ArmInputs, arm: Confined) -> ArmStages:
     condition = Condition(given.title, adapter=mine)
     if not subject.paired:
         return ArmStages(condition=condition, trained=True, missing={"neutral": NO_PLAIN})
-    title = run.title(NEUTRAL, run.seed)
+    title = f"sft {NEUTRAL} (seed {run.seed})"
     return ArmStages(condition=condition, reference=Condition(title, adapter=given.train_neutral(run.seed, title)), trained=True)
 
 

@@ -14,7 +14,15 @@ def origins_page(study: str, question: str, origins: KnownOrigins) -> str:
     figure = kappas("kappas", origins.runs)
     findings = [{"words": FINDINGS[each.finding], "auc": as_estimate(each), "found": each} for each in origins.findings]
     return render_page(
-        "origins.html", study, [figure] if figure else [], study=study, question=question, origins=origins, figure=figure, findings=findings
+        "origins.html",
+        study,
+        [figure] if figure else [],
+        study=study,
+        question=question,
+        origins=origins,
+        figure=figure,
+        findings=findings,
+        base=any(run.own_base for run in origins.runs),
     )
 
 
@@ -27,7 +35,7 @@ def kappas(id: str, runs: Sequence[KnownRun]) -> Figure | None:
     for origin, (colour, symbol) in _COLOURS.items():
         there = [(i, run.kappa) for i, run in enumerate(ranked) if run.origin == origin and run.kappa]
         data.append(interval_marks([i for i, _ in there], [kappa for _, kappa in there], f"{origin} persona", colour, symbol))
-    layout = base_layout(height=100 + 26 * len(ranked), x="κ: 0 is chance, 1 the best single direction", left=10)
+    layout = base_layout(height=100 + 26 * len(ranked), x="κ", left=10)
     names = [label(f"{run.trait} on {run.family}") for run in ranked]
     layout["yaxis"] |= {"tickvals": list(range(len(ranked))), "ticktext": names, "showgrid": False}
     layout["xaxis"] |= {"zeroline": True, "zerolinecolor": GREY, "rangemode": "tozero"}
