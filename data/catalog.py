@@ -109,9 +109,9 @@ def load_trait(name_or_path: str) -> Trait:
     if not (folder / "trait.yaml").is_file():
         if folder.is_dir():
             raise InputError(f"{folder}: a trait folder needs a trait.yaml, and this one has none")
+        names = invented_names() if name_or_path.startswith("invented/") else trait_names() + installed_names()
         raise InputError(
-            f"unknown trait {name_or_path!r}: neither a built-in trait nor a folder with a trait.yaml"
-            + did_you_mean(name_or_path, trait_names() + invented_names() + installed_names())
+            f"unknown trait {name_or_path!r}: neither a built-in trait nor a folder with a trait.yaml" + did_you_mean(name_or_path, names)
         )
     path = folder / "trait.yaml"
     value, lines = read_yaml(path)

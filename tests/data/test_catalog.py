@@ -192,6 +192,11 @@ def test_unknown_trait_that_resembles_none_gets_the_list(name: str) -> None:
     assert f"it may be one of: {', '.join(trait_names())}" in message
 
 
+def test_an_unknown_invented_persona_gets_the_nearest() -> None:
+    assert "invented/zorvane" in complaint("invented/zorvan")
+    assert load_trait("invented/zorvane").name == "zorvane"
+
+
 def test_folder_without_a_trait_is_refused_by_the_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path)
