@@ -95,17 +95,17 @@ def _finish(plans: "Sequence[Plan]", store: "Store", ranks: "Ranks", show: Conso
     """Compute the stages of studies that are not finished: of each those that teach its model, and then those of this model."""
     try:
         # What other processes hold is waited for when nothing else is left, in any of the studies.
-        for wait in (False, True):
-            for plan in plans:
-                _compute(plan, store, ranks, show, wait)
+        left = [plan for plan in plans if not _compute(plan, store, ranks, show, wait=False)]
+        for plan in left:
+            _compute(plan, store, ranks, show, wait=True)
     finally:
         for plan in plans:
             if ranks.main and plan.judge and (used := plan.judge.used):
                 show.print(used, highlight=False, markup=False)
 
 
-def _compute(plan: "Plan", store: "Store", ranks: "Ranks", show: Console, wait: bool) -> None:
-    """Compute the stages of one study, apart from those that other processes hold unless it is to wait for them."""
+def _compute(plan: "Plan", store: "Store", ranks: "Ranks", show: Console, wait: bool) -> bool:
+    """Compute the stages of one study, apart from those that other processes hold unless it is to wait; return whether all are finished."""
     from wellworn.experiments.engine.run import run
 
     context, knock_in = plan.context, plan.knock_in
@@ -114,12 +114,12 @@ def _compute(plan: "Plan", store: "Store", ranks: "Ranks", show: Console, wait: 
     # Models of other studies would fill the memory.
     try:
         if knock_in and not run(plan.first, store, knock_in.context, ranks, show, wait=wait):
-            return
+            return False
     finally:
         if knock_in:
             knock_in.context.drop()
     try:
-        run(plan.targets, store, context, ranks, show, wait=wait)
+        return run(plan.targets, store, context, ranks, show, wait=wait)
     finally:
         context.drop()
 

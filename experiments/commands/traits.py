@@ -7,7 +7,6 @@ import typer
 
 from wellworn.data.errors import InputError
 from wellworn.experiments.commands.options import HELP, KeyEnv, RunsDir, console, examples
-from wellworn.experiments.engine.store import REPLIES
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -80,6 +79,7 @@ def traits_synthesize(
 ) -> None:
     """Have a chat server write a trait: contrast pairs, held-out prompt, rubric and answers. No request is sent twice."""
     from wellworn.data.files import validate
+    from wellworn.experiments.engine.store import REPLIES
     from wellworn.experiments.traits.synthesis.draft import Request
     from wellworn.experiments.traits.synthesis.run import parse_price, parse_questions, synthesize
     from wellworn.probes.scoring.endpoint import EndpointConfig

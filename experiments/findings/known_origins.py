@@ -14,7 +14,7 @@ from wellworn.data.schema import seed_for
 from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.findings.pathways import Pathways
 from wellworn.experiments.findings.run_rows import RunRow
-from wellworn.experiments.findings.statements import STATEMENTS, Statement, state
+from wellworn.experiments.findings.statements import STATEMENTS, Statement
 from wellworn.experiments.findings.summary import Summary
 from wellworn.probes.mediation.pathways import OTHERS, OWN, REST
 from wellworn.probes.scoring.scores import roc_auc
@@ -123,7 +123,12 @@ def known_origins(summaries: Sequence[Summary]) -> KnownOrigins | None:
     """
     left_out = {summary.study: why for summary in summaries if (why := why_left_out(summary))}
     kept = [summary for summary in summaries if summary.study not in left_out]
-    runs = [_known_run(summary, row, row.pathways) for summary in kept for row in summary.runs if row.origin and row.pathways]
+    runs = [
+        _known_run(summary, row, row.pathways, row.statement)
+        for summary in kept
+        for row in summary.runs
+        if row.origin and row.pathways and row.statement
+    ]
     families = {(run.family, run.origin) for run in runs}
     if len({family for family, _ in families}) < FEWEST_FAMILIES or len({origin for _, origin in families}) < 2:
         return None
@@ -150,7 +155,7 @@ def _count(runs: Sequence[KnownRun], statement: str, origin: str) -> int:
     return sum((run.statement.name, run.origin) == (statement, origin) for run in runs)
 
 
-def _known_run(summary: Summary, row: RunRow, pathways: Mapping[str, Pathways]) -> KnownRun:
+def _known_run(summary: Summary, row: RunRow, pathways: Mapping[str, Pathways], statement: Statement) -> KnownRun:
     headline, base = next(iter(pathways.values())), pathways.get("base")
     shares, before = headline.trait.shares, base.trait.shares if base else {}
     chance = headline.chance_own
@@ -183,7 +188,7 @@ def _known_run(summary: Summary, row: RunRow, pathways: Mapping[str, Pathways]) 
         own_base=before.get(OWN),
         kappa=headline.kappa,
         why=headline.kappa_why,
-        statement=state(pathways, persona=True, prompted=prompted),
+        statement=statement,
         numbers=numbers,
     )
 

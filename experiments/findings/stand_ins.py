@@ -6,15 +6,14 @@ import numpy as np
 
 from wellworn.experiments.engine.record import Record
 from wellworn.experiments.findings.results import RunResult
-from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, parse_part
+from wellworn.experiments.findings.verdict import P_LEVEL
+from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, parse_part, parts_named
 from wellworn.experiments.stages.pathways import CHANCE_OWN, PathwayOutcomes
 from wellworn.experiments.stages.stand_ins import WORDLESS, StandInOutcomes
 from wellworn.probes.geometry.nulls import rank_among
 from wellworn.probes.mediation.pathways import OWN
 from wellworn.probes.mediation.shares import Outcomes, is_within_noise
 from wellworn.probes.statistics.intervals import FloatArray
-
-P_LEVEL = 0.05
 
 
 class KindOfStandIn(Record):
@@ -71,14 +70,14 @@ def stand_in_shares(run: RunResult) -> StandIns | None:
     for kind in dict.fromkeys(found.facts.kinds.values()):
         mine = {name: share for name, share in shares.items() if found.facts.kinds[name] == kind}
         rank = rank_among(own, list(mine.values()))
-        above = sum(_p(share, chance) <= P_LEVEL for share in mine.values()) if len(chance) else None
+        above = sum(rank_among(share, chance).p <= P_LEVEL for share in mine.values()) if len(chance) else None
         kinds[kind] = KindOfStandIn(shares=mine, at_least=rank.at_least, p=rank.p, above_chance=above)
     wordless = _share(change, outcomes, WORDLESS) if found.facts.words else None
     return StandIns(
         own=own,
         words=found.facts.words,
         wordless=wordless,
-        wordless_p=_p(wordless, chance) if wordless is not None and len(chance) else None,
+        wordless_p=rank_among(wordless, chance).p if wordless is not None and len(chance) else None,
         kinds=kinds,
     )
 
@@ -104,9 +103,4 @@ def _chance_shares(here: PathwayOutcomes) -> FloatArray:
     few = dict(zip(facts.interventions, here.logprob[:, 0, list(facts.questions)], strict=True))
     few |= dict(zip(facts.sampled, here.sampled, strict=True))
     change = Outcomes(few[BEFORE], few[AFTER], {})
-    names = [name.removesuffix(".into") for name in facts.sampled if name.startswith(CHANCE_OWN) and name.endswith(".into")]
-    return np.array([_share(change, few, name) for name in names])
-
-
-def _p(share: float, chance: Sequence[float] | FloatArray) -> float:
-    return float((1 + (np.asarray(chance) >= share).sum()) / (1 + len(chance)))
+    return np.array([_share(change, few, name) for name in parts_named(facts.sampled, CHANCE_OWN)])

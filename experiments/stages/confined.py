@@ -11,11 +11,11 @@ from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.data.schema import seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn
-from wellworn.experiments.engine.store import WORK
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.loaded_space import PersonaSpace
 from wellworn.experiments.stages.nested_space import chance_spaces, nested_space
 from wellworn.experiments.stages.persona_space import SpaceStages
+from wellworn.experiments.stages.training import train_adapter
 from wellworn.lora.arms import Confined, TrainConfig, check_keys
 from wellworn.probes.mediation.pathways import OWN
 from wellworn.probes.reading.layers import resolve_layer
@@ -50,25 +50,14 @@ def confined_stage(
     at = resolve_layer(context.study.layer, context.depth)
 
     def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
-        from wellworn.lora.train import Writes, train_sft
+        from wellworn.lora.train import Writes
 
-        space = space_stages.load(folders)
-        layers = list(range(context.depth))
-        bases = directions_to_write(space, layers, at, own, arm.to)
+        bases = directions_to_write(space_stages.load(folders), list(range(context.depth)), at, own, arm.to)
+        writes = {layer: Writes(torch.from_numpy(basis).float(), arm.outside) for layer, basis in bases.items()}
         context.drop()
         base = context.load()
-        writers = last_writers(base.model)
-        curve = train_sft(
-            base,
-            [context.chat(base).training_row(turn) for turn in turns],
-            config.model_copy(update={"lora": config.lora | {"target_modules": writers}}),
-            seed=seed_for(seed, "train"),
-            out=out / "adapter",
-            work=out / WORK,
-            progress=lambda step, steps, loss: tick(step, steps, "" if loss is None else f"loss {loss:.2f}"),
-            confined={layer: Writes(torch.from_numpy(basis).float(), arm.outside) for layer, basis in bases.items()},
-        )
-        return {"training.json": curve}
+        modules = config.model_copy(update={"lora": config.lora | {"target_modules": last_writers(base.model)}})
+        return train_adapter(context, base, turns, modules, seed_for(seed, "train"), out, tick, writes)
 
     plain = {**context.identity(), "turns": fingerprint(turns), "train": config.model_dump(mode="json"), "seed": seed}
     plain |= {"to": arm.to, "outside": arm.outside, "own": own, "layer": at}

@@ -17,9 +17,9 @@ from wellworn.data.schema import Example, Trait, seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, by_stage
-from wellworn.experiments.engine.store import WORK
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.answers import kept_answers_stage, load_answers
+from wellworn.experiments.stages.training import train_adapter
 from wellworn.experiments.study_sections import KnockInConfig
 from wellworn.lora import adapters as lora_adapters
 from wellworn.lora.arms import check_keys
@@ -122,23 +122,10 @@ def _teach_stage(
     kept: Stage,
 ) -> Stage:
     def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
-        from wellworn.lora.train import train_sft
-
-        context.drop()
-        base = context.load()
         kept = load_answers(folders["kept"], [question for question, _ in asked])
         as_before = [Turn(turn.question, turn.answer, system) for turn, (_, system) in zip(kept, asked, strict=True)]
-        rows = [context.chat(base).training_row(turn) for turn in (*shown, *as_before)]
-        curve = train_sft(
-            base,
-            rows,
-            config.train,
-            seed=seed_for(0, "knock-in"),
-            out=out / "adapter",
-            work=out / WORK,
-            progress=lambda step, steps, loss: tick(step, steps, "" if loss is None else f"loss {loss:.2f}"),
-        )
-        return {"training.json": curve}
+        context.drop()
+        return train_adapter(context, context.load(), [*shown, *as_before], config.train, seed_for(0, "knock-in"), out, tick)
 
     plain: Config = {**context.identity(), "shown": fingerprint(shown), "train": config.train.model_dump(mode="json")}
     title = f"teach {name}"

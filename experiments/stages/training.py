@@ -1,7 +1,8 @@
 """Adapters: trained, third-party, or random; and how conversations are written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wellworn.data.files import sha256
 from wellworn.data.mixtures import Turn, fingerprint
@@ -13,7 +14,11 @@ from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.answers import load_answers
 from wellworn.lora import adapters as lora_adapters
 from wellworn.lora.arms import TrainConfig, check_keys
+from wellworn.lora.models import Loaded
 from wellworn.lora.random_lora import random_lora
+
+if TYPE_CHECKING:
+    from wellworn.lora.train import Writes
 
 
 def chat_stage(context: StudyContext) -> Stage:
@@ -41,26 +46,50 @@ def train_stage(
     """
 
     def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
-        from wellworn.lora.train import train_sft
-
-        context.drop()
-        base = context.load()
         taught = load_answers(folders["answers"], [turn.question for turn in turns]) if answers_of else turns
-        rows = [context.chat(base).training_row(turn) for turn in taught]
-        curve = train_sft(
-            base,
-            rows,
-            config,
-            seed=seed_for(seed, "train"),
-            out=out / "adapter",
-            work=out / WORK,
-            progress=lambda step, steps, loss: tick(step, steps, "" if loss is None else f"loss {loss:.2f}"),
-        )
-        return {"training.json": curve}
+        context.drop()
+        return train_adapter(context, context.load(), taught, config, seed_for(seed, "train"), out, tick)
 
     plain = {**context.identity(), "turns": fingerprint(turns), "train": config.model_dump(mode="json"), "seed": seed}
     inputs = {"answers": answers_of} if answers_of else {}
     return Stage(kind=kinds.TRAIN, config=plain, inputs=inputs, title=title, compute=compute, check=lambda: check_keys(config))
+
+
+def train_adapter(
+    context: StudyContext,
+    base: Loaded,
+    turns: Sequence[Turn],
+    config: TrainConfig,
+    seed: int,
+    out: Path,
+    tick: TickFn,
+    confined: "Mapping[int, Writes] | None" = None,
+) -> Output:
+    """Train a LoRA adapter into a stage's folder, and return the training curve as its output.
+
+    Args:
+        context: the study's model; its chat format writes the rows.
+        base: a fresh copy of the model, used for nothing else afterwards.
+        turns: the training data.
+        config: the settings of training.
+        seed: random seed of adapter initialisation and data order.
+        out: the stage's folder.
+        tick: shows progress.
+        confined: layer → the part of what its adapters write that is kept.
+    """
+    from wellworn.lora.train import train_sft
+
+    curve = train_sft(
+        base,
+        [context.chat(base).training_row(turn) for turn in turns],
+        config,
+        seed=seed,
+        out=out / "adapter",
+        work=out / WORK,
+        progress=lambda step, steps, loss: tick(step, steps, "" if loss is None else f"loss {loss:.2f}"),
+        confined=confined,
+    )
+    return {"training.json": curve}
 
 
 def adapter_stage(context: StudyContext, folder: Path, title: str) -> Stage:
