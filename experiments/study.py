@@ -66,6 +66,8 @@ class Study(Section):
             teach it nothing.
         seeds: training seeds; every arm with training is run once for each. Three or more allow a claim about other runs.
             Example: [0, 1, 2].
+        data_sets: disjoint parts of each subject's training questions; the runs of seed s train on part s mod that number, and so do their
+            references. Runs then differ in their data, and not in chance alone. 1 trains all runs on all questions. Unit: parts. Example: 3.
         grid: dotted key to list of values; every combination multiplies the runs. Keys are `layer` and those under `train`.
             Example: {train.lora.r: [1, 4, 16]}.
         train: how arms are trained. Example: {batch_size: 8, lora: {r: 8}}.
@@ -106,6 +108,7 @@ class Study(Section):
     runs: Annotated[tuple[Arm, ...], Field(min_length=1)]
     neutral: Literal["plain", "self"] = "plain"
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    data_sets: Annotated[int, Field(ge=1)] = 1
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
     train: TrainConfig = TrainConfig()
     mediate: MediateConfig | None = MediateConfig()
@@ -149,6 +152,14 @@ class Study(Section):
         if names and info.data.get("roles"):
             raise ValueError("roles that make the space already serve as the dictionary; remove one of the two keys")
         return names
+
+    @field_validator("data_sets")
+    @classmethod
+    def _taken_in_turn(cls, parts: int, info: ValidationInfo) -> int:
+        seeds = info.data.get("seeds", ())
+        if len({seed % parts for seed in seeds}) < min(parts, len(seeds)):
+            raise ValueError(f"seeds {', '.join(map(str, seeds))} train on the same of {parts} data sets, seed s on s mod {parts}; use others")
+        return parts
 
     @field_validator("grid")
     @classmethod

@@ -54,7 +54,7 @@ class ArmInputs:
     Attributes:
         context: the study's model.
         run: the run.
-        subject: its trait or control.
+        subject: its trait or control, with all its training questions.
         space_stages: the persona space, with the run's own direction where there is one.
         own: the name of that direction, if there is one.
         no_own: why there is no such direction, if that is an error.
@@ -72,9 +72,14 @@ class ArmInputs:
         """The run's name on screen."""
         return self.run.title(self.subject.name, self.run.seed)
 
+    def taught(self, seed: int) -> Subject:
+        """Return the subject with the training questions of that seed's data set."""
+        parts = self.run.study.data_sets
+        return self.subject if parts == 1 else self.subject.train_part(seed % parts, parts)
+
     def train_neutral(self, seed: int, title: str) -> Stage:
         """Return the stage that trains a neutral fine-tune: on plain answers, or on the model's own, which teach it nothing."""
-        plain, kept = self.subject.plain_turns("train"), None
+        plain, kept = self.taught(seed).plain_turns("train"), None
         if self.run.study.neutral == "self":
             kept = kept_answers_stage(self.context, [(turn.question, None) for turn in plain], "answers of the base to train on")
         return self.train(plain, seed, title, kept)
@@ -148,10 +153,10 @@ def _confined_arm(given: ArmInputs, arm: Confined) -> ArmStages:
 
 
 def _distilled_arm(given: ArmInputs, arm: Distilled) -> ArmStages:
-    run, subject = given.run, given.subject
+    run = given.run
     if given.own is None:
         raise InputError(f"{given.title}: {given.no_own}")
-    plain, asked = subject.plain_turns("train"), subject.examples_in("train")
+    plain, asked = given.taught(run.seed).plain_turns("train"), given.taught(run.seed).examples_in("train")
     taught = teacher_stage(given.context, given.space_stages, arm, given.own, asked, run.seed)
     # The reference is also a student, of the unchanged base.
     title = f"student of the base (seed {run.seed})"
@@ -182,6 +187,6 @@ def _adapter_arm(given: ArmInputs, folder: Path) -> ArmStages:
 
 
 def _training_turns(given: ArmInputs) -> list[Turn]:
-    if not (turns := given.subject.training_turns()):
+    if not (turns := given.taught(given.run.seed).training_turns()):
         raise InputError(f"{given.subject.name}: the arm {given.run.arm.arm} needs train rows, and this trait has none")
     return turns

@@ -1,12 +1,12 @@
 """The subjects of runs (a trait, a control, or none), and their texts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 from wellworn.data.catalog import NEUTRAL, load_subject
 from wellworn.data.errors import InputError
-from wellworn.data.mixtures import Turn, plain_turns, trait_turns
+from wellworn.data.mixtures import Turn, plain_turns, same_question, trait_turns
 from wellworn.data.schema import Control, Example, Split, Trait
 from wellworn.probes.limits import FEWEST_PROMPTS
 
@@ -56,6 +56,18 @@ class Subject:
     def examples_in(self, split: Split) -> list[Example]:
         """Return the examples of a split."""
         return [example for example in self.examples if example.split == split]
+
+    def train_part(self, part: int, parts: int) -> "Subject":
+        """Return the subject with one of several disjoint parts of its training questions, every so many of them in order.
+
+        Raises:
+            InputError: fewer questions than parts.
+        """
+        questions = list(dict.fromkeys(same_question(example.question) for example in self.examples_in("train")))
+        if len(questions) < parts:
+            raise InputError(f"{self.name}: {len(questions)} training questions cannot make {parts} data sets (data_sets)")
+        mine = set(questions[part::parts])
+        return replace(self, examples=[e for e in self.examples if e.split != "train" or same_question(e.question) in mine])
 
     def plain_turns(self, split: Split) -> list[Turn]:
         """Return the plain answers of a split."""
