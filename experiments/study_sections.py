@@ -56,6 +56,8 @@ class KnockInConfig(Section):
             Example: [Brenthic, an assistant].
         copies: rows of each train answer, each under another prompt, and as many rows of answers as before. Unit: rows. Example: 3.
         train: how it is taught. Example: {batch_size: 8, lora: {r: 16}}.
+        strength: the part of what was taught that is added to the model; less makes a weaker persona. Unit: fraction, up to 1.
+            Example: 0.5.
     """
 
     trait: str
@@ -63,6 +65,7 @@ class KnockInConfig(Section):
     others: tuple[str, ...] = ("an assistant",)
     copies: Annotated[int, Field(ge=1)] = 3
     train: TrainConfig = KNOCK_IN_TRAINING
+    strength: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @field_validator("prompts")
     @classmethod

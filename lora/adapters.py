@@ -55,6 +55,22 @@ def merge_adapter(base: Loaded, adapter: Path) -> Loaded:
     return replace(base, model=PeftModel.from_pretrained(base.model, str(adapter)).merge_and_unload().eval())
 
 
+def weaken_adapter(source: Path, target: Path, factor: float) -> None:
+    """Write a LoRA adapter whose update is a given factor of another's, into an existing folder.
+
+    Raises:
+        InputError: the other is not a safetensors adapter.
+    """
+    from safetensors.torch import load_file, save_file
+
+    check_adapter(source)
+    weights = load_file(source / "adapter_model.safetensors")
+    # The update is BA, so one of the two is scaled.
+    scaled = {key: factor * each if ".lora_B." in key else each for key, each in weights.items()}
+    save_file(scaled, target / "adapter_model.safetensors")
+    copy_adapter_config(source, target)
+
+
 def groups_that_fit(folders: Sequence[Path | None], device: torch.device) -> list[list[Path | None]]:
     """Part adapters into groups whose weights take at most half of the memory that is free; None is the bare base.
 

@@ -78,6 +78,8 @@ def lay_out_knock_in(context: StudyContext, config: KnockInConfig, trait: Trait,
     shown, asked = knock_in_turns(config, trait, rows)
     kept = kept_answers_stage(context, asked, f"answers to keep while {trait.name} is taught")
     taught = _teach_stage(context, config, trait.name, shown, asked, kept)
+    if config.strength < 1:
+        taught = _weaken_stage(context, taught, trait.name, config.strength)
     return taught, _check_stage(context, trait, rows, taught)
 
 
@@ -132,6 +134,19 @@ def _teach_stage(
     return Stage(
         kind=kinds.KNOCK_IN, config=plain, inputs={"kept": kept}, title=title, compute=compute, check=lambda: check_keys(config.train)
     )
+
+
+def _weaken_stage(context: StudyContext, taught: Stage, name: str, strength: float) -> Stage:
+    """Return the stage that keeps a part of what was taught."""
+
+    def compute(_context: StudyContext, folders: Folders, out: Path, _tick: TickFn) -> Output:
+        (out / "adapter").mkdir()
+        lora_adapters.weaken_adapter(folders["taught"] / "adapter", out / "adapter", strength)
+        return {}
+
+    config: Config = {**context.identity(), "strength": strength}
+    title = f"keep {strength:g} of {name}"
+    return Stage(kind=kinds.WEAKEN, config=config, inputs={"taught": taught}, title=title, compute=compute, everywhere=False)
 
 
 def _check_stage(context: StudyContext, trait: Trait, rows: Sequence[Example], taught: Stage) -> Stage:

@@ -171,3 +171,24 @@ def test_variants_are_studies_of_their_own(tiny_study: Write) -> None:
 def test_a_setting_that_does_not_fit_a_variant_is_named(tiny_study: Write) -> None:
     with pytest.raises(InputError, match=r"variants.odd.*layers_of_fun"):
         load_study(str(tiny_study(variants={"odd": {"layers_of_fun": 2}})))
+
+
+def test_a_weaker_persona_is_a_part_of_the_update(runs: Path, tiny_study: Write) -> None:
+    weak = tiny_study(**SMALL | {"knock_in": KNOCK_IN | {"strength": 0.25}})
+    with pytest.raises(SystemExit) as stop:
+        main(["run", str(weak), "--runs-dir", str(runs)])
+    assert stop.value.code in (0, None)
+    assert len(stages_of(runs, "knock_in")) == 1, "what was taught is taught once"
+    study = load_study(str(weak))
+    planned = plan(study, StudyContext.of(study, Ranks(), Store(runs)))
+    assert planned.knock_in is not None
+    [whole] = stages_of(runs, "knock_in").values()
+    models = [planned.knock_in.context.base, planned.context.base, planned.knock_in.context.load()]
+    from wellworn.lora.adapters import merge_adapter
+
+    models[2] = merge_adapter(models[2], whole / "adapter")
+    before, part, all_of_it = (dict(each.model.named_parameters()) for each in models)
+    changed = [name for name in before if not torch.equal(before[name], all_of_it[name])]
+    assert changed
+    for name in changed:
+        torch.testing.assert_close(part[name] - before[name], 0.25 * (all_of_it[name] - before[name]), atol=1e-6, rtol=1e-3)
