@@ -195,7 +195,7 @@ def bench(
 
 @app.command(epilog=examples("wellworn simulate shares", "wellworn simulate nulls --repeats 200 --seed 1"))
 def simulate(
-    kind: Annotated[str, typer.Argument(help="shares, crossed, kappa, nulls, pipeline or spectra.")],
+    kind: Annotated[str, typer.Argument(help="shares, crossed, kappa, nulls, pipeline, true_shares or spectra.")],
     repeats: Annotated[int, typer.Option(help="Draws for each row, at least 100.")] = 1000,
     seed: Annotated[int, typer.Option(help="Random seed of all draws.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all rows to FILE.")] = None,

@@ -67,7 +67,8 @@ class Study(Section):
         seeds: training seeds; every arm with training is run once for each. Three or more allow a claim about other runs.
             Example: [0, 1, 2].
         data_sets: disjoint parts of each subject's training questions; the runs of seed s train on part s mod that number, and so do their
-            references. Runs then differ in their data, and not in chance alone. 1 trains all runs on all questions. Unit: parts. Example: 3.
+            references. Runs then differ in their data, and not in chance alone. 1 trains all runs on all questions. Unit: parts.
+            Example: 3.
         grid: dotted key to list of values; every combination multiplies the runs. Keys are `layer` and those under `train`.
             Example: {train.lora.r: [1, 4, 16]}.
         train: how arms are trained. Example: {batch_size: 8, lora: {r: 8}}.
@@ -158,7 +159,8 @@ class Study(Section):
     def _taken_in_turn(cls, parts: int, info: ValidationInfo) -> int:
         seeds = info.data.get("seeds", ())
         if len({seed % parts for seed in seeds}) < min(parts, len(seeds)):
-            raise ValueError(f"seeds {', '.join(map(str, seeds))} train on the same of {parts} data sets, seed s on s mod {parts}; use others")
+            named = ", ".join(map(str, seeds))
+            raise ValueError(f"seed s trains on data set s mod {parts}, which is the same for some of the seeds {named}; use others")
         return parts
 
     @field_validator("grid")

@@ -25,7 +25,7 @@ from wellworn.experiments.findings.statements import Statement, state
 from wellworn.experiments.findings.verdict import P_LEVEL, Carried, Evidence, Verdict, verdict
 from wellworn.experiments.findings.written import Written, written_shares
 from wellworn.experiments.stages.capability import Capability, capability
-from wellworn.experiments.stages.measurement import EffectShares, Measurement
+from wellworn.experiments.stages.measurement import EffectShares, Measurement, ShareOfTruth
 from wellworn.probes.geometry.novelty import Novelty
 from wellworn.probes.geometry.weights import Summary as Writes
 from wellworn.probes.mediation.shares import WHOLE
@@ -54,6 +54,7 @@ class _RunShares(Record):
     layers_above_chance: Sequence[int] | None = None
     share_effect: Interval | None = None
     share_effect_full: Interval | None = None
+    true_shares: Mapping[str, ShareOfTruth] | None = None
     coordinates: Mapping[str, float] | None = None
     disattenuated: Mapping[str, float | None] | None = None
     nearest: Sequence[Persona] | None = None
@@ -105,6 +106,7 @@ class RunRow(_RunRest, OtherOutcomes, MediatedShares, _RunShares):
         layers_above_chance: layers with p of .05 or less, corrected for all layers by max-T.
         share_effect: F* = (F − chance) / (1 − chance), the share beyond chance.
         share_effect_full: F* in the space with the run's own direction.
+        true_shares: F without the noise of directions: in the run's `own` true direction, and in the `full` span of all that were found.
         coordinates: the signed cosine of the shift with every direction of the library.
         disattenuated: the same, corrected for the noise of both.
         nearest: the personas nearest the shift.
@@ -207,6 +209,7 @@ def _with_shares(
             "effect": effect and effect.estimate,
             "effect_base": effect_base and effect_base.estimate,
             "share_base": before and before.share,
+            "true_shares": facts.true_shares,
             "coordinates": shift.coordinates,
             "disattenuated": shift.disattenuated,
             "nearest": nearest,

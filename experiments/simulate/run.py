@@ -12,7 +12,7 @@ from rich.table import Table
 from wellworn.data.errors import InputError
 from wellworn.data.wording import did_you_mean
 from wellworn.experiments.engine.store import commit, versions, write_json
-from wellworn.experiments.simulate import crossed, kappa, nulls, shares, spectra
+from wellworn.experiments.simulate import crossed, kappa, nulls, shares, spectra, true_shares
 from wellworn.experiments.simulate.rows import Row
 
 FEWEST_REPEATS = 100
@@ -26,12 +26,13 @@ KINDS: dict[str, tuple[Callable[[int, int], list[Row]], Callable[[Row], list[str
     "kappa": (kappa.simulate_kappa, kappa.missed_targets),
     "nulls": (nulls.null_sizes, None),
     "pipeline": (nulls.pipeline_sizes, None),
+    "true_shares": (true_shares.simulate_true_shares, true_shares.missed_targets),
     "spectra": (spectra.simulate_spectra, spectra.missed_targets),
 }
 
 
 def simulate(kind: str, repeats: int, seed: int, out: Path | None, console: Console) -> None:
-    """Run `shares`, `crossed`, `kappa`, `nulls`, `pipeline` or `spectra`.
+    """Run `shares`, `crossed`, `kappa`, `nulls`, `pipeline`, `true_shares` or `spectra`.
 
     Raises:
         InputError: an unknown simulation, too few repeats, or a negative seed.

@@ -25,6 +25,7 @@ from wellworn.experiments.stages.measurement import (
     NearPersona,
     ReferenceReading,
     ShareInSpace,
+    ShareOfTruth,
     ShiftReading,
 )
 from wellworn.experiments.stages.mediation import Mediated, load_mediated
@@ -34,6 +35,7 @@ from wellworn.experiments.stages.readings import PROMPT_LAST, RESPONSE
 from wellworn.probes.geometry.nearest import nearest, rank_of
 from wellworn.probes.geometry.nulls import Null, NullShare, compare, joint_shares, leaves_nothing, null_shares
 from wellworn.probes.geometry.shift import debiased_norms, share_inside
+from wellworn.probes.geometry.true_share import true_share
 from wellworn.probes.statistics.corrections import max_t
 from wellworn.probes.statistics.intervals import FloatArray, finite, mean_interval, standard_error
 
@@ -99,6 +101,18 @@ def shift_reading(space: PersonaSpace, layer: int, differences_nD: FloatArray, b
         # The rest of the mean square depends on the context.
         constant_part=squared / (squared + spread) if squared + spread > 0 else None,
     )
+
+
+def true_shares(space: PersonaSpace, layer: int, differences_nD: FloatArray, own: str | None) -> dict[str, ShareOfTruth]:
+    """Return the shares inside the true own direction, and inside the span of all that were found; none where roles make the space."""
+    members = space.members(layer).traits if space.roles is None else ()
+    spans = {"own": [i for i in members if space.names[i] == own], "full": list(members)}
+    out = {}
+    for name, traits in spans.items():
+        if traits:
+            found = true_share(differences_nD, [space.differences(layer, i) for i in traits], [space.asked[i] for i in traits])
+            out[name] = ShareOfTruth(share=found.estimate, why=found.why)
+    return out
 
 
 def layer_curve(space: PersonaSpace, differences_nLD: FloatArray, own: str | None) -> LayerCurve:
@@ -257,6 +271,7 @@ def measure(
         personas=nearest_personas(space, layer, shift[:, layer], own),
         by_layer=layer_curve(space, shift, own),
         projections={name: [at.get(name) for at in cosines] for name in space.names},
+        true_shares=true_shares(space, layer, shift[:, layer], own),
         found=[name for name, found in zip(space.names, space.found[:, layer], strict=True) if found],
         no_space=space.no_space(layer, own),
         # Roles make a space of k dimensions out of many more directions.

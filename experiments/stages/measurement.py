@@ -48,6 +48,18 @@ class ShareInSpace(Record):
     isotropic_p: float | None
 
 
+class ShareOfTruth(Record):
+    """The share of a shift inside the span of the true directions, without the noise of the measured ones (errors-in-variables).
+
+    Attributes:
+        share: the share; null where it is refused.
+        why: what refused it, in words.
+    """
+
+    share: Interval | None
+    why: str | None
+
+
 class ShiftReading(Record):
     """One paired shift at the run's layer.
 
@@ -291,6 +303,8 @@ class Measurement(Record):
         personas: the personas that the headline's shift lies nearest.
         by_layer: the headline's share at every layer.
         projections: trait → the cosine of the headline's shift with its direction at every layer.
+        true_shares: `own` (the run's own direction alone, where it was found) and `full` (all directions that were found) → the headline's
+            share without the noise of directions; empty where roles make the space.
         found: the traits with a direction found at the layer.
         no_space: why there is no persona space without the own direction, in words.
         roles: whether roles make the space together with the traits.
@@ -304,6 +318,7 @@ class Measurement(Record):
     personas: NearestPersonas
     by_layer: LayerCurve
     projections: Mapping[str, Sequence[float | None]]
+    true_shares: Mapping[str, ShareOfTruth]
     found: Sequence[str]
     no_space: str | None
     roles: bool
