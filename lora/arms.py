@@ -1,12 +1,16 @@
 """What can be done to a model in an experiment: one config class per arm, and how arms are trained."""
 
 from functools import partial
+from math import ceil
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from wellworn.data.errors import InputError
 from wellworn.lora.keys import Section, beyond_lora, refuse_owned, unknown_keys
+
+
+DEFAULT_EPOCHS = 2
 
 
 class _Config(BaseModel):
@@ -141,6 +145,18 @@ class TrainConfig(_Config):
         if reason := beyond_lora(keys):
             raise ValueError(reason)
         return keys
+
+    def steps(self, rows: int) -> int:
+        """Return the number of optimiser steps that training on so many rows takes."""
+        if (fixed := self.sft.get("max_steps", -1)) > 0:
+            return int(fixed)
+        return ceil(self.sft.get("num_train_epochs", DEFAULT_EPOCHS) * ceil(rows / self.batch_size))
+
+    def in_one_pass(self, rows: int) -> tuple["TrainConfig", int]:
+        """Return settings of as many steps that read no row twice, and how many rows take the place of each for that."""
+        steps = self.steps(rows)
+        sft = {key: value for key, value in self.sft.items() if key != "num_train_epochs"} | {"max_steps": steps}
+        return self.model_copy(update={"sft": sft}), ceil(steps * self.batch_size / rows)
 
     def find_unknown_keys(self) -> dict[tuple[Section, str], str]:
         """Return what is wrong with each key that PEFT or TRL does not have: (section, key) → message."""

@@ -22,14 +22,14 @@ from trl import SFTConfig, SFTTrainer
 
 from wellworn.data.errors import InputError
 from wellworn.lora.adapters import copy_adapter_config
-from wellworn.lora.arms import TrainConfig
+from wellworn.lora.arms import DEFAULT_EPOCHS, TrainConfig
 from wellworn.lora.models import Loaded
 from wellworn.probes.reading.layers import decoder_blocks
 
 LORA_DEFAULTS: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
 # A quarter of a run is the most that a kill costs. Checkpointing activations costs half as much compute again.
 SFT_DEFAULTS: dict[str, Any] = {
-    "num_train_epochs": 2,
+    "num_train_epochs": DEFAULT_EPOCHS,
     "learning_rate": 4e-4,
     "logging_steps": 1,
     "save_steps": 0.25,

@@ -78,11 +78,17 @@ class ArmInputs:
         return self.subject if parts == 1 else self.subject.train_part(seed % parts, parts)
 
     def train_neutral(self, seed: int, title: str) -> Stage:
-        """Return the stage that trains a neutral fine-tune: on plain answers, or on the model's own, which teach it nothing."""
-        plain, kept = self.taught(seed).plain_turns("train"), None
-        if self.run.study.neutral == "self":
-            kept = kept_answers_stage(self.context, [(turn.question, None) for turn in plain], "answers of the base to train on")
-        return self.train(plain, seed, title, kept)
+        """Return the stage that trains a neutral fine-tune: on plain answers, or on the model's own, which teach it nothing.
+
+        No answer of its own is read twice: a model that reads one again learns that one, and drifts from what it was.
+        """
+        plain, config = self.taught(seed).plain_turns("train"), self.run.study.train
+        if self.run.study.neutral == "plain":
+            return self.train(plain, seed, title)
+        config, copies = config.in_one_pass(len(plain))
+        turns = plain * copies
+        kept = kept_answers_stage(self.context, [(turn.question, None) for turn in turns], "answers of the base to train on")
+        return train_stage(self.context, turns, config, seed, f"train {title}", kept)
 
     def train(self, turns: Sequence[Turn], seed: int, title: str, answers_of: Stage | None = None) -> Stage:
         """Return the stage that trains an adapter with the study's settings."""

@@ -60,11 +60,11 @@ def answer_stage(context: StudyContext, condition: Condition, questions: Sequenc
 def kept_answers_stage(context: StudyContext, asked: Sequence[tuple[str, str | None]], title: str) -> Stage:
     """Sample the model's own answers at temperature 1, as training data that is to change nothing.
 
-    On these, the gradient of training is zero on average for as long as the model is what it was.
+    On these, the gradient of training is zero on average for as long as the model is what it was, and no answer is read twice.
 
     Args:
         context: the study's model.
-        asked: questions, each under its own system prompt or the default one.
+        asked: questions, each under its own system prompt or the default one; one that is asked again gets another answer.
         title: the stage's name on screen.
     """
 

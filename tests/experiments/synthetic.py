@@ -72,6 +72,7 @@ def facts(
         "reference": "neutral" if neutral else "base",
         "references": {"base": reading} | ({"neutral": reading} if neutral else {}),
         "by_layer": dict.fromkeys(("share", "low", "high", "p", "p_max_t"), values) | {"null_mean": null, "null_high": null},
+        "true_shares": {},
         "projections": {name: [0.1 * i - 0.1] * depth for i, name in enumerate(LIBRARY)},
         "found": [] if empty else LIBRARY,
         "personas": {

@@ -11,6 +11,7 @@ from wellworn.experiments.stages.measure import layer_curve, measure, null_curve
 from wellworn.experiments.stages.measurement import ShareInSpace
 from wellworn.experiments.stages.mediation import Mediated
 from wellworn.experiments.stages.readings import PROMPT_LAST, RESPONSE
+from wellworn.probes.geometry.true_share import true_share
 from wellworn.probes.statistics.intervals import Estimate, FloatArray
 
 LAYERS, WIDTH, PROMPTS = 3, 64, 24
@@ -89,6 +90,27 @@ def test_a_run_is_also_held_against_the_space_without_the_runs_own_direction(spa
     assert share_of(full).value == pytest.approx(0.36, abs=0.02)
     assert own_removed.effect is not None
     assert own_removed.effect.high < 0.1
+
+
+def test_shares_in_true_directions_are_those_of_the_readings_behind_them(space: PersonaSpace, readings: dict) -> None:  # type: ignore[type-arg]
+    evoking = [each.copy() for each in space.states]
+    for i, each in enumerate(evoking):
+        each[:, 0] += 40 * space.vectors[i]
+    evoked = replace(space, states=evoking)
+    facts, arrays = measure(evoked, 1, "pirate", readings, "neutral")
+    assert set(facts.true_shares) == {"own", "full"}
+    for name, traits in (("own", [0]), ("full", [0, 1, 2, 3])):
+        found = facts.true_shares[name]
+        assert found.why is None
+        assert found.share is not None
+        assert found.share.value == pytest.approx(0.36, abs=0.02)
+        expected = true_share(arrays["shifts"], [evoked.differences(1, i) for i in traits], ["bank"] * len(traits))
+        assert found.share == expected.estimate
+    # The states of the fixture evoke nothing.
+    refused = measure(space, 1, None, readings, "neutral")[0].true_shares
+    assert set(refused) == {"full"}
+    assert refused["full"].share is None
+    assert refused["full"].why
 
 
 def test_the_trait_effect_is_paired_by_question(readings: dict) -> None:  # type: ignore[type-arg]
