@@ -9,7 +9,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from wellworn.data.errors import InputError
 from wellworn.lora.keys import Section, beyond_lora, refuse_owned, unknown_keys
 
-
 DEFAULT_EPOCHS = 2
 
 
@@ -150,7 +149,7 @@ class TrainConfig(_Config):
         """Return the number of optimiser steps that training on so many rows takes."""
         if (fixed := self.sft.get("max_steps", -1)) > 0:
             return int(fixed)
-        return ceil(self.sft.get("num_train_epochs", DEFAULT_EPOCHS) * ceil(rows / self.batch_size))
+        return ceil(float(self.sft.get("num_train_epochs", DEFAULT_EPOCHS)) * ceil(rows / self.batch_size))
 
     def in_one_pass(self, rows: int) -> tuple["TrainConfig", int]:
         """Return settings of as many steps that read no row twice, and how many rows take the place of each for that."""

@@ -13,7 +13,7 @@ from wellworn.experiments.findings.novelty import joint_scores, judge_novelty, o
 from wellworn.experiments.findings.null_ranks import own_removed
 from wellworn.experiments.findings.pathways import Pathways, pathways_of
 from wellworn.experiments.findings.results import Results, RunResult, run_name
-from wellworn.experiments.findings.run_rows import RUNS_FOR_A_CLAIM, capability_of, mediation_evidence, statement_of
+from wellworn.experiments.findings.run_rows import capability_of, is_claimable, mediation_evidence, statement_of
 from wellworn.experiments.findings.score_agreement import RunScores, score_runs
 from wellworn.experiments.findings.statements import Statement
 from wellworn.experiments.findings.verdict import Evidence, Verdict, verdict
@@ -24,7 +24,8 @@ from wellworn.experiments.stages.mediation_shares import shares_of_effect
 from wellworn.probes.geometry.novelty import Novelty
 from wellworn.probes.geometry.nulls import beyond
 from wellworn.probes.geometry.shift import Share, cross_run_share, share_over_runs
-from wellworn.probes.statistics.intervals import Estimate, FloatArray, crossed_interval, standard_error
+from wellworn.probes.statistics.corrections import benjamini_hochberg
+from wellworn.probes.statistics.intervals import Estimate, FloatArray, PooledRuns, crossed_interval, standard_error
 
 
 class _GroupShares(Record):
@@ -48,6 +49,7 @@ class _GroupRest(Record):
     capability: Capability | None
     statement: Statement | None
     pathways: Mapping[str, Pathways] | None
+    own_p_adjusted: float | None = None
     written: Mapping[str, Written] | None
     verdict: str
     why: str | None
@@ -80,10 +82,11 @@ class GroupRow(_GroupRest, OtherOutcomes, MediatedShares, _GroupShares):
         capability: capabilities relative to the base.
         statement: what may be said of how much of the change is existing; null where that was not measured.
         pathways: reference → where the change goes, the headline's first; null where that was not measured.
+        own_p_adjusted: p of the own direction against chance directions, corrected for the study's groups (Benjamini and Hochberg).
         written: reference → what adapters write along persona directions; null where that was not measured.
         verdict: the verdict's name.
         why: the numbers behind it, in words.
-        provisional: whether there are fewer than three runs.
+        provisional: whether there are fewer than three runs on training data of their own.
         verdicts: the verdict of each run.
     """
 
@@ -93,36 +96,49 @@ class GroupRow(_GroupRest, OtherOutcomes, MediatedShares, _GroupShares):
         return run_name(self.arm, self.trait, self.settings)
 
 
-def group_rows(results: Results, adjusted: Sequence[float | None], verdicts: Sequence[str | None]) -> list[GroupRow]:
+def group_runs(results: Results) -> list[list[int]]:
+    """Return the places of runs that differ in their seed alone, and have a joint result: two or more in a group."""
+    groups = []
+    numbered = list(enumerate(results.runs))
+    for _, members in itertools.groupby(numbered, key=lambda each: each[1].entry.group):
+        places = [i for i, run in members if run.facts is not None]
+        # Neutral runs, each compared with the next, have mean shifts that sum to zero, so they have no joint result.
+        if len(places) >= 2 and results.runs[places[0]].entry.trait != NEUTRAL:
+            groups.append(places)
+    return groups
+
+
+def group_rows(
+    results: Results, adjusted: Sequence[float | None], verdicts: Sequence[str | None], between_runs: PooledRuns | None
+) -> list[GroupRow]:
     """Return the joint results of runs of several seeds.
 
     Args:
         results: the study's results.
         adjusted: for each run, p against N1, corrected for the study's runs.
         verdicts: for each run, the verdict's name.
+        between_runs: how much κ varies between the runs of a group, pooled over the study's groups.
     """
-    groups = []
-    numbered = list(enumerate(results.runs))
-    for _, members in itertools.groupby(numbered, key=lambda each: each[1].entry.group):
-        places = [i for i, run in members if run.facts is not None]
-        runs = [results.runs[i] for i in places]
-        # Neutral runs, each compared with the next, have mean shifts that sum to zero, so they have no joint result.
-        if len(runs) < 2 or runs[0].entry.trait == NEUTRAL:
-            continue
+    rows = []
+    for places in group_runs(results):
         # All runs must reject: the largest of their corrected p.
         p = max(1.0 if (each := adjusted[i]) is None else each for i in places)
-        groups.append(_group_row(results, runs, p, [verdicts[i] for i in places]))
-    return groups
+        rows.append(_group_row(results, [results.runs[i] for i in places], p, [verdicts[i] for i in places], between_runs))
+    chance = [next(iter(row.pathways.values())).chance_own if row.pathways else None for row in rows]
+    corrected = benjamini_hochberg([each.p if each else None for each in chance])
+    return [row.model_copy(update={"own_p_adjusted": p}) for row, p in zip(rows, corrected, strict=True)]
 
 
-def _group_row(results: Results, runs: Sequence[RunResult], p: float, verdicts: Sequence[str | None]) -> GroupRow:
+def _group_row(
+    results: Results, runs: Sequence[RunResult], p: float, verdicts: Sequence[str | None], between_runs: PooledRuns | None
+) -> GroupRow:
     entry, readings = runs[0].entry, [own_removed(run) for run in runs]
     effect_RQ, (share, star) = _stack_effects(runs), _joint_share(runs)
     effect = None if effect_RQ is None else crossed_interval(effect_RQ)
     analysis, rest = _headline(runs), judge_novelty(results, runs)
     judged = _judge(runs, effect_RQ, effect, share, star, p, analysis, rest)
     nearest, nearest_high, own_ranks = nearest_to_group(runs)
-    pathways = pathways_of(runs)
+    pathways = pathways_of(runs, between_runs)
     return GroupRow(
         arm=entry.arm,
         trait=entry.trait,
@@ -141,12 +157,12 @@ def _group_row(results: Results, runs: Sequence[RunResult], p: float, verdicts: 
         novelty=rest,
         scores=score_runs(runs),
         capability=capability_of(results, runs),
-        statement=statement_of(results, entry.trait, pathways),
+        statement=statement_of(results, runs, pathways),
         pathways=pathways,
         written=written_shares(runs),
         verdict=judged.name,
         why=judged.why,
-        provisional=len(runs) < RUNS_FOR_A_CLAIM,
+        provisional=not is_claimable(results, runs[0]),
         verdicts=verdicts,
     )
 

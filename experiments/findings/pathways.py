@@ -1,6 +1,7 @@
 """Where a change goes: the shares of pathways of one run, or of runs that differ in their seed alone, from stored outcomes."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -9,11 +10,22 @@ from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.findings.results import RunResult
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, parse_part, parts_named
 from wellworn.experiments.stages.pathways import ALONE, AT, BEST, CHANCE_OTHERS, CHANCE_OWN, FIRST, UNTIL, PathwayFacts, PathwayOutcomes
-from wellworn.probes.mediation.pathways import OTHERS, OWN, REST, Floor, floor, scaled_share, stack
+from wellworn.probes.mediation.pathways import OTHERS, OWN, REST, Floor, above_floor, floor, scaled_share, stack
 from wellworn.probes.mediation.shares import MIN_STANDARD_ERRORS, Outcomes, is_within_noise
-from wellworn.probes.statistics.intervals import Estimate, FloatArray, crossed_interval, mean_interval, ratio_interval, standard_error
+from wellworn.probes.statistics.intervals import (
+    Estimate,
+    FloatArray,
+    PooledRuns,
+    crossed_interval,
+    mean_interval,
+    pool_runs,
+    ratio_interval,
+    standard_error,
+)
 
 T = TypeVar("T")
+# The effect, what goes through the own direction and through the best one, the floor, and the places of its questions.
+_Scale = tuple[FloatArray, FloatArray, FloatArray, Floor, Sequence[int]]
 TRAIT, PLAIN, CONTRAST = "trait", "plain", "contrast"
 
 
@@ -107,14 +119,78 @@ class Pathways(Record):
     last_layer: Window | None
 
 
-def pathways_of(runs: Sequence[RunResult]) -> Mapping[str, Pathways] | None:
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """The outcomes of one run, or of several, relative to one reference.
+
+    Attributes:
+        facts: what was patched.
+        changes: outcome → its change under every intervention.
+        few: that of the headline's on the questions of chance spaces; None where none were drawn, or nothing changed there.
+        floor: what chance directions mediate in place of the own one, if there are any.
+        best: number of dimensions → the name of the change's own best directions.
+    """
+
+    facts: PathwayFacts
+    changes: Mapping[str, Outcomes]
+    few: Outcomes | None
+    floor: Floor | None
+    best: Mapping[str, str]
+
+    @classmethod
+    def of(cls, measured: Sequence[PathwayOutcomes]) -> "_Read":
+        facts = measured[0].facts
+        # Of several runs [interventions, 2, runs, questions].
+        scores, further = (stack_runs([getattr(each, name) for each in measured]) for name in ("logprob", "further"))
+        named = dict(zip(facts.further, further, strict=True))
+        kinds = {TRAIT: scores[:, 0], PLAIN: scores[:, 1], CONTRAST: scores[:, 0] - scores[:, 1]}
+        by_name = {
+            kind: dict(zip(facts.interventions, each, strict=True)) | (named if kind == TRAIT else {}) for kind, each in kinds.items()
+        }
+        changes = {kind: _parse(each) for kind, each in by_name.items()}
+        found = _why_none(changes[TRAIT], TRAIT) is None
+        few = _few_questions(measured, by_name[TRAIT]) if found else None
+        # Shares on a few questions need a change on these.
+        few = few if few and _why_none(few, TRAIT) is None else None
+        own = _chance(few, facts, CHANCE_OWN, given=None) if OWN in facts.parts else None
+        best = {name.removeprefix(BEST): name for name in parts_named(facts.further, BEST)} if found else {}
+        return cls(facts, changes, few, own, best)
+
+    @property
+    def headline(self) -> Outcomes:
+        """The change of answers with the trait."""
+        return self.changes[TRAIT]
+
+    def scale(self) -> _Scale | None:
+        """Return what κ is made of; None where there is none."""
+        if self.floor is None or "1" not in self.best:
+            return None
+        moved, ceiling = _through(self.headline, OWN), _through(self.headline, self.best["1"])
+        return self.headline.effect, moved, ceiling, self.floor, self.facts.questions
+
+
+def pathways_of(runs: Sequence[RunResult], between_runs: PooledRuns | None = None) -> Mapping[str, Pathways] | None:
     """Return where a change goes against each reference, the headline's first; None where that was not measured.
 
     Args:
         runs: one run, or several that differ in their seed alone; intervals are then over runs × questions.
+        between_runs: how much κ varies between runs, for the interval of the headline's.
     """
-    measured = in_all_runs([run.pathways for run in runs], lambda one, other: _comparable(one.facts, other.facts))
-    return {reference: _pathways(reference, each) for reference, each in measured.items()} or None
+    measured = _measured(runs)
+    headline = next(iter(measured), None)
+    found = {name: _pathways(name, each, between_runs if name == headline else None) for name, each in measured.items()}
+    return found or None
+
+
+def pool_kappas(groups: Sequence[Sequence[RunResult]]) -> PooledRuns | None:
+    """Return how much κ relative to the headline's reference varies between runs, over groups; None for fewer than two with a κ."""
+    headlines = [next(iter(measured.values())) for runs in groups if (measured := _measured(runs))]
+    return pool_runs([above_floor(*scale) for each in headlines if (scale := each.scale())])
+
+
+def _measured(runs: Sequence[RunResult]) -> dict[str, _Read]:
+    found = in_all_runs([run.pathways for run in runs], lambda one, other: _comparable(one.facts, other.facts))
+    return {reference: _Read.of(each) for reference, each in found.items()}
 
 
 def in_all_runs(found: Sequence[Mapping[str, T]], alike: Callable[[T, T], bool]) -> dict[str, list[T]]:
@@ -160,41 +236,26 @@ def _why_none(change: Outcomes, kind: str) -> str | None:
     return f"the change is away from the trait, {number}, so it has no shares" if kind == TRAIT and value < 0 else None
 
 
-def _pathways(reference: str, measured: Sequence[PathwayOutcomes]) -> Pathways:
-    facts = measured[0].facts
-    # Of several runs [interventions, 2, runs, questions].
-    scores, further = (stack_runs([getattr(each, name) for each in measured]) for name in ("logprob", "further"))
-    named = dict(zip(facts.further, further, strict=True))
-    kinds = {TRAIT: scores[:, 0], PLAIN: scores[:, 1], CONTRAST: scores[:, 0] - scores[:, 1]}
-    by_name = {kind: dict(zip(facts.interventions, each, strict=True)) | (named if kind == TRAIT else {}) for kind, each in kinds.items()}
-    changes = {kind: _parse(each) for kind, each in by_name.items()}
-    headline = changes[TRAIT]
-    found = _why_none(headline, TRAIT) is None
-    few = _few_questions(measured, by_name[TRAIT]) if found else None
-    # Shares on a few questions need a change on these.
-    few = few if few and _why_none(few, TRAIT) is None else None
-    own = _chance(few, facts, CHANCE_OWN, given=None) if OWN in facts.parts else None
-    best = {name.removeprefix(BEST): name for name in parts_named(facts.further, BEST)} if found else {}
-    scaled = None
-    if own and "1" in best:
-        scaled = scaled_share(headline.effect, _through(headline, OWN), _through(headline, best["1"]), own, facts.questions)
-    profile = _windows(few, facts) if few else []
+def _pathways(reference: str, read: _Read, between_runs: PooledRuns | None = None) -> Pathways:
+    facts, headline, few = read.facts, read.headline, read.few
+    scale = read.scale()
+    scaled = scaled_share(*scale, between_runs=between_runs) if scale else None
     return Pathways(
         reference=reference,
         layers=facts.layers,
         adapted_above=[layer for layer in facts.adapted if layer > facts.layers[-1]],
         dimensions=facts.dimensions,
         sampled_questions=len(facts.questions),
-        trait=_outcome(changes[TRAIT], TRAIT, facts),
-        plain=_outcome(changes[PLAIN], PLAIN, facts),
-        contrast=_outcome(changes[CONTRAST], CONTRAST, facts),
-        chance_own=chance_record(own),
+        trait=_outcome(read.changes[TRAIT], TRAIT, facts),
+        plain=_outcome(read.changes[PLAIN], PLAIN, facts),
+        contrast=_outcome(read.changes[CONTRAST], CONTRAST, facts),
+        chance_own=chance_record(read.floor),
         chance_others=chance_record(_chance(few, facts, CHANCE_OTHERS, given=OWN) if OTHERS in facts.parts else None),
-        best={k: _share(headline, part) for k, part in best.items()},
+        best={k: _share(headline, part) for k, part in read.best.items()},
         kappa=scaled.value if scaled else None,
         kappa_why=scaled.why if scaled else _why_no_kappa(headline, few, facts),
         room=scaled.room if scaled else None,
-        profile=profile,
+        profile=_windows(few, facts) if few else [],
         last_layer=_window(few, facts, AT) if few else None,
     )
 

@@ -29,6 +29,7 @@ from wellworn.experiments.stages.measurement import EffectShares, Measurement, S
 from wellworn.probes.geometry.novelty import Novelty
 from wellworn.probes.geometry.weights import Summary as Writes
 from wellworn.probes.mediation.shares import WHOLE
+from wellworn.probes.statistics.intervals import Estimate
 
 RUNS_FOR_A_CLAIM = 3
 
@@ -117,7 +118,7 @@ class RunRow(_RunRest, OtherOutcomes, MediatedShares, _RunShares):
         surface: shares on training-like answers.
         response: shares where only the response's tokens were patched.
         generated: shares of the patched models' own answers.
-        provisional: whether the verdict rests on fewer than three independent runs.
+        provisional: whether there are fewer than three runs like it on training data of their own.
         why: the numbers behind the verdict, in words.
         missing: field → why it was not measured.
         novelty: whether the change outside the space is new.
@@ -167,7 +168,7 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
         **vars(shares),
         **vars(mediated_shares(run.facts.headline_analysis if run.facts else None)),
         **vars(other_outcomes({name: run.facts.analysis(name) if run.facts else None for name in OTHERS}, [run])),
-        provisional=not _is_claimable(results, run),
+        provisional=not is_claimable(results, run),
         why=why,
         missing=missing,
         novelty=rest,
@@ -175,7 +176,7 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
         among_roles=among_roles(results, run),
         scores=score_runs([run]),
         capability=capability_of(results, [run]),
-        statement=statement_of(results, entry.trait, pathways),
+        statement=statement_of(results, [run], pathways),
         pathways=pathways,
         stand_ins=stand_in_shares(run),
         written=written_shares([run]),
@@ -185,12 +186,39 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
     )
 
 
-def statement_of(results: Results, trait: str | None, pathways: Mapping[str, Pathways] | None) -> Statement | None:
-    """Return what may be said of a change toward a trait or a control; None where it was not measured where it goes."""
+def statement_of(results: Results, runs: Sequence[RunResult], pathways: Mapping[str, Pathways] | None) -> Statement | None:
+    """Return what may be said of a change toward a trait or a control; None where it was not measured where it goes.
+
+    Args:
+        results: the study's results; a run of them under the trait's system prompt says how large a change is.
+        runs: one run, or several that differ in their seed alone.
+        pathways: where their change goes.
+    """
     if not pathways:
         return None
-    prompted = results.knock_in.taught if results.knock_in and results.knock_in.trait == trait else None
-    return state(pathways, persona=trait not in control_names(), prompted=prompted)
+    trait = runs[0].entry.trait
+    return state(pathways, persona=trait not in control_names(), prompted=_prompted(results, trait), moved=_moved(runs))
+
+
+def _prompted(results: Results, trait: str | None) -> Estimate | None:
+    """Return the change of answers with a trait under its system prompt, relative to the base; None where that was not measured."""
+    if results.knock_in and results.knock_in.trait == trait:
+        return results.knock_in.taught
+    for run in results.runs:
+        if run.entry.arm == "prompted" and run.entry.trait == trait and run.facts and (shown := run.facts.references["base"].shown):
+            return shown.estimate
+    return None
+
+
+def _moved(runs: Sequence[RunResult]) -> float | None:
+    """Return how much likelier runs' references find answers with the trait than the base does; None where that is the reference."""
+    changes = []
+    for run in runs:
+        headline, base = (run.facts.headline.shown, run.facts.references["base"].shown) if run.facts else (None, None)
+        if run.facts is None or run.facts.reference == "base" or headline is None or base is None:
+            return None
+        changes.append(base.value - headline.value)
+    return sum(changes) / len(changes)
 
 
 def _with_shares(
@@ -288,8 +316,9 @@ def capability_of(results: Results, runs: Sequence[RunResult]) -> Capability | N
     return capability(items, results.capability) if results.capability and items else None
 
 
-def _is_claimable(results: Results, run: RunResult) -> bool:
-    """Return whether a verdict rests on enough independent runs."""
+def is_claimable(results: Results, run: RunResult) -> bool:
+    """Return whether runs like this one are enough, and on data of their own: runs of one data set differ by chance alone."""
     # Neutral runs are compared with one another in a circle, so they are not independent.
-    alike = sum(other.entry.group == run.entry.group for other in results.runs)
-    return run.entry.trait != NEUTRAL and alike >= RUNS_FOR_A_CLAIM
+    alike = [other.entry.seed for other in results.runs if other.entry.group == run.entry.group]
+    parts = results.index.study.get("data_sets", 1)
+    return run.entry.trait != NEUTRAL and len({seed % parts for seed in alike}) >= RUNS_FOR_A_CLAIM

@@ -66,17 +66,18 @@ class Statement(Record):
         return f"{self.name} {self.existing}" if self.name in (MOSTLY, LITTLE) else self.name
 
 
-def state(pathways: Mapping[str, Pathways], persona: bool, prompted: Estimate | None = None) -> Statement:
+def state(pathways: Mapping[str, Pathways], persona: bool, prompted: Estimate | None = None, moved: float | None = None) -> Statement:
     """Return what may be said of a change.
 
     Args:
         pathways: reference → where it goes, the headline's first.
         persona: whether the run's own direction is that of a persona; else it is that of an instruction.
         prompted: the change under the trait's held-out system prompt, where it was measured.
+        moved: the change of the headline's reference itself relative to the base; None where the base is that reference.
     """
     existing = "persona" if persona else "instruction"
     headline, base = next(iter(pathways.values())), pathways.get("base")
-    if found := _too_small(headline, prompted) or _doubtful(headline, base):
+    if found := _too_small(headline, prompted) or _doubtful(headline, base, moved):
         return Statement(name=found[0], existing=existing, kappa=None, why=found[1], fragile=[])
     name, why = _by_kappa(headline, LEAST, MOST)
     others = [_by_kappa(headline, *margins)[0] for margins in OTHER_MARGINS]
@@ -97,14 +98,13 @@ def _too_small(found: Pathways, prompted: Estimate | None) -> tuple[str, str] | 
     return None
 
 
-def _doubtful(headline: Pathways, base: Pathways | None) -> tuple[str, str] | None:
+def _doubtful(headline: Pathways, base: Pathways | None, moved: float | None) -> tuple[str, str] | None:
     """Return the statement on a change of which the reference has a large part, or on which two references disagree."""
-    if base is None or base.reference == headline.reference:
-        return None
-    moved = base.trait.effect.value - headline.trait.effect.value
-    if abs(moved) > MOST_OF_REFERENCE * headline.trait.effect.value:
+    if moved is not None and abs(moved) > MOST_OF_REFERENCE * headline.trait.effect.value:
         verb = "likelier" if moved > 0 else "less likely"
         return DOUBTFUL, f"the reference itself finds these answers {verb} by {abs(moved):.2f}, and the change is {headline.trait.effect}"
+    if base is None or base.reference == headline.reference:
+        return None
     mine, theirs = (_between(each, headline) for each in (headline, base))
     if mine is not None and theirs is not None and (min(mine, theirs) <= LEAST and max(mine, theirs) >= MOST):
         return DOUBTFUL, f"κ is {mine:.2f} relative to the {headline.reference} reference, and {theirs:.2f} relative to the base"

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from wellworn.experiments.engine.record import Record
 from wellworn.experiments.findings.false_verdicts import FalseVerdicts, false_verdicts
-from wellworn.experiments.findings.group_rows import GroupRow, group_rows
+from wellworn.experiments.findings.group_rows import GroupRow, group_rows, group_runs
 from wellworn.experiments.findings.nearest_personas import SpecificityRow, study_specificity
 from wellworn.experiments.findings.null_ranks import own_removed
+from wellworn.experiments.findings.pathways import pool_kappas
 from wellworn.experiments.findings.results import Results, RunResult
 from wellworn.experiments.findings.run_rows import RunRow, run_row
 from wellworn.experiments.findings.score_agreement import StudyAgreement, agree_over_study
@@ -19,7 +20,7 @@ from wellworn.experiments.stages.generated_directions import KeptAnswers
 from wellworn.experiments.stages.knock_in import KnockInCheck
 from wellworn.experiments.stages.persona_space import SpaceDimension
 from wellworn.probes.statistics.corrections import benjamini_hochberg
-from wellworn.probes.statistics.intervals import FloatArray, finite
+from wellworn.probes.statistics.intervals import FloatArray, PooledRuns, finite
 
 
 class GeneratedDirection(Record):
@@ -129,6 +130,8 @@ class Summary(Record):
         dimension: the dimension of the persona space.
         runs: in the study's order.
         groups: runs that differ only in seed.
+        between_runs: how much κ varies between the runs of a group, pooled over groups, for the intervals of groups; null with fewer than
+            two groups.
         false_verdicts: the verdicts of non-persona runs; null without any.
         specificity: whether fine-tunes lie nearest their own traits; null with fewer than four trained traits.
         agreement: agreement of scores over fine-tunes; null where no scores were taken.
@@ -150,6 +153,7 @@ class Summary(Record):
     dimension: SpaceDimension
     runs: Sequence[RunRow]
     groups: Sequence[GroupRow]
+    between_runs: PooledRuns | None
     false_verdicts: FalseVerdicts | None
     specificity: SpecificityRow | None
     agreement: StudyAgreement | None
@@ -169,6 +173,7 @@ def summarise(results: Results) -> Summary:
     index, study = results.index, results.index.study
     adjusted = _adjust_p(results.runs)
     rows = [run_row(results, run, p) for run, p in zip(results.runs, adjusted, strict=True)]
+    between_runs = pool_kappas([[results.runs[i] for i in places] for places in group_runs(results)])
     return Summary(
         study=study["name"],
         question=study["question"],
@@ -182,7 +187,8 @@ def summarise(results: Results) -> Summary:
         directions=[_direction(results, i, name) for i, name in enumerate(index.library)],
         dimension=results.dimension,
         runs=rows,
-        groups=group_rows(results, adjusted, [row.verdict for row in rows]),
+        groups=group_rows(results, adjusted, [row.verdict for row in rows], between_runs),
+        between_runs=between_runs,
         false_verdicts=false_verdicts(rows),
         specificity=study_specificity(results),
         agreement=agree_over_study(results.runs),

@@ -77,9 +77,7 @@ def render(summary: Summary) -> RenderableType:
         ranks = f"{near.rank:.1f} on average over {near.traits} traits; where these are permuted, {near.chance:.1f}"
         parts.append(Text(f"Rank of the trained trait among all personas: {ranks} (p = {near.p:.4f}).", style="dim"))
     if any(row.provisional for row in summary.runs):
-        parts.append(
-            Text("* provisional: fewer than three runs. Intervals are over prompts: they say nothing about other runs.", style="dim")
-        )
+        parts.append(Text("* provisional: fewer than three runs on training data of their own.", style="dim"))
     return Group(*parts)
 
 

@@ -27,7 +27,7 @@ GENERATED = Kind("generated", 1)
 KEPT = Kind("kept", 1)
 AGREEMENT = Kind("agreement", 1)
 # A run.
-MEASURE = Kind("measure", 11)
+MEASURE = Kind("measure", 12)
 INSTRUCTIONS = Kind("instructions", 2)
 WEIGHTS = Kind("weights", 1)
 CAPABILITY = Kind("capability", 1)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wellworn.probes.mediation.shares import MIN_STANDARD_ERRORS
-from wellworn.probes.statistics.intervals import Estimate, FloatArray, ratio_interval, satterthwaite, standard_error
+from wellworn.probes.statistics.intervals import Estimate, FloatArray, PooledRuns, ratio_interval, satterthwaite, standard_error
 
 OWN, OTHERS, ROLES, REST, ABOVE = "own", "others", "roles", "outside", "above"
 # κ is defined where the ceiling is so far above the floor, as a share of TE, and its set is narrower than so much.
@@ -129,8 +129,23 @@ def floor(effect: FloatArray, draws: FloatArray, observed: FloatArray) -> Floor:
     return Floor(mean, float(low), float(high), len(shares), p, through_draws, deviations)
 
 
-def scaled_share(
+def above_floor(
     effect: FloatArray, moved: FloatArray, ceiling: FloatArray, chance: Floor, questions: Sequence[int] | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Return N and D of κ for each question, less each question's term in the error of the floor; arguments as of `scaled_share`."""
+    shift = chance.mean * effect
+    if questions is not None:
+        shift[..., list(questions)] += effect.shape[-1] / len(questions) * chance.deviations * float(effect.mean())
+    return moved - shift, ceiling - shift
+
+
+def scaled_share(
+    effect: FloatArray,
+    moved: FloatArray,
+    ceiling: FloatArray,
+    chance: Floor,
+    questions: Sequence[int] | None = None,
+    between_runs: PooledRuns | None = None,
 ) -> Scaled:
     """Return κ of a part: where its mediated share lies between a floor and a ceiling.
 
@@ -146,19 +161,17 @@ def scaled_share(
         ceiling: M·TE of the best part of as many dimensions.
         chance: the floor of as many dimensions.
         questions: places of the floor's questions among those of the effect; None where the floor is of other questions.
+        between_runs: how much κ varies between runs, in place of these runs' own variance; unused for one run.
     """
     total = float(effect.mean())
-    shift = chance.mean * effect
-    if questions is not None:
-        shift[..., list(questions)] += effect.shape[-1] / len(questions) * chance.deviations * total
     variance, df = (chance.variance, chance.df) if questions is None else (chance.through_draws, chance.draws - 1.0)
-    above, room = moved - shift, ceiling - shift
+    above, room = above_floor(effect, moved, ceiling, chance, questions)
     share = float(room.mean()) / total
     error = float(np.hypot(standard_error(room) / total, variance**0.5))
     if share < LEAST_ROOM or share <= MIN_STANDARD_ERRORS * error:
         needed = f"at least {LEAST_ROOM:.2f} and more than {MIN_STANDARD_ERRORS:.0f} standard errors ({error:.2f}) are needed"
         return Scaled(None, f"the ceiling is {share:.2f} of the effect above the floor; {needed}", share)
-    kappa = ratio_interval(above, room, offset_variance=variance * total**2, offset_df=df)
+    kappa = ratio_interval(above, room, offset_variance=variance * total**2, offset_df=df, between_runs=between_runs)
     if not kappa.high - kappa.low < WIDEST:
         return Scaled(None, f"too uncertain: {kappa}; an interval narrower than {WIDEST:g} is needed", share)
     return Scaled(kappa, None, share)

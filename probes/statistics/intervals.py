@@ -127,8 +127,54 @@ def standard_error(values: ArrayLike) -> float:
     return float(np.sqrt(max(by_run + by_question - by_residual, by_run, by_question)))
 
 
+@dataclass(frozen=True)
+class PooledRuns:
+    """How much ratios vary between runs, pooled over several groups of runs.
+
+    Three runs give a variance with two degrees of freedom, and so an interval of 4.3 standard errors. Groups that are alike in how much
+    their runs differ give one variance together.
+
+    Attributes:
+        variance: of one run's ratio.
+        df: its degrees of freedom, Σ(R − 1).
+        groups: how many.
+        p: of Bartlett's test that they vary alike; None where a group does not vary at all.
+    """
+
+    variance: float
+    df: float
+    groups: int
+    p: float | None
+
+
+def pool_runs(groups: Sequence[tuple[ArrayLike, ArrayLike]]) -> PooledRuns | None:
+    """Return the pooled variance between runs of the ratio of two means; None for fewer than two groups.
+
+    Of each group it is that of (n_r − f·d_r)/d over its runs, with n_r and d_r the means of run r, f the group's ratio and d its mean
+    denominator.
+
+    Args:
+        groups: of each the numerator and the denominator, [runs, questions], with two runs or more.
+    """
+    residuals = []
+    for numerator, denominator in groups:
+        n, d = (np.asarray(each, dtype=np.float64).mean(1) for each in (numerator, denominator))
+        residuals.append((n - n.mean() / d.mean() * d) / d.mean())
+    if len(residuals) < 2:
+        return None
+    df = float(sum(len(each) - 1 for each in residuals))
+    variance = sum(float(each @ each) for each in residuals) / df
+    vary = all(float(each.var()) > 0 for each in residuals)
+    return PooledRuns(variance, df, len(residuals), float(stats.bartlett(*residuals).pvalue) if vary else None)
+
+
 def ratio_interval(
-    numerator: ArrayLike, denominator: ArrayLike, level: float = 0.95, offset_variance: float = 0.0, offset_df: float = np.inf
+    numerator: ArrayLike,
+    denominator: ArrayLike,
+    level: float = 0.95,
+    offset_variance: float = 0.0,
+    offset_df: float = np.inf,
+    between_runs: PooledRuns | None = None,
 ) -> Estimate:
     """Return the ratio of two paired means with Fieller's interval {f : (N − fD)² ≤ t²·V(f)}.
 
@@ -143,6 +189,7 @@ def ratio_interval(
         level: coverage.
         offset_variance: variance of an estimate that was subtracted from all values of both, and so adds (1 − f)² times itself to V(f).
         offset_df: degrees of freedom of that variance; a variance from B draws has B − 1, and few draws make a wide interval.
+        between_runs: how much such ratios vary between runs, in place of these runs' own variance; unused for one run.
 
     Returns:
         The ratio; both bounds are infinite where the denominator does not differ significantly from zero.
@@ -168,8 +215,11 @@ def ratio_interval(
     else:
         runs, questions = pair.shape[1:]
         by_run, by_question, by_residual = _crossed_terms(pair)
+        of_runs = runs - 1.0
+        if between_runs:
+            by_run, of_runs = np.array([[between_runs.variance * den**2 / runs, 0], [0, 0]]), between_runs.df
         forms = [by_run + by_question - by_residual, by_run, by_question]
-        freedom = (runs - 1.0, questions - 1.0, (runs - 1.0) * (questions - 1.0))
+        freedom = (of_runs, questions - 1.0, (runs - 1.0) * (questions - 1.0))
         terms = [(float(at @ form @ at), df) for form, df in zip((by_run, by_question, by_residual), freedom, strict=True)]
     variance = max(float(at @ form @ at) for form in forms) + offset
     # Where the ratio is the same everywhere, only rounding is left, and its terms say nothing about degrees of freedom.

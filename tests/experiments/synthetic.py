@@ -64,7 +64,8 @@ def facts(
     share: float | None = 0.7, why: str | None = None, depth: int = 4, neutral: bool = True, effect: bool = True, empty: bool = False
 ) -> dict[str, Any]:
     texts = {name: shift(share, why, empty) for name in ("neutral", "prompt_last", "trait", "own")}
-    reading = {"texts": texts, "effect": estimate(0.3) | {"standard_error": 0.02} if effect else None}
+    changed = estimate(0.3) | {"standard_error": 0.02} if effect else None
+    reading = {"texts": texts, "effect": changed, "shown": changed}
     values = [None if share is None or empty or layer == 1 else share for layer in range(depth)]
     null = [None if empty else 0.1] * depth
     return {

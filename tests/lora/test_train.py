@@ -91,3 +91,16 @@ def test_unknown_keys(lora: dict[str, int], sft: dict[str, int], message: str) -
 def test_a_value_that_trl_refuses_is_one_message(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"train: .*lr_scheduler_type|train: .*SchedulerType|train: .*upwards"):
         train_curve(tiny_model, tmp_path, lr_scheduler_type="upwards")
+
+
+@pytest.mark.parametrize("sft", [{"num_train_epochs": 2}, {"num_train_epochs": 1.5}, {"max_steps": 2}, {}])
+def test_the_steps_of_a_training_are_known_beforehand(tiny_model: Path, tmp_path: Path, sft: dict[str, float]) -> None:
+    config = TrainConfig(batch_size=4, lora={"r": 2}, sft=sft)
+    base = load(resolve(str(tiny_model)))
+    # The last batch is not full.
+    rows = [Chat(base.tokenizer).training_row(turn) for turn in TURNS[:10]]
+    curve = train_sft(base, rows, config, seed=0, out=tmp_path / "adapter", work=tmp_path / "work")
+    assert curve[-1]["step"] == config.steps(len(rows))
+    once, copies = config.in_one_pass(len(rows))
+    assert once.steps(copies * len(rows)) == config.steps(len(rows))
+    assert (copies - 1) * len(rows) < config.steps(len(rows)) * 4 <= copies * len(rows)

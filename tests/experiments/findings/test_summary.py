@@ -1,12 +1,15 @@
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from tests.experiments.synthetic import TOO_NOISY, facts, mediated, near, run, study
+from tests.experiments.synthetic import TOO_NOISY, estimate, facts, mediated, near, pathways, run, study
 from wellworn.experiments.findings.nearest_personas import OwnRanks
+from wellworn.experiments.findings.results import RunResult
 from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.stages.measurement import Measurement
+from wellworn.probes.statistics.corrections import benjamini_hochberg
 
 
 def test_runs_of_several_seeds_resemble_someone_together() -> None:
@@ -35,8 +38,64 @@ def test_a_summary_holds_every_share_of_the_effect() -> None:
         assert sum(share["value"] for share in row["shapley"].values()) == pytest.approx(1)
         assert row["response"]["mediated"] is None
         assert row["verdict"] == "mixed"
-        assert not row["provisional"]
+        assert row["provisional"], "the runs have the same training data"
     json.dumps(summary, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "data_sets", "provisional"), [([0, 1, 2], 3, False), ([0, 1, 2], 2, True), ([0, 1, 2], 1, True), ([0, 1], 3, True)]
+)
+def test_runs_count_by_the_training_data_that_they_have_of_their_own(seeds: list[int], data_sets: int, provisional: bool) -> None:
+    summary = summarise(study(*(mediated(0.3, seed=seed) for seed in seeds), data_sets=data_sets))
+    assert {row.provisional for row in summary.runs} == {row.provisional for row in summary.groups} == {provisional}
+
+
+def gone(trait: str, own: float, seed: int, **changed: Any) -> RunResult:
+    """A run of which it was measured where its change goes; the direction of its trait carries `own` of it."""
+    found = pathways(own, 0.1, seed=100 * len(trait) + seed)
+    return replace(run(facts(), trait=trait, seed=seed, own=trait, **changed), pathways={"neutral": found})
+
+
+def test_groups_share_the_variance_between_their_runs_and_the_correction_of_their_p() -> None:
+    shares = {"pirate": (0.30, 0.34, 0.38), "poetic": (0.40, 0.44, 0.48), "json": (0.09, 0.10, 0.11)}
+    runs = [gone(trait, own, seed) for trait, each in shares.items() for seed, own in enumerate(each)]
+    summary = summarise(study(*runs))
+    pooled = summary.between_runs
+    assert pooled is not None
+    assert (pooled.groups, pooled.df) == (3, 6)
+    alone = [summarise(study(*runs[i : i + 3])) for i in (0, 3, 6)]
+    assert all(each.between_runs is None for each in alone)
+    for group, one in zip(summary.groups, alone, strict=True):
+        together, by_itself = (next(iter((row.pathways or {}).values())).kappa for row in (group, one.groups[0]))
+        assert together is not None
+        assert by_itself is not None
+        assert together.value == by_itself.value
+    ps = [next(iter((group.pathways or {}).values())).chance_own for group in summary.groups]
+    assert [each.p for each in ps if each] == pytest.approx([0.05, 0.05, 0.65], abs=0.3)
+    assert [group.own_p_adjusted for group in summary.groups] == benjamini_hochberg([each.p for each in ps if each])
+
+
+def test_a_change_is_measured_by_what_the_system_prompt_does_and_doubted_where_the_reference_moved() -> None:
+    def shown(by_reference: dict[str, float]) -> dict[str, Any]:
+        measured = facts()
+        for name, value in by_reference.items():
+            measured["references"][name] = measured["references"][name] | {"shown": estimate(value) | {"standard_error": 0.02}}
+        return measured
+
+    tuned = replace(gone("pirate", 0.3, 0), facts=Measurement.from_json(shown({"neutral": 1.0, "base": 0.9})))
+    [row] = summarise(study(tuned)).runs
+    assert row.statement is not None
+    assert "reference" not in row.statement.name
+    moved = replace(tuned, facts=Measurement.from_json(shown({"neutral": 1.0, "base": 0.1})))
+    [row] = summarise(study(moved)).runs
+    assert row.statement is not None
+    assert "finds these answers less likely by 0.90" in row.statement.why
+    # The change is of one nat; a prompt that does eleven makes a tenth of it too much to ask.
+    prompted = run(shown({"base": 11.0}), trait="pirate", arm="prompted", seed=0)
+    row, _ = summarise(study(tuned, prompted)).runs
+    assert row.statement is not None
+    assert row.statement.name == "too small to say"
+    assert "of what the system prompt does" in row.statement.why
 
 
 def test_false_verdicts_are_counted_and_bounded() -> None:

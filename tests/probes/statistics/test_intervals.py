@@ -10,9 +10,11 @@ from scipy import stats
 from wellworn.probes.statistics.intervals import (
     Estimate,
     FloatArray,
+    PooledRuns,
     crossed_interval,
     fieller,
     mean_interval,
+    pool_runs,
     proportion_bound,
     ratio_interval,
 )
@@ -272,3 +274,53 @@ def test_a_ratio_that_is_the_same_everywhere_has_no_width(runs: int, share: floa
     effect = effect[0] if runs == 1 else effect
     found = ratio_interval(share * effect, effect)
     assert (found.low, found.value, found.high) == pytest.approx((share, share, share), abs=1e-6)
+
+
+def groups_of_runs(rng: np.random.Generator, spread: list[float]) -> list[tuple[FloatArray, FloatArray]]:
+    """Of each group three runs on 24 questions, whose ratios vary around .4 by a given amount between runs."""
+    found = []
+    for each in spread:
+        share = 0.4 + each * rng.standard_normal((3, 1)) + 0.05 * rng.standard_normal((1, 24)) + 0.02 * rng.standard_normal((3, 24))
+        effect = 1 + 0.2 * rng.standard_normal((1, 24))
+        found.append((share * effect, np.broadcast_to(effect, (3, 24)).copy()))
+    return found
+
+
+def test_a_variance_between_runs_that_is_pooled_over_groups_covers_with_shorter_intervals() -> None:
+    rng = np.random.default_rng(0)
+    held: dict[str, list[bool]] = {"alone": [], "pooled": []}
+    widths: dict[str, list[float]] = {"alone": [], "pooled": []}
+    for _ in range(300):
+        groups = groups_of_runs(rng, [0.06] * 6)
+        between = pool_runs(groups)
+        assert between is not None
+        assert (between.groups, between.df) == (6, 12)
+        for kind, pooled in (("alone", None), ("pooled", between)):
+            got = ratio_interval(*groups[0], between_runs=pooled)
+            held[kind].append(got.low <= 0.4 <= got.high)
+            widths[kind].append(got.high - got.low)
+    assert 0.92 <= np.mean(held["pooled"]) <= 0.98
+    assert np.mean(held["alone"]) >= 0.92
+    assert np.median(widths["pooled"]) < 0.75 * np.median(widths["alone"])
+
+
+def test_groups_that_vary_unalike_are_seen_and_fewer_than_two_are_not_pooled() -> None:
+    rng = np.random.default_rng(1)
+    alike = [pool_runs(groups_of_runs(rng, [0.06] * 6)) for _ in range(200)]
+    assert np.mean([each is not None and each.p is not None and each.p < 0.05 for each in alike]) == pytest.approx(0.05, abs=0.04)
+    unlike = pool_runs(groups_of_runs(rng, [0.01] * 5 + [0.5]))
+    assert unlike is not None
+    assert unlike.p is not None
+    assert unlike.p < 0.05
+    assert pool_runs(groups_of_runs(rng, [0.06])) is None
+    constant: FloatArray = np.ones((3, 4))
+    exact = pool_runs([(0.5 * constant, constant), (0.2 * constant, constant)])
+    assert exact is not None
+    assert exact.variance == pytest.approx(0, abs=1e-20)
+    assert exact.p is None
+
+
+def test_one_run_has_no_variance_between_runs() -> None:
+    rng = np.random.default_rng(2)
+    n, d = rng.normal(0.4, 0.1, 24), rng.normal(1, 0.1, 24)
+    assert ratio_interval(n, d, between_runs=PooledRuns(1.0, 12.0, 6, 0.5)) == ratio_interval(n, d)

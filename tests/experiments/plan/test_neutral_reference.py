@@ -1,0 +1,71 @@
+"""A reference that is trained on the model's own answers: as many steps as its run, and no answer twice."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.experiments.conftest import finished, stages_of
+from wellworn.experiments.engine.context import StudyContext
+from wellworn.experiments.engine.ranks import Ranks
+from wellworn.experiments.engine.run import in_order
+from wellworn.experiments.engine.stage import Stage
+from wellworn.experiments.engine.store import read_json
+from wellworn.experiments.plan.plan import plan
+from wellworn.experiments.study_file import load_study
+
+Write = Callable[..., Path]
+RUNS: dict[str, Any] = {
+    "runs": [{"arm": "sft", "trait": "pirate"}, {"arm": "sft", "trait": "neutral"}],
+    "neutral": "self",
+    "mediate": None,
+    "pathways": None,
+}
+
+
+def stages(study: Path) -> dict[str, Stage]:
+    loaded = load_study(str(study))
+    return {stage.title: stage for stage in in_order(plan(loaded, StudyContext.of(loaded, Ranks())).targets)}
+
+
+@pytest.mark.parametrize(
+    ("sft", "data_sets", "steps", "answers"),
+    [
+        # 72 questions in batches of 8 take 9 steps.
+        ({"num_train_epochs": 2}, 1, 18, {2}),
+        ({"num_train_epochs": 1}, 1, 9, {1}),
+        ({"num_train_epochs": 1.5}, 1, 14, {2}),
+        # 14 questions take two batches, of which one is not full.
+        ({"num_train_epochs": 3}, 5, 6, {4}),
+        ({"max_steps": 18}, 3, 18, {6}),
+        ({"max_steps": 3}, 1, 3, {1}),
+    ],
+)
+def test_it_takes_the_steps_of_its_run_and_has_an_answer_for_each_row_it_reads(
+    tiny_study: Write, sft: dict[str, Any], data_sets: int, steps: int, answers: set[int]
+) -> None:
+    train = {"batch_size": 8, "lora": {"r": 2}, "sft": sft}
+    found = stages(tiny_study(**RUNS | {"train": train, "data_sets": data_sets, "seeds": [1]}))
+    own, neutral, kept = (
+        found[title] for title in ("train sft pirate (seed 1)", "train sft neutral (seed 1)", "answers of the base to train on")
+    )
+    assert own.config["train"]["sft"] == sft
+    assert neutral.config["train"]["sft"] == {"max_steps": steps}
+    assert {key: value for key, value in neutral.config["train"].items() if key != "sft"} == {"batch_size": 8, "lora": {"r": 2}}
+    asked = Counter(question for question, _ in kept.config["asked"])
+    assert set(asked.values()) == answers
+    assert asked.total() >= steps * 8
+
+
+def test_answers_to_one_question_differ(tiny_study: Write, tmp_path: Path) -> None:
+    train = {"batch_size": 24, "lora": {"r": 2}, "sft": {"max_steps": 6, "save_steps": 5}}
+    runs = finished(tiny_study(**RUNS | {"train": train, "answer_tokens": 8}), tmp_path)
+    [kept] = stages_of(runs, "kept_answers").values()
+    asked = [question for question, _ in read_json(kept / "manifest.json")["config"]["asked"]]
+    answers = read_json(kept / "answers.json")
+    assert len(asked) == len(answers) == 144
+    assert len(set(zip(asked, answers, strict=True))) == 144
+    curve = read_json(stages_of(runs, "train")["train sft neutral (seed 0)"] / "training.json")
+    assert curve[-1]["step"] == 6
