@@ -45,6 +45,7 @@ class KnownRun(Record):
 
     Attributes:
         family: the persona that its model was taught; the study's name where it was taught none.
+        strength: the part of what the model was taught that it was given.
         trait: what it was trained on.
         seed: random seed of the run.
         origin: `existing` or `new`.
@@ -62,6 +63,7 @@ class KnownRun(Record):
     """
 
     family: str
+    strength: float
     trait: str | None
     seed: int
     origin: str
@@ -76,6 +78,11 @@ class KnownRun(Record):
     why: str | None
     statement: Statement
     numbers: Mapping[str, float | None]
+
+    @property
+    def model(self) -> str:
+        """The name of its model on screen."""
+        return self.family if self.strength == 1 else f"{self.family} × {self.strength:g}"
 
 
 class Discrimination(Record):
@@ -146,8 +153,10 @@ def why_left_out(summary: Summary) -> str | None:
         return check.why if check else None
     later = [next(iter(row.pathways.values())) for row in summary.runs if row.pathways and row.trait == check.trait]
     effect = max((found.trait.effect.value for found in later), default=0.0)
-    if check.taught.value < LEAST_EVOKED * effect:
-        return f"its name does {check.taught.value:+.2f}, less than {LEAST_EVOKED} of what the later fine-tune does ({effect:+.2f})"
+    # A model that was given a part of it is to have a part of it.
+    least = LEAST_EVOKED * check.strength
+    if check.taught.value < least * effect:
+        return f"its name does {check.taught.value:+.2f}, less than {least:g} of what the later fine-tune does ({effect:+.2f})"
     return None
 
 
@@ -176,6 +185,7 @@ def _known_run(summary: Summary, row: RunRow, pathways: Mapping[str, Pathways], 
     }
     return KnownRun(
         family=summary.knock_in.trait if summary.knock_in else summary.study,
+        strength=summary.knock_in.strength if summary.knock_in else 1.0,
         trait=row.trait,
         seed=row.seed,
         origin=str(row.origin),

@@ -210,7 +210,7 @@ def load_results(folder: Path) -> Results:
         agreement=_load_agreement(store.path(generated.agreement)) if generated else None,
         kept=[KeptAnswers.from_json(read_json(store.path(stage) / COUNTED)) for stage in generated.kept] if generated else [],
         capability=_load_items(store, index.base_capability),
-        knock_in=load_check(store.path(knock_in.check), knock_in.trait) if knock_in else None,
+        knock_in=load_check(store.path(knock_in.check), knock_in.trait, index.study["knock_in"]["strength"]) if knock_in else None,
     )
 
 

@@ -36,9 +36,9 @@ def kappas(id: str, runs: Sequence[KnownRun]) -> Figure | None:
         there = [(i, run.kappa) for i, run in enumerate(ranked) if run.origin == origin and run.kappa]
         data.append(interval_marks([i for i, _ in there], [kappa for _, kappa in there], f"{origin} persona", colour, symbol))
     layout = base_layout(height=100 + 26 * len(ranked), x="κ", left=10)
-    names = [label(f"{run.trait} on {run.family}") for run in ranked]
+    names = [label(f"{run.trait} on {run.model}") for run in ranked]
     layout["yaxis"] |= {"tickvals": list(range(len(ranked))), "ticktext": names, "showgrid": False}
     layout["xaxis"] |= {"zeroline": True, "zerolinecolor": GREY, "rangemode": "tozero"}
     layout |= {"showlegend": True, "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}}
-    words = "; ".join(f"{run.trait} on {run.family} ({run.origin}) {run.kappa.value:.2f}" for run in reversed(ranked) if run.kappa)
+    words = "; ".join(f"{run.trait} on {run.model} ({run.origin}) {run.kappa.value:.2f}" for run in reversed(ranked) if run.kappa)
     return Figure(id, f"κ of runs of known origin: {words}", data, layout)

@@ -88,7 +88,7 @@ def show_origins(origins: KnownOrigins, console: Console) -> None:
         runs.add_column(column, justify="left" if column in ("taught", "trained on", "origin") else "right")
     for run in origins.runs:
         chance = f"{run.chance:.2f}, {run.p:.3f}" if run.chance is not None and run.p is not None else "–"
-        named = (escape(run.family), escape(run.trait or ""), run.origin)
+        named = (escape(run.model), escape(run.trait or ""), run.origin)
         numbers = (_interval(run.own), chance, _interval(run.kappa), _interval(run.own_base))
         runs.add_row(*named, _number(run.effect, signed=True), *numbers)
     table = Table(box=box.SIMPLE_HEAD, title="existing above new", title_justify="left", title_style="dim", pad_edge=False)

@@ -39,6 +39,7 @@ class KnockInCheck(Record):
 
     Attributes:
         trait: the persona.
+        strength: the part of what was taught that the model was given.
         untaught: of the untaught model under the trait's own system prompt.
         taught: of the taught model under it.
         unprompted: of the taught model without a system prompt.
@@ -47,6 +48,7 @@ class KnockInCheck(Record):
     """
 
     trait: str
+    strength: float
     untaught: Interval
     taught: Interval
     unprompted: Interval
@@ -56,7 +58,8 @@ class KnockInCheck(Record):
     @property
     def in_words(self) -> str:
         """The check in a few sentences."""
-        said = f"The model was first taught {self.trait}. Its name makes its answers likelier by {self.taught} nats per token"
+        part = f", of which it was given {self.strength:g}" if self.strength < 1 else ""
+        said = f"The model was first taught {self.trait}{part}. Its name makes its answers likelier by {self.taught} nats per token"
         said += f", in the untaught model by {self.untaught}. Without a prompt they change by {self.unprompted}, and plain answers"
         said += f" diverge by {self.divergence} nats per token."
         return said + (f" So it does not count as known to the taught model alone: {self.why}." if self.why else "")
@@ -169,14 +172,15 @@ def _check_stage(context: StudyContext, trait: Trait, rows: Sequence[Example], t
     return Stage(kind=kinds.KNOCK_IN_CHECK, config=config, inputs={"taught": taught}, title=title, compute=compute, everywhere=False)
 
 
-def load_check(folder: Path, name: str) -> KnockInCheck:
-    """Load a finished check."""
+def load_check(folder: Path, name: str, strength: float = 1.0) -> KnockInCheck:
+    """Load a finished check of a persona and the part of it that the model was given."""
     arrays = load_file(folder / CHECK)
     logprob, divergence = (arrays[key].astype(np.float64) for key in ("logprob", "divergence"))
     changes = logprob - logprob[0, 0]
     untaught, taught, unprompted = changes[0, 1], changes[1, 1], changes[1, 0]
     return KnockInCheck(
         trait=name,
+        strength=strength,
         untaught=mean_interval(untaught),
         taught=mean_interval(taught),
         unprompted=mean_interval(unprompted),

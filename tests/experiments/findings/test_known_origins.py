@@ -21,6 +21,7 @@ KINDS = [("uppercase", "existing"), ("json", "new")]
 def known_run(family: int, origin: str, number: float | None) -> KnownRun:
     return KnownRun(
         family=f"model {family}",
+        strength=1.0,
         trait="zorvane",
         seed=0,
         origin=origin,
@@ -87,11 +88,11 @@ def test_shared_terms_widen_nothing_where_every_family_is_in_order() -> None:
     assert found.in_order_low == pytest.approx(0.025**0.2)
 
 
-def summary(why: str | None, name_does: float, fine_tune_does: float) -> Any:
+def summary(why: str | None, name_does: float, fine_tune_does: float, strength: float = 1.0) -> Any:
     """A study whose model was taught a persona, with a fine-tune on it."""
     outcome = SimpleNamespace(effect=Estimate(fine_tune_does, 0, 9))
     run = SimpleNamespace(trait="zorvane", origin=None, pathways={"neutral": SimpleNamespace(trait=outcome)})
-    check = SimpleNamespace(why=why, trait="zorvane", taught=Estimate(name_does, 0, 9))
+    check = SimpleNamespace(why=why, trait="zorvane", taught=Estimate(name_does, 0, 9), strength=strength)
     return SimpleNamespace(study="gold-zorvane", knock_in=check, runs=[run])
 
 
@@ -99,6 +100,9 @@ def test_a_model_counts_if_it_learnt_its_persona_and_the_name_does_half_of_what_
     assert why_left_out(summary(None, 0.5, 1.0)) is None
     assert "less than 0.5" in str(why_left_out(summary(None, 0.49, 1.0)))
     assert why_left_out(summary("not learnt", 1.0, 1.0)) == "not learnt"
+    # Of a tenth of a persona a tenth is asked.
+    assert why_left_out(summary(None, 0.05, 1.0, strength=0.1)) is None
+    assert "less than 0.05" in str(why_left_out(summary(None, 0.04, 1.0, strength=0.1)))
     assert why_left_out(SimpleNamespace(knock_in=None)) is None  # type: ignore[arg-type]
 
 
