@@ -143,7 +143,8 @@ class PathwaysConfig(Section):
         draws: chance spaces that each share is compared with; 39 allow a p value of .025, 199 one of .005. Unit: spaces. Example: 199.
         questions: evaluate questions on which chance spaces and the profile are read; all other figures use all. Unit: questions.
             Example: 8.
-        surface: training-like answers on which the change's own best directions are fitted. Unit: answers. Example: 24.
+        surface: training-like answers with the trait, and as many plain ones, on which the change's own best directions are fitted.
+            Unit: answers. Example: 24.
         profile: depths up to which layers are set for the shares over depth; the last layer is also set alone. 0 leaves both out.
             Unit: layers. Example: 5.
         references: `headline` compares with the neutral fine-tune (with the base where there is none); `both` compares with each.

@@ -146,16 +146,24 @@ class TrainConfig(_Config):
         return keys
 
     def steps(self, rows: int) -> int:
-        """Return the number of optimiser steps that training on so many rows takes."""
+        """Return the number of optimiser steps that training on so many rows takes.
+
+        Raises:
+            InputError: a key by which rows and steps have another relation.
+        """
         if (fixed := self.sft.get("max_steps", -1)) > 0:
             return int(fixed)
-        return ceil(float(self.sft.get("num_train_epochs", DEFAULT_EPOCHS)) * ceil(rows / self.batch_size))
+        for key in ("packing", "dataloader_drop_last"):
+            if self.sft.get(key):
+                raise InputError(f"train.sft.{key}: the number of steps is not known beforehand; set train.sft.max_steps too")
+        if (epochs := float(self.sft.get("num_train_epochs", DEFAULT_EPOCHS))) <= 0:
+            raise InputError(f"train.sft.num_train_epochs: must be above 0, got {epochs:g}")
+        return ceil(epochs * ceil(rows / self.batch_size))
 
-    def in_one_pass(self, rows: int) -> tuple["TrainConfig", int]:
-        """Return settings of as many steps that read no row twice, and how many rows take the place of each for that."""
-        steps = self.steps(rows)
+    def with_steps(self, steps: int) -> "TrainConfig":
+        """Return the same settings with a fixed number of steps."""
         sft = {key: value for key, value in self.sft.items() if key != "num_train_epochs"} | {"max_steps": steps}
-        return self.model_copy(update={"sft": sft}), ceil(steps * self.batch_size / rows)
+        return self.model_copy(update={"sft": sft})
 
     def find_unknown_keys(self) -> dict[tuple[Section, str], str]:
         """Return what is wrong with each key that PEFT or TRL does not have: (section, key) → message."""

@@ -117,14 +117,15 @@ def group_rows(
         results: the study's results.
         adjusted: for each run, p against N1, corrected for the study's runs.
         verdicts: for each run, the verdict's name.
-        between_runs: how much κ varies between the runs of a group, pooled over the study's groups.
+        between_runs: how much κ varies between the runs of a group, pooled over the study's groups; used where they vary alike.
     """
+    shared = between_runs if between_runs and between_runs.alike else None
     rows = []
     for places in group_runs(results):
         # All runs must reject: the largest of their corrected p.
         p = max(1.0 if (each := adjusted[i]) is None else each for i in places)
-        rows.append(_group_row(results, [results.runs[i] for i in places], p, [verdicts[i] for i in places], between_runs))
-    chance = [next(iter(row.pathways.values())).chance_own if row.pathways else None for row in rows]
+        rows.append(_group_row(results, [results.runs[i] for i in places], p, [verdicts[i] for i in places], shared))
+    chance = [next(iter(row.pathways.values())).headline.chance_own if row.pathways else None for row in rows]
     corrected = benjamini_hochberg([each.p if each else None for each in chance])
     return [row.model_copy(update={"own_p_adjusted": p}) for row, p in zip(rows, corrected, strict=True)]
 

@@ -152,6 +152,7 @@ def why_left_out(summary: Summary) -> str | None:
     if check is None or check.why:
         return check.why if check else None
     later = [next(iter(row.pathways.values())) for row in summary.runs if row.pathways and row.trait == check.trait]
+    # The check is of answers with the persona.
     effect = max((found.trait.effect.value for found in later), default=0.0)
     # A model that was given a part of it is to have a part of it.
     least = LEAST_EVOKED * check.strength
@@ -165,11 +166,12 @@ def _count(runs: Sequence[KnownRun], statement: str, origin: str) -> int:
 
 
 def _known_run(summary: Summary, row: RunRow, pathways: Mapping[str, Pathways], statement: Statement) -> KnownRun:
-    headline, base = next(iter(pathways.values())), pathways.get("base")
-    shares, before = headline.trait.shares, base.trait.shares if base else {}
+    headline, relative_to_base = next(iter(pathways.values())).headline, pathways.get("base")
+    base = relative_to_base.headline if relative_to_base else None
+    shares, before = headline.shares, base.shares if base else {}
     chance = headline.chance_own
     # Without an own direction nothing can go through it; without a change, or with κ undefined, nothing is decided.
-    none = 0.0 if headline.trait.why is None and OWN not in shares else None
+    none = 0.0 if headline.why is None and OWN not in shares else None
     own = shares[OWN].value if OWN in shares else none
     knock_in = summary.knock_in
     prompted = knock_in.taught if knock_in and knock_in.trait == row.trait else None
@@ -177,7 +179,7 @@ def _known_run(summary: Summary, row: RunRow, pathways: Mapping[str, Pathways], 
         "kappa": headline.kappa.value if headline.kappa else none,
         "own": own,
         "own_beyond_chance": shares[OWN].value - chance.mean if chance and OWN in shares else none,
-        "own_base": before[OWN].value if OWN in before else 0.0 if base and base.trait.why is None else None,
+        "own_base": before[OWN].value if OWN in before else 0.0 if base and base.why is None else None,
         "not_outside": sum(shares[part].value for part in (OWN, OTHERS) if part in shares) if REST in shares else None,
         "share_effect": row.share_effect.value if row.share_effect else None,
         "share_effect_full": row.share_effect_full.value if row.share_effect_full else None,
@@ -190,8 +192,8 @@ def _known_run(summary: Summary, row: RunRow, pathways: Mapping[str, Pathways], 
         seed=row.seed,
         origin=str(row.origin),
         prompted=prompted,
-        effect=headline.trait.effect,
-        effect_base=base.trait.effect if base else None,
+        effect=headline.effect,
+        effect_base=base.effect if base else None,
         own=shares.get(OWN),
         chance=chance.mean if chance else None,
         p=chance.p if chance else None,

@@ -1,32 +1,17 @@
 """Where a change goes: the shares of pathways of one run, or of runs that differ in their seed alone, from stored outcomes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-
 from wellworn.experiments.engine.record import Interval, Record
+from wellworn.experiments.findings.outcome_changes import CONTRAST, PLAIN, TRAIT, OutcomeChange
 from wellworn.experiments.findings.results import RunResult
-from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, parse_part, parts_named
-from wellworn.experiments.stages.pathways import ALONE, AT, BEST, CHANCE_OTHERS, CHANCE_OWN, FIRST, UNTIL, PathwayFacts, PathwayOutcomes
-from wellworn.probes.mediation.pathways import OTHERS, OWN, REST, Floor, above_floor, floor, scaled_share, stack
-from wellworn.probes.mediation.shares import MIN_STANDARD_ERRORS, Outcomes, is_within_noise
-from wellworn.probes.statistics.intervals import (
-    Estimate,
-    FloatArray,
-    PooledRuns,
-    crossed_interval,
-    mean_interval,
-    pool_runs,
-    ratio_interval,
-    standard_error,
-)
+from wellworn.experiments.stages.mediation_arms import parts_named
+from wellworn.experiments.stages.pathways import ALONE, AT, CHANCE_OTHERS, CHANCE_OWN, FIRST, UNTIL, PathwayFacts, PathwayOutcomes
+from wellworn.probes.mediation.pathways import OTHERS, OWN, REST, Floor, stack
+from wellworn.probes.statistics.intervals import PooledRuns, crossed_interval, mean_interval, pool_runs, ratio_interval
 
 T = TypeVar("T")
-# The effect, what goes through the own direction and through the best one, the floor, and the places of its questions.
-_Scale = tuple[FloatArray, FloatArray, FloatArray, Floor, Sequence[int]]
-TRAIT, PLAIN, CONTRAST = "trait", "plain", "contrast"
 
 
 class Chance(Record):
@@ -68,7 +53,15 @@ class OutcomePathways(Record):
         shares: `own`, `others` (given own), `roles` (given both), `outside` and `above`, which sum to one.
         inside: the share through the own direction and other personas together; null without either.
         others_first: `others` alone, and `own` given others; null where one of the two is missing.
-        first_token: the share of the first token's state alone; null for outcomes other than the headline's.
+        first_token: the share of the first token's state alone.
+        chance_own: the share of chance directions in place of the own one.
+        chance_others: the share that chance directions add to the own one, in place of the others.
+        best: number of dimensions → the share of the change's own best directions, fitted on other text; `specific` is the direction of its
+            mean on answers with the trait less its mean on plain ones.
+        ceiling: the key in `best` of the best single direction known for this outcome; null without one.
+        kappa: κ = (M(own) − chance) / (M(ceiling) − chance).
+        kappa_why: why κ is not defined, in words.
+        room: M(ceiling) − chance, as a share of the effect.
     """
 
     effect: Interval
@@ -77,6 +70,13 @@ class OutcomePathways(Record):
     inside: Interval | None
     others_first: Mapping[str, Interval] | None
     first_token: Interval | None
+    chance_own: Chance | None
+    chance_others: Chance | None
+    best: Mapping[str, Interval]
+    ceiling: str | None
+    kappa: Interval | None
+    kappa_why: str | None
+    room: float | None
 
 
 class Pathways(Record):
@@ -88,16 +88,10 @@ class Pathways(Record):
         adapted_above: adapted layers above the last of them.
         dimensions: of each nested space, in order.
         sampled_questions: number of questions on which chance directions and the profile were read.
-        trait: of log p(y⁺), answers that show the trait; the headline.
-        plain: of log p(y⁻), plain answers.
-        contrast: of log p(y⁺) − log p(y⁻).
-        chance_own: the share of chance directions in place of the own one.
-        chance_others: the share that chance directions add to the own one, in place of the others.
-        best: number of dimensions → the share of the change's own best directions, fitted on other text.
-        kappa: κ = (M(own) − chance) / (best single direction − chance).
-        kappa_why: why κ is not defined, in words.
-        room: best single direction − chance, as a share of the effect.
-        profile: the shares where only layers up to some depth are set, shallowest first, and at last all of them.
+        trait: of log p(y⁺), answers that show the trait. They also become likelier by what any written answers teach.
+        plain: of log p(y⁻), plain answers to the same questions.
+        contrast: of log p(y⁺) − log p(y⁻), what is specific to the trait; the headline.
+        profile: the headline's shares where only layers up to some depth are set, shallowest first, and at last all of them.
         last_layer: the shares where the last layer alone is set.
     """
 
@@ -109,64 +103,13 @@ class Pathways(Record):
     trait: OutcomePathways
     plain: OutcomePathways
     contrast: OutcomePathways
-    chance_own: Chance | None
-    chance_others: Chance | None
-    best: Mapping[str, Interval]
-    kappa: Interval | None
-    kappa_why: str | None
-    room: float | None
     profile: Sequence[Window]
     last_layer: Window | None
 
-
-@dataclass(frozen=True, eq=False)
-class _Read:
-    """The outcomes of one run, or of several, relative to one reference.
-
-    Attributes:
-        facts: what was patched.
-        changes: outcome → its change under every intervention.
-        few: that of the headline's on the questions of chance spaces; None where none were drawn, or nothing changed there.
-        floor: what chance directions mediate in place of the own one, if there are any.
-        best: number of dimensions → the name of the change's own best directions.
-    """
-
-    facts: PathwayFacts
-    changes: Mapping[str, Outcomes]
-    few: Outcomes | None
-    floor: Floor | None
-    best: Mapping[str, str]
-
-    @classmethod
-    def of(cls, measured: Sequence[PathwayOutcomes]) -> "_Read":
-        facts = measured[0].facts
-        # Of several runs [interventions, 2, runs, questions].
-        scores, further = (stack_runs([getattr(each, name) for each in measured]) for name in ("logprob", "further"))
-        named = dict(zip(facts.further, further, strict=True))
-        kinds = {TRAIT: scores[:, 0], PLAIN: scores[:, 1], CONTRAST: scores[:, 0] - scores[:, 1]}
-        by_name = {
-            kind: dict(zip(facts.interventions, each, strict=True)) | (named if kind == TRAIT else {}) for kind, each in kinds.items()
-        }
-        changes = {kind: _parse(each) for kind, each in by_name.items()}
-        found = _why_none(changes[TRAIT], TRAIT) is None
-        few = _few_questions(measured, by_name[TRAIT]) if found else None
-        # Shares on a few questions need a change on these.
-        few = few if few and _why_none(few, TRAIT) is None else None
-        own = _chance(few, facts, CHANCE_OWN, given=None) if OWN in facts.parts else None
-        best = {name.removeprefix(BEST): name for name in parts_named(facts.further, BEST)} if found else {}
-        return cls(facts, changes, few, own, best)
-
     @property
-    def headline(self) -> Outcomes:
-        """The change of answers with the trait."""
-        return self.changes[TRAIT]
-
-    def scale(self) -> _Scale | None:
-        """Return what κ is made of; None where there is none."""
-        if self.floor is None or "1" not in self.best:
-            return None
-        moved, ceiling = _through(self.headline, OWN), _through(self.headline, self.best["1"])
-        return self.headline.effect, moved, ceiling, self.floor, self.facts.questions
+    def headline(self) -> OutcomePathways:
+        """The outcome that statements are made of."""
+        return self.contrast
 
 
 def pathways_of(runs: Sequence[RunResult], between_runs: PooledRuns | None = None) -> Mapping[str, Pathways] | None:
@@ -178,19 +121,17 @@ def pathways_of(runs: Sequence[RunResult], between_runs: PooledRuns | None = Non
     """
     measured = _measured(runs)
     headline = next(iter(measured), None)
-    found = {name: _pathways(name, each, between_runs if name == headline else None) for name, each in measured.items()}
-    return found or None
+    return {name: _pathways(name, each, between_runs if name == headline else None) for name, each in measured.items()} or None
 
 
 def pool_kappas(groups: Sequence[Sequence[RunResult]]) -> PooledRuns | None:
-    """Return how much κ relative to the headline's reference varies between runs, over groups; None for fewer than two with a κ."""
-    headlines = [next(iter(measured.values())) for runs in groups if (measured := _measured(runs))]
-    return pool_runs([above_floor(*scale) for each in headlines if (scale := each.scale())])
+    """Return how much κ of the headline varies between runs, over the groups that have room for one; None for fewer than two."""
+    changes = [OutcomeChange.of(CONTRAST, next(iter(measured.values()))) for runs in groups if (measured := _measured(runs))]
+    return pool_runs([parts for change in changes if (parts := change.above_floor())])
 
 
-def _measured(runs: Sequence[RunResult]) -> dict[str, _Read]:
-    found = in_all_runs([run.pathways for run in runs], lambda one, other: _comparable(one.facts, other.facts))
-    return {reference: _Read.of(each) for reference, each in found.items()}
+def _measured(runs: Sequence[RunResult]) -> dict[str, list[PathwayOutcomes]]:
+    return in_all_runs([run.pathways for run in runs], lambda one, other: _comparable(one.facts, other.facts))
 
 
 def in_all_runs(found: Sequence[Mapping[str, T]], alike: Callable[[T, T], bool]) -> dict[str, list[T]]:
@@ -211,97 +152,53 @@ def _comparable(one: PathwayFacts, other: PathwayFacts) -> bool:
     return all(getattr(one, field) == getattr(other, field) for field in ("interventions", "further", "sampled", "questions", "layers"))
 
 
-def _parse(outcomes: Mapping[str, FloatArray]) -> Outcomes:
-    """Return the outcomes of all interventions by the part that was patched."""
-    swapped = {part: parse_part(outcomes, part) for part in parts_named(list(outcomes), "")}
-    return Outcomes(outcomes[BEFORE], outcomes[AFTER], {part: each for part, each in swapped.items() if each})
-
-
-def _through(change: Outcomes, part: str) -> FloatArray:
-    """Return M·TE of each question."""
-    return change.mediated_effect(change.parts[part])
-
-
-def _share(change: Outcomes, part: str) -> Estimate:
-    """Return M of a part, with its interval."""
-    return ratio_interval(_through(change, part), change.effect)
-
-
-def _why_none(change: Outcomes, kind: str) -> str | None:
-    """Return why there are no shares of a change, or None where there are; that of answers with the trait has to be towards it."""
-    value, error = float(change.effect.mean()), standard_error(change.effect)
-    number = f"{value:.3f}".replace("-", "−")
-    if is_within_noise(change.effect):
-        return f"the change is {number}, not above {MIN_STANDARD_ERRORS:.0f} standard errors of {error:.3f}, so it has no shares"
-    return f"the change is away from the trait, {number}, so it has no shares" if kind == TRAIT and value < 0 else None
-
-
-def _pathways(reference: str, read: _Read, between_runs: PooledRuns | None = None) -> Pathways:
-    facts, headline, few = read.facts, read.headline, read.few
-    scale = read.scale()
-    scaled = scaled_share(*scale, between_runs=between_runs) if scale else None
+def _pathways(reference: str, measured: Sequence[PathwayOutcomes], between_runs: PooledRuns | None = None) -> Pathways:
+    facts = measured[0].facts
+    changes = {kind: OutcomeChange.of(kind, measured) for kind in (TRAIT, PLAIN, CONTRAST)}
+    headline = changes[CONTRAST]
+    profiled = headline.few is not None and headline.why is None
     return Pathways(
         reference=reference,
         layers=facts.layers,
         adapted_above=[layer for layer in facts.adapted if layer > facts.layers[-1]],
         dimensions=facts.dimensions,
         sampled_questions=len(facts.questions),
-        trait=_outcome(read.changes[TRAIT], TRAIT, facts),
-        plain=_outcome(read.changes[PLAIN], PLAIN, facts),
-        contrast=_outcome(read.changes[CONTRAST], CONTRAST, facts),
-        chance_own=chance_record(read.floor),
-        chance_others=chance_record(_chance(few, facts, CHANCE_OTHERS, given=OWN) if OTHERS in facts.parts else None),
-        best={k: _share(headline, part) for k, part in read.best.items()},
-        kappa=scaled.value if scaled else None,
-        kappa_why=scaled.why if scaled else _why_no_kappa(headline, few, facts),
-        room=scaled.room if scaled else None,
-        profile=_windows(few, facts) if few else [],
-        last_layer=_window(few, facts, AT) if few else None,
+        trait=_outcome(changes[TRAIT], None),
+        plain=_outcome(changes[PLAIN], None),
+        contrast=_outcome(headline, between_runs),
+        profile=_windows(headline) if profiled else [],
+        last_layer=_window(headline, AT) if profiled else None,
     )
 
 
-def stack_runs(each: Sequence[FloatArray]) -> FloatArray:
-    """Return one run's outcomes as they are, and those of several with an axis of runs before the questions."""
-    return each[0] if len(each) == 1 else np.stack(each, axis=-2)
-
-
-def _few_questions(measured: Sequence[PathwayOutcomes], headline: Mapping[str, FloatArray]) -> Outcomes | None:
-    """Return the outcomes on the questions of chance spaces, those of the real spaces among them; None where none were drawn."""
-    facts = measured[0].facts
-    if not facts.sampled:
-        return None
-    here = {name: each[..., list(facts.questions)] for name, each in headline.items()}
-    return _parse(here | dict(zip(facts.sampled, stack_runs([each.sampled for each in measured]), strict=True)))
-
-
-def _outcome(change: Outcomes, kind: str, facts: PathwayFacts) -> OutcomePathways:
+def _outcome(change: OutcomeChange, between_runs: PooledRuns | None) -> OutcomePathways:
     effect = mean_interval(change.effect) if change.effect.ndim == 1 else crossed_interval(change.effect)
-    if why := _why_none(change, kind):
-        return OutcomePathways(effect=effect, why=why, shares={}, inside=None, others_first=None, first_token=None)
-    nested = {name: _through(change, name) for name in facts.parts}
+    if change.why:
+        nothing = dict.fromkeys(("inside", "others_first", "first_token", "chance_own", "chance_others", "ceiling", "kappa", "room"))
+        return OutcomePathways(effect=effect, why=change.why, shares={}, best={}, kappa_why=change.why, **nothing)
+    parts, parsed = change.facts.parts, change.whole.parts
+    nested = {name: change.through(name) for name in parts}
     both = next((name for name in (OTHERS, OWN) if name in nested), None)
     others_first = None
-    if ALONE in change.parts and OWN in nested and OTHERS in nested:
-        given = ratio_interval(nested[OTHERS] - _through(change, ALONE), change.effect)
-        others_first = {OTHERS: _share(change, ALONE), OWN: given}
+    if ALONE in parsed and OWN in nested and OTHERS in nested:
+        given = ratio_interval(nested[OTHERS] - change.through(ALONE), change.effect)
+        others_first = {OTHERS: change.share(ALONE), OWN: given}
+    scaled = change.scaled(between_runs)
     return OutcomePathways(
         effect=effect,
         why=None,
-        shares=stack(change.effect, nested | {REST: _through(change, REST)}),
-        inside=_share(change, both) if both else None,
+        shares=stack(change.effect, nested | {REST: change.through(REST)}),
+        inside=change.share(both) if both else None,
         others_first=others_first,
-        first_token=_share(change, FIRST) if FIRST in change.parts else None,
+        first_token=change.share(FIRST) if FIRST in parsed else None,
+        chance_own=chance_record(change.chance(CHANCE_OWN)) if OWN in parts else None,
+        chance_others=chance_record(change.chance(CHANCE_OTHERS, given=OWN if OWN in parts else None)) if OTHERS in parts else None,
+        best={key: change.share(part) for key, part in change.best.items()},
+        ceiling=change.ceiling,
+        kappa=scaled.value if scaled else None,
+        kappa_why=scaled.why if scaled else change.why_no_kappa(),
+        room=scaled.room if scaled else None,
     )
-
-
-def _chance(few: Outcomes | None, facts: PathwayFacts, kind: str, given: str | None) -> Floor | None:
-    """Return what chance directions mediate in place of the own one, or what they add to it in place of the others."""
-    names = parts_named(facts.sampled, kind)
-    if few is None or not names:
-        return None
-    before = _through(few, given) if given and given in facts.parts else np.zeros_like(few.effect)
-    real = OWN if given is None else OTHERS
-    return floor(few.effect, np.stack([_through(few, name) - before for name in names]), _through(few, real) - before)
 
 
 def chance_record(found: Floor | None) -> Chance | None:
@@ -309,35 +206,26 @@ def chance_record(found: Floor | None) -> Chance | None:
     return Chance(mean=found.mean, low=found.low, high=found.high, draws=found.draws, p=found.p) if found else None
 
 
-def _windows(few: Outcomes, facts: PathwayFacts) -> list[Window]:
+def _windows(change: OutcomeChange) -> list[Window]:
     """Return the shares up to each depth; those of all layers are the nested spaces' own."""
+    facts = change.facts
     depths = sorted({int(name[len(UNTIL) :].split(".")[0]) for name in parts_named(facts.sampled, UNTIL)})
-    found = [_window(few, facts, f"{UNTIL}{depth}", depth) for depth in depths]
-    whole = Window(layers=(facts.layers[0], facts.layers[-1]), shares=_shares(few, facts, ""))
+    found = [_window(change, f"{UNTIL}{depth}", depth) for depth in depths]
+    whole = Window(layers=(facts.layers[0], facts.layers[-1]), shares=_shares(change, ""))
     return [*(each for each in found if each), whole]
 
 
-def _window(few: Outcomes, facts: PathwayFacts, kind: str, last: int | None = None) -> Window | None:
+def _window(change: OutcomeChange, kind: str, last: int | None = None) -> Window | None:
     """Return the shares in one window of layers: up to `last`, or the last layer alone; None where that was not read."""
+    facts = change.facts
     window = f"{kind}{facts.layers[-1]}" if last is None else kind
-    if f"{window}.{REST}" not in few.parts:
+    if change.few is None or f"{window}.{REST}" not in change.few.parts:
         return None
     bounds = (facts.layers[-1],) * 2 if last is None else (facts.layers[0], last)
-    return Window(layers=bounds, shares=_shares(few, facts, f"{window}."))
+    return Window(layers=bounds, shares=_shares(change, f"{window}."))
 
 
-def _shares(few: Outcomes, facts: PathwayFacts, window: str) -> dict[str, float]:
-    total = float(few.effect.mean())
-    return {part: float(_through(few, f"{window}{part}").mean()) / total for part in (*facts.parts, REST)}
-
-
-def _why_no_kappa(headline: Outcomes, few: Outcomes | None, facts: PathwayFacts) -> str:
-    if why := _why_none(headline, TRAIT):
-        return why
-    if OWN not in facts.parts:
-        return "the run has no own direction that was found"
-    if not facts.sampled:
-        return "no chance directions were drawn relative to this reference"
-    if few is None:
-        return "on the questions of the chance directions the change is within its noise"
-    return "too few personas were found to draw chance directions from"
+def _shares(change: OutcomeChange, window: str) -> dict[str, float]:
+    assert change.few is not None  # where windows are read
+    total = float(change.few.effect.mean())
+    return {part: float(change.through(f"{window}{part}", few=True).mean()) / total for part in (*change.facts.parts, REST)}

@@ -28,7 +28,7 @@ from wellworn.experiments.stages.capability import Capability, capability
 from wellworn.experiments.stages.measurement import EffectShares, Measurement, ShareOfTruth
 from wellworn.probes.geometry.novelty import Novelty
 from wellworn.probes.geometry.weights import Summary as Writes
-from wellworn.probes.mediation.shares import WHOLE
+from wellworn.probes.mediation.shares import MIN_STANDARD_ERRORS, WHOLE
 from wellworn.probes.statistics.intervals import Estimate
 
 RUNS_FOR_A_CLAIM = 3
@@ -201,20 +201,20 @@ def statement_of(results: Results, runs: Sequence[RunResult], pathways: Mapping[
 
 
 def _prompted(results: Results, trait: str | None) -> Estimate | None:
-    """Return the change of answers with a trait under its system prompt, relative to the base; None where that was not measured."""
-    if results.knock_in and results.knock_in.trait == trait:
-        return results.knock_in.taught
+    """Return the change of the trait score under a trait's system prompt, relative to the base; None where it was not measured or found."""
     for run in results.runs:
-        if run.entry.arm == "prompted" and run.entry.trait == trait and run.facts and (shown := run.facts.references["base"].shown):
-            return shown.estimate
+        if run.entry.arm == "prompted" and run.entry.trait == trait and run.facts:
+            effect = run.facts.references["base"].effect
+            if effect and effect.value > MIN_STANDARD_ERRORS * effect.standard_error:
+                return effect.estimate
     return None
 
 
 def _moved(runs: Sequence[RunResult]) -> float | None:
-    """Return how much likelier runs' references find answers with the trait than the base does; None where that is the reference."""
+    """Return how far the trait score of the runs' references is from the base's; None where the base is the reference."""
     changes = []
     for run in runs:
-        headline, base = (run.facts.headline.shown, run.facts.references["base"].shown) if run.facts else (None, None)
+        headline, base = (run.facts.headline.effect, run.facts.references["base"].effect) if run.facts else (None, None)
         if run.facts is None or run.facts.reference == "base" or headline is None or base is None:
             return None
         changes.append(base.value - headline.value)

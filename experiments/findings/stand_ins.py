@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from wellworn.experiments.engine.record import Record
+from wellworn.experiments.findings.outcome_changes import specific
 from wellworn.experiments.findings.results import RunResult
 from wellworn.experiments.findings.verdict import P_LEVEL
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, parse_part, parts_named
@@ -57,7 +58,7 @@ def stand_in_shares(run: RunResult) -> StandIns | None:
     if found is None or not run.pathways:
         return None
     here = next(iter(run.pathways.values()))
-    outcomes = dict(zip(found.facts.interventions, found.logprob, strict=True))
+    outcomes = dict(zip(found.facts.interventions, specific(found.logprob), strict=True))
     change = Outcomes(outcomes[BEFORE], outcomes[AFTER], {})
     if is_within_noise(change.effect) or change.effect.mean() <= 0:
         return None
@@ -93,14 +94,14 @@ def _own_share(here: PathwayOutcomes, found: StandInOutcomes) -> float | None:
     facts = here.facts
     if OWN not in facts.parts:
         return None
-    scores = dict(zip(facts.interventions, here.logprob[:, 0, found.facts.questions], strict=True))
+    scores = dict(zip(facts.interventions, specific(here.logprob)[:, found.facts.questions], strict=True))
     return _share(Outcomes(scores[BEFORE], scores[AFTER], {}), scores, OWN)
 
 
 def _chance_shares(here: PathwayOutcomes) -> FloatArray:
     """Return the shares of the chance directions, on their questions."""
     facts = here.facts
-    few = dict(zip(facts.interventions, here.logprob[:, 0, list(facts.questions)], strict=True))
-    few |= dict(zip(facts.sampled, here.sampled, strict=True))
+    few = dict(zip(facts.interventions, specific(here.logprob)[:, list(facts.questions)], strict=True))
+    few |= dict(zip(facts.sampled, specific(here.sampled), strict=True))
     change = Outcomes(few[BEFORE], few[AFTER], {})
     return np.array([_share(change, few, name) for name in parts_named(facts.sampled, CHANCE_OWN)])

@@ -8,7 +8,7 @@ personas that the model was taught, *at most a fifth* of those on personas that 
 from collections.abc import Mapping, Sequence
 
 from wellworn.experiments.engine.record import Interval, Record
-from wellworn.experiments.findings.pathways import Pathways
+from wellworn.experiments.findings.pathways import Chance, OutcomePathways, Pathways
 from wellworn.probes.mediation.pathways import OWN, REST
 from wellworn.probes.statistics.intervals import Estimate
 
@@ -82,17 +82,17 @@ def state(pathways: Mapping[str, Pathways], persona: bool, prompted: Estimate | 
     name, why = _by_kappa(headline, LEAST, MOST)
     others = [_by_kappa(headline, *margins)[0] for margins in OTHER_MARGINS]
     fragile = [other for other in dict.fromkeys(others) if other != name]
-    return Statement(name=name, existing=existing, kappa=headline.kappa, why=why, fragile=fragile)
+    return Statement(name=name, existing=existing, kappa=headline.headline.kappa, why=why, fragile=fragile)
 
 
 def _too_small(found: Pathways, prompted: Estimate | None) -> tuple[str, str] | None:
     """Return the statement on a change that is too small, or away from the trait."""
-    effect = found.trait.effect
+    effect = found.headline.effect
     known = prompted is not None and prompted.low > 0
     least = OF_PROMPT * prompted.value if known and prompted else LEAST_CHANGE
     if effect.high < 0:
         return AWAY, f"the change is {effect} nats per token"
-    if found.trait.why or effect.low <= least:
+    if found.headline.why or effect.low <= least:
         least_words = f"{least:.3f}, {f'{OF_PROMPT:.2f} of what the system prompt does' if known else 'the least that counts'}"
         return TOO_SMALL, f"the change is {effect} nats per token; more than {least_words}, and 3 standard errors are needed"
     return None
@@ -100,34 +100,35 @@ def _too_small(found: Pathways, prompted: Estimate | None) -> tuple[str, str] | 
 
 def _doubtful(headline: Pathways, base: Pathways | None, moved: float | None) -> tuple[str, str] | None:
     """Return the statement on a change of which the reference has a large part, or on which two references disagree."""
-    if moved is not None and abs(moved) > MOST_OF_REFERENCE * headline.trait.effect.value:
-        verb = "likelier" if moved > 0 else "less likely"
-        return DOUBTFUL, f"the reference itself finds these answers {verb} by {abs(moved):.2f}, and the change is {headline.trait.effect}"
+    effect = headline.headline.effect
+    if moved is not None and abs(moved) > MOST_OF_REFERENCE * effect.value:
+        return DOUBTFUL, f"the reference itself changes by {moved:+.2f} from the base, and the change is {effect}"
     if base is None or base.reference == headline.reference:
         return None
-    mine, theirs = (_between(each, headline) for each in (headline, base))
+    mine, theirs = (_between(each.headline, headline.headline.chance_own) for each in (headline, base))
     if mine is not None and theirs is not None and (min(mine, theirs) <= LEAST and max(mine, theirs) >= MOST):
         return DOUBTFUL, f"κ is {mine:.2f} relative to the {headline.reference} reference, and {theirs:.2f} relative to the base"
     return None
 
 
-def _between(found: Pathways, headline: Pathways) -> float | None:
+def _between(found: OutcomePathways, chance: Chance | None) -> float | None:
     """Return κ's value against a reference, with the chance of the headline's."""
-    if OWN not in found.trait.shares or "1" not in found.best or headline.chance_own is None:
+    if OWN not in found.shares or found.ceiling is None or chance is None:
         return None
-    room = found.best["1"].value - headline.chance_own.mean
-    return (found.trait.shares[OWN].value - headline.chance_own.mean) / room if room > 0 else None
+    room = found.best[found.ceiling].value - chance.mean
+    return (found.shares[OWN].value - chance.mean) / room if room > 0 else None
 
 
 def _by_kappa(found: Pathways, least: float, most: float) -> tuple[str, str]:
     """Return the statement that the interval of κ allows."""
-    kappa, chance = found.kappa, found.chance_own
-    if kappa is None:
-        return INCONCLUSIVE, found.kappa_why or "κ is not defined"
-    best = found.best["1"]
+    outcome = found.headline
+    kappa, chance = outcome.kappa, outcome.chance_own
+    if kappa is None or outcome.ceiling is None:
+        return INCONCLUSIVE, outcome.kappa_why or "κ is not defined"
+    best = outcome.best[outcome.ceiling]
     numbers = f"one direction can carry {best.value:.2f} of the change, the existing one does κ = {kappa} of that beyond chance"
     numbers += f" (p = {chance.p:.3f})" if chance else ""
-    inside, rest = found.trait.inside, found.trait.shares[REST]
+    inside, rest = outcome.inside, outcome.shares[REST]
     numbers += f"; {rest.value:.2f} lies outside the persona space"
     if kappa.high - kappa.low > WIDEST:
         times = ((kappa.high - kappa.low) / WIDEST) ** 2

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from wellworn.experiments.engine.record import Interval, Record
-from wellworn.experiments.findings.pathways import Chance, chance_record, in_all_runs, stack_runs
+from wellworn.experiments.findings.outcome_changes import stack_runs
+from wellworn.experiments.findings.pathways import Chance, chance_record, in_all_runs
 from wellworn.experiments.findings.results import RunResult
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
 from wellworn.experiments.stages.written import EXCEPT, WrittenOutcomes

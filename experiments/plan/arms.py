@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 
 from wellworn.data.catalog import NEUTRAL
@@ -72,23 +73,27 @@ class ArmInputs:
         """The run's name on screen."""
         return self.run.title(self.subject.name, self.run.seed)
 
-    def taught(self, seed: int) -> Subject:
+    def subject_of_seed(self, seed: int) -> Subject:
         """Return the subject with the training questions of that seed's data set."""
-        parts = self.run.study.data_sets
-        return self.subject if parts == 1 else self.subject.train_part(seed % parts, parts)
+        return self.subject.of_seed(seed, self.run.study.data_sets)
 
     def train_neutral(self, seed: int, title: str) -> Stage:
         """Return the stage that trains a neutral fine-tune: on plain answers, or on the model's own, which teach it nothing.
 
-        No answer of its own is read twice: a model that reads one again learns that one, and drifts from what it was.
+        No answer of its own is read twice: a model that reads one again learns that one, and drifts from what it was. It takes as many
+        steps as the run.
+
+        Raises:
+            InputError: a key of training by which the number of steps is not known beforehand.
         """
-        plain, config = self.taught(seed).plain_turns("train"), self.run.study.train
+        subject, config = self.subject_of_seed(seed), self.run.study.train
+        plain = subject.plain_turns("train")
         if self.run.study.neutral == "plain":
             return self.train(plain, seed, title)
-        config, copies = config.in_one_pass(len(plain))
-        turns = plain * copies
+        steps = config.steps(len(subject.training_turns()))
+        turns = plain * ceil(steps * config.batch_size / len(plain))
         kept = kept_answers_stage(self.context, [(turn.question, None) for turn in turns], "answers of the base to train on")
-        return train_stage(self.context, turns, config, seed, f"train {title}", kept)
+        return train_stage(self.context, turns, config.with_steps(steps), seed, f"train {title}", kept)
 
     def train(self, turns: Sequence[Turn], seed: int, title: str, answers_of: Stage | None = None) -> Stage:
         """Return the stage that trains an adapter with the study's settings."""
@@ -162,7 +167,7 @@ def _distilled_arm(given: ArmInputs, arm: Distilled) -> ArmStages:
     run = given.run
     if given.own is None:
         raise InputError(f"{given.title}: {given.no_own}")
-    plain, asked = given.taught(run.seed).plain_turns("train"), given.taught(run.seed).examples_in("train")
+    plain, asked = given.subject_of_seed(run.seed).plain_turns("train"), given.subject_of_seed(run.seed).examples_in("train")
     taught = teacher_stage(given.context, given.space_stages, arm, given.own, asked, run.seed)
     # The reference is also a student, of the unchanged base.
     title = f"student of the base (seed {run.seed})"
@@ -193,6 +198,6 @@ def _adapter_arm(given: ArmInputs, folder: Path) -> ArmStages:
 
 
 def _training_turns(given: ArmInputs) -> list[Turn]:
-    if not (turns := given.taught(given.run.seed).training_turns()):
+    if not (turns := given.subject_of_seed(given.run.seed).training_turns()):
         raise InputError(f"{given.subject.name}: the arm {given.run.arm.arm} needs train rows, and this trait has none")
     return turns

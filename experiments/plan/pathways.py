@@ -40,6 +40,7 @@ def pathways_question(layout: Layout, name: str, config: PathwaysConfig) -> Path
         changed=subject.trait_turns("evaluate"),
         plain=subject.plain_turns("evaluate"),
         other_text=subject.trait_turns("train")[: config.surface],
+        other_plain=subject.plain_turns("train")[: config.surface],
         layer=layout.layer,
         own=layout.own,
         sampled=name == layout.headline,

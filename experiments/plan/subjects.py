@@ -57,17 +57,26 @@ class Subject:
         """Return the examples of a split."""
         return [example for example in self.examples if example.split == split]
 
-    def train_part(self, part: int, parts: int) -> "Subject":
-        """Return the subject with one of several disjoint parts of its training questions, every so many of them in order.
+    def of_seed(self, seed: int, data_sets: int) -> "Subject":
+        """Return the subject with the training questions that runs of a seed have: one of several disjoint parts of them, taken in turn.
 
         Raises:
             InputError: fewer questions than parts.
         """
-        questions = list(dict.fromkeys(same_question(example.question) for example in self.examples_in("train")))
+        if data_sets == 1:
+            return self
+        examples = self._part(self.examples, seed % data_sets, data_sets)
+        if not isinstance(self.of, Trait):
+            return replace(self, examples=examples)
+        own = tuple(self._part(self.of.examples, seed % data_sets, data_sets))
+        return replace(self, examples=examples, of=self.of.model_copy(update={"examples": own}))
+
+    def _part(self, examples: Sequence[Example], part: int, parts: int) -> list[Example]:
+        questions = list(dict.fromkeys(same_question(example.question) for example in examples if example.split == "train"))
         if len(questions) < parts:
             raise InputError(f"{self.name}: {len(questions)} training questions cannot make {parts} data sets (data_sets)")
         mine = set(questions[part::parts])
-        return replace(self, examples=[e for e in self.examples if e.split != "train" or same_question(e.question) in mine])
+        return [example for example in examples if example.split != "train" or same_question(example.question) in mine]
 
     def plain_turns(self, split: Split) -> list[Turn]:
         """Return the plain answers of a split."""

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from wellworn.experiments.findings.outcome_changes import CONTRAST, TRAIT
 from wellworn.experiments.findings.pathways import Chance, Pathways
 from wellworn.experiments.findings.statements import RULE, Statement
 from wellworn.experiments.report.figures import GREY, PALETTE, Figure, Plotly, Shown, base_layout, label, polyline, round_value
@@ -20,7 +21,7 @@ WAYS = {
     REST: ("outside the persona space", PALETTE[1]),
     ABOVE: ("adapters above", GREY),
 }
-_OUTCOMES = {"trait": "answers with the trait", "plain": "plain answers", "contrast": "their difference"}
+_OUTCOMES = {"contrast": "specific to the trait", "trait": "answers with the trait", "plain": "plain answers"}
 _REFERENCES = {"neutral": "the neutral fine-tune", "base": "the base"}
 _THROUGH = {OWN: "the own direction", OTHERS: "other personas", ROLES: "roles"}
 _GIVEN = {OWN: "the own direction", OTHERS: "the others"}
@@ -30,13 +31,13 @@ NARROWEST = 0.1
 
 def stacked_bars(id: str, named: Sequence[tuple[str, Pathways]]) -> Figure | None:
     """Draw one bar a run, cut into the ways that its change goes; ways with a negative share lie left of zero."""
-    shown = [(name, each) for name, each in named if each.trait.why is None][::-1]
+    shown = [(name, each) for name, each in named if each.headline.why is None][::-1]
     if not shown:
         return None
     ways = ways_of([each for _, each in shown])
     data: list[Plotly] = []
     for way in ways:
-        values = [share.value if (share := each.trait.shares.get(way)) else 0.0 for _, each in shown]
+        values = [share.value if (share := each.headline.shares.get(way)) else 0.0 for _, each in shown]
         data.append(
             {
                 "type": "bar",
@@ -60,7 +61,7 @@ def stacked_bars(id: str, named: Sequence[tuple[str, Pathways]]) -> Figure | Non
     layout["yaxis"] |= {"tickvals": list(range(len(shown))), "ticktext": [label(name) for name, _ in shown], "showgrid": False}
     layout["xaxis"] |= {"zeroline": True, "zerolinecolor": GREY}
     words = [
-        f"{name}: " + ", ".join(f"{WAYS[way][0]} {share.value:.2f}" for way, share in each.trait.shares.items()) for name, each in named
+        f"{name}: " + ", ".join(f"{WAYS[way][0]} {share.value:.2f}" for way, share in each.headline.shares.items()) for name, each in named
     ]
     return Figure(id, f"Where each change goes. {'; '.join(words)}", data, layout)
 
@@ -87,7 +88,7 @@ def shares_over_depth(id: str, found: Pathways) -> Figure | None:
 
 def sentence(found: Pathways) -> str:
     """Return where a change goes in words: what goes each way, what chance would, and what one direction can carry."""
-    outcome = found.trait
+    outcome = found.headline
     if outcome.why is not None:
         return f"{_capital(outcome.why)}."
     ways = [way for way in (OWN, OTHERS, ROLES) if way in outcome.shares]
@@ -98,14 +99,16 @@ def sentence(found: Pathways) -> str:
     rest = [f"{_percent(outcome.shares[REST])} lies outside these directions"]
     if found.adapted_above:
         rest.append(f"{_percent(outcome.shares[ABOVE])} comes from adapters above layer {found.layers[-1]}")
-    drawn = ((found.chance_own, "carry"), (found.chance_others, "would add" if OWN in ways else "carry"))
+    drawn = ((outcome.chance_own, "carry"), (outcome.chance_others, "would add" if OWN in ways else "carry"))
     chance = [_chance(each, verb) for each, verb in drawn if each]
     words = _capital("; ".join([*parts, *rest])) + "."
     if chance:
         words += " In their place, " + "; ".join(chance) + "."
-    if "1" in found.best:
-        words += f" The best single direction known for this change carries {_percent(found.best['1'])}"
-        words += f"; between chance and that, the own one is at κ = {found.kappa}." if found.kappa else f". {_capital(found.kappa_why)}."
+    if outcome.ceiling:
+        words += f" The best single direction known for this change carries {_percent(outcome.best[outcome.ceiling])}"
+        words += (
+            f"; between chance and that, the own one is at κ = {outcome.kappa}." if outcome.kappa else f". {_capital(outcome.kappa_why)}."
+        )
     return words
 
 
@@ -132,7 +135,12 @@ def view(named: Sequence[tuple[str, Mapping[str, Pathways] | None, Statement | N
         "questions": max(each.sampled_questions for _, each in headlines),
         "ways": {WAYS[way][0]: way for way in ways_of([each for _, each in headlines])},
         "rows": list(_rows(measured)),
-        "compared": [{"name": name, "found": each} for name, each in headlines if each.trait.why is None],
+        "compared": [
+            {"name": name, "text": _OUTCOMES[key], "found": getattr(each, key), "first": key == CONTRAST}
+            for name, each in headlines
+            for key in (CONTRAST, TRAIT)
+            if getattr(each, key).why is None
+        ],
         "profiles": [{"name": name, "figure": figure} for name, figure in profiles],
     }
     return shown, [figure for figure in (bars, *(figure for _, figure in profiles)) if figure]
@@ -169,5 +177,5 @@ def _whole(share: float) -> str:
 
 def ways_of(found: Sequence[Pathways]) -> list[str]:
     """Return the ways that any of some changes may go; none goes above the last layer where no adapter is there."""
-    ways = [way for way in WAYS if any(way in each.trait.shares for each in found)]
+    ways = [way for way in WAYS if any(way in each.headline.shares for each in found)]
     return [way for way in ways if way != ABOVE or any(each.adapted_above for each in found)]

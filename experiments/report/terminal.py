@@ -155,16 +155,16 @@ def _pathways(rows: Sequence[RunRow | GroupRow]) -> RenderableType:
         table.add_column(column, justify="left" if column in ("run", "what may be said") else "right")
     for row, each in found:
         said = "" if row.statement is None else row.statement.words + (" ‡" if row.statement.fragile else "")
-        change, chance = _number(each.trait.effect, signed=True), each.chance_own
-        if each.trait.why:
+        change, chance = _number(each.headline.effect, signed=True), each.headline.chance_own
+        if each.headline.why:
             table.add_row(escape(row.name), change, "no clear change", *[""] * (len(ways) + 1), said)
             continue
         table.add_row(
             escape(row.name),
             change,
-            *(_interval(each.trait.shares.get(way)) for way in ways),
+            *(_interval(each.headline.shares.get(way)) for way in ways),
             f"{chance.mean:.2f}, {chance.p:.3f}" if chance else "–",
-            _interval(each.kappa),
+            _interval(each.headline.kappa),
             said,
         )
     legend = (

@@ -183,11 +183,7 @@ def trait_effect(changed: Mapping[str, Reading], reference: Mapping[str, Reading
     """
     score = [texts["trait"]["logprob"].astype(np.float64) - texts["neutral"]["logprob"] for texts in (changed, reference)]
     differences = score[0] - score[1]
-    return _effect(differences), differences
-
-
-def _effect(differences: FloatArray) -> Effect:
-    return Effect(**vars(mean_interval(differences)), standard_error=standard_error(differences))
+    return Effect(**vars(mean_interval(differences)), standard_error=standard_error(differences)), differences
 
 
 def measure_stage(
@@ -304,10 +300,9 @@ def _against(
             last = (states - before)[:, layer, PROMPT_LAST]
             texts["prompt_last"] = shift_reading(space, layer, last, plain[:, layer, PROMPT_LAST], own)
     if "trait" not in run or "trait" not in reference:
-        return ReferenceReading(texts=texts, effect=None, shown=None), None
+        return ReferenceReading(texts=texts, effect=None), None
     effect, questions = trait_effect(run, reference)
-    shown = _effect(run["trait"]["logprob"].astype(np.float64) - reference["trait"]["logprob"])
-    return ReferenceReading(texts=texts, effect=effect, shown=shown), questions
+    return ReferenceReading(texts=texts, effect=effect), questions
 
 
 def _text_shift(space: PersonaSpace, layer: int, own: str | None, base: Mapping[str, Reading]) -> ShiftReading | None:

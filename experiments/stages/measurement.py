@@ -83,7 +83,7 @@ class ShiftReading(Record):
 
 
 class Effect(Record):
-    """The change of an outcome: of the trait score, the mean over questions of log p(y⁺) − log p(y⁻), or of log p(y⁺); in nats per token.
+    """The change of the trait score: the mean over questions of log p(y⁺) − log p(y⁻), in nats per token.
 
     Attributes:
         value: the change.
@@ -109,12 +109,10 @@ class ReferenceReading(Record):
     Attributes:
         texts: text (`neutral`, `trait`, `own` answers, and `prompt_last`) → the shift on it.
         effect: the change of the trait score; null where the run has no trait of its own.
-        shown: the change of log p(y⁺) alone, of answers that show the trait; null as above.
     """
 
     texts: Mapping[str, ShiftReading]
     effect: Effect | None
-    shown: Effect | None
 
 
 class NearPersona(Record):

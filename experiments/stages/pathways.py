@@ -1,6 +1,7 @@
 """The stage `pathways`: patch nested spaces at all adapted layers together, with chance spaces and the change's own best directions.
 
-It stores the log-probability of every text under every intervention. Arithmetic on them is `findings/pathways.py`.
+It stores the log-probability of answers with the trait and of plain ones under every intervention. Arithmetic on them is
+`findings/pathways.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from wellworn.experiments.stages.nested_space import ChanceSpaces, NestedSpace, 
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.study_sections import PathwaysConfig
 from wellworn.lora import adapters as lora_adapters
-from wellworn.probes.mediation.changes import Changes, state_changes
+from wellworn.probes.mediation.changes import Changes, state_changes, unit_basis
 from wellworn.probes.mediation.interventions import Intervention, Swap
 from wellworn.probes.mediation.paired_states import Batching, Texts
 from wellworn.probes.mediation.patching import patched_logprobs
@@ -36,6 +37,8 @@ from wellworn.probes.statistics.intervals import FloatArray
 PATHWAYS, OUTCOMES = "pathways.json", "outcomes.safetensors"
 # Interventions next to the nested spaces, which have the names of what they add.
 ALONE, FIRST, BEST = "others_alone", "first_token", "best"
+# The mean change on answers with the trait less that on plain ones.
+SPECIFIC = "specific"
 CHANCE_OWN, CHANCE_OTHERS = "chance_own", "chance_others"
 UNTIL, AT = "until", "at"
 # Dimensions of the change's own best space, next to one and to as many as the persona space has.
@@ -51,7 +54,8 @@ class PathwaysQuestion:
         reference: the reference model M0.
         changed: answers y⁺ that show the trait, to evaluate questions.
         plain: plain answers y⁻ to the same questions, in the same order.
-        other_text: training-like answers, on which the change's own best directions are fitted.
+        other_text: training-like answers with the trait, on which the change's own best directions are fitted.
+        other_plain: plain answers to the same questions.
         layer: the last layer that is set.
         own: the run's trait.
         sampled: whether chance spaces and the profile are measured too.
@@ -62,6 +66,7 @@ class PathwaysQuestion:
     changed: Sequence[Turn]
     plain: Sequence[Turn]
     other_text: Sequence[Turn]
+    other_plain: Sequence[Turn]
     layer: int
     own: str | None
     sampled: bool = True
@@ -100,8 +105,8 @@ class PathwayOutcomes:
     Attributes:
         facts: what was patched.
         logprob: [interventions, 2, questions], of y⁺ and y⁻.
-        further: [interventions, questions], of y⁺.
-        sampled: [interventions, sampled questions], of y⁺.
+        further: the same of further interventions.
+        sampled: [interventions, 2, sampled questions].
     """
 
     facts: PathwayFacts
@@ -141,16 +146,19 @@ def pathways_stage(context: StudyContext, question: PathwaysQuestion, config: Pa
         with lora_adapters.adapted(context.base, adapters) as model:
             layers, adapted = set_layers(model, between, question.layer)
             quiet = Batching(pad, context.study.token_budget)
-            changes = state_changes(model, Texts.same(encode(question.other_text)), between, layers, quiet)
+            changes, plainly = (
+                state_changes(model, Texts.same(encode(turns)), between, layers, quiet)
+                for turns in (question.other_text, question.other_plain)
+            )
             some = sampled_questions(len(texts), config.questions) if question.sampled else []
             nested = nested_space(space, layers, question.layer, question.own)
-            main, further = _nested_parts(nested), _change_parts(nested, changes)
+            main, further = _nested_parts(nested), _change_parts(nested, changes, plainly)
             sampled: dict[str, Intervention] = {}
             if some:
                 chance = chance_spaces(space, nested, question.layer, question.own, config.draws)
                 sampled = _chance_parts(chance) | _window_parts(nested, config.profile)
-            few = [texts[i] for i in some]
-            work = [(main, [*texts, *plain]), (further, texts), (sampled, few)]
+            few = [each[i] for each in (texts, plain) for i in some]
+            work = [(main, [*texts, *plain]), (further, [*texts, *plain]), (sampled, few)]
             total = sum(len(parts) * sum(map(len, rows)) for parts, rows in work)
             how = Batching(pad, context.study.token_budget, counter(tick, total // context.ranks.world, "tokens"))
             scores = [patched_logprobs(model, Texts.same(rows), between, list(parts.values()), how).numpy() for parts, rows in work]
@@ -165,7 +173,10 @@ def pathways_stage(context: StudyContext, question: PathwaysQuestion, config: Pa
             questions=some,
             tokens=changes.tokens,
         )
-        outcomes = {"logprob": scores[0].reshape(len(main), 2, -1), "further": scores[1], "sampled": scores[2]}
+        names = ("logprob", "further", "sampled")
+        outcomes = {
+            name: each.reshape(len(parts), 2, len(rows) // 2) for name, each, (parts, rows) in zip(names, scores, work, strict=True)
+        }
         return {OUTCOMES: outcomes, PATHWAYS: facts.to_json()}
 
     facts: Config = {
@@ -173,6 +184,7 @@ def pathways_stage(context: StudyContext, question: PathwaysQuestion, config: Pa
         "changed": fingerprint(question.changed),
         "plain": fingerprint(question.plain),
         "other_text": fingerprint(question.other_text),
+        "other_plain": fingerprint(question.other_plain),
         "layer": question.layer,
         "own": question.own,
         "adapters": [len(condition.inputs) for condition in conditions],
@@ -209,8 +221,14 @@ def _nested_parts(nested: NestedSpace) -> dict[str, Intervention]:
     return found | both_ways(REST, {layer: Swap() for layer in nested.bases})
 
 
-def _change_parts(nested: NestedSpace, changes: Changes) -> dict[str, Intervention]:
-    """Return the interventions that answers with the trait are read under: the first token alone, the change's own best directions."""
+def _change_parts(nested: NestedSpace, changes: Changes, plainly: Changes) -> dict[str, Intervention]:
+    """Return further interventions: the first token alone, and the change's own best directions.
+
+    Args:
+        nested: the nested spaces.
+        changes: of answers with the trait.
+        plainly: of plain answers.
+    """
     layers = list(nested.bases)
     found = both_ways(FIRST, {layer: Swap() for layer in layers}, first_token=True)
     # As many as the own direction and the others together.
@@ -218,7 +236,8 @@ def _change_parts(nested: NestedSpace, changes: Changes) -> dict[str, Interventi
     for k in sorted({1, MANY, *both}):
         best = {layer: changes.mean_direction(layer) if k == 1 else changes.leading(layer, k) for layer in layers}
         found |= both_ways(f"{BEST}{k}", {layer: Swap(basis.float()) for layer, basis in best.items() if basis is not None})
-    return found
+    specific = {layer: unit_basis(changes.means[layer] - plainly.means[layer]) for layer in layers}
+    return found | both_ways(SPECIFIC, {layer: Swap(basis.float()) for layer, basis in specific.items() if basis is not None})
 
 
 def _chance_parts(chance: ChanceSpaces) -> dict[str, Intervention]:

@@ -1,6 +1,6 @@
 """The stage `stand_ins`: other directions in place of a run's own one, each patched alone at all adapted layers together.
 
-It stores the log-probability of answers with the trait under each of them. Arithmetic on them is `findings/stand_ins.py`.
+It stores the log-probability of answers with the trait, and of plain ones, under each of them. Arithmetic on them is `findings/stand_ins.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,7 +67,7 @@ class StandInFacts(Record):
 
 @dataclass(frozen=True)
 class StandInOutcomes:
-    """A finished `stand_ins` stage: its facts, and log p(y⁺) [interventions, questions]."""
+    """A finished `stand_ins` stage: its facts, and the log-probability of y⁺ and y⁻, [interventions, 2, questions]."""
 
     facts: StandInFacts
     logprob: FloatArray
@@ -98,7 +98,7 @@ def stand_ins_stage(
         adapters, between = patched_pair(folders)
         chat, pad = context.chat(context.base), context.base.tokenizer.pad_token_id
         some = sampled_questions(len(question.changed), config.questions)
-        texts = [chat.encode(question.changed[i]) for i in some]
+        texts = [chat.encode(turns[i]) for turns in (question.changed, question.plain) for i in some]
         with lora_adapters.adapted(context.base, adapters) as model:
             layers, _ = set_layers(model, between, question.layer)
             vectors = load_file(folders["instructions"] / "space.safetensors")["vectors"] if instructions else None
@@ -117,7 +117,7 @@ def stand_ins_stage(
             scores = patched_logprobs(model, Texts.same(texts), between, list(arms.values()), how).numpy()
         kind_of = {name: kind for kind, directions in found.items() for name in directions}
         facts = StandInFacts(layers=layers, kinds=kind_of, words=words if wordless else [], interventions=list(arms), questions=some)
-        return {OUTCOMES: {"logprob": scores}, STAND_INS: facts.to_json()}
+        return {OUTCOMES: {"logprob": scores.reshape(len(arms), 2, len(some))}, STAND_INS: facts.to_json()}
 
     facts: Config = {
         **context.identity(),

@@ -32,8 +32,7 @@ class Changes:
 
     def mean_direction(self, layer: int) -> torch.Tensor | None:
         """Return the unit vector along the mean change as a basis [d_model, 1]; None where nothing changes on average."""
-        norm = self.means[layer].norm()
-        return (self.means[layer] / norm)[:, None] if norm > 0 else None
+        return unit_basis(self.means[layer])
 
     def leading(self, layer: int, k: int) -> torch.Tensor | None:
         """Return the k leading principal directions of the uncentred change, or all if it has fewer, [d_model, ≤ k]; None without any."""
@@ -43,6 +42,12 @@ class Changes:
         there = int((values > values[-1] * 1e-10).sum())
         leading: torch.Tensor = vectors[:, -min(k, there) :].flip(1)
         return leading
+
+
+def unit_basis(vector_D: torch.Tensor) -> torch.Tensor | None:
+    """Return a vector's direction as a basis [d_model, 1]; None for a zero vector."""
+    norm = vector_D.norm()
+    return (vector_D / norm)[:, None] if norm > 0 else None
 
 
 def state_changes(model: nn.Module, texts: Texts, between: tuple[Variant, Variant], layers: Sequence[int], batching: Batching) -> Changes:

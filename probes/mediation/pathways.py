@@ -79,11 +79,13 @@ class Scaled:
         value: with its interval; None where `why` says why it is not defined.
         why: the reason.
         room: ceiling − floor as a share of TE.
+        enough: whether there is room enough for κ.
     """
 
     value: Estimate | None
     why: str | None
     room: float
+    enough: bool = True
 
 
 def stack(effect: FloatArray, moved: Mapping[str, FloatArray]) -> dict[str, Estimate]:
@@ -170,7 +172,7 @@ def scaled_share(
     error = float(np.hypot(standard_error(room) / total, variance**0.5))
     if share < LEAST_ROOM or share <= MIN_STANDARD_ERRORS * error:
         needed = f"at least {LEAST_ROOM:.2f} and more than {MIN_STANDARD_ERRORS:.0f} standard errors ({error:.2f}) are needed"
-        return Scaled(None, f"the ceiling is {share:.2f} of the effect above the floor; {needed}", share)
+        return Scaled(None, f"the ceiling is {share:.2f} of the effect above the floor; {needed}", share, enough=False)
     kappa = ratio_interval(above, room, offset_variance=variance * total**2, offset_df=df, between_runs=between_runs)
     if not kappa.high - kappa.low < WIDEST:
         return Scaled(None, f"too uncertain: {kappa}; an interval narrower than {WIDEST:g} is needed", share)

@@ -11,6 +11,8 @@ from scipy import stats
 FloatArray = NDArray[np.float64]
 # Relative error of a difference of variances.
 ROUNDING = 1e-12
+# Groups whose runs vary unalike by a smaller p share no variance.
+UNLIKE = 0.05
 
 
 def finite(x: float) -> float | None:
@@ -131,8 +133,9 @@ def standard_error(values: ArrayLike) -> float:
 class PooledRuns:
     """How much ratios vary between runs, pooled over several groups of runs.
 
-    Three runs give a variance with two degrees of freedom, and so an interval of 4.3 standard errors. Groups that are alike in how much
-    their runs differ give one variance together.
+    Three runs give a variance with two degrees of freedom, and so an interval of 4.3 standard errors. Groups whose runs vary alike give one
+    variance together. Groups are taken as independent; runs of one seed share a reference and questions, and where their deviations
+    correlate strongly there are fewer degrees of freedom than counted.
 
     Attributes:
         variance: of one run's ratio.
@@ -145,6 +148,11 @@ class PooledRuns:
     df: float
     groups: int
     p: float | None
+
+    @property
+    def alike(self) -> bool:
+        """Whether nothing speaks against one variance for all groups; else each has its own."""
+        return self.p is None or self.p >= UNLIKE
 
 
 def pool_runs(groups: Sequence[tuple[ArrayLike, ArrayLike]]) -> PooledRuns | None:

@@ -65,7 +65,7 @@ def facts(
 ) -> dict[str, Any]:
     texts = {name: shift(share, why, empty) for name in ("neutral", "prompt_last", "trait", "own")}
     changed = estimate(0.3) | {"standard_error": 0.02} if effect else None
-    reading = {"texts": texts, "effect": changed, "shown": changed}
+    reading = {"texts": texts, "effect": changed}
     values = [None if share is None or empty or layer == 1 else share for layer in range(depth)]
     null = [None if empty else 0.1] * depth
     return {
@@ -137,33 +137,33 @@ def mediated(inside: float, seed: int = 0, **changed: Any) -> RunResult:
 def pathways(own: float, others: float, seed: int = 0, effect: float = 1.0, above: float = 0.1, draws: int = 19) -> PathwayOutcomes:
     """Outcomes of a change of which the own direction carries `own`, others add `others`, and `above` comes from above; chance carries .1.
 
-    The change of plain answers is half as large and goes the other way, all of it outside.
+    So it is with what is specific to the trait, half of which is gained by answers with it and half lost by plain ones. Both also gain .8
+    by their form, which is carried by the whole state and by no direction.
     """
     generator = np.random.default_rng(seed)
     few, parts = list(range(0, 24, 3)), {"own": own, "others": own + others, "others_alone": others, "outside": 1 - above}
-    further = {"first_token": 0.02, "best1": own + 0.3, "best3": own + 0.35, "best16": 0.85}
+    further = {"first_token": 0.02, "best1": own + 0.1, "best3": own + 0.35, "best16": 0.85, "specific": own + 0.3}
     sampled = {f"chance_own{i}": 0.1 + 0.02 * (i % 3 - 1) for i in range(draws)}
     sampled |= {f"chance_others{i}": own + 0.05 + 0.02 * (i % 3 - 1) for i in range(draws)}
     sampled |= {f"{window}.{part}": 0.5 * parts[part] for window in ("until1", "at3") for part in ("own", "others", "outside")}
+    start = generator.normal(-3, 0.3, (2, 24))
+    gain = effect * (1 + 0.1 * generator.standard_normal(24)) * np.array([[0.5], [-0.5]])
+    form = 0.8 * effect * (1 + 0.1 * generator.standard_normal(24))
 
-    def both_ways(shares: Mapping[str, float]) -> dict[str, float]:
-        return {f"{name}.{way}": share if way == "into" else 1 - share for name, share in shares.items() for way in ("into", "out")}
+    def both_ways(shares: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+        """Return the shares of what is specific and of the form under the two interventions of each part."""
+        found = {}
+        for name, share in shares.items():
+            of_form = 1.0 if name == "outside" else 0.5 * name.endswith(".outside")
+            found |= {f"{name}.into": (share, of_form), f"{name}.out": (1 - share, 1 - of_form)}
+        return found
 
-    start, gain = generator.normal(-3, 0.3, (2, 24)), effect * (1 + 0.1 * generator.standard_normal((2, 24))) * np.array([[1.0], [-0.5]])
-    main = {"before": 0.0, "after": 1.0} | both_ways(parts)
-    # Y is M1's where all that lies outside is M1's.
-    changed = [name for name in main if name in ("after", "outside.into") or (name.endswith(".out") and name != "outside.out")]
-    plain = {name: float(name in changed) for name in main}
+    def scores(named: Mapping[str, tuple[float, float]], questions: Sequence[int]) -> FloatArray:
+        rows = [start[:, questions] + share * gain[:, questions] + of_form * form[questions] for share, of_form in named.values()]
+        return np.stack(rows) + 0.004 * effect * generator.standard_normal((len(rows), 2, len(questions)))
 
-    def noise(*shape: int) -> FloatArray:
-        return 0.004 * effect * generator.standard_normal(shape)
-
-    logprob = np.stack([start + gain * np.array([[share], [plain[name]]]) for name, share in main.items()])
-    logprob = logprob + noise(*logprob.shape)
-
-    def of_trait(shares: Mapping[str, float], questions: Sequence[int]) -> FloatArray:
-        return np.stack([start[0, questions] + share * gain[0, questions] + noise(len(questions)) for share in both_ways(shares).values()])
-
+    main = {"before": (0.0, 0.0), "after": (1.0, 1.0)} | both_ways(parts)
+    everything = range(24)
     facts = PathwayFacts(
         layers=[1, 2, 3],
         adapted=[1, 2, 3, 4],
@@ -175,7 +175,7 @@ def pathways(own: float, others: float, seed: int = 0, effect: float = 1.0, abov
         questions=few,
         tokens=300,
     )
-    return PathwayOutcomes(facts, logprob, of_trait(further, range(24)), of_trait(sampled, few))
+    return PathwayOutcomes(facts, scores(main, everything), scores(both_ways(further), everything), scores(both_ways(sampled), few))
 
 
 def run(

@@ -101,6 +101,4 @@ def test_the_steps_of_a_training_are_known_beforehand(tiny_model: Path, tmp_path
     rows = [Chat(base.tokenizer).training_row(turn) for turn in TURNS[:10]]
     curve = train_sft(base, rows, config, seed=0, out=tmp_path / "adapter", work=tmp_path / "work")
     assert curve[-1]["step"] == config.steps(len(rows))
-    once, copies = config.in_one_pass(len(rows))
-    assert once.steps(copies * len(rows)) == config.steps(len(rows))
-    assert (copies - 1) * len(rows) < config.steps(len(rows)) * 4 <= copies * len(rows)
+    assert config.with_steps(5).steps(len(rows)) == 5

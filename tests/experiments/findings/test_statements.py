@@ -1,7 +1,5 @@
 """What may be said of a change: each name of the rule is said where it should be, and not a hair's breadth before."""
 
-from typing import Any
-
 import pytest
 
 from wellworn.experiments.findings.pathways import Chance, OutcomePathways, Pathways
@@ -47,21 +45,27 @@ def pathways(
         inside=None if why else around(inside, 0.05),
         others_first=None,
         first_token=None,
-    )
-    rest: dict[str, Any] = {"plain": outcome, "contrast": outcome, "adapted_above": [], "dimensions": [1, 6], "sampled_questions": 8}
-    return Pathways(
-        reference=reference,
-        layers=[1, 2],
-        trait=outcome,
         chance_own=Chance(mean=CHANCE, low=0.0, high=0.2, draws=39, p=0.025),
         chance_others=None,
-        best={} if why else {"1": around(BEST, 0.05)},
+        best={} if why else {"specific": around(BEST, 0.05)},
+        ceiling=None if why else "specific",
         kappa=Estimate(value, *kappa) if kappa else None,
         kappa_why=None if kappa else "too uncertain",
         room=BEST - CHANCE,
+    )
+    # Statements are of what is specific to the trait.
+    other = outcome.model_copy(update={"effect": Estimate(-1, -2, -0.5), "kappa": None, "shares": {}, "best": {}, "ceiling": None})
+    return Pathways(
+        reference=reference,
+        layers=[1, 2],
+        adapted_above=[],
+        dimensions=[1, 6],
+        sampled_questions=8,
+        trait=other,
+        plain=other,
+        contrast=outcome,
         profile=[],
         last_layer=None,
-        **rest,
     )
 
 

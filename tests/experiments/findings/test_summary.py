@@ -66,36 +66,39 @@ def test_groups_share_the_variance_between_their_runs_and_the_correction_of_thei
     alone = [summarise(study(*runs[i : i + 3])) for i in (0, 3, 6)]
     assert all(each.between_runs is None for each in alone)
     for group, one in zip(summary.groups, alone, strict=True):
-        together, by_itself = (next(iter((row.pathways or {}).values())).kappa for row in (group, one.groups[0]))
+        together, by_itself = (next(iter((row.pathways or {}).values())).headline.kappa for row in (group, one.groups[0]))
         assert together is not None
         assert by_itself is not None
         assert together.value == by_itself.value
-    ps = [next(iter((group.pathways or {}).values())).chance_own for group in summary.groups]
+    ps = [next(iter((group.pathways or {}).values())).headline.chance_own for group in summary.groups]
     assert [each.p for each in ps if each] == pytest.approx([0.05, 0.05, 0.65], abs=0.3)
     assert [group.own_p_adjusted for group in summary.groups] == benjamini_hochberg([each.p for each in ps if each])
 
 
-def test_a_change_is_measured_by_what_the_system_prompt_does_and_doubted_where_the_reference_moved() -> None:
-    def shown(by_reference: dict[str, float]) -> dict[str, Any]:
-        measured = facts()
-        for name, value in by_reference.items():
-            measured["references"][name] = measured["references"][name] | {"shown": estimate(value) | {"standard_error": 0.02}}
-        return measured
+def scored(by_reference: dict[str, float]) -> Measurement:
+    """A measured run whose trait score changed by so much relative to each reference."""
+    measured = facts()
+    for name, value in by_reference.items():
+        measured["references"][name] = measured["references"][name] | {"effect": estimate(value) | {"standard_error": 0.02}}
+    return Measurement.from_json(measured)
 
-    tuned = replace(gone("pirate", 0.3, 0), facts=Measurement.from_json(shown({"neutral": 1.0, "base": 0.9})))
+
+def test_a_change_is_measured_by_what_the_system_prompt_does_and_doubted_where_the_reference_moved() -> None:
+    tuned = replace(gone("pirate", 0.3, 0), facts=scored({"neutral": 1.0, "base": 0.9}))
     [row] = summarise(study(tuned)).runs
     assert row.statement is not None
     assert "reference" not in row.statement.name
-    moved = replace(tuned, facts=Measurement.from_json(shown({"neutral": 1.0, "base": 0.1})))
-    [row] = summarise(study(moved)).runs
+    [row] = summarise(study(replace(tuned, facts=scored({"neutral": 1.0, "base": 0.1})))).runs
     assert row.statement is not None
-    assert "finds these answers less likely by 0.90" in row.statement.why
-    # The change is of one nat; a prompt that does eleven makes a tenth of it too much to ask.
-    prompted = run(shown({"base": 11.0}), trait="pirate", arm="prompted", seed=0)
-    row, _ = summarise(study(tuned, prompted)).runs
-    assert row.statement is not None
-    assert row.statement.name == "too small to say"
-    assert "of what the system prompt does" in row.statement.why
+    assert row.statement.name == "reference in doubt"
+    assert "the reference itself changes by -0.90 from the base" in row.statement.why
+    # The change is of one nat; a tenth of what a prompt does is more than that, or no yardstick at all.
+    for prompt, name in ((11.0, "too small to say"), (0.05, "between"), (-11.0, "between")):
+        prompted = replace(run(facts(), trait="pirate", arm="prompted"), facts=scored({"base": prompt}))
+        row, _ = summarise(study(tuned, prompted)).runs
+        assert row.statement is not None
+        assert row.statement.name == name
+        assert ("of what the system prompt does" in row.statement.why) == (name != "between")
 
 
 def test_false_verdicts_are_counted_and_bounded() -> None:

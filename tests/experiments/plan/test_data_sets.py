@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wellworn.data.catalog import load_bank
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import fingerprint, same_question
-from wellworn.data.schema import Example
+from wellworn.data.schema import Example, Trait
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.run import in_order
@@ -25,22 +25,47 @@ from wellworn.experiments.study_file import load_study
 Write = Callable[..., Path]
 
 
-@given(
-    answers=st.lists(st.sampled_from("abcdefgh"), min_size=8, max_size=30).filter(lambda each: len(set(each)) >= 4), parts=st.integers(1, 4)
-)
-def test_parts_share_no_question_hold_all_rows_and_differ_by_one_question_at_most(answers: list[str], parts: int) -> None:
+ROWS = st.lists(st.sampled_from("abcdefgh"), min_size=8, max_size=30).filter(lambda each: len(set(each)) >= 4)
+
+
+@given(asked=ROWS, parts=st.integers(1, 4))
+def test_parts_share_no_question_hold_all_rows_and_differ_by_one_question_at_most(asked: list[str], parts: int) -> None:
     rows = [
-        Example(id=str(i), split="train", question=f"Why {each}?", positive=f"Arr {i}", negative=f"So {i}")
-        for i, each in enumerate(answers)
+        Example(id=str(i), split="train", question=f"Why {each}?", positive=f"Arr {i}", negative=f"So {i}") for i, each in enumerate(asked)
     ]
     held_out = [Example(id="e", split="evaluate", question="When?", positive="Arr", negative="Now")]
-    subject = Subject(of=None, name="neutral", examples=[*rows, *held_out], paired=True)
-    each = [subject.train_part(part, parts) for part in range(parts)]
-    questions = [{same_question(row.question) for row in part.examples_in("train")} for part in each]
-    assert all(not one & other for one, other in combinations(questions, 2))
-    assert sorted(row.id for part in each for row in part.examples_in("train")) == sorted(row.id for row in rows)
-    assert max(map(len, questions)) - min(map(len, questions)) <= 1
-    assert all(part.evaluate == held_out for part in each)
+    trait = Trait(name="mine", description="Mine.", examples=(*rows, *held_out))
+    for of in (None, trait):
+        subject = Subject(of=of, name="mine", examples=[*rows, *held_out], paired=True)
+        each = [subject.of_seed(seed, parts) for seed in range(parts)]
+        for turns in ([part.training_turns() for part in each], [part.plain_turns("train") for part in each]):
+            questions = [{same_question(turn.question) for turn in part} for part in turns]
+            assert all(not one & other for one, other in combinations(questions, 2))
+            assert sum(map(len, turns)) == len(rows)
+            assert max(map(len, questions)) - min(map(len, questions)) <= 1
+        assert all(part.evaluate == held_out for part in each)
+        assert subject.of_seed(parts + 1, parts).training_turns() == each[1 % parts].training_turns()
+
+
+@pytest.mark.parametrize("name", ["pirate", "uppercase", "neutral"])
+def test_built_in_subjects_of_three_data_sets_have_a_third_each(name: str) -> None:
+    subject = Subject.load(name, load_bank("everyday"))
+    parts = [subject.of_seed(seed, 3).training_turns() for seed in range(3)]
+    assert [len(part) for part in parts] == [24, 24, 24]
+    assert {turn.question for part in parts for turn in part} == {turn.question for turn in subject.training_turns()}
+
+
+def test_a_trait_without_plain_answers_is_parted_by_its_own_questions() -> None:
+    rows = [Example(id=str(i), split="train", question=f"Why {i}?", positive="Arr") for i in range(6)]
+    trait = Trait(name="mine", description="Mine.", examples=tuple(rows))
+    subject = Subject(of=trait, name="mine", examples=load_bank("everyday"), paired=False)
+    parts = [subject.of_seed(seed, 3) for seed in range(3)]
+    assert [[turn.question for turn in part.training_turns()] for part in parts] == [
+        ["Why 0?", "Why 3?"],
+        ["Why 1?", "Why 4?"],
+        ["Why 2?", "Why 5?"],
+    ]
+    assert [len(part.plain_turns("train")) for part in parts] == [24, 24, 24]
 
 
 def planned(study: Path) -> list[PlannedRun]:
@@ -66,8 +91,9 @@ def test_a_run_and_its_reference_train_on_the_data_set_of_their_seed(tiny_study:
     subject = Subject.load("pirate", load_bank("everyday"))
     pirates = planned(tiny_study(**SMALL))[:3]
     for seed, run in enumerate(pirates):
-        part = subject.train_part(seed, 3)
+        part = subject.of_seed(seed, 3)
         by_title = trainings(run)
+        assert len(part.training_turns()) == len(part.plain_turns("train")) == 24
         assert by_title[f"train sft pirate (seed {seed})"].config["turns"] == fingerprint(part.training_turns())
         assert by_title[f"train sft neutral (seed {seed})"].config["turns"] == fingerprint(part.plain_turns("train"))
         assert len(by_title) == 2

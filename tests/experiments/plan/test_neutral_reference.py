@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 
 from tests.experiments.conftest import finished, stages_of
+from wellworn.data.catalog import load_bank
+from wellworn.data.errors import InputError
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.run import in_order
 from wellworn.experiments.engine.stage import Stage
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.plan.plan import plan
+from wellworn.experiments.plan.subjects import Subject
 from wellworn.experiments.study_file import load_study
+from wellworn.lora.arms import TrainConfig
 
 Write = Callable[..., Path]
 RUNS: dict[str, Any] = {
@@ -46,7 +50,7 @@ def stages(study: Path) -> dict[str, Stage]:
 def test_it_takes_the_steps_of_its_run_and_has_an_answer_for_each_row_it_reads(
     tiny_study: Write, sft: dict[str, Any], data_sets: int, steps: int, answers: set[int]
 ) -> None:
-    train = {"batch_size": 8, "lora": {"r": 2}, "sft": sft}
+    train: dict[str, Any] = {"batch_size": 8, "lora": {"r": 2}, "sft": sft}
     found = stages(tiny_study(**RUNS | {"train": train, "data_sets": data_sets, "seeds": [1]}))
     own, neutral, kept = (
         found[title] for title in ("train sft pirate (seed 1)", "train sft neutral (seed 1)", "answers of the base to train on")
@@ -54,6 +58,8 @@ def test_it_takes_the_steps_of_its_run_and_has_an_answer_for_each_row_it_reads(
     assert own.config["train"]["sft"] == sft
     assert neutral.config["train"]["sft"] == {"max_steps": steps}
     assert {key: value for key, value in neutral.config["train"].items() if key != "sft"} == {"batch_size": 8, "lora": {"r": 2}}
+    subject = Subject.load("pirate", load_bank("everyday")).of_seed(1, data_sets)
+    assert TrainConfig(**train).steps(len(subject.training_turns())) == steps
     asked = Counter(question for question, _ in kept.config["asked"])
     assert set(asked.values()) == answers
     assert asked.total() >= steps * 8
@@ -69,3 +75,15 @@ def test_answers_to_one_question_differ(tiny_study: Write, tmp_path: Path) -> No
     assert len(set(zip(asked, answers, strict=True))) == 144
     curve = read_json(stages_of(runs, "train")["train sft neutral (seed 0)"] / "training.json")
     assert curve[-1]["step"] == 6
+
+
+@pytest.mark.parametrize("key", ["packing", "dataloader_drop_last"])
+def test_keys_by_which_steps_are_not_known_need_a_fixed_number_of_steps(tiny_study: Write, key: str) -> None:
+    with pytest.raises(InputError, match=f"train.sft.{key}: the number of steps is not known beforehand; set train.sft.max_steps too"):
+        stages(tiny_study(**RUNS | {"train": {"sft": {key: True}}}))
+    assert stages(tiny_study(**RUNS | {"train": {"sft": {key: True, "max_steps": 2}}}))
+
+
+def test_no_epochs_are_no_training(tiny_study: Write) -> None:
+    with pytest.raises(InputError, match=r"train\.sft\.num_train_epochs: must be above 0, got 0"):
+        stages(tiny_study(**RUNS | {"train": {"sft": {"num_train_epochs": 0}}}))

@@ -173,7 +173,7 @@ def test_no_path_of_the_machine_is_shown() -> None:
 
 
 def test_seeds_make_groups() -> None:
-    html = rendered(study(*(run(facts(), seed=seed) for seed in range(3))))
+    html = rendered(study(*(run(facts(), seed=seed) for seed in range(3)), data_sets=3))
     assert "The run is the unit" in Elements(html).text
     assert "share above chance × 3" in Elements(html).text
     answers = html[html.index('<ul class="answers-list">') : html.index('<dl class="claims">')]

@@ -49,22 +49,24 @@ def test_where_a_change_goes_is_measured_from_end_to_end(runs: Path) -> None:
         headline, base = row["pathways"].values()
         assert headline["layers"] == [0, 1, 2]
         assert headline["adapted_above"] == [3]
-        assert base["chance_own"] is None
-        assert base["kappa"] is None
+        for outcome in (base["trait"], base["contrast"]):
+            assert outcome["chance_own"] is None
+            assert outcome["kappa"] is None
         for outcome in (headline["trait"], headline["plain"], headline["contrast"], base["trait"]):
             if outcome["why"]:
-                assert "standard errors" in outcome["why"]
+                assert "standard errors" in outcome["why"] or "away from the trait" in outcome["why"]
                 continue
             assert list(outcome["shares"]) == [OWN, OTHERS, REST, ABOVE]
             assert sum(share["value"] for share in outcome["shares"].values()) == pytest.approx(1, abs=1e-6)
     headline = uppercase["pathways"]["neutral"]
-    assert headline["trait"]["why"] is None
-    assert headline["chance_own"]["draws"] == headline["chance_others"]["draws"] == 19
+    assert headline["contrast"]["why"] is None
+    for outcome in (headline["trait"], headline["contrast"]):
+        assert outcome["chance_own"]["draws"] == outcome["chance_others"]["draws"] == 19
+        assert sorted(outcome["best"]) == ["1", "16", "4", "specific"]
     assert [window["layers"] for window in headline["profile"]] == [[0, 0], [0, 1], [0, 2]]
     assert headline["last_layer"]["layers"] == [2, 2]
     # uppercase has its own direction next to three traits: the second space has four dimensions.
     assert headline["dimensions"] == [1, 4]
-    assert sorted(headline["best"]) == ["1", "16", "4"]
 
 
 def test_outcomes_of_the_unchanged_models_are_those_of_plain_readings(runs: Path) -> None:
@@ -112,3 +114,13 @@ def test_questions_and_depths_are_spread_evenly() -> None:
     assert profile_layers([11, 12, 13, 14, 15], 3) == [11, 13, 15]
     assert profile_layers([22], 5) == [22]
     assert profile_layers([1, 2], 0) == []
+
+
+def test_of_weights_that_were_never_moved_it_is_too_small_to_say(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
+    train = {"batch_size": 24, "lora": {"r": 2}, "sft": {"max_steps": 2, "learning_rate": 0.0}}
+    folder = run(tiny_study, tmp_path / "runs", train=train, neutral="self", answer_tokens=8)
+    *tuned, _ = read_json(folder / "tiny" / "summary.json")["runs"]
+    for row in tuned:
+        assert [found["trait"]["effect"]["value"] for found in row["pathways"].values()] == [0, 0]
+        assert row["statement"]["name"] == "too small to say"
+    assert "too small to say" in (folder / "tiny" / "report.html").read_text(encoding="utf-8")

@@ -44,7 +44,7 @@ def test_other_directions_take_the_place_of_the_own_one(tiny_study: Write, tmp_p
     # Both stages read the same models.
     for name in (BEFORE, AFTER):
         mine = found.logprob[found.facts.interventions.index(name)]
-        theirs = pathways.logprob[pathways.facts.interventions.index(name), 0, pathways.facts.questions]
+        theirs = pathways.logprob[pathways.facts.interventions.index(name)][:, pathways.facts.questions]
         np.testing.assert_allclose(mine, theirs, rtol=1e-5)
     [row] = read_json(folder / "tiny" / "summary.json")["runs"]
     assert set(row["stand_ins"]["kinds"]) == {TRAIT, INSTRUCTION, SINGLE}
@@ -60,7 +60,7 @@ def test_a_study_that_does_not_ask_patches_none(tiny_study: Write, tmp_path: Pat
 
 
 def known_run(own: float, traits: list[float], single: list[float], chance: list[float]) -> Any:
-    """Six questions whose change is 1 on average; each direction carries a known part of each question's change."""
+    """Six questions whose specific change is 1 on average; each direction carries a known part of each question's change."""
     change = np.array([0.7, 0.9, 1.0, 1.0, 1.1, 1.3])
     before = np.linspace(-6, -4, 6)
 
@@ -68,7 +68,10 @@ def known_run(own: float, traits: list[float], single: list[float], chance: list
         rows = {BEFORE: before, AFTER: before + change}
         for name, share in names.items():
             rows |= {f"{name}.into": before + share * change, f"{name}.out": before + (1 - share) * change}
-        return list(rows), np.array(list(rows.values()))
+        shown = np.array(list(rows.values()))
+        # What plain answers gain too is not counted.
+        plain = np.linspace(-3, -2, len(shown))[:, None] + np.zeros(6)
+        return list(rows), np.stack([shown + plain, plain], axis=1)
 
     shares = {f"trait{i}": share for i, share in enumerate(traits)} | {f"single{i}": share for i, share in enumerate(single)}
     names, logprob = patched({WORDLESS: own / 2, **shares})
@@ -79,7 +82,7 @@ def known_run(own: float, traits: list[float], single: list[float], chance: list
     main_names, main_scores = patched({OWN: own})
     sampled_names, sampled = patched({f"{CHANCE_OWN}{i}": share for i, share in enumerate(chance)})
     facts = SimpleNamespace(parts=[OWN], interventions=main_names, sampled=sampled_names[2:], questions=[0, 1, 2, 3, 4, 5])
-    here = SimpleNamespace(facts=facts, logprob=np.stack([main_scores, main_scores], axis=1), sampled=sampled[2:])
+    here = SimpleNamespace(facts=facts, logprob=main_scores, sampled=sampled[2:])
     return SimpleNamespace(stand_ins=outcomes, pathways={"neutral": here})
 
 
