@@ -64,7 +64,8 @@ class Study(Section):
             Example: [{arm: sft, trait: pirate}, {arm: sft, trait: neutral}].
         neutral: what neutral fine-tunes, the references, are trained on: `plain` answers, or `self`, the model's own sampled answers, which
             teach it nothing.
-        seeds: training seeds; every arm with training is run once for each. Three or more allow a claim about other runs.
+        seeds: training seeds; every arm with training is run once for each. Three or more on `data_sets` of their own allow a claim about
+            other runs.
             Example: [0, 1, 2].
         data_sets: disjoint parts of each subject's training questions; the runs of seed s train on part s mod that number, and so do their
             references. Runs then differ in their data, and not in chance alone. 1 trains all runs on all questions. Unit: parts.

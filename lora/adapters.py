@@ -59,14 +59,15 @@ def weaken_adapter(source: Path, target: Path, factor: float) -> None:
     """Write a LoRA adapter whose update is a given factor of another's, into an existing folder.
 
     Raises:
-        InputError: the other is not a safetensors adapter.
+        InputError: the other is not a safetensors adapter, or its update is no product of two matrices (DoRA).
     """
     from safetensors.torch import load_file, save_file
 
-    check_adapter(source)
+    if check_adapter(source).get("use_dora"):
+        raise InputError(f"{source}: the update of a DoRA adapter cannot be given in part; train without use_dora")
     weights = load_file(source / "adapter_model.safetensors")
     # The update is BA, so one of the two is scaled.
-    scaled = {key: factor * each if ".lora_B." in key else each for key, each in weights.items()}
+    scaled = {key: factor * each if ".lora_B." in key or ".lora_embedding_B" in key else each for key, each in weights.items()}
     save_file(scaled, target / "adapter_model.safetensors")
     copy_adapter_config(source, target)
 

@@ -90,6 +90,7 @@ class Discrimination(Record):
 
     Attributes:
         finding: its name.
+        strength: the part of their personas that the compared models were given.
         auc: over all runs; an undecided run has the middle rank.
         interval: over families.
         undecided: number of runs without a number.
@@ -99,12 +100,18 @@ class Discrimination(Record):
     """
 
     finding: str
+    strength: float
     auc: float
     interval: tuple[float, float]
     undecided: int
     families: int
     in_order: int
     in_order_low: float
+
+    @property
+    def words(self) -> str:
+        """What is compared, in words."""
+        return FINDINGS[self.finding] + (f"; personas × {self.strength:g}" if self.strength < 1 else "")
 
 
 class KnownOrigins(Record):
@@ -140,7 +147,12 @@ def known_origins(summaries: Sequence[Summary]) -> KnownOrigins | None:
     if len({family for family, _ in families}) < FEWEST_FAMILIES or len({origin for _, origin in families}) < 2:
         return None
     said = {name: {origin: _count(runs, name, origin) for origin in (EXISTING, NEW)} for name in STATEMENTS}
-    findings = [discriminate(runs, finding) for finding in FINDINGS if any(run.numbers[finding] is not None for run in runs)]
+    findings = []
+    # Strong personas among weak ones would be discriminated by their strength.
+    for strength in sorted({run.strength for run in runs}, reverse=True):
+        alike = [run for run in runs if run.strength == strength]
+        if len({run.origin for run in alike}) == 2:
+            findings += [discriminate(alike, finding) for finding in FINDINGS if any(run.numbers[finding] is not None for run in alike)]
     return KnownOrigins(
         runs=runs, left_out=left_out, findings=findings, statements={name: each for name, each in said.items() if any(each.values())}
     )
@@ -209,7 +221,7 @@ def discriminate(runs: Sequence[KnownRun], finding: str) -> Discrimination:
     """Return how well a number of runs discriminates the two origins.
 
     Args:
-        runs: of both origins.
+        runs: of both origins, whose models were given the same part of their personas.
         finding: which of their numbers.
     """
     given = [run.numbers[finding] for run in runs]
@@ -224,6 +236,7 @@ def discriminate(runs: Sequence[KnownRun], finding: str) -> Discrimination:
     low = float(binomtest(in_order, len(both)).proportion_ci(method="exact").low) if both else 0.0
     return Discrimination(
         finding=finding,
+        strength=runs[0].strength,
         auc=roc_auc(numbers[existing], numbers[~existing]),
         interval=_over_families(numbers, existing, [np.flatnonzero(families == name) for name in names], finding),
         undecided=given.count(None),

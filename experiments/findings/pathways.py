@@ -56,7 +56,7 @@ class OutcomePathways(Record):
         first_token: the share of the first token's state alone.
         chance_own: the share of chance directions in place of the own one.
         chance_others: the share that chance directions add to the own one, in place of the others.
-        best: number of dimensions → the share of the change's own best directions, fitted on other text; `specific` is the direction of its
+        best: number of dimensions → the share of the change's own best directions, fitted on other text. `specific` is the direction of its
             mean on answers with the trait less its mean on plain ones.
         ceiling: the key in `best` of the best single direction known for this outcome; null without one.
         kappa: κ = (M(own) − chance) / (M(ceiling) − chance).

@@ -319,6 +319,6 @@ def capability_of(results: Results, runs: Sequence[RunResult]) -> Capability | N
 def is_claimable(results: Results, run: RunResult) -> bool:
     """Return whether runs like this one are enough, and on data of their own: runs of one data set differ by chance alone."""
     # Neutral runs are compared with one another in a circle, so they are not independent.
-    alike = [other.entry.seed for other in results.runs if other.entry.group == run.entry.group]
+    alike = [other.entry.seed for other in results.runs if other.entry.group == run.entry.group and other.facts]
     parts = results.index.study.get("data_sets", 1)
     return run.entry.trait != NEUTRAL and len({seed % parts for seed in alike}) >= RUNS_FOR_A_CLAIM

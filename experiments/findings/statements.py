@@ -1,8 +1,8 @@
 """What may be said of how much of a change is existing: one pure function of where it goes, with margins that were fixed beforehand.
 
-κ places the share through the own direction between chance (0) and the best single direction known for the change (1). A statement is
-made of its interval, never of its value. Only names that have been said of changes of known origin are used: *mostly* of fine-tunes on
-personas that the model was taught, *at most a fifth* of those on personas that it was not (study `gold`).
+κ places the share through the own direction between chance (0) and the best single direction known for the change (1), of what is specific
+to the trait. A statement is made of its interval, never of its value. Only names that have been said of changes of known origin are used
+(study `gold`).
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from wellworn.experiments.findings.known_origins import EXISTING, FINDINGS, NEW, KnownOrigins, KnownRun, as_estimate
+from wellworn.experiments.findings.known_origins import EXISTING, NEW, KnownOrigins, KnownRun, as_estimate
 from wellworn.experiments.report.figures import GREY, PALETTE, Figure, base_layout, interval_marks, label
 from wellworn.experiments.report.page import render_page
 
@@ -12,7 +12,7 @@ _COLOURS = {EXISTING: (PALETTE[0], "circle"), NEW: (PALETTE[1], "diamond")}
 def origins_page(study: str, question: str, origins: KnownOrigins) -> str:
     """Return the page of a study's runs of known origin as one self-contained HTML page."""
     figure = kappas("kappas", origins.runs)
-    findings = [{"words": FINDINGS[each.finding], "auc": as_estimate(each), "found": each} for each in origins.findings]
+    findings = [{"words": each.words, "auc": as_estimate(each), "found": each} for each in origins.findings]
     return render_page(
         "origins.html",
         study,

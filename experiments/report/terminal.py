@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wellworn.experiments.findings.group_rows import GroupRow
-from wellworn.experiments.findings.known_origins import EXISTING, FINDINGS, NEW, KnownOrigins, as_estimate
+from wellworn.experiments.findings.known_origins import EXISTING, NEW, KnownOrigins, as_estimate
 from wellworn.experiments.findings.run_rows import RunRow
 from wellworn.experiments.findings.summary import CalibrationRow, Summary
 from wellworn.experiments.report.pathways import WAYS, ways_of
@@ -77,7 +77,12 @@ def render(summary: Summary) -> RenderableType:
         ranks = f"{near.rank:.1f} on average over {near.traits} traits; where these are permuted, {near.chance:.1f}"
         parts.append(Text(f"Rank of the trained trait among all personas: {ranks} (p = {near.p:.4f}).", style="dim"))
     if any(row.provisional for row in summary.runs):
-        parts.append(Text("* provisional: fewer than three runs on training data of their own.", style="dim"))
+        parts.append(
+            Text(
+                "* provisional: fewer than three runs on training data of their own. The interval of one run says nothing about others.",
+                style="dim",
+            )
+        )
     return Group(*parts)
 
 
@@ -96,7 +101,7 @@ def show_origins(origins: KnownOrigins, console: Console) -> None:
         table.add_column(column, justify="left" if column == "finding" else "right")
     for each in origins.findings:
         in_order = f"{each.in_order} of {each.families} [{each.in_order_low:.2f}, 1]"
-        table.add_row(FINDINGS[each.finding], _interval(as_estimate(each)), str(each.undecided), in_order)
+        table.add_row(each.words, _interval(as_estimate(each)), str(each.undecided), in_order)
     said = Table(box=box.SIMPLE_HEAD, title="what may be said", title_justify="left", title_style="dim", pad_edge=False)
     for column in ("statement", EXISTING, NEW):
         said.add_column(column, justify="left" if column == "statement" else "right")

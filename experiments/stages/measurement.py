@@ -303,8 +303,8 @@ class Measurement(Record):
         personas: the personas that the headline's shift lies nearest.
         by_layer: the headline's share at every layer.
         projections: trait → the cosine of the headline's shift with its direction at every layer.
-        true_shares: `own` (the run's own direction alone, where it was found) and `full` (all directions that were found) → the headline's
-            share without the noise of directions; empty where roles make the space.
+        true_shares: `own` (the run's own direction alone) and `full` (all that were found) → the headline's share without the noise of
+            directions. Empty where roles make the space.
         found: the traits with a direction found at the layer.
         no_space: why there is no persona space without the own direction, in words.
         roles: whether roles make the space together with the traits.

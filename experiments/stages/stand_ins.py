@@ -1,6 +1,7 @@
 """The stage `stand_ins`: other directions in place of a run's own one, each patched alone at all adapted layers together.
 
-It stores the log-probability of answers with the trait, and of plain ones, under each of them. Arithmetic on them is `findings/stand_ins.py`.
+It stores the log-probability of answers with the trait, and of plain ones, under each of them. Arithmetic on them is
+`findings/stand_ins.py`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -18,10 +18,10 @@ from wellworn.probes.statistics.intervals import Estimate
 KINDS = [("uppercase", "existing"), ("json", "new")]
 
 
-def known_run(family: int, origin: str, number: float | None) -> KnownRun:
+def known_run(family: int, origin: str, number: float | None, strength: float = 1.0) -> KnownRun:
     return KnownRun(
         family=f"model {family}",
-        strength=1.0,
+        strength=strength,
         trait="zorvane",
         seed=0,
         origin=origin,
@@ -86,6 +86,13 @@ def test_shared_terms_widen_nothing_where_every_family_is_in_order() -> None:
     # An interval of width zero claims too much: five of five models may still be luck.
     assert (found.in_order, found.families) == (5, 5)
     assert found.in_order_low == pytest.approx(0.025**0.2)
+
+
+def test_a_comparison_names_the_part_of_the_personas_that_its_models_were_given() -> None:
+    runs = [known_run(family, origin, float(origin == "existing"), strength=0.1) for family in range(2) for origin in ("existing", "new")]
+    assert discriminate(runs, "kappa").words.endswith("best (1); personas × 0.1")
+    assert runs[0].model == "model 0 × 0.1"
+    assert "×" not in discriminate([known_run(0, origin, 1.0) for origin in ("existing", "new")], "kappa").words
 
 
 def summary(why: str | None, name_does: float, fine_tune_does: float, strength: float = 1.0) -> Any:
