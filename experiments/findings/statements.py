@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.findings.pathways import Chance, OutcomePathways, Pathways
-from wellworn.probes.mediation.pathways import OWN, REST
+from wellworn.probes.mediation.pathways import OWN, REST, width_to_one
 from wellworn.probes.statistics.intervals import Estimate
 
 # Of κ. Other pairs of margins show whether a statement hangs on these.
@@ -33,7 +33,7 @@ RULE = (
     f"nats per token where that is not known, or the change is within 3 standard errors: {TOO_SMALL}; its upper bound is below 0: {AWAY}. "
     f"2. The reference itself moved these answers by more than {MOST_OF_REFERENCE} of the change, or the base as reference would have "
     f"most where it has at most a fifth: {DOUBTFUL}. "
-    f"3. κ is not defined, or its interval is wider than {WIDEST}: {INCONCLUSIVE}. "
+    f"3. κ is not defined, or its interval up to 1 is wider than {WIDEST}: {INCONCLUSIVE}. "
     f"4. Its lower bound is above {MOST}, and own and other personas carry at least {REACHED} of the change: {MOSTLY}. "
     f"5. Its upper bound is below {LEAST}: {LITTLE}. "
     f"6. Otherwise the interval itself: {BETWEEN} its bounds."
@@ -130,8 +130,8 @@ def _by_kappa(found: Pathways, least: float, most: float) -> tuple[str, str]:
     numbers += f" (p = {chance.p:.3f})" if chance else ""
     inside, rest = outcome.inside, outcome.shares[REST]
     numbers += f"; {rest.value:.2f} lies outside the persona space"
-    if kappa.high - kappa.low > WIDEST:
-        times = ((kappa.high - kappa.low) / WIDEST) ** 2
+    if (width := width_to_one(kappa)) > WIDEST:
+        times = (width / WIDEST) ** 2
         return INCONCLUSIVE, f"{numbers}; its interval is wider than {WIDEST}: about {times:.1f} times the questions or runs would decide"
     if kappa.low > most and inside is not None and inside.low >= REACHED:
         return MOSTLY, numbers

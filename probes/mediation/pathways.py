@@ -28,7 +28,7 @@ from wellworn.probes.mediation.shares import MIN_STANDARD_ERRORS
 from wellworn.probes.statistics.intervals import Estimate, FloatArray, PooledRuns, ratio_interval, satterthwaite, standard_error
 
 OWN, OTHERS, ROLES, REST, ABOVE = "own", "others", "roles", "outside", "above"
-# κ is defined where the ceiling is so far above the floor, as a share of TE, and its set is narrower than so much.
+# κ is defined where the ceiling is so far above the floor, as a share of TE, and its set up to 1 is narrower than so much.
 LEAST_ROOM, WIDEST = 0.10, 0.6
 
 
@@ -131,6 +131,11 @@ def floor(effect: FloatArray, draws: FloatArray, observed: FloatArray) -> Floor:
     return Floor(mean, float(low), float(high), len(shares), p, through_draws, deviations)
 
 
+def width_to_one(kappa: Estimate) -> float:
+    """Return how wide an interval of κ is up to 1: beyond, the own direction does more than the best one known, however much."""
+    return min(kappa.high, 1.0) - min(kappa.low, 1.0)
+
+
 def above_floor(
     effect: FloatArray, moved: FloatArray, ceiling: FloatArray, chance: Floor, questions: Sequence[int] | None = None
 ) -> tuple[FloatArray, FloatArray]:
@@ -174,6 +179,6 @@ def scaled_share(
         needed = f"at least {LEAST_ROOM:.2f} and more than {MIN_STANDARD_ERRORS:.0f} standard errors ({error:.2f}) are needed"
         return Scaled(None, f"the ceiling is {share:.2f} of the effect above the floor; {needed}", share, enough=False)
     kappa = ratio_interval(above, room, offset_variance=variance * total**2, offset_df=df, between_runs=between_runs)
-    if not kappa.high - kappa.low < WIDEST:
+    if not width_to_one(kappa) < WIDEST:
         return Scaled(None, f"too uncertain: {kappa}; an interval narrower than {WIDEST:g} is needed", share)
     return Scaled(kappa, None, share)

@@ -77,6 +77,9 @@ def said(found: Pathways, base: Pathways | None = None, prompted: Estimate | Non
     ("kappa", "name"),
     [
         ((0.51, 0.8), MOSTLY),
+        ((1.5, 2.6), MOSTLY),
+        ((0.7, 1.9), MOSTLY),
+        ((0.55, 1.9), INCONCLUSIVE),
         ((0.49, 0.8), BETWEEN),
         ((0.21, 0.49), BETWEEN),
         ((0.19, 0.49), BETWEEN),

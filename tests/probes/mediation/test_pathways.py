@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wellworn.probes.mediation.pathways import ABOVE, OTHERS, OWN, REST, Floor, floor, scaled_share, stack
-from wellworn.probes.statistics.intervals import ratio_interval
+from wellworn.probes.mediation.pathways import ABOVE, OTHERS, OWN, REST, Floor, floor, scaled_share, stack, width_to_one
+from wellworn.probes.statistics.intervals import Estimate, ratio_interval
 
 
 @given(seed=st.integers(0, 2**31), runs=st.sampled_from([None, 3]))
@@ -88,6 +88,20 @@ def test_kappa_is_not_defined_where_there_is_no_room(ceiling: float, variance: f
     found = scaled_share(effect, 0.12 * effect, ceiling * effect, Floor(0.10, 0, 0.2, 39, 0.5, variance, np.zeros(6)))
     assert found.value is None
     assert "above the floor" in str(found.why)
+
+
+def test_a_direction_that_does_more_than_the_best_one_known_has_a_kappa_however_much_more_it_does() -> None:
+    rng = np.random.default_rng(0)
+    effect = 1 + 0.3 * rng.normal(size=24)
+    chance = Floor(mean=0.0, low=-0.1, high=0.1, draws=39, p=0.025, through_draws=0.0, deviations=np.zeros(24))
+    own, best = (share * effect + 0.25 * rng.normal(size=24) for share in (0.9, 0.45))
+    found = scaled_share(effect, own, best, chance)
+    assert found.value is not None
+    assert found.value.low > 1
+    assert found.value.high - found.value.low > 0.6
+    assert width_to_one(found.value) == 0
+    assert width_to_one(Estimate(0.9, 0.7, 1.8)) == pytest.approx(0.3)
+    assert width_to_one(Estimate(0.2, 0.1, 0.4)) == pytest.approx(0.3)
 
 
 def test_kappa_too_uncertain_says_so() -> None:
