@@ -24,8 +24,10 @@ SAMPLED = 8
 DRAWS = 39
 FLOOR = 0.10
 
-# Standard deviations of run, question and residual: of the effect, whose mean is 1, and of each part's share of it.
+# Standard deviations of run, question and residual: of the effect, whose mean is 1, and of each part's share of it. Answers with the trait
+# gain alike on all questions; what is specific to the trait varies as much between questions as it is large.
 EFFECT_SDS = (0.15, 0.35, 0.10)
+SPREADS = (0.35, 1.0)
 SHARE_SDS = (0.02, 0.06, 0.03)
 # Any two parts carry more on the same questions and in the same runs.
 CORRELATION = 0.5
@@ -43,6 +45,7 @@ def simulate_kappa(
     rooms: Sequence[float] = ROOMS,
     kappas: Sequence[float] = KAPPAS,
     runs: Sequence[int] = RUNS,
+    spreads: Sequence[float] = SPREADS,
 ) -> list[Row]:
     """Return one row per cell of the grid.
 
@@ -51,6 +54,7 @@ def simulate_kappa(
         seed: random seed of all draws.
         rooms: values of ceiling − floor, as shares of TE.
         kappas: true values of κ.
+        spreads: standard deviations of the effect between questions.
         runs: numbers of runs R. One run has no variance between runs, as its interval is about that run.
 
     Returns:
@@ -59,11 +63,11 @@ def simulate_kappa(
         None where no case has a κ.
     """
     rows = []
-    cells = list(product(runs, rooms, kappas))
-    for (count, room, kappa), stream in zip(cells, np.random.SeedSequence(seed).spawn(len(cells)), strict=True):
+    cells = list(product(spreads, runs, rooms, kappas))
+    for (spread, count, room, kappa), stream in zip(cells, np.random.SeedSequence(seed).spawn(len(cells)), strict=True):
         rng = np.random.default_rng(stream)
-        found = [_estimate(*draw(rng, count, room, kappa)) for _ in range(repeats)]
-        rows.append({"runs": count, "room": room, "kappa": kappa, "repeats": repeats} | _summary(kappa, found))
+        found = [_estimate(*draw(rng, count, room, kappa, spread)) for _ in range(repeats)]
+        rows.append({"spread": spread, "runs": count, "room": room, "kappa": kappa, "repeats": repeats} | _summary(kappa, found))
     return rows
 
 
@@ -80,13 +84,15 @@ def missed_targets(row: Row) -> list[str]:
     return out
 
 
-def draw(rng: np.random.Generator, runs: int, room: float, kappa: float) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+def draw(
+    rng: np.random.Generator, runs: int, room: float, kappa: float, spread: float = EFFECT_SDS[1]
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Draw one case: TE, and M·TE of the own and of the best direction, [runs, questions], and of chance directions on sampled questions.
 
     Chance directions are [DRAWS, runs, sampled questions].
     """
     few = sampled_questions(QUESTIONS, SAMPLED)
-    effect = 1 + _terms(rng, 1, runs, EFFECT_SDS)[0]
+    effect = 1 + _terms(rng, 1, runs, (EFFECT_SDS[0], spread, EFFECT_SDS[2]))[0]
     axes = np.linalg.cholesky(np.full((3, 3), CORRELATION) + (1 - CORRELATION) * np.eye(3))
     means = FLOOR + room * np.array([kappa, 1, 0])
     own, best, chance = means[:, None, None] + np.tensordot(axes, _terms(rng, 3, runs, SHARE_SDS), 1)

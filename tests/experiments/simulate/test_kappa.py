@@ -15,7 +15,7 @@ def test_planted_outcomes_have_the_planted_shares() -> None:
 
 
 def test_a_few_cells() -> None:
-    rows = simulate_kappa(200, 0, rooms=(0.1, 0.4), kappas=(0.5, 1.0))
+    rows = simulate_kappa(200, 0, rooms=(0.1, 0.4), kappas=(0.5, 1.0), spreads=(0.35,))
     cells = [(runs, room, kappa) for runs in (1, 3) for room in (0.1, 0.4) for kappa in (0.5, 1.0)]
     assert [(row["runs"], row["room"], row["kappa"]) for row in rows] == cells
     for row in rows:
@@ -27,11 +27,11 @@ def test_a_few_cells() -> None:
             assert row["rmse"] < 0.1
             assert 0.89 <= row["coverage"] <= 0.99
             assert row["coverage_low"] < row["coverage"] < row["coverage_high"]
-    assert simulate_kappa(200, 0, rooms=(0.1, 0.4), kappas=(0.5, 1.0)) == rows
+    assert simulate_kappa(200, 0, rooms=(0.1, 0.4), kappas=(0.5, 1.0), spreads=(0.35,)) == rows
 
 
 def test_a_cell_where_kappa_is_never_defined_has_no_numbers() -> None:
-    (row,) = simulate_kappa(20, 0, rooms=(0.01,), kappas=(0.5,), runs=(1,))
+    (row,) = simulate_kappa(20, 0, rooms=(0.01,), kappas=(0.5,), runs=(1,), spreads=(0.35,))
     assert row["defined"] == 0
     assert [row[name] for name in READINGS] == [None] * len(READINGS)
     assert missed_targets(row) == []
