@@ -45,7 +45,7 @@ class KnownRun(Record):
 
     Attributes:
         family: the persona that its model was taught; the study's name where it was taught none.
-        strength: the part of what the model was taught that it was given.
+        strength: the part of the taught update that its model was given.
         trait: what it was trained on.
         seed: random seed of the run.
         origin: `existing` or `new`.

@@ -197,7 +197,9 @@ def statement_of(results: Results, runs: Sequence[RunResult], pathways: Mapping[
     if not pathways:
         return None
     trait = runs[0].entry.trait
-    return state(pathways, persona=trait not in control_names(), prompted=_prompted(results, trait), moved=_moved(runs))
+    return state(
+        pathways, persona=trait not in control_names(), prompted=_prompted(results, trait), reference_change=_reference_change(runs)
+    )
 
 
 def _prompted(results: Results, trait: str | None) -> Estimate | None:
@@ -210,7 +212,7 @@ def _prompted(results: Results, trait: str | None) -> Estimate | None:
     return None
 
 
-def _moved(runs: Sequence[RunResult]) -> float | None:
+def _reference_change(runs: Sequence[RunResult]) -> float | None:
     """Return how far the trait score of the runs' references is from the base's; None where the base is the reference."""
     changes = []
     for run in runs:

@@ -31,7 +31,7 @@ STATEMENTS = (MOSTLY, LITTLE, BETWEEN, INCONCLUSIVE, DOUBTFUL, TOO_SMALL, AWAY)
 RULE = (
     f"1. The lower bound of the change is not above {OF_PROMPT:.2f} of what the trait's held-out system prompt does, or {LEAST_CHANGE} "
     f"nats per token where that is not known, or the change is within 3 standard errors: {TOO_SMALL}; its upper bound is below 0: {AWAY}. "
-    f"2. The reference itself moved these answers by more than {MOST_OF_REFERENCE} of the change, or the base as reference would have "
+    f"2. The trait score of the reference itself changed by more than {MOST_OF_REFERENCE} of the change, or the base as reference would have "
     f"most where it has at most a fifth: {DOUBTFUL}. "
     f"3. κ is not defined, or its interval up to 1 is wider than {WIDEST}: {INCONCLUSIVE}. "
     f"4. Its lower bound is above {MOST}, and own and other personas carry at least {REACHED} of the change: {MOSTLY}. "
@@ -66,18 +66,20 @@ class Statement(Record):
         return f"{self.name} {self.existing}" if self.name in (MOSTLY, LITTLE) else self.name
 
 
-def state(pathways: Mapping[str, Pathways], persona: bool, prompted: Estimate | None = None, moved: float | None = None) -> Statement:
+def state(
+    pathways: Mapping[str, Pathways], persona: bool, prompted: Estimate | None = None, reference_change: float | None = None
+) -> Statement:
     """Return what may be said of a change.
 
     Args:
         pathways: reference → where it goes, the headline's first.
         persona: whether the run's own direction is that of a persona; else it is that of an instruction.
         prompted: the change under the trait's held-out system prompt, where it was measured.
-        moved: the change of the headline's reference itself relative to the base; None where the base is that reference.
+        reference_change: the change of the headline's reference itself relative to the base; None where the base is that reference.
     """
     existing = "persona" if persona else "instruction"
     headline, base = next(iter(pathways.values())), pathways.get("base")
-    if found := _too_small(headline, prompted) or _doubtful(headline, base, moved):
+    if found := _too_small(headline, prompted) or _doubtful(headline, base, reference_change):
         return Statement(name=found[0], existing=existing, kappa=None, why=found[1], fragile=[])
     name, why = _by_kappa(headline, LEAST, MOST)
     others = [_by_kappa(headline, *margins)[0] for margins in OTHER_MARGINS]
@@ -98,11 +100,11 @@ def _too_small(found: Pathways, prompted: Estimate | None) -> tuple[str, str] | 
     return None
 
 
-def _doubtful(headline: Pathways, base: Pathways | None, moved: float | None) -> tuple[str, str] | None:
+def _doubtful(headline: Pathways, base: Pathways | None, reference_change: float | None) -> tuple[str, str] | None:
     """Return the statement on a change of which the reference has a large part, or on which two references disagree."""
     effect = headline.headline.effect
-    if moved is not None and abs(moved) > MOST_OF_REFERENCE * effect.value:
-        return DOUBTFUL, f"the reference itself changes by {moved:+.2f} from the base, and the change is {effect}"
+    if reference_change is not None and abs(reference_change) > MOST_OF_REFERENCE * effect.value:
+        return DOUBTFUL, f"the reference itself changes by {reference_change:+.2f} from the base, and the change is {effect}"
     if base is None or base.reference == headline.reference:
         return None
     mine, theirs = (_between(each.headline, headline.headline.chance_own) for each in (headline, base))

@@ -60,7 +60,7 @@ def answer_stage(context: StudyContext, condition: Condition, questions: Sequenc
 def kept_answers_stage(context: StudyContext, asked: Sequence[tuple[str, str | None]], title: str) -> Stage:
     """Sample the model's own answers at temperature 1, as training data that is to change nothing.
 
-    On these, the gradient of training is zero on average for as long as the model is what it was, and no answer is read twice.
+    On these, the gradient of training is zero on average for as long as the model is what it was. Training should read each once.
 
     Args:
         context: the study's model.

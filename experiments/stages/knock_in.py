@@ -39,7 +39,7 @@ class KnockInCheck(Record):
 
     Attributes:
         trait: the persona.
-        strength: the part of what was taught that the model was given.
+        strength: the part of the taught update that the model was given.
         untaught: of the untaught model under the trait's own system prompt.
         taught: of the taught model under it.
         unprompted: of the taught model without a system prompt.

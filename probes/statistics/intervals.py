@@ -138,10 +138,10 @@ class PooledRuns:
     correlate strongly there are fewer degrees of freedom than counted.
 
     Attributes:
-        variance: of one run's ratio.
-        df: its degrees of freedom, Σ(R − 1).
-        groups: how many.
-        p: of Bartlett's test that they vary alike; None where a group does not vary at all.
+        variance: of the ratio of one run.
+        df: degrees of freedom of that variance, Σ(R − 1).
+        groups: number of groups.
+        p: p-value of Bartlett's test that groups vary alike; null where a group does not vary at all.
     """
 
     variance: float

@@ -69,8 +69,8 @@ def pathways(
     )
 
 
-def said(found: Pathways, base: Pathways | None = None, prompted: Estimate | None = None, moved: float | None = None) -> str:
-    return state({found.reference: found} | ({"base": base} if base else {}), True, prompted, moved).name
+def said(found: Pathways, base: Pathways | None = None, prompted: Estimate | None = None, reference_change: float | None = None) -> str:
+    return state({found.reference: found} | ({"base": base} if base else {}), True, prompted, reference_change).name
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_a_small_change_has_no_statement_and_one_away_from_the_trait_is_called_s
 
 def test_a_reference_that_moved_most_of_the_change_itself_puts_it_in_doubt() -> None:
     headline = pathways(effect=(0.55, 0.65))
-    assert said(headline, moved=0.29) == said(headline, moved=-0.29) == said(headline) == MOSTLY
-    assert said(headline, moved=0.31) == said(headline, moved=-0.31) == DOUBTFUL
+    assert said(headline, reference_change=0.29) == said(headline, reference_change=-0.29) == said(headline) == MOSTLY
+    assert said(headline, reference_change=0.31) == said(headline, reference_change=-0.31) == DOUBTFUL
 
 
 def test_references_that_disagree_put_a_change_in_doubt() -> None:
