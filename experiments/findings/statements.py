@@ -31,8 +31,8 @@ STATEMENTS = (MOSTLY, LITTLE, BETWEEN, INCONCLUSIVE, DOUBTFUL, TOO_SMALL, AWAY)
 RULE = (
     f"1. The lower bound of the change is not above {OF_PROMPT:.2f} of what the trait's held-out system prompt does, or {LEAST_CHANGE} "
     f"nats per token where that is not known, or the change is within 3 standard errors: {TOO_SMALL}; its upper bound is below 0: {AWAY}. "
-    f"2. The trait score of the reference itself changed by more than {MOST_OF_REFERENCE} of the change, or the base as reference would have "
-    f"most where it has at most a fifth: {DOUBTFUL}. "
+    f"2. The reference's own trait score changed by more than {MOST_OF_REFERENCE} of the change, or the base as reference would have most "
+    f"where it has at most a fifth: {DOUBTFUL}. "
     f"3. κ is not defined, or its interval up to 1 is wider than {WIDEST}: {INCONCLUSIVE}. "
     f"4. Its lower bound is above {MOST}, and own and other personas carry at least {REACHED} of the change: {MOSTLY}. "
     f"5. Its upper bound is below {LEAST}: {LITTLE}. "
@@ -128,7 +128,7 @@ def _by_kappa(found: Pathways, least: float, most: float) -> tuple[str, str]:
     if kappa is None or outcome.ceiling is None:
         return INCONCLUSIVE, outcome.kappa_why or "κ is not defined"
     best = outcome.best[outcome.ceiling]
-    numbers = f"one direction can carry {best.value:.2f} of the change, the existing one does κ = {kappa} of that beyond chance"
+    numbers = f"one direction can carry {best.value:.2f} of the change, the existing one does κ = {str(kappa).replace('-', '−')} of that beyond chance"
     numbers += f" (p = {chance.p:.3f})" if chance else ""
     inside, rest = outcome.inside, outcome.shares[REST]
     numbers += f"; {rest.value:.2f} lies outside the persona space"

@@ -106,9 +106,8 @@ def sentence(found: Pathways) -> str:
         words += " In their place, " + "; ".join(chance) + "."
     if outcome.ceiling:
         words += f" The best single direction known for this change carries {_percent(outcome.best[outcome.ceiling])}"
-        words += (
-            f"; between chance and that, the own one is at κ = {outcome.kappa}." if outcome.kappa else f". {_capital(outcome.kappa_why)}."
-        )
+        kappa = str(outcome.kappa).replace("-", "−")
+        words += f"; between chance and that, the own one is at κ = {kappa}." if outcome.kappa else f". {_capital(outcome.kappa_why)}."
     return words
 
 
@@ -136,7 +135,7 @@ def view(named: Sequence[tuple[str, Mapping[str, Pathways] | None, Statement | N
         "ways": {WAYS[way][0]: way for way in ways_of([each for _, each in headlines])},
         "rows": list(_rows(measured)),
         "compared": [
-            {"name": name, "text": _OUTCOMES[key], "found": getattr(each, key), "first": key == CONTRAST}
+            {"name": name, "text": _OUTCOMES[key], "found": getattr(each, key)}
             for name, each in headlines
             for key in (CONTRAST, TRAIT)
             if getattr(each, key).why is None
