@@ -79,9 +79,9 @@ class OutcomeChange:
 
     @property
     def ceiling(self) -> str | None:
-        """The key in `best` of the best single direction known for this outcome."""
-        key = SPECIFIC if self.kind == CONTRAST else "1"
-        return key if key in self.best else None
+        """The key in `best` of the single direction that carries most of this outcome, of the two that are known; None without any."""
+        single = [key for key in ("1", SPECIFIC) if key in self.best]
+        return max(single, key=lambda key: float(self.through(self.best[key]).mean() * np.sign(self.effect.mean())), default=None)
 
     def chance(self, kind: str, given: str | None = None) -> Floor | None:
         """Return what chance directions mediate in place of the own one, or what they add to a part in place of the others.

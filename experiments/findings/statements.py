@@ -128,13 +128,14 @@ def _by_kappa(found: Pathways, least: float, most: float) -> tuple[str, str]:
     if kappa is None or outcome.ceiling is None:
         return INCONCLUSIVE, outcome.kappa_why or "κ is not defined"
     best = outcome.best[outcome.ceiling]
-    numbers = f"one direction can carry {best.value:.2f} of the change, the existing one does κ = {str(kappa).replace('-', '−')} of that beyond chance"
+    said = str(kappa).replace("-", "−")
+    numbers = f"one direction can carry {best.value:.2f} of the change, the existing one does κ = {said} of that beyond chance"
     numbers += f" (p = {chance.p:.3f})" if chance else ""
     inside, rest = outcome.inside, outcome.shares[REST]
     numbers += f"; {rest.value:.2f} lies outside the persona space"
     if (width := width_to_one(kappa)) > WIDEST:
-        times = (width / WIDEST) ** 2
-        return INCONCLUSIVE, f"{numbers}; its interval is wider than {WIDEST}: about {times:.1f} times the questions or runs would decide"
+        needed = (width / WIDEST) ** 2
+        return INCONCLUSIVE, f"{numbers}; its interval is wider than {WIDEST}: about {needed:.1f} times the questions or runs would decide"
     if kappa.low > most and inside is not None and inside.low >= REACHED:
         return MOSTLY, numbers
     return (LITTLE if kappa.high < least else BETWEEN), numbers
