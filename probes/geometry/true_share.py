@@ -153,10 +153,10 @@ def _why_not(readings: _Readings) -> str | None:
     if (squares <= 0).any():
         return "a direction cannot be discriminated from noise"
     noise = np.array([(each.mean((0, 1)) ** 2).sum() for each in readings.contrasts]) - squares
-    # Of halves, which have twice the noise of the whole.
+    # Of halves that share neither pairs nor questions: they have twice the noise of the whole.
     reliability = float((squares / (squares + 2 * noise.clip(0))).mean())
     if reliability < LEAST_RELIABILITY:
-        return f"the mean reliability of the directions is {reliability:.2f}; {LEAST_RELIABILITY} is needed"
+        return f"with other pairs and questions the directions have a mean reliability of {reliability:.2f}; {LEAST_RELIABILITY} is needed"
     values = np.linalg.eigvalsh(gram / np.sqrt(squares[:, None] * squares))
     if values[0] < LEAST_CONDITION * values[-1]:
         return f"the directions are too much alike: eigenvalues of their correlations are {max(values[0], 0) / values[-1]:.3f} to 1"

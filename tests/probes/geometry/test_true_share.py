@@ -91,7 +91,7 @@ def test_what_cannot_be_known_is_refused_with_the_reason() -> None:
 
     assert "9 directions" in why(true_share(differences, [contrasts[0]] * 9, ["a"] * 9))
     assert "shift is too noisy" in why(true_share(rng.standard_normal((24, 128)), contrasts, SAME))
-    assert "mean reliability of the directions is 0." in why(true_share(*drawn(0, 0.5, 0.5), SAME))
+    assert "have a mean reliability of 0." in why(true_share(*drawn(0, 0.5, 0.5), SAME))
     assert "discriminated from noise" in why(true_share(differences, [rng.standard_normal((12, 8, 128)) for _ in range(3)], ["a"] * 3))
     twin = contrasts[0] + 1e-3 * rng.standard_normal(contrasts[0].shape)
     assert "too much alike" in why(true_share(differences, [contrasts[0], twin], ["a", "a"]))
