@@ -1,26 +1,24 @@
 """What may be said of how much of a change is existing: one pure function of where it goes, with margins that were fixed beforehand.
 
-κ places the share through the own direction between chance (0) and the best single direction known for the change (1), of what is specific
-to the trait. A statement is made of its interval, never of its value. Only names that have been said of changes of known origin are used
-(study `gold`).
+A statement is made of the interval of a share, never of its value: of what is specific to the trait, the share that goes through the
+direction which the base already had. Only names that have been said of changes of known origin are used (study `gold`).
 """
 
 from collections.abc import Mapping, Sequence
 
 from wellworn.experiments.engine.record import Interval, Record
-from wellworn.experiments.findings.pathways import Chance, OutcomePathways, Pathways
+from wellworn.experiments.findings.pathways import Pathways
+from wellworn.experiments.findings.verdict import P_LEVEL
 from wellworn.probes.mediation.pathways import OWN, REST, width_to_one
 from wellworn.probes.statistics.intervals import Estimate
 
-# Of κ. Other pairs of margins show whether a statement hangs on these.
+# Of the share. Other pairs of margins show whether a statement hangs on these.
 LEAST, MOST = 0.2, 0.5
 OTHER_MARGINS = ((0.1, 0.25), (0.4, 0.75))
 WIDEST = 0.4
-# The part of the change that own and other personas must carry together, for most of it to be called existing.
-REACHED = 0.3
 # The least change that counts: a tenth of what the trait's system prompt does, or so many nats per token where that is not known.
 OF_PROMPT, LEAST_CHANGE = 0.10, 0.05
-# The part of the change that the reference may have moved by itself.
+# The change of the reference itself, as a part of the change.
 MOST_OF_REFERENCE = 0.5
 
 MOSTLY, LITTLE, BETWEEN = "mostly existing", "at most a fifth existing", "between"
@@ -31,10 +29,11 @@ STATEMENTS = (MOSTLY, LITTLE, BETWEEN, INCONCLUSIVE, DOUBTFUL, TOO_SMALL, AWAY)
 RULE = (
     f"1. The lower bound of the change is not above {OF_PROMPT:.2f} of what the trait's held-out system prompt does, or {LEAST_CHANGE} "
     f"nats per token where that is not known, or the change is within 3 standard errors: {TOO_SMALL}; its upper bound is below 0: {AWAY}. "
-    f"2. The reference's own trait score changed by more than {MOST_OF_REFERENCE} of the change, or the base as reference would have most "
-    f"where it has at most a fifth: {DOUBTFUL}. "
-    f"3. κ is not defined, or its interval up to 1 is wider than {WIDEST}: {INCONCLUSIVE}. "
-    f"4. Its lower bound is above {MOST}, and own and other personas carry at least {REACHED} of the change: {MOSTLY}. "
+    f"2. The reference's own trait score changed by more than {MOST_OF_REFERENCE} of the change, or the share is at least {MOST} relative "
+    f"to one reference and at most {LEAST} relative to the other: {DOUBTFUL}. "
+    f"3. There is no own direction or no chance to compare it with, or the interval of its share is wider than {WIDEST} up to 1: "
+    f"{INCONCLUSIVE}. "
+    f"4. The lower bound of the share is above {MOST}, and chance directions carry as much in at most {P_LEVEL} of cases: {MOSTLY}. "
     f"5. Its upper bound is below {LEAST}: {LITTLE}. "
     f"6. Otherwise the interval itself: {BETWEEN} its bounds."
 )
@@ -46,22 +45,22 @@ class Statement(Record):
     Attributes:
         name: one of the names of the rule.
         existing: what would be existing: a `persona`, or for a control an `instruction`.
-        kappa: the interval that it is made of; null where it has none.
+        share: the interval that it is made of; null where it has none.
         why: the numbers behind it, in words.
         fragile: the names at other margins, half and double the lower, half of the upper and half-way from it to 1, where they differ.
     """
 
     name: str
     existing: str
-    kappa: Interval | None
+    share: Interval | None
     why: str
     fragile: Sequence[str]
 
     @property
     def words(self) -> str:
         """The statement in a few words."""
-        if self.name == BETWEEN and self.kappa:
-            low, high = (f"{max(round(100 * bound), 0)} %" for bound in (self.kappa.low, self.kappa.high))
+        if self.name == BETWEEN and self.share:
+            low, high = (f"{max(round(100 * bound), 0)} %" for bound in (self.share.low, self.share.high))
             return f"between {low} and {high} existing {self.existing}"
         return f"{self.name} {self.existing}" if self.name in (MOSTLY, LITTLE) else self.name
 
@@ -80,11 +79,11 @@ def state(
     existing = "persona" if persona else "instruction"
     headline, base = next(iter(pathways.values())), pathways.get("base")
     if found := _too_small(headline, prompted) or _doubtful(headline, base, reference_change):
-        return Statement(name=found[0], existing=existing, kappa=None, why=found[1], fragile=[])
-    name, why = _by_kappa(headline, LEAST, MOST)
-    others = [_by_kappa(headline, *margins)[0] for margins in OTHER_MARGINS]
+        return Statement(name=found[0], existing=existing, share=None, why=found[1], fragile=[])
+    name, why = _by_share(headline, LEAST, MOST)
+    others = [_by_share(headline, *margins)[0] for margins in OTHER_MARGINS]
     fragile = [other for other in dict.fromkeys(others) if other != name]
-    return Statement(name=name, existing=existing, kappa=headline.headline.kappa, why=why, fragile=fragile)
+    return Statement(name=name, existing=existing, share=headline.headline.shares.get(OWN), why=why, fragile=fragile)
 
 
 def _too_small(found: Pathways, prompted: Estimate | None) -> tuple[str, str] | None:
@@ -107,35 +106,33 @@ def _doubtful(headline: Pathways, base: Pathways | None, reference_change: float
         return DOUBTFUL, f"the reference itself changes by {reference_change:+.2f} from the base, and the change is {effect}"
     if base is None or base.reference == headline.reference:
         return None
-    mine, theirs = (_between(each.headline, headline.headline.chance_own) for each in (headline, base))
-    if mine is not None and theirs is not None and (min(mine, theirs) <= LEAST and max(mine, theirs) >= MOST):
-        return DOUBTFUL, f"κ is {mine:.2f} relative to the {headline.reference} reference, and {theirs:.2f} relative to the base"
+    mine, theirs = (each.headline.shares.get(OWN) for each in (headline, base))
+    if mine and theirs and min(mine.value, theirs.value) <= LEAST and max(mine.value, theirs.value) >= MOST:
+        return DOUBTFUL, f"the share is {mine.value:.2f} relative to the {headline.reference} reference, and {theirs.value:.2f} to the base"
     return None
 
 
-def _between(found: OutcomePathways, chance: Chance | None) -> float | None:
-    """Return κ's value against a reference, with the chance of the headline's."""
-    if OWN not in found.shares or found.ceiling is None or chance is None:
-        return None
-    room = found.best[found.ceiling].value - chance.mean
-    return (found.shares[OWN].value - chance.mean) / room if room > 0 else None
-
-
-def _by_kappa(found: Pathways, least: float, most: float) -> tuple[str, str]:
-    """Return the statement that the interval of κ allows."""
+def _by_share(found: Pathways, least: float, most: float) -> tuple[str, str]:
+    """Return the statement that the interval of the share through the own direction allows."""
     outcome = found.headline
-    kappa, chance = outcome.kappa, outcome.chance_own
-    if kappa is None or outcome.ceiling is None:
-        return INCONCLUSIVE, outcome.kappa_why or "κ is not defined"
-    best = outcome.best[outcome.ceiling]
-    said = str(kappa).replace("-", "−")
-    numbers = f"one direction can carry {best.value:.2f} of the change, the existing one does κ = {said} of that beyond chance"
-    numbers += f" (p = {chance.p:.3f})" if chance else ""
-    inside, rest = outcome.inside, outcome.shares[REST]
-    numbers += f"; {rest.value:.2f} lies outside the persona space"
-    if (width := width_to_one(kappa)) > WIDEST:
+    share, chance = outcome.shares.get(OWN), outcome.chance_own
+    if share is None:
+        return INCONCLUSIVE, "the run has no own direction that was found"
+    if chance is None:
+        return INCONCLUSIVE, outcome.kappa_why or "no chance directions were drawn"
+    numbers = (
+        f"{_words(share)} of the change goes through the own direction, and {chance.mean:.2f} through chance ones (p = {chance.p:.3f})"
+    )
+    if outcome.ceiling:
+        numbers += f"; the best single direction known carries {_words(outcome.best[outcome.ceiling].value)}"
+    numbers += f"; {_words(outcome.shares[REST].value)} lies outside the persona space"
+    if (width := width_to_one(share)) > WIDEST:
         needed = (width / WIDEST) ** 2
         return INCONCLUSIVE, f"{numbers}; its interval is wider than {WIDEST}: about {needed:.1f} times the questions or runs would decide"
-    if kappa.low > most and inside is not None and inside.low >= REACHED:
+    if share.low > most and chance.p <= P_LEVEL:
         return MOSTLY, numbers
-    return (LITTLE if kappa.high < least else BETWEEN), numbers
+    return (LITTLE if share.high < least else BETWEEN), numbers
+
+
+def _words(share: Estimate | float) -> str:
+    return (f"{share:.2f}" if isinstance(share, float) else str(share)).replace("-", "−")

@@ -18,43 +18,39 @@ from wellworn.experiments.findings.statements import (
 from wellworn.probes.mediation.pathways import ABOVE, OTHERS, OWN, REST
 from wellworn.probes.statistics.intervals import Estimate
 
-CHANCE, BEST = 0.1, 0.7
-
 
 def around(value: float, half: float) -> Estimate:
     return Estimate(value, value - half, value + half)
 
 
 def pathways(
-    kappa: tuple[float, float] | None = (0.6, 0.8),
+    share: tuple[float, float] | None = (0.6, 0.8),
     effect: tuple[float, float] = (0.5, 0.7),
     *,
     reference: str = "neutral",
-    inside: float = 0.6,
     why: str | None = None,
-    own: float | None = None,
+    p: float | None = 0.025,
 ) -> Pathways:
-    """A change whose κ has these bounds; own and others carry `inside` of it, and the lower bound of that is .05 below."""
-    value = sum(kappa) / 2 if kappa else 0.3
-    share = CHANCE + value * (BEST - CHANCE) if own is None else own
-    shares = {OWN: share, OTHERS: inside - share, REST: 1 - inside, ABOVE: 0.0}
+    """A change of which a share within these bounds goes through the own direction; `p` compares it with chance."""
+    own = {OWN: Estimate(sum(share) / 2, *share)} if share else {}
+    shares = own | {OTHERS: around(0.05, 0.05), REST: around(0.4, 0.05), ABOVE: around(0.0, 0.0)}
     outcome = OutcomePathways(
         effect=Estimate(sum(effect) / 2, *effect),
         why=why,
-        shares={} if why else {name: around(each, 0.05) for name, each in shares.items()},
-        inside=None if why else around(inside, 0.05),
+        shares={} if why else shares,
+        inside=None,
         others_first=None,
         first_token=None,
-        chance_own=Chance(mean=CHANCE, low=0.0, high=0.2, draws=39, p=0.025),
+        chance_own=None if p is None else Chance(mean=0.1, low=0.0, high=0.2, draws=39, p=p),
         chance_others=None,
-        best={} if why else {"specific": around(BEST, 0.05)},
+        best={} if why else {"specific": around(0.7, 0.05)},
         ceiling=None if why else "specific",
-        kappa=Estimate(value, *kappa) if kappa else None,
-        kappa_why=None if kappa else "too uncertain",
-        room=BEST - CHANCE,
+        kappa=None,
+        kappa_why="on the questions of the chance directions there is too little of the change",
+        room=0.6,
     )
     # Statements are of what is specific to the trait.
-    other = outcome.model_copy(update={"effect": Estimate(-1, -2, -0.5), "kappa": None, "shares": {}, "best": {}, "ceiling": None})
+    other = outcome.model_copy(update={"effect": Estimate(-1, -2, -0.5), "shares": {}, "best": {}, "ceiling": None})
     return Pathways(
         reference=reference,
         layers=[1, 2],
@@ -74,7 +70,7 @@ def said(found: Pathways, base: Pathways | None = None, prompted: Estimate | Non
 
 
 @pytest.mark.parametrize(
-    ("kappa", "name"),
+    ("share", "name"),
     [
         ((0.51, 0.8), MOSTLY),
         ((1.5, 2.6), MOSTLY),
@@ -91,13 +87,15 @@ def said(found: Pathways, base: Pathways | None = None, prompted: Estimate | Non
         (None, INCONCLUSIVE),
     ],
 )
-def test_the_interval_of_kappa_makes_the_statement(kappa: tuple[float, float] | None, name: str) -> None:
-    assert said(pathways(kappa)) == name
+def test_the_interval_of_the_share_makes_the_statement(share: tuple[float, float] | None, name: str) -> None:
+    assert said(pathways(share)) == name
 
 
-def test_most_of_little_is_not_mostly_existing() -> None:
-    assert said(pathways((0.6, 0.8), inside=0.36)) == MOSTLY
-    assert said(pathways((0.6, 0.8), inside=0.34)) == BETWEEN
+def test_what_chance_directions_carry_too_is_not_mostly_existing() -> None:
+    assert said(pathways((0.6, 0.8), p=0.05)) == MOSTLY
+    assert said(pathways((0.6, 0.8), p=0.075)) == BETWEEN
+    assert said(pathways((0.05, 0.15), p=0.5)) == LITTLE
+    assert said(pathways((0.6, 0.8), p=None)) == INCONCLUSIVE
 
 
 def test_a_small_change_has_no_statement_and_one_away_from_the_trait_is_called_so() -> None:
@@ -119,9 +117,10 @@ def test_a_reference_that_moved_most_of_the_change_itself_puts_it_in_doubt() -> 
 
 def test_references_that_disagree_put_a_change_in_doubt() -> None:
     headline = pathways((0.55, 0.75), effect=(0.55, 0.65))
-    little, some = (pathways(None, effect=(0.6, 0.7), reference="base", own=own) for own in (CHANCE + 0.11, CHANCE + 0.13))
+    little, some = (pathways((own - 0.1, own + 0.1), effect=(0.6, 0.7), reference="base") for own in (0.2, 0.25))
     assert said(headline, little) == DOUBTFUL
     assert said(headline, some) == MOSTLY
+    assert said(headline, pathways(None, reference="base")) == MOSTLY
 
 
 def test_a_statement_that_hangs_on_its_margins_is_fragile() -> None:
@@ -133,13 +132,15 @@ def test_a_statement_that_hangs_on_its_margins_is_fragile() -> None:
 def test_words_hold_the_numbers_and_whose_direction_it_is() -> None:
     found = state({"neutral": pathways((0.6, 0.8))}, persona=False)
     assert found.existing == "instruction"
-    assert "one direction can carry 0.70 of the change" in found.why
-    assert "κ = 0.70 [0.60, 0.80]" in found.why
+    assert found.share == Estimate(0.7, 0.6, 0.8)
+    assert "0.70 [0.60, 0.80] of the change goes through the own direction, and 0.10 through chance ones (p = 0.025)" in found.why
+    assert "the best single direction known carries 0.70" in found.why
     assert "0.40 lies outside" in found.why
     assert found.words == "mostly existing instruction"
     assert state({"neutral": pathways((-0.04, 0.31))}, persona=True).words == "between 0 % and 31 % existing persona"
     wide = state({"neutral": pathways((0.1, 0.9))}, persona=True)
     assert "about 4.0 times the questions" in wide.why
+    assert "too little of the change" in state({"neutral": pathways(p=None)}, persona=True).why
 
 
 def test_the_rule_names_every_statement() -> None:
