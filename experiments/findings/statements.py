@@ -31,11 +31,11 @@ RULE = (
     f"nats per token where that is not known, or the change is within 3 standard errors: {TOO_SMALL}; its upper bound is below 0: {AWAY}. "
     f"2. The reference's own trait score changed by more than {MOST_OF_REFERENCE} of the change, or the share is at least {MOST} relative "
     f"to one reference and at most {LEAST} relative to the other: {DOUBTFUL}. "
-    f"3. There is no own direction or no chance to compare it with, or the interval of its share is wider than {WIDEST} up to 1: "
-    f"{INCONCLUSIVE}. "
+    f"3. There is no own direction, or no chance to compare it with: {INCONCLUSIVE}. "
     f"4. The lower bound of the share is above {MOST}, and chance directions carry as much in at most {P_LEVEL} of cases: {MOSTLY}. "
     f"5. Its upper bound is below {LEAST}: {LITTLE}. "
-    f"6. Otherwise the interval itself: {BETWEEN} its bounds."
+    f"6. Its interval is wider than {WIDEST} up to 1: {INCONCLUSIVE}. "
+    f"7. Otherwise the interval itself: {BETWEEN} its bounds."
 )
 
 
@@ -126,12 +126,14 @@ def _by_share(found: Pathways, least: float, most: float) -> tuple[str, str]:
     if outcome.ceiling:
         numbers += f"; the best single direction known carries {_words(outcome.best[outcome.ceiling].value)}"
     numbers += f"; {_words(outcome.shares[REST].value)} lies outside the persona space"
+    if share.low > most and chance.p <= P_LEVEL:
+        return MOSTLY, numbers
+    if share.high < least:
+        return LITTLE, numbers
     if (width := width_to_one(share)) > WIDEST:
         needed = (width / WIDEST) ** 2
         return INCONCLUSIVE, f"{numbers}; its interval is wider than {WIDEST}: about {needed:.1f} times the questions or runs would decide"
-    if share.low > most and chance.p <= P_LEVEL:
-        return MOSTLY, numbers
-    return (LITTLE if share.high < least else BETWEEN), numbers
+    return BETWEEN, numbers
 
 
 def _words(share: Estimate | float) -> str:
