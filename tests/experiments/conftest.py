@@ -36,6 +36,11 @@ Call = Callable[..., Outcome]
 @pytest.fixture
 def all_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model has no personas, so whatever was estimated counts as found."""
+    find_all(monkeypatch)
+
+
+def find_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let whatever is estimated count as found, until the patch is undone."""
     estimate = persona_space.estimate
 
     def found(*args: Any) -> Any:

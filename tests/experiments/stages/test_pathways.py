@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 from safetensors.numpy import load_file
 
-from tests.experiments.conftest import stages_of
+from tests.experiments.conftest import find_all, stages_of
+from tests.tiny import tiny_study_value
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages.pathways import AFTER, BEFORE, load_pathways, profile_layers, sampled_questions
@@ -16,21 +18,32 @@ from wellworn.probes.mediation.pathways import ABOVE, OTHERS, OWN, REST
 
 Write = Callable[..., Path]
 PATHWAYS = {"draws": 19, "questions": 4, "surface": 6, "profile": 3}
+# One run relative to one reference, where no more is needed.
+ONE: dict[str, Any] = {"runs": [{"arm": "sft", "trait": "uppercase"}], "pathways": PATHWAYS | {"references": "headline", "profile": 0}}
 RUNS = [{"arm": "sft", "trait": "pirate"}, {"arm": "sft", "trait": "uppercase"}, {"arm": "prompted", "trait": "pirate"}]
 LIBRARY = ["pirate", "pessimistic", "poetic"]
 
 
 def run(write: Write, folder: Path, **changes: Any) -> Path:
-    study = write(runs=RUNS, library=LIBRARY, mediate=None, pathways=PATHWAYS, **changes)
+    study = write(**{"runs": RUNS, "library": LIBRARY, "mediate": None, "pathways": PATHWAYS} | changes)
     with pytest.raises(SystemExit) as stop:
         main(["run", str(study), "--runs-dir", str(folder)])
     assert stop.value.code in (0, None)
     return folder
 
 
-@pytest.fixture
-def runs(tiny_study: Write, tmp_path: Path, all_found: None) -> Path:
-    return run(tiny_study, tmp_path / "runs")
+@pytest.fixture(scope="module")
+def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pathways")
+
+    def write(**changes: Any) -> Path:
+        with (folder / "tiny.yaml").open("w") as file:
+            YAML().dump(tiny_study_value(tiny_model) | changes, file)
+        return folder / "tiny.yaml"
+
+    with pytest.MonkeyPatch.context() as patch:
+        find_all(patch)
+        return run(write, folder / "runs")
 
 
 def test_where_a_change_goes_is_measured_from_end_to_end(runs: Path) -> None:
@@ -85,7 +98,7 @@ def test_outcomes_of_the_unchanged_models_are_those_of_plain_readings(runs: Path
 def test_nothing_is_above_adapters_that_end_at_the_layer(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
     lora = {"r": 2, "target_modules": ["q_proj", "v_proj"], "layers_to_transform": [1, 2]}
     sft = {"max_steps": 4, "save_steps": 2, "learning_rate": 1e-1}
-    folder = run(tiny_study, tmp_path / "runs", train={"batch_size": 8, "lora": lora, "sft": sft})
+    folder = run(tiny_study, tmp_path / "runs", train={"batch_size": 8, "lora": lora, "sft": sft}, **ONE)
     (row,) = [row for row in read_json(folder / "tiny" / "summary.json")["runs"] if row["trait"] == "uppercase"]
     headline = row["pathways"]["neutral"]
     assert headline["layers"] == [1, 2]
@@ -97,7 +110,7 @@ def test_nothing_is_above_adapters_that_end_at_the_layer(tiny_study: Write, tmp_
 
 
 def test_runs_of_several_seeds_are_taken_together(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
-    folder = run(tiny_study, tmp_path / "runs", seeds=[0, 1])
+    folder = run(tiny_study, tmp_path / "runs", seeds=[0, 1], **ONE)
     summary = read_json(folder / "tiny" / "summary.json")
     (group,) = [group for group in summary["groups"] if group["trait"] == "uppercase"]
     alone = [row["pathways"]["neutral"] for row in summary["runs"] if row["trait"] == "uppercase"]
@@ -118,9 +131,8 @@ def test_questions_and_depths_are_spread_evenly() -> None:
 
 def test_of_weights_that_were_never_moved_it_is_too_small_to_say(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
     train = {"batch_size": 24, "lora": {"r": 2}, "sft": {"max_steps": 2, "learning_rate": 0.0}}
-    folder = run(tiny_study, tmp_path / "runs", train=train, neutral="self", answer_tokens=8)
-    *tuned, _ = read_json(folder / "tiny" / "summary.json")["runs"]
-    for row in tuned:
-        assert [found["trait"]["effect"]["value"] for found in row["pathways"].values()] == [0, 0]
-        assert row["statement"]["name"] == "too small to say"
+    folder = run(tiny_study, tmp_path / "runs", train=train, neutral="self", answer_tokens=8, **ONE)
+    [row] = read_json(folder / "tiny" / "summary.json")["runs"]
+    assert row["pathways"]["neutral"]["contrast"]["effect"]["value"] == 0
+    assert row["statement"]["name"] == "too small to say"
     assert "too small to say" in (folder / "tiny" / "report.html").read_text(encoding="utf-8")
