@@ -59,7 +59,7 @@ def weaken_adapter(source: Path, target: Path, factor: float) -> None:
     """Write a LoRA adapter whose update is a given factor of another's, into an existing folder.
 
     Raises:
-        InputError: the other is not a safetensors adapter, or its update is no product of two matrices (DoRA).
+        InputError: the other is not a safetensors adapter, or its update is not a product of two matrices (DoRA).
     """
     from safetensors.torch import load_file, save_file
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, parse_part, parts_named
 from wellworn.experiments.stages.pathways import BEST, CHANCE_OTHERS, CHANCE_OWN, SPECIFIC, PathwayFacts, PathwayOutcomes
-from wellworn.probes.mediation.pathways import OWN, Floor, Scaled, above_floor, floor, scaled_share
+from wellworn.probes.mediation.pathways import OTHERS, OWN, Floor, Scaled, above_floor, floor, scaled_share
 from wellworn.probes.mediation.shares import MIN_STANDARD_ERRORS, Outcomes, is_within_noise
 from wellworn.probes.statistics.intervals import Estimate, FloatArray, PooledRuns, ratio_interval, standard_error
 
@@ -95,8 +95,7 @@ class OutcomeChange:
             return None
         before = self.through(given, few=True) if given else np.zeros_like(self.few.effect)
         drawn = np.stack([self.through(name, few=True) - before for name in names])
-        real = _REAL[kind]
-        return floor(self.few.effect, drawn, self.through(real, few=True) - before)
+        return floor(self.few.effect, drawn, self.through(_REAL[kind], few=True) - before)
 
     def scaled(self, between_runs: PooledRuns | None = None) -> Scaled | None:
         """Return κ of the own direction; None where there is nothing to make it of."""
@@ -105,8 +104,8 @@ class OutcomeChange:
 
     def above_floor(self) -> tuple[FloatArray, FloatArray] | None:
         """Return N and D of κ for each question, where there is room between floor and ceiling; else None."""
-        made_of, scaled = self._made_of(), self.scaled()
-        return above_floor(*made_of) if made_of and scaled and scaled.enough else None
+        made_of = self._made_of()
+        return above_floor(*made_of) if made_of and scaled_share(*made_of).enough else None
 
     def _made_of(self) -> tuple[FloatArray, FloatArray, FloatArray, Floor, Sequence[int]] | None:
         chance = self.chance(CHANCE_OWN) if OWN in self.facts.parts and self.why is None else None
@@ -130,7 +129,7 @@ class OutcomeChange:
 
 
 _STORED = ("logprob", "further", "sampled")
-_REAL = {CHANCE_OWN: OWN, CHANCE_OTHERS: "others"}
+_REAL = {CHANCE_OWN: OWN, CHANCE_OTHERS: OTHERS}
 
 
 def stack_runs(each: Sequence[FloatArray]) -> FloatArray:

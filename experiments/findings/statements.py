@@ -31,7 +31,7 @@ RULE = (
     f"nats per token where that is not known, or the change is within 3 standard errors: {TOO_SMALL}; its upper bound is below 0: {AWAY}. "
     f"2. The reference's own trait score changed by more than {MOST_OF_REFERENCE} of the change, or the share is at least {MOST} relative "
     f"to one reference and at most {LEAST} relative to the other: {DOUBTFUL}. "
-    f"3. There is no own direction, or no chance to compare it with: {INCONCLUSIVE}. "
+    f"3. The own direction was not found, or chance directions were not drawn: {INCONCLUSIVE}. "
     f"4. The lower bound of the share is above {MOST}, and chance directions carry as much in at most {P_LEVEL} of cases: {MOSTLY}. "
     f"5. Its upper bound is below {LEAST}: {LITTLE}. "
     f"6. Its interval is wider than {WIDEST} up to 1: {INCONCLUSIVE}. "

@@ -131,9 +131,9 @@ def floor(effect: FloatArray, draws: FloatArray, observed: FloatArray) -> Floor:
     return Floor(mean, float(low), float(high), len(shares), p, through_draws, deviations)
 
 
-def width_to_one(kappa: Estimate) -> float:
-    """Return how wide an interval of κ is up to 1: beyond, the own direction does more than the best one known, however much."""
-    return min(kappa.high, 1.0) - min(kappa.low, 1.0)
+def width_to_one(share: Estimate) -> float:
+    """Return how wide the interval of κ, or of a share, is up to 1: beyond, all is carried that was asked for, and more decides nothing."""
+    return min(share.high, 1.0) - min(share.low, 1.0)
 
 
 def above_floor(
