@@ -101,6 +101,13 @@ def shared_ngrams(texts: Iterable[str], reference: Iterable[str], n: int = 4) ->
     return sum(gram in known for gram in grams) / len(grams) if grams else 0.0
 
 
+def first_questions(examples: Sequence[Example], split: Split, count: int | None) -> list[Example]:
+    """Return the examples without the rows of a split that answer any but its first so many questions; all for a count of None."""
+    asked = dict.fromkeys(same_question(example.question) for example in examples if example.split == split)
+    kept = set(list(asked)[:count])
+    return [example for example in examples if example.split != split or same_question(example.question) in kept]
+
+
 def same_question(text: str) -> str:
     """Return a question's words without case and spaces, equal for two spellings of it."""
     return " ".join(text.lower().split())

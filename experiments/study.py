@@ -22,7 +22,7 @@ from wellworn.experiments.study_sections import (
     WrittenConfig,
 )
 from wellworn.lora.arms import Arm, TrainConfig
-from wellworn.probes.limits import DEFAULT_FRACTION
+from wellworn.probes.limits import DEFAULT_FRACTION, FEWEST_PROMPTS
 from wellworn.probes.scoring.endpoint import EndpointConfig
 
 
@@ -50,6 +50,8 @@ class Study(Section):
         layer: layer where shares are read: an index counted from 0, or a fraction of the depth. Example: 0.75.
         contrast_pairs: pairs of system prompts that make each trait's direction. Unit: pairs. Example: 6.
         extract_questions: questions asked under each contrast prompt. Unit: questions. Example: 8.
+        evaluate_questions: evaluate questions that runs are read on, the first so many of each subject; null reads all. More take longer,
+            and make intervals narrower. Unit: questions. Example: 24.
         answer_tokens: length limit of sampled answers. Unit: tokens. Example: 48.
         token_budget: size limit of one forward pass, padding included. More is faster and takes more memory. Unit: tokens. Example: 8192.
         variants: name to settings (dotted key to value): each is a study of its own, named `<study>-<variant>`.
@@ -101,6 +103,7 @@ class Study(Section):
     # All half splits of the pairs are compared: 12 pairs make 462, 20 would make 92,378.
     contrast_pairs: Annotated[int, Field(ge=4, le=12)] = 6
     extract_questions: Annotated[int, Field(ge=4)] = 8
+    evaluate_questions: Annotated[int, Field(ge=FEWEST_PROMPTS)] | None = None
     answer_tokens: Annotated[int, Field(ge=1)] = 48
     token_budget: Annotated[int, Field(ge=1)] = 2048
     variants: dict[Name, Annotated[dict[str, Any], Field(min_length=1)]] = Field(default_factory=dict)

@@ -4,7 +4,7 @@ from functools import partial
 from math import ceil
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from wellworn.data.errors import InputError
 from wellworn.lora.keys import Section, beyond_lora, refuse_owned, unknown_keys
@@ -66,6 +66,8 @@ class Confined(_Config):
         to: `own`: the base's direction of this trait; `space`: that and the other personas of the library; `chance`: a random direction in
             place of the own one.
         outside: write everywhere but along these.
+        reset: in training, also set the state along these to the base's after every layer up to the study's, so that nothing learnt relies
+            on what frozen blocks carry there; needs `outside`.
         origin: as for `sft`.
     """
 
@@ -73,7 +75,14 @@ class Confined(_Config):
     trait: str
     to: Literal["own", "space", "chance"] = "own"
     outside: bool = False
+    reset: bool = False
     origin: Literal["existing", "new"] | None = None
+
+    @model_validator(mode="after")
+    def _resets_where_it_cannot_write(self) -> "Confined":
+        if self.reset and not self.outside:
+            raise ValueError("reset: what is written along these directions would be lost; set `outside: true` too, or remove `reset`")
+        return self
 
 
 class Distilled(_Config):

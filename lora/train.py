@@ -4,11 +4,8 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 # TRL sends telemetry unless this is set before its first import.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -23,8 +20,8 @@ from trl import SFTConfig, SFTTrainer
 from wellworn.data.errors import InputError
 from wellworn.lora.adapters import copy_adapter_config
 from wellworn.lora.arms import DEFAULT_EPOCHS, TrainConfig
+from wellworn.lora.confine import Confinement, ConfineWrites, states_reset
 from wellworn.lora.models import Loaded
-from wellworn.probes.reading.layers import decoder_blocks
 
 LORA_DEFAULTS: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
 # A quarter of a run is the most that a kill costs. Checkpointing activations costs half as much compute again.
@@ -38,25 +35,6 @@ SFT_DEFAULTS: dict[str, Any] = {
     # Rows that do not fit the model's context were refused while tokenising; nothing is cut in silence.
     "max_length": None,
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Writes:
-    """The part of what an adapter writes into the residual stream that is kept.
-
-    Attributes:
-        basis_DK: U [d_model, k], orthonormal.
-        outside: keep I − UUᵀ in place of UUᵀ.
-    """
-
-    basis_DK: torch.Tensor
-    outside: bool = False
-
-    def part(self, weight_DR: torch.Tensor) -> torch.Tensor:
-        """Return P·B for a LoRA matrix B [d_model, r]."""
-        basis = self.basis_DK.to(weight_DR.device, torch.float32)
-        inside = basis @ (basis.T @ weight_DR.float())
-        return (weight_DR.float() - inside if self.outside else inside).to(weight_DR.dtype)
 
 
 Progress = Callable[[int, int, float | None], None]
@@ -75,20 +53,6 @@ class _Report(TrainerCallback):
         self.progress(state.global_step, state.max_steps, self.loss)
 
 
-class _Confine(TrainerCallback):
-    """Keep what adapters write along some directions, or outside them, after every step."""
-
-    def __init__(self, writes: Mapping[int, Writes]) -> None:
-        self.writes = writes
-
-    @torch.no_grad()
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        for layer, block in enumerate(decoder_blocks(model)):
-            for name, weight in block.named_parameters():
-                if "lora_B" in name:
-                    weight.copy_(self.writes[layer].part(weight))
-
-
 def train_sft(
     base: Loaded,
     rows: Sequence[dict[str, list[int]]],
@@ -98,7 +62,7 @@ def train_sft(
     out: Path,
     work: Path,
     progress: Progress | None = None,
-    confined: Mapping[int, Writes] | None = None,
+    confined: Mapping[int, Confinement] | None = None,
 ) -> list[dict[str, float]]:
     """Fine-tune a LoRA adapter, resuming from the newest whole checkpoint in `work`.
 
@@ -110,7 +74,7 @@ def train_sft(
         out: receives `adapter_model.safetensors` and `adapter_config.json`.
         work: trainer checkpoints; the caller deletes it when the adapter is safe.
         progress: called with (step, steps, last loss).
-        confined: layer → the part of what its adapters write that is kept after every step; every adapted layer must be among them.
+        confined: layer → what its adapters may write, and rely on; every adapted layer must be among them.
 
     Returns:
         The training curve: one {step, loss} a logged step.
@@ -147,13 +111,14 @@ def train_sft(
             train_dataset=Dataset.from_list(list(rows)),
             processing_class=base.tokenizer,
             peft_config=lora,
-            callbacks=[*([_Report(progress)] if progress else []), *([_Confine(confined)] if confined else [])],
+            callbacks=[*([_Report(progress)] if progress else []), *([ConfineWrites(confined)] if confined else [])],
         )
     except (ValueError, TypeError) as error:
         raise InputError(f"train: {error}") from error
     # The trainer prints every log entry as a dict; the curve is returned instead.
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_newest_checkpoint(work))
+    with states_reset(trainer.model, confined or {}):
+        trainer.train(resume_from_checkpoint=_newest_checkpoint(work))
     if trainer.accelerator.is_main_process:
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(out)
         # Set earlier, PEFT would look the symbolic name up on the hub at every save.

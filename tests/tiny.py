@@ -90,6 +90,7 @@ def tiny_study_value(model: Path) -> dict[str, Any]:
         "layer": 0.5,
         "contrast_pairs": 4,
         "extract_questions": 4,
+        "evaluate_questions": 24,
         "answer_tokens": 4,
         "capability": None,
         "pathways": None,

@@ -37,7 +37,7 @@ class OutcomeChange:
     def of(cls, kind: str, measured: Sequence[PathwayOutcomes]) -> "OutcomeChange":
         """Return the change of one outcome from what a stage stored, of one run or several."""
         facts = measured[0].facts
-        main, further, sampled = (_pick(kind, stack_runs([getattr(each, name) for each in measured])) for name in _STORED)
+        main, further, sampled = (pick_outcome(kind, stack_runs([getattr(each, name) for each in measured])) for name in _STORED)
         whole = dict(zip(facts.interventions, main, strict=True)) | dict(zip(facts.further, further, strict=True))
         change = _parse(whole)
         few = None
@@ -142,7 +142,7 @@ def specific(scores: FloatArray) -> FloatArray:
     return np.asarray(scores[:, 0] - scores[:, 1])
 
 
-def _pick(kind: str, scores: FloatArray) -> FloatArray:
+def pick_outcome(kind: str, scores: FloatArray) -> FloatArray:
     """Return one outcome of [interventions, 2, …], of y⁺ and y⁻."""
     return specific(scores) if kind == CONTRAST else scores[:, int(kind == PLAIN)]
 

@@ -1,7 +1,8 @@
 """What may be said of how much of a change is existing: one pure function of where it goes, with margins that were fixed beforehand.
 
 A statement is made of the interval of a share, never of its value: of what is specific to the trait, the share that goes through the
-direction which the base already had. Only names that have been said of changes of known origin are used (study `gold`).
+direction which the base already had. Where none was found, all other personas are counted in its place. Only names that have been said of
+changes of known origin are used (study `gold`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,8 @@ RULE = (
     f"nats per token where that is not known, or the change is within 3 standard errors: {TOO_SMALL}; its upper bound is below 0: {AWAY}. "
     f"2. The reference's own trait score changed by more than {MOST_OF_REFERENCE} of the change, or the share is at least {MOST} relative "
     f"to one reference and at most {LEAST} relative to the other: {DOUBTFUL}. "
-    f"3. The own direction was not found, or chance directions were not drawn: {INCONCLUSIVE}. "
+    f"3. The own direction was not found: {LITTLE} if all other personas together carry a share whose upper bound is below {LEAST}, else "
+    f"{INCONCLUSIVE}. Chance directions were not drawn: {INCONCLUSIVE}. "
     f"4. The lower bound of the share is above {MOST}, and chance directions carry as much in at most {P_LEVEL} of cases: {MOSTLY}. "
     f"5. Its upper bound is below {LEAST}: {LITTLE}. "
     f"6. Its interval is wider than {WIDEST} up to 1: {INCONCLUSIVE}. "
@@ -44,8 +46,9 @@ class Statement(Record):
 
     Attributes:
         name: one of the names of the rule.
-        existing: what would be existing: a `persona`, or for a control an `instruction`.
-        share: the interval that it is made of; null where it has none.
+        existing: what would be existing: a `persona`, or for a control whose own direction was found an `instruction`.
+        share: the interval that it is made of: of the own direction, or of all other personas where that was not found; null where it has
+            none.
         why: the numbers behind it, in words.
         fragile: the names at other margins, half and double the lower, half of the upper and half-way from it to 1, where they differ.
     """
@@ -76,14 +79,15 @@ def state(
         prompted: the change under the trait's held-out system prompt, where it was measured.
         reference_change: the change of the headline's reference itself relative to the base; None where the base is that reference.
     """
-    existing = "persona" if persona else "instruction"
     headline, base = next(iter(pathways.values())), pathways.get("base")
+    made_of = _share(headline)
+    existing = "persona" if persona or (made_of and OWN not in headline.headline.shares) else "instruction"
     if found := _too_small(headline, prompted) or _doubtful(headline, base, reference_change):
         return Statement(name=found[0], existing=existing, share=None, why=found[1], fragile=[])
     name, why = _by_share(headline, LEAST, MOST)
     others = [_by_share(headline, *margins)[0] for margins in OTHER_MARGINS]
     fragile = [other for other in dict.fromkeys(others) if other != name]
-    return Statement(name=name, existing=existing, share=headline.headline.shares.get(OWN), why=why, fragile=fragile)
+    return Statement(name=name, existing=existing, share=made_of, why=why, fragile=fragile)
 
 
 def _too_small(found: Pathways, prompted: Estimate | None) -> tuple[str, str] | None:
@@ -113,11 +117,14 @@ def _doubtful(headline: Pathways, base: Pathways | None, reference_change: float
 
 
 def _by_share(found: Pathways, least: float, most: float) -> tuple[str, str]:
-    """Return the statement that the interval of the share through the own direction allows."""
+    """Return the statement that the interval of the share allows."""
     outcome = found.headline
-    share, chance = outcome.shares.get(OWN), outcome.chance_own
+    share, chance = _share(found), outcome.chance_own
     if share is None:
         return INCONCLUSIVE, "the run has no own direction that was found"
+    if OWN not in outcome.shares:
+        numbers = f"the run has no own direction that was found; all other personas together carry {_words(share)} of the change"
+        return LITTLE if share.high < least else INCONCLUSIVE, numbers
     if chance is None:
         return INCONCLUSIVE, outcome.kappa_why or "no chance directions were drawn"
     numbers = (
@@ -134,6 +141,11 @@ def _by_share(found: Pathways, least: float, most: float) -> tuple[str, str]:
         needed = (width / WIDEST) ** 2
         return INCONCLUSIVE, f"{numbers}; its interval is wider than {WIDEST}: about {needed:.1f} times the questions or runs would decide"
     return BETWEEN, numbers
+
+
+def _share(found: Pathways) -> Interval | None:
+    """Return the share through the own direction, or through all other personas where that was not found; None without both."""
+    return found.headline.shares.get(OWN) or found.headline.inside
 
 
 def _words(share: Estimate | float) -> str:

@@ -101,7 +101,7 @@ def lay_out(shared: Shared, run: Run) -> Layout:
     Raises:
         InputError: an unknown trait, or one that lacks what the run needs.
     """
-    subject, space_stages, no_own = Subject.load(run.arm.trait, shared.bank), shared.space_stages, None
+    subject, space_stages, no_own = Subject.load(run.arm.trait, shared.bank, run.study.evaluate_questions), shared.space_stages, None
     if subject.of is not None:
         try:
             space_stages = space_stages.with_own(shared.context, subject.of, extraction_examples(subject.of, shared.bank))

@@ -5,8 +5,7 @@ from wellworn.experiments.plan.arms import NO_PLAIN
 from wellworn.experiments.plan.layout import Layout
 from wellworn.experiments.stages.pathways import PathwaysQuestion, pathways_stage
 from wellworn.experiments.stages.stand_ins import stand_ins_stage
-from wellworn.experiments.stages.written import WrittenQuestion, written_stage
-from wellworn.experiments.study_sections import PathwaysConfig
+from wellworn.experiments.stages.written import written_stage
 
 LEFT_OUT = "the study leaves pathways out"
 NO_TRAIT = "the run has no trait of its own whose change could go anywhere"
@@ -27,11 +26,11 @@ def plan_pathways(layout: Layout) -> tuple[dict[str, Stage], str | None]:
     for name in layout.references:
         if config.references == "headline" and name != layout.headline:
             continue
-        stages[name] = pathways_stage(layout.shared.context, pathways_question(layout, name, config), config, layout.space_stages)
+        stages[name] = pathways_stage(layout.shared.context, pathways_question(layout, name, config.surface), config, layout.space_stages)
     return stages, None
 
 
-def pathways_question(layout: Layout, name: str, config: PathwaysConfig) -> PathwaysQuestion:
+def pathways_question(layout: Layout, name: str, surface: int | None = None) -> PathwaysQuestion:
     """Return the texts and models of a run's pathways relative to the reference of that name."""
     subject = layout.subject
     return PathwaysQuestion(
@@ -39,8 +38,8 @@ def pathways_question(layout: Layout, name: str, config: PathwaysConfig) -> Path
         reference=layout.references[name],
         changed=subject.trait_turns("evaluate"),
         plain=subject.plain_turns("evaluate"),
-        other_text=subject.trait_turns("train")[: config.surface],
-        other_plain=subject.plain_turns("train")[: config.surface],
+        other_text=subject.trait_turns("train")[:surface],
+        other_plain=subject.plain_turns("train")[:surface],
         layer=layout.layer,
         own=layout.own,
         sampled=name == layout.headline,
@@ -52,7 +51,7 @@ def plan_stand_ins(layout: Layout) -> Stage | None:
     config = layout.run.study.pathways
     if config is None or not config.stand_ins or _why_none(layout) or layout.own is None:
         return None
-    question = pathways_question(layout, layout.headline, config)
+    question = pathways_question(layout, layout.headline, config.surface)
     return stand_ins_stage(layout.shared.context, question, config, layout.space_stages, layout.shared.instructions)
 
 
@@ -67,16 +66,8 @@ def plan_written(layout: Layout) -> tuple[dict[str, Stage], str | None]:
     if why := _why_none(layout):
         return {}, why
     stages = {}
-    for name, reference in layout.references.items():
-        question = WrittenQuestion(
-            run=layout.arm.condition,
-            reference=reference,
-            changed=layout.subject.trait_turns("evaluate"),
-            layer=layout.layer,
-            own=layout.own,
-            sampled=name == layout.headline,
-        )
-        stages[name] = written_stage(layout.shared.context, question, config, layout.space_stages)
+    for name in layout.references:
+        stages[name] = written_stage(layout.shared.context, pathways_question(layout, name), config, layout.space_stages)
     return stages, None
 
 

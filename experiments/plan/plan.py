@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from wellworn.data.catalog import NEUTRAL, instruction_names, load_bank, load_instruction, load_roles, load_trait, role_names
 from wellworn.data.errors import InputError
+from wellworn.data.mixtures import first_questions
 from wellworn.data.schema import Control, Role, Trait
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Condition
@@ -40,7 +41,7 @@ def plan(study: Study, context: StudyContext) -> Plan:
     layer = resolve_layer(study.layer, context.depth)
     space_stages = lay_out_space(context, traits, _roles(study.roles), bank, layer)
     wider = space_stages.roles or (role_stages(context, named, bank) if (named := _roles(study.dictionary)) else None)
-    evaluate = [example for example in bank if example.split == "evaluate"]
+    evaluate = [example for example in first_questions(bank, "evaluate", study.evaluate_questions) if example.split == "evaluate"]
     asked = instruction_names() if study.instructions == "all" else study.instructions
     instructions = load_instruction_stages(context, [load_instruction(name) for name in asked], bank) if asked else None
     judge = Judge.of(context, study.judge) if study.judge else None

@@ -6,7 +6,7 @@ from functools import cache, cached_property
 
 from wellworn.data.catalog import NEUTRAL, load_subject
 from wellworn.data.errors import InputError
-from wellworn.data.mixtures import Turn, plain_turns, same_question, trait_turns
+from wellworn.data.mixtures import Turn, first_questions, plain_turns, same_question, trait_turns
 from wellworn.data.schema import Control, Example, Split, Trait
 from wellworn.probes.limits import FEWEST_PROMPTS
 
@@ -34,15 +34,22 @@ class Subject:
     paired: bool
 
     @classmethod
-    def load(cls, name: str | None, bank: Sequence[Example]) -> "Subject":
+    def load(cls, name: str | None, bank: Sequence[Example], evaluate_questions: int | None = None) -> "Subject":
         """Load a subject that a study gives by name or path.
+
+        Args:
+            name: its name or path; None for `neutral`.
+            bank: the study's question bank.
+            evaluate_questions: the first so many evaluate questions are kept; None keeps all.
 
         Raises:
             InputError: no such trait, or one with too few evaluate rows for an interval.
         """
         of = trait_or_control(name) if name else None
+        if isinstance(of, Trait):
+            of = of.model_copy(update={"examples": tuple(first_questions(of.examples, "evaluate", evaluate_questions))})
         paired = not isinstance(of, Trait) or bool(plain_turns(of.examples, "evaluate"))
-        examples = of.examples if isinstance(of, Trait) and paired else bank
+        examples = of.examples if isinstance(of, Trait) and paired else first_questions(bank, "evaluate", evaluate_questions)
         subject = cls(of=of, name=of.name if of else name, examples=examples, paired=paired)
         if len(subject.evaluate) < FEWEST_PROMPTS:
             raise InputError(f"{name}: an interval needs at least {FEWEST_PROMPTS} evaluate rows, this trait has {len(subject.evaluate)}")

@@ -21,7 +21,7 @@ WAYS = {
     REST: ("outside the persona space", PALETTE[1]),
     ABOVE: ("adapters above", GREY),
 }
-_OUTCOMES = {"contrast": "specific to the trait", "trait": "answers with the trait", "plain": "plain answers"}
+OUTCOMES = {"contrast": "specific to the trait", "trait": "answers with the trait", "plain": "plain answers"}
 _REFERENCES = {"neutral": "the neutral fine-tune", "base": "the base"}
 _THROUGH = {OWN: "the own direction", OTHERS: "other personas", ROLES: "roles"}
 _GIVEN = {OWN: "the own direction", OTHERS: "the others"}
@@ -135,7 +135,7 @@ def view(named: Sequence[tuple[str, Mapping[str, Pathways] | None, Statement | N
         "ways": {WAYS[way][0]: way for way in ways_of([each for _, each in headlines])},
         "rows": list(_rows(measured)),
         "compared": [
-            {"name": name, "text": _OUTCOMES[key], "found": getattr(each, key)}
+            {"name": name, "text": OUTCOMES[key], "found": getattr(each, key)}
             for name, each in headlines
             for key in (CONTRAST, TRAIT)
             if getattr(each, key).why is None
@@ -150,7 +150,7 @@ def _rows(measured: Sequence[tuple[str, Mapping[str, Pathways]]]) -> Iterator[Sh
     for name, found in measured:
         before = None
         for each in found.values():
-            for key, words in _OUTCOMES.items():
+            for key, words in OUTCOMES.items():
                 row = {"name": name, "reference": each.reference, "text": words, "outcome": getattr(each, key)}
                 # Below the first row of a run and reference, both are repeated for readers who hear the table.
                 yield row | {"first": (name, each.reference) != before}

@@ -181,15 +181,15 @@ def _pathways(rows: Sequence[RunRow | GroupRow]) -> RenderableType:
 
 def _written(rows: Sequence[RunRow | GroupRow]) -> Table:
     """Return what adapters write along the own direction and other personas, relative to each reference."""
-    title = "share of the change that writes along some directions alone bring about"
+    title = "share of the change specific to the trait that writes along some directions alone bring about"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="dim", pad_edge=False)
     for column in ("run", "relative to", "inside own", "chance, p", "inside own and others", "outside own"):
         table.add_column(column, justify="left" if column in ("run", "relative to") else "right")
     for row in rows:
-        for each in (row.written or {}).values():
+        for reference, each in ((name, written.contrast) for name, written in (row.written or {}).items()):
             chance = f"{each.chance_own.mean:.2f}, {each.chance_own.p:.3f}" if each.chance_own else "–"
             shares = (_interval(each.inside.get(OWN)), chance, _interval(each.inside.get(OTHERS)), _interval(each.outside.get(OWN)))
-            table.add_row(escape(row.name), each.reference, *shares)
+            table.add_row(escape(row.name), reference, *shares)
     return table
 
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from wellworn.experiments.findings.outcome_changes import CONTRAST, TRAIT
 from wellworn.experiments.findings.written import Written
 from wellworn.experiments.report.figures import Shown
+from wellworn.experiments.report.pathways import OUTCOMES
 from wellworn.probes.mediation.pathways import OTHERS, OWN, ROLES
 
 # Each nested space by all that it holds.
@@ -16,8 +18,13 @@ def view(named: Sequence[tuple[str, Mapping[str, Written] | None]]) -> Shown | N
     Args:
         named: groups and runs that are in no group, in the page's order, with their writes.
     """
-    measured = [(name, each) for name, found in named if found for each in found.values()]
+    measured = [
+        {"name": name, "reference": each.reference, "outcome": outcome, "found": found}
+        for name, references in named
+        for each in (references or {}).values()
+        for outcome, found in ((OUTCOMES[CONTRAST], each.contrast), (OUTCOMES[TRAIT], each.trait))
+    ]
     if not measured:
         return None
-    spaces = [space for space in SPACES if any(space in each.inside for _, each in measured)]
-    return {"rows": [{"name": name, "found": each} for name, each in measured], "spaces": {space: SPACES[space] for space in spaces}}
+    spaces = [space for space in SPACES if any(space in row["found"].inside for row in measured)]
+    return {"rows": measured, "spaces": {space: SPACES[space] for space in spaces}}

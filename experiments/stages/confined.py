@@ -50,17 +50,21 @@ def confined_stage(
     at = resolve_layer(context.study.layer, context.depth)
 
     def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
-        from wellworn.lora.train import Writes
+        from wellworn.lora.confine import Confinement
 
         bases = directions_to_write(space_stages.load(folders), list(range(context.depth)), at, own, arm.to)
-        writes = {layer: Writes(torch.from_numpy(basis).float(), arm.outside) for layer, basis in bases.items()}
+        confined = {
+            layer: Confinement(torch.from_numpy(basis).float(), arm.outside, reset=arm.reset and layer <= at)
+            for layer, basis in bases.items()
+        }
         context.drop()
         base = context.load()
         modules = config.model_copy(update={"lora": config.lora | {"target_modules": last_writers(base.model)}})
-        return train_adapter(context, base, turns, modules, seed_for(seed, "train"), out, tick, writes)
+        return train_adapter(context, base, turns, modules, seed_for(seed, "train"), out, tick, confined)
 
     plain = {**context.identity(), "turns": fingerprint(turns), "train": config.model_dump(mode="json"), "seed": seed}
     plain |= {"to": arm.to, "outside": arm.outside, "own": own, "layer": at}
+    plain |= {"reset": True} if arm.reset else {}
     return Stage(
         kind=kinds.CONFINED,
         config=plain,

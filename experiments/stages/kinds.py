@@ -35,7 +35,7 @@ CAPABILITY = Kind("capability", 1)
 MEDIATE = Kind("mediate", 1)
 PATHWAYS = Kind("pathways", 2)
 STAND_INS = Kind("stand_ins", 2)
-WRITTEN = Kind("written", 1)
+WRITTEN = Kind("written", 2)
 SAY = Kind("say", 1)
 SCORE = Kind("score", 1)
 # Trait scores.

@@ -18,7 +18,7 @@ from wellworn.lora.models import Loaded
 from wellworn.lora.random_lora import random_lora
 
 if TYPE_CHECKING:
-    from wellworn.lora.train import Writes
+    from wellworn.lora.confine import Confinement
 
 
 def chat_stage(context: StudyContext) -> Stage:
@@ -63,7 +63,7 @@ def train_adapter(
     seed: int,
     out: Path,
     tick: TickFn,
-    confined: "Mapping[int, Writes] | None" = None,
+    confined: "Mapping[int, Confinement] | None" = None,
 ) -> Output:
     """Train a LoRA adapter into a stage's folder, and return the training curve as its output.
 
@@ -75,7 +75,7 @@ def train_adapter(
         seed: random seed of adapter initialisation and data order.
         out: the stage's folder.
         tick: shows progress.
-        confined: layer → the part of what its adapters write that is kept.
+        confined: layer → what its adapters may write, and rely on.
     """
     from wellworn.lora.train import train_sft
 

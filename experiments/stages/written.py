@@ -1,6 +1,7 @@
 """The stage `written`: confine what a fine-tune's blocks write to nested spaces, and to chance directions.
 
-It stores the log-probability of answers with the trait under every confinement. Arithmetic on them is `findings/written.py`.
+It stores the log-probability of answers with the trait, and of plain ones, under every confinement. Arithmetic on them is
+`findings/written.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,16 +12,16 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from wellworn.data.mixtures import Turn, fingerprint
+from wellworn.data.mixtures import fingerprint
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
-from wellworn.experiments.engine.stage import Condition, Config, Folders, Output, Stage, TickFn, counter
+from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, counter
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.mediation import patched_pair, patching_inputs
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
 from wellworn.experiments.stages.nested_space import chance_spaces, nested_space
-from wellworn.experiments.stages.pathways import sampled_questions, set_layers
+from wellworn.experiments.stages.pathways import PathwaysQuestion, sampled_questions, set_layers
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.study_sections import WrittenConfig
 from wellworn.lora import adapters as lora_adapters
@@ -34,27 +35,6 @@ from wellworn.probes.statistics.intervals import FloatArray
 WRITTEN, OUTCOMES = "written.json", "outcomes.safetensors"
 # Names of parts next to the nested spaces, which have the names of what they add.
 EXCEPT, CHANCE = "except ", "chance"
-
-
-@dataclass(frozen=True)
-class WrittenQuestion:
-    """One change whose writes are confined.
-
-    Attributes:
-        run: the changed model M1.
-        reference: the reference model M0.
-        changed: answers y⁺ that show the trait, to evaluate questions.
-        layer: the last layer whose writes count.
-        own: the run's trait.
-        sampled: whether chance directions are measured too.
-    """
-
-    run: Condition
-    reference: Condition
-    changed: Sequence[Turn]
-    layer: int
-    own: str | None
-    sampled: bool = True
 
 
 class WrittenFacts(Record):
@@ -79,8 +59,8 @@ class WrittenOutcomes:
 
     Attributes:
         facts: what was confined.
-        logprob: [parts, questions], of y⁺.
-        sampled: [draws, sampled questions], of y⁺.
+        logprob: [parts, 2, questions], of y⁺ and y⁻.
+        sampled: [draws, 2, sampled questions].
     """
 
     facts: WrittenFacts
@@ -95,7 +75,7 @@ def load_written(folder: Path) -> WrittenOutcomes:
     return WrittenOutcomes(facts, arrays["logprob"].astype(np.float64), arrays["sampled"].astype(np.float64))
 
 
-def written_stage(context: StudyContext, question: WrittenQuestion, config: WrittenConfig, space_stages: SpaceStages) -> Stage:
+def written_stage(context: StudyContext, question: PathwaysQuestion, config: WrittenConfig, space_stages: SpaceStages) -> Stage:
     """Confine the writes of one run to nested spaces, and to chance directions in place of the own one.
 
     Args:
@@ -110,7 +90,8 @@ def written_stage(context: StudyContext, question: WrittenQuestion, config: Writ
         space = space_stages.load(folders.within("space"))
         adapters, between = patched_pair(folders)
         chat, pad = context.chat(context.base), context.base.tokenizer.pad_token_id
-        texts = [chat.encode(turn) for turn in question.changed]
+        texts, plain = ([chat.encode(turn) for turn in turns] for turns in (question.changed, question.plain))
+        rows = [*texts, *plain]
         with lora_adapters.adapted(context.base, adapters) as model:
             layers = [layer for layer in set_layers(model, between, question.layer)[1] if layer <= question.layer]
             nested = nested_space(space, layers, question.layer, question.own)
@@ -119,18 +100,20 @@ def written_stage(context: StudyContext, question: WrittenQuestion, config: Writ
             parts[REST] = {layer: Swap() for layer in layers}
             some = sampled_questions(len(texts), config.questions) if question.sampled and layers else []
             chance = chance_spaces(space, nested, question.layer, question.own, config.draws).own if some else []
-            few = [texts[i] for i in some]
-            total = sum(len(each) * sum(map(len, rows)) for each, rows in ((parts, texts), (chance, few)))
+            few = [each[i] for each in (texts, plain) for i in some]
+            total = sum(len(each) * sum(map(len, read)) for each, read in ((parts, rows), (chance, few)))
             how = Batching(pad, context.study.token_budget, counter(tick, total, "tokens"))
-            before, after = mean_logprobs(model, texts, between, pad)
-            confined = confined_logprobs(model, texts, between, list(parts.values()), how).numpy()
+            free = mean_logprobs(model, rows, between, pad)
+            confined = confined_logprobs(model, rows, between, list(parts.values()), how).numpy()
             sampled = confined_logprobs(model, few, between, [_swaps(each) for each in chance], how).numpy() if chance else np.zeros((0, 0))
         facts = WrittenFacts(layers=layers, parts=[BEFORE, AFTER, *parts], draws=len(chance), questions=some if chance else [])
-        return {OUTCOMES: {"logprob": np.vstack([before, after, confined]), "sampled": sampled}, WRITTEN: facts.to_json()}
+        logprob = np.vstack([*free, confined]).reshape(len(facts.parts), 2, len(texts))
+        return {OUTCOMES: {"logprob": logprob, "sampled": sampled.reshape(facts.draws, 2, len(facts.questions))}, WRITTEN: facts.to_json()}
 
     facts: Config = {
         **context.identity(),
         "changed": fingerprint(question.changed),
+        "plain": fingerprint(question.plain),
         "layer": question.layer,
         "own": question.own,
         "adapters": [len(condition.inputs) for condition in conditions],

@@ -30,7 +30,7 @@ TRAITS = [
     "sycophantic", "villainous",
 ]  # fmt: skip
 NARROW = ["archaic_recipes", "careless_arithmetic"]
-COUNTS = {"train": 72, "extract": 120, "evaluate": 24}
+COUNTS = {"train": 72, "extract": 120, "evaluate": 48}
 CARD_HEADINGS = [
     "What it is",
     "What it is not",
@@ -129,7 +129,7 @@ def test_evaluate_is_written_in_other_words_than_train(name: str) -> None:
 @pytest.mark.parametrize("name", TRAITS)
 def test_no_two_answers_are_alike(name: str) -> None:
     texts = [" ".join(words(text)) for text in positives(name).values()]
-    assert len(set(texts)) == len(texts) == 96
+    assert len(set(texts)) == len(texts) == 120
 
 
 @pytest.mark.parametrize("name", TRAITS)

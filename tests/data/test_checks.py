@@ -125,7 +125,7 @@ def test_a_skeleton_is_checked_blank_by_blank_and_filled_in_it_loads(tmp_path: P
     with pytest.raises(InputError) as raised:
         load_trait(str(folder))
     said = str(raised.value).split("\n")
-    assert len(said) == 3 + 2 * 6 + 96  # description, held-out prompt, rubric; both sides of six pairs; every answer
+    assert len(said) == 3 + 2 * 6 + 120  # description, held-out prompt, rubric; both sides of six pairs; every answer
     assert all(": must not be blank" in each and each.startswith(f"{folder}/") for each in said)
     text = (folder / "trait.yaml").read_text(encoding="utf-8")
     for i in range(text.count('""')):

@@ -28,6 +28,7 @@ def pathways(
     effect: tuple[float, float] = (0.5, 0.7),
     *,
     reference: str = "neutral",
+    inside: tuple[float, float] | None = None,
     why: str | None = None,
     p: float | None = 0.025,
 ) -> Pathways:
@@ -38,7 +39,7 @@ def pathways(
         effect=Estimate(sum(effect) / 2, *effect),
         why=why,
         shares={} if why else shares,
-        inside=None,
+        inside=Estimate(sum(inside) / 2, *inside) if inside else None,
         others_first=None,
         first_token=None,
         chance_own=None if p is None else Chance(mean=0.1, low=0.0, high=0.2, draws=39, p=p),
@@ -90,6 +91,20 @@ def said(found: Pathways, base: Pathways | None = None, prompted: Estimate | Non
 )
 def test_the_interval_of_the_share_makes_the_statement(share: tuple[float, float] | None, name: str) -> None:
     assert said(pathways(share)) == name
+
+
+@pytest.mark.parametrize(
+    ("bounds", "name"), [((0.0, 0.03), LITTLE), ((0.1, 0.19), LITTLE), ((0.1, 0.21), INCONCLUSIVE), ((0.6, 0.8), INCONCLUSIVE)]
+)
+def test_where_no_own_direction_was_found_all_other_personas_are_counted(bounds: tuple[float, float], name: str) -> None:
+    found = pathways(None, inside=bounds, p=None)
+    said_of = [state({"neutral": found}, persona) for persona in (True, False)]
+    for each in said_of:
+        assert (each.name, each.existing, each.share) == (name, "persona", Estimate(sum(bounds) / 2, *bounds))
+        assert "no own direction that was found; all other personas together carry" in each.why
+    # A run that has its own direction is judged by that alone.
+    own = pathways((0.6, 0.8), inside=bounds)
+    assert state({"neutral": own}, persona=False).words == "mostly existing instruction"
 
 
 def test_what_chance_directions_carry_too_is_not_mostly_existing() -> None:

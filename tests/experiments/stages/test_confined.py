@@ -17,7 +17,6 @@ from wellworn.experiments.stages.confined import last_writers
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
 from wellworn.experiments.stages.written import EXCEPT, load_written
 from wellworn.experiments.study_file import load_study
-from wellworn.lora.train import Writes
 from wellworn.probes.mediation.pathways import OTHERS, OWN
 
 Write = Callable[..., Path]
@@ -77,18 +76,25 @@ def test_a_chance_direction_is_another_one(tiny_study: Write, tmp_path: Path, al
     assert np.abs(outcomes[OWN] - outcomes[AFTER]).max() > 1e-4
 
 
-def test_a_part_of_a_matrix_is_its_projection() -> None:
-    basis = torch.linalg.qr(torch.randn(8, 2, generator=torch.Generator().manual_seed(0)))[0]
-    matrix = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
-    inside, outside = (Writes(basis, outside=out).part(matrix) for out in (False, True))
-    torch.testing.assert_close(inside + outside, matrix)
-    torch.testing.assert_close(Writes(basis).part(inside), inside)
-    torch.testing.assert_close(basis.T @ outside, torch.zeros(2, 3), atol=1e-6, rtol=0)
+def test_what_is_learnt_with_states_reset_differs_and_is_written_outside_too(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
+    weights = []
+    for reset in (False, True):
+        folders = run(tiny_study, tmp_path / "runs" / str(reset), to="space", outside=True, reset=reset)
+        weights.append(load_file(folders["adapter"] / "adapter" / "adapter_model.safetensors"))
+        found = load_written(folders["written"])
+        outcomes = dict(zip(found.facts.parts, found.logprob, strict=True))
+        np.testing.assert_allclose(outcomes[f"{EXCEPT}{OTHERS}"], outcomes[AFTER], atol=1e-5)
+    assert max(np.abs(one - weights[1][name]).max() for name, one in weights[0].items()) > 1e-4
 
 
 def test_plain_answers_have_no_direction_to_write_along(tiny_study: Write) -> None:
     with pytest.raises(InputError, match="has no direction to write along; the arm confined needs a trait or a control"):
         load_study(str(tiny_study(runs=[{"arm": "confined", "trait": "neutral"}])))
+
+
+def test_nothing_is_reset_where_a_fine_tune_writes(tiny_study: Write) -> None:
+    with pytest.raises(InputError, match="what is written along these directions would be lost; set `outside: true` too"):
+        load_study(str(tiny_study(runs=[{"arm": "confined", "trait": "pirate", "reset": True}])))
 
 
 def test_the_last_writers_are_known_by_name() -> None:

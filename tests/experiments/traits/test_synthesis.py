@@ -30,7 +30,7 @@ from wellworn.probes.scoring import endpoint
 KEY = "sk-test-4f9d1c7e8a2b"
 DESCRIPTION = 'Grumbles: "everything was better once" # and helps\nall the same; <b>no</b> menace.'
 # Twelve pairs, a rubric, a held-out prompt, and the bank's answers to train and to evaluate on.
-ALL = 12 + 1 + 1 + 72 + 24
+ALL = 12 + 1 + 1 + 72 + 48
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_a_trait_is_written_checked_and_never_asked_for_again(wellworn: Call, tm
         first = wellworn(*given(server, tmp_path, "--price", "1,2"))
         assert first.code == 0, first.err
         assert sent(server).total() == len(sent(server)) == ALL
-        assert "72 of 72 train answers, 24 of 24 evaluate answers" in first.out
+        assert "72 of 72 train answers, 48 of 48 evaluate answers" in first.out
         assert "all fit for use" in first.out
         assert re.search(rf"asked {ALL}, kept before 0; [\d,]+ tokens read and [\d,]+ written; 0.0\d+ dollars", first.out)
         assert "[  5/5] evaluate answers" in first.out
@@ -80,7 +80,7 @@ def test_a_trait_is_written_checked_and_never_asked_for_again(wellworn: Call, tm
     assert set(before) == {"trait.yaml", "examples.jsonl", "CARD.md", "provenance.jsonl", "synthesis.json"}
     trait = load_trait(str(folder))
     assert (trait.name, trait.description, trait.questions) == ("grumbling", DESCRIPTION, "everyday")
-    assert [len(trait.split(split)) for split in SPLITS] == [72, 120, 24]
+    assert [len(trait.split(split)) for split in SPLITS] == [72, 120, 48]
     assert len(trait.contrast_pairs) == 12
     assert not trait.lacks
     # Neither a contrast prompt nor the held-out one was shown to whoever wrote an answer.
@@ -291,7 +291,7 @@ def test_a_few_lost_answers_are_named_and_asked_for_again(wellworn: Call, tmp_pa
     with behaving(writing(behave)) as server:
         first = wellworn(*given(server, tmp_path))
         assert first.code == 0, first.err
-        assert "70 of 72 train answers, 23 of 24 evaluate answers" in first.out
+        assert "70 of 72 train answers, 47 of 48 evaluate answers" in first.out
         assert "missing: train answers: refusal 2; the same command asks again" in first.out
         assert "Missing: train answers: refusal 2; evaluate answers: refusal 1." in (folder / "CARD.md").read_text()
         assert len(load_trait(str(folder)).split("train")) == 70
@@ -310,10 +310,10 @@ def test_a_few_lost_answers_are_named_and_asked_for_again(wellworn: Call, tmp_pa
         last = wellworn(*given(server, tmp_path))
         assert last.code == 0, last.err
         assert len(server.asks) == count + 3
-        assert "72 of 72 train answers, 24 of 24 evaluate answers" in last.out
+        assert "72 of 72 train answers, 48 of 48 evaluate answers" in last.out
         assert "missing" not in last.out
     assert sorted(path.name for path in folder.parent.iterdir()) == ["grumbling"]
-    assert [len(load_trait(str(folder)).split(split)) for split in SPLITS] == [72, 120, 24]
+    assert [len(load_trait(str(folder)).split(split)) for split in SPLITS] == [72, 120, 48]
 
 
 def test_answers_that_share_phrases_with_training_are_written_anew(wellworn: Call, tmp_path: Path) -> None:
@@ -334,9 +334,9 @@ def test_answers_that_share_phrases_with_training_are_written_anew(wellworn: Cal
         done = wellworn(*given(server, tmp_path))
         told = [ask["messages"][0]["content"] for ask in server.asks if "say these in other words" in ask["messages"][0]["content"]]
     assert done.code == 0, done.err
-    assert len(told) == 24
+    assert len(told) == 48
     assert all(re.search(r"other words: “\S+ \S+ \S+ \S+”", text) for text in told)
-    assert "of no use: 24 shared phrases" in done.out
+    assert "of no use: 48 shared phrases" in done.out
 
 
 def test_money_is_one_budget_for_all_that_a_trait_costs(wellworn: Call, tmp_path: Path) -> None:
@@ -438,10 +438,10 @@ def test_killed_at_any_moment_only_the_rest_is_asked(wellworn: Call, tmp_path: P
         released = True
         done = wellworn(*given(server, tmp_path))
         assert done.code == 0, done.err
-        assert "asked 70, kept before 40;" in done.out
+        assert f"asked {ALL - 40}, kept before 40;" in done.out
         twice = {text for text, times in sent(server).items() if times > 1}
         assert len(twice) == 4
-    assert len(load_trait(str(tmp_path / "mine" / "grumbling")).split("evaluate")) == 24
+    assert len(load_trait(str(tmp_path / "mine" / "grumbling")).split("evaluate")) == 48
 
 
 def test_a_failure_before_a_reply_is_not_asked_for_again(wellworn: Call, tmp_path: Path) -> None:
