@@ -8,6 +8,13 @@ from wellworn.experiments.findings.run_rows import RunRow
 from wellworn.experiments.findings.verdict import ALONG, NO_CHANGE, NOISY, share_above_chance
 from wellworn.probes.statistics.intervals import proportion_bound
 
+# What each count is of, in words.
+COUNTED = {
+    "existing": "were said to change mostly along existing personas",
+    "along": "were found to change along existing persona directions",
+    "above_chance": "would pass for it by the share of their shift alone",
+}
+
 
 class Counted(Record):
     """The number of false verdicts, with the upper 95 % bound of their rate (Clopper and Pearson).
@@ -30,13 +37,15 @@ class Counted(Record):
 
 
 class FalseVerdicts(Record):
-    """The verdicts of non-persona runs (controls, neutral, random weights) that pass the gates.
+    """The statements on non-persona runs (controls, neutral, random weights), and the verdicts of those that pass the gates.
 
     Attributes:
+        existing: statements that most of the change goes through personas, among runs of which one could be made.
         along: verdicts *along existing persona directions*, among runs with measured mediation.
         above_chance: shares above chance, among all these runs.
     """
 
+    existing: Counted | None
     along: Counted | None
     above_chance: Counted | None
 
@@ -44,11 +53,13 @@ class FalseVerdicts(Record):
 def false_verdicts(rows: Sequence[RunRow]) -> FalseVerdicts | None:
     """Return how many non-persona runs are called persona-mediated, with the bounds of Clopper and Pearson; None without such runs.
 
-    Only runs that pass the gates count. Seeds of one kind of change are similar, so runs bound the rate for more runs of these kinds.
-    Kinds bound the rate for other kinds; a kind counts if any of its runs does.
+    Of verdicts, only runs that pass the gates count. Seeds of one kind of change are similar, so runs bound the rate for more runs of
+    these kinds. Kinds bound the rate for other kinds; a kind counts if any of its runs does.
     """
-    passed = [row for row in rows if is_non_persona(row.arm, row.trait) and row.verdict not in (None, NOISY, NO_CHANGE)]
-    if not passed:
+    rows = [row for row in rows if is_non_persona(row.arm, row.trait)]
+    stated = [(_kind(row), row.statement.calls_persona) for row in rows if row.statement and row.statement.decided]
+    passed = [row for row in rows if row.verdict not in (None, NOISY, NO_CHANGE)]
+    if not passed and not stated:
         return None
     along = [(_kind(row), row.verdict == ALONG) for row in passed if row.mediated]
     # A run that passed the gates has a share and a p value.
@@ -57,7 +68,7 @@ def false_verdicts(rows: Sequence[RunRow]) -> FalseVerdicts | None:
         for row in passed
         if row.share_p_adjusted is not None and row.share_effect is not None
     ]
-    return FalseVerdicts(along=_count(along), above_chance=_count(above))
+    return FalseVerdicts(existing=_count(stated), along=_count(along), above_chance=_count(above))
 
 
 def _kind(row: RunRow) -> str:

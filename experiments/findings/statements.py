@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.findings.pathways import Pathways
 from wellworn.experiments.findings.verdict import P_LEVEL
-from wellworn.probes.mediation.pathways import OWN, REST, width_to_one
+from wellworn.probes.mediation.pathways import OTHERS, OWN, REST, width_to_one
 from wellworn.probes.statistics.intervals import Estimate
 
 # Of the share. Other pairs of margins show whether a statement hangs on these.
@@ -50,6 +50,8 @@ class Statement(Record):
         share: the interval that it is made of: of the own direction, or of all other personas where that was not found; null where it has
             none.
         why: the numbers behind it, in words.
+        personas: for a control, the share that all personas of the library carry by themselves; null for a trait, and where that was not
+            read.
         fragile: the names at other margins, half and double the lower, half of the upper and half-way from it to 1, where they differ.
     """
 
@@ -57,7 +59,20 @@ class Statement(Record):
     existing: str
     share: Interval | None
     why: str
+    personas: Interval | None
     fragile: Sequence[str]
+
+    @property
+    def decided(self) -> bool:
+        """Whether there was a change towards the trait that a share could be read of."""
+        return self.name not in (TOO_SMALL, AWAY, DOUBTFUL)
+
+    @property
+    def calls_persona(self) -> bool:
+        """Whether it says that most of the change goes through personas: the own direction of a trait, or for a control any personas."""
+        if self.personas:
+            return self.personas.low > MOST
+        return (self.name, self.existing) == (MOSTLY, "persona")
 
     @property
     def words(self) -> str:
@@ -83,11 +98,12 @@ def state(
     made_of = _share(headline)
     existing = "persona" if persona or (made_of and OWN not in headline.headline.shares) else "instruction"
     if found := _too_small(headline, prompted) or _doubtful(headline, base, reference_change):
-        return Statement(name=found[0], existing=existing, share=None, why=found[1], fragile=[])
+        return Statement(name=found[0], existing=existing, share=None, why=found[1], personas=None, fragile=[])
     name, why = _by_share(headline, LEAST, MOST)
     others = [_by_share(headline, *margins)[0] for margins in OTHER_MARGINS]
     fragile = [other for other in dict.fromkeys(others) if other != name]
-    return Statement(name=name, existing=existing, share=made_of, why=why, fragile=fragile)
+    personas = None if persona else _personas(headline)
+    return Statement(name=name, existing=existing, share=made_of, why=why, personas=personas, fragile=fragile)
 
 
 def _too_small(found: Pathways, prompted: Estimate | None) -> tuple[str, str] | None:
@@ -146,6 +162,12 @@ def _by_share(found: Pathways, least: float, most: float) -> tuple[str, str]:
 def _share(found: Pathways) -> Interval | None:
     """Return the share through the own direction, or through all other personas where that was not found; None without both."""
     return found.headline.shares.get(OWN) or found.headline.inside
+
+
+def _personas(found: Pathways) -> Interval | None:
+    """Return the share of all other personas by themselves."""
+    outcome = found.headline
+    return outcome.others_first[OTHERS] if outcome.others_first else outcome.inside if OWN not in outcome.shares else None
 
 
 def _words(share: Estimate | float) -> str:

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
+from wellworn.experiments.findings.false_verdicts import COUNTED
 from wellworn.experiments.findings.group_rows import GroupRow
 from wellworn.experiments.findings.nearest_personas import SHOWN, Persona
 from wellworn.experiments.findings.results import Results, RunResult, run_name
@@ -129,6 +130,7 @@ def page(results: Results, summary: Summary) -> str:
         saying=list(mediation.SAYING.values()),
         rule=re.split(r" (?=\d\. )", RULE),
         runs_for_a_claim=RUNS_FOR_A_CLAIM,
+        counted=COUNTED,
         threshold=FOUND_RELIABILITY,
         open_panels=OPEN_PANELS,
         study=json.dumps(_symbolic(results.index.study), indent=2, ensure_ascii=False),

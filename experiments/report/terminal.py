@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from wellworn.experiments.findings.false_verdicts import COUNTED
 from wellworn.experiments.findings.group_rows import GroupRow
 from wellworn.experiments.findings.known_origins import EXISTING, NEW, KnownOrigins, as_estimate
 from wellworn.experiments.findings.run_rows import RunRow
@@ -69,10 +70,10 @@ def render(summary: Summary) -> RenderableType:
         counted = [
             f"{each.count} of {each.runs} ({each.count_kinds} of {each.kinds} kinds) {said} "
             f"(95 %: a rate below {each.bound:.2f} for runs of these kinds, {each.bound_kinds:.2f} for other kinds)"
-            for said, key in (("along existing persona directions", "along"), ("above chance by their share alone", "above_chance"))
+            for key, said in COUNTED.items()
             if (each := getattr(false, key))
         ]
-        parts.append(Text(f"Non-persona runs past the gates: {', '.join(counted)}.", style="dim"))
+        parts.append(Text(f"Non-persona runs: {', '.join(counted)}.", style="dim"))
     if near := summary.specificity:
         ranks = f"{near.rank:.1f} on average over {near.traits} traits; where these are permuted, {near.chance:.1f}"
         parts.append(Text(f"Rank of the trained trait among all personas: {ranks} (p = {near.p:.4f}).", style="dim"))

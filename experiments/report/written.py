@@ -19,12 +19,13 @@ def view(named: Sequence[tuple[str, Mapping[str, Written] | None]]) -> Shown | N
         named: groups and runs that are in no group, in the page's order, with their writes.
     """
     measured = [
-        {"name": name, "reference": each.reference, "outcome": outcome, "found": found}
+        (name, each.reference, outcome, found)
         for name, references in named
         for each in (references or {}).values()
         for outcome, found in ((OUTCOMES[CONTRAST], each.contrast), (OUTCOMES[TRAIT], each.trait))
     ]
     if not measured:
         return None
-    spaces = [space for space in SPACES if any(space in row["found"].inside for row in measured)]
-    return {"rows": measured, "spaces": {space: SPACES[space] for space in spaces}}
+    spaces = [space for space in SPACES if any(space in found.inside for *_, found in measured)]
+    rows = [{"name": name, "reference": who, "outcome": outcome, "found": found} for name, who, outcome, found in measured]
+    return {"rows": rows, "spaces": {space: SPACES[space] for space in spaces}}

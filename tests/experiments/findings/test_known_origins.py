@@ -34,7 +34,7 @@ def known_run(family: int, origin: str, number: float | None, strength: float = 
         own_base=None,
         kappa=None,
         why=None,
-        statement=Statement(name=BETWEEN, existing="persona", share=None, why="", fragile=[]),
+        statement=Statement(name=BETWEEN, existing="persona", share=None, why="", fragile=[], personas=None),
         numbers=dict.fromkeys(FINDINGS, number),
     )
 

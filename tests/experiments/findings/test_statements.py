@@ -29,6 +29,7 @@ def pathways(
     *,
     reference: str = "neutral",
     inside: tuple[float, float] | None = None,
+    alone: tuple[float, float] | None = None,
     why: str | None = None,
     p: float | None = 0.025,
 ) -> Pathways:
@@ -40,7 +41,7 @@ def pathways(
         why=why,
         shares={} if why else shares,
         inside=Estimate(sum(inside) / 2, *inside) if inside else None,
-        others_first=None,
+        others_first={OTHERS: Estimate(sum(alone) / 2, *alone), OWN: around(0.3, 0.1)} if alone else None,
         first_token=None,
         chance_own=None if p is None else Chance(mean=0.1, low=0.0, high=0.2, draws=39, p=p),
         chance_others=None,
@@ -105,6 +106,24 @@ def test_where_no_own_direction_was_found_all_other_personas_are_counted(bounds:
     # A run that has its own direction is judged by that alone.
     own = pathways((0.6, 0.8), inside=bounds)
     assert state({"neutral": own}, persona=False).words == "mostly existing instruction"
+
+
+@pytest.mark.parametrize(("bounds", "calls"), [((0.45, 0.7), False), ((0.51, 0.7), True)])
+def test_a_control_goes_through_personas_where_they_carry_most_of_it_by_themselves(bounds: tuple[float, float], calls: bool) -> None:
+    # Whatever its own direction carries, which is that of an instruction.
+    for own in ((0.6, 0.8), (0.0, 0.1)):
+        found = state({"neutral": pathways(own, alone=bounds)}, persona=False)
+        assert (found.existing, found.calls_persona) == ("instruction", calls)
+        assert found.personas == Estimate(sum(bounds) / 2, *bounds)
+    unfound = state({"neutral": pathways(None, inside=bounds, p=None)}, persona=False)
+    assert (unfound.calls_persona, unfound.decided) == (calls, True)
+
+
+def test_a_trait_goes_through_its_own_persona_or_through_none() -> None:
+    assert state({"neutral": pathways((0.6, 0.8), alone=(0.6, 0.7))}, persona=True).calls_persona
+    little = state({"neutral": pathways((0.05, 0.1), alone=(0.6, 0.7))}, persona=True)
+    assert (little.calls_persona, little.personas, little.decided) == (False, None, True)
+    assert not state({"neutral": pathways(effect=(0.01, 0.2))}, persona=True).decided
 
 
 def test_what_chance_directions_carry_too_is_not_mostly_existing() -> None:

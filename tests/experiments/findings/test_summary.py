@@ -107,13 +107,21 @@ def test_false_verdicts_are_counted_and_bounded() -> None:
     summary = summarise(study(run(facts()), *controls)).to_json()
     # The noisy one fails a gate, and a trait's own verdict is no false one.
     three = {"count": 3, "runs": 3, "bound": 1.0, "count_kinds": 3, "kinds": 3, "bound_kinds": 1.0}
-    assert summary["false_verdicts"] == {"along": None, "above_chance": three}
+    assert summary["false_verdicts"] == {"existing": None, "along": None, "above_chance": three}
     at_chance = facts()
     at_chance["references"]["neutral"]["texts"]["neutral"]["own_removed"]["effect"] = {"value": 0.0, "low": -0.02, "high": 0.05}
     clean = summarise(study(run(at_chance, trait="uppercase", own=None))).to_json()["false_verdicts"]["above_chance"]
     assert (clean["count"], clean["runs"]) == (0, 1)
     assert clean["bound"] == pytest.approx(0.95)
     assert summarise(study(run(facts()))).false_verdicts is None
+
+
+def test_controls_that_are_said_to_go_through_personas_are_counted() -> None:
+    controls = [gone("json", own, seed) for seed, own in enumerate((0.05, 0.1))]
+    false = summarise(study(*controls, gone("pirate", 0.9, 0))).false_verdicts
+    assert false is not None
+    assert false.existing is not None
+    assert (false.existing.count, false.existing.runs, false.existing.kinds) == (0, 2, 1)
 
 
 def test_seeds_of_a_kind_are_alike_and_bound_no_rate_of_other_kinds() -> None:
