@@ -150,6 +150,8 @@ class PathwaysConfig(Section):
         references: `headline` compares with the neutral fine-tune (with the base where there is none); `both` compares with each.
         stand_ins: also patch other directions in place of the own one, each alone: those of other traits, of the study's instructions, and
             random ones of single states. They show whether the own direction is specific, and how often chance directions are exceeded.
+        answers: evaluate questions that reference and run also answer by themselves, each with its state along the own direction set to the
+            other's; null leaves that out. The study's judge, if any, grades the answers. Unit: questions. Example: 24.
     """
 
     draws: Annotated[int, Field(ge=FEWEST_TAIL_DRAWS, le=NULL_DRAWS)] = 39
@@ -158,6 +160,7 @@ class PathwaysConfig(Section):
     profile: Annotated[int, Field(ge=0)] = 5
     references: Literal["headline", "both"] = "both"
     stand_ins: bool = False
+    answers: Annotated[int, Field(ge=FEWEST_PROMPTS)] | None = None
 
 
 class WrittenConfig(Section):

@@ -11,6 +11,7 @@ from wellworn.experiments.findings.mediated import OTHERS, MediatedShares, Other
 from wellworn.experiments.findings.nearest_personas import OwnRanks, Persona, nearest_to_group
 from wellworn.experiments.findings.novelty import joint_scores, judge_novelty, own_removed_basis
 from wellworn.experiments.findings.null_ranks import own_removed
+from wellworn.experiments.findings.own_answers import OwnSaid, own_said
 from wellworn.experiments.findings.pathways import Pathways, pathways_of
 from wellworn.experiments.findings.results import Results, RunResult, run_name
 from wellworn.experiments.findings.run_rows import capability_of, is_claimable, mediation_evidence, statement_of
@@ -51,6 +52,7 @@ class _GroupRest(Record):
     pathways: Mapping[str, Pathways] | None
     own_p_adjusted: float | None = None
     written: Mapping[str, Written] | None
+    own_answers: OwnSaid | None
     verdict: str
     why: str | None
     provisional: bool
@@ -84,6 +86,7 @@ class GroupRow(_GroupRest, OtherOutcomes, MediatedShares, _GroupShares):
         pathways: reference → where the change goes, the headline's first; null where that was not measured.
         own_p_adjusted: p of the own direction against chance directions, corrected for the study's groups (Benjamini and Hochberg).
         written: reference → what adapters write along persona directions; null where that was not measured.
+        own_answers: what models say with the state along the own direction set to the other's; null where the study does not ask.
         verdict: the verdict's name.
         why: the numbers behind it, in words.
         provisional: whether there are fewer than three runs on training data of their own.
@@ -161,6 +164,7 @@ def _group_row(
         statement=statement_of(results, runs, pathways),
         pathways=pathways,
         written=written_shares(runs),
+        own_answers=own_said(runs),
         verdict=judged.name,
         why=judged.why,
         provisional=not is_claimable(results, runs[0]),

@@ -31,6 +31,8 @@ class RunEntry(Record):
         pathways: reference → where its change goes.
         stand_ins: other directions in place of its own one.
         written: reference → what it writes along persona directions.
+        own_answers: what models say with the state along its own direction set.
+        own_grades: a judge's grades of that.
         questions: the questions of the sample answers.
         missing: field → why it was not measured.
     """
@@ -54,6 +56,8 @@ class RunEntry(Record):
     pathways: Mapping[str, str] = {}
     stand_ins: str | None = None
     written: Mapping[str, str] = {}
+    own_answers: str | None = None
+    own_grades: str | None = None
     questions: Sequence[str]
     missing: Mapping[str, str]
 
@@ -65,6 +69,7 @@ class RunEntry(Record):
         yield from self.pathways.values()
         yield self.stand_ins
         yield from self.written.values()
+        yield from (self.own_answers, self.own_grades)
 
     @property
     def group(self) -> tuple[Any, ...]:

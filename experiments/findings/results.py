@@ -21,6 +21,7 @@ from wellworn.experiments.stages.kinds import MEASURE
 from wellworn.experiments.stages.knock_in import KnockInCheck, load_check
 from wellworn.experiments.stages.measurement import MEASUREMENT, Measurement
 from wellworn.experiments.stages.mediation_generated import SAID, PatchedAnswers
+from wellworn.experiments.stages.own_answers import OwnAnswers, OwnGrades, load_own_answers, load_own_grades
 from wellworn.experiments.stages.pathways import PathwayOutcomes, load_pathways
 from wellworn.experiments.stages.persona_directions import DIMENSION
 from wellworn.experiments.stages.persona_space import DICTIONARY, SpaceDimension
@@ -54,6 +55,8 @@ class RunResult:
         pathways: reference → outcomes of its pathways.
         stand_ins: outcomes of other directions in place of its own one; None where the study does not ask.
         written: reference → outcomes of its confined writes.
+        own_answers: what models say with the state along its own direction set; None where the study does not ask.
+        own_grades: a judge's grades of that; None without a judge.
     """
 
     entry: RunEntry
@@ -70,6 +73,8 @@ class RunResult:
     pathways: Mapping[str, PathwayOutcomes] = field(default_factory=dict)
     stand_ins: StandInOutcomes | None = None
     written: Mapping[str, WrittenOutcomes] = field(default_factory=dict)
+    own_answers: OwnAnswers | None = None
+    own_grades: OwnGrades | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +151,19 @@ def save_index(plan: Plan, store: Store) -> Path:
 
 def _entry(planned: PlannedRun) -> RunEntry:
     """Return a run's entry in the index."""
-    stages = ("stand_ins", "measure", "instructions", "dictionary", "said", "training", "weights", "capability", "scores")
+    stages = (
+        "stand_ins",
+        "own_answers",
+        "own_grades",
+        "measure",
+        "instructions",
+        "dictionary",
+        "said",
+        "training",
+        "weights",
+        "capability",
+        "scores",
+    )
     return RunEntry(
         arm=planned.run.arm.arm,
         trait=planned.trait,
@@ -239,6 +256,8 @@ def _load_run(store: Store, entry: RunEntry) -> RunResult:
         pathways={who: load_pathways(store.path(stage)) for who, stage in entry.pathways.items()},
         stand_ins=load_stand_ins(store.path(entry.stand_ins)) if entry.stand_ins else None,
         written={who: load_written(store.path(stage)) for who, stage in entry.written.items()},
+        own_answers=load_own_answers(store.path(entry.own_answers)) if entry.own_answers else None,
+        own_grades=load_own_grades(store.path(entry.own_grades)) if entry.own_grades else None,
     )
 
 

@@ -17,6 +17,7 @@ from wellworn.experiments.findings.null_ranks import (
     among_roles,
     own_removed,
 )
+from wellworn.experiments.findings.own_answers import OwnSaid, own_said
 from wellworn.experiments.findings.pathways import Pathways, pathways_of
 from wellworn.experiments.findings.results import Results, RunResult, run_name
 from wellworn.experiments.findings.score_agreement import RunScores, score_runs
@@ -78,6 +79,7 @@ class _RunRest(Record):
     pathways: Mapping[str, Pathways] | None
     stand_ins: StandIns | None
     written: Mapping[str, Written] | None
+    own_answers: OwnSaid | None
     weights: Writes | None
     weights_why: str | None
     among_instructions: AmongInstructions | None
@@ -130,6 +132,7 @@ class RunRow(_RunRest, OtherOutcomes, MediatedShares, _RunShares):
         pathways: reference → where the change goes, the headline's first; null where that was not measured.
         stand_ins: other directions in place of the own one; null where that was not measured.
         written: reference → what adapters write along persona directions; null where that was not measured.
+        own_answers: what models say with the state along the own direction set to the other's; null where the study does not ask.
         weights: the share of its weight update that writes into the persona space.
         weights_why: why that share is not known, in words.
         among_instructions: null N2.
@@ -180,6 +183,7 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
         pathways=pathways,
         stand_ins=stand_in_shares(run),
         written=written_shares([run]),
+        own_answers=own_said([run]),
         weights=run.weights.together if run.weights else None,
         weights_why=run.weights.why if run.weights else "the run has no adapter",
         among_instructions=instructions,

@@ -11,6 +11,7 @@ from wellworn.experiments.findings.group_rows import GroupRow, group_rows, group
 from wellworn.experiments.findings.nearest_personas import SpecificityRow, study_specificity
 from wellworn.experiments.findings.null_ranks import own_removed
 from wellworn.experiments.findings.pathways import pool_kappas
+from wellworn.experiments.findings.projected_shift import ProjectedShift, projected_shifts
 from wellworn.experiments.findings.results import Results, RunResult
 from wellworn.experiments.findings.run_rows import RunRow, run_row
 from wellworn.experiments.findings.score_agreement import StudyAgreement, agree_over_study
@@ -135,6 +136,8 @@ class Summary(Record):
         false_verdicts: the verdicts of non-persona runs; null without any.
         specificity: whether fine-tunes lie nearest their own traits; null with fewer than four trained traits.
         agreement: agreement of scores over fine-tunes; null where no scores were taken.
+        projected_shifts: whether the shift along the own direction predicts the trait score, on each text; empty with fine-tunes on fewer
+            than six traits.
         capability: the base's capabilities.
         calibration: results on planted changes; null where none were planted.
         knock_in: what the model shows of the persona that it was taught first; null where it was taught none.
@@ -157,6 +160,7 @@ class Summary(Record):
     false_verdicts: FalseVerdicts | None
     specificity: SpecificityRow | None
     agreement: StudyAgreement | None
+    projected_shifts: Sequence[ProjectedShift]
     capability: Capability | None
     calibration: CalibrationRow | None
     knock_in: KnockInCheck | None
@@ -192,6 +196,7 @@ def summarise(results: Results) -> Summary:
         false_verdicts=false_verdicts(rows),
         specificity=study_specificity(results),
         agreement=agree_over_study(results.runs),
+        projected_shifts=projected_shifts(results.runs),
         capability=capability([results.capability], None) if results.capability else None,
         calibration=_calibration(results),
         knock_in=results.knock_in,

@@ -3,6 +3,8 @@
 from wellworn.experiments.engine.stage import Stage
 from wellworn.experiments.plan.arms import NO_PLAIN
 from wellworn.experiments.plan.layout import Layout
+from wellworn.experiments.stages.grades import needed_rubric
+from wellworn.experiments.stages.own_answers import own_answers_stage, own_grades_stage
 from wellworn.experiments.stages.pathways import PathwaysQuestion, pathways_stage
 from wellworn.experiments.stages.stand_ins import stand_ins_stage
 from wellworn.experiments.stages.written import written_stage
@@ -53,6 +55,23 @@ def plan_stand_ins(layout: Layout) -> Stage | None:
         return None
     question = pathways_question(layout, layout.headline, config.surface)
     return stand_ins_stage(layout.shared.context, question, config, layout.space_stages, layout.shared.instructions)
+
+
+def plan_own_answers(layout: Layout) -> tuple[Stage | None, Stage | None]:
+    """Lay out what models say with the state along the run's own direction set, and a judge's grades of it, where asked for.
+
+    Raises:
+        InputError: the study has a judge, and the subject no rubric.
+    """
+    config, subject, judge = layout.run.study.pathways, layout.subject.of, layout.shared.judge
+    if config is None or config.answers is None or _why_none(layout) or layout.own is None:
+        return None, None
+    question = pathways_question(layout, layout.headline)
+    said = own_answers_stage(layout.shared.context, question, config.answers, layout.space_stages)
+    if judge is None or subject is None:
+        return said, None
+    rubric = needed_rubric(subject, f"pathways.answers: {subject.name}")
+    return said, own_grades_stage(layout.shared.context, said, question, judge, rubric)
 
 
 def plan_written(layout: Layout) -> tuple[dict[str, Stage], str | None]:

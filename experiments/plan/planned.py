@@ -31,6 +31,8 @@ class PlannedRun:
         pathways: reference → where its change goes.
         stand_ins: other directions in place of its own one, if the study asks for them.
         written: reference → what it writes along persona directions.
+        own_answers: what models say with the state along its own direction set, if the study asks for it.
+        own_grades: a judge's grades of that, if the study has a judge.
         trait: the trait's own name, also where the study gave a path.
         adapter: name and digest of a third-party adapter.
         own: the name of the run's own direction, in the library or next to it, if there is one.
@@ -51,6 +53,8 @@ class PlannedRun:
     pathways: Mapping[str, Stage] = field(default_factory=dict)
     stand_ins: Stage | None = None
     written: Mapping[str, Stage] = field(default_factory=dict)
+    own_answers: Stage | None = None
+    own_grades: Stage | None = None
     trait: str | None = None
     adapter: str | None = None
     own: str | None = None
@@ -59,7 +63,7 @@ class PlannedRun:
     def targets(self) -> list[Stage]:
         """The stages to finish; patched answers and the training curve are inputs of these."""
         stages = (self.measure, self.instructions, self.dictionary, self.answers, self.weights, self.capability, self.scores)
-        ways = (*self.pathways.values(), self.stand_ins, *self.written.values())
+        ways = (*self.pathways.values(), self.stand_ins, *self.written.values(), self.own_answers, self.own_grades)
         return [stage for stage in (*stages, *ways) if stage is not None]
 
 

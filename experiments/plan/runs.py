@@ -9,7 +9,7 @@ from wellworn.experiments.engine.stage import Condition, Stage
 from wellworn.experiments.plan.arms import NO_PLAIN
 from wellworn.experiments.plan.layout import Layout
 from wellworn.experiments.plan.mediations import Analyses, Key
-from wellworn.experiments.plan.pathways import plan_pathways, plan_stand_ins, plan_written
+from wellworn.experiments.plan.pathways import plan_own_answers, plan_pathways, plan_stand_ins, plan_written
 from wellworn.experiments.plan.planned import PlannedCalibration, PlannedRun
 from wellworn.experiments.stages.answers import answer_stage
 from wellworn.experiments.stages.calibration import Real, calibrate_stage, later_stage
@@ -48,6 +48,7 @@ def plan_run(layout: Layout) -> PlannedRun:
     missing |= {"pathways": no_pathways} if no_pathways else {}
     written, not_written = plan_written(layout)
     missing |= {"written": not_written} if not_written else {}
+    own_answers, own_grades = plan_own_answers(layout)
     scores, why = _scores(layout, answers)
     instructions = _instructions(layout) if "share" not in missing else None
     readings = _readings(layout, answers)
@@ -70,6 +71,8 @@ def plan_run(layout: Layout) -> PlannedRun:
         pathways=pathways,
         stand_ins=plan_stand_ins(layout),
         written=written,
+        own_answers=own_answers,
+        own_grades=own_grades,
         trait=subject.name,
         adapter=arm.adapter,
         own=layout.own,

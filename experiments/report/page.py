@@ -18,11 +18,12 @@ from plotly.offline import get_plotlyjs
 from wellworn.experiments.findings.false_verdicts import COUNTED
 from wellworn.experiments.findings.group_rows import GroupRow
 from wellworn.experiments.findings.nearest_personas import SHOWN, Persona
+from wellworn.experiments.findings.projected_shift import TEXTS
 from wellworn.experiments.findings.results import Results, RunResult, run_name
 from wellworn.experiments.findings.run_rows import RUNS_FOR_A_CLAIM, RunRow
 from wellworn.experiments.findings.summary import Summary
 from wellworn.experiments.findings.verdict import RULE
-from wellworn.experiments.report import mediation, panels, pathways, stand_ins, written
+from wellworn.experiments.report import mediation, own_answers, panels, pathways, stand_ins, written
 from wellworn.experiments.report.figures import (
     Figure,
     Shown,
@@ -103,6 +104,7 @@ def page(results: Results, summary: Summary) -> str:
     gone += [(view["name"], view["row"].pathways, view["row"].statement) for view in alone]
     ways, drawn = pathways.view(gone)
     wrote = [(name, group.written) for name, group in named] + [(view["name"], view["row"].written) for view in alone]
+    said = [(name, group.own_answers) for name, group in named] + [(view["name"], view["row"].own_answers) for view in alone]
     figures += drawn
     near = [_resemblance(name, None, group) for name, group in named]
     near += [_resemblance(view["name"], view["style"], view["row"]) for view in alone]
@@ -115,6 +117,7 @@ def page(results: Results, summary: Summary) -> str:
         groups=together,
         alone=alone,
         pathways=ways,
+        own_answers=own_answers.view(said),
         stand_ins=stand_ins.view([(view["name"], view["row"].stand_ins) for view in runs]),
         written=written.view(wrote),
         resembles=[each for each in near if each["nearest"]],
@@ -131,6 +134,7 @@ def page(results: Results, summary: Summary) -> str:
         rule=re.split(r" (?=\d\. )", RULE),
         runs_for_a_claim=RUNS_FOR_A_CLAIM,
         counted=COUNTED,
+        projected_at=TEXTS,
         threshold=FOUND_RELIABILITY,
         open_panels=OPEN_PANELS,
         study=json.dumps(_symbolic(results.index.study), indent=2, ensure_ascii=False),

@@ -12,6 +12,7 @@ from rich.text import Text
 from wellworn.experiments.findings.false_verdicts import COUNTED
 from wellworn.experiments.findings.group_rows import GroupRow
 from wellworn.experiments.findings.known_origins import EXISTING, NEW, KnownOrigins, as_estimate
+from wellworn.experiments.findings.projected_shift import TEXTS
 from wellworn.experiments.findings.run_rows import RunRow
 from wellworn.experiments.findings.summary import CalibrationRow, Summary
 from wellworn.experiments.report.pathways import WAYS, ways_of
@@ -48,6 +49,8 @@ def render(summary: Summary) -> RenderableType:
         parts.append(_pathways(measured))
     if measured := _with(summary, "written"):
         parts.append(_written(measured))
+    if measured := _with(summary, "own_answers"):
+        parts.append(_own_answers(measured))
     parts.append(_runs(summary))
     if summary.groups:
         parts.append(_groups(summary))
@@ -77,6 +80,11 @@ def render(summary: Summary) -> RenderableType:
     if near := summary.specificity:
         ranks = f"{near.rank:.1f} on average over {near.traits} traits; where these are permuted, {near.chance:.1f}"
         parts.append(Text(f"Rank of the trained trait among all personas: {ranks} (p = {near.p:.4f}).", style="dim"))
+    for each in summary.projected_shifts:
+        way = each.within or each.pooled
+        said = f"own direction r {_interval(way.own)}, other directions {_interval(way.others)}"
+        over = f"{each.units} fine-tunes of {each.families} traits" + (", within a trait" if each.within else "")
+        parts.append(Text(f"Trait score predicted by the shift at {TEXTS[each.text]} along the {said} (over {over}).", style="dim"))
     if any(row.provisional for row in summary.runs):
         parts.append(
             Text(
@@ -194,7 +202,19 @@ def _written(rows: Sequence[RunRow | GroupRow]) -> Table:
     return table
 
 
-def _with(summary: Summary, figures: Literal["capability", "scores", "pathways", "written"]) -> list[RunRow | GroupRow]:
+def _own_answers(rows: Sequence[RunRow | GroupRow]) -> Table:
+    """Return how much of the change of what is said the own direction brings about."""
+    title = "answers of the models themselves: the change, and what the own direction brings about of it"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="dim", pad_edge=False)
+    for column in ("run", "scored by", "change", "put in", "taken out", "share"):
+        table.add_column(column, justify="left" if column in ("run", "scored by") else "right")
+    for row in rows:
+        for each in row.own_answers.scores if row.own_answers else ():
+            table.add_row(escape(row.name), each.by, *(_interval(part) for part in (each.effect, each.into, each.out, each.share)))
+    return table
+
+
+def _with(summary: Summary, figures: Literal["capability", "scores", "pathways", "written", "own_answers"]) -> list[RunRow | GroupRow]:
     """Return the rows with these figures: groups of runs that differ only in seed, then the other runs."""
     rows: list[RunRow | GroupRow] = [*summary.groups, *summary.alone]
     return [row for row in rows if getattr(row, figures)]

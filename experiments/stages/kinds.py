@@ -36,6 +36,8 @@ MEDIATE = Kind("mediate", 1)
 PATHWAYS = Kind("pathways", 2)
 STAND_INS = Kind("stand_ins", 2)
 WRITTEN = Kind("written", 2)
+OWN_ANSWERS = Kind("own_answers", 1)
+OWN_GRADES = Kind("own_grades", 1)
 SAY = Kind("say", 1)
 SCORE = Kind("score", 1)
 # Trait scores.

@@ -1,13 +1,15 @@
 """The nested spaces of one run at the layers where they are patched, and chance spaces of the same nesting."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from wellworn.data.schema import seed_for
 from wellworn.experiments.stages.loaded_space import PersonaSpace, centre_within_questions
 from wellworn.probes.geometry.nested import chance_vectors, nested_bases
+from wellworn.probes.mediation.interventions import Swap
 from wellworn.probes.mediation.pathways import OTHERS, OWN, ROLES
 from wellworn.probes.statistics.intervals import FloatArray
 
@@ -56,6 +58,11 @@ def nested_space(space: PersonaSpace, layers: Sequence[int], at: int, own: str |
     at_layer = {layer: parts(layer) for layer in layers}
     alone = {layer: nested_bases([space.vectors[others, layer].astype(np.float64)])[0] for layer in layers if others}
     return NestedSpace(names, {layer: nested_bases(some) if some else [] for layer, some in at_layer.items()}, alone)
+
+
+def swaps_along(bases: Mapping[int, FloatArray], outside: bool = False) -> dict[int, Swap]:
+    """Return the swap of the state inside bases [d_model, k] at each layer, or of all that is outside them."""
+    return {layer: Swap(torch.from_numpy(np.ascontiguousarray(basis)).float(), outside) for layer, basis in bases.items()}
 
 
 def _found(space: PersonaSpace, at: int) -> list[int]:

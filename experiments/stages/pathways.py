@@ -4,12 +4,11 @@ It stores the log-probability of answers with the trait and of plain ones under 
 `findings/pathways.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file
 from torch import nn
 
@@ -22,7 +21,7 @@ from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.mediation import patched_pair, patching_inputs
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, both_ways
-from wellworn.experiments.stages.nested_space import ChanceSpaces, NestedSpace, chance_spaces, nested_space
+from wellworn.experiments.stages.nested_space import ChanceSpaces, NestedSpace, chance_spaces, nested_space, swaps_along
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.study_sections import PathwaysConfig
 from wellworn.lora import adapters as lora_adapters
@@ -215,9 +214,9 @@ def _nested_parts(nested: NestedSpace) -> dict[str, Intervention]:
     """Return the interventions that both texts of every question are read under: the nested spaces, the others alone, the whole state."""
     found = {BEFORE: Intervention(0), AFTER: Intervention(1)}
     for name in nested.names:
-        found |= both_ways(name, _swaps(nested.part(name)))
+        found |= both_ways(name, swaps_along(nested.part(name)))
     if nested.others and len(nested.names) > 1:
-        found |= both_ways(ALONE, _swaps(nested.others))
+        found |= both_ways(ALONE, swaps_along(nested.others))
     return found | both_ways(REST, {layer: Swap() for layer in nested.bases})
 
 
@@ -245,7 +244,7 @@ def _chance_parts(chance: ChanceSpaces) -> dict[str, Intervention]:
     found: dict[str, Intervention] = {}
     for name, drawn in ((CHANCE_OWN, chance.own), (CHANCE_OTHERS, chance.others)):
         for i, bases in enumerate(drawn):
-            found |= both_ways(f"{name}{i}", _swaps(bases))
+            found |= both_ways(f"{name}{i}", swaps_along(bases))
     return found
 
 
@@ -258,7 +257,7 @@ def _window_parts(nested: NestedSpace, depths: int) -> dict[str, Intervention]:
     found: dict[str, Intervention] = {}
     for window, some in windows.items():
         for name in nested.names:
-            found |= both_ways(f"{window}.{name}", _swaps({layer: nested.part(name)[layer] for layer in some}))
+            found |= both_ways(f"{window}.{name}", swaps_along({layer: nested.part(name)[layer] for layer in some}))
         found |= both_ways(f"{window}.{REST}", {layer: Swap() for layer in some})
     return found
 
@@ -266,7 +265,3 @@ def _window_parts(nested: NestedSpace, depths: int) -> dict[str, Intervention]:
 def profile_layers(layers: Sequence[int], count: int) -> list[int]:
     """Return at most so many of the layers that are set, spread evenly from the first to the last; none for a count of 0."""
     return [layers[i] for i in _spread(len(layers), count)] if count else []
-
-
-def _swaps(bases: Mapping[int, FloatArray]) -> dict[int, Swap]:
-    return {layer: Swap(torch.from_numpy(np.ascontiguousarray(basis)).float()) for layer, basis in bases.items()}

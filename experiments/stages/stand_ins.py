@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file
 
 from wellworn.data.mixtures import fingerprint, typical_words
@@ -24,14 +23,14 @@ from wellworn.experiments.stages.instruction_null import Instructions
 from wellworn.experiments.stages.loaded_space import PersonaSpace
 from wellworn.experiments.stages.mediation import patched_pair, patching_inputs
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, both_ways
-from wellworn.experiments.stages.nested_space import other_directions, single_rows
+from wellworn.experiments.stages.nested_space import other_directions, single_rows, swaps_along
 from wellworn.experiments.stages.pathways import PathwaysQuestion, sampled_questions, set_layers
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.study_sections import PathwaysConfig
 from wellworn.lora import adapters as lora_adapters
 from wellworn.probes.geometry.nested import chance_vectors, nested_bases
 from wellworn.probes.geometry.wording import without_rows, word_rows
-from wellworn.probes.mediation.interventions import Intervention, Swap
+from wellworn.probes.mediation.interventions import Intervention
 from wellworn.probes.mediation.paired_states import Batching, Texts
 from wellworn.probes.mediation.patching import patched_logprobs
 from wellworn.probes.statistics.intervals import FloatArray
@@ -109,10 +108,11 @@ def stand_ins_stage(
             rows = word_rows(context.base.model, token_ids(context.base.tokenizer, words))
             wordless = {layer: without_rows(vector[None], rows) for layer, vector in own_vectors(space, layers, question).items()}
             arms = {BEFORE: Intervention(0), AFTER: Intervention(1)}
-            arms |= both_ways(WORDLESS, _swaps({layer: nested_bases([each])[0] for layer, each in wordless.items()})) if wordless else {}
+            if wordless:
+                arms |= both_ways(WORDLESS, swaps_along({layer: nested_bases([each])[0] for layer, each in wordless.items()}))
             for directions in found.values():
                 for name, bases in directions.items():
-                    arms |= both_ways(name, _swaps(bases))
+                    arms |= both_ways(name, swaps_along(bases))
             total = len(arms) * sum(map(len, texts)) // context.ranks.world
             how = Batching(pad, context.study.token_budget, counter(tick, total, "tokens"))
             scores = patched_logprobs(model, Texts.same(texts), between, list(arms.values()), how).numpy()
@@ -148,10 +148,6 @@ def own_vectors(space: PersonaSpace, layers: Sequence[int], question: PathwaysQu
     """Return the run's own direction at each layer, [d_model]; none where it was not found."""
     at = [i for i, name in enumerate(space.names) if name == question.own and space.found[i, question.layer]]
     return {layer: space.vectors[at[0], layer].astype(np.float64) for layer in layers} if at else {}
-
-
-def _swaps(bases: Mapping[int, FloatArray]) -> dict[int, Swap]:
-    return {layer: Swap(torch.from_numpy(basis).float()) for layer, basis in bases.items()}
 
 
 def _directions(

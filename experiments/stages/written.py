@@ -4,12 +4,11 @@ It stores the log-probability of answers with the trait, and of plain ones, unde
 `findings/written.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file
 
 from wellworn.data.mixtures import fingerprint
@@ -20,7 +19,7 @@ from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.mediation import patched_pair, patching_inputs
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
-from wellworn.experiments.stages.nested_space import chance_spaces, nested_space
+from wellworn.experiments.stages.nested_space import chance_spaces, nested_space, swaps_along
 from wellworn.experiments.stages.pathways import PathwaysQuestion, sampled_questions, set_layers
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.study_sections import WrittenConfig
@@ -95,8 +94,8 @@ def written_stage(context: StudyContext, question: PathwaysQuestion, config: Wri
         with lora_adapters.adapted(context.base, adapters) as model:
             layers = [layer for layer in set_layers(model, between, question.layer)[1] if layer <= question.layer]
             nested = nested_space(space, layers, question.layer, question.own)
-            parts: dict[str, dict[int, Swap]] = {name: _swaps(nested.part(name)) for name in nested.names}
-            parts |= {f"{EXCEPT}{name}": _swaps(nested.part(name), outside=True) for name in nested.names}
+            parts: dict[str, dict[int, Swap]] = {name: swaps_along(nested.part(name)) for name in nested.names}
+            parts |= {f"{EXCEPT}{name}": swaps_along(nested.part(name), outside=True) for name in nested.names}
             parts[REST] = {layer: Swap() for layer in layers}
             some = sampled_questions(len(texts), config.questions) if question.sampled and layers else []
             chance = chance_spaces(space, nested, question.layer, question.own, config.draws).own if some else []
@@ -105,7 +104,8 @@ def written_stage(context: StudyContext, question: PathwaysQuestion, config: Wri
             how = Batching(pad, context.study.token_budget, counter(tick, total, "tokens"))
             free = mean_logprobs(model, rows, between, pad)
             confined = confined_logprobs(model, rows, between, list(parts.values()), how).numpy()
-            sampled = confined_logprobs(model, few, between, [_swaps(each) for each in chance], how).numpy() if chance else np.zeros((0, 0))
+            drawn = [swaps_along(each) for each in chance]
+            sampled = confined_logprobs(model, few, between, drawn, how).numpy() if drawn else np.zeros((0, 0))
         facts = WrittenFacts(layers=layers, parts=[BEFORE, AFTER, *parts], draws=len(chance), questions=some if chance else [])
         logprob = np.vstack([*free, confined]).reshape(len(facts.parts), 2, len(texts))
         return {OUTCOMES: {"logprob": logprob, "sampled": sampled.reshape(facts.draws, 2, len(facts.questions))}, WRITTEN: facts.to_json()}
@@ -123,7 +123,3 @@ def written_stage(context: StudyContext, question: PathwaysQuestion, config: Wri
     title = f"what {question.run.title} writes against {question.reference.title}, up to layer {question.layer}"
     # A block runs twice from one state, which one rank does for itself.
     return Stage(kind=kinds.WRITTEN, config=facts, inputs=inputs, title=title, compute=compute, everywhere=False)
-
-
-def _swaps(bases: Mapping[int, FloatArray], outside: bool = False) -> dict[int, Swap]:
-    return {layer: Swap(torch.from_numpy(np.ascontiguousarray(basis)).float(), outside) for layer, basis in bases.items()}

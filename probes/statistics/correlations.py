@@ -1,4 +1,4 @@
-"""Correlations over data sets: rank correlation with families as the unit, and two correlations that share a variable."""
+"""Correlations over data sets: with families as the unit, and two correlations that share a variable."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -16,6 +16,15 @@ class Difference:
 
     z: float
     p: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How two variables correlate with a third: Pearson's r of each, and the first's less the second's."""
+
+    first: Estimate
+    second: Estimate
+    difference: Estimate
 
 
 def rank_correlation(
@@ -83,6 +92,65 @@ def rank_correlation_within(x: ArrayLike, y: ArrayLike, rng: np.random.Generator
     kept_B = np.isfinite(of_runs_BR).any(1)
     low, high = np.quantile(np.nanmean(of_runs_BR[kept_B], axis=1), [0.5 - level / 2, 0.5 + level / 2])
     return Estimate(float(_spearman_of(pair_2RQ).mean()), float(low), float(high))
+
+
+def centre_within(values: ArrayLike, families: Sequence[Hashable]) -> FloatArray:
+    """Return values [n] less the mean of their family: correlations of them are within families."""
+    _, places = np.unique([list(dict.fromkeys(families)).index(family) for family in families], return_inverse=True)
+    found = np.asarray(values, dtype=np.float64)
+    return found - (np.bincount(places, found) / np.bincount(places))[places]
+
+
+def compare_over_families(
+    first: ArrayLike,
+    second: ArrayLike,
+    y: ArrayLike,
+    families: Sequence[Hashable],
+    rng: np.random.Generator,
+    draws: int = 2000,
+    level: float = 0.95,
+) -> Compared:
+    """Return how two variables correlate with a third, and the difference, with percentile bootstrap intervals that resample families.
+
+    A replicate draws families for all three variables at once, each with all of its units. One in which a variable does not vary is drawn
+    again.
+
+    Args:
+        first: [n].
+        second: [n], paired.
+        y: [n], paired, what both are to predict.
+        families: [n], the family of each unit.
+        rng: draws families.
+        draws: bootstrap replicates.
+        level: coverage.
+
+    Raises:
+        ValueError: lengths that differ, a variable that is not finite or does not vary, or fewer than three families.
+    """
+    values = np.array([first, second, y], dtype=np.float64)
+    names = list(dict.fromkeys(families))
+    if values.ndim != 2 or values.shape[1] != len(families):
+        raise ValueError(f"values and families are paired, got shape {values.shape} and {len(families)} families")
+    if len(names) < 3:
+        raise ValueError(f"a bootstrap over families needs at least three of them, got {len(names)}")
+    if not np.isfinite(values).all() or (np.ptp(values, axis=1) == 0).any():
+        raise ValueError("a correlation needs finite values that are not all the same")
+    members = [np.flatnonzero([family == name for family in families]) for name in names]
+    replicates: list[FloatArray] = []
+    while len(replicates) < draws:
+        drawn = values[:, np.concatenate([members[i] for i in rng.integers(len(names), size=len(names))])]
+        if (np.ptp(drawn, axis=1) > 0).all():
+            replicates.append(_with_last(drawn))
+    bounds = np.quantile(replicates, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+    return Compared(
+        *(Estimate(float(value), float(low), float(high)) for value, low, high in zip(_with_last(values), *bounds, strict=True))
+    )
+
+
+def _with_last(values: FloatArray) -> FloatArray:
+    """Return Pearson's r of the first and the second variable of [3, n] with the third, and the difference."""
+    r = np.asarray(np.corrcoef(values))
+    return np.array([r[0, 2], r[1, 2], r[0, 2] - r[1, 2]])
 
 
 def compare_dependent(r_jk: float, r_jh: float, r_kh: float, n: int) -> Difference:

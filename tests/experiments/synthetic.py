@@ -250,3 +250,29 @@ def study(*runs: RunResult, depth: int = 4, found: bool = True, **changed: Any) 
         runs=list(runs),
         manifests=manifests,
     )
+
+
+TRAITS = ["pirate", "poetic", "childish", "archaic", "villainous", "pessimistic"]
+
+
+def moved(trait: str, own: float, other: float, score: float | None, **entry: object) -> RunResult:
+    """A fine-tune that moved by so much along its own direction and along each other one, with this trait score."""
+    measured = facts()
+    measured["found"] = TRAITS
+    for text in measured["references"]["neutral"]["texts"].values():
+        norm = text["relative_norm"]
+        text["coordinates"] = {name: (own if name == trait else other) / norm for name in TRAITS}
+    effect = None if score is None else estimate(score) | {"standard_error": 0.02}
+    measured["references"]["neutral"]["effect"] = effect
+    measured["reference"] = "neutral"
+    return replace(run(facts(), trait=trait, **entry), facts=Measurement.from_json(measured))  # type: ignore[arg-type]
+
+
+def doses(noise: float = 0.02) -> list[RunResult]:
+    """Three doses of each trait: the score follows the own direction, and traits differ in how far they move at any dose."""
+    rng = np.random.default_rng(0)
+    return [
+        moved(trait, 0.02 * dose * (1 + i / 4), 0.01 + 0.01 * rng.random(), 0.5 * dose + i / 5 + noise * rng.standard_normal(), seed=dose)
+        for i, trait in enumerate(TRAITS)
+        for dose in (1, 2, 3)
+    ]

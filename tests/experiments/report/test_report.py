@@ -15,6 +15,7 @@ from tests.experiments.synthetic import (
     HOSTILE,
     NO_OTHER_SEED,
     TOO_NOISY,
+    doses,
     estimate,
     facts,
     mediated,
@@ -35,6 +36,12 @@ from wellworn.experiments.stages.calibration import LaterShares, PlantedShares
 from wellworn.experiments.stages.measurement import LayerCurve
 from wellworn.experiments.stages.persona_space import SpaceDimension
 from wellworn.probes.geometry.shift import share_over_runs
+
+
+def terminal(results: Results) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    show(summarise(results), console)
+    return " ".join(console.export_text().split())
 
 
 def rendered(results: Results) -> str:
@@ -213,6 +220,15 @@ def test_false_verdicts_are_written_out() -> None:
     assert "1 of 2 were found to change along existing persona directions" in Elements(rendered(study(*causes))).text
 
 
+def test_projected_shifts_are_shown_where_there_are_enough_traits() -> None:
+    html = rendered(study(*doses()))
+    section = html[html.index('<section id="projected-shift">') :]
+    for words in ("the last token of the prompt", "plain answers", "18 (6)", "within a trait", "over all"):
+        assert words in section
+    assert "Trait score predicted by the shift at the last token of the prompt" in terminal(study(*doses()))
+    assert '<section id="projected-shift">' not in rendered(study(run(facts())))
+
+
 def test_mediation_decides_the_verdict_and_is_shown() -> None:
     results = study(*(mediated(0.6, seed=seed) for seed in range(3)))
     html = rendered(results)
@@ -383,8 +399,6 @@ def test_where_changes_go_is_the_first_thing_said() -> None:
     text = Elements(rendered(results)).text
     assert text.index("Where the change goes") < text.index("Whom it came to resemble")
     assert "40 % [40, 40] goes through the own direction" in text
-    console = Console(width=200, record=True, file=io.StringIO())
-    show(summarise(results), console)
-    said = console.export_text()
+    said = terminal(results)
     assert "0.40 [0.40, 0.40]" in said
     assert "no clear change" in said

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from wellworn.probes.statistics.correlations import compare_dependent, rank_correlation, rank_correlation_within
+from wellworn.probes.statistics.correlations import (
+    centre_within,
+    compare_dependent,
+    compare_over_families,
+    rank_correlation,
+    rank_correlation_within,
+)
 
 REPEATS = 100
 
@@ -146,3 +152,60 @@ def test_the_comparison_is_antisymmetric() -> None:
 def test_a_comparison_says_what_it_needs(r: tuple[float, float, float], n: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         compare_dependent(*r, n)
+
+
+def related(rng: np.random.Generator, families: int, each: int, r: tuple[float, float]) -> tuple[np.ndarray, list[int]]:
+    """Two variables that correlate with a third by r over families and within them alike: [3, n], and the family of each unit."""
+    parts = [np.repeat(rng.standard_normal((3, families)), each, axis=1), rng.standard_normal((3, families * each))]
+    first, second, y = np.sqrt(0.5) * (parts[0] + parts[1])
+    rows = [rho * y + np.sqrt(1 - rho**2) * own for rho, own in zip(r, (first, second), strict=True)]
+    return np.array([*rows, y]), [i for i in range(families) for _ in range(each)]
+
+
+def test_two_correlations_over_families_and_their_difference_are_pearsons() -> None:
+    values, families = related(np.random.default_rng(0), 8, 9, (0.8, 0.2))
+    found = compare_over_families(*values, families, np.random.default_rng(0))
+    r = np.corrcoef(values)
+    assert (found.first.value, found.second.value) == (pytest.approx(r[0, 2]), pytest.approx(r[1, 2]))
+    assert found.difference.value == pytest.approx(r[0, 2] - r[1, 2])
+    assert found.first.low < found.first.value < found.first.high
+    again = compare_over_families(*values, families, np.random.default_rng(0))
+    assert again == found
+
+
+def test_intervals_over_families_hold_the_true_correlation_and_widen_with_fewer_of_them() -> None:
+    held, widths = [], []
+    for seed in range(60):
+        values, families = related(np.random.default_rng(seed), 12, 6, (0.7, 0.2))
+        found = compare_over_families(*values, families, np.random.default_rng(seed), draws=300)
+        held.append([found.first.low <= 0.7 <= found.first.high, found.difference.low <= 0.5 <= found.difference.high])
+        few = compare_over_families(*values[:, :36], families[:36], np.random.default_rng(seed), draws=300)
+        widths.append((few.first.high - few.first.low) / (found.first.high - found.first.low))
+    # Percentile intervals over a dozen families are a little short.
+    assert (np.mean(held, axis=0) > 0.8).all()
+    assert np.median(widths) > 1.1
+
+
+def test_centred_within_families_a_difference_between_them_is_gone() -> None:
+    families = ["b", "a", "b", "a", "c"]
+    centred = centre_within([3.0, 10.0, 5.0, 14.0, 7.0], families)
+    np.testing.assert_allclose(centred, [-1, -2, 1, 2, 0])
+    rng = np.random.default_rng(0)
+    values, families_of = related(rng, 10, 4, (0.9, 0.0))
+    shifted = values + 50 * np.repeat(rng.standard_normal((3, 10)), 4, axis=1)
+    found = [np.array([centre_within(each, families_of) for each in which]) for which in (values, shifted)]
+    np.testing.assert_allclose(found[0], found[1], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("values", "families", "why"),
+    [
+        (np.ones((3, 4)), [0, 1, 2, 3], "not all the same"),
+        (np.arange(12.0).reshape(3, 4), [0, 1, 1, 0], "at least three"),
+        (np.arange(12.0).reshape(3, 4), [0, 1, 2], "are paired"),
+        (np.array([[1.0, 2, np.nan], [1, 2, 3], [3, 2, 1]]), [0, 1, 2], "finite"),
+    ],
+)
+def test_values_that_cannot_correlate_are_refused(values: np.ndarray, families: list[int], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        compare_over_families(*values, families, np.random.default_rng(0))

@@ -1,0 +1,169 @@
+"""The stages `own_answers` and `own_grades`: what models say while their state along a run's own direction is the other's.
+
+How likely a text is that was written beforehand is no behaviour. Here reference and run answer by themselves, each also with its state
+along the own direction set to the other's at all adapted layers together. Words score the answers; a judge grades them where the study
+has one. Arithmetic on the scores is `findings/own_answers.py`.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wellworn.data.mixtures import Turn, fingerprint, word_logodds
+from wellworn.experiments.engine.context import StudyContext
+from wellworn.experiments.engine.record import Record
+from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, counter
+from wellworn.experiments.engine.store import read_json
+from wellworn.experiments.stages import kinds
+from wellworn.experiments.stages.answers import REPETITION_PENALTY, nonempty
+from wellworn.experiments.stages.grades import Judge
+from wellworn.experiments.stages.measurement import Graded, Known
+from wellworn.experiments.stages.mediation import patched_pair, patching_inputs
+from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, both_ways
+from wellworn.experiments.stages.nested_space import nested_space, swaps_along
+from wellworn.experiments.stages.pathways import PathwaysQuestion, set_layers
+from wellworn.experiments.stages.persona_space import SpaceStages
+from wellworn.experiments.stages.scores import known_separation
+from wellworn.lora import adapters as lora_adapters
+from wellworn.probes.decoding.generate import Decoding
+from wellworn.probes.mediation.interventions import Intervention
+from wellworn.probes.mediation.patched_decoding import patched_answers
+from wellworn.probes.mediation.pathways import OWN
+
+ANSWERS, GRADES = "own_answers.json", "own_grades.json"
+
+
+class OwnAnswers(Record):
+    """The answers under every intervention, and what their words show.
+
+    Attributes:
+        arms: names of the interventions; empty where the own direction was not found.
+        asked: the questions.
+        answers: [interventions][questions].
+        words: how much likelier an answer's words are in training answers with the trait than in plain ones, [interventions][questions].
+        known: how well words discriminate written answers with the trait from plain ones, to evaluate questions.
+    """
+
+    arms: Sequence[str]
+    asked: Sequence[str]
+    answers: Sequence[Sequence[str]]
+    words: Sequence[Sequence[float]]
+    known: Known
+
+
+class OwnGrades(Record):
+    """A judge's grades of the answers under every intervention.
+
+    Attributes:
+        grades: [interventions][questions], 0 to 100; null for a missing grade.
+        known: how well grades discriminate written answers with the trait from plain ones.
+        graded: the judge, and why grades are missing.
+    """
+
+    grades: Sequence[Sequence[float | None]]
+    known: Known
+    graded: Graded
+
+
+def load_own_answers(folder: Path) -> OwnAnswers:
+    """Load the answers of a finished stage."""
+    return OwnAnswers.from_json(read_json(folder / ANSWERS))
+
+
+def load_own_grades(folder: Path) -> OwnGrades:
+    """Load the grades of a finished stage."""
+    return OwnGrades.from_json(read_json(folder / GRADES))
+
+
+def own_answers_stage(context: StudyContext, question: PathwaysQuestion, count: int, space_stages: SpaceStages) -> Stage:
+    """Let reference and run answer, each by itself and with its state along the own direction set to the other's.
+
+    Args:
+        context: the study's model.
+        question: whose change; its first evaluate questions are asked, and its other texts teach which words are the trait's.
+        count: how many questions are asked.
+        space_stages: the persona space.
+    """
+    asked = [turn.question for turn in question.plain[:count]]
+
+    def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
+        space = space_stages.load(folders.within("space"))
+        adapters, between = patched_pair(folders)
+        chat = context.chat(context.base)
+        with lora_adapters.adapted(context.base, adapters) as model:
+            layers, _ = set_layers(model, between, question.layer)
+            nested = nested_space(space, layers, question.layer, question.own)
+            arms: dict[str, Intervention] = {}
+            if OWN in nested.names:
+                arms = {BEFORE: Intervention(0), AFTER: Intervention(1)} | both_ways(OWN, swaps_along(nested.part(OWN)))
+            how = Decoding(
+                context.study.answer_tokens,
+                repetition_penalty=REPETITION_PENALTY,
+                progress=counter(tick, len(arms) * len(asked) // context.ranks.world, "answers"),
+            )
+
+            def answer(part: list[str]) -> list[list[str]]:
+                """Return the answers, [questions][interventions]."""
+                prompts = [chat.encode_prompt(each, None) for each in part]
+                ids = patched_answers(model, (prompts, prompts), between, list(arms.values()), how)
+                return [[chat.decode(each) for each in of_question] for of_question in zip(*ids, strict=True)]
+
+            answers = list(zip(*context.ranks.share(asked, answer), strict=True)) if arms else []
+        score = word_logodds(*([turn.answer for turn in turns] for turns in (question.other_text, question.other_plain)))
+        known = np.array([score(turn.answer) for turn in (*question.changed, *question.plain)])
+        found = OwnAnswers(
+            arms=list(arms),
+            asked=asked,
+            answers=answers,
+            words=[[score(text) for text in of_arm] for of_arm in answers],
+            known=known_separation(known, len(question.changed)),
+        )
+        return {ANSWERS: found.to_json()}
+
+    facts: Config = {
+        **context.identity(),
+        "asked": asked,
+        "changed": fingerprint(question.changed),
+        "plain": fingerprint(question.plain),
+        "other_text": fingerprint(question.other_text),
+        "other_plain": fingerprint(question.other_plain),
+        "layer": question.layer,
+        "own": question.own,
+        "adapters": [len(condition.inputs) for condition in (question.reference, question.run)],
+        "tokens": context.study.answer_tokens,
+        "penalty": REPETITION_PENALTY,
+    }
+    inputs = patching_inputs(space_stages, question.reference, question.run)
+    title = f"what {question.run.title} says with its own direction set"
+    return Stage(kind=kinds.OWN_ANSWERS, config=facts, inputs=inputs, title=title, compute=compute)
+
+
+def own_grades_stage(context: StudyContext, said: Stage, question: PathwaysQuestion, judge: Judge, rubric: str) -> Stage:
+    """Let a judge grade these answers, and written ones with the trait and without."""
+
+    def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
+        found = load_own_answers(folders["said"])
+        turns = [Turn(asked, nonempty(text)) for of_arm in found.answers for asked, text in zip(found.asked, of_arm, strict=True)]
+        grades = judge.grade(context, rubric, [*turns, *question.changed, *question.plain], tick)
+        own = grades.scores[: len(turns)].reshape(len(found.arms), len(found.asked) if found.arms else 0)
+        failures = Counter(why for i, why in grades.failures.items() if i < len(turns))
+        kept = OwnGrades(
+            grades=[[None if np.isnan(each) else float(each) for each in of_arm] for of_arm in own],
+            known=known_separation(grades.scores[len(turns) :], len(question.changed)),
+            graded=Graded(judge=judge.name, drawn=grades.drawn, failures=dict(failures.most_common())),
+        )
+        return {GRADES: kept.to_json()}
+
+    facts = {**judge.identity(), "chat": context.identity()["chat"], "rubric": rubric}
+    facts |= {"changed": fingerprint(question.changed), "plain": fingerprint(question.plain)}
+    return Stage(
+        kind=kinds.OWN_GRADES,
+        config=facts,
+        inputs={"said": said},
+        title=f"grade {said.title}",
+        compute=compute,
+        everywhere=judge.by is None,
+        check=judge.check,
+    )
