@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import TrainerCallback
 
-from wellworn.probes.reading.hooks import OnBlock, hooked
-from wellworn.probes.reading.layers import decoder_blocks
+from wellworn.probes.reading.hooks import OnBlock, forward, hooked
+from wellworn.probes.reading.layers import decoder_blocks, unwrap
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,45 +50,57 @@ class ConfineWrites(TrainerCallback):
 
 
 @contextmanager
-def states_reset(model: Any, confined: Mapping[int, Confinement]) -> Iterator[None]:
+def states_reset(model: nn.Module, confined: Mapping[int, Confinement]) -> Iterator[None]:
     """Set the state along some directions to the base's after each of some layers, in every pass inside:  h ← h − UUᵀ(h − h_base).
 
-    The base reads the same tokens first, with the adapters off and without a gradient.
+    The base reads the same tokens first, up to the last of these layers, with the adapters off, without dropout and without a gradient.
 
     Args:
-        model: a PEFT model, wrapped or not.
+        model: a PEFT model, wrapped or not, that one process runs on one device.
         confined: layer → its directions; only layers with `reset` are set.
     """
-    bases = {layer: each.basis_DK for layer, each in confined.items() if each.reset}
+    inner, device = unwrap(model), next(model.parameters()).device
+    bases = {layer: each.basis_DK.to(device, torch.float32) for layer, each in confined.items() if each.reset}
     if not bases:
         yield
         return
     kept: dict[int, torch.Tensor] = {}
     reading_base = False
 
-    def read_base(peft_model: Any, args: Any, kwargs: Any) -> None:
+    def read_base(peft_model: Any, _args: Any, inputs: Any) -> None:
         nonlocal reading_base
         if reading_base:
             return
-        reading_base = True
+        reading_base, training = True, peft_model.training
         try:
             with torch.no_grad(), peft_model.disable_adapter():
-                peft_model(*args, **kwargs)
+                peft_model.eval()
+                forward(peft_model, {layer: keep(layer) for layer in bases}, stop=True, **inputs)
         finally:
             reading_base = False
+            peft_model.train(training)
 
-    def reset(layer: int) -> OnBlock:
-        def on_block(state: torch.Tensor) -> torch.Tensor | None:
-            basis = bases[layer].to(state.device, torch.float32)
-            inside = state.float() @ basis
-            if reading_base:
-                kept[layer] = inside
-                return None
-            return (state.float() - (inside - kept[layer]) @ basis.T).to(state.dtype)
+    def inside(layer: int, state: torch.Tensor) -> torch.Tensor:
+        return state.float() @ bases[layer]
+
+    def keep(layer: int) -> OnBlock:
+        def on_block(state: torch.Tensor) -> None:
+            # A trainer of half precision would round the product.
+            with torch.autocast(state.device.type, enabled=False):
+                kept[layer] = inside(layer, state)
 
         return on_block
 
-    handle = model.register_forward_pre_hook(read_base, with_kwargs=True)
+    def reset(layer: int) -> OnBlock:
+        def on_block(state: torch.Tensor) -> torch.Tensor | None:
+            if reading_base:
+                return None
+            with torch.autocast(state.device.type, enabled=False):
+                return (state.float() - (inside(layer, state) - kept[layer]) @ bases[layer].T).to(state.dtype)
+
+        return on_block
+
+    handle = inner.register_forward_pre_hook(read_base, with_kwargs=True)
     try:
         with hooked(model, {layer: reset(layer) for layer in bases}):
             yield

@@ -115,8 +115,11 @@ def train_sft(
         )
     except (ValueError, TypeError) as error:
         raise InputError(f"train: {error}") from error
+    if arguments.n_gpu > 1 and any(each.reset for each in (confined or {}).values()):
+        raise InputError("a confined arm with reset needs a process a GPU; start it with accelerate launch")
     # The trainer prints every log entry as a dict; the curve is returned instead.
     trainer.remove_callback(PrinterCallback)
+    assert trainer.model is not None  # it was passed in
     with states_reset(trainer.model, confined or {}):
         trainer.train(resume_from_checkpoint=_newest_checkpoint(work))
     if trainer.accelerator.is_main_process:

@@ -12,7 +12,7 @@ from wellworn.probes.statistics.intervals import proportion_bound
 COUNTED = {
     "existing": "were said to change mostly along existing personas",
     "along": "were found to change along existing persona directions",
-    "above_chance": "would pass for it by the share of their shift alone",
+    "above_chance": "had a share of their shift above chance",
 }
 
 
@@ -40,7 +40,8 @@ class FalseVerdicts(Record):
     """The statements on non-persona runs (controls, neutral, random weights), and the verdicts of those that pass the gates.
 
     Attributes:
-        existing: statements that most of the change goes through personas, among runs of which one could be made.
+        existing: statements that most of the change goes through personas, among runs with a change of which it was read what all personas
+            carry.
         along: verdicts *along existing persona directions*, among runs with measured mediation.
         above_chance: shares above chance, among all these runs.
     """
@@ -57,7 +58,10 @@ def false_verdicts(rows: Sequence[RunRow]) -> FalseVerdicts | None:
     these kinds. Kinds bound the rate for other kinds; a kind counts if any of its runs does.
     """
     rows = [row for row in rows if is_non_persona(row.arm, row.trait)]
-    stated = [(_kind(row), row.statement.calls_persona) for row in rows if row.statement and row.statement.decided]
+    # A control of which it was not read what all personas carry is no case.
+    stated = [
+        (_kind(row), row.statement.calls_persona) for row in rows if row.statement and row.statement.decided and row.statement.personas
+    ]
     passed = [row for row in rows if row.verdict not in (None, NOISY, NO_CHANGE)]
     if not passed and not stated:
         return None

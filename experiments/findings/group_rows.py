@@ -86,7 +86,7 @@ class GroupRow(_GroupRest, OtherOutcomes, MediatedShares, _GroupShares):
         pathways: reference → where the change goes, the headline's first; null where that was not measured.
         own_p_adjusted: p of the own direction against chance directions, corrected for the study's groups (Benjamini and Hochberg).
         written: reference → what adapters write along persona directions; null where that was not measured.
-        own_answers: what models say with the state along the own direction set to the other's; null where the study does not ask.
+        own_answers: what models say with the state along the own direction set to the other's; null where nothing was said.
         verdict: the verdict's name.
         why: the numbers behind it, in words.
         provisional: whether there are fewer than three runs on training data of their own.

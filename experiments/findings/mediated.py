@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.findings.results import RunResult
-from wellworn.experiments.stages.measurement import Analysis, EffectShares, Graded, Known
+from wellworn.experiments.stages.measurement import EffectShares, Graded, Known
 from wellworn.probes.mediation.shares import INSIDE, OUTSIDE, WHOLE
 
 # Outcomes other than the headline's.
@@ -127,16 +127,15 @@ def other_outcomes(found: Mapping[str, EffectShares | None], runs: Sequence[RunR
             why=said and said.why,
             # Answers of known label are the same for all runs.
             known=scored[0].known if scored else None,
-            graded=_who_graded(scored),
+            graded=pool_graded([each.graded for each in scored if each.graded]),
             left_out=said and said.left_out,
             bounds=said and said.bounds,
         ),
     )
 
 
-def _who_graded(scored: Sequence[Analysis]) -> Graded | None:
-    """Return the judge of the runs' answers, with counts of missing grades by reason; None where nothing was graded."""
-    graded = [each.graded for each in scored if each.graded]
+def pool_graded(graded: Sequence[Graded]) -> Graded | None:
+    """Return the judge of several runs' answers, with counts of missing grades by reason; None where nothing was graded."""
     if not graded:
         return None
     failures = sum((Counter(each.failures) for each in graded), Counter[str]())

@@ -44,8 +44,7 @@ class OutcomeChange:
         if facts.sampled:
             here = {name: each[..., list(facts.questions)] for name, each in whole.items()}
             few = _parse(here | dict(zip(facts.sampled, sampled, strict=True)))
-            if few.effect.mean() * np.sign(change.effect.mean()) < LEAST_THERE * abs(change.effect.mean()):
-                few = None
+            few = few if is_there(few.effect, change.effect) else None
         return cls(kind, facts, change, few)
 
     @property
@@ -135,6 +134,11 @@ _REAL = {CHANCE_OWN: OWN, CHANCE_OTHERS: OTHERS}
 def stack_runs(each: Sequence[FloatArray]) -> FloatArray:
     """Return one run's outcomes as they are, and those of several with an axis of runs before the questions."""
     return each[0] if len(each) == 1 else np.stack(each, axis=-2)
+
+
+def is_there(few: FloatArray, effect: FloatArray) -> bool:
+    """Return whether enough of a change is there on a few of its questions, for shares of it to be read on them."""
+    return bool(few.mean() * np.sign(effect.mean()) >= LEAST_THERE * abs(effect.mean()))
 
 
 def specific(scores: FloatArray) -> FloatArray:

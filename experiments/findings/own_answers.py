@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from wellworn.experiments.engine.record import Interval, Record
+from wellworn.experiments.findings.mediated import pool_graded
 from wellworn.experiments.findings.results import RunResult
 from wellworn.experiments.stages.measurement import Graded, Known
-from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, parse_part
+from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, parse_part, parts_named
+from wellworn.experiments.stages.pathways import CHANCE_OWN
 from wellworn.probes.limits import FEWEST_PROMPTS
 from wellworn.probes.mediation.pathways import OWN
 from wellworn.probes.mediation.shares import Outcomes, is_within_noise
@@ -28,6 +30,7 @@ class SaidShares(Record):
         into: of the reference's answers with the own direction set to the run's, less its own.
         out: of the run's answers less those with the own direction set to the reference's.
         share: the mean of the two over the effect, M; null without a clear effect.
+        chance: the same of chance directions, the mean over them; null without a clear effect, or without any.
         why: why there is no share, in words.
         known: how well the score discriminates written answers with the trait from plain ones.
         graded: the judge; null for words.
@@ -39,6 +42,7 @@ class SaidShares(Record):
     into: Interval | None
     out: Interval | None
     share: Interval | None
+    chance: float | None
     why: str | None
     known: Known
     graded: Graded | None
@@ -73,11 +77,11 @@ def own_said(runs: Sequence[RunResult], samples: int = 3) -> OwnSaid | None:
     if not all(each.arms for each in found):
         return OwnSaid(why=UNFOUND, scores=[], samples=[])
     arms = found[0].arms
-    scores = [_shares(WORDS, arms, [np.array(each.words) for each in found], found[0].known, None)]
+    scores = [_shares(WORDS, arms, [np.array(each.words, dtype=np.float64) for each in found], found[0].known, None)]
     grades = [run.own_grades for run in runs if run.own_grades]
     if len(grades) == len(runs):
         values = [np.array(each.grades, dtype=np.float64) for each in grades]
-        scores.append(_shares(JUDGE, arms, values, grades[0].known, grades[0].graded))
+        scores.append(_shares(JUDGE, arms, values, grades[0].known, pool_graded([each.graded for each in grades])))
     places = [list(arms).index(name) for name in SHOWN]
     shown = [[asked, *(found[0].answers[place][q] for place in places)] for q, asked in enumerate(found[0].asked[:samples])]
     return OwnSaid(why=None, scores=scores, samples=shown)
@@ -88,14 +92,13 @@ def _shares(by: str, arms: Sequence[str], scores: Sequence[FloatArray], known: K
     values = np.stack(scores, axis=1)
     whole = np.isfinite(values).all(axis=(0, 1))
     values = values[:, 0, whole] if len(scores) == 1 else values[:, :, whole]
-    nothing = {"effect": None, "into": None, "out": None, "share": None}
+    nothing = dict.fromkeys(("effect", "into", "out", "share", "chance"))
     plain = {"by": by, "known": known, "graded": graded, "questions": int(whole.sum())}
     if whole.sum() < FEWEST_PROMPTS:
         return SaidShares(**plain, **nothing, why=f"only {int(whole.sum())} questions have all scores")
     outcomes = dict(zip(arms, values, strict=True))
-    swapped = parse_part(outcomes, OWN)
-    assert swapped is not None  # both ways were asked
-    change = Outcomes(outcomes[BEFORE], outcomes[AFTER], {OWN: swapped})
+    parts = {part: each for part in (OWN, *parts_named(arms, CHANCE_OWN)) if (each := parse_part(outcomes, part))}
+    change, swapped = Outcomes(outcomes[BEFORE], outcomes[AFTER], parts), parts[OWN]
     clear = not is_within_noise(change.effect) and change.effect.mean() > 0
     return SaidShares(
         **plain,
@@ -103,8 +106,15 @@ def _shares(by: str, arms: Sequence[str], scores: Sequence[FloatArray], known: K
         into=_mean(swapped.into - change.before),
         out=_mean(change.after - swapped.out),
         share=ratio_interval(change.mediated_effect(swapped), change.effect) if clear else None,
+        chance=_chance_share(change) if clear else None,
         why=None if clear else "the answers do not clearly show more of the trait",
     )
+
+
+def _chance_share(change: Outcomes) -> float | None:
+    """Return the share of chance directions, the mean over them; None without any."""
+    drawn = [change.mediated_effect(each).mean() for part, each in change.parts.items() if part != OWN]
+    return float(np.mean(drawn) / change.effect.mean()) if drawn else None
 
 
 def _mean(values: FloatArray) -> Interval:

@@ -132,7 +132,7 @@ class RunRow(_RunRest, OtherOutcomes, MediatedShares, _RunShares):
         pathways: reference → where the change goes, the headline's first; null where that was not measured.
         stand_ins: other directions in place of the own one; null where that was not measured.
         written: reference → what adapters write along persona directions; null where that was not measured.
-        own_answers: what models say with the state along the own direction set to the other's; null where the study does not ask.
+        own_answers: what models say with the state along the own direction set to the other's; null where nothing was said.
         weights: the share of its weight update that writes into the persona space.
         weights_why: why that share is not known, in words.
         among_instructions: null N2.

@@ -69,7 +69,7 @@ class Statement(Record):
 
     @property
     def calls_persona(self) -> bool:
-        """Whether it says that most of the change goes through personas: the own direction of a trait, or for a control any personas."""
+        """Whether it says that most of the change goes through personas: a trait's own direction, or all personas for a control."""
         if self.personas:
             return self.personas.low > MOST
         return (self.name, self.existing) == (MOSTLY, "persona")
@@ -126,7 +126,7 @@ def _doubtful(headline: Pathways, base: Pathways | None, reference_change: float
         return DOUBTFUL, f"the reference itself changes by {reference_change:+.2f} from the base, and the change is {effect}"
     if base is None or base.reference == headline.reference:
         return None
-    mine, theirs = (each.headline.shares.get(OWN) for each in (headline, base))
+    mine, theirs = (_share(each) for each in (headline, base))
     if mine and theirs and min(mine.value, theirs.value) <= LEAST and max(mine.value, theirs.value) >= MOST:
         return DOUBTFUL, f"the share is {mine.value:.2f} relative to the {headline.reference} reference, and {theirs.value:.2f} to the base"
     return None

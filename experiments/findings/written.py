@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from wellworn.experiments.engine.record import Interval, Record
-from wellworn.experiments.findings.outcome_changes import CONTRAST, TRAIT, pick_outcome, stack_runs
+from wellworn.experiments.findings.outcome_changes import CONTRAST, TRAIT, is_there, pick_outcome, stack_runs
 from wellworn.experiments.findings.pathways import Chance, chance_record, in_all_runs
 from wellworn.experiments.findings.results import RunResult
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
@@ -91,6 +91,6 @@ def _chance(
     facts: WrittenFacts, effect: FloatArray, sampled: FloatArray, before: FloatArray, moved: Mapping[str, FloatArray]
 ) -> Chance | None:
     few = list(facts.questions)
-    if facts.draws < 2 or OWN not in moved or not effect[..., few].mean() > 0:
+    if facts.draws < 2 or OWN not in moved or not is_there(effect[..., few], effect):
         return None
     return chance_record(floor(effect[..., few], sampled - before[..., few], moved[OWN][..., few]))

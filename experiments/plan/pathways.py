@@ -11,6 +11,7 @@ from wellworn.experiments.stages.written import written_stage
 
 LEFT_OUT = "the study leaves pathways out"
 NO_TRAIT = "the run has no trait of its own whose change could go anywhere"
+NO_OWN = "the run has no direction of its own"
 PROMPTED = "a system prompt changes what is read; pathways are those of changed weights"
 
 
@@ -57,21 +58,25 @@ def plan_stand_ins(layout: Layout) -> Stage | None:
     return stand_ins_stage(layout.shared.context, question, config, layout.space_stages, layout.shared.instructions)
 
 
-def plan_own_answers(layout: Layout) -> tuple[Stage | None, Stage | None]:
-    """Lay out what models say with the state along the run's own direction set, and a judge's grades of it, where asked for.
+def plan_own_answers(layout: Layout) -> tuple[Stage | None, Stage | None, str | None]:
+    """Lay out what models say with the state along the run's own direction set, and a judge's grades of it; or return why nothing is said.
+
+    All are None where the study does not ask.
 
     Raises:
         InputError: the study has a judge, and the subject no rubric.
     """
     config, subject, judge = layout.run.study.pathways, layout.subject.of, layout.shared.judge
-    if config is None or config.answers is None or _why_none(layout) or layout.own is None:
-        return None, None
+    if config is None or config.answers is None:
+        return None, None, None
+    if why := _why_none(layout) or (None if layout.own else layout.no_own or NO_OWN):
+        return None, None, why
     question = pathways_question(layout, layout.headline)
     said = own_answers_stage(layout.shared.context, question, config.answers, layout.space_stages)
     if judge is None or subject is None:
-        return said, None
+        return said, None, None
     rubric = needed_rubric(subject, f"pathways.answers: {subject.name}")
-    return said, own_grades_stage(layout.shared.context, said, question, judge, rubric)
+    return said, own_grades_stage(layout.shared.context, said, question, judge, rubric), None
 
 
 def plan_written(layout: Layout) -> tuple[dict[str, Stage], str | None]:

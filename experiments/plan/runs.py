@@ -48,7 +48,8 @@ def plan_run(layout: Layout) -> PlannedRun:
     missing |= {"pathways": no_pathways} if no_pathways else {}
     written, not_written = plan_written(layout)
     missing |= {"written": not_written} if not_written else {}
-    own_answers, own_grades = plan_own_answers(layout)
+    own_answers, own_grades, not_said = plan_own_answers(layout)
+    missing |= {"own_answers": not_said} if not_said else {}
     scores, why = _scores(layout, answers)
     instructions = _instructions(layout) if "share" not in missing else None
     readings = _readings(layout, answers)

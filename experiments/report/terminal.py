@@ -49,7 +49,7 @@ def render(summary: Summary) -> RenderableType:
         parts.append(_pathways(measured))
     if measured := _with(summary, "written"):
         parts.append(_written(measured))
-    if measured := _with(summary, "own_answers"):
+    if measured := [row for row in _with(summary, "own_answers") if row.own_answers and row.own_answers.scores]:
         parts.append(_own_answers(measured))
     parts.append(_runs(summary))
     if summary.groups:
@@ -76,14 +76,14 @@ def render(summary: Summary) -> RenderableType:
             for key, said in COUNTED.items()
             if (each := getattr(false, key))
         ]
-        parts.append(Text(f"Non-persona runs: {', '.join(counted)}.", style="dim"))
+        parts.append(Text(f"Non-persona runs, as far as a statement or verdict could be made: {', '.join(counted)}.", style="dim"))
     if near := summary.specificity:
         ranks = f"{near.rank:.1f} on average over {near.traits} traits; where these are permuted, {near.chance:.1f}"
         parts.append(Text(f"Rank of the trained trait among all personas: {ranks} (p = {near.p:.4f}).", style="dim"))
     for each in summary.projected_shifts:
         way = each.within or each.pooled
         said = f"own direction r {_interval(way.own)}, other directions {_interval(way.others)}"
-        over = f"{each.units} fine-tunes of {each.families} traits" + (", within a trait" if each.within else "")
+        over = f"{way.units} fine-tunes of {way.families} traits" + (", within a trait" if each.within else "")
         parts.append(Text(f"Trait score predicted by the shift at {TEXTS[each.text]} along the {said} (over {over}).", style="dim"))
     if any(row.provisional for row in summary.runs):
         parts.append(
@@ -206,11 +206,12 @@ def _own_answers(rows: Sequence[RunRow | GroupRow]) -> Table:
     """Return how much of the change of what is said the own direction brings about."""
     title = "answers of the models themselves: the change, and what the own direction brings about of it"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="dim", pad_edge=False)
-    for column in ("run", "scored by", "change", "put in", "taken out", "share"):
+    for column in ("run", "scored by", "change", "put in", "taken out", "share", "chance"):
         table.add_column(column, justify="left" if column in ("run", "scored by") else "right")
     for row in rows:
         for each in row.own_answers.scores if row.own_answers else ():
-            table.add_row(escape(row.name), each.by, *(_interval(part) for part in (each.effect, each.into, each.out, each.share)))
+            shares = (_interval(part) for part in (each.effect, each.into, each.out, each.share))
+            table.add_row(escape(row.name), each.by, *shares, "–" if each.chance is None else f"{each.chance:.2f}")
     return table
 
 

@@ -1,6 +1,6 @@
 """Correlations over data sets: with families as the unit, and two correlations that share a variable."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,21 +47,8 @@ def rank_correlation(
         ValueError: lengths that differ, values that are not finite or all tie, or fewer than three families.
     """
     pair = np.array([x, y], dtype=np.float64)
-    names = list(dict.fromkeys(families))
-    if pair.ndim != 2 or pair.shape[1] != len(families):
-        raise ValueError(f"x, y and families are paired, got shapes {np.shape(x)}, {np.shape(y)} and {len(families)} families")
-    if len(names) < 3:
-        raise ValueError(f"a bootstrap over families needs at least three of them, got {len(names)}")
-    if not np.isfinite(pair).all() or _ties(pair):
-        raise ValueError("a rank correlation needs finite values that do not all tie")
-    members = [np.flatnonzero([family == name for family in families]) for name in names]
-    replicates: list[float] = []
-    while len(replicates) < draws:
-        drawn = pair[:, np.concatenate([members[i] for i in rng.integers(len(names), size=len(names))])]
-        if not _ties(drawn):
-            replicates.append(_spearman(drawn))
-    low, high = np.quantile(replicates, [0.5 - level / 2, 0.5 + level / 2])
-    return Estimate(_spearman(pair), float(low), float(high))
+    [found] = _over_families(pair, families, lambda drawn: np.array([_spearman(drawn)]), rng, draws, level)
+    return found
 
 
 def rank_correlation_within(x: ArrayLike, y: ArrayLike, rng: np.random.Generator, draws: int = 2000, level: float = 0.95) -> Estimate:
@@ -112,8 +99,8 @@ def compare_over_families(
 ) -> Compared:
     """Return how two variables correlate with a third, and the difference, with percentile bootstrap intervals that resample families.
 
-    A replicate draws families for all three variables at once, each with all of its units. One in which a variable does not vary is drawn
-    again.
+    A replicate draws families for all three variables at once, each with all of its units. Over eight families an interval of nominal 95 %
+    holds the true correlation in 86 to 92 % of cases: it is somewhat too narrow.
 
     Args:
         first: [n].
@@ -128,23 +115,39 @@ def compare_over_families(
         ValueError: lengths that differ, a variable that is not finite or does not vary, or fewer than three families.
     """
     values = np.array([first, second, y], dtype=np.float64)
+    return Compared(*_over_families(values, families, _with_last, rng, draws, level))
+
+
+def _over_families(
+    values: FloatArray,
+    families: Sequence[Hashable],
+    statistics: Callable[[FloatArray], FloatArray],
+    rng: np.random.Generator,
+    draws: int,
+    level: float,
+) -> list[Estimate]:
+    """Return statistics of variables [k, n] with percentile intervals that resample families, each with all of its units.
+
+    A replicate in which a variable does not vary has no correlation and is drawn again.
+
+    Raises:
+        ValueError: lengths that differ, values that are not finite, a variable that does not vary, or fewer than three families.
+    """
     names = list(dict.fromkeys(families))
     if values.ndim != 2 or values.shape[1] != len(families):
-        raise ValueError(f"values and families are paired, got shape {values.shape} and {len(families)} families")
+        raise ValueError(f"variables and families are paired, got shape {values.shape} and {len(families)} families")
     if len(names) < 3:
         raise ValueError(f"a bootstrap over families needs at least three of them, got {len(names)}")
-    if not np.isfinite(values).all() or (np.ptp(values, axis=1) == 0).any():
-        raise ValueError("a correlation needs finite values that are not all the same")
+    if not np.isfinite(values).all() or _ties(values):
+        raise ValueError("a correlation needs finite values that do not all tie")
     members = [np.flatnonzero([family == name for family in families]) for name in names]
     replicates: list[FloatArray] = []
     while len(replicates) < draws:
         drawn = values[:, np.concatenate([members[i] for i in rng.integers(len(names), size=len(names))])]
-        if (np.ptp(drawn, axis=1) > 0).all():
-            replicates.append(_with_last(drawn))
+        if not _ties(drawn):
+            replicates.append(statistics(drawn))
     bounds = np.quantile(replicates, [0.5 - level / 2, 0.5 + level / 2], axis=0)
-    return Compared(
-        *(Estimate(float(value), float(low), float(high)) for value, low, high in zip(_with_last(values), *bounds, strict=True))
-    )
+    return [Estimate(float(value), float(low), float(high)) for value, low, high in zip(statistics(values), *bounds, strict=True)]
 
 
 def _with_last(values: FloatArray) -> FloatArray:
@@ -188,8 +191,8 @@ def _spearman_of(pairs: FloatArray) -> FloatArray:
     return np.where(norms > 0, products / np.where(norms > 0, norms, 1), np.nan)
 
 
-def _ties(pair_2n: FloatArray) -> bool:
-    return bool((np.ptp(pair_2n, axis=1) == 0).any())
+def _ties(values: FloatArray) -> bool:
+    return bool((np.ptp(values, axis=1) == 0).any())
 
 
 def _spearman(pair_2n: FloatArray) -> float:

@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch import nn
 
 from tests.tiny import VOCAB, make_model
 from wellworn.lora.confine import Confinement, states_reset
 from wellworn.probes.reading.hooks import forward
+from wellworn.probes.reading.layers import decoder_blocks
 
 LAYERS = (0, 1, 2)
 RESET = (0, 1)
@@ -79,6 +81,33 @@ def test_a_loss_and_its_gradient_are_of_the_states_that_were_reset(adapted: Any,
     basis = confined[0].basis_DK
     torch.testing.assert_close(basis.T @ grad, torch.zeros(2, 2), atol=1e-6, rtol=0)
     assert grad.abs().max() > 1e-5
+
+
+def test_half_precision_of_a_trainer_does_not_round_what_is_reset(adapted: Any, confined: dict[int, Confinement]) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        with adapted.disable_adapter():
+            base = states(adapted, batch())
+        with states_reset(adapted, confined):
+            reset = states(adapted, batch())
+    for layer in RESET:
+        away = (reset[layer].float() - base[layer].float()) @ confined[layer].basis_DK
+        torch.testing.assert_close(away, torch.zeros_like(away), atol=1e-5, rtol=0)
+
+
+def test_the_base_is_read_without_dropout_and_the_model_trains_on(adapted: Any, confined: dict[int, Confinement]) -> None:
+    for block in decoder_blocks(adapted):
+        block.mlp.register_module("noise", nn.Dropout(0.5))
+        block.mlp.down_proj.register_forward_hook(lambda _module, _args, out, block=block: block.mlp.noise(out))
+    adapted.eval()
+    with adapted.disable_adapter():
+        base = states(adapted, batch())
+    adapted.train()
+    with states_reset(adapted, confined):
+        reset = states(adapted, batch())
+    assert adapted.training
+    for layer in RESET:
+        away = (reset[layer] - base[layer]) @ confined[layer].basis_DK
+        torch.testing.assert_close(away, torch.zeros_like(away), atol=1e-5, rtol=0)
 
 
 def test_without_layers_to_reset_a_pass_is_as_it_was(adapted: Any, confined: dict[int, Confinement]) -> None:

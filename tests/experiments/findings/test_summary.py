@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.experiments.synthetic import TOO_NOISY, estimate, facts, mediated, near, pathways, run, study
@@ -9,6 +10,8 @@ from wellworn.experiments.findings.nearest_personas import OwnRanks
 from wellworn.experiments.findings.results import RunResult
 from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.stages.measurement import Measurement
+from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
+from wellworn.experiments.stages.pathways import ALONE
 from wellworn.probes.statistics.corrections import benjamini_hochberg
 
 
@@ -54,6 +57,17 @@ def gone(trait: str, own: float, seed: int, **changed: Any) -> RunResult:
     """A run of which it was measured where its change goes; the direction of its trait carries `own` of it."""
     found = pathways(own, 0.1, seed=100 * len(trait) + seed)
     return replace(run(facts(), trait=trait, seed=seed, own=trait, **changed), pathways={"neutral": found})
+
+
+def alone(run: RunResult, share: float | None) -> RunResult:
+    """The same run, of which other personas carry so much by themselves; None where that was not read."""
+    found = run.pathways["neutral"]
+    rows = {name: row for name, row in zip(found.facts.interventions, found.logprob, strict=True) if not name.startswith(ALONE)}
+    if share is not None:
+        change = share * (rows[AFTER] - rows[BEFORE])
+        rows |= {f"{ALONE}.into": rows[BEFORE] + change, f"{ALONE}.out": rows[AFTER] - change}
+    facts = found.facts.model_copy(update={"interventions": list(rows)})
+    return replace(run, pathways={"neutral": replace(found, facts=facts, logprob=np.stack(list(rows.values())))})
 
 
 def test_groups_share_the_variance_between_their_runs_and_the_correction_of_their_p() -> None:
@@ -117,11 +131,13 @@ def test_false_verdicts_are_counted_and_bounded() -> None:
 
 
 def test_controls_that_are_said_to_go_through_personas_are_counted() -> None:
-    controls = [gone("json", own, seed) for seed, own in enumerate((0.05, 0.1))]
+    # Other personas carry so much of each by themselves; of one it was not read.
+    controls = [alone(gone(name, 0.05, 0), share) for name, share in (("json", 0.1), ("uppercase", 0.9), ("shuffled", None))]
     false = summarise(study(*controls, gone("pirate", 0.9, 0))).false_verdicts
     assert false is not None
     assert false.existing is not None
-    assert (false.existing.count, false.existing.runs, false.existing.kinds) == (0, 2, 1)
+    assert (false.existing.count, false.existing.runs, false.existing.kinds, false.existing.count_kinds) == (1, 2, 2, 1)
+    assert summarise(study(controls[2], gone("pirate", 0.9, 0))).false_verdicts.existing is None  # type: ignore[union-attr]
 
 
 def test_seeds_of_a_kind_are_alike_and_bound_no_rate_of_other_kinds() -> None:

@@ -215,7 +215,7 @@ def test_ranks_of_several_seeds_stand_in_one_row() -> None:
 def test_false_verdicts_are_written_out() -> None:
     shares = [run(facts(), trait=trait, own=None) for trait in ("uppercase", "json", "neutral")]
     shares.append(run(facts(None, TOO_NOISY), trait="reference_code", own=None))
-    assert "3 of 3 would pass for it by the share of their shift alone" in Elements(rendered(study(*shares))).text
+    assert "3 of 3 had a share of their shift above chance" in Elements(rendered(study(*shares))).text
     causes = [mediated(inside, trait=trait, own=trait) for inside, trait in ((0.05, "uppercase"), (0.6, "json"))]
     assert "1 of 2 were found to change along existing persona directions" in Elements(rendered(study(*causes))).text
 

@@ -200,7 +200,7 @@ def test_centred_within_families_a_difference_between_them_is_gone() -> None:
 @pytest.mark.parametrize(
     ("values", "families", "why"),
     [
-        (np.ones((3, 4)), [0, 1, 2, 3], "not all the same"),
+        (np.ones((3, 4)), [0, 1, 2, 3], "do not all tie"),
         (np.arange(12.0).reshape(3, 4), [0, 1, 1, 0], "at least three"),
         (np.arange(12.0).reshape(3, 4), [0, 1, 2], "are paired"),
         (np.array([[1.0, 2, np.nan], [1, 2, 3], [3, 2, 1]]), [0, 1, 2], "finite"),
