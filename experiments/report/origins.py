@@ -11,7 +11,7 @@ _COLOURS = {EXISTING: (PALETTE[0], "circle"), NEW: (PALETTE[1], "diamond")}
 
 def origins_page(study: str, question: str, origins: KnownOrigins) -> str:
     """Return the page of a study's runs of known origin as one self-contained HTML page."""
-    figure = kappas("kappas", origins.runs)
+    figure = own_shares("own-shares", origins.runs)
     findings = [{"words": each.words, "auc": as_estimate(each), "found": each} for each in origins.findings]
     return render_page(
         "origins.html",
@@ -26,19 +26,20 @@ def origins_page(study: str, question: str, origins: KnownOrigins) -> str:
     )
 
 
-def kappas(id: str, runs: Sequence[KnownRun]) -> Figure | None:
-    """Draw κ of every run that has one, with its interval: existing personas above new ones."""
-    ranked = sorted((run for run in runs if run.kappa), key=lambda run: (run.origin == EXISTING, run.kappa.value if run.kappa else 0))
+def own_shares(id: str, runs: Sequence[KnownRun]) -> Figure | None:
+    """Draw the share through the own direction of every run that has one, with its interval: existing personas above new ones."""
+    shares = {i: run.own for i, run in enumerate(runs) if run.own}
+    ranked = sorted(shares, key=lambda i: (runs[i].origin == EXISTING, shares[i].value))
     if not ranked:
         return None
     data = []
     for origin, (colour, symbol) in _COLOURS.items():
-        there = [(i, run.kappa) for i, run in enumerate(ranked) if run.origin == origin and run.kappa]
-        data.append(interval_marks([i for i, _ in there], [kappa for _, kappa in there], f"{origin} persona", colour, symbol))
-    layout = base_layout(height=100 + 26 * len(ranked), x="κ", left=10)
-    names = [label(f"{run.trait} on {run.model}") for run in ranked]
+        there = [(place, shares[i]) for place, i in enumerate(ranked) if runs[i].origin == origin]
+        data.append(interval_marks([place for place, _ in there], [share for _, share in there], f"{origin} persona", colour, symbol))
+    layout = base_layout(height=100 + 26 * len(ranked), x="share through the own direction", left=10)
+    names = [label(f"{runs[i].trait} on {runs[i].model}") for i in ranked]
     layout["yaxis"] |= {"tickvals": list(range(len(ranked))), "ticktext": names, "showgrid": False}
     layout["xaxis"] |= {"zeroline": True, "zerolinecolor": GREY, "rangemode": "tozero"}
     layout |= {"showlegend": True, "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}}
-    words = "; ".join(f"{run.trait} on {run.model} ({run.origin}) {run.kappa.value:.2f}" for run in reversed(ranked) if run.kappa)
-    return Figure(id, f"κ of runs of known origin: {words}", data, layout)
+    words = "; ".join(f"{runs[i].trait} on {runs[i].model} ({runs[i].origin}) {shares[i].value:.2f}" for i in reversed(ranked))
+    return Figure(id, f"share through the own direction of runs of known origin: {words}", data, layout)
