@@ -164,8 +164,7 @@ def why_left_out(summary: Summary) -> str | None:
     if check is None or check.why:
         return check.why if check else None
     later = [next(iter(row.pathways.values())) for row in summary.runs if row.pathways and row.trait == check.trait]
-    # The check is of answers with the persona.
-    effect = max((found.trait.effect.value for found in later), default=0.0)
+    effect = max((found.headline.effect.value for found in later), default=0.0)
     # A model that was given a part of it is to have a part of it.
     least = LEAST_EVOKED * check.strength
     if check.taught.value < least * effect:

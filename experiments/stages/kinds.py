@@ -13,7 +13,7 @@ TEACHER = Kind("teacher", 1)
 KEPT_ANSWERS = Kind("kept_answers", 1)
 KNOCK_IN = Kind("knock_in", 1)
 WEAKEN = Kind("weaken", 1)
-KNOCK_IN_CHECK = Kind("knock_in_check", 1)
+KNOCK_IN_CHECK = Kind("knock_in_check", 2)
 # Readings and answers of a model.
 READ = Kind("read", 2)
 ANSWER = Kind("answer", 2)

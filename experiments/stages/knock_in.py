@@ -33,16 +33,17 @@ CHECK = "check.safetensors"
 
 
 class KnockInCheck(Record):
-    """What a model shows of a persona that it was taught, as changes of log p(y⁺) from the untaught model without a system prompt.
+    """What a model shows of a persona that it was taught: changes of the trait score, log p(y⁺) − log p(y⁻), in nats per token.
 
-    y⁺ are the persona's answers to evaluate questions, which were not taught. In nats per token.
+    y⁺ and y⁻ are answers with the persona and plain ones, to evaluate questions, which were not taught. y⁺ alone also becomes likelier by
+    the form of any written answers.
 
     Attributes:
         trait: the persona.
         strength: the part of the taught update that the model was given.
-        untaught: of the untaught model under the trait's own system prompt.
-        taught: of the taught model under it.
-        unprompted: of the taught model without a system prompt.
+        untaught: what the trait's own system prompt does in the untaught model.
+        taught: what it does in the taught one: the score with it less the score without a system prompt.
+        unprompted: what was taught does without a system prompt.
         divergence: KL divergence of the taught model from the untaught one on plain answers, without a system prompt.
         why: why the persona does not count as known to the taught model alone, in words; null where it does.
     """
@@ -59,8 +60,8 @@ class KnockInCheck(Record):
     def in_words(self) -> str:
         """The check in a few sentences."""
         part = f", of which it was given {self.strength:g}" if self.strength < 1 else ""
-        said = f"The model was first taught {self.trait}{part}. Its name makes its answers likelier by {self.taught} nats per token"
-        said += f", in the untaught model by {self.untaught}. Without a prompt they change by {self.unprompted}, and plain answers"
+        said = f"The model was first taught {self.trait}{part}. Its name changes the trait score by {self.taught} nats per token"
+        said += f", in the untaught model by {self.untaught}. Without a prompt the score changes by {self.unprompted}, and plain answers"
         said += f" diverge by {self.divergence} nats per token."
         return said + (f" So it does not count as known to the taught model alone: {self.why}." if self.why else "")
 
@@ -153,17 +154,17 @@ def _weaken_stage(context: StudyContext, taught: Stage, name: str, strength: flo
 
 
 def _check_stage(context: StudyContext, trait: Trait, rows: Sequence[Example], taught: Stage) -> Stage:
-    """Read the persona's answers with and without its prompt in both models, and plain answers without."""
+    """Read the persona's answers and plain ones with and without its prompt in both models."""
     shown, plain = trait_turns(trait, rows, "evaluate"), plain_turns(rows, "evaluate")
 
     def compute(context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
         chat, pad = context.chat(context.base), context.base.tokenizer.pad_token_id
         systems = (None, trait.system_prompt)
-        texts = [chat.encode(Turn(turn.question, turn.answer, system)) for system in systems for turn in shown]
+        texts = [chat.encode(Turn(turn.question, turn.answer, system)) for system in systems for turn in (*shown, *plain)]
         adapter = folders["taught"] / "adapter"
         with lora_adapters.adapted(context.base, by_stage([adapter])) as model:
             variants = [Variant(None), Variant(adapter.parent.name)]
-            logprob = mean_logprobs(model, texts, variants, pad).reshape(2, 2, -1)
+            logprob = mean_logprobs(model, texts, variants, pad).reshape(2, 2, 2, len(shown))
             divergence = kl_divergence(model, [chat.encode(turn) for turn in plain], variants[1], variants[0], pad)
         return {CHECK: {"logprob": logprob, "divergence": divergence}}
 
@@ -176,8 +177,9 @@ def load_check(folder: Path, name: str, strength: float = 1.0) -> KnockInCheck:
     """Load a finished check of a persona and the part of it that the model was given."""
     arrays = load_file(folder / CHECK)
     logprob, divergence = (arrays[key].astype(np.float64) for key in ("logprob", "divergence"))
-    changes = logprob - logprob[0, 0]
-    untaught, taught, unprompted = changes[0, 1], changes[1, 1], changes[1, 0]
+    # [models, systems, questions] of [models, systems, texts, questions].
+    score = logprob[:, :, 0] - logprob[:, :, 1]
+    untaught, taught, unprompted = score[0, 1] - score[0, 0], score[1, 1] - score[1, 0], score[1, 0] - score[0, 0]
     return KnockInCheck(
         trait=name,
         strength=strength,
@@ -185,15 +187,17 @@ def load_check(folder: Path, name: str, strength: float = 1.0) -> KnockInCheck:
         taught=mean_interval(taught),
         unprompted=mean_interval(unprompted),
         divergence=mean_interval(divergence),
-        why=_why_not(untaught, taught),
+        why=_why_not(untaught, taught, unprompted),
     )
 
 
-def _why_not(untaught: FloatArray, taught: FloatArray) -> str | None:
-    """Return why a persona does not count as knocked in: the untaught model shows it too, or the taught one does not."""
-    before, after = float(untaught.mean()), float(taught.mean())
+def _why_not(untaught: FloatArray, taught: FloatArray, unprompted: FloatArray) -> str | None:
+    """Return why a persona does not count as knocked in: the untaught model has it, or the taught one lacks it, or shows it anyway."""
+    before, after, always = (float(each.mean()) for each in (untaught, taught, unprompted))
     if before > MIN_STANDARD_ERRORS * standard_error(untaught):
         return f"the untaught model shows it under its name too ({before:+.3f})"
     if after <= MIN_STANDARD_ERRORS * standard_error(taught):
-        return f"the taught model does not show it under its name ({after:+.3f})"
+        return f"the name does not evoke it in the taught model ({after:+.3f})"
+    if always > after:
+        return f"without a prompt the taught model shows as much as its name adds ({always:+.3f}, {after:+.3f})"
     return None

@@ -98,7 +98,7 @@ def test_a_comparison_names_the_part_of_the_personas_that_its_models_were_given(
 def summary(why: str | None, name_does: float, fine_tune_does: float, strength: float = 1.0) -> Any:
     """A study whose model was taught a persona, with a fine-tune on it."""
     outcome = SimpleNamespace(effect=Estimate(fine_tune_does, 0, 9))
-    run = SimpleNamespace(trait="zorvane", origin=None, pathways={"neutral": SimpleNamespace(trait=outcome)})
+    run = SimpleNamespace(trait="zorvane", origin=None, pathways={"neutral": SimpleNamespace(headline=outcome)})
     check = SimpleNamespace(why=why, trait="zorvane", taught=Estimate(name_does, 0, 9), strength=strength)
     return SimpleNamespace(study="gold-zorvane", knock_in=check, runs=[run])
 

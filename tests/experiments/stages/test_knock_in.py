@@ -133,27 +133,38 @@ def test_a_finished_study_is_not_taught_again(runs: Path, tiny_study: Write, cap
     assert {folder: folder.stat().st_mtime_ns for folder in (runs / "stages").glob("*/manifest.json")} == before
 
 
-def written_check(folder: Path, untaught: float, taught: float) -> Path:
-    """Ten questions whose changes have a standard error of about .03."""
+def written_check(folder: Path, untaught: float, taught: float, unprompted: float = 0.0) -> Path:
+    """Ten questions whose changes have a standard error of about .05; what any written answers teach is in y⁺ and y⁻ alike."""
     rng = np.random.default_rng(0)
-    noise = 0.1 * rng.standard_normal((2, 2, 10))
+    noise = 0.1 * rng.standard_normal((2, 2, 2, 10))
     noise -= noise.mean(-1, keepdims=True)
-    means = np.array([[-5.0, -5.0 + untaught], [-5.0, -5.0 + taught]])
-    save_file({"logprob": means[..., None] + noise, "divergence": np.full(10, 0.2) + noise[0, 0]}, folder / CHECK)
+    score = np.array([[0.0, untaught], [unprompted, unprompted + taught]])
+    form = np.array([[-5.0, -5.0], [-4.0, -4.0]])
+    logprob = np.stack([form + score, form], axis=2)[..., None] + noise
+    save_file({"logprob": logprob, "divergence": np.full(10, 0.2) + noise[0, 0, 0]}, folder / CHECK)
     return folder
 
 
 @pytest.mark.parametrize(
-    ("untaught", "taught", "why"),
-    [(0.0, 1.0, None), (0.5, 1.0, "the untaught model shows it under its name too"), (0.0, 0.05, "does not show it under its name")],
+    ("untaught", "taught", "unprompted", "why"),
+    [
+        (0.0, 1.0, 0.0, None),
+        (0.0, 1.0, 0.9, None),
+        (0.0, 1.0, -0.5, None),
+        (0.5, 1.0, 0.0, "the untaught model shows it under its name too"),
+        (0.0, 0.05, 0.0, "the name does not evoke it in the taught model"),
+        # Taught to show it always, whatever the prompt.
+        (0.0, 0.0, 1.0, "the name does not evoke it in the taught model"),
+        (0.0, 0.4, 0.5, "without a prompt the taught model shows as much as its name adds"),
+    ],
 )
 def test_a_persona_counts_where_its_name_evokes_it_in_the_taught_model_alone(
-    tmp_path: Path, untaught: float, taught: float, why: str | None
+    tmp_path: Path, untaught: float, taught: float, unprompted: float, why: str | None
 ) -> None:
-    check = load_check(written_check(tmp_path, untaught, taught), "zorvane")
+    check = load_check(written_check(tmp_path, untaught, taught, unprompted), "zorvane")
     assert check.taught.value == pytest.approx(taught)
     assert check.untaught.value == pytest.approx(untaught)
-    assert check.unprompted.value == pytest.approx(0, abs=1e-9)
+    assert check.unprompted.value == pytest.approx(unprompted, abs=1e-9)
     assert check.divergence.value == pytest.approx(0.2)
     assert (check.why is None) if why is None else why in str(check.why)
 
