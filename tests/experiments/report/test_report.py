@@ -220,6 +220,16 @@ def test_false_verdicts_are_written_out() -> None:
     assert "1 of 2 were found to change along existing persona directions" in Elements(rendered(study(*causes))).text
 
 
+def test_what_runs_share_of_their_variance_is_shown() -> None:
+    shares = {"pirate": (0.30, 0.34, 0.38), "poetic": (0.40, 0.44, 0.48)}
+    runs = [
+        replace(run(facts(), trait=trait, seed=seed, own=trait), pathways={"neutral": pathways(own, 0.1, seed=10 * len(trait) + seed)})
+        for trait, each in shares.items()
+        for seed, own in enumerate(each)
+    ]
+    assert "varies between runs is pooled over 2 groups of runs: a standard deviation of 0." in Elements(rendered(study(*runs))).text
+
+
 def test_projected_shifts_are_shown_where_there_are_enough_traits() -> None:
     html = rendered(study(*doses()))
     section = html[html.index('<section id="projected-shift">') :]
