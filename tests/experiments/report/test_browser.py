@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from tests.experiments.stages.test_own_answers import speaking
 from tests.experiments.synthetic import HOSTILE, NO_OTHER_SEED, TOO_NOISY, facts, mediated, pathways, run, study
 from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.report.page import page
@@ -48,6 +49,10 @@ HIDDEN_CELLS = """() => [...document.querySelectorAll('th, td')].flatMap((cell) 
 # Whatever is wider than the page must scroll by itself.
 TOO_WIDE = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
+# Answers side by side become answers below one another, each as wide as the page.
+NARROW_ANSWERS = """() => [...document.querySelectorAll('.answers td')]
+    .filter((cell) => cell.getBoundingClientRect().width < 0.8 * document.documentElement.clientWidth).map((cell) => cell.textContent)"""
+
 EMPTY_PLOTS = "() => [...document.querySelectorAll('.plot')].filter((plot) => !plot.querySelector('svg.main-svg')).map((plot) => plot.id)"
 
 
@@ -57,7 +62,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lone = run(facts(neutral=False, effect=False), trait="neutral", own=None, missing={"share": NO_OTHER_SEED, "verdict": NO_OTHER_SEED})
     plain = run(None, trait=None, arm="base", own=None)
     traits = [replace(mediated(0.6, seed=seed), pathways={"neutral": pathways(0.4, 0.15, seed)}) for seed in range(3)]
-    noisy = replace(noisy, pathways={"neutral": pathways(0.02, -0.1, effect=0.2), "base": pathways(0.1, 0.1, effect=1e-4)})
+    noisy = replace(
+        noisy,
+        own_answers=speaking(0.6, 0.3).own_answers,
+        pathways={"neutral": pathways(0.02, -0.1, effect=0.2), "base": pathways(0.1, 0.1, effect=1e-4)},
+    )
     results = study(*traits, noisy, lone, plain)
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(page(results, summarise(results)))
@@ -111,6 +120,13 @@ def test_every_cell_can_be_read(opened: "tuple[Page, list[str]]") -> None:
 
 def test_the_page_never_scrolls_sideways(opened: "tuple[Page, list[str]]") -> None:
     assert opened[0].evaluate(TOO_WIDE) == 0
+
+
+def test_answers_are_as_wide_as_a_narrow_page(opened: "tuple[Page, list[str]]") -> None:
+    view, _ = opened
+    assert view.locator("#own-answers .answers td").count() >= 4
+    if view.viewport_size["width"] == min(WIDTHS):  # type: ignore[index]
+        assert view.evaluate(NARROW_ANSWERS) == []
 
 
 def test_the_answer_is_on_the_first_screen(opened: "tuple[Page, list[str]]") -> None:
