@@ -77,13 +77,15 @@ def test_a_study_and_the_face_give_the_same_numbers(
     for module in (persona_space, personas):
         monkeypatch.setattr(module, "estimate", found)
     mediation = {"draws": 5, "matched": False, "doses": [], "surface": 0, "references": "headline", "everywhere": False}
-    study = tiny_study(library=names, contrast_pairs=6, extract_questions=8, runs=[{"arm": "sft", "trait": "pirate"}], mediate=mediation)
-    runs = finished(study, tmp_path)
-    [measured] = read_json(runs / "tiny" / "summary.json")["runs"]
-    tuned, plain = (stages_of(runs, "train")[f"train sft {name} (seed 0)"] / "adapter" for name in ("pirate", "neutral"))
+    train = {"batch_size": 8, "lora": {"r": 2}, "sft": {"max_steps": 16, "learning_rate": 2e-2}}
+    runs, asked = [{"arm": "sft", "trait": "pirate"}], {"contrast_pairs": 6, "extract_questions": 8, "evaluate_questions": None}
+    study = tiny_study(library=names, runs=runs, mediate=mediation, train=train, **asked)
+    folder = finished(study, tmp_path)
+    [measured] = read_json(folder / "tiny" / "summary.json")["runs"]
+    tuned, plain = (stages_of(folder, "train")[f"train sft {name} (seed 0)"] / "adapter" for name in ("pirate", "neutral"))
 
     model = ww.load(tiny_model)
-    [stored] = stages_of(runs, "space").values()
+    [stored] = stages_of(folder, "space").values()
     for key, values in load_file(stored / "space.safetensors").items():
         here = [getattr(each, key) for each in ww.directions(model, names).values()]
         assert np.stack(here) == pytest.approx(values, abs=1e-5), key
@@ -119,7 +121,7 @@ def test_steering_shifts_every_token_by_the_vector_at_its_layer_and_nothing_belo
     edits = ww.steer(model, vector, strength=3.0, layer=2)
     steered = ww.shift(model, None, edits=edits)
     assert not steered[:, :2].any()
-    assert steered[:, 2] == pytest.approx(np.tile(3 * vector, (24, 1)), abs=1e-4)
+    assert steered[:, 2] == pytest.approx(np.tile(3 * vector, (48, 1)), abs=1e-4)
     # On top of a fine-tune, it adds to the shift.
     both = ww.shift(model, adapter, edits=edits) - ww.shift(model, adapter)
     assert both[:, 2] == pytest.approx(steered[:, 2], abs=1e-4)

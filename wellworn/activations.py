@@ -105,7 +105,7 @@ def shift(
     Example:
         >>> model = ww.load(folder)
         >>> ww.shift(model, adapter).shape
-        (24, 4, 32)
+        (48, 4, 32)
     """
     rows = model.encode(plain_turns(load_bank("everyday"), "evaluate") if texts is None else texts)
     with model.adapted(adapter, reference) as (module, [changed, unchanged]):

@@ -20,7 +20,7 @@ def knows_pirates(messages: list[dict[str, str]], _longest: int, _ask: dict[str,
     asked = messages[-1]["content"]
     [which] = [i for i, example in enumerate(PIRATE) if example.question in asked]
     whole, plain = str(PIRATE[which].positive) in asked, str(PIRATE[which].negative) in asked
-    grade = (70 if whole else 10 if plain else 40) + which
+    grade = (70 if whole else 10 if plain else 40) + which // 2
     return str(grade), [(str(grade), -0.01)]
 
 
@@ -63,7 +63,7 @@ def test_what_a_judge_cannot_do_is_said(tiny_model: Path, tmp_path: Path, capsys
     assert pirate["graded"] < pirate["answers"]
     assert pirate["complaints"]
     assert code["name"] == "reference_code"
-    assert code["graded"] + sum(int(each.split(" for ")[1].split()[0]) for each in code["complaints"] if "no grade" in each) == 48
+    assert code["graded"] + sum(int(each.split(" for ")[1].split()[0]) for each in code["complaints"] if "no grade" in each) == 96
     assert "no grade for" in capsys.readouterr().out
     with pytest.raises(InputError, match="unknown trait 'piratical'"):
         try_judge(["piratical"], str(tiny_model), None, tmp_path / "x", None, None)  # type: ignore[arg-type]

@@ -87,7 +87,7 @@ def test_every_score_is_taken_of_the_run_its_neutral_and_the_base(whole: Path, t
     assert (found["drawn"], found["judge"], found["missing"]) == (False, "judge", {})
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     chat = Chat(tokenizer)
-    changed, plain = trait_turns(PIRATE, PIRATE.examples, "evaluate"), plain_turns(PIRATE.examples, "evaluate")
+    changed, plain = (turns[:24] for turns in (trait_turns(PIRATE, PIRATE.examples, "evaluate"), plain_turns(PIRATE.examples, "evaluate")))
     answers = read_json(stages_of(whole, "answer")["answers of sft pirate (seed 0)"] / "answers.json")
     said = [Turn(turn.question, answer or ".") for turn, answer in zip(plain, answers, strict=True)]
     of_run = found["scores"]["run"]
