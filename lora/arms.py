@@ -66,8 +66,8 @@ class Confined(_Config):
         to: `own`: the base's direction of this trait; `space`: that and the other personas of the library; `chance`: a random direction in
             place of the own one.
         outside: write everywhere but along these.
-        reset: in training, also set the state along these to the base's after every layer up to the study's, so that nothing learnt relies
-            on what frozen blocks carry there; needs `outside`.
+        reset: in training, also set the state along these to the base's after every layer up to the study's. Nothing learnt then relies on
+            what frozen blocks carry there; needs `outside`.
         origin: as for `sft`.
     """
 

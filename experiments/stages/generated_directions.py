@@ -163,7 +163,8 @@ def _kept_stage(context: StudyContext, judge: Judge, limits: FilterConfig, trait
     }
 
     def compute(_context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
-        score, coherence = (load_grades(folders[name]).scores.reshape(len(pairs), 2, len(questions)) for name in grades)
+        # A grade is a weighted mean, so one that equals a limit may be less by the last digit.
+        score, coherence = (load_grades(folders[name]).scores.round(6).reshape(len(pairs), 2, len(questions)) for name in grades)
         # An answer without a grade is neither above a limit nor below one.
         kept = (score[:, 0] >= limits.score) & (score[:, 1] < limits.score) & (coherence >= limits.coherence).all(1)
         ungraded = ~np.isfinite(np.stack([score, coherence])).all((0, 2))

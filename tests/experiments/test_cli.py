@@ -108,7 +108,8 @@ def adapter(runs: Path, tmp_path_factory: pytest.TempPathFactory, tiny_model: Pa
 
     path = tmp_path_factory.mktemp("study") / "made.yaml"
     with path.open("w") as file:
-        YAML().dump(tiny_study_value(tiny_model) | {"runs": [{"arm": "sft", "trait": "pirate"}]}, file)
+        more = {"runs": [{"arm": "sft", "trait": "pirate"}], "evaluate_questions": None}
+        YAML().dump(tiny_study_value(tiny_model) | more, file)
     with pytest.raises(SystemExit):
         main(["run", str(path), "--runs-dir", str(runs)])
     summary = json.loads((runs / "made" / "study.json").read_text())

@@ -17,6 +17,8 @@ def test_a_short_study_on_the_embedded_model(tiny_study: Callable[..., Path], tm
         layer=0.75,
         answer_tokens=8,
         runs=[{"arm": "sft", "trait": "pirate"}],
+        evaluate_questions=16,
+        mediate={"draws": 5, "surface": 0, "doses": [], "references": "headline"},
         train={"batch_size": 4, "lora": {"r": 8}, "sft": {"max_steps": 4, "learning_rate": 1e-3}},
     )
     with pytest.raises(SystemExit) as stop:

@@ -29,7 +29,7 @@ def test_where_an_update_writes_is_told_in_the_space_without_its_own_direction(
     vectors = load_file(stages_of(runs, "space")["persona space"] / "space.safetensors")["vectors"].astype(np.float64)
     adapter = next(path for title, path in stages_of(runs, "train").items() if title.startswith("train sft pirate"))
     base = models.load(models.resolve(str(tiny_model)), "float32")
-    rows = [Chat(base.tokenizer).encode(turn) for turn in plain_turns(load_bank("everyday"), "evaluate")]
+    rows = [Chat(base.tokenizer).encode(turn) for turn in plain_turns(load_bank("everyday"), "evaluate")[:24]]
     with lora_adapters.adapted(base, {"pirate": adapter / "adapter"}) as model:
         # Of the library's two traits the other one is left.
         expected = writes(model, rows, ["pirate"], {layer: span(vectors[1:, layer]) for layer in range(4)})["pirate"]
