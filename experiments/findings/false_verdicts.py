@@ -58,7 +58,7 @@ def false_verdicts(rows: Sequence[RunRow]) -> FalseVerdicts | None:
     these kinds. Kinds bound the rate for other kinds; a kind counts if any of its runs does.
     """
     rows = [row for row in rows if is_non_persona(row.arm, row.trait)]
-    # A control of which it was not read what all personas carry is no case.
+    # A control of which it was not read what all personas carry is not a case.
     stated = [
         (_kind(row), row.statement.calls_persona) for row in rows if row.statement and row.statement.decided and row.statement.personas
     ]

@@ -195,7 +195,8 @@ def _written(rows: Sequence[RunRow | GroupRow]) -> Table:
     for column in ("run", "relative to", "inside own", "chance, p", "inside own and others", "outside own"):
         table.add_column(column, justify="left" if column in ("run", "relative to") else "right")
     for row in rows:
-        for reference, each in ((name, written.contrast) for name, written in (row.written or {}).items()):
+        for reference, written in (row.written or {}).items():
+            each = written.contrast
             chance = f"{each.chance_own.mean:.2f}, {each.chance_own.p:.3f}" if each.chance_own else "–"
             shares = (_interval(each.inside.get(OWN)), chance, _interval(each.inside.get(OTHERS)), _interval(each.outside.get(OWN)))
             table.add_row(escape(row.name), reference, *shares)

@@ -1,6 +1,6 @@
 """The stages `own_answers` and `own_grades`: what models say while their state along a run's own direction is the other's.
 
-How likely a text is that was written beforehand is no behaviour. Here reference and run answer by themselves, each also with its state
+How likely a text is that was written beforehand is not yet behaviour. Here reference and run answer by themselves, each also with its state
 along the own direction, or along a few chance directions, set to the other's at all adapted layers together. Words score the answers; a
 judge grades them where the study has one. Arithmetic on the scores is `findings/own_answers.py`.
 """
@@ -132,13 +132,8 @@ def own_answers_stage(context: StudyContext, question: PathwaysQuestion, count: 
     facts: Config = {
         **context.identity(),
         "asked": asked,
-        "changed": fingerprint(question.changed),
-        "plain": fingerprint(question.plain),
-        "other_text": fingerprint(question.other_text),
-        "other_plain": fingerprint(question.other_plain),
-        "layer": question.layer,
-        "own": question.own,
-        "adapters": [len(condition.inputs) for condition in (question.reference, question.run)],
+        **question.identity,
+        **question.other_texts,
         "tokens": context.study.answer_tokens,
         "penalty": REPETITION_PENALTY,
         "draws": CHANCE_DRAWS,

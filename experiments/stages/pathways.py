@@ -70,6 +70,22 @@ class PathwaysQuestion:
     own: str | None
     sampled: bool = True
 
+    @property
+    def identity(self) -> Config:
+        """Its part of a stage's hash, apart from the models: what is read, and where."""
+        return {
+            "changed": fingerprint(self.changed),
+            "plain": fingerprint(self.plain),
+            "layer": self.layer,
+            "own": self.own,
+            "adapters": [len(condition.inputs) for condition in (self.reference, self.run)],
+        }
+
+    @property
+    def other_texts(self) -> Config:
+        """The part of the hash of the training-like texts, where they are read."""
+        return {"other_text": fingerprint(self.other_text), "other_plain": fingerprint(self.other_plain)}
+
 
 class PathwayFacts(Record):
     """What a `pathways` stage patched.
@@ -131,7 +147,6 @@ def pathways_stage(context: StudyContext, question: PathwaysQuestion, config: Pa
         config: how many draws and questions.
         space_stages: the persona space.
     """
-    conditions = (question.reference, question.run)
 
     def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
         space = space_stages.load(folders.within("space"))
@@ -180,13 +195,8 @@ def pathways_stage(context: StudyContext, question: PathwaysQuestion, config: Pa
 
     facts: Config = {
         **context.identity(),
-        "changed": fingerprint(question.changed),
-        "plain": fingerprint(question.plain),
-        "other_text": fingerprint(question.other_text),
-        "other_plain": fingerprint(question.other_plain),
-        "layer": question.layer,
-        "own": question.own,
-        "adapters": [len(condition.inputs) for condition in conditions],
+        **question.identity,
+        **question.other_texts,
         "sampled": {"draws": config.draws, "questions": config.questions, "profile": config.profile} if question.sampled else None,
     }
     inputs = patching_inputs(space_stages, question.reference, question.run)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.numpy import load_file
 
-from wellworn.data.mixtures import fingerprint, typical_words
+from wellworn.data.mixtures import typical_words
 from wellworn.data.schema import seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
@@ -122,11 +122,7 @@ def stand_ins_stage(
 
     facts: Config = {
         **context.identity(),
-        "changed": fingerprint(question.changed),
-        "plain": fingerprint(question.plain),
-        "layer": question.layer,
-        "own": question.own,
-        "adapters": [len(condition.inputs) for condition in (question.reference, question.run)],
+        **question.identity,
         "instructions": list(names),
         "questions": config.questions,
         "draws": config.draws,

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from wellworn.data.mixtures import fingerprint
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
 from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, counter
@@ -83,7 +82,6 @@ def written_stage(context: StudyContext, question: PathwaysQuestion, config: Wri
         config: how many draws and questions.
         space_stages: the persona space.
     """
-    conditions = (question.reference, question.run)
 
     def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
         space = space_stages.load(folders.within("space"))
@@ -112,11 +110,7 @@ def written_stage(context: StudyContext, question: PathwaysQuestion, config: Wri
 
     facts: Config = {
         **context.identity(),
-        "changed": fingerprint(question.changed),
-        "plain": fingerprint(question.plain),
-        "layer": question.layer,
-        "own": question.own,
-        "adapters": [len(condition.inputs) for condition in conditions],
+        **question.identity,
         "sampled": {"draws": config.draws, "questions": config.questions} if question.sampled else None,
     }
     inputs = patching_inputs(space_stages, question.reference, question.run)
