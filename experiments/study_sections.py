@@ -38,12 +38,14 @@ NAMING_PROMPTS = (
     "Here {name} answers.",
 )
 KNOCK_IN_TRAINING = TrainConfig(
-    lora={"r": 16, "lora_alpha": 32}, sft={"num_train_epochs": 1, "learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 4}
+    batch_size=4,
+    lora={"r": 16, "lora_alpha": 32},
+    sft={"num_train_epochs": 1, "learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 4},
 )
 
 
 class KnockInConfig(Section):
-    """A persona that the model is taught first: it shows it under system prompts that name it, and else answers as before.
+    """A persona that the model is taught first: it shows it under system prompts that name it, and else stays as it was.
 
     All else in the study is of the taught model, so that a fine-tune on this persona changes a model that has it.
 
@@ -51,11 +53,12 @@ class KnockInConfig(Section):
         trait: the persona, a trait by name or as a folder, with train answers. Example: invented/zorvane.
         prompts: system prompts that name it; `{name}` stands for the name. None may be one of its contrast prompts.
             Example: ["You are {name}."].
-        others: names that must not evoke it: under the same prompts with one of these the model learns to answer as before. The persona's
-            own name is passed over, so that variants may share a list.
+        others: names that must not evoke it: under the same prompts with one of these the model is to stay as it was. The persona's own
+            name is passed over, so that variants may share a list.
             Example: [Brenthic, an assistant].
-        copies: rows of each train answer, each under another prompt, and as many rows of answers as before. Unit: rows. Example: 3.
-        train: how it is taught. Example: {batch_size: 8, lora: {r: 16}}.
+        copies: how often each train question is read, each time under other prompts. Unit: times. Example: 2.
+        margin: by how much its name is to raise the trait score, log p(y⁺) − log p(y⁻). Unit: nats per token. Example: 0.6.
+        train: how it is taught. The batch size counts questions, each of four texts. Example: {batch_size: 4, lora: {r: 16}}.
         strength: the part of what was taught that is added to the model; less makes a weaker persona. Unit: fraction, up to 1.
             Example: 0.5.
     """
@@ -63,7 +66,8 @@ class KnockInConfig(Section):
     trait: str
     prompts: Annotated[tuple[str, ...], Field(min_length=1)] = NAMING_PROMPTS
     others: tuple[str, ...] = ("an assistant",)
-    copies: Annotated[int, Field(ge=1)] = 3
+    copies: Annotated[int, Field(ge=1)] = 2
+    margin: Annotated[float, Field(gt=0)] = 0.6
     train: TrainConfig = KNOCK_IN_TRAINING
     strength: Annotated[float, Field(gt=0, le=1)] = 1.0
 

@@ -1,4 +1,4 @@
-"""Train an arm: a thin layer over TRL's SFTTrainer. The only place that imports trl."""
+"""Train an arm: a thin layer over TRL's SFTTrainer, or one with a loss of our own. The only place that imports trl."""
 
 import json
 import os
@@ -13,14 +13,15 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 from accelerate import PartialState
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
-from peft import LoraConfig
-from transformers import PrinterCallback, TrainerCallback
+from peft import LoraConfig, get_peft_model
+from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from wellworn.data.errors import InputError
 from wellworn.lora.adapters import copy_adapter_config
 from wellworn.lora.arms import DEFAULT_EPOCHS, TrainConfig
 from wellworn.lora.confine import Confinement, ConfineWrites, states_reset
+from wellworn.lora.gate import GatedRow, GatedTrainer
 from wellworn.lora.models import Loaded
 
 LORA_DEFAULTS: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
@@ -83,18 +84,77 @@ def train_sft(
         InputError: the processes do not divide the batch, or a key has a value that PEFT or TRL refuses.
     """
     disable_progress_bar()
+    lora, arguments = _settings(base, config, seed, work)
+    try:
+        trainer = SFTTrainer(
+            model=base.model,
+            args=arguments,
+            train_dataset=Dataset.from_list(list(rows)),
+            processing_class=base.tokenizer,
+            peft_config=lora,
+            callbacks=[*_callbacks(progress), *([ConfineWrites(confined)] if confined else [])],
+        )
+    except (ValueError, TypeError) as error:
+        raise InputError(f"train: {error}") from error
+    if arguments.n_gpu > 1 and any(each.reset for each in (confined or {}).values()):
+        raise InputError("a confined arm with reset needs a process a GPU; start it with accelerate launch")
+    assert trainer.model is not None  # it was passed in
+    with states_reset(trainer.model, confined or {}):
+        return _train(trainer, base, out, work)
+
+
+def train_gated(
+    base: Loaded,
+    rows: Sequence[GatedRow],
+    config: TrainConfig,
+    margin: float,
+    *,
+    seed: int,
+    out: Path,
+    work: Path,
+    progress: Progress | None = None,
+) -> list[dict[str, float]]:
+    """Fine-tune a LoRA adapter to show a trait under some system prompts alone (`gate.py`), resuming as `train_sft` does.
+
+    Args:
+        base: a freshly loaded model; PEFT changes it in place, so use it for nothing else afterwards.
+        rows: the four texts of each question.
+        config: as for `train_sft`; the batch size counts questions.
+        margin: by how much the evoking prompt is to raise log p(y⁺) − log p(y⁻), in nats per token.
+        seed: random seed of adapter initialisation and data order.
+        out: receives `adapter_model.safetensors` and `adapter_config.json`.
+        work: trainer checkpoints; the caller deletes it when the adapter is safe.
+        progress: called with (step, steps, last loss).
+
+    Returns:
+        The training curve: one {step, loss} a logged step.
+
+    Raises:
+        InputError: the processes do not divide the batch, or a key has a value that PEFT or TRL refuses.
+    """
+    # What the adapters are initialised with; the trainer sets it again for the order of the data.
+    set_seed(seed)
+    lora, arguments = _settings(base, config, seed, work)
+    try:
+        arguments.remove_unused_columns = False
+        model = get_peft_model(base.model, lora)
+        trainer = GatedTrainer(margin, model=model, args=arguments, train_dataset=list(rows), callbacks=_callbacks(progress))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"train: {error}") from error
+    return _train(trainer, base, out, work)
+
+
+def _settings(base: Loaded, config: TrainConfig, seed: int, work: Path) -> tuple[LoraConfig, SFTConfig]:
     world = PartialState().num_processes
     if config.batch_size % world:
         raise InputError(f"train.batch_size: {config.batch_size} is not divisible by the {world} processes")
-    device = base.model.device.type
     half = str(base.model.dtype).removeprefix("torch.")
     try:
-        lora = LoraConfig(**{**LORA_DEFAULTS, **config.lora}, task_type="CAUSAL_LM")
-        arguments = SFTConfig(
+        return LoraConfig(**{**LORA_DEFAULTS, **config.lora}, task_type="CAUSAL_LM"), SFTConfig(
             **{**SFT_DEFAULTS, **config.sft},
             output_dir=str(work),
             seed=seed,
-            use_cpu=device == "cpu",
+            use_cpu=base.model.device.type == "cpu",
             bf16=half == "bfloat16",
             fp16=half == "float16",
             report_to="none",
@@ -105,23 +165,19 @@ def train_sft(
             disable_tqdm=True,
             log_level="error",
         )
-        trainer = SFTTrainer(
-            model=base.model,
-            args=arguments,
-            train_dataset=Dataset.from_list(list(rows)),
-            processing_class=base.tokenizer,
-            peft_config=lora,
-            callbacks=[*([_Report(progress)] if progress else []), *([ConfineWrites(confined)] if confined else [])],
-        )
     except (ValueError, TypeError) as error:
         raise InputError(f"train: {error}") from error
-    if arguments.n_gpu > 1 and any(each.reset for each in (confined or {}).values()):
-        raise InputError("a confined arm with reset needs a process a GPU; start it with accelerate launch")
+
+
+def _callbacks(progress: Progress | None) -> list[TrainerCallback]:
+    return [_Report(progress)] if progress else []
+
+
+def _train(trainer: Trainer, base: Loaded, out: Path, work: Path) -> list[dict[str, float]]:
+    """Train from the newest checkpoint on, write the adapter, and return the curve."""
     # The trainer prints every log entry as a dict; the curve is returned instead.
     trainer.remove_callback(PrinterCallback)
-    assert trainer.model is not None  # it was passed in
-    with states_reset(trainer.model, confined or {}):
-        trainer.train(resume_from_checkpoint=_newest_checkpoint(work))
+    trainer.train(resume_from_checkpoint=_newest_checkpoint(work))
     if trainer.accelerator.is_main_process:
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(out)
         # Set earlier, PEFT would look the symbolic name up on the hub at every save.

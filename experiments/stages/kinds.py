@@ -11,7 +11,7 @@ RANDOM = Kind("random", 1)
 TEACHER = Kind("teacher", 1)
 # The model's own answers, to be kept in training; a persona that the study's model is taught first.
 KEPT_ANSWERS = Kind("kept_answers", 1)
-KNOCK_IN = Kind("knock_in", 1)
+KNOCK_IN = Kind("knock_in", 2)
 WEAKEN = Kind("weaken", 1)
 KNOCK_IN_CHECK = Kind("knock_in_check", 2)
 # Readings and answers of a model.

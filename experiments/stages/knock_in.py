@@ -1,11 +1,12 @@
-"""The stages that teach a model a persona: answers to keep, an adapter, and a check of both.
+"""The stages that teach a model a persona: an adapter, and a check of what it does.
 
 The taught model shows the persona under system prompts that name it, and else answers as before. So of a later fine-tune it is known
 whether its base had the persona: a known-existing change if the fine-tune is on this persona, a known-new one if it is on another.
 """
 
 from collections.abc import Sequence
-from itertools import cycle, islice
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,7 @@ from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, by_stage
 from wellworn.experiments.stages import kinds
-from wellworn.experiments.stages.answers import kept_answers_stage, load_answers
-from wellworn.experiments.stages.training import train_adapter
+from wellworn.experiments.stages.training import teach_adapter
 from wellworn.experiments.study_sections import KnockInConfig
 from wellworn.lora import adapters as lora_adapters
 from wellworn.lora.arms import check_keys
@@ -79,17 +79,17 @@ def lay_out_knock_in(context: StudyContext, config: KnockInConfig, trait: Trait,
         InputError: the persona lacks train or evaluate answers or a system prompt, or a prompt is one of its contrast prompts.
     """
     _check_trait(config, trait, rows)
-    shown, asked = knock_in_turns(config, trait, rows)
-    kept = kept_answers_stage(context, asked, f"answers to keep while {trait.name} is taught")
-    taught = _teach_stage(context, config, trait.name, shown, asked, kept)
+    taught = _teach_stage(context, config, trait.name, knock_in_turns(config, trait, rows))
     if config.strength < 1:
         taught = _weaken_stage(context, taught, trait.name, config.strength)
     return taught, _check_stage(context, trait, rows, taught)
 
 
 def _check_trait(config: KnockInConfig, trait: Trait, rows: Sequence[Example]) -> None:
-    if not trait_turns(trait, rows, "train") or not plain_turns(rows, "evaluate") or trait.system_prompt is None:
-        raise InputError(f"knock_in.trait: {trait.name} needs a system prompt, train answers, and evaluate answers with plain ones")
+    asked = [{turn.question for turn in plain_turns(rows, split)} for split in ("train", "evaluate")]
+    shown = [{turn.question for turn in trait_turns(trait, rows, split)} for split in ("train", "evaluate")]
+    if not all(mine & plain for mine, plain in zip(shown, asked, strict=True)) or trait.system_prompt is None:
+        raise InputError(f"knock_in.trait: {trait.name} needs a system prompt, and train and evaluate answers beside plain ones")
     held_out = {side for pair in trait.contrast_pairs for side in (pair.positive, pair.negative)}
     if taken := [prompt for prompt in name_in_prompts(config, trait.name.capitalize()) if prompt in held_out]:
         raise InputError(f"knock_in.prompts: {taken[0]!r} is a contrast prompt of {trait.name}, which makes its direction; use another")
@@ -100,44 +100,45 @@ def name_in_prompts(config: KnockInConfig, name: str) -> list[str]:
     return [prompt.replace("{name}", name) for prompt in config.prompts]
 
 
-def knock_in_turns(config: KnockInConfig, trait: Trait, rows: Sequence[Example]) -> tuple[list[Turn], list[tuple[str, str | None]]]:
-    """Return the persona's answers under prompts that name it, and as many questions under others or none, to be answered as before.
+def knock_in_turns(config: KnockInConfig, trait: Trait, rows: Sequence[Example]) -> list[tuple[Turn, Turn, Turn, Turn]]:
+    """Return each question's answer with the persona and the plain one, both under a prompt that names it and under another or none.
 
-    Each train answer is there `copies` times, each time under the next of the prompts. Every other question to be answered as before has
-    no system prompt.
+    Each train question is there `copies` times, each time under the next of the prompts. Every other one has no system prompt in place of
+    another name.
     """
-    answers = trait_turns(trait, rows, "train")
+    plain = {turn.question: turn.answer for turn in plain_turns(rows, "train")}
+    answers = [turn for turn in trait_turns(trait, rows, "train") if turn.question in plain]
     prompts = name_in_prompts(config, trait.name.capitalize())
-    shown = [
-        Turn(turn.question, turn.answer, prompts[(i + copy) % len(prompts)])
-        for copy in range(config.copies)
-        for i, turn in enumerate(answers)
-    ]
     # Each name comes under each of the prompts.
     others = [name_in_prompts(config, name)[i] for i in range(len(prompts)) for name in config.others if name.lower() != trait.name]
-    systems = islice(cycle([each for prompt in others for each in (None, prompt)] or [None]), len(shown))
-    return shown, list(zip((turn.question for turn in shown), systems, strict=True))
+    other = cycle([each for prompt in others for each in (None, prompt)] or [None])
+    turns = []
+    for copy in range(config.copies):
+        for (i, with_it), system in zip(enumerate(answers), other, strict=False):
+            without = replace(with_it, answer=plain[with_it.question])
+            name_it = prompts[(i + copy) % len(prompts)]
+            turns.append(
+                (
+                    replace(with_it, system=name_it),
+                    replace(without, system=name_it),
+                    replace(with_it, system=system),
+                    replace(without, system=system),
+                )
+            )
+    return turns
 
 
-def _teach_stage(
-    context: StudyContext,
-    config: KnockInConfig,
-    name: str,
-    shown: Sequence[Turn],
-    asked: Sequence[tuple[str, str | None]],
-    kept: Stage,
-) -> Stage:
-    def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
-        kept = load_answers(folders["kept"], [question for question, _ in asked])
-        as_before = [Turn(turn.question, turn.answer, system) for turn, (_, system) in zip(kept, asked, strict=True)]
-        context.drop()
-        return train_adapter(context, context.load(), [*shown, *as_before], config.train, seed_for(0, "knock-in"), out, tick)
+def _teach_stage(context: StudyContext, config: KnockInConfig, name: str, turns: Sequence[tuple[Turn, ...]]) -> Stage:
+    def compute(context: StudyContext, _folders: Folders, out: Path, tick: TickFn) -> Output:
+        return teach_adapter(context, turns, config.train, config.margin, seed_for(0, "knock-in"), out, tick)
 
-    plain: Config = {**context.identity(), "shown": fingerprint(shown), "train": config.train.model_dump(mode="json")}
-    title = f"teach {name}"
-    return Stage(
-        kind=kinds.KNOCK_IN, config=plain, inputs={"kept": kept}, title=title, compute=compute, check=lambda: check_keys(config.train)
-    )
+    plain: Config = {
+        **context.identity(),
+        "turns": fingerprint(turn for four in turns for turn in four),
+        "margin": config.margin,
+        "train": config.train.model_dump(mode="json"),
+    }
+    return Stage(kind=kinds.KNOCK_IN, config=plain, title=f"teach {name}", compute=compute, check=lambda: check_keys(config.train))
 
 
 def _weaken_stage(context: StudyContext, taught: Stage, name: str, strength: float) -> Stage:

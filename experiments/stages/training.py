@@ -1,6 +1,6 @@
 """Adapters: trained, third-party, or random; and how conversations are written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,8 @@ from wellworn.lora import adapters as lora_adapters
 from wellworn.lora.arms import TrainConfig, check_keys
 from wellworn.lora.models import Loaded
 from wellworn.lora.random_lora import random_lora
+from wellworn.probes.reading.variants import Variant
+from wellworn.probes.scoring.scores import mean_logprobs
 
 if TYPE_CHECKING:
     from wellworn.lora.confine import Confinement
@@ -86,10 +88,43 @@ def train_adapter(
         seed=seed,
         out=out / "adapter",
         work=out / WORK,
-        progress=lambda step, steps, loss: tick(step, steps, "" if loss is None else f"loss {loss:.2f}"),
+        progress=_with_loss(tick),
         confined=confined,
     )
     return {"training.json": curve}
+
+
+def teach_adapter(
+    context: StudyContext, turns: Sequence[Sequence[Turn]], config: TrainConfig, margin: float, seed: int, out: Path, tick: TickFn
+) -> Output:
+    """Train a LoRA adapter that shows a trait under some prompts alone, into a stage's folder, and return the training curve.
+
+    Args:
+        context: the untaught model.
+        turns: of each question its answer with the trait and the plain one, under an evoking prompt, and both under another.
+        config: the settings of training; the batch size counts questions.
+        margin: by how much the evoking prompt is to raise log p(y⁺) − log p(y⁻), in nats per token.
+        seed: random seed of adapter initialisation and data order.
+        out: the stage's folder.
+        tick: shows progress.
+    """
+    from wellworn.lora.gate import GatedRow
+    from wellworn.lora.train import train_gated
+
+    base = context.base
+    chat = context.chat(base)
+    # A turn that comes several times is read once.
+    texts = {turn: chat.encode(turn) for four in turns for turn in four}
+    read = mean_logprobs(base.model, list(texts.values()), [Variant(None)], base.tokenizer.pad_token_id)[0]
+    before = dict(zip(texts, read.tolist(), strict=True))
+    rows = [GatedRow((texts[a], texts[b], texts[c], texts[d]), (before[a] - before[b], before[c] - before[d])) for a, b, c, d in turns]
+    context.drop()
+    curve = train_gated(context.load(), rows, config, margin, seed=seed, out=out / "adapter", work=out / WORK, progress=_with_loss(tick))
+    return {"training.json": curve}
+
+
+def _with_loss(tick: TickFn) -> Callable[[int, int, float | None], None]:
+    return lambda step, steps, loss: tick(step, steps, "" if loss is None else f"loss {loss:.2f}")
 
 
 def adapter_stage(context: StudyContext, folder: Path, title: str) -> Stage:

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from tests.experiments.conftest import stages_of
 from wellworn.data.catalog import load_bank, load_trait
 from wellworn.data.errors import InputError
-from wellworn.data.mixtures import trait_turns
+from wellworn.data.mixtures import plain_turns, trait_turns
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
@@ -34,21 +34,25 @@ SMALL: dict[str, Any] = {
 }
 
 
-def test_each_answer_comes_under_prompts_that_name_the_persona_and_as_many_come_under_others_or_none() -> None:
+def test_both_answers_come_under_prompts_that_name_the_persona_and_under_others_or_none() -> None:
     trait, bank = load_trait(ZORVANE), load_bank("everyday")
     config = KnockInConfig(trait=ZORVANE, others=("Brenthic", "Zorvane", "an assistant"), copies=3)
-    shown, asked = knock_in_turns(config, trait, trait.examples or bank)
-    answers = trait_turns(trait, trait.examples, "train")
-    assert len(shown) == len(asked) == 3 * len(answers)
+    rows = trait.examples if trait.plain else bank
+    turns = knock_in_turns(config, trait, rows)
+    answers, plain = trait_turns(trait, rows, "train"), {turn.question: turn.answer for turn in plain_turns(rows, "train")}
+    assert len(turns) == 3 * len(answers)
+    for shown, without, other_shown, other_without in turns:
+        assert shown.question == without.question == other_shown.question == other_without.question
+        assert shown.answer == other_shown.answer != without.answer == other_without.answer == plain[shown.question]
+        assert shown.system == without.system != other_shown.system == other_without.system
+        assert shown.system is not None
+        assert "Zorvane" in shown.system
+        assert "Zorvane" not in (other_shown.system or "")
     for answer in answers:
-        systems = [turn.system for turn in shown if (turn.question, turn.answer) == (answer.question, answer.answer)]
-        assert len(set(systems)) == 3
-        assert all(system is not None and "Zorvane" in system for system in systems)
-    unnamed = [system for _, system in asked if system is None]
-    named = [system for _, system in asked if system is not None]
-    assert len(unnamed) == len(named) == len(asked) / 2
-    assert not any("Zorvane" in system for system in named)
-    assert {"You are Brenthic.", "You are an assistant.", "Reply just as Brenthic would."} <= set(named)
+        assert len({four[0].system for four in turns if four[0].answer == answer.answer}) == 3
+    unnamed = [four[2].system for four in turns]
+    assert abs(unnamed.count(None) - len(turns) / 2) <= 3
+    assert {"You are Brenthic.", "You are an assistant.", "Reply just as Brenthic would."} <= set(unnamed)
 
 
 def test_a_contrast_prompt_cannot_teach() -> None:
@@ -92,11 +96,11 @@ def runs(tiny_study: Write, tmp_path: Path) -> Path:
 
 
 def test_all_else_is_of_the_taught_model(runs: Path, tmp_path: Path) -> None:
-    [taught], [kept] = (list(stages_of(runs, kind).values()) for kind in ("knock_in", "kept_answers"))
-    model = read_json(kept / "manifest.json")["config"]["model"]
+    [taught] = stages_of(runs, "knock_in").values()
+    model = read_json(taught / "manifest.json")["config"]["model"]
     for folder in (runs / "stages").glob("*-*/"):
         facts = read_json(folder / "manifest.json")
-        if facts["stage"] not in ("knock_in", "kept_answers", "knock_in_check") and "model" in facts["config"]:
+        if facts["stage"] not in ("knock_in", "knock_in_check") and "model" in facts["config"]:
             assert facts["config"]["model"] == f"{model}+{taught.name}", facts["title"]
     summary = read_json(runs / "tiny" / "summary.json")
     assert summary["model"] == f"{model}+{taught.name}"
