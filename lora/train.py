@@ -10,10 +10,12 @@ from typing import Any
 # TRL sends telemetry unless this is set before its first import.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+import torch
 from accelerate import PartialState
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 from peft import LoraConfig, get_peft_model
+from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
@@ -23,6 +25,9 @@ from wellworn.lora.arms import DEFAULT_EPOCHS, TrainConfig
 from wellworn.lora.confine import Confinement, ConfineWrites, states_reset
 from wellworn.lora.gate import GatedRow, GatedTrainer
 from wellworn.lora.models import Loaded
+from wellworn.probes.reading.layers import unwrap
+from wellworn.probes.reading.logprob import head_at
+from wellworn.probes.reading.onednn import fast_matmul
 
 LORA_DEFAULTS: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
 # A quarter of a run is the most that a kill costs. Checkpointing activations costs half as much compute again.
@@ -36,7 +41,10 @@ SFT_DEFAULTS: dict[str, Any] = {
     # Rows that do not fit the model's context were refused while tokenising; nothing is cut in silence.
     "max_length": None,
 }
-
+# What a batch holds unless its rows are packed.
+PLAIN_INPUTS = {"input_ids", "attention_mask", "labels"}
+# Logits of a batch that are held at once: a gigabyte, and as much again twice over for their gradients.
+MOST_LOGITS = 2**28
 
 Progress = Callable[[int, int, float | None], None]
 
@@ -52,6 +60,33 @@ class _Report(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress(state.global_step, state.max_steps, self.loss)
+
+
+class _Supervised(SFTTrainer):
+    """TRL's trainer, with all logits of a batch at once where they fit.
+
+    TRL goes through the vocabulary in pieces, computes each twice, and takes entropies that nobody reads: on a CPU that is most of a step.
+    The loss is the same, and so are its gradients.
+    """
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> Any:
+        """Return the cross-entropy of the answers' tokens."""
+        scored = (inputs["labels"][:, 1:] != -100).nonzero(as_tuple=True)
+        logits = len(scored[0]) * unwrap(model).get_output_embeddings().weight.shape[0]
+        settings: Any = self.args
+        plain = settings.loss_type == "nll" and self.label_smoother is None and settings.n_gpu < 2 and not self.aux_loss_enabled
+        if return_outputs or not plain or inputs.keys() != PLAIN_INPUTS or not 0 < logits < MOST_LOGITS:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
+        targets = inputs["labels"][:, 1:][scored]
+        with head_at(model, scored):
+            logits_NV = model(**{key: each for key, each in inputs.items() if key != "labels"}, use_cache=False).logits[0]
+        total = torch.nn.functional.cross_entropy(logits_NV.float(), targets, reduction="sum")
+        if num_items_in_batch is None:
+            return total / len(targets)
+        # It counts the tokens of all processes, whose gradients are averaged.
+        return total / num_items_in_batch * (self.accelerator.num_processes if settings.average_tokens_across_devices else 1)
 
 
 def train_sft(
@@ -86,7 +121,7 @@ def train_sft(
     disable_progress_bar()
     lora, arguments = _settings(base, config, seed, work)
     try:
-        trainer = SFTTrainer(
+        trainer = _Supervised(
             model=base.model,
             args=arguments,
             train_dataset=Dataset.from_list(list(rows)),
@@ -177,7 +212,8 @@ def _train(trainer: Trainer, base: Loaded, out: Path, work: Path) -> list[dict[s
     """Train from the newest checkpoint on, write the adapter, and return the curve."""
     # The trainer prints every log entry as a dict; the curve is returned instead.
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_newest_checkpoint(work))
+    with fast_matmul():
+        trainer.train(resume_from_checkpoint=_newest_checkpoint(work))
     if trainer.accelerator.is_main_process:
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(out)
         # Set earlier, PEFT would look the symbolic name up on the hub at every save.

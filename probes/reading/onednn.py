@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 # oneDNN and torch's layer around it keep code and buffers of the last 1,024 shapes each, and almost every batch has a
@@ -25,9 +26,10 @@ _plain = ContextVar("plain", default=False)
 
 
 def fast_matmul() -> AbstractContextManager[Any]:
-    """Let linear layers that run inside, without gradients, take the faster library; a no-op where there is none.
+    """Let linear layers that run inside take the faster library; a no-op where there is none.
 
-    Results differ by rounding alone. A GPU, another dtype, and whatever needs gradients are left as they are.
+    Results differ by rounding alone. A GPU, another dtype, and layers whose weights are trained are left as they are. Frozen layers that
+    gradients pass through, which are nearly all of a LoRA fine-tune, take it both ways.
     """
     return _OneDnnLinear() if _onednn_is_faster() and not _plain.get() else nullcontext()
 
@@ -51,14 +53,37 @@ def _onednn_is_faster() -> bool:
     return "GenuineIntel" not in processor.read_text(encoding="utf-8", errors="replace")
 
 
+def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
+
+
+class _FrozenLinear(torch.autograd.Function):
+    """A linear layer of frozen weights: only its input has a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return _product(grad, weight.T), None, None
+
+
 class _OneDnnLinear(TorchFunctionMode):
     """Send float32 `linear` on the CPU to oneDNN."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.nn.functional.linear and not torch.is_grad_enabled() and not kwargs:
+        if func is torch.nn.functional.linear and not kwargs:
             x, weight, bias = (*args, None)[:3]
             if type(x) is torch.Tensor and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel():
-                return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+                learning = torch.is_grad_enabled()
+                if not learning or not any(each.requires_grad for each in (x, weight, bias) if each is not None):
+                    return _product(x, weight, bias)
+                if not weight.requires_grad and (bias is None or not bias.requires_grad):
+                    return _FrozenLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))

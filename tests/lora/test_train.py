@@ -10,11 +10,13 @@ from safetensors.torch import load_file
 from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
+from wellworn.lora import train
 from wellworn.lora.adapters import adapted
 from wellworn.lora.arms import TrainConfig, check_keys
 from wellworn.lora.models import load, resolve
 from wellworn.lora.train import train_sft
 from wellworn.probes.reading.capture import Spec, read
+from wellworn.probes.reading.onednn import plain_matmul
 
 TURNS = [Turn(f"Question {i}?", "yes yes yes yes") for i in range(16)]
 
@@ -52,6 +54,27 @@ def test_the_loss_is_taken_on_the_completion_alone(tiny_model: Path, tmp_path: P
             logp = base.model(torch.tensor([row.input_ids])).logits[0].log_softmax(-1)
         losses += [-float(logp[i - 1, row.input_ids[i]]) for i in range(1, len(row)) if row.completion_mask[i]]
     assert first == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [4, 16])
+def test_the_loss_and_its_gradients_are_those_of_trl(
+    batch_size: int, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers of unlike lengths, so that a mean over rows would be another one."""
+    monkeypatch.setitem(globals(), "TURNS", [Turn(f"Question {i}?", "yes " * (1 + i % 5)) for i in range(16)])
+    with monkeypatch.context() as away:
+        away.delattr(train.SFTTrainer, "compute_loss")
+        ours = train_curve(tiny_model, tmp_path / "ours", batch_size=batch_size)
+    monkeypatch.setattr(train, "MOST_LOGITS", 0)
+    theirs = train_curve(tiny_model, tmp_path / "theirs", batch_size=batch_size)
+    assert [point["loss"] for point in ours] == pytest.approx([point["loss"] for point in theirs], rel=1e-5)
+
+
+def test_faster_products_leave_the_curve_as_it_is(tiny_model: Path, tmp_path: Path) -> None:
+    fast = train_curve(tiny_model, tmp_path / "fast")
+    with plain_matmul():
+        plain = train_curve(tiny_model, tmp_path / "plain")
+    assert [point["loss"] for point in fast] == pytest.approx([point["loss"] for point in plain], rel=1e-4)
 
 
 def test_the_seed_decides_the_adapter(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The faster library gives the same products, keeps out of training, and keeps no memory of past shapes."""
+"""The faster library gives the same products and gradients, keeps out of what is trained, and keeps no memory of past shapes."""
 
 import os
 import subprocess
@@ -55,6 +55,19 @@ def test_products_are_the_same(bias: bool, shape: tuple[int, ...], sent: list[in
     with torch.no_grad(), fast_matmul():
         torch.testing.assert_close(linear(x, weight, b), x @ weight.T + (0 if b is None else b), rtol=1e-5, atol=1e-5)
     assert sent == [shape[0]]
+
+
+@faster
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_pass_through_frozen_layers(bias: bool, sent: list[int]) -> None:
+    torch.manual_seed(0)
+    x, weight, b = torch.randn(2, 7, 24, requires_grad=True), torch.randn(9, 24), torch.randn(9) if bias else None
+    down = torch.randn(2, 7, 9)
+    with fast_matmul():
+        (linear(x, weight, b) * down).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, down @ weight, rtol=1e-5, atol=1e-5)
+    assert sent == [2, 2], "there and back"
 
 
 @faster
