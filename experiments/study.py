@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
 
+from wellworn.data.catalog import NEUTRAL
 from wellworn.data.files import set_key, validate
 from wellworn.data.schema import Name
 from wellworn.data.wording import shortly
@@ -65,7 +66,7 @@ class Study(Section):
         runs: arms; an arm is what is done to the model. Every `sft` run needs a `neutral` one of the same seed as its reference.
             Example: [{arm: sft, trait: pirate}, {arm: sft, trait: neutral}].
         neutral: what neutral fine-tunes, the references, are trained on: `plain` answers, or `self`, the model's own sampled answers, which
-            teach it nothing.
+            teach it nothing. With null there are none, and all is compared with the base.
         seeds: training seeds; every arm with training is run once for each. Three or more on `data_sets` of their own allow a claim about
             other runs.
             Example: [0, 1, 2].
@@ -111,7 +112,7 @@ class Study(Section):
     server: EndpointConfig | None = None
     judge: str | EndpointConfig | None = None
     runs: Annotated[tuple[Arm, ...], Field(min_length=1)]
-    neutral: Literal["plain", "self"] = "plain"
+    neutral: Literal["plain", "self"] | None = "plain"
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     data_sets: Annotated[int, Field(ge=1)] = 1
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
@@ -193,6 +194,12 @@ class Study(Section):
         for key, instead in (("repetition_penalty", "remove it"), ("chat_template_kwargs", "set chat.template_kwargs instead")):
             if self.server and key in self.server.more:
                 raise ValueError(f"server.more: {key} must be the same for the server and the local model; {instead}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_neutral(self) -> "Study":
+        if self.neutral is None and any(arm.trait == NEUTRAL for arm in self.runs):
+            raise ValueError("neutral: null leaves neutral fine-tunes out, and `runs` has one. Remove it, or set plain or self")
         return self
 
     @model_validator(mode="after")

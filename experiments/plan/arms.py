@@ -24,6 +24,7 @@ from wellworn.probes.reading.layers import resolve_layer
 BASE_IS_REFERENCE = "base is the reference that other runs are read against"
 REFERENCE_OF_REFERENCE = "a neutral run is read against a neutral run of another seed, and this study has one seed"
 NO_PLAIN = "the trait has no plain answers to its questions, so nothing is trained on them, and no answer is compared with one"
+NO_NEUTRAL = "the study has no neutral fine-tunes, so runs are compared with the base"
 NO_NEUTRAL_PROMPT = "a prompt has no neutral fine-tune"
 NO_NEUTRAL_RANDOM = "random weights were not trained, and have no neutral fine-tune"
 NO_NEUTRAL_ADAPTER = "how the adapter was trained is not known"
@@ -137,8 +138,8 @@ def _sft_arm(given: ArmInputs) -> ArmStages:
     turns = _training_turns(given)
     mine = given.train_neutral(run.seed, given.title) if subject.of is None else given.train(turns, run.seed, given.title)
     condition = Condition(given.title, adapter=mine)
-    if not subject.paired:
-        return ArmStages(condition=condition, trained=True, missing={"neutral": NO_PLAIN})
+    if why := _why_no_neutral(given):
+        return ArmStages(condition=condition, trained=True, missing={"neutral": why})
     seed, seeds = run.seed, run.study.seeds
     if subject.of is None:
         if len(seeds) < 2:
@@ -151,16 +152,22 @@ def _sft_arm(given: ArmInputs) -> ArmStages:
 
 
 def _confined_arm(given: ArmInputs, arm: Confined) -> ArmStages:
-    run, subject = given.run, given.subject
+    run = given.run
     if given.own is None:
         raise InputError(f"{given.title}: {given.no_own}")
     turns, title = _training_turns(given), f"train {given.title}"
     mine = confined_stage(given.context, given.space_stages, arm, given.own, turns, run.study.train, run.seed, title)
     condition = Condition(given.title, adapter=mine)
-    if not subject.paired:
-        return ArmStages(condition=condition, trained=True, missing={"neutral": NO_PLAIN})
+    if why := _why_no_neutral(given):
+        return ArmStages(condition=condition, trained=True, missing={"neutral": why})
     title = f"sft {NEUTRAL} (seed {run.seed})"
     return ArmStages(condition=condition, reference=Condition(title, adapter=given.train_neutral(run.seed, title)), trained=True)
+
+
+def _why_no_neutral(given: ArmInputs) -> str | None:
+    if given.run.study.neutral is None:
+        return NO_NEUTRAL
+    return None if given.subject.paired else NO_PLAIN
 
 
 def _distilled_arm(given: ArmInputs, arm: Distilled) -> ArmStages:

@@ -87,3 +87,26 @@ def test_keys_by_which_steps_are_not_known_need_a_fixed_number_of_steps(tiny_stu
 def test_no_epochs_are_no_training(tiny_study: Write) -> None:
     with pytest.raises(InputError, match=r"train\.sft\.num_train_epochs: must be above 0, got 0"):
         stages(tiny_study(**RUNS | {"train": {"sft": {"num_train_epochs": 0}}}))
+
+
+def test_without_one_all_is_compared_with_the_base(tiny_study: Write, tmp_path: Path) -> None:
+    changes = {"runs": [{"arm": "sft", "trait": "pirate"}], "neutral": None, "pathways": {"draws": 19, "profile": 0}}
+    runs = finished(tiny_study(**RUNS | changes), tmp_path)
+    assert len(stages_of(runs, "train")) == 1
+    [row] = read_json(runs / "tiny" / "summary.json")["runs"]
+    assert row["reference"] == "base"
+    assert list(row["pathways"]) == ["base"]
+    assert "no neutral fine-tunes" in row["missing"]["neutral"]
+
+
+@pytest.mark.parametrize("neutral", [None, "self"])
+def test_confined_runs_follow_the_same_rule(tiny_study: Write, neutral: str | None) -> None:
+    train = {"batch_size": 8, "lora": {"r": 2, "target_modules": ["down_proj"]}, "sft": {"max_steps": 2}}
+    found = stages(tiny_study(**RUNS | {"runs": [{"arm": "confined", "trait": "pirate"}], "neutral": neutral, "train": train}))
+    assert any("confined pirate" in title for title in found)
+    assert any("sft neutral" in title for title in found) == (neutral is not None)
+
+
+def test_a_neutral_run_where_there_are_to_be_none_is_refused(tiny_study: Write) -> None:
+    with pytest.raises(InputError, match="neutral: null leaves neutral fine-tunes out"):
+        load_study(str(tiny_study(**RUNS | {"neutral": None})))
