@@ -106,8 +106,9 @@ def sentence(found: Pathways) -> str:
         words += " In their place, " + "; ".join(chance) + "."
     if outcome.ceiling:
         words += f" The best single direction known for this change carries {_percent(outcome.best[outcome.ceiling])}"
-        kappa = str(outcome.kappa).replace("-", "−")
-        words += f"; between chance and that, the own one is at κ = {kappa}." if outcome.kappa else f". {_capital(outcome.kappa_why)}."
+        words += (
+            f"; between chance and that, the own one is at κ = {outcome.kappa}." if outcome.kappa else f". {_capital(outcome.kappa_why)}."
+        )
     return words
 
 
@@ -160,7 +161,7 @@ def _rows(measured: Sequence[tuple[str, Mapping[str, Pathways]]]) -> Iterator[Sh
 
 def _chance(found: Chance, verb: str) -> str:
     mean, low, high = (_whole(share) for share in (found.mean, found.low, found.high))
-    return f"chance directions {verb} {mean} % (5–95 %: {low} to {high}), p = {found.p:.3f}"
+    return f"chance directions {verb} {mean}\u00a0% (5–95\u00a0%: {low} to {high}), p = {found.p:.3f}"
 
 
 def _capital(words: str | None) -> str:
@@ -168,7 +169,8 @@ def _capital(words: str | None) -> str:
 
 
 def _percent(share: Estimate) -> str:
-    return f"{_whole(share.value)} % [{_whole(share.low)}, {_whole(share.high)}]"
+    # A line does not break before the sign.
+    return f"{_whole(share.value)}\u00a0% [{_whole(share.low)}, {_whole(share.high)}]"
 
 
 def _whole(share: float) -> str:

@@ -180,5 +180,5 @@ def scaled_share(
         return Scaled(None, f"the ceiling is {share:.2f} of the effect above the floor; {needed}", share, enough=False)
     kappa = ratio_interval(above, room, offset_variance=variance * total**2, offset_df=df, between_runs=between_runs)
     if not width_to_one(kappa) < WIDEST:
-        return Scaled(None, f"too uncertain: {kappa}; an interval narrower than {WIDEST:g} is needed", share)
+        return Scaled(None, f"κ is too uncertain: {kappa}; an interval narrower than {WIDEST:g} is needed", share)
     return Scaled(kappa, None, share)

@@ -29,8 +29,8 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        """Return `value [low, high]` to two digits; adding zero avoids −0.00."""
-        value, low, high = (f"{round(x, 2) + 0.0:.2f}" for x in (self.value, self.low, self.high))
+        """Return `value [low, high]` to two digits with a true minus; adding zero avoids −0.00."""
+        value, low, high = (f"{round(x, 2) + 0.0:.2f}".replace("-", "−") for x in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]"
 
     def to_json(self) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def test_runs_with_other_interventions_are_not_taken_together() -> None:
 
 
 def test_the_sentence_says_all_of_it() -> None:
-    words = sentence(found_of(pathways(own=0.4, others=0.15)))
+    words = sentence(found_of(pathways(own=0.4, others=0.15))).replace("\u00a0", " ")
     assert words.startswith(
         "40 % [40, 40] goes through the own direction; 15 % [15, 15] goes through other personas, given the own direction;"
     )
@@ -117,7 +117,7 @@ def test_without_an_own_direction_the_others_stand_alone() -> None:
     assert found.headline.kappa_why == "the run has no own direction that was found"
     assert found.headline.chance_others is not None
     assert found.headline.chance_others.mean == pytest.approx(0.05, abs=0.005)
-    assert sentence(found).startswith("No own direction was found; 30 % [30, 30] goes through other personas")
+    assert sentence(found).replace("\u00a0", " ").startswith("No own direction was found; 30 % [30, 30] goes through other personas")
 
 
 def test_a_change_away_from_the_trait_has_no_shares() -> None:

@@ -96,7 +96,7 @@ def test_an_interval_over_pooled_values_would_not_cover() -> None:
 
 def test_an_estimate_is_written_without_a_negative_zero() -> None:
     assert str(Estimate(0.04, -0.001, 0.085)) == "0.04 [0.00, 0.09]"
-    assert str(Estimate(-0.5, -np.inf, np.inf)) == "-0.50 [-inf, inf]"
+    assert str(Estimate(-0.5, -np.inf, np.inf)) == "−0.50 [−inf, inf]"
 
 
 def test_crossed_interval_of_equal_values_has_no_width() -> None:
