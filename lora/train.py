@@ -131,8 +131,8 @@ def train_sft(
         )
     except (ValueError, TypeError) as error:
         raise InputError(f"train: {error}") from error
-    if arguments.n_gpu > 1 and any(each.reset for each in (confined or {}).values()):
-        raise InputError("a confined arm with reset needs a process a GPU; start it with accelerate launch")
+    if any(each.reset for each in (confined or {}).values()):
+        _refuse_replicas(arguments, "a confined arm with reset")
     assert trainer.model is not None  # it was passed in
     with states_reset(trainer.model, confined or {}):
         return _train(trainer, base, out, work)
@@ -170,6 +170,7 @@ def train_gated(
     # What the adapters are initialised with; the trainer sets it again for the order of the data.
     set_seed(seed)
     lora, arguments = _settings(base, config, seed, work)
+    _refuse_replicas(arguments, "teaching a persona")
     try:
         arguments.remove_unused_columns = False
         model = get_peft_model(base.model, lora)
@@ -202,6 +203,12 @@ def _settings(base: Loaded, config: TrainConfig, seed: int, work: Path) -> tuple
         )
     except (ValueError, TypeError) as error:
         raise InputError(f"train: {error}") from error
+
+
+def _refuse_replicas(arguments: SFTConfig, what: str) -> None:
+    # One process with several GPUs copies the model to each, and with it the hooks that know of whole batches.
+    if arguments.n_gpu > 1:
+        raise InputError(f"{what} needs a process a GPU; start it with accelerate launch")
 
 
 def _callbacks(progress: Progress | None) -> list[TrainerCallback]:
