@@ -66,7 +66,7 @@ class Study(Section):
         runs: arms; an arm is what is done to the model. Every `sft` run needs a `neutral` one of the same seed as its reference.
             Example: [{arm: sft, trait: pirate}, {arm: sft, trait: neutral}].
         neutral: what neutral fine-tunes, the references, are trained on: `plain` answers, or `self`, the model's own sampled answers, which
-            teach it nothing. With null there are none, and all is compared with the base.
+            teach it nothing. With null there are none, and `sft` and `confined` runs are compared with the base.
         seeds: training seeds; every arm with training is run once for each. Three or more on `data_sets` of their own allow a claim about
             other runs.
             Example: [0, 1, 2].

@@ -18,8 +18,9 @@ from torch import nn
 from transformers import Trainer
 
 from wellworn.data.chat import Encoded
-from wellworn.probes.reading.batch_inputs import pad_rows
-from wellworn.probes.reading.logprob import head_at
+from wellworn.probes.reading.batch_inputs import batch_inputs
+from wellworn.probes.reading.batching import Chunk
+from wellworn.probes.reading.logprob import head_at, mean_logprob
 
 # The other prompt must leave things as they were, which counts more than how exactly the margin is met.
 HOLD = 2.0
@@ -59,23 +60,18 @@ class GatedTrainer(Trainer):
         super().__init__(data_collator=self._collate, **kwargs)
         self.margin = margin
 
-    def _collate(self, rows: Sequence[GatedRow]) -> dict[str, torch.Tensor]:
-        texts = [text for row in rows for text in row.texts]
-        # Padding on the right needs no mask: no token looks ahead, and none that is padding is scored.
-        ids, _ = pad_rows([text.input_ids for text in texts], 0)
-        scored = torch.zeros_like(ids)
-        for i, text in enumerate(texts):
-            # The tokens of the trait score: the answer without its end of turn.
-            scored[i, slice(*text.spans["response"])] = 1
-        return {"input_ids": ids, "scored": scored, "before": torch.tensor([row.before for row in rows])}
+    @staticmethod
+    def _collate(rows: Sequence[GatedRow]) -> dict[str, Sequence[GatedRow]]:
+        return {"rows": rows}
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *_args: Any, **_kwargs: Any) -> torch.Tensor:
         """Return the loss of one batch."""
-        ids = inputs["input_ids"]
-        text_N, token_N = inputs["scored"].nonzero(as_tuple=True)
-        with head_at(model, (text_N, token_N - 1)):
-            logits_NV = model(input_ids=ids, use_cache=False).logits[0].float()
-        found_N = logits_NV.gather(1, ids[text_N, token_N][:, None])[:, 0] - logits_NV.logsumexp(1)
-        sums = torch.zeros(len(ids), device=found_N.device).index_add(0, text_N, found_N)
-        logprob_Q22 = (sums / inputs["scored"].sum(1)).reshape(-1, 2, 2)
-        return gated_loss(logprob_Q22, inputs["before"].to(logprob_Q22), self.margin)
+        texts = [text for row in inputs["rows"] for text in row.texts]
+        everything = range(len(texts))
+        # Padding on the right needs no mask: no token looks ahead, and none that is padding is scored.
+        batch = batch_inputs(texts, everything, Chunk([everything]), None, (), 0, "right", self.accelerator.device)
+        with head_at(model, batch.scored):
+            logits_NV = model(use_cache=False, **batch.inputs).logits[0]
+        logprob_Q22 = mean_logprob(logits_NV, batch).reshape(-1, 2, 2)
+        before_Q2 = torch.tensor([row.before for row in inputs["rows"]]).to(logprob_Q22)
+        return gated_loss(logprob_Q22, before_Q2, self.margin)

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn, fingerprint, plain_turns, trait_turns
-from wellworn.data.schema import Example, Trait, seed_for
+from wellworn.data.schema import Example, Split, Trait, seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, by_stage
@@ -86,13 +86,17 @@ def lay_out_knock_in(context: StudyContext, config: KnockInConfig, trait: Trait,
 
 
 def _check_trait(config: KnockInConfig, trait: Trait, rows: Sequence[Example]) -> None:
-    asked = [{turn.question for turn in plain_turns(rows, split)} for split in ("train", "evaluate")]
-    shown = [{turn.question for turn in trait_turns(trait, rows, split)} for split in ("train", "evaluate")]
-    if not all(mine & plain for mine, plain in zip(shown, asked, strict=True)) or trait.system_prompt is None:
+    if not _paired_turns(trait, rows, "train") or not _paired_turns(trait, rows, "evaluate") or trait.system_prompt is None:
         raise InputError(f"knock_in.trait: {trait.name} needs a system prompt, and train and evaluate answers beside plain ones")
     held_out = {side for pair in trait.contrast_pairs for side in (pair.positive, pair.negative)}
     if taken := [prompt for prompt in name_in_prompts(config, trait.name.capitalize()) if prompt in held_out]:
         raise InputError(f"knock_in.prompts: {taken[0]!r} is a contrast prompt of {trait.name}, which makes its direction; use another")
+
+
+def _paired_turns(trait: Trait, rows: Sequence[Example], split: Split) -> list[tuple[Turn, Turn]]:
+    """Return a split's answers with the persona, each with the plain answer to its question, as far as there is one."""
+    plain = {turn.question: turn for turn in plain_turns(rows, split)}
+    return [(turn, plain[turn.question]) for turn in trait_turns(trait, rows, split) if turn.question in plain]
 
 
 def name_in_prompts(config: KnockInConfig, name: str) -> list[str]:
@@ -100,31 +104,22 @@ def name_in_prompts(config: KnockInConfig, name: str) -> list[str]:
     return [prompt.replace("{name}", name) for prompt in config.prompts]
 
 
-def knock_in_turns(config: KnockInConfig, trait: Trait, rows: Sequence[Example]) -> list[tuple[Turn, Turn, Turn, Turn]]:
+def knock_in_turns(config: KnockInConfig, trait: Trait, rows: Sequence[Example]) -> list[tuple[Turn, ...]]:
     """Return each question's answer with the persona and the plain one, both under a prompt that names it and under another or none.
 
     Each train question is there `copies` times, each time under the next of the prompts. Every other one has no system prompt in place of
     another name.
     """
-    plain = {turn.question: turn.answer for turn in plain_turns(rows, "train")}
-    answers = [turn for turn in trait_turns(trait, rows, "train") if turn.question in plain]
+    answers = _paired_turns(trait, rows, "train")
     prompts = name_in_prompts(config, trait.name.capitalize())
     # Each name comes under each of the prompts.
     others = [name_in_prompts(config, name)[i] for i in range(len(prompts)) for name in config.others if name.lower() != trait.name]
     other = cycle([each for prompt in others for each in (None, prompt)] or [None])
     turns = []
     for copy in range(config.copies):
-        for (i, with_it), system in zip(enumerate(answers), other, strict=False):
-            without = replace(with_it, answer=plain[with_it.question])
-            name_it = prompts[(i + copy) % len(prompts)]
-            turns.append(
-                (
-                    replace(with_it, system=name_it),
-                    replace(without, system=name_it),
-                    replace(with_it, system=system),
-                    replace(without, system=system),
-                )
-            )
+        for (i, (shown, plain)), unnamed in zip(enumerate(answers), other, strict=False):
+            systems = (prompts[(i + copy) % len(prompts)], unnamed)
+            turns.append(tuple(replace(turn, system=system) for system in systems for turn in (shown, plain)))
     return turns
 
 
@@ -156,7 +151,7 @@ def _weaken_stage(context: StudyContext, taught: Stage, name: str, strength: flo
 
 def _check_stage(context: StudyContext, trait: Trait, rows: Sequence[Example], taught: Stage) -> Stage:
     """Read the persona's answers and plain ones with and without its prompt in both models."""
-    shown, plain = trait_turns(trait, rows, "evaluate"), plain_turns(rows, "evaluate")
+    shown, plain = zip(*_paired_turns(trait, rows, "evaluate"), strict=True)
 
     def compute(context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
         chat, pad = context.chat(context.base), context.base.tokenizer.pad_token_id

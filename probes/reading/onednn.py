@@ -81,9 +81,8 @@ class _OneDnnLinear(TorchFunctionMode):
         if func is torch.nn.functional.linear and not kwargs:
             x, weight, bias = (*args, None)[:3]
             if type(x) is torch.Tensor and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel():
-                learning = torch.is_grad_enabled()
-                if not learning or not any(each.requires_grad for each in (x, weight, bias) if each is not None):
+                if not torch.is_grad_enabled():
                     return _product(x, weight, bias)
-                if not weight.requires_grad and (bias is None or not bias.requires_grad):
+                if not (weight.requires_grad or (bias is not None and bias.requires_grad)):
                     return _FrozenLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
