@@ -9,7 +9,7 @@ from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, parse_part
 from wellworn.experiments.stages.pathways import BEST, CHANCE_OTHERS, CHANCE_OWN, SPECIFIC, PathwayFacts, PathwayOutcomes
 from wellworn.probes.mediation.pathways import OTHERS, OWN, Floor, Scaled, above_floor, floor, scaled_share
 from wellworn.probes.mediation.shares import MIN_STANDARD_ERRORS, Outcomes, is_within_noise
-from wellworn.probes.statistics.intervals import Estimate, FloatArray, PooledRuns, ratio_interval, standard_error
+from wellworn.probes.statistics.intervals import Estimate, FloatArray, PooledRuns, decimal, ratio_interval, standard_error
 
 # log p(y⁺) of answers with the trait, log p(y⁻) of plain answers, and the difference of the two.
 TRAIT, PLAIN, CONTRAST = "trait", "plain", "contrast"
@@ -56,7 +56,7 @@ class OutcomeChange:
     def why(self) -> str | None:
         """Why the change has no shares; of an outcome of the trait it has to be towards it."""
         value, error = float(self.effect.mean()), standard_error(self.effect)
-        number = f"{value:.3f}".replace("-", "−")
+        number = decimal(value, 3)
         if is_within_noise(self.effect):
             return f"the change is {number}, not above {MIN_STANDARD_ERRORS:.0f} standard errors of {error:.3f}, so it has no shares"
         return f"the change is away from the trait, {number}, so it has no shares" if self.kind != PLAIN and value < 0 else None

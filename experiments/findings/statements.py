@@ -12,7 +12,7 @@ from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.findings.pathways import Pathways
 from wellworn.experiments.findings.verdict import P_LEVEL
 from wellworn.probes.mediation.pathways import OTHERS, OWN, REST, width_to_one
-from wellworn.probes.statistics.intervals import Estimate
+from wellworn.probes.statistics.intervals import Estimate, decimal
 
 # Of the share. Other pairs of margins show whether a statement hangs on these.
 LEAST, MOST = 0.2, 0.5
@@ -174,4 +174,4 @@ def _personas(found: Pathways) -> Interval | None:
 
 
 def _words(share: Estimate | float) -> str:
-    return (f"{share:.2f}" if isinstance(share, float) else str(share)).replace("-", "−")
+    return decimal(share) if isinstance(share, float) else str(share)

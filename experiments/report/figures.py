@@ -13,7 +13,7 @@ from typing import Any
 from wellworn.experiments.stages.measurement import LayerCurve
 from wellworn.experiments.stages.persona_space import SpaceDimension
 from wellworn.probes.geometry.directions import FOUND_RELIABILITY
-from wellworn.probes.statistics.intervals import Estimate, FloatArray, finite
+from wellworn.probes.statistics.intervals import Estimate, FloatArray, decimal, finite
 
 # Okabe and Ito's colour-blind-safe colours that are visible on white and on black.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -75,7 +75,7 @@ def cosine_bars(id: str, style: Style, cosines: Mapping[str, float], own: str | 
         "orientation": "h",
         "x": [round_value(cosines[name]) for name in names],
         "y": list(range(len(names))),
-        "text": [f"{cosines[name]:.2f}".replace("-", "−") for name in names],
+        "text": [decimal(cosines[name]) for name in names],
         "textposition": "outside",
         "cliponaxis": False,
         "hoverinfo": "skip",

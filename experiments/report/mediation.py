@@ -18,6 +18,7 @@ from wellworn.experiments.stages.measurement import Analysis, Measurement
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
 from wellworn.experiments.stages.mediation_generated import PatchedAnswers
 from wellworn.probes.mediation.shares import INSIDE, OUTSIDE
+from wellworn.probes.statistics.intervals import decimal
 
 TEXTS = {
     "trait": "held-out answers",
@@ -107,7 +108,7 @@ def shapley_bars(id: str, facts: Measurement) -> Figure | None:
                 "x": [round_value(value) for value in values],
                 "y": list(range(len(texts))),
                 "name": name,
-                "text": [f"{value:.2f}".replace("-", "−") for value in values],
+                "text": [decimal(value) for value in values],
                 "textposition": "inside",
                 "insidetextanchor": "middle",
                 "textangle": 0,

@@ -40,7 +40,7 @@ from wellworn.experiments.report.figures import (
 from wellworn.experiments.report.scores import side_by_side
 from wellworn.experiments.stages.measurement import Dose, Measurement, ShiftReading
 from wellworn.probes.geometry.directions import FOUND_RELIABILITY
-from wellworn.probes.statistics.intervals import Estimate
+from wellworn.probes.statistics.intervals import Estimate, decimal
 
 # With more panels than this, a group of figures starts folded.
 OPEN_PANELS = 12
@@ -326,8 +326,7 @@ def _breakable(name: str) -> Markup:
 def _number(value: float | None, digits: int = 2, signed: bool = False) -> str:
     if value is None or not math.isfinite(value):
         return "–"
-    # Adding zero turns −0.00 into 0.00.
-    return format(round(value, digits) + 0.0, f"{'+' if signed else ''}.{digits}f").replace("-", "−")
+    return decimal(value, digits, signed=signed)
 
 
 def _interval(estimate: Estimate | Dose | Persona | None, signed: bool = False) -> str:

@@ -11,7 +11,7 @@ from wellworn.experiments.findings.pathways import Chance, Pathways
 from wellworn.experiments.findings.statements import RULE, RULE_DIGEST, Statement
 from wellworn.experiments.report.figures import GREY, PALETTE, Figure, Plotly, Shown, base_layout, label, polyline, round_value
 from wellworn.probes.mediation.pathways import ABOVE, OTHERS, OWN, REST, ROLES
-from wellworn.probes.statistics.intervals import Estimate
+from wellworn.probes.statistics.intervals import Estimate, decimal
 
 # Each way that a change may go: its name on the page, and its colour.
 WAYS = {
@@ -45,7 +45,7 @@ def stacked_bars(id: str, named: Sequence[tuple[str, Pathways]]) -> Figure | Non
                 "x": [round_value(value) for value in values],
                 "y": list(range(len(shown))),
                 "name": WAYS[way][0],
-                "text": [f"{value:.2f}".replace("-", "−") if abs(value) >= NARROWEST else "" for value in values],
+                "text": [decimal(value) if abs(value) >= NARROWEST else "" for value in values],
                 "textposition": "inside",
                 "insidetextanchor": "middle",
                 "textangle": 0,
@@ -174,7 +174,7 @@ def _percent(share: Estimate) -> str:
 
 
 def _whole(share: float) -> str:
-    return f"{round(100 * share)}".replace("-", "−") if np.isfinite(share) else "–"
+    return decimal(100 * share, 0) if np.isfinite(share) else "–"
 
 
 def ways_of(found: Sequence[Pathways]) -> list[str]:

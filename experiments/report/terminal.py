@@ -19,7 +19,7 @@ from wellworn.experiments.report.pathways import WAYS, ways_of
 from wellworn.experiments.stages.capability import CHECKS, Compared
 from wellworn.experiments.stages.scores import NAMES
 from wellworn.probes.mediation.pathways import OTHERS, OWN
-from wellworn.probes.statistics.intervals import Estimate
+from wellworn.probes.statistics.intervals import Estimate, decimal
 
 _STYLES = {
     "along existing persona directions": "bold green",
@@ -101,7 +101,7 @@ def show_origins(origins: KnownOrigins, console: Console) -> None:
     for column in ("taught", "trained on", "origin", "change", "own [95 %]", "chance, p", "κ [95 %]", "own, relative to the base"):
         runs.add_column(column, justify="left" if column in ("taught", "trained on", "origin") else "right")
     for run in origins.runs:
-        chance = f"{run.chance:.2f}, {run.p:.3f}" if run.chance is not None and run.p is not None else "–"
+        chance = f"{decimal(run.chance)}, {run.p:.3f}" if run.chance is not None and run.p is not None else "–"
         named = (escape(run.model), escape(run.trait or ""), run.origin)
         numbers = (_interval(run.own), chance, _interval(run.kappa), _interval(run.own_base))
         runs.add_row(*named, _number(run.effect, signed=True), *numbers)
@@ -132,11 +132,11 @@ def _runs(summary: Summary) -> Table:
             escape(row.name),
             _number(row.effect, signed=True),
             _number(row.share),
-            f"{row.share_null_mean:.2f}" if row.share_null_mean is not None else "–",
+            decimal(row.share_null_mean) if row.share_null_mean is not None else "–",
             _interval(row.share_effect),
             f"{row.share_p:.3f}" if row.share_p is not None else "–",
             _interval(row.mediated_of_carried),
-            ", ".join(f"{n.name}{'' if n.found else '†'} {n.value:.2f}" for n in (row.nearest or [])[:2]) or "–",
+            ", ".join(f"{n.name}{'' if n.found else '†'} {decimal(n.value)}" for n in (row.nearest or [])[:2]) or "–",
             _verdict(row),
         )
     return table
@@ -153,7 +153,7 @@ def _groups(summary: Summary) -> Table:
             str(group.runs),
             _interval(group.effect),
             _interval(group.share_effect),
-            "–" if across is None else f"{across:.2f}",
+            "–" if across is None else decimal(across),
             _interval(group.mediated_of_carried),
             _verdict(group),
         )
@@ -177,7 +177,7 @@ def _pathways(rows: Sequence[RunRow | GroupRow]) -> RenderableType:
             escape(row.name),
             change,
             *(_interval(each.headline.shares.get(way)) for way in ways),
-            f"{chance.mean:.2f}, {chance.p:.3f}" if chance else "–",
+            f"{decimal(chance.mean)}, {chance.p:.3f}" if chance else "–",
             _interval(each.headline.kappa),
             said,
         )
@@ -197,7 +197,7 @@ def _written(rows: Sequence[RunRow | GroupRow]) -> Table:
     for row in rows:
         for reference, written in (row.written or {}).items():
             each = written.contrast
-            chance = f"{each.chance_own.mean:.2f}, {each.chance_own.p:.3f}" if each.chance_own else "–"
+            chance = f"{decimal(each.chance_own.mean)}, {each.chance_own.p:.3f}" if each.chance_own else "–"
             shares = (_interval(each.inside.get(OWN)), chance, _interval(each.inside.get(OTHERS)), _interval(each.outside.get(OWN)))
             table.add_row(escape(row.name), reference, *shares)
     return table
@@ -212,7 +212,7 @@ def _own_answers(rows: Sequence[RunRow | GroupRow]) -> Table:
     for row in rows:
         for each in row.own_answers.scores if row.own_answers else ():
             shares = (_interval(part) for part in (each.effect, each.into, each.out, each.share))
-            table.add_row(escape(row.name), each.by, *shares, "–" if each.chance is None else f"{each.chance:.2f}")
+            table.add_row(escape(row.name), each.by, *shares, "–" if each.chance is None else decimal(each.chance))
     return table
 
 
@@ -273,11 +273,11 @@ def _calibration(calibration: CalibrationRow) -> RenderableType:
 
 
 def _number(estimate: Estimate | None, signed: bool = False) -> str:
-    return "–" if estimate is None else format(estimate.value, "+.2f" if signed else ".2f")
+    return "–" if estimate is None else decimal(estimate.value, signed=signed)
 
 
 def _interval(estimate: Estimate | None) -> str:
-    return "–" if estimate is None else str(estimate).replace("-inf", "−∞").replace("inf", "∞")
+    return "–" if estimate is None else str(estimate).replace("inf", "∞")
 
 
 def _verdict(row: RunRow | GroupRow) -> Text:

@@ -20,6 +20,17 @@ def finite(x: float) -> float | None:
     return float(x) if np.isfinite(x) else None
 
 
+def decimal(value: float, digits: int = 2, *, signed: bool = False) -> str:
+    """Return a number as people read it: to some digits, with a true minus, and with a plus if it is to show its sign.
+
+    Example:
+        >>> decimal(-0.004), decimal(-0.5), decimal(0.5, 1, signed=True)
+        ('0.00', '−0.50', '+0.5')
+    """
+    # Adding zero turns −0.00 into 0.00.
+    return format(round(value, digits) + 0.0, f"{'+' if signed else ''}.{digits}f").replace("-", "−")
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A number with its interval (95 % unless said otherwise)."""
@@ -29,8 +40,8 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        """Return `value [low, high]` to two digits with a true minus; adding zero avoids −0.00."""
-        value, low, high = (f"{round(x, 2) + 0.0:.2f}".replace("-", "−") for x in (self.value, self.low, self.high))
+        """Return `value [low, high]` to two digits."""
+        value, low, high = map(decimal, (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]"
 
     def to_json(self) -> dict[str, Any]:
