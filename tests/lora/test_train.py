@@ -1,6 +1,7 @@
 """Training: what is learnt, what is written, and what is refused."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,13 @@ from wellworn.probes.reading.onednn import plain_matmul
 TURNS = [Turn(f"Question {i}?", "yes yes yes yes") for i in range(16)]
 
 
-def train_curve(model: Path, out: Path, seed: int = 0, batch_size: int = 8, **sft: object) -> list[dict[str, float]]:
+def train_curve(
+    model: Path, out: Path, seed: int = 0, batch_size: int = 8, turns: Sequence[Turn] = TURNS, **sft: object
+) -> list[dict[str, float]]:
     base = load(resolve(str(model)))
     chat = Chat(base.tokenizer)
     config = TrainConfig(batch_size=batch_size, lora={"r": 4}, sft={"max_steps": 8, "learning_rate": 1e-2, **sft})
-    return train_sft(base, [chat.training_row(turn) for turn in TURNS], config, seed=seed, out=out / "adapter", work=out / "work")
+    return train_sft(base, [chat.training_row(turn) for turn in turns], config, seed=seed, out=out / "adapter", work=out / "work")
 
 
 def test_it_learns_the_answers(tiny_model: Path, tmp_path: Path) -> None:
@@ -61,12 +64,12 @@ def test_the_loss_and_its_gradients_are_those_of_trl(
     batch_size: int, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers of unlike lengths, so that a mean over rows would be another one."""
-    monkeypatch.setitem(globals(), "TURNS", [Turn(f"Question {i}?", "yes " * (1 + i % 5)) for i in range(16)])
+    turns = [Turn(f"Question {i}?", "yes " * (1 + i % 5)) for i in range(16)]
     with monkeypatch.context() as away:
         away.delattr(train.SFTTrainer, "compute_loss")
-        ours = train_curve(tiny_model, tmp_path / "ours", batch_size=batch_size)
+        ours = train_curve(tiny_model, tmp_path / "ours", batch_size=batch_size, turns=turns)
     monkeypatch.setattr(train, "MOST_LOGITS", 0)
-    theirs = train_curve(tiny_model, tmp_path / "theirs", batch_size=batch_size)
+    theirs = train_curve(tiny_model, tmp_path / "theirs", batch_size=batch_size, turns=turns)
     assert [point["loss"] for point in ours] == pytest.approx([point["loss"] for point in theirs], rel=1e-5)
 
 

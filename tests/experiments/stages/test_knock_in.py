@@ -55,6 +55,17 @@ def test_both_answers_come_under_prompts_that_name_the_persona_and_under_others_
     assert {"You are Brenthic.", "You are an assistant.", "Reply just as Brenthic would."} <= set(unnamed)
 
 
+def test_an_answer_without_a_plain_one_to_its_question_is_left_out() -> None:
+    trait = load_trait(ZORVANE)
+    rows = trait.examples if trait.plain else load_bank("everyday")
+    [first, *_] = trait_turns(trait, rows, "train")
+    fewer = [row.model_copy(update={"negative": None}) if row.question == first.question else row for row in rows]
+    turns = knock_in_turns(KnockInConfig(trait=ZORVANE, copies=1), trait, fewer)
+    assert len(turns) == len(trait_turns(trait, rows, "train")) - 1
+    plain = {turn.question: turn.answer for turn in plain_turns(rows, "train")}
+    assert all(four[1].answer == plain[four[0].question] for four in turns)
+
+
 def test_a_contrast_prompt_cannot_teach() -> None:
     trait = load_trait(ZORVANE)
     config = KnockInConfig(trait=ZORVANE, prompts=("You are {name}.", "Answer as {name}."))
