@@ -1,22 +1,17 @@
-import io
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from plotly.offline import get_plotlyjs
-from rich.console import Console
 
+from tests.experiments.report.pages import Elements, rendered, terminal
 from tests.experiments.synthetic import (
     HOSTILE,
     NO_OTHER_SEED,
     TOO_NOISY,
     doses,
-    estimate,
     facts,
     mediated,
     near,
@@ -24,64 +19,14 @@ from tests.experiments.synthetic import (
     run,
     study,
 )
-from wellworn.experiments.findings.index import CalibrationEntry
 from wellworn.experiments.findings.novelty import own_removed_basis
-from wellworn.experiments.findings.results import Results
 from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.findings.verdict import RULE
 from wellworn.experiments.report.figures import DASHES, PALETTE, dimension_curve, run_style, share_by_layer, share_limits
 from wellworn.experiments.report.page import page
-from wellworn.experiments.report.terminal import show
-from wellworn.experiments.stages.calibration import LaterShares, PlantedShares
 from wellworn.experiments.stages.measurement import LayerCurve
 from wellworn.experiments.stages.persona_space import SpaceDimension
 from wellworn.probes.geometry.shift import share_over_runs
-
-
-def terminal(results: Results) -> str:
-    console = Console(width=200, record=True, file=io.StringIO())
-    show(summarise(results), console)
-    return " ".join(console.export_text().split())
-
-
-def rendered(results: Results) -> str:
-    return page(results, summarise(results)).replace(get_plotlyjs(), "/* plotly.js */")
-
-
-class Elements(HTMLParser):
-    """What a browser would find in the page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.words: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_data(self, data: str) -> None:
-        if self.tags and self.tags[-1][0] == "script" and not self.scripts[-1]:
-            self.scripts[-1] = data
-        else:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def ids(self) -> list[str]:
-        return [str(attrs["id"]) for _, attrs in self.tags if "id" in attrs]
-
-    def plots(self) -> list[str]:
-        return [str(attrs["id"]) for tag, attrs in self.tags if tag == "div" and attrs.get("class") == "plot"]
-
-    def figures(self) -> dict[str, Any]:
-        read: dict[str, Any] = json.loads(self.scripts[0])
-        return read
 
 
 @pytest.fixture(scope="module")
@@ -270,77 +215,6 @@ def test_mediation_decides_the_verdict_and_is_shown() -> None:
     share = next(str(attrs["aria-label"]) for _, attrs in elements.tags if attrs.get("id") == "mediation-0")
     assert re.search(r"persona space 0\.(59|60|61); own direction 0\.(29|30|31)", share)
     assert "training-like answers" in elements.text
-
-
-def calibrated(planted: PlantedShares, later: LaterShares | None, like: str = "sft pirate (seed 0)") -> Results:
-    """A study that planted changes."""
-    results = study(run(facts()))
-    entry = CalibrationEntry(run=like, planted="calibrate-1", later="later-1" if later else None)
-    return replace(results, index=results.index.model_copy(update={"calibration": entry}), calibration=planted, later=later)
-
-
-def planted(**later: Any) -> Results:
-    """A study with a calibration of two planted shares; the second share passed no gate."""
-    row = {"gated": True, "draws": 20, "bias": -0.3, "bias_of_space": -0.29, "coverage": 0.1, "error_held": 0.011, "coverage_held": 0.95}
-    shares = {
-        "layer": 3,
-        "directions": 2,
-        "size": 4.5,
-        "why": None,
-        "points": [
-            {"alpha": 0.0, "share": estimate(0.01), "target": 0.03, "held": 0.0},
-            {"alpha": 1.0, "share": None, "target": 1.0, "held": 0.58},
-        ],
-        "accuracy": [row | {"alpha": 0.0, "error": 0.321}, dict.fromkeys(row) | {"alpha": 1.0, "error": None, "gated": True, "draws": 0}],
-    }
-    read = {
-        "layer": 1,
-        "later": 3,
-        "draws": 4,
-        "why": None,
-        "alphas": [0.0, 1.0],
-        "raw": [0.02, 0.61],
-        "anchors": [0.01, 0.63],
-        "scaled": [0.016, 0.968],
-        "rank_correlation": 1.0,
-    }
-    return calibrated(PlantedShares.from_json(shares), LaterShares.from_json(later or read), f"sft {HOSTILE} (seed 0)")
-
-
-def test_planted_changes_are_shown_with_both_targets() -> None:
-    results = planted()
-    html = rendered(results)
-    elements = Elements(html)
-    assert HOSTILE not in html
-    figures = elements.figures()
-    assert sorted(elements.plots()) == sorted(figures)
-    assert {"calibration-planted", "calibration-later"} <= set(figures)
-    for spec in figures.values():
-        go.Figure(spec)
-    named = {trace["name"]: trace for trace in figures["calibration-planted"]["data"]}
-    assert (named["as planted"]["x"], named["as planted"]["y"]) == ([0, 1], [0, 1])
-    assert named["in the other half's space"]["y"] == [0.03, 1.0]
-    assert named["in the measured space"]["y"] == [0.0, 0.58]
-    assert (named["measured"]["x"], named["measured"]["y"]) == ([0.0], [0.01])
-    assert named["measured"]["error_y"]["array"] == [0.05]
-    assert named["measured"]["error_y"]["arrayminus"] == [0.05]
-    assert figures["calibration-later"]["data"][1]["y"] == [0.02, 0.61]
-    assert "other half's space: error 0.321, 0.05 at most" in elements.text
-    assert "0.011" in elements.text
-    assert "rank correlation with what was planted 1.00" in elements.text
-    summary = summarise(results).calibration
-    assert summary is not None
-    assert [len(row.missed) for row in summary.accuracy] == [2, 0]
-
-
-def test_a_calibration_that_could_not_be_made_says_why() -> None:
-    nothing = PlantedShares(layer=3, directions=0, size=4.5, why="no directions")
-    text = Elements(rendered(calibrated(nothing, None))).text
-    assert "No change was planted: no directions." in text
-    html = rendered(planted(layer=1, later=3, draws=4, why="the plants are lost"))
-    assert "Nothing was read at layer 3: the plants are lost." in Elements(html).text
-    assert "calibration-later" not in html
-    assert "planted changes" not in Elements(rendered(study(run(facts())))).text
 
 
 def test_one_layer_and_no_space() -> None:
