@@ -84,6 +84,24 @@ class Chat:
             InputError: the answer is empty, a text holds one of the tokenizer's special tokens, the
                 template refuses the conversation, or it is longer than the model's context.
         """
+        return self._encode(turn)[0]
+
+    def tokens_at(self, turn: Turn, ranges: Sequence[tuple[int, int]]) -> list[bool]:
+        """Return whether each token of an answer, as `encode` has it, lies in one of some ranges of the answer's characters.
+
+        Args:
+            turn: the question and its answer.
+            ranges: half-open, of the answer without the spaces around it.
+
+        Raises:
+            InputError: as `encode`.
+        """
+        encoded, places = self._encode(turn)
+        inside = places[slice(*encoded.spans["response"])]
+        return [any(a < end and b > start for start, end in ranges) for a, b in inside]
+
+    def _encode(self, turn: Turn) -> tuple[Encoded, list[tuple[int, int]]]:
+        """Return a tokenised conversation, and where each of its tokens stands relative to the answer's first character."""
         answer = turn.answer.strip()
         if not answer:
             raise InputError(f"an empty answer cannot be encoded (question {turn.question!r})")
@@ -106,7 +124,8 @@ class Chat:
         after = next((i for i in range(last, len(ids)) if text[slice(*offsets[i])].strip()), last)
         closes = after < len(ids) and text[slice(*offsets[after])].strip() in self._special
         mask = [int(first <= i < (after + 1 if closes else last)) for i in range(len(ids))]
-        return Encoded(tuple(ids), {"prompt": (0, first), "prompt_last": (first - 1, first), "response": (first, last)}, tuple(mask))
+        spans = {"prompt": (0, first), "prompt_last": (first - 1, first), "response": (first, last)}
+        return Encoded(tuple(ids), spans, tuple(mask)), [(a - len(head), b - len(head)) for a, b in offsets]
 
     def encode_prompt(self, question: str, system: str | None = None, room: int = 0) -> list[int]:
         """Tokenise a question up to and including the generation prompt, if `room` further tokens fit the model's context.

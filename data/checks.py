@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from wellworn.data.errors import InputError
 from wellworn.data.files import read_jsonl
-from wellworn.data.mixtures import Turn, ngrams, plain_turns, same_question, shared_ngrams, words
+from wellworn.data.mixtures import Turn, plain_turns, same_question
 from wellworn.data.schema import Example, Role, Trait
+from wellworn.data.words import ngrams, shared_ngrams, words
 
 if TYPE_CHECKING:
     from wellworn.data.chat import Chat

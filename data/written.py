@@ -13,8 +13,8 @@ from math import ceil
 from pydantic import TypeAdapter, ValidationError
 
 from wellworn.data.checks import LENGTH_RATIO, NEAR_ANSWERS, NEAR_QUESTIONS, OVERLAP_LIMIT, likeness
-from wellworn.data.mixtures import ngrams, shared_ngrams, words
 from wellworn.data.schema import Text
+from wellworn.data.words import ngrams, shared_ngrams, words
 
 # Characters, far beyond what the words below need: a word may have a million.
 LONGEST_PROMPT, LONGEST_RUBRIC, LONGEST_ANSWER, LONGEST_QUESTION = 2_000, 6_000, 1_500, 400

@@ -154,6 +154,8 @@ class PathwaysConfig(Section):
         references: `headline` compares with the neutral fine-tune (with the base where there is none); `both` compares with each.
         stand_ins: also patch other directions in place of the own one, each alone: those of other traits, of the study's instructions, and
             random ones of single states. They show whether the own direction is specific, and how often chance directions are exceeded.
+        wording: also ask whether a trait's own direction is more than its words: without what it does to them by itself, without the
+            direction of prompts that ask for them, and on all other tokens.
         answers: evaluate questions that reference and run also answer by themselves, each with its state along the own direction set to the
             other's; null leaves that out. The study's judge, if any, grades the answers. Unit: questions. Example: 24.
     """
@@ -164,6 +166,7 @@ class PathwaysConfig(Section):
     profile: Annotated[int, Field(ge=0)] = 5
     references: Literal["headline", "both"] = "both"
     stand_ins: bool = False
+    wording: bool = True
     answers: Annotated[int, Field(ge=FEWEST_PROMPTS)] | None = None
 
 

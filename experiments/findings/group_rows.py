@@ -18,6 +18,7 @@ from wellworn.experiments.findings.run_rows import capability_of, is_claimable, 
 from wellworn.experiments.findings.score_agreement import RunScores, score_runs
 from wellworn.experiments.findings.statements import Statement
 from wellworn.experiments.findings.verdict import Evidence, Verdict, verdict
+from wellworn.experiments.findings.wording import Wording, wording_of
 from wellworn.experiments.findings.written import Written, written_shares
 from wellworn.experiments.stages.capability import Capability
 from wellworn.experiments.stages.measurement import EffectShares
@@ -51,6 +52,7 @@ class _GroupRest(Record):
     statement: Statement | None
     pathways: Mapping[str, Pathways] | None
     own_p_adjusted: float | None = None
+    wording: Wording | None
     written: Mapping[str, Written] | None
     own_answers: OwnSaid | None
     verdict: str
@@ -85,6 +87,7 @@ class GroupRow(_GroupRest, OtherOutcomes, MediatedShares, _GroupShares):
         statement: what may be said of how much of the change is existing; null where that was not measured.
         pathways: reference → where the change goes, the headline's first; null where that was not measured.
         own_p_adjusted: p of the own direction against chance directions, corrected for the study's groups (Benjamini and Hochberg).
+        wording: whether the own direction is more than the trait's words; null where that was not measured.
         written: reference → what adapters write along persona directions; null where that was not measured.
         own_answers: what models say with the state along the own direction set to the other's; null where nothing was said.
         verdict: the verdict's name.
@@ -142,7 +145,7 @@ def _group_row(
     analysis, rest = _headline(runs), judge_novelty(results, runs)
     judged = _judge(runs, effect_RQ, effect, share, star, p, analysis, rest)
     nearest, nearest_high, own_ranks = nearest_to_group(runs)
-    pathways = pathways_of(runs, between_runs)
+    pathways, wording = pathways_of(runs, between_runs), wording_of(runs)
     return GroupRow(
         arm=entry.arm,
         trait=entry.trait,
@@ -161,8 +164,9 @@ def _group_row(
         novelty=rest,
         scores=score_runs(runs),
         capability=capability_of(results, runs),
-        statement=statement_of(results, runs, pathways),
+        statement=statement_of(results, runs, pathways, wording),
         pathways=pathways,
+        wording=wording,
         written=written_shares(runs),
         own_answers=own_said(runs),
         verdict=judged.name,

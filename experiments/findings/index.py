@@ -30,6 +30,7 @@ class RunEntry(Record):
         scores: trait scores.
         pathways: reference → where its change goes.
         stand_ins: other directions in place of its own one.
+        wording: whether its own direction is more than its words.
         written: reference → what it writes along persona directions.
         own_answers: what models say with the state along its own direction set.
         own_grades: a judge's grades of that.
@@ -55,6 +56,7 @@ class RunEntry(Record):
     scores: str | None = None
     pathways: Mapping[str, str] = {}
     stand_ins: str | None = None
+    wording: str | None = None
     written: Mapping[str, str] = {}
     own_answers: str | None = None
     own_grades: str | None = None
@@ -67,7 +69,7 @@ class RunEntry(Record):
         yield from (self.measure, self.instructions, self.dictionary, self.said, self.answers)
         yield from (self.training, self.weights, self.capability, self.scores)
         yield from self.pathways.values()
-        yield self.stand_ins
+        yield from (self.stand_ins, self.wording)
         yield from self.written.values()
         yield from (self.own_answers, self.own_grades)
 

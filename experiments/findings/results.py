@@ -28,6 +28,7 @@ from wellworn.experiments.stages.persona_space import DICTIONARY, SpaceDimension
 from wellworn.experiments.stages.scores import SCORES, TakenScores
 from wellworn.experiments.stages.stand_ins import StandInOutcomes, load_stand_ins
 from wellworn.experiments.stages.weights import WEIGHTS, UpdateWrites
+from wellworn.experiments.stages.wording import WordingOutcomes, load_wording
 from wellworn.experiments.stages.written import WrittenOutcomes, load_written
 from wellworn.lora.arms import Confined, Sft
 from wellworn.probes.statistics.intervals import FloatArray
@@ -54,6 +55,7 @@ class RunResult:
         capability: its results on the built-in capability set; None where the study does not ask, or without an adapter.
         pathways: reference → outcomes of its pathways.
         stand_ins: outcomes of other directions in place of its own one; None where the study does not ask.
+        wording: outcomes of its own direction without the trait's words; None where the study does not ask.
         written: reference → outcomes of its confined writes.
         own_answers: what models say with the state along its own direction set; None where the study does not ask.
         own_grades: a judge's grades of that; None without a judge.
@@ -72,6 +74,7 @@ class RunResult:
     capability: Items | None = None
     pathways: Mapping[str, PathwayOutcomes] = field(default_factory=dict)
     stand_ins: StandInOutcomes | None = None
+    wording: WordingOutcomes | None = None
     written: Mapping[str, WrittenOutcomes] = field(default_factory=dict)
     own_answers: OwnAnswers | None = None
     own_grades: OwnGrades | None = None
@@ -153,6 +156,7 @@ def _entry(planned: PlannedRun) -> RunEntry:
     """Return a run's entry in the index."""
     stages = (
         "stand_ins",
+        "wording",
         "own_answers",
         "own_grades",
         "measure",
@@ -255,6 +259,7 @@ def _load_run(store: Store, entry: RunEntry) -> RunResult:
         capability=_load_items(store, entry.capability),
         pathways={who: load_pathways(store.path(stage)) for who, stage in entry.pathways.items()},
         stand_ins=load_stand_ins(store.path(entry.stand_ins)) if entry.stand_ins else None,
+        wording=load_wording(store.path(entry.wording)) if entry.wording else None,
         written={who: load_written(store.path(stage)) for who, stage in entry.written.items()},
         own_answers=load_own_answers(store.path(entry.own_answers)) if entry.own_answers else None,
         own_grades=load_own_grades(store.path(entry.own_grades)) if entry.own_grades else None,

@@ -24,6 +24,7 @@ from wellworn.experiments.findings.score_agreement import RunScores, score_runs
 from wellworn.experiments.findings.stand_ins import StandIns, stand_in_shares
 from wellworn.experiments.findings.statements import Statement, state
 from wellworn.experiments.findings.verdict import P_LEVEL, Carried, Evidence, Verdict, verdict
+from wellworn.experiments.findings.wording import Wording, wording_of
 from wellworn.experiments.findings.written import Written, written_shares
 from wellworn.experiments.stages.capability import Capability, capability
 from wellworn.experiments.stages.measurement import EffectShares, Measurement, ShareOfTruth
@@ -78,6 +79,7 @@ class _RunRest(Record):
     statement: Statement | None
     pathways: Mapping[str, Pathways] | None
     stand_ins: StandIns | None
+    wording: Wording | None
     written: Mapping[str, Written] | None
     own_answers: OwnSaid | None
     weights: Writes | None
@@ -131,6 +133,7 @@ class RunRow(_RunRest, OtherOutcomes, MediatedShares, _RunShares):
         statement: what may be said of how much of the change is existing; null where that was not measured.
         pathways: reference → where the change goes, the headline's first; null where that was not measured.
         stand_ins: other directions in place of the own one; null where that was not measured.
+        wording: whether the own direction is more than the trait's words; null where that was not measured.
         written: reference → what adapters write along persona directions; null where that was not measured.
         own_answers: what models say with the state along the own direction set to the other's; null where nothing was said.
         weights: the share of its weight update that writes into the persona space.
@@ -166,7 +169,7 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
     instructions, no_instructions = among_instructions(run, shares.share, missing.get("share"))
     if no_instructions:
         missing["among_instructions"] = no_instructions
-    pathways = pathways_of([run])
+    pathways, wording = pathways_of([run]), wording_of([run])
     return RunRow(
         **vars(shares),
         **vars(mediated_shares(run.facts.headline_analysis if run.facts else None)),
@@ -179,9 +182,10 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
         among_roles=among_roles(results, run),
         scores=score_runs([run]),
         capability=capability_of(results, [run]),
-        statement=statement_of(results, [run], pathways),
+        statement=statement_of(results, [run], pathways, wording),
         pathways=pathways,
         stand_ins=stand_in_shares(run),
+        wording=wording,
         written=written_shares([run]),
         own_answers=own_said([run]),
         weights=run.weights.together if run.weights else None,
@@ -190,19 +194,26 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
     )
 
 
-def statement_of(results: Results, runs: Sequence[RunResult], pathways: Mapping[str, Pathways] | None) -> Statement | None:
+def statement_of(
+    results: Results, runs: Sequence[RunResult], pathways: Mapping[str, Pathways] | None, wording: Wording | None
+) -> Statement | None:
     """Return what may be said of a change toward a trait or a control; None where it was not measured where it goes.
 
     Args:
         results: the study's results; a run of them under the trait's system prompt says how large a change is.
         runs: one run, or several that differ in their seed alone.
         pathways: where their change goes.
+        wording: whether their own direction is more than the trait's words.
     """
     if not pathways:
         return None
     trait = runs[0].entry.trait
     return state(
-        pathways, persona=trait not in control_names(), prompted=_prompted(results, trait), reference_change=_reference_change(runs)
+        pathways,
+        persona=trait not in control_names(),
+        prompted=_prompted(results, trait),
+        reference_change=_reference_change(runs),
+        wording=wording,
     )
 
 

@@ -1,6 +1,6 @@
 """Whether a run's own direction carries more than other directions do in its place, and how often those exceed chance."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from wellworn.experiments.findings.results import RunResult
 from wellworn.experiments.findings.verdict import P_LEVEL
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, parse_part, parts_named
 from wellworn.experiments.stages.pathways import CHANCE_OWN, PathwayOutcomes
-from wellworn.experiments.stages.stand_ins import WORDLESS, StandInOutcomes
+from wellworn.experiments.stages.stand_ins import StandInOutcomes
 from wellworn.probes.geometry.nulls import rank_among
 from wellworn.probes.mediation.pathways import OWN
 from wellworn.probes.mediation.shares import Outcomes, is_within_noise
@@ -38,17 +38,10 @@ class StandIns(Record):
 
     Attributes:
         own: the share of the own direction on these questions.
-        words: the trait's most typical words in its evaluate answers.
-        wordless: the share of the own direction less all that it does to these words through the head by itself; null where it was not
-            found.
-        wordless_p: how often a chance direction carries as much; null where none were drawn.
         kinds: `trait`, `instruction`, or `single` (random directions of single states) → what they carry.
     """
 
     own: float
-    words: Sequence[str]
-    wordless: float | None
-    wordless_p: float | None
     kinds: Mapping[str, KindOfStandIn]
 
 
@@ -73,14 +66,7 @@ def stand_in_shares(run: RunResult) -> StandIns | None:
         rank = rank_among(own, list(mine.values()))
         above = sum(rank_among(share, chance).p <= P_LEVEL for share in mine.values()) if len(chance) else None
         kinds[kind] = KindOfStandIn(shares=mine, at_least=rank.at_least, p=rank.p, above_chance=above)
-    wordless = _share(change, outcomes, WORDLESS) if found.facts.words else None
-    return StandIns(
-        own=own,
-        words=found.facts.words,
-        wordless=wordless,
-        wordless_p=rank_among(wordless, chance).p if wordless is not None and len(chance) else None,
-        kinds=kinds,
-    )
+    return StandIns(own=own, kinds=kinds)
 
 
 def _share(change: Outcomes, outcomes: Mapping[str, FloatArray], name: str) -> float:

@@ -11,6 +11,7 @@ from wellworn.data.files import digest
 from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.findings.pathways import Pathways
 from wellworn.experiments.findings.verdict import P_LEVEL
+from wellworn.experiments.findings.wording import Wording
 from wellworn.probes.mediation.pathways import OTHERS, OWN, REST, width_to_one
 from wellworn.probes.statistics.intervals import Estimate, decimal
 
@@ -42,6 +43,12 @@ RULE = (
 )
 # Changes of known origin that were kept back are read by this rule alone, so the page of results names its digest before they are.
 RULE_DIGEST = digest(RULE)
+# Of what kind the share is, and not how large.
+WORDING_RULE = (
+    "What goes through a trait's own direction is existing wording, and no persona, unless the direction carries more than 95 % of chance "
+    "directions (lower bound) in each of three ways: less all that it does to the trait's 20 most typical words through the head by "
+    "itself; less the direction of prompts that ask for these words; and as it is, on all other tokens of the answers."
+)
 
 
 class Statement(Record):
@@ -49,7 +56,8 @@ class Statement(Record):
 
     Attributes:
         name: one of the names of the rule.
-        existing: what would be existing: a `persona`, or for a control whose own direction was found an `instruction`.
+        existing: what would be existing: a `persona`; for a control whose own direction was found an `instruction`; `wording` where the
+            trait's own direction is not shown to be more than its words.
         share: the interval that it is made of: of the own direction, or of all other personas where that was not found; null where it has
             none.
         why: the numbers behind it, in words.
@@ -87,7 +95,11 @@ class Statement(Record):
 
 
 def state(
-    pathways: Mapping[str, Pathways], persona: bool, prompted: Estimate | None = None, reference_change: float | None = None
+    pathways: Mapping[str, Pathways],
+    persona: bool,
+    prompted: Estimate | None = None,
+    reference_change: float | None = None,
+    wording: Wording | None = None,
 ) -> Statement:
     """Return what may be said of a change.
 
@@ -96,6 +108,7 @@ def state(
         persona: whether the run's own direction is that of a persona; else it is that of an instruction.
         prompted: the change under the trait's held-out system prompt, where it was measured.
         reference_change: the change of the headline's reference itself relative to the base; None where the base is that reference.
+        wording: whether the own direction is more than the trait's words; None where that was not measured.
     """
     headline, base = next(iter(pathways.values())), pathways.get("base")
     made_of = _share(headline)
@@ -106,7 +119,18 @@ def state(
     others = [_by_share(headline, *margins)[0] for margins in OTHER_MARGINS]
     fragile = [other for other in dict.fromkeys(others) if other != name]
     personas = None if persona else _personas(headline)
+    if existing == "persona" and OWN in headline.headline.shares and name in (MOSTLY, BETWEEN):
+        existing, words = ("wording" if wording and wording.more is False else existing), _of_words(wording)
+        why = f"{why}; {words}"
     return Statement(name=name, existing=existing, share=made_of, why=why, personas=personas, fragile=fragile)
+
+
+def _of_words(wording: Wording | None) -> str:
+    if wording is None:
+        return "whether the direction is more than the trait's words was not asked"
+    if wording.more is None:
+        return f"whether the direction is more than the trait's words is not known: {wording.why}"
+    return f"the direction is {'more' if wording.more else 'not shown to be more'} than the trait's words: {wording.why}"
 
 
 def _too_small(found: Pathways, prompted: Estimate | None) -> tuple[str, str] | None:

@@ -1,17 +1,21 @@
 """The pathways of a run, and what it writes: references and texts."""
 
+from wellworn.data.schema import Trait
 from wellworn.experiments.engine.stage import Stage
 from wellworn.experiments.plan.arms import NO_PLAIN
 from wellworn.experiments.plan.layout import Layout
 from wellworn.experiments.stages.grades import needed_rubric
 from wellworn.experiments.stages.own_answers import own_answers_stage, own_grades_stage
 from wellworn.experiments.stages.pathways import PathwaysQuestion, pathways_stage
+from wellworn.experiments.stages.persona_directions import extraction_examples
 from wellworn.experiments.stages.stand_ins import stand_ins_stage
+from wellworn.experiments.stages.wording import trait_words, wording_stage
 from wellworn.experiments.stages.written import written_stage
 
 LEFT_OUT = "the study leaves pathways out"
 NO_TRAIT = "the run has no trait of its own whose change could go anywhere"
 NO_OWN = "the run has no direction of its own"
+NO_WORDS = "no word is typical of its answers"
 PROMPTED = "a system prompt changes what is read; pathways are those of changed weights"
 
 
@@ -56,6 +60,24 @@ def plan_stand_ins(layout: Layout) -> Stage | None:
         return None
     question = pathways_question(layout, layout.headline, config.surface)
     return stand_ins_stage(layout.shared.context, question, config, layout.space_stages, layout.shared.instructions)
+
+
+def plan_wording(layout: Layout) -> tuple[Stage | None, str | None]:
+    """Lay out whether a trait's own direction is more than its words, relative to the headline's reference; or return why not.
+
+    Both are None where the study does not ask. A control's own direction is an instruction's, whose words may be all that it is.
+    """
+    config, subject = layout.run.study.pathways, layout.subject.of
+    if config is None or not config.wording or not isinstance(subject, Trait):
+        return None, None
+    if why := _why_none(layout) or (None if layout.own in layout.space_stages.names else layout.no_own or NO_OWN):
+        return None, why
+    question = pathways_question(layout, layout.headline)
+    examples = extraction_examples(subject, layout.shared.bank)
+    of_trait = trait_words(layout.shared.context, question, subject.contrast_pairs, examples)
+    if of_trait is None:
+        return None, NO_WORDS
+    return wording_stage(layout.shared.context, question, config, layout.space_stages, of_trait), None
 
 
 def plan_own_answers(layout: Layout) -> tuple[Stage | None, Stage | None, str | None]:

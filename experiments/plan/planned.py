@@ -30,6 +30,7 @@ class PlannedRun:
         scores: its trait scores, if the study asks for them.
         pathways: reference → where its change goes.
         stand_ins: other directions in place of its own one, if the study asks for them.
+        wording: whether its own direction is more than its words, if the study asks for it.
         written: reference → what it writes along persona directions.
         own_answers: what models say with the state along its own direction set, if the study asks for it.
         own_grades: a judge's grades of that, if the study has a judge.
@@ -52,6 +53,7 @@ class PlannedRun:
     scores: Stage | None = None
     pathways: Mapping[str, Stage] = field(default_factory=dict)
     stand_ins: Stage | None = None
+    wording: Stage | None = None
     written: Mapping[str, Stage] = field(default_factory=dict)
     own_answers: Stage | None = None
     own_grades: Stage | None = None
@@ -63,7 +65,7 @@ class PlannedRun:
     def targets(self) -> list[Stage]:
         """The stages to finish; patched answers and the training curve are inputs of these."""
         stages = (self.measure, self.instructions, self.dictionary, self.answers, self.weights, self.capability, self.scores)
-        ways = (*self.pathways.values(), self.stand_ins, *self.written.values(), self.own_answers, self.own_grades)
+        ways = (*self.pathways.values(), self.stand_ins, self.wording, *self.written.values(), self.own_answers, self.own_grades)
         return [stage for stage in (*stages, *ways) if stage is not None]
 
 

@@ -9,7 +9,7 @@ from wellworn.experiments.engine.stage import Condition, Stage
 from wellworn.experiments.plan.arms import NO_PLAIN
 from wellworn.experiments.plan.layout import Layout
 from wellworn.experiments.plan.mediations import Analyses, Key
-from wellworn.experiments.plan.pathways import plan_own_answers, plan_pathways, plan_stand_ins, plan_written
+from wellworn.experiments.plan.pathways import plan_own_answers, plan_pathways, plan_stand_ins, plan_wording, plan_written
 from wellworn.experiments.plan.planned import PlannedCalibration, PlannedRun
 from wellworn.experiments.stages.answers import answer_stage
 from wellworn.experiments.stages.calibration import Real, calibrate_stage, later_stage
@@ -46,6 +46,8 @@ def plan_run(layout: Layout) -> PlannedRun:
     missing |= why
     pathways, no_pathways = plan_pathways(layout)
     missing |= {"pathways": no_pathways} if no_pathways else {}
+    wording, not_worded = plan_wording(layout)
+    missing |= {"wording": not_worded} if not_worded else {}
     written, not_written = plan_written(layout)
     missing |= {"written": not_written} if not_written else {}
     own_answers, own_grades, not_said = plan_own_answers(layout)
@@ -71,6 +73,7 @@ def plan_run(layout: Layout) -> PlannedRun:
         scores=scores,
         pathways=pathways,
         stand_ins=plan_stand_ins(layout),
+        wording=wording,
         written=written,
         own_answers=own_answers,
         own_grades=own_grades,

@@ -23,7 +23,7 @@ from wellworn.experiments.findings.results import Results, RunResult, run_name
 from wellworn.experiments.findings.run_rows import RUNS_FOR_A_CLAIM, RunRow
 from wellworn.experiments.findings.summary import Summary
 from wellworn.experiments.findings.verdict import RULE
-from wellworn.experiments.report import mediation, own_answers, panels, pathways, stand_ins, written
+from wellworn.experiments.report import mediation, own_answers, panels, pathways, stand_ins, wording, written
 from wellworn.experiments.report.figures import (
     Figure,
     Shown,
@@ -105,6 +105,7 @@ def page(results: Results, summary: Summary) -> str:
     ways, drawn = pathways.view(gone)
     wrote = [(name, group.written) for name, group in named] + [(view["name"], view["row"].written) for view in alone]
     said = [(name, group.own_answers) for name, group in named] + [(view["name"], view["row"].own_answers) for view in alone]
+    worded = [(name, group.wording) for name, group in named] + [(view["name"], view["row"].wording) for view in alone]
     figures += drawn
     near = [_resemblance(name, None, group) for name, group in named]
     near += [_resemblance(view["name"], view["style"], view["row"]) for view in alone]
@@ -119,6 +120,7 @@ def page(results: Results, summary: Summary) -> str:
         pathways=ways,
         own_answers=own_answers.view(said),
         stand_ins=stand_ins.view([(view["name"], view["row"].stand_ins) for view in runs]),
+        wording=wording.view(worded),
         written=written.view(wrote),
         resembles=[each for each in near if each["nearest"]],
         nearest_shown=SHOWN,

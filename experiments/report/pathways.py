@@ -8,7 +8,7 @@ import numpy as np
 
 from wellworn.experiments.findings.outcome_changes import CONTRAST, TRAIT
 from wellworn.experiments.findings.pathways import Chance, Pathways
-from wellworn.experiments.findings.statements import RULE, RULE_DIGEST, Statement
+from wellworn.experiments.findings.statements import RULE, RULE_DIGEST, WORDING_RULE, Statement
 from wellworn.experiments.report.figures import GREY, PALETTE, Figure, Plotly, Shown, base_layout, label, polyline, round_value
 from wellworn.probes.mediation.pathways import ABOVE, OTHERS, OWN, REST, ROLES
 from wellworn.probes.statistics.intervals import Estimate, decimal
@@ -133,6 +133,7 @@ def view(named: Sequence[tuple[str, Mapping[str, Pathways] | None, Statement | N
         ],
         "rule": re.split(r" (?=\d\. )", RULE),
         "digest": RULE_DIGEST,
+        "wording_rule": WORDING_RULE,
         "questions": max(each.sampled_questions for _, each in headlines),
         "ways": {WAYS[way][0]: way for way in ways_of([each for _, each in headlines])},
         "rows": list(_rows(measured)),

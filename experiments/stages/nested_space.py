@@ -70,6 +70,12 @@ def _found(space: PersonaSpace, at: int) -> list[int]:
     return [int(i) for i in np.flatnonzero(space.found[:, at])]
 
 
+def own_vectors(space: PersonaSpace, layers: Sequence[int], at: int, own: str | None) -> dict[int, FloatArray]:
+    """Return the run's own direction at each layer, [d_model]; none where it was not found at `at`."""
+    mine = [i for i in _found(space, at) if space.names[i] == own]
+    return {layer: space.vectors[mine[0], layer].astype(np.float64) for layer in layers} if mine else {}
+
+
 def averaged_rows(space: PersonaSpace, layer: int, at: int, own: str | None) -> FloatArray:
     """Return centred states averaged over questions, one a persona and prompt, [N, d_model]; the run's own trait has none among them.
 
@@ -131,15 +137,30 @@ def chance_spaces(space: PersonaSpace, nested: NestedSpace, at: int, own: str | 
         own: the name of the run's own direction.
         draws: of each kind.
     """
+    mine = chance_directions(space, list(nested.bases), at, own, draws) if OWN in nested.names else []
     rows = {layer: averaged_rows(space, layer, at, own) for layer in nested.bases}
     count, most = sum(space.names[i] != own for i in _found(space, at)), min(map(len, rows.values())) - 1
-    mine: list[dict[int, FloatArray]] = []
     others: list[dict[int, FloatArray]] = []
-    if OWN in nested.names and most > 1:
-        drawn = chance_vectors(rows, 1, draws, seed_for(0, "pathways.own"))
-        mine = [{layer: nested_bases([each[i]])[0] for layer, each in drawn.items()} for i in range(draws)]
     if OTHERS in nested.names and most > count:
         drawn = chance_vectors(rows, count, draws, seed_for(0, "pathways.others"))
         first = {layer: [basis.T] for layer, basis in nested.part(OWN).items()} if OWN in nested.names else {}
         others = [{layer: nested_bases([*first.get(layer, []), each[i]])[-1] for layer, each in drawn.items()} for i in range(draws)]
     return ChanceSpaces(mine, others)
+
+
+def chance_directions(space: PersonaSpace, layers: Sequence[int], at: int, own: str | None, draws: int) -> list[dict[int, FloatArray]]:
+    """Draw directions in place of the own one, jointly over layers: of each draw, layer → [d_model, 1]; none where too little was read.
+
+    Args:
+        space: of directions.
+        layers: where they are patched.
+        at: the study's layer.
+        own: the name of the run's own direction.
+        draws: their number. The same ones in every stage.
+    """
+    rows = {layer: averaged_rows(space, layer, at, own) for layer in layers}
+    # Two rows less their mean hold a single direction, which leaves nothing to draw.
+    if min(map(len, rows.values())) <= 2:
+        return []
+    drawn = chance_vectors(rows, 1, draws, seed_for(0, "pathways.own"))
+    return [{layer: nested_bases([each[i]])[0] for layer, each in drawn.items()} for i in range(draws)]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wellworn.data.mixtures import Turn, fingerprint, word_logodds, words
+from wellworn.data.mixtures import Turn, fingerprint
+from wellworn.data.words import word_logodds, words
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
 from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, counter

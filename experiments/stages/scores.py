@@ -20,8 +20,9 @@ from safetensors.numpy import load_file
 
 from wellworn.data.chat import TooLongError
 from wellworn.data.errors import InputError
-from wellworn.data.mixtures import Turn, fingerprint, word_logodds
+from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.data.schema import ContrastPair, Control, Example, Trait
+from wellworn.data.words import word_logodds
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
 from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn

@@ -7,12 +7,10 @@ It stores the log-probability of answers with the trait, and of plain ones, unde
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import load_file
 
-from wellworn.data.mixtures import typical_words
 from wellworn.data.schema import seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
@@ -29,20 +27,13 @@ from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.study_sections import PathwaysConfig
 from wellworn.lora import adapters as lora_adapters
 from wellworn.probes.geometry.nested import chance_vectors, nested_bases
-from wellworn.probes.geometry.wording import without_rows, word_rows
 from wellworn.probes.mediation.interventions import Intervention
 from wellworn.probes.mediation.paired_states import Batching, Texts
 from wellworn.probes.mediation.patching import patched_logprobs
 from wellworn.probes.statistics.intervals import FloatArray
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 STAND_INS, OUTCOMES = "stand_ins.json", "outcomes.safetensors"
 TRAIT, INSTRUCTION, SINGLE = "trait", "instruction", "single"
-# The own direction without what it does to the trait's words by itself.
-WORDLESS = "own without its words"
-WORDS = 20
 # Two rows less their mean hold a single direction, which leaves nothing to draw.
 FEWEST_ROWS = 2
 
@@ -53,14 +44,12 @@ class StandInFacts(Record):
     Attributes:
         layers: where.
         kinds: direction → `trait`, `instruction`, or `single` for a random one of single states.
-        words: the words whose rows of the head were taken out of the own direction; none where it was not found.
         interventions: names of the rows of `logprob`.
         questions: places of the questions among the evaluate questions.
     """
 
     layers: list[int]
     kinds: Mapping[str, str]
-    words: list[str]
     interventions: list[str]
     questions: list[int]
 
@@ -103,13 +92,7 @@ def stand_ins_stage(
             layers, _ = set_layers(model, between, question.layer)
             vectors = load_file(folders["instructions"] / "space.safetensors")["vectors"] if instructions else None
             found = _directions(space, layers, question, config, dict(zip(names, vectors, strict=True)) if vectors is not None else {})
-            shown, absent = ([turn.answer for turn in turns] for turns in (question.changed, question.plain))
-            words = typical_words(shown, absent, WORDS)
-            rows = word_rows(context.base.model, token_ids(context.base.tokenizer, words))
-            wordless = {layer: without_rows(vector[None], rows) for layer, vector in own_vectors(space, layers, question).items()}
             arms = {BEFORE: Intervention(0), AFTER: Intervention(1)}
-            if wordless:
-                arms |= both_ways(WORDLESS, swaps_along({layer: nested_bases([each])[0] for layer, each in wordless.items()}))
             for directions in found.values():
                 for name, bases in directions.items():
                     arms |= both_ways(name, swaps_along(bases))
@@ -117,7 +100,7 @@ def stand_ins_stage(
             how = Batching(pad, context.study.token_budget, counter(tick, total, "tokens"))
             scores = patched_logprobs(model, Texts.same(texts), between, list(arms.values()), how).numpy()
         kind_of = {name: kind for kind, directions in found.items() for name in directions}
-        facts = StandInFacts(layers=layers, kinds=kind_of, words=words if wordless else [], interventions=list(arms), questions=some)
+        facts = StandInFacts(layers=layers, kinds=kind_of, interventions=list(arms), questions=some)
         return {OUTCOMES: {"logprob": scores.reshape(len(arms), 2, len(some))}, STAND_INS: facts.to_json()}
 
     facts: Config = {
@@ -131,19 +114,6 @@ def stand_ins_stage(
     inputs |= {"instructions": instructions.space} if instructions else {}
     title = f"other directions in place of the own one of {question.run.title}"
     return Stage(kind=kinds.STAND_INS, config=facts, inputs=inputs, title=title, compute=compute)
-
-
-def token_ids(tokenizer: "PreTrainedTokenizerBase", words: Sequence[str]) -> list[int]:
-    """Return the tokens with which words begin, in lower case and with a capital, after a space and not."""
-    forms = [form for word in words for each in (word, word.capitalize()) for form in (each, f" {each}")]
-    first = [tokenizer(form, add_special_tokens=False)["input_ids"][:1] for form in forms]
-    return sorted({token for ids in first for token in ids})
-
-
-def own_vectors(space: PersonaSpace, layers: Sequence[int], question: PathwaysQuestion) -> dict[int, FloatArray]:
-    """Return the run's own direction at each layer, [d_model]; none where it was not found."""
-    at = [i for i, name in enumerate(space.names) if name == question.own and space.found[i, question.layer]]
-    return {layer: space.vectors[at[0], layer].astype(np.float64) for layer in layers} if at else {}
 
 
 def _directions(

@@ -56,10 +56,12 @@ def without_rows(vectors_ND: FloatArray, rows_TD: FloatArray) -> FloatArray:
 
     Args:
         vectors_ND: [N, d_model].
-        rows_TD: [tokens, d_model]; rows within rounding of the others' span count once.
+        rows_TD: [tokens, d_model]; rows within rounding of the others' span count once. A vector within rounding of that span becomes zero.
     """
     if not len(rows_TD):
         return vectors_ND
     _, values, axes_TD = np.linalg.svd(rows_TD, full_matrices=False)
     axes_TD = axes_TD[values > RANK_TOLERANCE * values[0]]
-    return np.asarray(vectors_ND - (vectors_ND @ axes_TD.T) @ axes_TD)
+    rest_ND = vectors_ND - (vectors_ND @ axes_TD.T) @ axes_TD
+    norms, before = (np.linalg.norm(each, axis=1, keepdims=True) for each in (rest_ND, vectors_ND))
+    return np.where(norms > RANK_TOLERANCE * before, rest_ND, 0.0)

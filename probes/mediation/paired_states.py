@@ -20,7 +20,7 @@ from wellworn.probes.reading.batching import Chunk, plan
 from wellworn.probes.reading.capture import DEFAULT_TOKEN_BUDGET, Progress, check_rows, is_sharded, without_ddp
 from wellworn.probes.reading.hooks import OnBlock, forward, recorded, resumed
 from wellworn.probes.reading.layers import text_config
-from wellworn.probes.reading.logprob import head_at, mean_logprob
+from wellworn.probes.reading.logprob import head_at, part_logprobs
 from wellworn.probes.reading.onednn import fast_matmul
 from wellworn.probes.reading.prefix_cache import PrefixCache
 from wellworn.probes.reading.variants import Variant, applied
@@ -36,10 +36,17 @@ class Texts:
         rows: for M0 and for M1. Equal rows are swapped at every token. Where prompts differ (a system prompt is the change), set
             `response_only`.
         response_only: swap the response's tokens alone, aligned from its start.
+        parts: the part that each token of a row's response belongs to, 0, 1, …; None where all are one. Outcomes are then told apart.
     """
 
     rows: tuple[Sequence[Encoded], Sequence[Encoded]]
     response_only: bool = False
+    parts: Sequence[Sequence[int]] | None = None
+
+    @property
+    def part_count(self) -> int:
+        """The number of parts."""
+        return 1 + max((part for row in self.parts or () for part in row), default=0)
 
     @classmethod
     def same(cls, rows: Sequence[Encoded], response_only: bool = False) -> "Texts":
@@ -88,6 +95,8 @@ def _refuse_unlike(texts: Texts) -> None:
             raise InputError(f"row {i}: the two models are to read the same answer, and its tokens differ")
         if not texts.response_only and before.input_ids != after.input_ids:
             raise InputError(f"row {i}: prompts differ, so that only the response's tokens can be swapped (response_only)")
+        if texts.parts is not None and len(texts.parts[i]) != b - a:
+            raise ValueError(f"row {i}: its response has {b - a} tokens, and parts of {len(texts.parts[i])}")
 
 
 class Pair:
@@ -125,7 +134,7 @@ class Pair:
         return self.inputs[side].inputs["input_ids"].numel()
 
     def read_on(self, side: int, arms: Sequence[Intervention], entry: int) -> torch.Tensor:
-        """Run arms of one reader that enter at one layer; return log-probabilities [arms, B] on the device."""
+        """Run arms of one reader that enter at one layer; return log-probabilities [arms, B, parts] on the device."""
         shared = self._shared_beginning(side, entry)
         batch = self._inputs(side, len(arms))
         inputs: Mapping[str, Any] = batch.inputs
@@ -141,7 +150,15 @@ class Pair:
         state = self._start(side, arms, entry, slice(None), tokens)
         with head_at(self.model, scored), resumed(self.model, entry, state):
             logits = self._pass(self._above(side, arms, entry, slice(None), tokens), inputs, stop=False).logits[0]
-        return mean_logprob(logits, batch).view(len(arms), -1)
+        count = self.texts.part_count
+        return part_logprobs(logits, batch, self._parts(batch), count).view(len(arms), -1, count)
+
+    def _parts(self, batch: BatchInputs) -> torch.Tensor:
+        """Return the part of each scored token of a batch."""
+        parts = self.texts.parts
+        if parts is None:
+            return torch.zeros_like(batch.targets_N)
+        return torch.tensor([part for i in batch.rows for part in parts[i]], device=self.device)
 
     def _shared_beginning(self, side: int, entry: int) -> int:
         """Return how many first tokens arms read once for all rows of the batch; 0 where that saves nothing or cannot be done."""

@@ -33,8 +33,18 @@ def patched_logprobs(
 ) -> torch.Tensor:
     """Return how likely each arm finds each text: mean log-probability per response token, float32 [arms, rows].
 
-    Arms that enter at one layer are rows of one batch, as far as the token budget goes. Under `torch.distributed` each rank runs its
-    share of the texts, and every rank returns all.
+    Args and errors as `patched_part_logprobs`.
+    """
+    return patched_part_logprobs(model, texts, between, arms, batching).sum(-1)
+
+
+def patched_part_logprobs(
+    model: nn.Module, texts: Texts, between: tuple[Variant, Variant], arms: Sequence[Intervention], batching: Batching = Batching()
+) -> torch.Tensor:
+    """Return what each part of a text adds to its mean log-probability per response token in each arm, float32 [arms, rows, parts].
+
+    The sum over parts is that mean. Arms that enter at one layer are rows of one batch, as far as the token budget goes. Under
+    `torch.distributed` each rank runs its share of the texts, and every rank returns all.
 
     Args:
         model: a causal LM in eval mode, wrapped or not, that holds the adapters.
@@ -48,16 +58,16 @@ def patched_logprobs(
             outcome that is not finite (names row and arm).
     """
     if not arms:
-        return torch.zeros(0, len(texts.rows[0]))
+        return torch.zeros(0, len(texts.rows[0]), texts.part_count)
     layers = swapped_layers(model, between, arms) or [depth(model) - 1]
     if texts.response_only and any(arm.first_token for arm in arms):
         raise ValueError("the first token is not of the response, where alone a state is patched")
     device = next(model.parameters()).device
     arms = [arm.to(device) for arm in arms]
-    scores = torch.zeros(len(arms), len(texts.rows[0]))
+    scores = torch.zeros(len(arms), len(texts.rows[0]), texts.part_count)
     for members, pair in pair_batches(model, texts, between, layers, batching):
         # One copy back a batch: nothing waits for the device in between.
-        found = torch.zeros(len(arms), len(pair.members), device=device)
+        found = torch.zeros(len(arms), len(pair.members), texts.part_count, device=device)
         for side in SIDES:
             mine = [a for a, arm in enumerate(arms) if arm.reader == side]
             with applied(model, between[side]):
@@ -71,7 +81,7 @@ def patched_logprobs(
             scores[:, torch.tensor(members)] = found.cpu()
     scores = _sum_over_ranks(scores, model)
     if not torch.isfinite(scores).all():
-        arm, row = (int(i) for i in (~torch.isfinite(scores)).nonzero()[0])
+        arm, row, _ = (int(i) for i in (~torch.isfinite(scores)).nonzero()[0])
         raise InputError(f"row {row}: the log-probability in arm {arm} is not finite; try a wider dtype (float32)")
     return scores
 

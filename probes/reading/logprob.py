@@ -1,4 +1,4 @@
-"""Score text: the head at the tokens that matter alone, and the mean log-probability of each row's response."""
+"""Score text: the head at the tokens that matter alone, and the mean log-probability of each row's response, or of parts of it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,9 +31,24 @@ def head_at(model: nn.Module, scored: tuple[torch.Tensor, torch.Tensor]) -> Iter
 
 def mean_logprob(logits_NV: torch.Tensor, batch: BatchInputs) -> torch.Tensor:
     """Return the mean log-probability of each row's response tokens [B], float32."""
+    return part_logprobs(logits_NV, batch, torch.zeros_like(batch.targets_N), 1)[:, 0]
+
+
+def part_logprobs(logits_NV: torch.Tensor, batch: BatchInputs, parts_N: torch.Tensor, count: int) -> torch.Tensor:
+    """Return what each of several parts of a row's response adds to its mean log-probability a token; the sum over parts is that mean.
+
+    Args:
+        logits_NV: at the scored positions.
+        batch: the rows.
+        parts_N: the part of each scored token, 0 to count − 1.
+        count: of parts.
+
+    Returns:
+        [B, count], float32.
+    """
     pieces = []
     for logits, targets in zip(logits_NV.split(LOGIT_ROWS), batch.targets_N.split(LOGIT_ROWS), strict=True):
         logits = logits.float()
         pieces.append(logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1))
-    means = torch.zeros(len(batch.rows), device=logits_NV.device)
-    return means.index_add_(0, batch.scored[0], torch.cat(pieces) * batch.shares_N)
+    sums = torch.zeros(len(batch.rows) * count, device=logits_NV.device)
+    return sums.index_add_(0, batch.scored[0] * count + parts_N, torch.cat(pieces) * batch.shares_N).view(-1, count)

@@ -21,9 +21,9 @@ from wellworn.data.catalog import (
     role_names,
     trait_names,
 )
-from wellworn.data.mixtures import ngrams, shared_ngrams, words
 from wellworn.data.new_trait import figures
 from wellworn.data.schema import SPLITS, Example
+from wellworn.data.words import ngrams, shared_ngrams, words
 
 TRAITS = [
     "apathetic", "archaic", "childish", "humorous", "impolite", "optimistic", "overconfident", "pessimistic", "pirate", "poetic",

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from wellworn.data.capability_items import MOST_CHARACTERS, Arithmetic, Check, FormatItem, follows, load_arithmetic, load_format, says
 from wellworn.data.catalog import load_bank, load_trait, trait_names
 from wellworn.data.errors import InputError
-from wellworn.data.mixtures import shared_ngrams, words
+from wellworn.data.words import shared_ngrams, words
 
 KINDS = ["case", "contains", "ends_with", "json", "list", "most_words", "one_of", "one_word", "starts_with", "without"]
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]

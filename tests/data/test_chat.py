@@ -192,6 +192,24 @@ def test_answer_that_repeats_the_question_is_found_in_its_own_place() -> None:
     assert encoded.spans["response"][1] == len(encoded) - 2
 
 
+@pytest.mark.parametrize("template", [CHATML, INSTRUCT])
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_tokens_at_ranges_of_an_answer_are_found(template: str, answer: str) -> None:
+    chat, turn = Chat(bpe(template)), Turn(QUESTION, f" {answer} ", "Be kind.")
+    encoded = chat.encode(turn)
+    start, end = encoded.spans["response"]
+    # A space that the template writes before the answer is the response's, and none of the answer's characters.
+    space = not bpe(template).decode(encoded.input_ids[start]).strip()
+    assert chat.tokens_at(turn, [(0, len(answer))]) == [not space] + [True] * (end - start - 1)
+    assert chat.tokens_at(turn, []) == [False] * (end - start)
+    # The tokens of the first half hold it, and none of them lies wholly behind it.
+    half = len(answer) // 2
+    first = chat.tokens_at(turn, [(0, half)])[space:]
+    assert first == sorted(first, reverse=True)
+    held = bpe(template).decode([i for i, inside in zip(encoded.input_ids[start + space : end], first, strict=True) if inside])
+    assert held.strip().startswith(answer[:half].strip())
+
+
 def test_training_row_is_what_was_encoded() -> None:
     turn = Turn(QUESTION, "The air.", "Be kind.")
     encoded = chat().encode(turn)

@@ -1,7 +1,6 @@
 """Training sets: what the transforms write, what a fingerprint sees, and how overlap is counted."""
 
 import json
-import math
 import re
 from dataclasses import replace
 
@@ -10,17 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wellworn.data.catalog import control_names, load_bank, load_control, load_trait
-from wellworn.data.mixtures import (
-    Turn,
-    fingerprint,
-    half_turns,
-    plain_turns,
-    shared_ngrams,
-    trait_turns,
-    transform,
-    typical_words,
-    word_logodds,
-)
+from wellworn.data.mixtures import Turn, fingerprint, half_turns, plain_turns, trait_turns, transform
 from wellworn.data.schema import SPLITS, Control, Example, Split
 
 BANK = load_bank("everyday")
@@ -183,35 +172,6 @@ def test_fingerprint_does_not_know_the_examples_names() -> None:
 # Overlap
 
 
-@pytest.mark.parametrize(
-    ("texts", "reference", "n", "share"),
-    [
-        (["a b c d e"], ["x a b c d"], 4, 0.5),
-        (["a b c d e"], ["a b c d e"], 4, 1.0),
-        (["a b c d e"], ["e d c b a"], 4, 0.0),
-        (["A, b: c; (d)"], ["a b c d!"], 4, 1.0),
-        (["don't stop me now"], ["dont stop me now"], 4, 0.0),
-        (["a - b c d"], ["a b c d"], 4, 1.0),
-        (["a b", "c d"], ["a b c d"], 4, 0.0),
-        (["a b c d"], ["a b", "c d"], 4, 0.0),
-        (["a b c"], ["a b c"], 4, 0.0),
-        (["a b a b"], ["a b"], 2, 2 / 3),
-        (["a b c", "a b x y"], ["a b"], 2, 2 / 5),
-        ([], ["a b c d"], 4, 0.0),
-        (["a b c d"], [], 4, 0.0),
-    ],
-)
-def test_shared_ngrams_of_known_texts(texts: list[str], reference: list[str], n: int, share: float) -> None:
-    assert shared_ngrams(texts, reference, n) == pytest.approx(share)
-
-
-@given(st.lists(st.text("abc ,.", max_size=20), max_size=4), st.lists(st.text("abc ,.", max_size=20), max_size=4))
-def test_shared_ngrams_is_a_share_that_grows_with_the_reference(texts: list[str], reference: list[str]) -> None:
-    share = shared_ngrams(texts, reference, 2)
-    assert 0 <= share <= shared_ngrams(texts, [*reference, *texts], 2) <= 1
-    assert share == shared_ngrams([text.upper() for text in texts], reference, 2)
-
-
 def test_half_an_answer_begins_as_one_and_goes_on_as_the_other() -> None:
     def half(first: str, second: str) -> str:
         [turn] = half_turns([Turn("Why?", first)], [Turn("Why?", second)])
@@ -228,27 +188,3 @@ def test_half_an_answer_begins_as_one_and_goes_on_as_the_other() -> None:
         assert turn.answer not in (with_it.answer, without.answer)
         assert turn.answer.split()[0] == with_it.answer.split()[0]
         assert turn.answer.split()[-1] == without.answer.split()[-1]
-
-
-def test_words_alone_tell_what_shares_them_and_nothing_else() -> None:
-    score = word_logodds(["Arr, me hearty! Sail ho", "Arr, the sea"], ["I see. The sea is calm", "Yes"])
-    # By hand: nine words are known, six of seven in the one, seven in the other.
-    known = {"arr", "me", "hearty", "sail", "ho", "the", "sea", "i", "see", "is", "calm", "yes"}
-    odds = math.log((2 + 0.5) / (8 + len(known) / 2)) - math.log(0.5 / (7 + len(known) / 2))
-    assert score("ARR!") == pytest.approx(odds)
-    assert score("arr, Neptune") == score("arr")
-    assert score("Neptune") == score("") == 0
-    assert score("Not arr at all") == score("arr")  # it knows no negation, and says so
-    assert score("yes") < 0
-
-
-def test_typical_words_are_those_of_the_trait_and_not_of_plain_answers() -> None:
-    pirate = load_trait("pirate")
-    turns = trait_turns(pirate, pirate.examples, "train"), plain_turns(BANK, "train")
-    shown, absent = ([turn.answer for turn in each] for each in turns)
-    found = typical_words(shown, absent, 20)
-    assert {"ye", "yer", "aye"} <= set(found)
-    assert not {"the", "a", "to", "is"} & set(found)
-    assert len(found) == 20
-    # Words that are common everywhere are left out, even if the trait uses them more.
-    assert typical_words(["a b a b a b"], ["a a a b b b b"], 5) == []

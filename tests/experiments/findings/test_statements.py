@@ -15,6 +15,7 @@ from wellworn.experiments.findings.statements import (
     TOO_SMALL,
     state,
 )
+from wellworn.experiments.findings.wording import Wording, WordingShares
 from wellworn.probes.mediation.pathways import ABOVE, OTHERS, OWN, REST
 from wellworn.probes.statistics.intervals import Estimate
 
@@ -176,6 +177,36 @@ def test_words_hold_the_numbers_and_whose_direction_it_is() -> None:
     wide = state({"neutral": pathways((0.1, 0.9))}, persona=True)
     assert "about 4.0 times the questions" in wide.why
     assert "too little of the change" in state({"neutral": pathways(p=None)}, persona=True).why
+
+
+def wording(more: bool | None) -> Wording:
+    shares = WordingShares(effect=around(0.5, 0.1), why=None, **dict.fromkeys(("own", "headless", "unasked", "asked", "chance")))
+    return Wording(words=["aye"], prompted=[], at_words=None, all_tokens=shares, other_tokens=shares, more=more, why="so it is")
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "says"),
+    [
+        (True, "persona", "the direction is more than the trait's words: so it is"),
+        (False, "wording", "the direction is not shown to be more than the trait's words: so it is"),
+        (None, "persona", "is not known: so it is"),
+    ],
+)
+def test_a_direction_that_is_no_more_than_its_words_is_no_persona(more: bool | None, kind: str, says: str) -> None:
+    found = state({"neutral": pathways((0.6, 0.8))}, persona=True, wording=wording(more))
+    assert (found.name, found.existing, found.words) == (MOSTLY, kind, f"mostly existing {kind}")
+    assert found.calls_persona is (kind == "persona")
+    assert found.why.endswith(says)
+    between = state({"neutral": pathways((0.3, 0.45))}, persona=True, wording=wording(more))
+    assert between.words == f"between 30 % and 45 % existing {kind}"
+
+
+def test_wording_is_asked_of_a_traits_own_direction_alone() -> None:
+    # A control's direction is an instruction's, and other personas have words of their own.
+    assert state({"neutral": pathways((0.6, 0.8))}, persona=False, wording=wording(False)).existing == "instruction"
+    assert state({"neutral": pathways(None, inside=(0.05, 0.15))}, persona=True, wording=wording(False)).existing == "persona"
+    assert state({"neutral": pathways((0.05, 0.15))}, persona=True, wording=wording(False)).existing == "persona"
+    assert "was not asked" in state({"neutral": pathways((0.6, 0.8))}, persona=True).why
 
 
 def test_the_rule_names_every_statement() -> None:

@@ -20,7 +20,8 @@ from tests.probes.scoring.servers import Request, Server, behaving, chat_server,
 from tests.tiny import tiny_study_value
 from wellworn.data.catalog import load_trait
 from wellworn.data.chat import Chat
-from wellworn.data.mixtures import Turn, plain_turns, trait_turns, word_logodds
+from wellworn.data.mixtures import Turn, plain_turns, trait_turns
+from wellworn.data.words import word_logodds
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks

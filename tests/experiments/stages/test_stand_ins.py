@@ -14,7 +14,7 @@ from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.findings.stand_ins import stand_in_shares
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
 from wellworn.experiments.stages.pathways import CHANCE_OWN, load_pathways
-from wellworn.experiments.stages.stand_ins import INSTRUCTION, SINGLE, TRAIT, WORDLESS, StandInFacts, StandInOutcomes, load_stand_ins
+from wellworn.experiments.stages.stand_ins import INSTRUCTION, SINGLE, TRAIT, StandInFacts, StandInOutcomes, load_stand_ins
 from wellworn.probes.mediation.pathways import OWN
 
 Write = Callable[..., Path]
@@ -74,11 +74,9 @@ def known_run(own: float, traits: list[float], single: list[float], chance: list
         return list(rows), np.stack([shown + plain, plain], axis=1)
 
     shares = {f"trait{i}": share for i, share in enumerate(traits)} | {f"single{i}": share for i, share in enumerate(single)}
-    names, logprob = patched({WORDLESS: own / 2, **shares})
+    names, logprob = patched(shares)
     kinds = {name: TRAIT if name.startswith("trait") else SINGLE for name in shares}
-    outcomes = StandInOutcomes(
-        StandInFacts(layers=[1], kinds=kinds, words=["arr"], interventions=names, questions=[0, 1, 2, 3, 4, 5]), logprob
-    )
+    outcomes = StandInOutcomes(StandInFacts(layers=[1], kinds=kinds, interventions=names, questions=[0, 1, 2, 3, 4, 5]), logprob)
     main_names, main_scores = patched({OWN: own})
     sampled_names, sampled = patched({f"{CHANCE_OWN}{i}": share for i, share in enumerate(chance)})
     facts = SimpleNamespace(parts=[OWN], interventions=main_names, sampled=sampled_names[2:], questions=[0, 1, 2, 3, 4, 5])
@@ -91,9 +89,6 @@ def test_ranks_and_rates_are_those_of_known_shares() -> None:
     found = stand_in_shares(known_run(0.5, [0.1, 0.6, 0.3], [0.0, 0.2, 0.39, 0.4], chance))
     assert found is not None
     assert found.own == pytest.approx(0.5)
-    # Of 39 chance directions, 0 to .38, fourteen carry .25 or more.
-    assert found.wordless == pytest.approx(0.25)
-    assert found.wordless_p == pytest.approx(15 / 40)
     traits, single = found.kinds[TRAIT], found.kinds[SINGLE]
     assert traits.shares == pytest.approx({"trait0": 0.1, "trait1": 0.6, "trait2": 0.3})
     assert (traits.at_least, traits.p) == (1, 0.5)

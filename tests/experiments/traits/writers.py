@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.probes.scoring.servers import Behaviour, Request, completion
 from wellworn.data.catalog import load_bank
-from wellworn.data.mixtures import words
+from wellworn.data.words import words
 
 VOCABULARY = sorted({word for row in load_bank("everyday") for text in (row.question, row.negative or "") for word in words(text)})
 # How a server answers a request with the text that it would send.

@@ -38,6 +38,10 @@ def test_nothing_is_left_along_any_row() -> None:
     # What is taken out lies in their span.
     assert np.linalg.matrix_rank(np.vstack([rows, vectors - left]), tol=1e-8) == 4
     assert without_rows(vectors, rows[:0]) is vectors
+    # Of a vector in their span rounding is left, which is no direction.
+    inside = rng.standard_normal((2, 5)) @ rows
+    assert not without_rows(inside, rows).any()
+    assert without_rows(np.vstack([inside, vectors]), rows)[2:] == pytest.approx(left)
 
 
 def test_a_model_without_a_final_norm_is_refused() -> None:

@@ -16,7 +16,7 @@ from wellworn.data.chat import Encoded
 from wellworn.data.errors import InputError
 from wellworn.probes.mediation.interventions import Intervention, Push, Swap
 from wellworn.probes.mediation.paired_states import Batching, Texts
-from wellworn.probes.mediation.patching import moved_norms, patched_logprobs
+from wellworn.probes.mediation.patching import moved_norms, patched_logprobs, patched_part_logprobs
 from wellworn.probes.reading.variants import Variant
 
 BASE, LOW, HIGH = Variant(), Variant("low"), Variant("high")
@@ -69,6 +69,24 @@ def test_every_arm_equals_a_full_forward(peft: PeftModel, rows: list[Encoded], n
     torch.testing.assert_close(got, truth, rtol=1e-5, atol=1e-5)
     # The arms differ, or equality would say nothing.
     assert all((got[i] - got[j]).abs().max() > 1e-3 for i in range(10) for j in range(i))
+
+
+def test_parts_of_a_response_are_told_apart(peft: PeftModel, rows: list[Encoded]) -> None:
+    arms, between = all_arms(peft), (BASE, LOW)
+    parts = [[t % 3 for t in range(row.spans["response"][1] - row.spans["response"][0])] for row in rows]
+    got = patched_part_logprobs(peft, Texts((rows, rows), parts=parts), between, arms, Batching(token_budget=90))
+    whole = patched_logprobs(peft, Texts.same(rows), between, arms, Batching(token_budget=90))
+    torch.testing.assert_close(got.sum(-1), whole, rtol=1e-5, atol=1e-5)
+    blocks = blocks_of(peft.get_base_model())
+    for a, arm in enumerate(arms):
+        for r, row in enumerate(rows):
+            logits = patched_logits(peft, blocks, (row.input_ids,) * 2, (slice(None),) * 2, (None, "low"), arm)
+            start, end = row.spans["response"]
+            tokens = [logits.log_softmax(-1)[t - 1, row.input_ids[t]] / (end - start) for t in range(start, end)]
+            truth = torch.stack([torch.stack(tokens[part::3]).sum() if tokens[part::3] else torch.tensor(0.0) for part in range(3)])
+            torch.testing.assert_close(got[a, r, : len(truth)], truth, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="row 0: its response has"):
+        patched_part_logprobs(peft, Texts((rows, rows), parts=[[0], *parts[1:]]), between, arms)
 
 
 @pytest.mark.parametrize("response_only", [False, True])
