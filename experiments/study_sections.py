@@ -152,8 +152,9 @@ class PathwaysConfig(Section):
         profile: depths up to which layers are set for the shares over depth; the last layer is also set alone. 0 leaves both out.
             Unit: layers. Example: 5.
         references: `headline` compares with the neutral fine-tune (with the base where there is none); `both` compares with each.
-        stand_ins: also patch other directions in place of the own one, each alone: those of other traits, of the study's instructions, and
-            random ones of single states. They show whether the own direction is specific, and how often chance directions are exceeded.
+        stand_ins: kinds of directions that are also patched in place of the own one, each alone: those of other `traits`, of the study's
+            `instructions`, and random ones of single states (`singles`). They show whether the own direction is specific, and how often
+            chance directions are exceeded. Example: [traits].
         wording: also ask whether a trait's own direction is more than its words: without what it does to them by itself, without the
             direction of prompts that ask for them, and on all other tokens.
         answers: evaluate questions that reference and run also answer by themselves, each with its state along the own direction set to the
@@ -165,7 +166,7 @@ class PathwaysConfig(Section):
     surface: Annotated[int, Field(ge=FEWEST_PROMPTS)] = 24
     profile: Annotated[int, Field(ge=0)] = 5
     references: Literal["headline", "both"] = "both"
-    stand_ins: bool = False
+    stand_ins: tuple[Literal["traits", "instructions", "singles"], ...] = ()
     wording: bool = True
     answers: Annotated[int, Field(ge=FEWEST_PROMPTS)] | None = None
 

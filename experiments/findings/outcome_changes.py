@@ -141,6 +141,20 @@ def is_there(few: FloatArray, effect: FloatArray) -> bool:
     return bool(few.mean() * np.sign(effect.mean()) >= LEAST_THERE * abs(effect.mean()))
 
 
+def share_through(change: Outcomes, outcomes: Mapping[str, FloatArray], part: str) -> float:
+    """Return the share of a change that goes through a part which was patched both ways.
+
+    Args:
+        change: with and without the change.
+        outcomes: of all interventions, on the same questions.
+        part: its name.
+    """
+    swapped = parse_part(outcomes, part)
+    if swapped is None:
+        raise ValueError(f"{part!r} was not patched")
+    return float(change.mediated_effect(swapped).mean() / change.effect.mean())
+
+
 def specific(scores: FloatArray) -> FloatArray:
     """Return what is specific to the trait, log p(y⁺) − log p(y⁻), of [interventions, 2, …]."""
     return np.asarray(scores[:, 0] - scores[:, 1])

@@ -1,17 +1,26 @@
-"""Whether a run's own direction carries more than other directions do in its place, and how often those exceed chance."""
+"""Whether a run's own direction carries more than other directions do in its place, and how often those exceed chance.
 
-from collections.abc import Mapping
+Over a study the directions of traits make a matrix. Some directions carry much of any change, since traits have something in common, so a
+large share of the own direction alone does not show that it is the trait's. With the traits of directions exchanged that stays, and only
+the link of fine-tune and trait is broken.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from wellworn.data.schema import seed_for
 from wellworn.experiments.engine.record import Record
-from wellworn.experiments.findings.outcome_changes import specific
+from wellworn.experiments.findings.nearest_personas import FEWEST_TRAITS, SHUFFLES
+from wellworn.experiments.findings.outcome_changes import CONTRAST, TRAIT, is_there, pick_outcome, share_through
 from wellworn.experiments.findings.results import RunResult
 from wellworn.experiments.findings.verdict import P_LEVEL
-from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, parse_part, parts_named
-from wellworn.experiments.stages.pathways import CHANCE_OWN, PathwayOutcomes
-from wellworn.experiments.stages.stand_ins import StandInOutcomes
-from wellworn.probes.geometry.nulls import rank_among
+from wellworn.experiments.stages import stand_ins
+from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, parts_named
+from wellworn.experiments.stages.pathways import CHANCE_OWN
+from wellworn.probes.geometry.nearest import rank_of, specificity
+from wellworn.probes.geometry.nulls import Null, rank_among
 from wellworn.probes.mediation.pathways import OWN
 from wellworn.probes.mediation.shares import Outcomes, is_within_noise
 from wellworn.probes.statistics.intervals import FloatArray
@@ -45,49 +54,94 @@ class StandIns(Record):
     kinds: Mapping[str, KindOfStandIn]
 
 
+class DirectionMatrix(Record):
+    """Shares of one outcome's change that the directions of traits carry, each alone.
+
+    Attributes:
+        outcome: `trait` (answers with the trait) or `contrast` (what is specific to it).
+        traits: that were trained and found, and whose change is clear; rows and columns.
+        shares: fine-tune on a trait → the share that each trait's direction carries, the mean over runs.
+        rank: of the own direction among these, the mean over traits.
+        chance: the mean rank with the traits of directions exchanged.
+        p: how often an exchange ranks them as high; null with fewer than four traits, which have too few exchanges.
+    """
+
+    outcome: str
+    traits: Sequence[str]
+    shares: Sequence[Sequence[float]]
+    rank: float
+    chance: float
+    p: float | None
+
+
+@dataclass(frozen=True)
+class _InPlace:
+    """What directions carry of one outcome's change: the own one, each in its place, and each chance direction."""
+
+    own: float
+    others: Mapping[str, float]
+    chance: FloatArray
+
+
 def stand_in_shares(run: RunResult) -> StandIns | None:
     """Return what other directions carry in place of a run's own one; None where that was not measured, or nothing changed."""
-    found = run.stand_ins
-    if found is None or not run.pathways:
+    found = _in_place(run, CONTRAST)
+    if found is None or run.stand_ins is None:
         return None
-    here = next(iter(run.pathways.values()))
-    outcomes = dict(zip(found.facts.interventions, specific(found.logprob), strict=True))
-    change = Outcomes(outcomes[BEFORE], outcomes[AFTER], {})
-    if is_within_noise(change.effect) or change.effect.mean() <= 0:
-        return None
-    shares = {name: _share(change, outcomes, name) for name in found.facts.kinds}
-    own = _own_share(here, found)
-    if own is None:
-        return None
-    chance = _chance_shares(here)
-    kinds = {}
-    for kind in dict.fromkeys(found.facts.kinds.values()):
-        mine = {name: share for name, share in shares.items() if found.facts.kinds[name] == kind}
-        rank = rank_among(own, list(mine.values()))
-        above = sum(rank_among(share, chance).p <= P_LEVEL for share in mine.values()) if len(chance) else None
+    kind_of, kinds = run.stand_ins.facts.kinds, {}
+    for kind in dict.fromkeys(kind_of.values()):
+        mine = {name: share for name, share in found.others.items() if kind_of[name] == kind}
+        rank = rank_among(found.own, list(mine.values()))
+        above = sum(rank_among(share, found.chance).p <= P_LEVEL for share in mine.values()) if len(found.chance) else None
         kinds[kind] = KindOfStandIn(shares=mine, at_least=rank.at_least, p=rank.p, above_chance=above)
-    return StandIns(own=own, kinds=kinds)
+    return StandIns(own=found.own, kinds=kinds)
 
 
-def _share(change: Outcomes, outcomes: Mapping[str, FloatArray], name: str) -> float:
-    swapped = parse_part(outcomes, name)
-    assert swapped is not None  # every direction was patched both ways
-    return float(change.mediated_effect(swapped).mean() / change.effect.mean())
+def direction_matrices(runs: Sequence[RunResult]) -> Sequence[DirectionMatrix]:
+    """Return what traits' directions carry of each other's changes, for each outcome; none with fewer than two traits.
+
+    Args:
+        runs: of a study. Those count that are trained on a trait whose direction was found, and had those of other traits patched in its
+            place.
+    """
+    found = (_matrix(runs, outcome) for outcome in (CONTRAST, TRAIT))
+    return [each for each in found if each]
 
 
-def _own_share(here: PathwayOutcomes, found: StandInOutcomes) -> float | None:
-    """Return the own direction's share on the questions of the stand-ins; None where it was not found."""
-    facts = here.facts
-    if OWN not in facts.parts:
+def _matrix(runs: Sequence[RunResult], outcome: str) -> DirectionMatrix | None:
+    rows: dict[str, list[Mapping[str, float]]] = {}
+    for run in runs:
+        found = _in_place(run, outcome) if run.entry.arm == "sft" else None
+        if found and run.stand_ins and run.entry.trait:
+            kinds = run.stand_ins.facts.kinds
+            of_traits = {name: share for name, share in found.others.items() if kinds[name] == stand_ins.TRAIT}
+            rows.setdefault(run.entry.trait, []).append({run.entry.trait: found.own} | of_traits)
+    # Columns are the traits that were trained, as far as all rows have their directions.
+    traits = [trait for trait in rows if all(trait in shares for each in rows.values() for shares in each)]
+    if len(traits) < 2:
         return None
-    scores = dict(zip(facts.interventions, specific(here.logprob)[:, found.facts.questions], strict=True))
-    return _share(Outcomes(scores[BEFORE], scores[AFTER], {}), scores, OWN)
+    means = [[float(np.mean([shares[name] for shares in rows[trait]])) for name in traits] for trait in traits]
+    ranks = np.array([[rank_of(row, i) for i in range(len(traits))] for row in means], dtype=float)
+    found_rank = specificity(ranks, Null(seed_for(0, "direction matrix"), draws=SHUFFLES))
+    p = found_rank.p if len(traits) >= FEWEST_TRAITS else None
+    return DirectionMatrix(outcome=outcome, traits=traits, shares=means, rank=found_rank.rank, chance=found_rank.chance, p=p)
 
 
-def _chance_shares(here: PathwayOutcomes) -> FloatArray:
-    """Return the shares of the chance directions, on their questions."""
-    facts = here.facts
-    few = dict(zip(facts.interventions, specific(here.logprob)[:, list(facts.questions)], strict=True))
-    few |= dict(zip(facts.sampled, specific(here.sampled), strict=True))
-    change = Outcomes(few[BEFORE], few[AFTER], {})
-    return np.array([_share(change, few, name) for name in parts_named(facts.sampled, CHANCE_OWN)])
+def _in_place(run: RunResult, outcome: str) -> _InPlace | None:
+    """Return what directions carry of one run's change, on the questions of chance directions; None where it is not clear or not there."""
+    patched, here = run.stand_ins, next(iter(run.pathways.values()), None)
+    if patched is None or here is None or OWN not in here.facts.parts:
+        return None
+    whole = dict(zip(here.facts.interventions, pick_outcome(outcome, here.logprob), strict=True))
+    effect = whole[AFTER] - whole[BEFORE]
+    mine = {name: each[..., list(patched.facts.questions)] for name, each in whole.items()}
+    change = Outcomes(mine[BEFORE], mine[AFTER], {})
+    if is_within_noise(effect) or effect.mean() <= 0 or not is_there(change.effect, effect):
+        return None
+    others = dict(zip(patched.facts.interventions, pick_outcome(outcome, patched.logprob), strict=True))
+    drawn = dict(zip(here.facts.sampled, pick_outcome(outcome, here.sampled), strict=True)) if here.facts.sampled else {}
+    return _InPlace(
+        own=share_through(change, mine, OWN),
+        others={name: share_through(change, others, name) for name in patched.facts.kinds},
+        chance=np.array([share_through(change, drawn, name) for name in parts_named(list(drawn), CHANCE_OWN)]),
+    )

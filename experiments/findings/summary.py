@@ -15,6 +15,7 @@ from wellworn.experiments.findings.projected_shift import ProjectedShift, projec
 from wellworn.experiments.findings.results import Results, RunResult
 from wellworn.experiments.findings.run_rows import RunRow, run_row
 from wellworn.experiments.findings.score_agreement import StudyAgreement, agree_over_study
+from wellworn.experiments.findings.stand_ins import DirectionMatrix, direction_matrices
 from wellworn.experiments.stages.calibration import LaterShares, PlantedPoint, missed_targets
 from wellworn.experiments.stages.capability import Capability, capability
 from wellworn.experiments.stages.generated_directions import KeptAnswers
@@ -135,6 +136,7 @@ class Summary(Record):
             two groups.
         false_verdicts: the verdicts of non-persona runs; null without any.
         specificity: whether fine-tunes lie nearest their own traits; null with fewer than four trained traits.
+        direction_matrices: what traits' directions carry of each other's changes, for each outcome; empty where that was not measured.
         agreement: agreement of scores over fine-tunes; null where no scores were taken.
         projected_shifts: whether the shift along the own direction predicts the trait score, on each text; empty with fine-tunes on fewer
             than six traits.
@@ -159,6 +161,7 @@ class Summary(Record):
     between_runs: PooledRuns | None
     false_verdicts: FalseVerdicts | None
     specificity: SpecificityRow | None
+    direction_matrices: Sequence[DirectionMatrix]
     agreement: StudyAgreement | None
     projected_shifts: Sequence[ProjectedShift]
     capability: Capability | None
@@ -195,6 +198,7 @@ def summarise(results: Results) -> Summary:
         between_runs=between_runs,
         false_verdicts=false_verdicts(rows),
         specificity=study_specificity(results),
+        direction_matrices=direction_matrices(results.runs),
         agreement=agree_over_study(results.runs),
         projected_shifts=projected_shifts(results.runs),
         capability=capability([results.capability], None) if results.capability else None,

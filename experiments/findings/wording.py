@@ -17,7 +17,7 @@ from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, parse_part
 from wellworn.experiments.stages.pathways import CHANCE_OWN
 from wellworn.experiments.stages.wording import ASKED, HEADLESS, UNASKED, WordingFacts, WordingOutcomes
 from wellworn.probes.mediation.pathways import OWN, floor
-from wellworn.probes.mediation.shares import Outcomes, Swapped, is_within_noise
+from wellworn.probes.mediation.shares import Outcomes, is_within_noise
 from wellworn.probes.statistics.intervals import FloatArray, crossed_interval, mean_interval, ratio_interval
 
 WORDS, OTHER, PLAIN = range(3)
@@ -116,7 +116,7 @@ def _shares(facts: WordingFacts, scores: FloatArray, sampled: FloatArray) -> Wor
     if is_within_noise(effect) or effect.mean() <= 0:
         nothing = dict.fromkeys(("own", "headless", "unasked", "asked", "chance"))
         return WordingShares(effect=size, why="the change is within its noise, or away from the trait", **nothing)
-    moved = {name: change.mediated_effect(_part(outcomes, name)) for name in (OWN, HEADLESS, UNASKED, ASKED)}
+    moved = {name: change.mediated_effect(swapped) for name in (OWN, HEADLESS, UNASKED, ASKED) if (swapped := parse_part(outcomes, name))}
     shares = {name: ratio_interval(each, effect) for name, each in moved.items()}
     return WordingShares(
         effect=size,
@@ -129,12 +129,6 @@ def _shares(facts: WordingFacts, scores: FloatArray, sampled: FloatArray) -> Wor
     )
 
 
-def _part(outcomes: Mapping[str, FloatArray], name: str) -> Swapped:
-    swapped = parse_part(outcomes, name)
-    assert swapped is not None  # every direction was patched both ways
-    return swapped
-
-
 def _chance(facts: WordingFacts, outcomes: Mapping[str, FloatArray], sampled: FloatArray, own: FloatArray) -> Chance | None:
     few = list(facts.questions)
     here = {name: each[..., few] for name, each in outcomes.items()} | dict(zip(facts.sampled, sampled, strict=True))
@@ -142,7 +136,7 @@ def _chance(facts: WordingFacts, outcomes: Mapping[str, FloatArray], sampled: Fl
     names = parts_named(facts.sampled, CHANCE_OWN)
     if len(names) < 2 or not is_there(change.effect, outcomes[AFTER] - outcomes[BEFORE]):
         return None
-    drawn = [change.mediated_effect(_part(here, name)) for name in names]
+    drawn = [change.mediated_effect(swapped) for name in names if (swapped := parse_part(here, name))]
     return chance_record(floor(change.effect, np.stack(drawn), own[..., few]))
 
 

@@ -119,7 +119,7 @@ def page(results: Results, summary: Summary) -> str:
         alone=alone,
         pathways=ways,
         own_answers=own_answers.view(said),
-        stand_ins=stand_ins.view([(view["name"], view["row"].stand_ins) for view in runs]),
+        stand_ins=stand_ins.view([(view["name"], view["row"].stand_ins) for view in runs], summary.direction_matrices),
         wording=wording.view(worded),
         written=written.view(wrote),
         resembles=[each for each in near if each["nearest"]],

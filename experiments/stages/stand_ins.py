@@ -34,6 +34,8 @@ from wellworn.probes.statistics.intervals import FloatArray
 
 STAND_INS, OUTCOMES = "stand_ins.json", "outcomes.safetensors"
 TRAIT, INSTRUCTION, SINGLE = "trait", "instruction", "single"
+# As a study asks for them.
+ASKED = {"traits": TRAIT, "instructions": INSTRUCTION, "singles": SINGLE}
 # Two rows less their mean hold a single direction, which leaves nothing to draw.
 FEWEST_ROWS = 2
 
@@ -76,10 +78,11 @@ def stand_ins_stage(
     Args:
         context: the study's model.
         question: whose change, on which text.
-        config: how many questions, and random directions of single states.
+        config: which kinds, how many questions, and random directions of single states.
         space_stages: the persona space.
         instructions: the study's instructions, if it names some.
     """
+    instructions = instructions if "instructions" in config.stand_ins else None
     names = instructions.names if instructions else ()
 
     def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
@@ -107,8 +110,9 @@ def stand_ins_stage(
         **context.identity(),
         **question.identity,
         "instructions": list(names),
+        "kinds": list(config.stand_ins),
         "questions": config.questions,
-        "draws": config.draws,
+        "draws": config.draws if "singles" in config.stand_ins else None,
     }
     inputs = patching_inputs(space_stages, question.reference, question.run)
     inputs |= {"instructions": instructions.space} if instructions else {}
@@ -125,17 +129,27 @@ def _directions(
         space: of directions.
         layers: where they are patched.
         question: the run's own trait, and the layer where directions were found.
-        config: how many random directions.
+        config: which kinds, and how many random directions.
         instructions: name → direction at every layer, [layers, d_model]. The run's own and namesakes of traits are left out.
     """
     at, own = question.layer, question.own
-    found = {TRAIT: other_directions(space, layers, at, own), INSTRUCTION: {}, SINGLE: {}}
-    for name, vectors in instructions.items():
-        if name != own and name not in found[TRAIT]:
-            found[INSTRUCTION][name] = {layer: nested_bases([vectors[None, layer].astype(np.float64)])[0] for layer in layers}
-    rows = {layer: single_rows(space, layer, at, own) for layer in layers}
-    if min(map(len, rows.values())) > FEWEST_ROWS:
-        drawn = chance_vectors(rows, 1, config.draws, seed_for(0, "stand-ins"))
-        for i in range(config.draws):
-            found[SINGLE][f"{SINGLE}{i}"] = {layer: nested_bases([each[i]])[0] for layer, each in drawn.items()}
+    traits = other_directions(space, layers, at, own)
+    found: dict[str, dict[str, dict[int, FloatArray]]] = {}
+    for kind in (ASKED[each] for each in config.stand_ins):
+        if kind == TRAIT:
+            found[kind] = traits
+        elif kind == INSTRUCTION:
+            others = {name: vectors.astype(np.float64) for name, vectors in instructions.items() if name not in (own, *traits)}
+            found[kind] = {name: {layer: nested_bases([each[None, layer]])[0] for layer in layers} for name, each in others.items()}
+        else:
+            found[kind] = _singles(space, layers, question, config.draws)
     return found
+
+
+def _singles(space: PersonaSpace, layers: Sequence[int], question: PathwaysQuestion, draws: int) -> dict[str, dict[int, FloatArray]]:
+    """Return random directions with the covariance of single states: name → layer → basis; none where too little was read."""
+    rows = {layer: single_rows(space, layer, question.layer, question.own) for layer in layers}
+    if min(map(len, rows.values())) <= FEWEST_ROWS:
+        return {}
+    drawn = chance_vectors(rows, 1, draws, seed_for(0, "stand-ins"))
+    return {f"{SINGLE}{i}": {layer: nested_bases([each[i]])[0] for layer, each in drawn.items()} for i in range(draws)}

@@ -11,7 +11,8 @@ import pytest
 from tests.experiments.conftest import stages_of
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.store import read_json
-from wellworn.experiments.findings.stand_ins import stand_in_shares
+from wellworn.experiments.findings.outcome_changes import CONTRAST
+from wellworn.experiments.findings.stand_ins import direction_matrices, stand_in_shares
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
 from wellworn.experiments.stages.pathways import CHANCE_OWN, load_pathways
 from wellworn.experiments.stages.stand_ins import INSTRUCTION, SINGLE, TRAIT, StandInFacts, StandInOutcomes, load_stand_ins
@@ -23,7 +24,7 @@ LIBRARY = ["pirate", "pessimistic", "poetic"]
 
 
 def run(write: Write, folder: Path, **changes: Any) -> Path:
-    pathways = PATHWAYS | changes.pop("pathways", {"stand_ins": True})
+    pathways = PATHWAYS | changes.pop("pathways", {"stand_ins": ["traits", "instructions", "singles"]})
     study = write(runs=[{"arm": "sft", "trait": "uppercase"}], library=LIBRARY, mediate=None, pathways=pathways, **changes)
     with pytest.raises(SystemExit) as stop:
         main(["run", str(study), "--runs-dir", str(folder)])
@@ -100,7 +101,59 @@ def test_ranks_and_rates_are_those_of_known_shares() -> None:
 
 def test_a_change_away_from_the_trait_has_no_stand_ins() -> None:
     away = known_run(0.5, [0.1], [0.2], [0.1, 0.2])
-    outcomes = away.stand_ins
-    away.stand_ins = StandInOutcomes(outcomes.facts, -outcomes.logprob)
+    away.pathways["neutral"].logprob = -away.pathways["neutral"].logprob
     assert stand_in_shares(away) is None
     assert stand_in_shares(SimpleNamespace(stand_ins=None, pathways={})) is None  # type: ignore[arg-type]
+
+
+def trained_on(trait: str, shares: dict[str, float]) -> Any:
+    """A run on a trait, of which each trait's direction carries a known share."""
+    run = known_run(shares[trait], [share for name, share in shares.items() if name != trait], [0.0], [0.0, 0.1])
+    facts = run.stand_ins.facts
+    names = {f"trait{i}": name for i, name in enumerate(name for name in shares if name != trait)}
+
+    def renamed(each: str) -> str:
+        name, dot, way = each.partition(".")
+        return f"{names.get(name, name)}{dot}{way}"
+
+    kinds = {renamed(name): kind for name, kind in facts.kinds.items()}
+    facts = facts.model_copy(update={"kinds": kinds, "interventions": [renamed(each) for each in facts.interventions]})
+    run.stand_ins = StandInOutcomes(facts, run.stand_ins.logprob)
+    run.entry = SimpleNamespace(arm="sft", trait=trait)
+    return run
+
+
+TRAITS = ["pirate", "poetic", "childish", "impolite", "archaic"]
+
+
+def test_a_matrix_tells_own_directions_from_one_that_carries_much_of_everything() -> None:
+    # Poetic's direction carries most of every change, and every own one carries more than the others.
+    def shares(own: str, link: float) -> dict[str, float]:
+        return {name: 0.1 + 0.01 * i + (0.5 if name == "poetic" else 0) + link * (name == own) for i, name in enumerate(TRAITS)}
+
+    linked = direction_matrices([trained_on(trait, shares(trait, 0.3)) for trait in TRAITS for _ in range(2)])
+    # Answers with the trait gain what plain ones gain too, so only what is specific is known here.
+    [found] = [each for each in linked if each.outcome == CONTRAST]
+    assert found.traits == TRAITS
+    assert np.array(found.shares) == pytest.approx(np.array([list(shares(trait, 0.3).values()) for trait in TRAITS]))
+    assert found.rank == pytest.approx((2 + 1 + 2 + 2 + 2) / 5)
+    assert found.p is not None
+    # Two of 120 exchanges: archaic's direction, the largest of the rest, is second in poetic's fine-tune too.
+    assert found.p == pytest.approx(2 / 120, abs=0.005)
+    [unlinked] = [each for each in direction_matrices([trained_on(t, shares(t, 0)) for t in TRAITS]) if each.outcome == CONTRAST]
+    assert unlinked.rank == pytest.approx(unlinked.chance)
+    assert unlinked.p == 1
+
+
+def test_few_traits_make_a_matrix_without_p_and_one_makes_none() -> None:
+    shares = {"pirate": 0.4, "poetic": 0.1}
+    found = direction_matrices([trained_on(trait, shares) for trait in shares])
+    assert all(each.p is None for each in found)
+    assert [each.traits for each in found if each.outcome == CONTRAST] == [["pirate", "poetic"]]
+    assert direction_matrices([trained_on("pirate", shares)]) == []
+
+
+def test_kinds_that_are_not_asked_for_are_not_patched(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
+    folder = run(tiny_study, tmp_path / "runs", instructions=["one_sentence"], pathways={"stand_ins": ["traits"]})
+    [found] = (load_stand_ins(path) for path in stages_of(folder, "stand_ins").values())
+    assert set(found.facts.kinds.values()) == {TRAIT}
