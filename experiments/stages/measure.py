@@ -33,6 +33,7 @@ from wellworn.experiments.stages.mediation_shares import shares_of_effect
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.readings import PROMPT_LAST, RESPONSE
 from wellworn.probes.geometry.nearest import nearest, rank_of
+from wellworn.probes.geometry.novelty import cross_fitted
 from wellworn.probes.geometry.nulls import Null, NullShare, compare, joint_shares, leaves_nothing, null_shares
 from wellworn.probes.geometry.shift import debiased_norms, share_inside
 from wellworn.probes.geometry.true_share import true_share
@@ -217,6 +218,8 @@ def measure_stage(
         return {MEASUREMENT: facts.to_json(), "arrays.safetensors": arrays}
 
     config = {"layer": layer, "own": own, "headline": headline, "readings": list(readings), "mediations": list(mediations)}
+    # Whether the base is seen to use the own direction itself; only an analysis asks what it uses.
+    config |= {"assay": "own"} if mediations else {}
     inputs = {
         **in_group("space", space_stages.inputs),
         "readings": tuple(readings.values()),
@@ -247,8 +250,9 @@ def measure(
     Returns:
         The measurement, and the arrays that groups of runs need: against the headline reference the mean `shift` [layers, d_model] and
         that of each question at the headline layer, `shifts` [questions, d_model]; the per-question `effects`; the outcomes of each
-        analysis [interventions, questions]; `basis` [d_model, k], the space without the run's own direction; and `use`, the base's states
-        under the run's own contrast prompts projected on the remainder and on random directions, [1 + draws, pairs, 2, questions].
+        analysis [interventions, questions]; `basis` [d_model, k], the space without the run's own direction; `use`, the base's states
+        under the run's own contrast prompts projected on the remainder and on random directions, [1 + draws, pairs, 2, questions]; and
+        with analyses `assay`, the same states of each pair projected on the own direction of the other pairs, [pairs, 2, questions].
     """
     run, base, reference = readings["run"], readings["base"], readings[headline]
     shift = (run["neutral"]["states"].astype(np.float64) - reference["neutral"]["states"])[:, :, RESPONSE]
@@ -261,6 +265,8 @@ def measure(
                 arrays["effects"] = differences
     arrays["shift"], arrays["shifts"] = shift.mean(0), shift[:, layer]
     arrays |= _of_the_space(space, layer, own, arrays["shift"][layer])
+    if "use" in arrays and mediated and own in space.names:
+        arrays["assay"] = cross_fitted(space.states[space.names.index(own)][..., layer, :])
     # Below the first trained layer the shift is zero, and there is no cosine.
     cosines = [space.cosines(at, arrays["shift"][at]) for at in range(shift.shape[1])]
     facts = Measurement(

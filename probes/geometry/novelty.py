@@ -84,8 +84,8 @@ def novelty(
     1. Agreement between seeds was not measured: `open`. It does not exceed the agreement between different traits: `unstable`.
     2. The remainder moves M0 *and* M0 uses it: `library`.
     3. A wider dictionary explains it: `library`.
-    4. It is not known that either it does not move M0 or M0 does not use it: `open`. A remainder that moves M0 and is not used by it
-       is new writing that an old read-out understands, and so still new.
+    4. It is not shown that M0 does not use it: `open`. That its mean, added at every token, does not move M0 shows nothing of the kind:
+       what is written may depend on the token. One that moves M0 and is not used by it is new writing with an old read-out, so still new.
     5. Whether a wider dictionary explains the remainder is not known, or was not asked: `open`.
     6. M1 was not shown to need it: `open`.
     7. Otherwise: `new`.
@@ -112,8 +112,8 @@ def novelty(
         return conclude(LIBRARY, "movement", "use")
     if holds("explanation"):
         return conclude(LIBRARY, "explanation")
-    if holds("movement") is not False and holds("use") is not False:
-        return conclude(OPEN, *(name for name in ("movement", "use") if holds(name) is None))
+    if holds("use") is not False:
+        return conclude(OPEN, *(("movement", "use") if holds("use") else ("use",)))
     if holds("explanation") is None:
         return conclude(OPEN, "explanation")
     if not holds("necessity"):
@@ -237,7 +237,7 @@ def movement(before: FloatArray, after: FloatArray, pushed: FloatArray, drawn: F
     return _finding(True if moves else None, f"{text}, chance up to {high:.2f}{between}", share, high, len(shares))
 
 
-def use(scores_P2Q: FloatArray, drawn_BP2Q: FloatArray) -> Finding:
+def use(scores_P2Q: FloatArray, drawn_BP2Q: FloatArray, assay_P2Q: FloatArray | None) -> Finding:
     """Return whether M0 itself uses the remainder: its projections discriminate trait-evoking prompts from opposite ones.
 
     The sign does not count: a direction along which trait-evoking prompts lie *lower* discriminates them as well. So the AUC is compared
@@ -246,10 +246,14 @@ def use(scores_P2Q: FloatArray, drawn_BP2Q: FloatArray) -> Finding:
     is not shown to be at chance. It is also not known where even pairs that are all separated would not give such an interval: the bound
     for new prompts and the spread of chance both widen with fewer pairs.
 
+    That M0 does *not* use it can be said only where the same pairs show something that M0 does use: the trait's own direction, each pair
+    projected on that of the others. Where it was not found, or is not shown to be used either, the remainder's use is not known.
+
     Args:
         scores_P2Q: [pairs, 2, questions], M0's states under trait-evoking prompts and their opposites, on questions and texts that did
             not define r, projected on r; its length does not count.
         drawn_BP2Q: the same on each of `chance_remainders`, from activations without the contrast in question: else chance finds it too.
+        assay_P2Q: the states projected on the trait's own direction (`cross_fitted`); None where it was not found.
 
     Raises:
         ValueError: fewer than three pairs, two questions or 19 draws, or projections that are not finite.
@@ -262,8 +266,32 @@ def use(scores_P2Q: FloatArray, drawn_BP2Q: FloatArray) -> Finding:
     if highest_bound(pairs, questions) <= high:
         return _finding(None, f"{text}, more than {pairs} contrast pairs can be shown to exceed", found, high, len(drawn_BP2Q))
     used = True if found.low > high or found.high < low else False if low <= found.low and found.high <= high else None
+    if used is False:
+        works, shown = _assay(assay_P2Q, high)
+        used, text = (used if works else None), f"{text}; {shown}"
     between = ", so that whether M0 uses it is not known" if used is None else ""
     return _finding(used, text + between, found, high, len(drawn_BP2Q))
+
+
+def _assay(assay_P2Q: FloatArray | None, high: float) -> tuple[bool, str]:
+    """Return whether the trait's own direction is seen to be used, above what chance reaches, and the numbers."""
+    if assay_P2Q is None:
+        return False, "the trait's own direction was not found, so that there is nothing known to be used"
+    own = auc_interval(assay_P2Q)
+    return own.low > high, f"the trait's own direction of the other pairs separates them with {own}"
+
+
+def cross_fitted(states_P2QD: FloatArray) -> FloatArray:
+    """Return each contrast pair's states projected on the mean difference of all other pairs, [pairs, 2, questions].
+
+    Args:
+        states_P2QD: [pairs, 2, questions, d_model], of two pairs or more.
+    """
+    states = states_P2QD.astype(np.float64)
+    differences_PD = (states[:, 0] - states[:, 1]).mean(1)
+    others_PD = (differences_PD.sum(0) - differences_PD) / (len(states) - 1)
+    units_PD = others_PD / np.linalg.norm(others_PD, axis=1, keepdims=True)
+    return np.asarray(np.einsum("ptqd,pd->ptq", states, units_PD))
 
 
 def necessity(before: FloatArray, after: FloatArray, without: Swapped) -> Finding:

@@ -48,6 +48,8 @@ def study(
     depth: int = 2,
     dictionary: bool = True,
     found: bool = True,
+    assay: float = 5.0,
+    own: bool = True,
 ) -> Results:
     """Each subject's shift goes along one library direction, and along one of its own that all its seeds share."""
     rng = np.random.default_rng(0)
@@ -64,9 +66,11 @@ def study(
             arrays = {"shifts": shifts, "outcomes.0": outcomes(rng, pushed, lost)[: len(arms)]}
             if apart is not None:
                 arrays["use"] = projections(rng, apart)
+                # The own direction separates the prompts by so much.
+                arrays["assay"] = projections(np.random.default_rng(1), assay)[0]
             if found:
                 arrays["basis"] = vectors[[i for i, name in enumerate(LIBRARY) if name != subject]].T
-            measured = facts(depth=LAYER + 1) | {"mediation": [mediation]}
+            measured = facts(depth=LAYER + 1) | {"mediation": [mediation], "found": [subject] if own else []}
             made = synthetic_run(measured, trait=subject, seed=seed, own=subject, questions=["Why?"])
             runs.append(replace(made, arrays=arrays, dictionary=wider))
     results = report_study(*runs, depth=LAYER + 1)
@@ -88,9 +92,11 @@ def group(results: Results, trait: str = "reference_code") -> list[RunResult]:
         ({}, "new"),
         ({"pushed": 0.0}, "new"),
         ({"apart": 5.0}, "library"),
-        ({"apart": 5.0, "pushed": 0.0}, "new"),
+        ({"apart": 5.0, "pushed": 0.0}, "open"),
         ({"apart": None}, "open"),
-        ({"apart": None, "pushed": 0.0}, "new"),
+        ({"apart": None, "pushed": 0.0}, "open"),
+        ({"assay": 0.0}, "open"),
+        ({"own": False}, "open"),
         ({"run_noise": 5.0}, "unstable"),
         ({"lost": 0.0}, "open"),
         ({"dictionary": False}, "open"),
@@ -158,8 +164,10 @@ def test_the_report_has_every_test_of_the_remainder() -> None:
         noise = 0.02 * np.random.default_rng(run.facts.layer).standard_normal((22, 24))
         added = scores[0] + shares[:, None] * effect + noise
         analysis = analysis.model_copy(update={"arms": [*analysis.arms, *ARMS[2:]]})
-        measured = run.facts.model_copy(update={"mediation": [analysis, *further]})
-        arrays = {**run.arrays, "outcomes.0": np.vstack([scores, added])} | {key: like.arrays[key] for key in ("shifts", "use", "basis")}
+        measured = run.facts.model_copy(update={"mediation": [analysis, *further], "found": [like.entry.trait]})
+        arrays = {**run.arrays, "outcomes.0": np.vstack([scores, added])} | {
+            key: like.arrays[key] for key in ("shifts", "use", "basis", "assay")
+        }
         runs.append(replace(run, facts=measured, arrays=arrays, dictionary=like.dictionary))
     whole = report_study(*runs)
     space = dict.fromkeys(("found", "reliability", "null_reliability"), np.ones((2, 4)))

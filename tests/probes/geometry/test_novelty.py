@@ -17,6 +17,7 @@ from wellworn.probes.geometry.novelty import (
     agreement,
     chance_bound,
     chance_remainders,
+    cross_fitted,
     movement,
     necessity,
     novelty,
@@ -90,7 +91,7 @@ def reader(rng: np.random.Generator, read: FloatArray) -> Reader:
 
 def used_by(states_P2QD: FloatArray, remainder_D: FloatArray, draws_BD: FloatArray) -> Finding:
     """Whether a model with these states under contrast prompts uses a remainder."""
-    return use(states_P2QD @ remainder_D, np.moveaxis(states_P2QD @ draws_BD.T, -1, 0))
+    return use(states_P2QD @ remainder_D, np.moveaxis(states_P2QD @ draws_BD.T, -1, 0), cross_fitted(states_P2QD))
 
 
 def world(seed: int, plant: float = 1.0, run_noise: float = 0.3, read: FloatArray = PLANT, used: FloatArray = OTHER) -> Findings:
@@ -162,8 +163,10 @@ def rule(
         return "library", ("movement", "use")
     if explained is True:
         return "library", ("explanation",)
-    if (moved, used) in ((True, None), (None, True), (None, None)):
-        return "open", tuple(name for name, holds in (("movement", moved), ("use", used)) if holds is None)
+    if used is True:
+        return "open", ("movement", "use")
+    if used is None:
+        return "open", ("use",)
     if explained is None:
         return "open", ("explanation",)
     if needed is not True:
@@ -188,12 +191,12 @@ def test_what_was_not_asked_leaves_it_open() -> None:
     assert novelty(yes, no, no, yes, no).name == "new"
     assert (novelty(yes, no, no, yes).name, novelty(yes, no, no, yes).why) == ("open", "explanation: not asked")
     assert novelty(None, no, no, yes) == Novelty("open", "agreement: not asked", {"movement": no, "use": no, "necessity": yes})
-    assert novelty(yes, None, None, yes).why == "movement: not asked; use: not asked"
+    assert novelty(yes, None, None, yes).why == "use: not asked"
     assert novelty(yes, yes, None, yes).why == "use: not asked"
-    assert novelty(yes, None, yes, yes).why == "movement: not asked"
+    assert novelty(yes, None, yes, yes).why == "movement: not asked; True"
     assert novelty(yes, no, no, None, no).why == "necessity: not asked"
-    # One of movement and use that does not hold is enough.
-    assert novelty(yes, None, no, yes, no).name == novelty(yes, no, None, yes, no).name == "new"
+    # That a mean remainder does not move the base says nothing of whether the base uses what is written token by token.
+    assert (novelty(yes, None, no, yes, no).name, novelty(yes, no, None, yes, no).name) == ("new", "open")
 
 
 def test_as_json() -> None:
@@ -202,6 +205,32 @@ def test_as_json() -> None:
     assert written["name"] == found.name
     assert written["findings"]["use"]["draws"] == 199
     assert set(written["findings"]) == {"agreement", "movement", "use", "explanation", "necessity"}
+
+
+def test_not_used_is_said_only_where_something_is_seen_to_be_used() -> None:
+    rng = np.random.default_rng(0)
+    draws = rng.standard_normal((199, PAIRS, 2, 1)) + 0.3 * rng.standard_normal((199, PAIRS, 2, QUESTIONS))
+    # Prompts hardly differ along it, so that an AUC of a half is known well.
+    remainder = 0.02 * rng.standard_normal((PAIRS, 2, 1)) + 0.3 * rng.standard_normal((PAIRS, 2, QUESTIONS))
+    apart = np.array([5.0, 0.0])[:, None]
+    assert use(remainder, draws, remainder + apart).holds is False
+    silent, unfound = use(remainder, draws, remainder), use(remainder, draws, None)
+    assert silent.holds is None
+    assert silent.why.endswith("so that whether M0 uses it is not known")
+    assert unfound.holds is None
+    assert "was not found" in unfound.why
+    # What is used is used, whatever becomes of the trait's own direction.
+    assert use(remainder + apart, draws, None).holds is True
+
+
+def test_a_pair_is_projected_on_the_direction_of_the_others() -> None:
+    rng = np.random.default_rng(0)
+    states = rng.standard_normal((5, 2, 3, WIDTH))
+    found = cross_fitted(states)
+    for pair in range(5):
+        others = np.delete(states, pair, 0)
+        direction = (others[:, 0] - others[:, 1]).mean((0, 1))
+        np.testing.assert_allclose(found[pair], states[pair] @ direction / np.linalg.norm(direction))
 
 
 @given(count=st.integers(FEWEST_TAIL_DRAWS, 300), seed=st.integers(0, 1000))
