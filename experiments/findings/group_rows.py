@@ -7,6 +7,7 @@ import numpy as np
 
 from wellworn.data.catalog import NEUTRAL
 from wellworn.experiments.engine.record import Interval, Record, Settings
+from wellworn.experiments.findings.excess import ExcessRow, excess_of
 from wellworn.experiments.findings.mediated import OTHERS, MediatedShares, OtherOutcomes, mediated_shares, other_outcomes
 from wellworn.experiments.findings.nearest_personas import OwnRanks, Persona, nearest_to_group
 from wellworn.experiments.findings.novelty import joint_scores, judge_novelty, own_removed_basis
@@ -46,6 +47,7 @@ class _GroupShares(Record):
 
 
 class _GroupRest(Record):
+    excess: ExcessRow | None
     novelty: Novelty | None
     scores: RunScores | None
     capability: Capability | None
@@ -81,6 +83,7 @@ class GroupRow(_GroupRest, OtherOutcomes, MediatedShares, _GroupShares):
         surface: shares on training-like answers.
         response: shares where only the response's tokens were patched.
         generated: shares of the patched models' own answers.
+        excess: how far the share lies above chance among controls; null with fewer than five kinds of them.
         novelty: whether the change outside the space is new.
         scores: trait scores of the runs.
         capability: capabilities relative to the base.
@@ -162,6 +165,7 @@ def _group_row(
         **vars(mediated_shares(analysis)),
         **vars(other_outcomes({name: _joint(runs, name) for name in OTHERS}, runs)),
         novelty=rest,
+        excess=excess_of(results, runs),
         scores=score_runs(runs),
         capability=capability_of(results, runs),
         statement=statement_of(results, runs, pathways, wording),

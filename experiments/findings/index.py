@@ -21,6 +21,7 @@ class RunEntry(Record):
         own: the name of the run's own direction, if there is one.
         measure: the measurement.
         instructions: the null N2.
+        averaged: the states that chance is drawn from among fine-tunes.
         dictionary: directions that may explain the change outside the space.
         said: answers of the patched models.
         answers: sample answers.
@@ -47,6 +48,7 @@ class RunEntry(Record):
     own: str | None
     measure: str | None
     instructions: str | None = None
+    averaged: str | None = None
     dictionary: str | None = None
     said: str | None = None
     answers: str
@@ -66,7 +68,7 @@ class RunEntry(Record):
     @property
     def stages(self) -> Iterator[str | None]:
         """The ids of all its stages."""
-        yield from (self.measure, self.instructions, self.dictionary, self.said, self.answers)
+        yield from (self.measure, self.instructions, self.averaged, self.dictionary, self.said, self.answers)
         yield from (self.training, self.weights, self.capability, self.scores)
         yield from self.pathways.values()
         yield from (self.stand_ins, self.wording)

@@ -94,6 +94,19 @@ def among_fine_tunes(results: Results, run: RunResult) -> AmongFineTunes | None:
         return None
     others = [
         ((other.entry.arm, other.entry.trait), share_inside(other.arrays["shifts"].astype(np.float64), basis))
+        for other in other_fine_tunes(results, run)
+    ]
+    clear = [(kind, share.estimate.value) for kind, share in others if share.why is None]
+    if not clear:
+        return None
+    rank = rank_among(reading.share.value, [value for _, value in clear])
+    return AmongFineTunes(rank=rank.rank, others=rank.others, kinds=len({kind for kind, _ in clear}))
+
+
+def other_fine_tunes(results: Results, run: RunResult) -> list[RunResult]:
+    """Return the non-persona runs of other kinds that were trained and read like a run."""
+    return [
+        other
         for other in results.runs
         if is_non_persona(other.entry.arm, other.entry.trait)
         and other.entry.group != run.entry.group
@@ -102,13 +115,9 @@ def among_fine_tunes(results: Results, run: RunResult) -> AmongFineTunes | None:
         and own_removed(other) is not None
         # A shift from the base also contains the common effect of all fine-tuning.
         and other.facts is not None
+        and run.facts is not None
         and other.facts.reference == run.facts.reference
     ]
-    clear = [(kind, share.estimate.value) for kind, share in others if share.why is None]
-    if not clear:
-        return None
-    rank = rank_among(reading.share.value, [value for _, value in clear])
-    return AmongFineTunes(rank=rank.rank, others=rank.others, kinds=len({kind for kind, _ in clear}))
 
 
 def among_instructions(run: RunResult, share: Estimate | None, no_share: str | None) -> tuple[AmongInstructions | None, str | None]:

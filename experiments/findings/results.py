@@ -13,6 +13,7 @@ from wellworn.experiments.engine.record import Settings
 from wellworn.experiments.engine.store import MANIFEST, Store, read_json, write_json
 from wellworn.experiments.findings.index import INDEX, CalibrationEntry, GeneratedEntry, Index, KnockInEntry, RunEntry
 from wellworn.experiments.plan.planned import Plan, PlannedRun
+from wellworn.experiments.stages.averaged_states import load_averaged
 from wellworn.experiments.stages.calibration import LATER, PLANTED, LaterShares, PlantedShares
 from wellworn.experiments.stages.capability import CAPABILITY, Items
 from wellworn.experiments.stages.generated_directions import AGREEMENT, COUNTED, DirectionAgreement, KeptAnswers
@@ -48,6 +49,7 @@ class RunResult:
         curve: training loss by step; empty if not trained.
         weights: where its adapter writes; None without an adapter.
         instructions: its share in spaces of instructions; None where the study names none, or the run has no share.
+        averaged: the states that chance is drawn from among fine-tunes, [N, d_model]; None in a study with few kinds of control.
         dictionary: `directions` [K, d_model] that may explain the change outside its space, and `activations` [N, d_model] for their null
             distribution; None where the study names no roles.
         said: the patched models' answers; None where the study does not ask.
@@ -68,6 +70,7 @@ class RunResult:
     curve: Sequence[Mapping[str, float]]
     weights: UpdateWrites | None = None
     instructions: InstructionShares | None = None
+    averaged: FloatArray | None = None
     dictionary: Mapping[str, FloatArray] | None = None
     said: PatchedAnswers | None = None
     scores: TakenScores | None = None
@@ -161,6 +164,7 @@ def _entry(planned: PlannedRun) -> RunEntry:
         "own_grades",
         "measure",
         "instructions",
+        "averaged",
         "dictionary",
         "said",
         "training",
@@ -253,6 +257,7 @@ def _load_run(store: Store, entry: RunEntry) -> RunResult:
         curve=json_of(entry.training, "training.json") or [],
         weights=UpdateWrites.from_json(weights) if weights else None,
         instructions=InstructionShares.from_json(instructions) if instructions else None,
+        averaged=load_averaged(store.path(entry.averaged)) if entry.averaged else None,
         dictionary=load_file(store.path(entry.dictionary) / DICTIONARY) if entry.dictionary else None,
         said=PatchedAnswers.from_json(said) if said else None,
         scores=TakenScores.from_json(scores) if scores else None,

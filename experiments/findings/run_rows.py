@@ -5,6 +5,7 @@ from typing import Literal
 
 from wellworn.data.catalog import NEUTRAL, control_names
 from wellworn.experiments.engine.record import Interval, Record, Settings
+from wellworn.experiments.findings.excess import ExcessRow, excess_of
 from wellworn.experiments.findings.mediated import OTHERS, MediatedShares, OtherOutcomes, mediated_shares, other_outcomes
 from wellworn.experiments.findings.nearest_personas import OwnRank, Persona, nearest_to_run
 from wellworn.experiments.findings.novelty import judge_novelty
@@ -73,6 +74,7 @@ class _RunRest(Record):
     missing: Mapping[str, str]
     novelty: Novelty | None
     among_fine_tunes: AmongFineTunes | None
+    excess: ExcessRow | None
     among_roles: AmongRoles | None
     scores: RunScores | None
     capability: Capability | None
@@ -127,6 +129,7 @@ class RunRow(_RunRest, OtherOutcomes, MediatedShares, _RunShares):
         missing: field → why it was not measured.
         novelty: whether the change outside the space is new.
         among_fine_tunes: null N4.
+        excess: how far the share lies above chance among controls; null with fewer than five kinds of them.
         among_roles: null N5.
         scores: trait scores of the run.
         capability: capabilities relative to the base.
@@ -179,6 +182,7 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
         missing=missing,
         novelty=rest,
         among_fine_tunes=among_fine_tunes(results, run),
+        excess=excess_of(results, [run]),
         among_roles=among_roles(results, run),
         scores=score_runs([run]),
         capability=capability_of(results, [run]),

@@ -22,6 +22,7 @@ class PlannedRun:
         missing: field → why it is not measured.
         measure: the measurement; None for `base`, which is the reference itself.
         instructions: the null N2 of its headline share, if the study asks for it.
+        averaged: the states that chance is drawn from among fine-tunes; None in a study with few kinds of control.
         dictionary: directions that may explain the change outside its space, if the study names roles.
         said: answers of its patched models, if the study asks for them.
         training: the stage with its training curve, if it was trained.
@@ -45,6 +46,7 @@ class PlannedRun:
     missing: Mapping[str, str]
     measure: Stage | None = None
     instructions: Stage | None = None
+    averaged: Stage | None = None
     dictionary: Stage | None = None
     said: Stage | None = None
     training: Stage | None = None
@@ -64,7 +66,7 @@ class PlannedRun:
     @property
     def targets(self) -> list[Stage]:
         """The stages to finish; patched answers and the training curve are inputs of these."""
-        stages = (self.measure, self.instructions, self.dictionary, self.answers, self.weights, self.capability, self.scores)
+        stages = (self.measure, self.instructions, self.averaged, self.dictionary, self.answers, self.weights, self.capability, self.scores)
         ways = (*self.pathways.values(), self.stand_ins, self.wording, *self.written.values(), self.own_answers, self.own_grades)
         return [stage for stage in (*stages, *ways) if stage is not None]
 

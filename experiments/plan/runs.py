@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from wellworn.data.catalog import control_names
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
 from wellworn.data.schema import ContrastPair, Trait
@@ -12,6 +13,7 @@ from wellworn.experiments.plan.mediations import Analyses, Key
 from wellworn.experiments.plan.pathways import plan_own_answers, plan_pathways, plan_stand_ins, plan_wording, plan_written
 from wellworn.experiments.plan.planned import PlannedCalibration, PlannedRun
 from wellworn.experiments.stages.answers import answer_stage
+from wellworn.experiments.stages.averaged_states import averaged_stage
 from wellworn.experiments.stages.calibration import Real, calibrate_stage, later_stage
 from wellworn.experiments.stages.capability import capability_stage
 from wellworn.experiments.stages.instruction_null import instructions_stage
@@ -21,6 +23,7 @@ from wellworn.experiments.stages.scores import Scored, scores_stage, scoring_pai
 from wellworn.experiments.stages.weights import weights_stage
 from wellworn.experiments.study_sections import CalibrateConfig
 from wellworn.lora.arms import Adapter, Base, Sft
+from wellworn.probes.geometry.excess import FEWEST_OTHERS
 
 NO_TRAIT = "the run has no trait of its own to score"
 NOTHING_TO_MEDIATE = "the run has no trait of its own whose change could be mediated"
@@ -65,6 +68,7 @@ def plan_run(layout: Layout) -> PlannedRun:
         missing=missing | why,
         measure=measure_stage(condition.title, layout.layer, layout.own, layout.headline, layout.space_stages, readings, mediations),
         instructions=instructions,
+        averaged=_averaged(layout) if "share" not in missing else None,
         dictionary=dictionary_stage(shared.space_stages, shared.dictionary, layout.layer) if shared.dictionary else None,
         said=said,
         training=condition.adapter if arm.trained else None,
@@ -141,6 +145,14 @@ def _instructions(layout: Layout) -> Stage | None:
     before, after = layout.plain_readings()
     title, name = layout.arm.condition.title, layout.subject.name
     return instructions_stage(title, layout.layer, name, layout.space_stages, layout.shared.instructions, before, after)
+
+
+def _averaged(layout: Layout) -> Stage | None:
+    """Lay out the states that chance is drawn from among fine-tunes, if the study has as many kinds of control as that needs."""
+    arms = [arm for arm in layout.run.study.runs if isinstance(arm, Sft) and arm.trait in control_names()]
+    if len({arm.trait for arm in arms} - {layout.run.arm.trait}) < FEWEST_OTHERS:
+        return None
+    return averaged_stage(layout.layer, layout.own, layout.space_stages)
 
 
 def plan_calibration(layouts: Sequence[Layout], config: CalibrateConfig) -> PlannedCalibration:

@@ -29,6 +29,7 @@ AGREEMENT = Kind("agreement", 1)
 # A run.
 MEASURE = Kind("measure", 11)
 INSTRUCTIONS = Kind("instructions", 2)
+AVERAGED = Kind("averaged", 1)
 WEIGHTS = Kind("weights", 1)
 CAPABILITY = Kind("capability", 1)
 # Outcomes and answers of patched models. `score` keeps two formats: log-probabilities under contrast pairs, or a judge's grades.
