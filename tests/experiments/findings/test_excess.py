@@ -58,12 +58,12 @@ def excess(results: Results) -> ExcessRow | None:
 
 def test_a_linked_share_lies_above_those_of_controls_and_an_unlinked_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wellworn.experiments.findings.excess.DRAWS", 199)
-    linked, unlinked = ([excess(study(seed, share)) for seed in range(count)] for share, count in ((0.7, 60), (0.0, 200)))
+    linked, unlinked = ([excess(study(seed, share)) for seed in range(count)] for share, count in ((0.7, 60), (0.0, 400)))
     assert all(linked)
     # With five controls the power is limited.
     assert np.mean([each.p <= 0.05 for each in linked if each]) > 0.75
-    # Of 200 cases at .05: more than 18 come up in one of a hundred such tests.
-    assert sum(each.p <= 0.05 for each in unlinked if each) <= 18
+    # Of 400 cases at .05: more than 30 come up in one of a hundred such tests. (Of 3,000 sets .044 were rejected.)
+    assert sum(each.p <= 0.05 for each in unlinked if each) <= 30
 
 
 def test_a_kind_of_control_is_one_case() -> None:
