@@ -57,24 +57,24 @@ def answer_stage(context: StudyContext, condition: Condition, questions: Sequenc
     )
 
 
-def kept_answers_stage(context: StudyContext, asked: Sequence[tuple[str, str | None]], title: str) -> Stage:
+def kept_answers_stage(context: StudyContext, asked: Sequence[str], title: str) -> Stage:
     """Sample the model's own answers at temperature 1, as training data that is to change nothing.
 
     On these, the gradient of training is zero on average for as long as the model is what it was. Training should read each once.
 
     Args:
         context: the study's model.
-        asked: questions, each under its own system prompt or the default one; one that is asked again gets another answer.
+        asked: questions, under the default system prompt; one that is asked again gets another answer.
         title: the stage's name on screen.
     """
 
     def compute(context: StudyContext, _folders: Folders, _out: Path, tick: TickFn) -> Output:
         chat = context.chat(context.base)
         how = Decoding(context.study.answer_tokens, temperature=1.0, progress=counter(tick, len(asked), "answers"))
-        requests = [Request(chat.encode_prompt(*each), seed=seed_for(0, "kept answers", i)) for i, each in enumerate(asked)]
+        requests = [Request(chat.encode_prompt(each), seed=seed_for(0, "kept answers", i)) for i, each in enumerate(asked)]
         return {"answers.json": [chat.decode(answer.ids) for answer in generate(context.base.model, requests, how)]}
 
-    config = {**context.identity(), "asked": [list(each) for each in asked], "tokens": context.study.answer_tokens}
+    config = {**context.identity(), "asked": [[each, None] for each in asked], "tokens": context.study.answer_tokens}
     return Stage(kind=kinds.KEPT_ANSWERS, config=config, title=title, compute=compute, everywhere=False)
 
 
