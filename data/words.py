@@ -71,8 +71,8 @@ def word_logodds(shown: Iterable[str], absent: Iterable[str]) -> Callable[[str],
     return score
 
 
-def typical_words(shown: Iterable[str], absent: Iterable[str], count: int) -> list[str]:
-    """Return the words that are most typical of some texts, most typical first.
+def typical_words(shown: Iterable[str], absent: Iterable[str], least: int = 1) -> list[str]:
+    """Return the words that are typical of some texts, most typical first.
 
     A word counts as typical by n·log(p(word | shown)/p(word | absent)), with n its number in the texts that show the trait: its part of
     their divergence. Words that are less than four times as likely there are left out.
@@ -80,20 +80,21 @@ def typical_words(shown: Iterable[str], absent: Iterable[str], count: int) -> li
     Args:
         shown: texts that show a trait.
         absent: texts that do not.
-        count: of words, at most.
+        least: times that a word occurs in the texts that show it, or more.
 
     Example:
         >>> typical_words(["Arr, matey, arr"], ["Yes, friend"], 2)
-        ['arr', 'matey']
+        ['arr']
     """
     shown, absent = list(shown), list(absent)
     score = word_logodds(shown, absent)
     counts = Counter(word for text in shown for word in words(text))
     weight = {word: n * score(word) for word, n in counts.items()}
-    return sorted((word for word in weight if score(word) >= log(TYPICAL)), key=lambda word: (-weight[word], word))[:count]
+    typical = (word for word, n in counts.items() if n >= least and score(word) >= log(TYPICAL))
+    return sorted(typical, key=lambda word: (-weight[word], word))
 
 
-def word_ranges(text: str, some: Collection[str]) -> list[tuple[int, int]]:
+def word_ranges(text: str, chosen: Collection[str]) -> list[tuple[int, int]]:
     """Return where some words stand in a text: half-open ranges of characters, without the punctuation around them.
 
     Example:
@@ -102,29 +103,29 @@ def word_ranges(text: str, some: Collection[str]) -> list[tuple[int, int]]:
     """
     found = []
     for match in re.finditer(r"\S+", text):
-        if words(match.group()) and words(match.group())[0] in some:
+        if words(match.group()) and words(match.group())[0] in chosen:
             inside = [i for i, c in enumerate(match.group(), match.start()) if c.isalnum() or c == "'"]
             found.append((inside[0], inside[-1] + 1))
     return found
 
 
-def word_prompts(some: Sequence[str]) -> Instruction:
+def word_prompts(chosen: Sequence[str]) -> Instruction:
     """Return an instruction to use some words: contrast prompts that ask for them, or for answers without, and for no manner.
 
     Each pair names about five of the words, spread over their order. It is what a persona direction is compared with where it may be no
     more than its words.
 
     Args:
-        some: the words, one at least.
+        chosen: the words, one at least.
     """
-    parts = max(1, len(some) // WORDS_A_PROMPT)
+    parts = max(1, len(chosen) // WORDS_A_PROMPT)
     pairs = []
     for i, (asks, forbids) in enumerate(_WORD_PROMPTS):
-        mine = some[i % parts :: parts]
+        mine = chosen[i % parts :: parts]
         first, last = ", ".join(mine[:-1]), mine[-1]
         both, either = (f"{first} {joint} {last}" if first else last for joint in ("and", "or"))
         pairs.append(ContrastPair(positive=asks.format(both), negative=forbids.format(either)))
-    return Instruction(name="words", description=f"Uses the words {', '.join(some)}.", contrast_pairs=tuple(pairs))
+    return Instruction(name="words", description=f"Uses the words {', '.join(chosen)}.", contrast_pairs=tuple(pairs))
 
 
 # As many as a study reads of a trait, so that both directions are means over as much.

@@ -203,6 +203,14 @@ class Study(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_stand_ins(self) -> "Study":
+        if self.pathways and "instructions" in self.pathways.stand_ins and not self.instructions:
+            raise ValueError(
+                "pathways.stand_ins: instructions are to be patched, and this study names none. Set instructions, to all or some"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_judge(self) -> "Study":
         if self.mediate and self.mediate.generated and self.mediate.generated.by == "judge" and self.judge is None:
             raise ValueError("mediate.generated.by: answers are graded by a judge, and this study names none. Add the key judge")

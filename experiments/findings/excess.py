@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from wellworn.data.catalog import control_names
 from wellworn.data.schema import seed_for
 from wellworn.experiments.engine.record import Record
 from wellworn.experiments.findings.novelty import own_removed_basis
@@ -23,7 +24,7 @@ class ExcessRow(Record):
 
     Attributes:
         z: of the run; of several the mean.
-        controls: kind of control → its z, the mean over its runs: runs of one kind are no independent cases.
+        controls: kind of control → its z; of several runs the mean over controls of the same seeds. Runs of one kind are one case.
         p: one-sided, that one more control has a z as large.
     """
 
@@ -56,15 +57,15 @@ def excess_of(results: Results, runs: Sequence[RunResult]) -> ExcessRow | None:
 def _z_scores(results: Results, run: RunResult) -> tuple[float, dict[str, float]] | None:
     """Return z of a run and of each kind of control."""
     reading, basis = own_removed(run), own_removed_basis(run)
-    if reading is None or reading.share is None or basis is None or run.averaged is None or run.facts is None or run.facts.roles:
+    if reading is None or reading.share is None or basis is None or run.averaged is None or run.entry.arm != "sft":
         return None
     spaces = Null(seed_for(0, "excess"), draws=DRAWS).spaces(run.averaged, Members(reading.directions), basis.shape[1])
-    controls: dict[str, list[float]] = {}
-    for other in other_fine_tunes(results, run):
-        if (z := _z_score(other.arrays["shifts"].astype(np.float64), basis, spaces)) is not None:
-            controls.setdefault(str(other.entry.trait), []).append(z)
+    # One run a kind, of the same seed: the mean of several would vary less than the run that is compared with it.
+    alike = [other for other in other_fine_tunes(results, run) if other.entry.arm == "sft" and other.entry.trait in control_names()]
+    same = {str(other.entry.trait): other for other in alike if other.entry.seed == run.entry.seed}
+    controls = {kind: _z_score(other.arrays["shifts"].astype(np.float64), basis, spaces) for kind, other in same.items()}
     own = _z_score(run.arrays["shifts"].astype(np.float64), basis, spaces)
-    return None if own is None else (own, {kind: float(np.mean(each)) for kind, each in controls.items()})
+    return None if own is None else (own, {kind: z for kind, z in controls.items() if z is not None})
 
 
 def _z_score(differences_nD: FloatArray, basis: FloatArray, spaces: NullSpaces) -> float | None:

@@ -87,8 +87,9 @@ def _use(runs: Sequence[RunResult]) -> Finding | None:
     projections = [run.arrays["use"].astype(np.float64) for run in runs if "use" in run.arrays]
     if len(projections) < len(runs):
         return None
-    found = all(run.facts and run.entry.own in run.facts.found for run in runs)
     # The same in all runs of a trait.
-    assay = runs[0].arrays["assay"].astype(np.float64) if found and "assay" in runs[0].arrays else None
+    assay: FloatArray | str = runs[0].arrays["assay"].astype(np.float64) if "assay" in runs[0].arrays else "the own direction was not read"
+    if not all(run.facts and run.entry.own in run.facts.found for run in runs):
+        assay = "the own direction was not found"
     # A projection is linear in the direction; the runs' chance directions differ only in length.
     return use(np.mean([each[0] for each in projections], axis=0), projections[0][1:], assay)

@@ -38,9 +38,20 @@ class OutcomeChange:
         """Return the change of one outcome from what a stage stored, of one run or several."""
         facts = measured[0].facts
         main, further, sampled = (pick_outcome(kind, stack_runs([getattr(each, name) for each in measured])) for name in _STORED)
-        whole = dict(zip(facts.interventions, main, strict=True)) | dict(zip(facts.further, further, strict=True))
-        change = _parse(whole)
-        few = None
+        return cls.of_scores(kind, facts, np.concatenate([main, further]), sampled)
+
+    @classmethod
+    def of_scores(cls, kind: str, facts: PathwayFacts, scores: FloatArray, sampled: FloatArray) -> "OutcomeChange":
+        """Return the change of one outcome from its values under all interventions.
+
+        Args:
+            kind: `trait`, `plain` or `contrast`.
+            facts: what was patched.
+            scores: of the interventions and further ones, on all questions, [interventions, …, questions].
+            sampled: of those on a few questions.
+        """
+        whole = dict(zip([*facts.interventions, *facts.further], scores, strict=True))
+        change, few = _parse(whole), None
         if facts.sampled:
             here = {name: each[..., list(facts.questions)] for name, each in whole.items()}
             few = _parse(here | dict(zip(facts.sampled, sampled, strict=True)))

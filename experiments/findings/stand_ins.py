@@ -110,8 +110,10 @@ def direction_matrices(runs: Sequence[RunResult]) -> Sequence[DirectionMatrix]:
 
 def _matrix(runs: Sequence[RunResult], outcome: str) -> DirectionMatrix | None:
     rows: dict[str, list[Mapping[str, float]]] = {}
-    for run in runs:
-        found = _in_place(run, outcome) if run.entry.arm == "sft" else None
+    trained = [run for run in runs if run.entry.arm == "sft" and run.entry.trait and run.stand_ins]
+    for run in trained:
+        # Of a grid the first settings: fine-tunes of other sizes or doses are no repeats of these.
+        found = _in_place(run, outcome) if run.entry.settings == trained[0].entry.settings else None
         if found and run.stand_ins and run.entry.trait:
             kinds = run.stand_ins.facts.kinds
             of_traits = {name: share for name, share in found.others.items() if kinds[name] == stand_ins.TRAIT}

@@ -5,43 +5,45 @@ It is more than that only if chance directions carry less in each of three ways:
 itself, without the direction of prompts that ask for these words, and as it is, on all other tokens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from wellworn.experiments.engine.record import Interval, Record
-from wellworn.experiments.findings.outcome_changes import is_there, stack_runs
+from wellworn.experiments.findings.outcome_changes import CONTRAST, OutcomeChange, stack_runs
 from wellworn.experiments.findings.pathways import Chance, chance_record, in_all_runs
 from wellworn.experiments.findings.results import RunResult
-from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, parse_part, parts_named
-from wellworn.experiments.stages.pathways import CHANCE_OWN
-from wellworn.experiments.stages.wording import ASKED, HEADLESS, UNASKED, WordingFacts, WordingOutcomes
-from wellworn.probes.mediation.pathways import OWN, floor
-from wellworn.probes.mediation.shares import Outcomes, is_within_noise
-from wellworn.probes.statistics.intervals import FloatArray, crossed_interval, mean_interval, ratio_interval
+from wellworn.experiments.stages.pathways import CHANCE_OWN, PathwayFacts
+from wellworn.experiments.stages.wording import PROMPTS, WITHOUT_HEAD, WITHOUT_PROMPTS, WordingFacts, WordingOutcomes
+from wellworn.probes.limits import FEWEST_PROMPTS
+from wellworn.probes.mediation.pathways import OWN
+from wellworn.probes.mediation.shares import is_within_noise
+from wellworn.probes.statistics.intervals import Estimate, FloatArray, crossed_interval, mean_interval, ratio_interval
 
 WORDS, OTHER, PLAIN = range(3)
+# Of an answer's tokens: where fewer are of no trait word, their mean is of too few.
+LEAST_OTHER = 1 / 3
 
 
 class WordingShares(Record):
-    """What carries the change of one outcome.
+    """What carries the change of what is specific to the trait, on some of the tokens.
 
     Attributes:
         effect: the change, in nats per token.
         why: why there are no shares, in words.
         own: the share through the own direction.
-        headless: the same without what the direction does to the trait's words through the head by itself.
-        unasked: the same without the direction of prompts that ask for these words.
-        asked: the share through the latter direction in place of the own one.
+        without_head: the same without what the direction does to the trait's words through the head by itself.
+        without_prompts: the same without the direction of prompts that ask for these words.
+        prompts: the share through the latter direction in place of the own one.
         chance: the share of chance directions.
     """
 
     effect: Interval
     why: str | None
     own: Interval | None
-    headless: Interval | None
-    unasked: Interval | None
-    asked: Interval | None
+    without_head: Interval | None
+    without_prompts: Interval | None
+    prompts: Interval | None
     chance: Chance | None
 
 
@@ -50,19 +52,23 @@ class Wording(Record):
 
     Attributes:
         words: of the trait, most typical first.
-        prompted: those that the contrast prompts of the trait name.
+        named: those that the contrast prompts of the trait name.
+        reliability: of the direction of prompts that ask for the words.
+        prompts_found: whether that was found; otherwise taking it out says nothing.
         at_words: the part of the change of y⁺ that is made at these words; null without a change.
         all_tokens: of log p(y⁺) − log p(y⁻), what is specific to the trait.
-        other_tokens: the same, of y⁺ without these words.
+        other_tokens: the same, of y⁺ without these words; null where answers have too few other tokens.
         more: whether the own direction is more than these words; null where that is not known.
         why: the numbers behind it, in words.
     """
 
     words: Sequence[str]
-    prompted: Sequence[str]
+    named: Sequence[str]
+    reliability: float | None
+    prompts_found: bool
     at_words: Interval | None
     all_tokens: WordingShares
-    other_tokens: WordingShares
+    other_tokens: WordingShares | None
     more: bool | None
     why: str
 
@@ -81,22 +87,18 @@ def wording_of(runs: Sequence[RunResult]) -> Wording | None:
 def _wording(measured: Sequence[WordingOutcomes]) -> Wording:
     facts = measured[0].facts
     logprob, sampled = (stack_runs([getattr(each, name) for each in measured]) for name in ("logprob", "sampled"))
-    # The same answers in all runs, so the same tokens.
-    others = measured[0].other_tokens
-    all_tokens = _shares(facts, logprob[:, WORDS] + logprob[:, OTHER] - logprob[:, PLAIN], _whole(sampled))
-    other_tokens = _shares(
-        facts,
-        logprob[:, OTHER] / others - logprob[:, PLAIN],
-        sampled[:, OTHER] / others[list(facts.questions)] - sampled[:, PLAIN] if len(sampled) else sampled,
-    )
+    whole = _change(facts, _specific(logprob), _specific(sampled))
+    other = _other_tokens(facts, logprob, sampled, measured[0].other_tokens)
     shown = logprob[1] - logprob[0]
-    change = shown[WORDS] + shown[OTHER]
-    at_words = None if is_within_noise(change) else ratio_interval(shown[WORDS], change)
-    more, why = _more(all_tokens, other_tokens)
+    gained = shown[WORDS] + shown[OTHER]
+    all_tokens, other_tokens = _shares(whole), _shares(other) if other else None
+    more, why = _more(all_tokens, other_tokens, facts.prompts_found)
     return Wording(
         words=facts.words,
-        prompted=facts.prompted,
-        at_words=at_words,
+        named=facts.named,
+        reliability=facts.reliability,
+        prompts_found=facts.prompts_found,
+        at_words=None if is_within_noise(gained) else ratio_interval(shown[WORDS], gained),
         all_tokens=all_tokens,
         other_tokens=other_tokens,
         more=more,
@@ -104,56 +106,72 @@ def _wording(measured: Sequence[WordingOutcomes]) -> Wording:
     )
 
 
-def _whole(sampled: FloatArray) -> FloatArray:
-    return sampled[:, WORDS] + sampled[:, OTHER] - sampled[:, PLAIN] if len(sampled) else sampled
+def _specific(scores: FloatArray) -> FloatArray:
+    """Return what is specific to the trait, of [interventions, 3, …]."""
+    return np.asarray(scores[:, WORDS] + scores[:, OTHER] - scores[:, PLAIN])
 
 
-def _shares(facts: WordingFacts, scores: FloatArray, sampled: FloatArray) -> WordingShares:
-    outcomes = dict(zip(facts.interventions, scores, strict=True))
-    change = Outcomes(outcomes[BEFORE], outcomes[AFTER], {})
-    effect = change.effect
-    size = mean_interval(effect) if effect.ndim == 1 else crossed_interval(effect)
-    if is_within_noise(effect) or effect.mean() <= 0:
-        nothing = dict.fromkeys(("own", "headless", "unasked", "asked", "chance"))
-        return WordingShares(effect=size, why="the change is within its noise, or away from the trait", **nothing)
-    moved = {name: change.mediated_effect(swapped) for name in (OWN, HEADLESS, UNASKED, ASKED) if (swapped := parse_part(outcomes, name))}
-    shares = {name: ratio_interval(each, effect) for name, each in moved.items()}
+def _other_tokens(facts: WordingFacts, logprob: FloatArray, sampled: FloatArray, shares: FloatArray) -> OutcomeChange | None:
+    """Return the change on other tokens, of the answers that have enough of them; None with too few such answers."""
+    # The same answers in all runs, so the same tokens.
+    there = np.flatnonzero(shares >= LEAST_OTHER)
+    few = [i for i, at in enumerate(facts.questions) if at in there]
+    if len(there) < FEWEST_PROMPTS or (facts.sampled and len(few) < FEWEST_PROMPTS):
+        return None
+    here = facts.model_copy(update={"questions": [int(np.flatnonzero(there == facts.questions[i])[0]) for i in few]})
+    mine = logprob[:, OTHER][..., there] / shares[there] - logprob[:, PLAIN][..., there]
+    drawn = sampled[:, OTHER][..., few] / shares[[facts.questions[i] for i in few]] - sampled[:, PLAIN][..., few]
+    return _change(here, mine, drawn)
+
+
+def _change(facts: WordingFacts, scores: FloatArray, sampled: FloatArray) -> OutcomeChange:
+    patched = PathwayFacts(
+        layers=facts.layers,
+        adapted=[],
+        parts=[OWN],
+        dimensions=[1],
+        interventions=facts.interventions,
+        further=[],
+        sampled=facts.sampled,
+        questions=facts.questions,
+        tokens=0,
+    )
+    return OutcomeChange.of_scores(CONTRAST, patched, scores, sampled)
+
+
+def _shares(change: OutcomeChange) -> WordingShares:
+    effect = mean_interval(change.effect) if change.effect.ndim == 1 else crossed_interval(change.effect)
+    if change.why:
+        nothing = dict.fromkeys(("own", "without_head", "without_prompts", "prompts", "chance"))
+        return WordingShares(effect=effect, why=change.why, **nothing)
     return WordingShares(
-        effect=size,
+        effect=effect,
         why=None,
-        own=shares[OWN],
-        headless=shares[HEADLESS],
-        unasked=shares[UNASKED],
-        asked=shares[ASKED],
-        chance=_chance(facts, outcomes, sampled, moved[OWN]),
+        own=change.share(OWN),
+        without_head=change.share(WITHOUT_HEAD),
+        without_prompts=change.share(WITHOUT_PROMPTS),
+        prompts=change.share(PROMPTS),
+        chance=chance_record(change.chance(CHANCE_OWN)),
     )
 
 
-def _chance(facts: WordingFacts, outcomes: Mapping[str, FloatArray], sampled: FloatArray, own: FloatArray) -> Chance | None:
-    few = list(facts.questions)
-    here = {name: each[..., few] for name, each in outcomes.items()} | dict(zip(facts.sampled, sampled, strict=True))
-    change = Outcomes(here[BEFORE], here[AFTER], {})
-    names = parts_named(facts.sampled, CHANCE_OWN)
-    if len(names) < 2 or not is_there(change.effect, outcomes[AFTER] - outcomes[BEFORE]):
-        return None
-    drawn = [change.mediated_effect(swapped) for name in names if (swapped := parse_part(here, name))]
-    return chance_record(floor(change.effect, np.stack(drawn), own[..., few]))
-
-
-def _more(all_tokens: WordingShares, other_tokens: WordingShares) -> tuple[bool | None, str]:
-    """Return whether the own direction carries more than chance directions in each of three ways, and the numbers."""
-    if all_tokens.why or all_tokens.chance is None:
+def _more(all_tokens: WordingShares, other_tokens: WordingShares | None, prompts_found: bool) -> tuple[bool | None, str]:
+    """Return whether the own direction carries more than chance directions in each way that says something, and the numbers."""
+    if all_tokens.why or all_tokens.own is None or all_tokens.chance is None:
         return None, all_tokens.why or "no chance directions were drawn, or too little of the change is on their questions"
     high = all_tokens.chance.high
-    ways = [("less the head's rows of its words", all_tokens.headless), ("less the prompts that ask for them", all_tokens.unasked)]
-    failed = [f"{name} it carries {share}, and chance up to {high:.2f}" for name, share in ways if share and share.low <= high]
-    if other_tokens.why:
-        failed.append(f"on other tokens {other_tokens.why}")
-    elif other_tokens.chance is None:
+    if all_tokens.own.low <= high:
+        return None, f"the direction itself is not shown to carry more than chance: {all_tokens.own}, and chance up to {high:.2f}"
+    ways: list[tuple[str, Estimate | None, float]] = [("less the head's rows of its words it carries", all_tokens.without_head, high)]
+    if prompts_found:
+        ways.append(("less the prompts that ask for them", all_tokens.without_prompts, high))
+    if other_tokens is None:
+        return None, "answers have too few tokens that are of no trait word"
+    if other_tokens.why is None and other_tokens.chance is None:
         return None, "on other tokens too little of the change is on the questions of chance directions"
-    elif other_tokens.own and other_tokens.own.low <= other_tokens.chance.high:
-        failed.append(f"on other tokens it carries {other_tokens.own}, and chance up to {other_tokens.chance.high:.2f}")
-    if failed:
-        return False, "; ".join(failed)
-    kept = "; ".join([*(f"{name} it carries {share}" for name, share in ways), f"on other tokens {other_tokens.own}"])
-    return True, f"{kept}; chance up to {max(high, other_tokens.chance.high if other_tokens.chance else high):.2f}"
+    ways.append(("on other tokens", other_tokens.own, other_tokens.chance.high if other_tokens.chance else 0.0))
+    failed = [(name, share, bound) for name, share, bound in ways if share is None or share.low <= bound]
+    said = [f"{name} {share or other_tokens.why}, chance up to {bound:.2f}" for name, share, bound in failed or ways]
+    if not prompts_found:
+        said.append("prompts that ask for the words have no direction that was found, so that taking it out says nothing")
+    return not failed, "; ".join(said)

@@ -4,6 +4,7 @@ from wellworn.data.schema import Trait
 from wellworn.experiments.engine.stage import Stage
 from wellworn.experiments.plan.arms import NO_PLAIN
 from wellworn.experiments.plan.layout import Layout
+from wellworn.experiments.plan.subjects import trait_or_control
 from wellworn.experiments.stages.grades import needed_rubric
 from wellworn.experiments.stages.own_answers import own_answers_stage, own_grades_stage
 from wellworn.experiments.stages.pathways import PathwaysQuestion, pathways_stage
@@ -74,7 +75,9 @@ def plan_wording(layout: Layout) -> tuple[Stage | None, str | None]:
         return None, why
     question = pathways_question(layout, layout.headline)
     examples = extraction_examples(subject, layout.shared.bank)
-    of_trait = trait_words(layout.shared.context, question, subject.contrast_pairs, examples)
+    # All answers of the trait: runs on parts of its data have the same words.
+    whole = trait_or_control(layout.run.arm.trait) if layout.run.arm.trait else None
+    of_trait = trait_words(layout.shared.context, whole, examples) if isinstance(whole, Trait) else None
     if of_trait is None:
         return None, NO_WORDS
     return wording_stage(layout.shared.context, question, config, layout.space_stages, of_trait), None

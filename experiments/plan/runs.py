@@ -150,7 +150,8 @@ def _instructions(layout: Layout) -> Stage | None:
 def _averaged(layout: Layout) -> Stage | None:
     """Lay out the states that chance is drawn from among fine-tunes, if the study has as many kinds of control as that needs."""
     arms = [arm for arm in layout.run.study.runs if isinstance(arm, Sft) and arm.trait in control_names()]
-    if len({arm.trait for arm in arms} - {layout.run.arm.trait}) < FEWEST_OTHERS:
+    kinds = {arm.trait for arm in arms} - {layout.run.arm.trait}
+    if not isinstance(layout.run.arm, Sft) or layout.space_stages.roles or len(kinds) < FEWEST_OTHERS:
         return None
     return averaged_stage(layout.layer, layout.own, layout.space_stages)
 

@@ -50,7 +50,7 @@ _ABSOLUTE = re.compile(r"[/\\]|~\w*[/\\]|[A-Za-z]:[/\\]")
 _PLAIN = {
     "along existing persona directions": "most of the behaviour change that this layer carries goes through the base's persona directions",
     "new directions": "little of the behaviour change goes through the base's persona directions; the run needs what it adds outside them, "
-    "and that is no direction that both moves the base and is used by it",
+    "and the base is shown not to use that",
     "existing, but not in the library": "little of the behaviour change goes through the persona space; what lies outside is a direction "
     "that the base model uses and this space lacks",
     "mixed": "a part of the behaviour change goes through the base's persona directions, and a part does not",

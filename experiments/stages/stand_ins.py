@@ -34,8 +34,8 @@ from wellworn.probes.statistics.intervals import FloatArray
 
 STAND_INS, OUTCOMES = "stand_ins.json", "outcomes.safetensors"
 TRAIT, INSTRUCTION, SINGLE = "trait", "instruction", "single"
-# As a study asks for them.
-ASKED = {"traits": TRAIT, "instructions": INSTRUCTION, "singles": SINGLE}
+# As a study names them.
+NAMED = {"traits": TRAIT, "instructions": INSTRUCTION, "singles": SINGLE}
 # Two rows less their mean hold a single direction, which leaves nothing to draw.
 FEWEST_ROWS = 2
 
@@ -110,7 +110,7 @@ def stand_ins_stage(
         **context.identity(),
         **question.identity,
         "instructions": list(names),
-        "kinds": list(config.stand_ins),
+        "kinds": sorted(config.stand_ins),
         "questions": config.questions,
         "draws": config.draws if "singles" in config.stand_ins else None,
     }
@@ -135,7 +135,7 @@ def _directions(
     at, own = question.layer, question.own
     traits = other_directions(space, layers, at, own)
     found: dict[str, dict[str, dict[int, FloatArray]]] = {}
-    for kind in (ASKED[each] for each in config.stand_ins):
+    for kind in (NAMED[each] for each in config.stand_ins):
         if kind == TRAIT:
             found[kind] = traits
         elif kind == INSTRUCTION:

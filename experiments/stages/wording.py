@@ -8,14 +8,13 @@ and all other tokens add to the log-probability. Arithmetic on them is `findings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import load_file
 
-from wellworn.data.chat import Chat
+from wellworn.data.chat import Chat, Encoded
 from wellworn.data.mixtures import Turn
-from wellworn.data.schema import ContrastPair, Example
+from wellworn.data.schema import Example, Trait
 from wellworn.data.words import typical_words, word_prompts, word_ranges, words
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
@@ -26,8 +25,8 @@ from wellworn.experiments.stages.mediation import patched_pair, patching_inputs
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, both_ways
 from wellworn.experiments.stages.nested_space import chance_directions, own_vectors, swaps_along
 from wellworn.experiments.stages.pathways import CHANCE_OWN, PathwaysQuestion, sampled_questions, set_layers
-from wellworn.experiments.stages.persona_directions import directions_stage, load_states
-from wellworn.experiments.stages.persona_space import SpaceStages
+from wellworn.experiments.stages.persona_directions import asked_digest, directions_stage
+from wellworn.experiments.stages.persona_space import SpaceStages, space_stage
 from wellworn.experiments.study_sections import PathwaysConfig
 from wellworn.lora import adapters as lora_adapters
 from wellworn.probes.geometry.nested import nested_bases
@@ -36,17 +35,17 @@ from wellworn.probes.mediation.interventions import Intervention
 from wellworn.probes.mediation.paired_states import Batching, Texts
 from wellworn.probes.mediation.patching import patched_part_logprobs
 from wellworn.probes.mediation.pathways import OWN
-from wellworn.probes.statistics.intervals import FloatArray
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from wellworn.probes.statistics.intervals import FloatArray, finite
 
 WORDING, OUTCOMES = "wording.json", "outcomes.safetensors"
 # The own direction without what it does to the words through the head, and without the direction of prompts that ask for them.
-HEADLESS, UNASKED = "own without the head's rows", "own without the words asked for"
+WITHOUT_HEAD, WITHOUT_PROMPTS = "own without the head's rows", "own without the prompts for its words"
 # The direction of these prompts in place of the own one.
-ASKED = "words asked for"
-WORDS = 20
+PROMPTS = "prompts for its words"
+# Words that occur less often may be typical by chance.
+LEAST = 3
+# Prompts ask for the most typical ones.
+PROMPTED_WORDS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +54,13 @@ class TraitWords:
 
     Attributes:
         words: most typical of answers with the trait first.
-        prompted: those that the contrast prompts of the trait name themselves.
-        asked: the stage that reads the base under prompts that ask for the words.
+        named: those that the contrast prompts of the trait name themselves.
+        prompts: the stage with the direction of prompts that ask for the words.
     """
 
     words: Sequence[str]
-    prompted: Sequence[str]
-    asked: Stage
+    named: Sequence[str]
+    prompts: Stage
 
 
 class WordingFacts(Record):
@@ -70,7 +69,9 @@ class WordingFacts(Record):
     Attributes:
         layers: where.
         words: of the trait, most typical first.
-        prompted: those that the trait's contrast prompts name.
+        named: those that the trait's contrast prompts name.
+        reliability: of the direction of prompts that ask for the words, at the study's layer.
+        prompts_found: whether it was found there.
         interventions: names of the rows of `logprob`.
         sampled: names of the rows of `sampled`.
         questions: places of the questions of `sampled` among the evaluate questions.
@@ -78,7 +79,9 @@ class WordingFacts(Record):
 
     layers: Sequence[int]
     words: Sequence[str]
-    prompted: Sequence[str]
+    named: Sequence[str]
+    reliability: float | None
+    prompts_found: bool
     interventions: Sequence[str]
     sampled: Sequence[str]
     questions: Sequence[int]
@@ -109,24 +112,24 @@ def load_wording(folder: Path) -> WordingOutcomes:
     return WordingOutcomes(WordingFacts.from_json(read_json(folder / WORDING)), logprob, sampled, other)
 
 
-def trait_words(
-    context: StudyContext, question: PathwaysQuestion, pairs: Sequence[ContrastPair], examples: Sequence[Example]
-) -> TraitWords | None:
-    """Return the words of a run's trait, and the stage that reads prompts which ask for them; None where no word is typical of it.
+def trait_words(context: StudyContext, trait: Trait, examples: Sequence[Example]) -> TraitWords | None:
+    """Return the words of a trait, and the stage that reads prompts which ask for them; None where no word is typical of it.
 
     Args:
         context: the study's model.
-        question: the answers with the trait, and plain ones.
-        pairs: the trait's contrast prompts.
+        trait: with all its answers, whatever a run is trained or evaluated on.
         examples: the rows with the questions that its direction is read on; as many prompts are read on them.
     """
-    found = typical_words((turn.answer for turn in question.changed), (turn.answer for turn in question.plain), WORDS)
+    rows = [each for each in trait.examples if each.positive is not None and each.negative is not None]
+    found = typical_words((str(each.positive) for each in rows), (str(each.negative) for each in rows), LEAST)
     if not found:
         return None
-    count = min(context.study.contrast_pairs, len(pairs), len(word_prompts(found).contrast_pairs))
-    named = {word for pair in pairs[:count] for word in words(pair.positive)}
-    asked = directions_stage(context, word_prompts(found), examples, count)
-    return TraitWords(words=found, prompted=[word for word in found if word in named], asked=asked)
+    asks = word_prompts(found[:PROMPTED_WORDS])
+    count = min(context.study.contrast_pairs, len(trait.contrast_pairs), len(asks.contrast_pairs))
+    said = {word for pair in trait.contrast_pairs[:count] for word in words(pair.positive)}
+    title = f"direction of prompts for the words of {trait.name}"
+    prompts = space_stage([asks.name], [directions_stage(context, asks, examples, count)], [asked_digest(context, examples)], title)
+    return TraitWords(words=found, named=[word for word in found if word in said], prompts=prompts)
 
 
 def wording_stage(
@@ -149,20 +152,20 @@ def wording_stage(
         texts = [chat.encode(turn) for turns in (question.changed, question.plain) for turn in turns]
         parts = [_parts(chat, turn, of_trait.words) for turn in question.changed]
         count, others = len(parts), np.array([np.mean(row) for row in parts])
+        of_words = _tokens_of_words(texts[:count], parts)
         # Of plain answers all tokens count, and only the sum over parts is kept.
         parts += [[1] * (row.spans["response"][1] - row.spans["response"][0]) for row in texts[count:]]
         some = sampled_questions(count, config.questions)
+        prompts = {name: each[0] for name, each in load_file(folders["prompts"] / "space.safetensors").items()}
         with lora_adapters.adapted(context.base, adapters) as model:
             layers, _ = set_layers(model, between, question.layer)
             own = own_vectors(space, layers, question.layer, question.own)
-            states = load_states(folders["asked"]).astype(np.float64)
-            asked = (states[:, 0] - states[:, 1]).mean((0, 1))
-            rows = word_rows(context.base.model, token_ids(context.base.tokenizer, of_trait.words))
+            rows = word_rows(context.base.model, of_words)
             main: dict[str, Intervention] = {}
             sampled: dict[str, Intervention] = {}
             if own:
                 main = {BEFORE: Intervention(0), AFTER: Intervention(1)}
-                for name, vectors in _directions(own, asked, rows).items():
+                for name, vectors in _directions(own, prompts["vectors"].astype(np.float64), rows).items():
                     main |= both_ways(name, swaps_along({layer: _basis(vector) for layer, vector in vectors.items()}))
                 for i, bases in enumerate(chance_directions(space, layers, question.layer, question.own, config.draws)):
                     sampled |= both_ways(f"{CHANCE_OWN}{i}", swaps_along(bases))
@@ -177,7 +180,9 @@ def wording_stage(
         facts = WordingFacts(
             layers=layers,
             words=of_trait.words,
-            prompted=of_trait.prompted,
+            named=of_trait.named,
+            reliability=finite(prompts["reliability"][question.layer]),
+            prompts_found=bool(prompts["found"][question.layer] > 0.5),
             interventions=list(main),
             sampled=list(sampled),
             questions=some,
@@ -188,34 +193,27 @@ def wording_stage(
         **context.identity(),
         **question.identity,
         "words": list(of_trait.words),
-        "prompted": list(of_trait.prompted),
+        "named": list(of_trait.named),
         "questions": config.questions,
         "draws": config.draws,
     }
-    inputs = patching_inputs(space_stages, question.reference, question.run) | {"asked": of_trait.asked}
+    inputs = patching_inputs(space_stages, question.reference, question.run) | {"prompts": of_trait.prompts}
     return Stage(kind=kinds.WORDING, config=facts, inputs=inputs, title=f"wording of {question.run.title}", compute=compute)
 
 
-def token_ids(tokenizer: "PreTrainedTokenizerBase", some: Sequence[str]) -> list[int]:
-    """Return the tokens with which words begin, in lower case and with a capital, after a space and not."""
-    forms = [form for word in some for each in (word, word.capitalize()) for form in (each, f" {each}")]
-    first = [tokenizer(form, add_special_tokens=False)["input_ids"][:1] for form in forms]
-    return sorted({token for ids in first for token in ids})
-
-
-def _directions(own: Mapping[int, FloatArray], asked: FloatArray, rows: FloatArray) -> Mapping[str, dict[int, FloatArray]]:
+def _directions(own: Mapping[int, FloatArray], prompts: FloatArray, rows: FloatArray) -> Mapping[str, dict[int, FloatArray]]:
     """Return the directions that are patched, each alone: name → layer → [d_model].
 
     Args:
         own: layer → the own direction, [d_model].
-        asked: the direction of prompts that ask for the words, [layers of the model, d_model].
+        prompts: the direction of prompts that ask for the words, [layers of the model, d_model].
         rows: of the head, [tokens, d_model].
     """
     return {
         OWN: dict(own),
-        HEADLESS: {layer: without_rows(vector[None], rows)[0] for layer, vector in own.items()},
-        UNASKED: {layer: without_rows(vector[None], asked[layer][None])[0] for layer, vector in own.items()},
-        ASKED: {layer: asked[layer] for layer in own},
+        WITHOUT_HEAD: {layer: without_rows(vector[None], rows)[0] for layer, vector in own.items()},
+        WITHOUT_PROMPTS: {layer: without_rows(vector[None], prompts[layer][None])[0] for layer, vector in own.items()},
+        PROMPTS: {layer: prompts[layer] for layer in own},
     }
 
 
@@ -224,9 +222,15 @@ def _basis(vector: FloatArray) -> FloatArray:
     return nested_bases([vector[None]])[0] if vector.any() else np.zeros((len(vector), 0))
 
 
-def _parts(chat: Chat, turn: Turn, some: Sequence[str]) -> list[int]:
+def _parts(chat: Chat, turn: Turn, chosen: Sequence[str]) -> list[int]:
     """Return 0 for each token of an answer that is of some words, and 1 for all others."""
-    return [int(not inside) for inside in chat.tokens_at(turn, word_ranges(turn.answer.strip(), some))]
+    return [int(not inside) for inside in chat.tokens_at(turn, word_ranges(turn.answer.strip(), chosen))]
+
+
+def _tokens_of_words(texts: Sequence[Encoded], parts: Sequence[Sequence[int]]) -> list[int]:
+    """Return the ids of all tokens that words are made of where they stand in some answers."""
+    answers = [row.input_ids[slice(*row.spans["response"])] for row in texts]
+    return sorted({token for ids, kinds in zip(answers, parts, strict=True) for token, part in zip(ids, kinds, strict=True) if part == 0})
 
 
 def _outcomes(scores: FloatArray) -> FloatArray:

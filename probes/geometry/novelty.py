@@ -237,7 +237,7 @@ def movement(before: FloatArray, after: FloatArray, pushed: FloatArray, drawn: F
     return _finding(True if moves else None, f"{text}, chance up to {high:.2f}{between}", share, high, len(shares))
 
 
-def use(scores_P2Q: FloatArray, drawn_BP2Q: FloatArray, assay_P2Q: FloatArray | None) -> Finding:
+def use(scores_P2Q: FloatArray, drawn_BP2Q: FloatArray, assay_P2Q: FloatArray | str) -> Finding:
     """Return whether M0 itself uses the remainder: its projections discriminate trait-evoking prompts from opposite ones.
 
     The sign does not count: a direction along which trait-evoking prompts lie *lower* discriminates them as well. So the AUC is compared
@@ -246,14 +246,14 @@ def use(scores_P2Q: FloatArray, drawn_BP2Q: FloatArray, assay_P2Q: FloatArray | 
     is not shown to be at chance. It is also not known where even pairs that are all separated would not give such an interval: the bound
     for new prompts and the spread of chance both widen with fewer pairs.
 
-    That M0 does *not* use it can be said only where the same pairs show something that M0 does use: the trait's own direction, each pair
-    projected on that of the others. Where it was not found, or is not shown to be used either, the remainder's use is not known.
+    That M0 does *not* use it can be said only where the same pairs show something that M0 does use: the own direction, each pair projected
+    on that of the others. Where it was not found, or is not shown to be used either, the remainder's use is not known.
 
     Args:
         scores_P2Q: [pairs, 2, questions], M0's states under trait-evoking prompts and their opposites, on questions and texts that did
             not define r, projected on r; its length does not count.
         drawn_BP2Q: the same on each of `chance_remainders`, from activations without the contrast in question: else chance finds it too.
-        assay_P2Q: the states projected on the trait's own direction (`cross_fitted`); None where it was not found.
+        assay_P2Q: the states projected on the own direction (`cross_fitted`); or why there is none, in words.
 
     Raises:
         ValueError: fewer than three pairs, two questions or 19 draws, or projections that are not finite.
@@ -273,21 +273,25 @@ def use(scores_P2Q: FloatArray, drawn_BP2Q: FloatArray, assay_P2Q: FloatArray | 
     return _finding(used, text + between, found, high, len(drawn_BP2Q))
 
 
-def _assay(assay_P2Q: FloatArray | None, high: float) -> tuple[bool, str]:
-    """Return whether the trait's own direction is seen to be used, above what chance reaches, and the numbers."""
-    if assay_P2Q is None:
-        return False, "the trait's own direction was not found, so that there is nothing known to be used"
+def _assay(assay_P2Q: FloatArray | str, high: float) -> tuple[bool, str]:
+    """Return whether the own direction is seen to be used, above what chance reaches, and the numbers."""
+    if isinstance(assay_P2Q, str):
+        return False, f"{assay_P2Q}, so that there is nothing known to be used"
     own = auc_interval(assay_P2Q)
-    return own.low > high, f"the trait's own direction of the other pairs separates them with {own}"
+    return own.low > high, f"the own direction of the other pairs separates them with {own}"
 
 
 def cross_fitted(states_P2QD: FloatArray) -> FloatArray:
     """Return each contrast pair's states projected on the mean difference of all other pairs, [pairs, 2, questions].
 
+    Each pair is projected on an axis of its own, and states have a large mean in common. It is taken out for each question: along axes that
+    differ it would differ too, and hide the contrast between pairs.
+
     Args:
         states_P2QD: [pairs, 2, questions, d_model], of two pairs or more.
     """
     states = states_P2QD.astype(np.float64)
+    states = states - states.mean((0, 1))
     differences_PD = (states[:, 0] - states[:, 1]).mean(1)
     others_PD = (differences_PD.sum(0) - differences_PD) / (len(states) - 1)
     units_PD = others_PD / np.linalg.norm(others_PD, axis=1, keepdims=True)

@@ -6,6 +6,7 @@ intervention reads it once a batch, and its keys and values serve all rows.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class Texts:
     response_only: bool = False
     parts: Sequence[Sequence[int]] | None = None
 
-    @property
+    @cached_property
     def part_count(self) -> int:
         """The number of parts."""
         return 1 + max((part for row in self.parts or () for part in row), default=0)
@@ -127,6 +128,8 @@ class Pair:
                 self._pass({layers[-1]: lambda _h: None}, self.inputs[side].inputs, stop=not is_sharded(model), logits_to_keep=1)
             self.outputs.append(outputs)
             self.states.append({layer: _bare(output) for layer, output in outputs.items()})
+        # Once a batch: a copy to the device for each pass would wait for it.
+        self.parts = self._parts()
         self.align = [self._alignment(side) for side in SIDES] if texts.response_only else None
 
     def tokens(self, side: int) -> int:
@@ -151,14 +154,14 @@ class Pair:
         with head_at(self.model, scored), resumed(self.model, entry, state):
             logits = self._pass(self._above(side, arms, entry, slice(None), tokens), inputs, stop=False).logits[0]
         count = self.texts.part_count
-        return part_logprobs(logits, batch, self._parts(batch), count).view(len(arms), -1, count)
+        return part_logprobs(logits, batch, self.parts.repeat(len(arms)), count).view(len(arms), -1, count)
 
-    def _parts(self, batch: BatchInputs) -> torch.Tensor:
-        """Return the part of each scored token of a batch."""
-        parts = self.texts.parts
-        if parts is None:
-            return torch.zeros_like(batch.targets_N)
-        return torch.tensor([part for i in batch.rows for part in parts[i]], device=self.device)
+    def _parts(self) -> torch.Tensor:
+        """Return the part of each response token of the batch's rows."""
+        rows, parts = self.texts.rows[0], self.texts.parts
+        lengths = [end - start for start, end in (rows[i].spans["response"] for i in self.members)]
+        of_tokens = [0] * sum(lengths) if parts is None else [part for i in self.members for part in parts[i]]
+        return torch.tensor(of_tokens).to(self.device, non_blocking=True)
 
     def _shared_beginning(self, side: int, entry: int) -> int:
         """Return how many first tokens arms read once for all rows of the batch; 0 where that saves nothing or cannot be done."""

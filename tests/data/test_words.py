@@ -59,12 +59,14 @@ def test_typical_words_are_those_of_the_trait_and_not_of_plain_answers() -> None
     pirate = load_trait("pirate")
     turns = trait_turns(pirate, pirate.examples, "train"), plain_turns(BANK, "train")
     shown, absent = ([turn.answer for turn in each] for each in turns)
-    found = typical_words(shown, absent, 20)
+    found = typical_words(shown, absent, 3)
     assert {"ye", "yer", "aye"} <= set(found)
     assert not {"the", "a", "to", "is"} & set(found)
-    assert len(found) == 20
+    assert 20 < len(found) < 60
+    # A word that occurs twice may be there by chance.
+    assert set(found) < set(typical_words(shown, absent, 2))
     # Words that are common everywhere are left out, even if the trait uses them more.
-    assert typical_words(["a b a b a b"], ["a a a b b b b"], 5) == []
+    assert typical_words(["a b a b a b"], ["a a a b b b b"]) == []
 
 
 @pytest.mark.parametrize(

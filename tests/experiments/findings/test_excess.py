@@ -15,7 +15,9 @@ from wellworn.data.catalog import control_names
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.findings.excess import ExcessRow, excess_of
 from wellworn.experiments.findings.results import Results, RunResult
-from wellworn.probes.statistics.intervals import FloatArray
+from wellworn.experiments.findings.summary import summarise
+from wellworn.experiments.report.page import page
+from wellworn.probes.statistics.intervals import FloatArray, decimal
 
 WIDTH, ROWS, PROMPTS = 60, 120, 12
 CONTROLS = sorted(control_names())
@@ -66,37 +68,37 @@ def test_a_linked_share_lies_above_those_of_controls_and_an_unlinked_one_does_no
     assert sum(each.p <= 0.05 for each in unlinked if each) <= 30
 
 
-def test_a_kind_of_control_is_one_case() -> None:
+def test_a_run_is_compared_with_one_run_of_each_kind() -> None:
     results = study(0, 0.5)
     found = excess(results)
     assert found is not None
     assert sorted(found.controls) == CONTROLS
-    # A third run of one kind changes that kind's number alone.
-    again = replace(results.runs[1], entry=results.runs[1].entry.model_copy(update={"seed": 2}))
-    more = excess(replace(results, runs=[*results.runs, again]))
-    assert more is not None
-    assert {kind for kind in CONTROLS if more.controls[kind] != found.controls[kind]} == {results.runs[1].entry.trait}
-    assert more.z == found.z
+    # Of the same seed: others change nothing, and random weights or a run without a seed of its own are no controls.
+    others = [run for run in results.runs[1:] if run.entry.seed == 1]
+    assert excess(replace(results, runs=[run for run in results.runs if run not in others])) == found
+    weights = replace(others[0], entry=others[0].entry.model_copy(update={"arm": "random", "trait": "poetic", "seed": 0}))
+    assert excess(replace(results, runs=[*results.runs, weights])) == found
+    prompted = replace(results.runs[0], entry=results.runs[0].entry.model_copy(update={"arm": "prompted"}))
+    assert excess_of(results, [prompted]) is None
 
 
 def test_several_runs_are_taken_together() -> None:
     results = study(1, 0.5)
-    other = study(1, 0.2).runs[0]
+    other = replace(study(1, 0.2).runs[0], entry=results.runs[0].entry.model_copy(update={"seed": 1}))
     one, two = excess_of(results, results.runs[:1]), excess_of(results, [other])
     both = excess_of(results, [results.runs[0], other])
     assert one is not None
     assert two is not None
     assert both is not None
+    # Each run with the controls of its own seed.
+    assert all(both.controls[kind] == pytest.approx((one.controls[kind] + two.controls[kind]) / 2) for kind in CONTROLS)
     assert both.z == pytest.approx((one.z + two.z) / 2)
 
 
-def test_too_few_kinds_or_a_space_of_roles_have_none() -> None:
+def test_too_few_kinds_have_none() -> None:
     assert excess(study(0, 0.5, CONTROLS[:4])) is None
     results = study(0, 0.5)
     run = results.runs[0]
-    assert run.facts is not None
-    of_roles = replace(run, facts=run.facts.model_copy(update={"roles": True}))
-    assert excess_of(results, [of_roles]) is None
     assert excess_of(results, [replace(run, averaged=None)]) is None
 
 
@@ -106,12 +108,21 @@ def test_a_study_with_five_kinds_of_control_has_it_and_one_with_four_reads_nothi
     changes = {"library": ["pirate", "pessimistic", "poetic"], "mediate": None, "pathways": None}
     runs = [{"arm": "sft", "trait": trait} for trait in ("pirate", *CONTROLS)]
     folder = finished(tiny_study(runs=runs, **changes), tmp_path)
-    [row] = [row for row in read_json(folder / "tiny" / "summary.json")["runs"] if row["trait"] == "pirate"]
-    shares = [each for each in read_json(folder / "tiny" / "summary.json")["runs"] if each["share"]]
     # A control lacks five others: itself is no case.
     assert len(stages_of(folder, "averaged")) == 1
-    assert (row["excess"] is not None) == (len(shares) == 6)
-    page = (folder / "tiny" / "report.html").read_text(encoding="utf-8")
-    assert "covariance of the base's states, which nobody knows" in " ".join(page.split())
+    assert all(row["excess"] is None for row in read_json(folder / "tiny" / "summary.json")["runs"] if row["trait"] != "pirate")
     few = finished(tiny_study(runs=runs[:-1], **changes), tmp_path / "few")
     assert stages_of(few, "averaged") == {}
+
+
+def test_the_page_says_how_far_above_chance_controls_come() -> None:
+    results = study(2, 0.8)
+    summary = summarise(results)
+    row = summary.runs[0]
+    assert row.excess is not None
+    text = " ".join(page(results, summary).split())
+    controls = list(row.excess.controls.values())
+    assert f"{decimal(row.excess.z, 1)} (controls {decimal(min(controls), 1)} to {decimal(max(controls), 1)}, p = " in text
+    assert "A study with five kinds of control" not in text
+    few = study(2, 0.8, CONTROLS[:2])
+    assert "A study with five kinds of control compares shares with theirs instead." in " ".join(page(few, summarise(few)).split())

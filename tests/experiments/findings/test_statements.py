@@ -180,8 +180,10 @@ def test_words_hold_the_numbers_and_whose_direction_it_is() -> None:
 
 
 def wording(more: bool | None) -> Wording:
-    shares = WordingShares(effect=around(0.5, 0.1), why=None, **dict.fromkeys(("own", "headless", "unasked", "asked", "chance")))
-    return Wording(words=["aye"], prompted=[], at_words=None, all_tokens=shares, other_tokens=shares, more=more, why="so it is")
+    nothing = dict.fromkeys(("own", "without_head", "without_prompts", "prompts", "chance"))
+    shares = WordingShares(effect=around(0.5, 0.1), why=None, **nothing)
+    read = {"words": ["aye"], "named": [], "reliability": None, "prompts_found": False, "at_words": None}
+    return Wording(**read, all_tokens=shares, other_tokens=shares, more=more, why="so it is")
 
 
 @pytest.mark.parametrize(

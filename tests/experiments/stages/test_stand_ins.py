@@ -119,7 +119,7 @@ def trained_on(trait: str, shares: dict[str, float]) -> Any:
     kinds = {renamed(name): kind for name, kind in facts.kinds.items()}
     facts = facts.model_copy(update={"kinds": kinds, "interventions": [renamed(each) for each in facts.interventions]})
     run.stand_ins = StandInOutcomes(facts, run.stand_ins.logprob)
-    run.entry = SimpleNamespace(arm="sft", trait=trait)
+    run.entry = SimpleNamespace(arm="sft", trait=trait, settings={})
     return run
 
 

@@ -1,6 +1,7 @@
 """Whether a direction is more than its words: in a whole study on the tiny model, and the arithmetic where the answer is known."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.findings.wording import wording_of
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
 from wellworn.experiments.stages.pathways import CHANCE_OWN, load_pathways
-from wellworn.experiments.stages.wording import ASKED, HEADLESS, UNASKED, WordingFacts, WordingOutcomes, load_wording
+from wellworn.experiments.stages.wording import PROMPTS, WITHOUT_HEAD, WITHOUT_PROMPTS, WordingFacts, WordingOutcomes, load_wording
 from wellworn.probes.mediation.pathways import OWN
 
 Write = Callable[..., Path]
@@ -39,7 +40,8 @@ def test_the_own_direction_is_patched_less_its_words(tiny_study: Write, tmp_path
     found = load_wording(path)
     [pathways] = (load_pathways(each) for each in stages_of(folder, "pathways").values())
     assert "ye" in found.facts.words
-    assert set(found.facts.prompted) <= set(found.facts.words)
+    assert set(found.facts.named) < set(found.facts.words)
+    assert "like" in found.facts.named
     assert found.facts.layers == pathways.facts.layers
     # Words and other tokens add up to the answers that pathways read, under the own direction and under chance ones alike.
     for name in (BEFORE, AFTER, f"{OWN}.into", f"{OWN}.out"):
@@ -51,7 +53,10 @@ def test_the_own_direction_is_patched_less_its_words(tiny_study: Write, tmp_path
         theirs = pathways.sampled[pathways.facts.sampled.index(name)]
         np.testing.assert_allclose(found.sampled[i, :2].sum(0), theirs[0], rtol=1e-5)
     # The directions differ in what they do.
-    own, *others = (found.logprob[found.facts.interventions.index(f"{name}.into")] for name in (OWN, HEADLESS, UNASKED, ASKED))
+    names = (OWN, WITHOUT_HEAD, WITHOUT_PROMPTS, PROMPTS)
+    own, *others = (found.logprob[found.facts.interventions.index(f"{name}.into")] for name in names)
+        found.logprob[found.facts.interventions.index(f"{name}.into")] for name in (OWN, WITHOUT_HEAD, WITHOUT_PROMPTS, PROMPTS)
+    )
     assert all(np.abs(own - other).max() > 1e-6 for other in others)
     assert 0.7 < found.other_tokens.mean() < 1
     [row] = read_json(folder / "tiny" / "summary.json")["runs"]
@@ -102,17 +107,30 @@ def known(shares: dict[str, float], others: dict[str, float], chance: list[float
         return np.stack([all_tokens * change + plain - other, other, plain])
 
     names, rows = [BEFORE, AFTER], [scores(0, 0), scores(1, 1)]
-    for name in (OWN, HEADLESS, UNASKED, ASKED):
+    for name in (OWN, WITHOUT_HEAD, WITHOUT_PROMPTS, PROMPTS):
         names += [f"{name}.into", f"{name}.out"]
         rows += [scores(shares[name], others[name]), scores(1 - shares[name], 1 - others[name])]
     sampled = [each for share in chance for each in (scores(share, share), scores(1 - share, 1 - share))]
     drawn = [f"{CHANCE_OWN}{i}.{way}" for i in range(len(chance)) for way in ("into", "out")]
-    questions = list(range(QUESTIONS))
-    facts = WordingFacts(layers=[1], words=["aye"], prompted=[], interventions=names, sampled=drawn, questions=questions)
+    facts = WordingFacts(
+        layers=[1],
+        words=["aye"],
+        named=[],
+        reliability=0.8,
+        prompts_found=True,
+        interventions=names,
+        sampled=drawn,
+        questions=list(range(QUESTIONS)),
+    )
     return SimpleNamespace(wording=WordingOutcomes(facts, np.array(rows), np.array(sampled), np.full(QUESTIONS, rest)))
 
 
-ALIKE = {OWN: 0.8, HEADLESS: 0.7, UNASKED: 0.6, ASKED: 0.1}
+def with_facts(run: Any, **changed: Any) -> Any:
+    facts = run.wording.facts.model_copy(update=changed)
+    return SimpleNamespace(wording=replace(run.wording, facts=facts))
+
+
+ALIKE = {OWN: 0.8, WITHOUT_HEAD: 0.7, WITHOUT_PROMPTS: 0.6, PROMPTS: 0.1}
 CHANCE = list(np.linspace(-0.1, 0.28, 39))
 
 
@@ -120,7 +138,7 @@ def test_shares_are_those_that_were_put_there() -> None:
     found = wording_of([known(ALIKE, ALIKE | {OWN: 0.5}, CHANCE)])
     assert found is not None
     whole, other = found.all_tokens, found.other_tokens
-    shares = {OWN: whole.own, HEADLESS: whole.headless, UNASKED: whole.unasked, ASKED: whole.asked}
+    shares = {OWN: whole.own, WITHOUT_HEAD: whole.without_head, WITHOUT_PROMPTS: whole.without_prompts, PROMPTS: whole.prompts}
     assert {name: share.value for name, share in shares.items() if share} == pytest.approx(ALIKE)
     assert other.own is not None
     assert other.own.value == pytest.approx(0.5)
@@ -136,8 +154,8 @@ def test_shares_are_those_that_were_put_there() -> None:
 @pytest.mark.parametrize(
     ("changed", "other", "says"),
     [
-        ({HEADLESS: 0.2}, {}, "less the head's rows"),
-        ({UNASKED: 0.2}, {}, "less the prompts that ask"),
+        ({WITHOUT_HEAD: 0.2}, {}, "less the head's rows"),
+        ({WITHOUT_PROMPTS: 0.2}, {}, "less the prompts that ask"),
         ({}, {OWN: 0.2}, "on other tokens"),
     ],
 )
@@ -167,4 +185,42 @@ def test_without_a_change_it_is_not_known() -> None:
     found = wording_of([run])
     assert found is not None
     assert (found.more, found.at_words) == (None, None)
-    assert "within its noise" in found.why
+    assert "not above 3 standard errors" in found.why
+
+
+def test_a_direction_that_carries_no_more_than_chance_is_not_asked_for_its_words() -> None:
+    weak = {OWN: 0.2, WITHOUT_HEAD: 0.2, WITHOUT_PROMPTS: 0.2, PROMPTS: 0.0}
+    found = wording_of([known(weak, weak, CHANCE)])
+    assert found is not None
+    assert found.more is None
+    assert "not shown to carry more than chance" in found.why
+
+
+def test_prompts_without_a_direction_say_nothing_either_way() -> None:
+    # Taking the direction out would leave nothing, but it was not found.
+    run = known(ALIKE | {WITHOUT_PROMPTS: 0.1}, ALIKE, CHANCE)
+    assert wording_of([run]).more is False  # type: ignore[union-attr]
+    found = wording_of([with_facts(run, prompts_found=False, reliability=0.3)])
+    assert found is not None
+    assert found.more is True
+    assert "taking it out says nothing" in found.why
+
+
+@pytest.mark.parametrize(("few", "more"), [(1, True), (QUESTIONS - 2, None)])
+def test_answers_made_of_trait_words_are_left_out_on_other_tokens(few: int, more: bool | None) -> None:
+    run = known(ALIKE, ALIKE, CHANCE)
+    others = run.wording.other_tokens.copy()
+    # Of these answers there is no other token, and so nothing added by any.
+    others[:few] = 0
+    logprob, sampled = run.wording.logprob.copy(), run.wording.sampled.copy()
+    for scores in (logprob, sampled):
+        scores[:, 0, :few] += scores[:, 1, :few]
+        scores[:, 1, :few] = 0
+    found = wording_of([SimpleNamespace(wording=WordingOutcomes(run.wording.facts, logprob, sampled, others))])  # type: ignore[list-item]
+    assert found is not None
+    assert found.more is more
+    if found.other_tokens:
+        assert found.other_tokens.own is not None
+        assert found.other_tokens.own.value == pytest.approx(ALIKE[OWN])
+    else:
+        assert "too few tokens" in found.why

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wellworn.probes.geometry.auc import auc
+from wellworn.probes.geometry.auc import auc, auc_interval
 from wellworn.probes.geometry.novelty import (
     Finding,
     Novelty,
@@ -214,23 +214,36 @@ def test_not_used_is_said_only_where_something_is_seen_to_be_used() -> None:
     remainder = 0.02 * rng.standard_normal((PAIRS, 2, 1)) + 0.3 * rng.standard_normal((PAIRS, 2, QUESTIONS))
     apart = np.array([5.0, 0.0])[:, None]
     assert use(remainder, draws, remainder + apart).holds is False
-    silent, unfound = use(remainder, draws, remainder), use(remainder, draws, None)
+    silent, unfound = use(remainder, draws, remainder), use(remainder, draws, "the own direction was not found")
     assert silent.holds is None
     assert silent.why.endswith("so that whether M0 uses it is not known")
     assert unfound.holds is None
     assert "was not found" in unfound.why
     # What is used is used, whatever becomes of the trait's own direction.
-    assert use(remainder + apart, draws, None).holds is True
+    assert use(remainder + apart, draws, "the own direction was not found").holds is True
 
 
 def test_a_pair_is_projected_on_the_direction_of_the_others() -> None:
     rng = np.random.default_rng(0)
     states = rng.standard_normal((5, 2, 3, WIDTH))
     found = cross_fitted(states)
+    centred = states - states.mean((0, 1))
     for pair in range(5):
         others = np.delete(states, pair, 0)
         direction = (others[:, 0] - others[:, 1]).mean((0, 1))
-        np.testing.assert_allclose(found[pair], states[pair] @ direction / np.linalg.norm(direction))
+        np.testing.assert_allclose(found[pair], centred[pair] @ direction / np.linalg.norm(direction))
+
+
+def test_what_all_states_have_in_common_does_not_hide_the_own_direction() -> None:
+    rng = np.random.default_rng(0)
+    states = base_states(rng, OTHER, USED)
+    apart = auc_interval(cross_fitted(states))
+    assert apart.low > 0.8
+    # Raw states have means a hundred times as long as what prompts change.
+    offset = auc_interval(cross_fitted(states + 200 * rng.standard_normal(WIDTH)))
+    assert (offset.value, offset.low) == pytest.approx((apart.value, apart.low))
+    # Where prompts evoke nothing there is nothing to be seen, and the assay does not make it up.
+    assert np.mean([auc_interval(cross_fitted(base_states(rng, OTHER, 0.0))).value for _ in range(20)]) < 0.55
 
 
 @given(count=st.integers(FEWEST_TAIL_DRAWS, 300), seed=st.integers(0, 1000))
