@@ -55,8 +55,6 @@ def test_the_own_direction_is_patched_less_its_words(tiny_study: Write, tmp_path
     # The directions differ in what they do.
     names = (OWN, WITHOUT_HEAD, WITHOUT_PROMPTS, PROMPTS)
     own, *others = (found.logprob[found.facts.interventions.index(f"{name}.into")] for name in names)
-        found.logprob[found.facts.interventions.index(f"{name}.into")] for name in (OWN, WITHOUT_HEAD, WITHOUT_PROMPTS, PROMPTS)
-    )
     assert all(np.abs(own - other).max() > 1e-6 for other in others)
     assert 0.7 < found.other_tokens.mean() < 1
     [row] = read_json(folder / "tiny" / "summary.json")["runs"]
