@@ -11,6 +11,7 @@ from wellworn.experiments.stages.measure import layer_curve, measure, null_curve
 from wellworn.experiments.stages.measurement import ShareInSpace
 from wellworn.experiments.stages.mediation import Mediated
 from wellworn.experiments.stages.readings import PROMPT_LAST, RESPONSE
+from wellworn.probes.geometry.novelty import cross_fitted
 from wellworn.probes.geometry.true_share import true_share
 from wellworn.probes.statistics.intervals import Estimate, FloatArray
 
@@ -272,6 +273,16 @@ def test_mediation_is_measured_of_whatever_arms_were_run(space: PersonaSpace, re
     doses = [{"scale": 0.5, "value": pytest.approx(0.2), "low": pytest.approx(0.2), "high": pytest.approx(0.2)}]
     assert found.to_json()["doses"] == doses
     assert np.array_equal(arrays[found.outcomes], scores)
+
+
+def test_the_own_direction_is_tried_on_the_prompts_that_a_remainder_is_tried_on(space: PersonaSpace, readings: dict) -> None:  # type: ignore[type-arg]
+    mediated = [Mediated("base", "trait", 1, [], np.zeros((0, PROMPTS)), {})]
+    _, arrays = measure(space, 1, "pirate", readings, "neutral", mediated)
+    states = space.states[list(space.names).index("pirate")][..., 1, :]
+    np.testing.assert_allclose(arrays["assay"], cross_fitted(states))
+    assert arrays["assay"].shape == arrays["use"].shape[1:]
+    # Without an analysis nothing is asked of a remainder.
+    assert "assay" not in measure(space, 1, "pirate", readings, "neutral")[1]
 
 
 def test_the_text_shift_is_what_the_base_makes_of_other_text(space: PersonaSpace, readings: dict, rng: np.random.Generator) -> None:  # type: ignore[type-arg]
