@@ -25,8 +25,8 @@ OUTCOMES = {"contrast": "specific to the trait", "trait": "answers with the trai
 _REFERENCES = {"neutral": "the neutral fine-tune", "base": "the base"}
 _THROUGH = {OWN: "the own direction", OTHERS: "other personas", ROLES: "roles"}
 _GIVEN = {OWN: "the own direction", OTHERS: "the others"}
-# A narrower part of a bar has no room for its number, which is in the table.
-NARROWEST = 0.1
+# A number that does not fit into its part of a bar at this size is left out; it is in the table.
+TEXT_SIZE = 12
 
 
 def stacked_bars(id: str, named: Sequence[tuple[str, Pathways]]) -> Figure | None:
@@ -45,19 +45,23 @@ def stacked_bars(id: str, named: Sequence[tuple[str, Pathways]]) -> Figure | Non
                 "x": [round_value(value) for value in values],
                 "y": list(range(len(shown))),
                 "name": WAYS[way][0],
-                "text": [decimal(value) if abs(value) >= NARROWEST else "" for value in values],
+                "text": [decimal(value) for value in values],
                 "textposition": "inside",
                 "insidetextanchor": "middle",
                 "textangle": 0,
-                "constraintext": "none",
-                "insidetextfont": {"color": "white", "size": 12},
+                "insidetextfont": {"color": "white", "size": TEXT_SIZE},
                 "marker": {"color": WAYS[way][1]},
                 "hovertemplate": "%{x:.2f}",
             }
         )
     layout = base_layout(height=120 + 44 * len(shown), x="share of the change", left=10)
     layout["margin"] |= {"t": 64}
-    layout |= {"barmode": "relative", "showlegend": True, "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}}
+    layout |= {
+        "barmode": "relative",
+        "uniformtext": {"mode": "hide", "minsize": TEXT_SIZE},
+        "showlegend": True,
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+    }
     layout["yaxis"] |= {"tickvals": list(range(len(shown))), "ticktext": [label(name) for name, _ in shown], "showgrid": False}
     layout["xaxis"] |= {"zeroline": True, "zerolinecolor": GREY}
     words = [
