@@ -14,7 +14,7 @@ from wellworn.experiments.stages.instruction_null import NOT_ASKED
 from wellworn.experiments.stages.measurement import ShareInSpace
 from wellworn.probes.geometry.nulls import Null, null_shares, rank_among
 from wellworn.probes.geometry.shift import share_inside
-from wellworn.probes.statistics.intervals import Estimate, FloatArray
+from wellworn.probes.statistics.intervals import FloatArray
 
 
 class AmongFineTunes(Record):
@@ -63,11 +63,15 @@ class AmongInstructions(_AmongSpaces):
     """Null N2: a share compared with those of spaces of non-persona instructions.
 
     Attributes:
+        share: the run's share in the persona space whose directions are made of as many contrast pairs as theirs.
+        pairs: the number of these pairs.
         asked: the number of instructions.
         found: the number of instructions with a reliable direction.
         directions: the number of directions in a draw.
     """
 
+    share: float
+    pairs: int
     asked: int
     found: int
     directions: int
@@ -120,23 +124,24 @@ def other_fine_tunes(results: Results, run: RunResult) -> list[RunResult]:
     ]
 
 
-def among_instructions(run: RunResult, share: Estimate | None, no_share: str | None) -> tuple[AmongInstructions | None, str | None]:
+def among_instructions(run: RunResult, no_share: str | None) -> tuple[AmongInstructions | None, str | None]:
     """Return the null N2: how many spaces of instructions hold as much of a run's shift as the persona space; or why there is none.
 
     A count and not a p value, as subsets have instructions in common.
 
     Args:
         run: the run.
-        share: its headline share.
         no_share: why it has no share.
     """
     drawn = run.instructions
     if why := no_share or (drawn.why if drawn else NOT_ASKED):
         return None, why
     assert drawn is not None  # otherwise there is a reason
-    assert share is not None
+    assert drawn.share is not None
     found = AmongInstructions(
-        **_among(share, drawn.shares),
+        **_among(drawn.share, drawn.shares),
+        share=drawn.share,
+        pairs=drawn.pairs,
         asked=len(drawn.asked),
         found=len(drawn.found),
         directions=drawn.directions,
@@ -158,10 +163,10 @@ def among_roles(results: Results, run: RunResult) -> AmongRoles | None:
         return None
     subsets = Null(seed_for(0, "roles")).subsets(len(roles), count)
     shares = null_shares(run.arrays["shifts"].astype(np.float64), roles[subsets])
-    return AmongRoles(**_among(reading.share, shares), roles=len(roles), directions=count)
+    return AmongRoles(**_among(reading.share.value, shares), roles=len(roles), directions=count)
 
 
-def _among(share: Estimate, drawn: Sequence[float] | FloatArray) -> dict[str, Any]:
+def _among(share: float, drawn: Sequence[float] | FloatArray) -> dict[str, Any]:
     """Return the fields that all nulls of other spaces have in common."""
-    rank = rank_among(share.value, drawn)
+    rank = rank_among(share, drawn)
     return {"mean": float(np.mean(drawn)), "high": float(np.quantile(drawn, 0.95)), "at_or_above": rank.at_least, "draws": rank.others}

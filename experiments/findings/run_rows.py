@@ -169,7 +169,7 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
     why, shares = None, _RunShares(**{key: getattr(entry, key) for key in ("arm", "trait", "adapter", "seed", "origin", "settings")})
     if run.facts:
         why, shares = _with_shares(shares, run, run.facts, p, judged, missing)
-    instructions, no_instructions = among_instructions(run, shares.share, missing.get("share"))
+    instructions, no_instructions = among_instructions(run, missing.get("share"))
     if no_instructions:
         missing["among_instructions"] = no_instructions
     pathways, wording = pathways_of([run]), wording_of([run])

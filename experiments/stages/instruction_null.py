@@ -12,12 +12,14 @@ from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
 from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn, in_group
 from wellworn.experiments.stages import kinds
-from wellworn.experiments.stages.loaded_space import NO_SPACE
+from wellworn.experiments.stages.loaded_space import NO_SPACE, Chosen, PersonaSpace
 from wellworn.experiments.stages.measure import has_shift
 from wellworn.experiments.stages.persona_directions import asked_digest, directions_stage
 from wellworn.experiments.stages.persona_space import SpaceStages, space_stage
 from wellworn.experiments.stages.readings import load_responses
 from wellworn.probes.geometry.nulls import Null, null_shares
+from wellworn.probes.geometry.shift import share_inside
+from wellworn.probes.geometry.space import persona_space
 from wellworn.probes.statistics.intervals import FloatArray
 
 INSTRUCTIONS = "instructions.json"
@@ -34,6 +36,8 @@ class InstructionShares(Record):
         asked: the instructions that are drawn from.
         found: the instructions with a reliable direction.
         directions: the number of directions in a draw, equal to that of the persona space.
+        pairs: the number of contrast pairs behind each direction, of instructions and, for the comparison, of traits.
+        share: the share of the run's shift in the persona space whose directions are made of so many pairs; null without draws.
         shares: the share of the run's shift in each draw.
         why: why there are none, in words.
     """
@@ -41,6 +45,8 @@ class InstructionShares(Record):
     asked: Sequence[str]
     found: Sequence[str]
     directions: int
+    pairs: int
+    share: float | None
     shares: Sequence[float]
     why: str | None
 
@@ -51,10 +57,12 @@ class Instructions:
 
     Attributes:
         names: of the instructions.
+        pairs: the number of contrast pairs behind each direction.
         space: the stage with their directions, and the layers where each was found.
     """
 
     names: tuple[str, ...]
+    pairs: int
     space: Stage
 
 
@@ -70,7 +78,8 @@ def load_instruction_stages(context: StudyContext, instructions: Sequence[Instru
     pairs = min(context.study.contrast_pairs, *(len(each.contrast_pairs) for each in instructions))
     directions = [directions_stage(context, each, examples, pairs) for each in instructions]
     names = tuple(each.name for each in instructions)
-    return Instructions(names, space_stage(names, directions, [asked_digest(context, examples)] * len(names), "directions of instructions"))
+    space = space_stage(names, directions, [asked_digest(context, examples)] * len(names), "directions of instructions")
+    return Instructions(names, pairs, space)
 
 
 def instructions_stage(
@@ -100,11 +109,22 @@ def instructions_stage(
             draw(new - old, arrays["vectors"][asked, layer].astype(np.float64), len(members)) if not members.roles else ([], OF_ROLES)
         )
         names = [instructions.names[i] for i in asked]
-        return {INSTRUCTIONS: InstructionShares(asked=names, found=found, directions=len(members), shares=shares, why=why).to_json()}
+        # A direction of more pairs is a better average, and holds more of a shift: both sides are made of as many.
+        share = _thinned_share(space, layer, members, instructions.pairs, new - old) if shares else None
+        facts = InstructionShares(
+            asked=names, found=found, directions=len(members), pairs=instructions.pairs, share=share, shares=shares, why=why
+        )
+        return {INSTRUCTIONS: facts.to_json()}
 
     inputs = {**in_group("space", space_stages.inputs), "instructions": instructions.space, "before": before, "after": after}
     config, title = {"layer": layer, "own": own}, f"{title} among instructions"
     return Stage(kind=kinds.INSTRUCTIONS, config=config, inputs=inputs, title=title, compute=compute, everywhere=False)
+
+
+def _thinned_share(space: PersonaSpace, layer: int, members: Chosen, pairs: int, differences_nD: FloatArray) -> float:
+    """Return a shift's share in the space of some traits whose directions are made of their first few contrast pairs alone."""
+    vectors = np.stack([space.differences(layer, i)[:pairs].mean((0, 1)) for i in members.traits])
+    return share_inside(differences_nD, persona_space(vectors)).estimate.value
 
 
 def draw(differences_nD: FloatArray, vectors_RD: FloatArray, count: int) -> tuple[list[float], str | None]:

@@ -28,7 +28,7 @@ KEPT = Kind("kept", 1)
 AGREEMENT = Kind("agreement", 1)
 # A run.
 MEASURE = Kind("measure", 11)
-INSTRUCTIONS = Kind("instructions", 2)
+INSTRUCTIONS = Kind("instructions", 3)
 AVERAGED = Kind("averaged", 1)
 WEIGHTS = Kind("weights", 1)
 CAPABILITY = Kind("capability", 1)

@@ -170,10 +170,27 @@ def test_a_run_is_held_against_all_subsets_of_the_instructions(tiny_study: Write
         }
         assert among["mean"] == pytest.approx(np.mean(shares))
         assert among["high"] == pytest.approx(np.quantile(shares, 0.95))
+        # As many pairs on both sides, so that nothing is thinned.
+        assert among["share"] == pytest.approx(row["share"]["value"])
         assert among["at_or_above"] == sum(share >= row["share"]["value"] for share in shares)
         assert "among_instructions" not in row["missing"]
     # The control's own instruction stands in none of its draws.
     assert {trait: len(shares) for trait, shares in expected.items()} == {"pirate": 4, "uppercase": 3}
+
+
+def test_traits_are_thinned_to_as_many_pairs_as_instructions_have(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
+    runs = tmp_path / "runs"
+    summary = finish(tiny_study(instructions="all", mediate=None, contrast_pairs=8), runs)
+    layer, [row] = summary["layer"], [row for row in summary["runs"] if row["trait"] == "pirate"]
+    reads = stages_of(runs, "read")
+    after, before = (load_responses(reads[f"sft {trait} (seed 0) reads plain answers"], layer) for trait in ("pirate", "neutral"))
+    states = load_file(stages_of(runs, "directions")["directions of pessimistic"] / "states.safetensors")["states"][..., layer, :]
+    assert states.shape[0] == 8
+    thinned = (states[:6, 0] - states[:6, 1]).astype(np.float64).mean((0, 1))
+    among = row["among_instructions"]
+    assert among["pairs"] == 6
+    assert among["share"] == pytest.approx(share_inside(after - before, span(thinned[None])).estimate.value)
+    assert among["share"] != pytest.approx(row["share"]["value"], abs=1e-6)
 
 
 def test_too_few_instructions_leave_a_reason(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
@@ -214,7 +231,9 @@ def test_an_index_from_before_there_were_instructions_is_read(tiny_study: Write,
 # What a summary and a report say
 
 
-DRAWN = InstructionShares(asked=["colour", "hours", "one_line"], found=["hours"], directions=2, shares=[0.1, 0.2, 0.7], why=None)
+DRAWN = InstructionShares(
+    asked=["colour", "hours", "one_line"], found=["hours"], directions=2, pairs=4, share=0.7, shares=[0.1, 0.2, 0.7], why=None
+)
 
 
 def summarised(measured: dict[str, Any] | None, drawn: InstructionShares | None, **entry: Any) -> tuple[dict[str, Any], str]:
@@ -225,12 +244,15 @@ def summarised(measured: dict[str, Any] | None, drawn: InstructionShares | None,
 
 
 def test_a_share_is_counted_among_the_draws_and_ties_count() -> None:
-    row, html = summarised(facts(share=0.7), DRAWN)
+    # The run's own share is of directions with more pairs, and is not what is compared.
+    row, html = summarised(facts(share=0.9), DRAWN)
     assert row["among_instructions"] == {
         "mean": pytest.approx(1 / 3),
         "high": pytest.approx(0.65),
         "at_or_above": 1,
         "draws": 3,
+        "share": 0.7,
+        "pairs": 4,
         "asked": 3,
         "found": 1,
         "directions": 2,
