@@ -59,6 +59,7 @@ class Statement(Record):
         name: one of the names of the rule.
         existing: what would be existing: a `persona`; for a control whose own direction was found an `instruction`; `wording` where the
             trait's own direction is not shown to be more than its words.
+        more_than_words: whether the trait's own direction is shown to be more than its words; null where that is not known, or not asked.
         share: the interval that it is made of: of the own direction, or of all other personas where that was not found; null where it has
             none.
         why: the numbers behind it, in words.
@@ -69,6 +70,7 @@ class Statement(Record):
 
     name: str
     existing: str
+    more_than_words: bool | None = None
     share: Interval | None
     why: str
     personas: Interval | None
@@ -120,10 +122,12 @@ def state(
     others = [_by_share(headline, *margins)[0] for margins in OTHER_MARGINS]
     fragile = [other for other in dict.fromkeys(others) if other != name]
     personas = None if persona else _personas(headline)
+    more = None
     if existing == "persona" and OWN in headline.headline.shares and name in (MOSTLY, BETWEEN):
+        more = wording.more if wording else None
         existing, words = ("wording" if wording and wording.more is False else existing), _of_words(wording)
         why = f"{why}; {words}"
-    return Statement(name=name, existing=existing, share=made_of, why=why, personas=personas, fragile=fragile)
+    return Statement(name=name, existing=existing, more_than_words=more, share=made_of, why=why, personas=personas, fragile=fragile)
 
 
 def _of_words(wording: Wording | None) -> str:

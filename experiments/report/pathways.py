@@ -170,7 +170,8 @@ def _chance(found: Chance, verb: str) -> str:
 
 
 def _capital(words: str | None) -> str:
-    return words[0].upper() + words[1:] if words else ""
+    """Begin a sentence with a capital letter; a symbol such as κ is another one in capitals, and stays as it is."""
+    return words[0].upper() + words[1:] if words and words[0].isascii() else words or ""
 
 
 def _percent(share: Estimate) -> str:

@@ -197,6 +197,7 @@ def wording(more: bool | None) -> Wording:
 def test_a_direction_that_is_no_more_than_its_words_is_no_persona(more: bool | None, kind: str, says: str) -> None:
     found = state({"neutral": pathways((0.6, 0.8))}, persona=True, wording=wording(more))
     assert (found.name, found.existing, found.words) == (MOSTLY, kind, f"mostly existing {kind}")
+    assert found.more_than_words is more
     assert found.calls_persona is (kind == "persona")
     assert found.why.endswith(says)
     between = state({"neutral": pathways((0.3, 0.45))}, persona=True, wording=wording(more))
