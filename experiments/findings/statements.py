@@ -160,7 +160,7 @@ def _doubtful(headline: Pathways, base: Pathways | None, reference_change: float
         return None
     mine, theirs = (_share(each) for each in (headline, base))
     if mine and theirs and min(mine.value, theirs.value) <= LEAST and max(mine.value, theirs.value) >= MOST:
-        return DOUBTFUL, f"the share is {mine.value:.2f} relative to the {headline.reference} reference, and {theirs.value:.2f} to the base"
+        return DOUBTFUL, f"the share is {decimal(mine.value)} relative to the {headline.reference} reference, and {decimal(theirs.value)} to the base"
     return None
 
 
@@ -176,7 +176,7 @@ def _by_share(found: Pathways, least: float, most: float) -> tuple[str, str]:
     if chance is None:
         return INCONCLUSIVE, outcome.kappa_why or "no chance directions were drawn"
     numbers = (
-        f"{_words(share)} of the change goes through the own direction, and {chance.mean:.2f} through chance ones (p = {chance.p:.3f})"
+        f"{_words(share)} of the change goes through the own direction, and {decimal(chance.mean)} through chance ones (p = {chance.p:.3f})"
     )
     if outcome.ceiling:
         numbers += f"; the best single direction known carries {_words(outcome.best[outcome.ceiling].value)}"

@@ -18,7 +18,7 @@ from wellworn.experiments.stages.wording import PROMPTS, WITHOUT_HEAD, WITHOUT_P
 from wellworn.probes.limits import FEWEST_PROMPTS
 from wellworn.probes.mediation.pathways import OWN
 from wellworn.probes.mediation.shares import is_within_noise
-from wellworn.probes.statistics.intervals import Estimate, FloatArray, crossed_interval, mean_interval, ratio_interval
+from wellworn.probes.statistics.intervals import Estimate, FloatArray, crossed_interval, decimal, mean_interval, ratio_interval
 
 WORDS, OTHER, PLAIN = range(3)
 # Of an answer's tokens: where fewer are of no trait word, their mean is of too few.
@@ -161,7 +161,7 @@ def _more(all_tokens: WordingShares, other_tokens: WordingShares | None, prompts
         return None, all_tokens.why or "no chance directions were drawn, or too little of the change is on their questions"
     high = all_tokens.chance.high
     if all_tokens.own.low <= high:
-        return None, f"the direction itself is not shown to carry more than chance: {all_tokens.own}, and chance up to {high:.2f}"
+        return None, f"the direction itself is not shown to carry more than chance: {all_tokens.own}, and chance up to {decimal(high)}"
     ways: list[tuple[str, Estimate | None, float]] = [("less the head's rows of its words it carries", all_tokens.without_head, high)]
     if prompts_found:
         ways.append(("less the prompts that ask for them", all_tokens.without_prompts, high))
@@ -171,7 +171,7 @@ def _more(all_tokens: WordingShares, other_tokens: WordingShares | None, prompts
         return None, "on other tokens too little of the change is on the questions of chance directions"
     ways.append(("on other tokens", other_tokens.own, other_tokens.chance.high if other_tokens.chance else 0.0))
     failed = [(name, share, bound) for name, share, bound in ways if share is None or share.low <= bound]
-    said = [f"{name} {share or other_tokens.why}, chance up to {bound:.2f}" for name, share, bound in failed or ways]
+    said = [f"{name} {share or other_tokens.why}, chance up to {decimal(bound)}" for name, share, bound in failed or ways]
     if not prompts_found:
         said.append("prompts that ask for the words have no direction that was found, so that taking it out says nothing")
     return not failed, "; ".join(said)
