@@ -152,11 +152,11 @@ class PathwaysConfig(Section):
         profile: depths up to which layers are set for the shares over depth; the last layer is also set alone. 0 leaves both out.
             Unit: layers. Example: 5.
         references: `headline` compares with the neutral fine-tune (with the base where there is none); `both` compares with each.
-        stand_ins: kinds of directions that are also patched in place of the own one, each alone: those of other `traits`, of the study's
-            `instructions`, and random ones of single states (`singles`). They show whether the own direction is specific, and how often
-            chance directions are exceeded. Example: [traits].
-        wording: also ask whether a trait's own direction is more than its words: without what it does to them by itself, without the
-            direction of prompts that ask for them, and on all other tokens.
+        stand_ins: kinds of directions that are also patched in place of the own one, each alone. `traits` are those of other traits,
+            `instructions` those of the study's instructions, and `singles` random ones of single states. They show whether the own
+            direction is specific, and how often chance directions are exceeded. Example: [traits].
+        wording: also ask whether a trait's own direction is more than its words. It is patched without what it does to them by itself,
+            without the direction of prompts that ask for them, and on all other tokens.
         answers: evaluate questions that reference and run also answer by themselves, each with its state along the own direction set to the
             other's; null leaves that out. The study's judge, if any, grades the answers. Unit: questions. Example: 24.
     """

@@ -57,8 +57,8 @@ class Statement(Record):
 
     Attributes:
         name: one of the names of the rule.
-        existing: what would be existing: a `persona`; for a control whose own direction was found an `instruction`; `wording` where the
-            trait's own direction is not shown to be more than its words.
+        existing: what would be existing: a `persona`; for a control whose own direction was found an `instruction`. It is `wording` where
+            the trait's own direction is not shown to be more than its words.
         more_than_words: whether the trait's own direction is shown to be more than its words; null where that is not known, or not asked.
         share: the interval that it is made of: of the own direction, or of all other personas where that was not found; null where it has
             none.
