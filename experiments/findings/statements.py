@@ -160,7 +160,8 @@ def _doubtful(headline: Pathways, base: Pathways | None, reference_change: float
         return None
     mine, theirs = (_share(each) for each in (headline, base))
     if mine and theirs and min(mine.value, theirs.value) <= LEAST and max(mine.value, theirs.value) >= MOST:
-        return DOUBTFUL, f"the share is {decimal(mine.value)} relative to the {headline.reference} reference, and {decimal(theirs.value)} to the base"
+        shares = [decimal(each.value) for each in (mine, theirs)]
+        return DOUBTFUL, f"the share is {shares[0]} relative to the {headline.reference} reference, and {shares[1]} to the base"
     return None
 
 
