@@ -103,7 +103,7 @@ def word_ranges(text: str, chosen: Collection[str]) -> list[tuple[int, int]]:
     """
     found = []
     for match in re.finditer(r"\S+", text):
-        if words(match.group()) and words(match.group())[0] in chosen:
+        if (found_word := words(match.group())) and found_word[0] in chosen:
             inside = [i for i, c in enumerate(match.group(), match.start()) if c.isalnum() or c == "'"]
             found.append((inside[0], inside[-1] + 1))
     return found

@@ -25,7 +25,7 @@ class OutcomeChange:
         kind: `trait`, `plain` or `contrast`.
         facts: what was patched.
         whole: under every intervention, on all questions.
-        few: on the questions of chance directions; None where none were drawn, or too little of the change is there.
+        few: on the questions of chance directions; None where there are none of these, or too little of the change is there.
     """
 
     kind: str
@@ -51,10 +51,10 @@ class OutcomeChange:
             sampled: of those on a few questions.
         """
         whole = dict(zip([*facts.interventions, *facts.further], scores, strict=True))
-        change, few = _parse(whole), None
-        if facts.sampled:
+        change, few = parse_parts(whole), None
+        if facts.questions:
             here = {name: each[..., list(facts.questions)] for name, each in whole.items()}
-            few = _parse(here | dict(zip(facts.sampled, sampled, strict=True)))
+            few = parse_parts(here | dict(zip(facts.sampled, sampled, strict=True)))
             few = few if is_there(few.effect, change.effect) else None
         return cls(kind, facts, change, few)
 
@@ -152,20 +152,6 @@ def is_there(few: FloatArray, effect: FloatArray) -> bool:
     return bool(few.mean() * np.sign(effect.mean()) >= LEAST_THERE * abs(effect.mean()))
 
 
-def share_through(change: Outcomes, outcomes: Mapping[str, FloatArray], part: str) -> float:
-    """Return the share of a change that goes through a part which was patched both ways.
-
-    Args:
-        change: with and without the change.
-        outcomes: of all interventions, on the same questions.
-        part: its name.
-    """
-    swapped = parse_part(outcomes, part)
-    if swapped is None:
-        raise ValueError(f"{part!r} was not patched")
-    return float(change.mediated_effect(swapped).mean() / change.effect.mean())
-
-
 def specific(scores: FloatArray) -> FloatArray:
     """Return what is specific to the trait, log p(y⁺) − log p(y⁻), of [interventions, 2, …]."""
     return np.asarray(scores[:, 0] - scores[:, 1])
@@ -176,7 +162,7 @@ def pick_outcome(kind: str, scores: FloatArray) -> FloatArray:
     return specific(scores) if kind == CONTRAST else scores[:, int(kind == PLAIN)]
 
 
-def _parse(outcomes: Mapping[str, FloatArray]) -> Outcomes:
+def parse_parts(outcomes: Mapping[str, FloatArray]) -> Outcomes:
     """Return the outcomes of all interventions by the part that was patched."""
     swapped = {part: parse_part(outcomes, part) for part in parts_named(list(outcomes), "")}
     return Outcomes(outcomes[BEFORE], outcomes[AFTER], {part: each for part, each in swapped.items() if each})

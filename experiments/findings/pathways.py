@@ -156,7 +156,7 @@ def _pathways(reference: str, measured: Sequence[PathwayOutcomes], between_runs:
     facts = measured[0].facts
     changes = {kind: OutcomeChange.of(kind, measured) for kind in (TRAIT, PLAIN, CONTRAST)}
     headline = changes[CONTRAST]
-    profiled = headline.few is not None and headline.why is None
+    profiled = bool(facts.sampled) and headline.few is not None and headline.why is None
     return Pathways(
         reference=reference,
         layers=facts.layers,

@@ -13,16 +13,16 @@ import numpy as np
 from wellworn.data.schema import seed_for
 from wellworn.experiments.engine.record import Record
 from wellworn.experiments.findings.nearest_personas import FEWEST_TRAITS, SHUFFLES
-from wellworn.experiments.findings.outcome_changes import CONTRAST, TRAIT, is_there, pick_outcome, share_through
+from wellworn.experiments.findings.outcome_changes import CONTRAST, TRAIT, OutcomeChange, parse_parts, pick_outcome
 from wellworn.experiments.findings.results import RunResult
 from wellworn.experiments.findings.verdict import P_LEVEL
 from wellworn.experiments.stages import stand_ins
-from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, parts_named
+from wellworn.experiments.stages.mediation_arms import parts_named
 from wellworn.experiments.stages.pathways import CHANCE_OWN
 from wellworn.probes.geometry.nearest import rank_of, specificity
 from wellworn.probes.geometry.nulls import Null, rank_among
 from wellworn.probes.mediation.pathways import OWN
-from wellworn.probes.mediation.shares import Outcomes, is_within_noise
+from wellworn.probes.mediation.shares import Swapped
 from wellworn.probes.statistics.intervals import FloatArray
 
 
@@ -112,7 +112,7 @@ def _matrix(runs: Sequence[RunResult], outcome: str) -> DirectionMatrix | None:
     rows: dict[str, list[Mapping[str, float]]] = {}
     trained = [run for run in runs if run.entry.arm == "sft" and run.entry.trait and run.stand_ins]
     for run in trained:
-        # Of a grid the first settings: fine-tunes of other sizes or doses are no repeats of these.
+        # Of a grid the first settings: fine-tunes of other sizes or doses do not repeat these.
         found = _in_place(run, outcome) if run.entry.settings == trained[0].entry.settings else None
         if found and run.stand_ins and run.entry.trait:
             kinds = run.stand_ins.facts.kinds
@@ -134,16 +134,17 @@ def _in_place(run: RunResult, outcome: str) -> _InPlace | None:
     patched, here = run.stand_ins, next(iter(run.pathways.values()), None)
     if patched is None or here is None or OWN not in here.facts.parts:
         return None
-    whole = dict(zip(here.facts.interventions, pick_outcome(outcome, here.logprob), strict=True))
-    effect = whole[AFTER] - whole[BEFORE]
-    mine = {name: each[..., list(patched.facts.questions)] for name, each in whole.items()}
-    change = Outcomes(mine[BEFORE], mine[AFTER], {})
-    if is_within_noise(effect) or effect.mean() <= 0 or not is_there(change.effect, effect):
+    change = OutcomeChange.of(outcome, [here])
+    few = change.few
+    if change.why or few is None:
         return None
-    others = dict(zip(patched.facts.interventions, pick_outcome(outcome, patched.logprob), strict=True))
-    drawn = dict(zip(here.facts.sampled, pick_outcome(outcome, here.sampled), strict=True)) if here.facts.sampled else {}
+    others = parse_parts(dict(zip(patched.facts.interventions, pick_outcome(outcome, patched.logprob), strict=True)))
+
+    def share(part: Swapped) -> float:
+        return float(few.mediated_effect(part).mean() / few.effect.mean())
+
     return _InPlace(
-        own=share_through(change, mine, OWN),
-        others={name: share_through(change, others, name) for name in patched.facts.kinds},
-        chance=np.array([share_through(change, drawn, name) for name in parts_named(list(drawn), CHANCE_OWN)]),
+        own=share(few.parts[OWN]),
+        others={name: share(others.parts[name]) for name in patched.facts.kinds},
+        chance=np.array([share(few.parts[name]) for name in parts_named(here.facts.sampled, CHANCE_OWN)]),
     )

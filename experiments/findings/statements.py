@@ -45,8 +45,8 @@ RULE = (
 RULE_DIGEST = digest(RULE)
 # Of what kind the share is, and not how large.
 WORDING_RULE = (
-    "What goes through a trait's own direction is existing wording, and no persona, unless the direction carries more than 95 % of chance "
-    "directions (lower bound) in each of three ways: less all that it does to the trait's typical words through the head by itself; "
+    "What goes through a trait's own direction is existing wording, and not a persona, unless the direction carries more than 95 % of "
+    "chance directions (lower bound) in each of three ways: less all that it does to the trait's typical words through the head by itself; "
     "less the direction of prompts that ask for these words, if that was found; and as it is, on all other tokens of the answers. "
     "Where it is not shown to carry more than chance as it is, this is not asked."
 )

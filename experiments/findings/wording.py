@@ -1,6 +1,6 @@
 """Whether a run's own direction is more than the trait's words: shares of one run, or of runs that differ in their seed alone.
 
-A persona direction may carry a change because it makes the words of the persona likelier, and then it is no more than its wording.
+A persona direction may carry a change because it makes the words of the persona likelier, and then it is only wording.
 It is more than that only if chance directions carry less in each of three ways: without what it does to these words through the head by
 itself, without the direction of prompts that ask for these words, and as it is, on all other tokens.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.findings.outcome_changes import CONTRAST, OutcomeChange, stack_runs
-from wellworn.experiments.findings.pathways import Chance, chance_record, in_all_runs
+from wellworn.experiments.findings.pathways import Chance, chance_record
 from wellworn.experiments.findings.results import RunResult
 from wellworn.experiments.stages.pathways import CHANCE_OWN, PathwayFacts
 from wellworn.experiments.stages.wording import PROMPTS, WITHOUT_HEAD, WITHOUT_PROMPTS, WordingFacts, WordingOutcomes
@@ -79,9 +79,9 @@ def wording_of(runs: Sequence[RunResult]) -> Wording | None:
     Args:
         runs: one run, or several that differ in their seed alone; intervals are then over runs × questions.
     """
-    found = in_all_runs([{"": run.wording} if run.wording else {} for run in runs], lambda one, other: one.facts == other.facts)
-    measured = found.get("")
-    return _wording(measured) if measured and measured[0].facts.interventions else None
+    measured = [run.wording for run in runs if run.wording]
+    alike = len(measured) == len(runs) and all(each.facts == measured[0].facts for each in measured)
+    return _wording(measured) if alike and measured[0].facts.interventions else None
 
 
 def _wording(measured: Sequence[WordingOutcomes]) -> Wording:

@@ -99,13 +99,8 @@ def page(results: Results, summary: Summary) -> str:
     # A group's sentence also covers its runs.
     shown_alone = {id(row) for row in summary.alone}
     alone = [view for view in runs if id(view["row"]) in shown_alone]
-    shown = [(name, group.scores) for name, group in named] + [(view["name"], view["row"].scores) for view in alone]
-    gone = [(name, group.pathways, group.statement) for name, group in named]
-    gone += [(view["name"], view["row"].pathways, view["row"].statement) for view in alone]
-    ways, drawn = pathways.view(gone)
-    wrote = [(name, group.written) for name, group in named] + [(view["name"], view["row"].written) for view in alone]
-    said = [(name, group.own_answers) for name, group in named] + [(view["name"], view["row"].own_answers) for view in alone]
-    worded = [(name, group.wording) for name, group in named] + [(view["name"], view["row"].wording) for view in alone]
+    together_and_alone = [*named, *((view["name"], view["row"]) for view in alone)]
+    ways, drawn = pathways.view([(name, row.pathways, row.statement) for name, row in together_and_alone])
     figures += drawn
     near = [_resemblance(name, None, group) for name, group in named]
     near += [_resemblance(view["name"], view["style"], view["row"]) for view in alone]
@@ -118,14 +113,14 @@ def page(results: Results, summary: Summary) -> str:
         groups=together,
         alone=alone,
         pathways=ways,
-        own_answers=own_answers.view(said),
+        own_answers=own_answers.view([(name, row.own_answers) for name, row in together_and_alone]),
         stand_ins=stand_ins.view([(view["name"], view["row"].stand_ins) for view in runs], summary.direction_matrices),
-        wording=wording.view(worded),
-        written=written.view(wrote),
+        wording=wording.view([(name, row.wording) for name, row in together_and_alone]),
+        written=written.view([(name, row.written) for name, row in together_and_alone]),
         resembles=[each for each in near if each["nearest"]],
         nearest_shown=SHOWN,
         over_runs=over_runs,
-        scored=side_by_side(summary, shown),
+        scored=side_by_side(summary, [(name, row.scores) for name, row in together_and_alone]),
         directions=directions,
         dimension=dimension,
         unfound=[each.trait for each in summary.directions if not each.found],

@@ -13,7 +13,7 @@ from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.loaded_space import PersonaSpace
-from wellworn.experiments.stages.nested_space import chance_spaces, nested_space
+from wellworn.experiments.stages.nested_space import chance_directions, nested_space
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.training import train_adapter
 from wellworn.lora.arms import Confined, TrainConfig, check_keys
@@ -88,7 +88,7 @@ def directions_to_write(space: PersonaSpace, layers: Sequence[int], at: int, own
         return nested.part(OWN)
     if to == "space":
         return nested.part(nested.names[-1])
-    drawn = chance_spaces(space, nested, at, own, draws=1).own
+    drawn = chance_directions(space, layers, at, own, draws=1)
     if not drawn:
         raise InputError("too few personas were found to draw a direction in place of the own one")
     return drawn[0]

@@ -13,6 +13,9 @@ from wellworn.probes.mediation.interventions import Swap
 from wellworn.probes.mediation.pathways import OTHERS, OWN, ROLES
 from wellworn.probes.statistics.intervals import FloatArray
 
+# Two rows less their mean hold a single direction, which leaves nothing to draw.
+FEWEST_ROWS = 2
+
 
 @dataclass(frozen=True, eq=False)
 class NestedSpace:
@@ -137,8 +140,8 @@ def chance_spaces(space: PersonaSpace, nested: NestedSpace, at: int, own: str | 
         own: the name of the run's own direction.
         draws: of each kind.
     """
-    mine = chance_directions(space, list(nested.bases), at, own, draws) if OWN in nested.names else []
-    rows = {layer: averaged_rows(space, layer, at, own) for layer in nested.bases}
+    rows = _rows_at(space, list(nested.bases), at, own)
+    mine = _draw_directions(rows, draws) if OWN in nested.names else []
     count, most = sum(space.names[i] != own for i in _found(space, at)), min(map(len, rows.values())) - 1
     others: list[dict[int, FloatArray]] = []
     if OTHERS in nested.names and most > count:
@@ -149,18 +152,26 @@ def chance_spaces(space: PersonaSpace, nested: NestedSpace, at: int, own: str | 
 
 
 def chance_directions(space: PersonaSpace, layers: Sequence[int], at: int, own: str | None, draws: int) -> list[dict[int, FloatArray]]:
-    """Draw directions in place of the own one, jointly over layers: of each draw, layer → [d_model, 1]; none where too little was read.
+    """Draw the directions of `chance_spaces` in place of the own one alone: of each draw, layer → [d_model, 1].
+
+    None where the own direction was not found, or too little was read.
 
     Args:
         space: of directions.
         layers: where they are patched.
         at: the study's layer.
         own: the name of the run's own direction.
-        draws: their number. The same ones in every stage.
+        draws: their number.
     """
-    rows = {layer: averaged_rows(space, layer, at, own) for layer in layers}
-    # Two rows less their mean hold a single direction, which leaves nothing to draw.
-    if min(map(len, rows.values())) <= 2:
+    return _draw_directions(_rows_at(space, layers, at, own), draws) if own_vectors(space, layers, at, own) else []
+
+
+def _rows_at(space: PersonaSpace, layers: Sequence[int], at: int, own: str | None) -> dict[int, FloatArray]:
+    return {layer: averaged_rows(space, layer, at, own) for layer in layers}
+
+
+def _draw_directions(rows: Mapping[int, FloatArray], draws: int) -> list[dict[int, FloatArray]]:
+    if min(map(len, rows.values())) <= FEWEST_ROWS:
         return []
     drawn = chance_vectors(rows, 1, draws, seed_for(0, "pathways.own"))
     return [{layer: nested_bases([each[i]])[0] for layer, each in drawn.items()} for i in range(draws)]

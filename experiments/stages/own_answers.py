@@ -23,7 +23,7 @@ from wellworn.experiments.stages.grades import Judge
 from wellworn.experiments.stages.measurement import Graded, Known
 from wellworn.experiments.stages.mediation import patched_pair, patching_inputs
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, both_ways
-from wellworn.experiments.stages.nested_space import chance_spaces, nested_space, swaps_along
+from wellworn.experiments.stages.nested_space import chance_directions, nested_space, swaps_along
 from wellworn.experiments.stages.pathways import CHANCE_OWN, PathwaysQuestion, set_layers
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.scores import known_separation
@@ -103,7 +103,7 @@ def own_answers_stage(context: StudyContext, question: PathwaysQuestion, count: 
             arms: dict[str, Intervention] = {}
             if OWN in nested.names:
                 arms = {BEFORE: Intervention(0), AFTER: Intervention(1)} | both_ways(OWN, swaps_along(nested.part(OWN)))
-                for i, drawn in enumerate(chance_spaces(space, nested, question.layer, question.own, CHANCE_DRAWS).own):
+                for i, drawn in enumerate(chance_directions(space, layers, question.layer, question.own, CHANCE_DRAWS)):
                     arms |= both_ways(f"{CHANCE_OWN}{i}", swaps_along(drawn))
             how = Decoding(
                 context.study.answer_tokens,

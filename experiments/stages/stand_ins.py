@@ -21,7 +21,7 @@ from wellworn.experiments.stages.instruction_null import Instructions
 from wellworn.experiments.stages.loaded_space import PersonaSpace
 from wellworn.experiments.stages.mediation import patched_pair, patching_inputs
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, both_ways
-from wellworn.experiments.stages.nested_space import other_directions, single_rows, swaps_along
+from wellworn.experiments.stages.nested_space import FEWEST_ROWS, other_directions, single_rows, swaps_along
 from wellworn.experiments.stages.pathways import PathwaysQuestion, sampled_questions, set_layers
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.study_sections import PathwaysConfig
@@ -36,8 +36,6 @@ STAND_INS, OUTCOMES = "stand_ins.json", "outcomes.safetensors"
 TRAIT, INSTRUCTION, SINGLE = "trait", "instruction", "single"
 # As a study names them.
 NAMED = {"traits": TRAIT, "instructions": INSTRUCTION, "singles": SINGLE}
-# Two rows less their mean hold a single direction, which leaves nothing to draw.
-FEWEST_ROWS = 2
 
 
 class StandInFacts(Record):

@@ -18,7 +18,7 @@ from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.mediation import patched_pair, patching_inputs
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
-from wellworn.experiments.stages.nested_space import chance_spaces, nested_space, swaps_along
+from wellworn.experiments.stages.nested_space import chance_directions, nested_space, swaps_along
 from wellworn.experiments.stages.pathways import PathwaysQuestion, sampled_questions, set_layers
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.study_sections import WrittenConfig
@@ -96,7 +96,7 @@ def written_stage(context: StudyContext, question: PathwaysQuestion, config: Wri
             parts |= {f"{EXCEPT}{name}": swaps_along(nested.part(name), outside=True) for name in nested.names}
             parts[REST] = {layer: Swap() for layer in layers}
             some = sampled_questions(len(texts), config.questions) if question.sampled and layers else []
-            chance = chance_spaces(space, nested, question.layer, question.own, config.draws).own if some else []
+            chance = chance_directions(space, layers, question.layer, question.own, config.draws) if some else []
             few = [each[i] for each in (texts, plain) for i in some]
             total = sum(len(each) * sum(map(len, read)) for each, read in ((parts, rows), (chance, few)))
             how = Batching(pad, context.study.token_budget, counter(tick, total, "tokens"))

@@ -80,8 +80,8 @@ def known_run(own: float, traits: list[float], single: list[float], chance: list
     outcomes = StandInOutcomes(StandInFacts(layers=[1], kinds=kinds, interventions=names, questions=[0, 1, 2, 3, 4, 5]), logprob)
     main_names, main_scores = patched({OWN: own})
     sampled_names, sampled = patched({f"{CHANCE_OWN}{i}": share for i, share in enumerate(chance)})
-    facts = SimpleNamespace(parts=[OWN], interventions=main_names, sampled=sampled_names[2:], questions=[0, 1, 2, 3, 4, 5])
-    here = SimpleNamespace(facts=facts, logprob=main_scores, sampled=sampled[2:])
+    facts = SimpleNamespace(parts=[OWN], interventions=main_names, further=[], sampled=sampled_names[2:], questions=[0, 1, 2, 3, 4, 5])
+    here = SimpleNamespace(facts=facts, logprob=main_scores, further=main_scores[:0], sampled=sampled[2:])
     return SimpleNamespace(stand_ins=outcomes, pathways={"neutral": here})
 
 
