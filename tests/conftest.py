@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
-from tests.tiny import save_tiny, tiny_study_value
+from tests.tiny import save_tiny, write_tiny_study
 from wellworn.data.chat import Chat, Encoded
 from wellworn.data.mixtures import Turn
 from wellworn.lora.models import Loaded, load, resolve
@@ -38,10 +37,7 @@ def tiny_study(tmp_path: Path, tiny_model: Path) -> Callable[..., Path]:
     """Return a function that writes the tiny study, with changed keys, and gives its path."""
 
     def write(name: str = "tiny", **changes: Any) -> Path:
-        path = tmp_path / f"{name}.yaml"
-        with path.open("w") as file:
-            YAML().dump(tiny_study_value(tiny_model) | changes, file)
-        return path
+        return write_tiny_study(tmp_path / f"{name}.yaml", tiny_model, **changes)
 
     return write
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from ruamel.yaml import YAML
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
@@ -98,6 +99,13 @@ def tiny_study_value(model: Path) -> dict[str, Any]:
         "mediate": {"draws": 5, "surface": 6, "doses": [0.5], "references": "headline"},
         "train": {"batch_size": 8, "lora": {"r": 2}, "sft": {"max_steps": 4, "save_steps": 2, "learning_rate": 1e-2}},
     }
+
+
+def write_tiny_study(path: Path, model: Path, /, **changes: Any) -> Path:
+    """Write that study, with changed keys; return its path."""
+    with path.open("w", encoding="utf-8") as file:
+        YAML().dump(tiny_study_value(model) | changes, file)
+    return path
 
 
 def make_model(architecture: str) -> PreTrainedModel:

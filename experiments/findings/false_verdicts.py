@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from wellworn.data.catalog import NEUTRAL
 from wellworn.experiments.engine.record import Record
 from wellworn.experiments.findings.null_ranks import is_non_persona
 from wellworn.experiments.findings.run_rows import RunRow
@@ -37,7 +38,7 @@ class Counted(Record):
 
 
 class FalseVerdicts(Record):
-    """The statements on non-persona runs (controls, neutral, random weights), and the verdicts of those that pass the gates.
+    """The statements on non-persona runs (controls, random weights), and the verdicts of those that pass the gates.
 
     Attributes:
         existing: statements that most of the change goes through personas, among runs with a change of which it was read what all personas
@@ -57,7 +58,8 @@ def false_verdicts(rows: Sequence[RunRow]) -> FalseVerdicts | None:
     Of verdicts, only runs that pass the gates count. Seeds of one kind of change are similar, so runs bound the rate for more runs of
     these kinds. Kinds bound the rate for other kinds; a kind counts if any of its runs does.
     """
-    rows = [row for row in rows if is_non_persona(row.arm, row.trait)]
+    # Neutral runs, each compared with the next, are no cases of their own: what one has, another lacks.
+    rows = [row for row in rows if is_non_persona(row.arm, row.trait) and row.trait != NEUTRAL]
     # A control of which it was not read what all personas carry is not a case.
     stated = [
         (_kind(row), row.statement.calls_persona) for row in rows if row.statement and row.statement.decided and row.statement.personas

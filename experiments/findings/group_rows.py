@@ -13,7 +13,7 @@ from wellworn.experiments.findings.nearest_personas import OwnRanks, Persona, ne
 from wellworn.experiments.findings.novelty import joint_scores, judge_novelty, own_removed_basis
 from wellworn.experiments.findings.null_ranks import own_removed
 from wellworn.experiments.findings.own_answers import OwnSaid, own_said
-from wellworn.experiments.findings.pathways import Pathways, pathways_of
+from wellworn.experiments.findings.pathways import BetweenRuns, Pathways, pathways_of
 from wellworn.experiments.findings.results import Results, RunResult, run_name
 from wellworn.experiments.findings.run_rows import capability_of, is_claimable, mediation_evidence, statement_of
 from wellworn.experiments.findings.score_agreement import RunScores, score_runs
@@ -28,7 +28,7 @@ from wellworn.probes.geometry.novelty import Novelty
 from wellworn.probes.geometry.nulls import beyond
 from wellworn.probes.geometry.shift import Share, cross_run_share, share_over_runs
 from wellworn.probes.statistics.corrections import benjamini_hochberg
-from wellworn.probes.statistics.intervals import Estimate, FloatArray, PooledRuns, crossed_interval, standard_error
+from wellworn.probes.statistics.intervals import Estimate, FloatArray, crossed_interval, standard_error
 
 
 class _GroupShares(Record):
@@ -53,7 +53,7 @@ class _GroupRest(Record):
     capability: Capability | None
     statement: Statement | None
     pathways: Mapping[str, Pathways] | None
-    own_p_adjusted: float | None = None
+    own_p_adjusted: float | None
     wording: Wording | None
     written: Mapping[str, Written] | None
     own_answers: OwnSaid | None
@@ -118,7 +118,7 @@ def group_runs(results: Results) -> list[list[int]]:
 
 
 def group_rows(
-    results: Results, adjusted: Sequence[float | None], verdicts: Sequence[str | None], between_runs: PooledRuns | None
+    results: Results, adjusted: Sequence[float | None], verdicts: Sequence[str | None], between_runs: BetweenRuns
 ) -> list[GroupRow]:
     """Return the joint results of runs of several seeds.
 
@@ -126,21 +126,27 @@ def group_rows(
         results: the study's results.
         adjusted: for each run, p against N1, corrected for the study's runs.
         verdicts: for each run, the verdict's name.
-        between_runs: how much κ varies between the runs of a group, pooled over the study's groups; used where they vary alike.
+        between_runs: how much findings vary between the runs of a group, pooled over the study's groups; used where they vary alike.
     """
-    shared = between_runs if between_runs and between_runs.alike else None
+    groups = group_runs(results)
+    pathways = [pathways_of([results.runs[i] for i in places], between_runs.alike) for places in groups]
+    chance = [next(iter(each.values())).headline.chance_own if each else None for each in pathways]
+    own_p = benjamini_hochberg([each.p if each else None for each in chance])
     rows = []
-    for places in group_runs(results):
+    for places, ways, corrected in zip(groups, pathways, own_p, strict=True):
         # All runs must reject: the largest of their corrected p.
         p = max(1.0 if (each := adjusted[i]) is None else each for i in places)
-        rows.append(_group_row(results, [results.runs[i] for i in places], p, [verdicts[i] for i in places], shared))
-    chance = [next(iter(row.pathways.values())).headline.chance_own if row.pathways else None for row in rows]
-    corrected = benjamini_hochberg([each.p if each else None for each in chance])
-    return [row.model_copy(update={"own_p_adjusted": p}) for row, p in zip(rows, corrected, strict=True)]
+        rows.append(_group_row(results, [results.runs[i] for i in places], p, [verdicts[i] for i in places], ways, corrected))
+    return rows
 
 
 def _group_row(
-    results: Results, runs: Sequence[RunResult], p: float, verdicts: Sequence[str | None], between_runs: PooledRuns | None
+    results: Results,
+    runs: Sequence[RunResult],
+    p: float,
+    verdicts: Sequence[str | None],
+    pathways: Mapping[str, Pathways] | None,
+    own_p: float | None,
 ) -> GroupRow:
     entry, readings = runs[0].entry, [own_removed(run) for run in runs]
     effect_RQ, (share, star) = _stack_effects(runs), _joint_share(runs)
@@ -148,7 +154,7 @@ def _group_row(
     analysis, rest = _headline(runs), judge_novelty(results, runs)
     judged = _judge(runs, effect_RQ, effect, share, star, p, analysis, rest)
     nearest, nearest_high, own_ranks = nearest_to_group(runs)
-    pathways, wording = pathways_of(runs, between_runs), wording_of(runs)
+    wording = wording_of(runs)
     return GroupRow(
         arm=entry.arm,
         trait=entry.trait,
@@ -168,8 +174,9 @@ def _group_row(
         excess=excess_of(results, runs),
         scores=score_runs(runs),
         capability=capability_of(results, runs),
-        statement=statement_of(results, runs, pathways, wording),
+        statement=statement_of(results, runs, pathways, wording, own_p),
         pathways=pathways,
+        own_p_adjusted=own_p,
         wording=wording,
         written=written_shares(runs),
         own_answers=own_said(runs),

@@ -112,22 +112,45 @@ class Pathways(Record):
         return self.contrast
 
 
-def pathways_of(runs: Sequence[RunResult], between_runs: PooledRuns | None = None) -> Mapping[str, Pathways] | None:
+class BetweenRuns(Record):
+    """How much a headline's findings vary between the runs of a group, pooled over the study's groups for the intervals of groups.
+
+    Attributes:
+        share: of the own direction's share; null with fewer than two groups that have one.
+        kappa: of κ; null with fewer than two groups with room for one.
+    """
+
+    share: PooledRuns | None = None
+    kappa: PooledRuns | None = None
+
+    @property
+    def alike(self) -> "BetweenRuns":
+        """What is used: of those groups that vary alike, else each has its own variance."""
+        return BetweenRuns(**{name: each if each and each.alike else None for name, each in dict(self).items()})
+
+
+ALONE_EACH = BetweenRuns()
+
+
+def pathways_of(runs: Sequence[RunResult], between_runs: BetweenRuns = ALONE_EACH) -> Mapping[str, Pathways] | None:
     """Return where a change goes against each reference, the headline's first; None where that was not measured.
 
     Args:
         runs: one run, or several that differ in their seed alone; intervals are then over runs × questions.
-        between_runs: how much κ varies between runs, for the interval of the headline's.
+        between_runs: how much findings vary between runs, for the intervals of the headline's.
     """
     measured = _measured(runs)
     headline = next(iter(measured), None)
-    return {name: _pathways(name, each, between_runs if name == headline else None) for name, each in measured.items()} or None
+    return {name: _pathways(name, each, between_runs if name == headline else ALONE_EACH) for name, each in measured.items()} or None
 
 
-def pool_kappas(groups: Sequence[Sequence[RunResult]]) -> PooledRuns | None:
-    """Return how much κ of the headline varies between runs, over the groups that have room for one; None for fewer than two."""
+def pool_groups(groups: Sequence[Sequence[RunResult]]) -> BetweenRuns:
+    """Return how much the headline's share and κ vary between the runs of a group, over the groups that have them."""
     changes = [OutcomeChange.of(CONTRAST, next(iter(measured.values()))) for runs in groups if (measured := _measured(runs))]
-    return pool_runs([parts for change in changes if (parts := change.above_floor())])
+    return BetweenRuns(
+        share=pool_runs([(change.through(OWN), change.effect) for change in changes if OWN in change.facts.parts and not change.why]),
+        kappa=pool_runs([parts for change in changes if (parts := change.above_floor())]),
+    )
 
 
 def _measured(runs: Sequence[RunResult]) -> dict[str, list[PathwayOutcomes]]:
@@ -152,7 +175,7 @@ def _comparable(one: PathwayFacts, other: PathwayFacts) -> bool:
     return all(getattr(one, field) == getattr(other, field) for field in ("interventions", "further", "sampled", "questions", "layers"))
 
 
-def _pathways(reference: str, measured: Sequence[PathwayOutcomes], between_runs: PooledRuns | None = None) -> Pathways:
+def _pathways(reference: str, measured: Sequence[PathwayOutcomes], between_runs: BetweenRuns) -> Pathways:
     facts = measured[0].facts
     changes = {kind: OutcomeChange.of(kind, measured) for kind in (TRAIT, PLAIN, CONTRAST)}
     headline = changes[CONTRAST]
@@ -163,15 +186,15 @@ def _pathways(reference: str, measured: Sequence[PathwayOutcomes], between_runs:
         adapted_above=[layer for layer in facts.adapted if layer > facts.layers[-1]],
         dimensions=facts.dimensions,
         sampled_questions=len(facts.questions),
-        trait=_outcome(changes[TRAIT], None),
-        plain=_outcome(changes[PLAIN], None),
+        trait=_outcome(changes[TRAIT]),
+        plain=_outcome(changes[PLAIN]),
         contrast=_outcome(headline, between_runs),
         profile=_windows(headline) if profiled else [],
         last_layer=_window(headline, AT) if profiled else None,
     )
 
 
-def _outcome(change: OutcomeChange, between_runs: PooledRuns | None) -> OutcomePathways:
+def _outcome(change: OutcomeChange, between_runs: BetweenRuns = ALONE_EACH) -> OutcomePathways:
     effect = mean_interval(change.effect) if change.effect.ndim == 1 else crossed_interval(change.effect)
     if change.why:
         nothing = dict.fromkeys(("inside", "others_first", "first_token", "chance_own", "chance_others", "ceiling", "kappa", "room"))
@@ -183,11 +206,11 @@ def _outcome(change: OutcomeChange, between_runs: PooledRuns | None) -> OutcomeP
     if ALONE in parsed and OWN in nested and OTHERS in nested:
         given = ratio_interval(nested[OTHERS] - change.through(ALONE), change.effect)
         others_first = {OTHERS: change.share(ALONE), OWN: given}
-    scaled = change.scaled(between_runs)
+    scaled = change.scaled(between_runs.kappa)
     return OutcomePathways(
         effect=effect,
         why=None,
-        shares=stack(change.effect, nested | {REST: change.through(REST)}),
+        shares=stack(change.effect, nested | {REST: change.through(REST)}, between_runs.share),
         inside=change.share(both) if both else None,
         others_first=others_first,
         first_token=change.share(FIRST) if FIRST in parsed else None,

@@ -199,7 +199,11 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
 
 
 def statement_of(
-    results: Results, runs: Sequence[RunResult], pathways: Mapping[str, Pathways] | None, wording: Wording | None
+    results: Results,
+    runs: Sequence[RunResult],
+    pathways: Mapping[str, Pathways] | None,
+    wording: Wording | None,
+    own_p: float | None = None,
 ) -> Statement | None:
     """Return what may be said of a change toward a trait or a control; None where it was not measured where it goes.
 
@@ -208,6 +212,7 @@ def statement_of(
         runs: one run, or several that differ in their seed alone.
         pathways: where their change goes.
         wording: whether their own direction is more than the trait's words.
+        own_p: p of the own direction against chance, corrected for the study's groups; None for one run, whose own p counts.
     """
     if not pathways:
         return None
@@ -218,6 +223,7 @@ def statement_of(
         prompted=_prompted(results, trait),
         reference_change=_reference_change(runs),
         wording=wording,
+        own_p=own_p,
     )
 
 

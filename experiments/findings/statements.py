@@ -103,6 +103,7 @@ def state(
     prompted: Estimate | None = None,
     reference_change: float | None = None,
     wording: Wording | None = None,
+    own_p: float | None = None,
 ) -> Statement:
     """Return what may be said of a change.
 
@@ -112,14 +113,15 @@ def state(
         prompted: the change under the trait's held-out system prompt, where it was measured.
         reference_change: the change of the headline's reference itself relative to the base; None where the base is that reference.
         wording: whether the own direction is more than the trait's words; None where that was not measured.
+        own_p: how often chance directions carry as much, corrected for the study's groups; None where it is as it was drawn.
     """
     headline, base = next(iter(pathways.values())), pathways.get("base")
     made_of = _share(headline)
     existing = "persona" if persona or (made_of and OWN not in headline.headline.shares) else "instruction"
     if found := _too_small(headline, prompted) or _doubtful(headline, base, reference_change):
         return Statement(name=found[0], existing=existing, share=None, why=found[1], personas=None, fragile=[])
-    name, why = _by_share(headline, LEAST, MOST)
-    others = [_by_share(headline, *margins)[0] for margins in OTHER_MARGINS]
+    name, why = _by_share(headline, own_p, LEAST, MOST)
+    others = [_by_share(headline, own_p, *margins)[0] for margins in OTHER_MARGINS]
     fragile = [other for other in dict.fromkeys(others) if other != name]
     personas = None if persona else _personas(headline)
     more = None
@@ -165,7 +167,7 @@ def _doubtful(headline: Pathways, base: Pathways | None, reference_change: float
     return None
 
 
-def _by_share(found: Pathways, least: float, most: float) -> tuple[str, str]:
+def _by_share(found: Pathways, own_p: float | None, least: float, most: float) -> tuple[str, str]:
     """Return the statement that the interval of the share allows."""
     outcome = found.headline
     share, chance = _share(found), outcome.chance_own
@@ -176,13 +178,14 @@ def _by_share(found: Pathways, least: float, most: float) -> tuple[str, str]:
         return LITTLE if share.high < least else INCONCLUSIVE, numbers
     if chance is None:
         return INCONCLUSIVE, outcome.kappa_why or "no chance directions were drawn"
-    numbers = (
-        f"{_words(share)} of the change goes through the own direction, and {decimal(chance.mean)} through chance ones (p = {chance.p:.3f})"
-    )
+    p = chance.p if own_p is None else own_p
+    numbers = f"{_words(share)} of the change goes through the own direction, and {decimal(chance.mean)} through chance ones (p = {p:.3f})"
+    numbers += _each_way(found)
     if outcome.ceiling:
         numbers += f"; the best single direction known carries {_words(outcome.best[outcome.ceiling].value)}"
-    numbers += f"; {_words(outcome.shares[REST].value)} lies outside the persona space"
-    if share.low > most and chance.p <= P_LEVEL:
+    # Adding up what is left over says nothing about where it comes from.
+    numbers += f"; {_words(outcome.shares[REST].value)} lies outside the persona space, which does not show that it is new"
+    if share.low > most and p <= P_LEVEL:
         return MOSTLY, numbers
     if share.high < least:
         return LITTLE, numbers
@@ -190,6 +193,14 @@ def _by_share(found: Pathways, least: float, most: float) -> tuple[str, str]:
         needed = (width / WIDEST) ** 2
         return INCONCLUSIVE, f"{numbers}; its interval is wider than {WIDEST}: about {needed:.1f} times the questions or runs would decide"
     return BETWEEN, numbers
+
+
+def _each_way(found: Pathways) -> str:
+    """Return, in words, what the own direction does to answers with the trait and to plain ones; empty where that was not read."""
+    if any(OWN not in outcome.shares for outcome in (found.trait, found.plain)):
+        return ""
+    gained, plain = (decimal(each.shares[OWN].value * each.effect.value, signed=True) for each in (found.trait, found.plain))
+    return f"; along it answers with the trait change by {gained}, and plain ones by {plain} nats per token"
 
 
 def _share(found: Pathways) -> Interval | None:

@@ -10,7 +10,7 @@ from wellworn.experiments.findings.false_verdicts import FalseVerdicts, false_ve
 from wellworn.experiments.findings.group_rows import GroupRow, group_rows, group_runs
 from wellworn.experiments.findings.nearest_personas import SpecificityRow, study_specificity
 from wellworn.experiments.findings.null_ranks import own_removed
-from wellworn.experiments.findings.pathways import pool_kappas
+from wellworn.experiments.findings.pathways import BetweenRuns, pool_groups
 from wellworn.experiments.findings.projected_shift import ProjectedShift, projected_shifts
 from wellworn.experiments.findings.results import Results, RunResult
 from wellworn.experiments.findings.run_rows import RunRow, run_row
@@ -22,7 +22,7 @@ from wellworn.experiments.stages.generated_directions import KeptAnswers
 from wellworn.experiments.stages.knock_in import KnockInCheck
 from wellworn.experiments.stages.persona_space import SpaceDimension
 from wellworn.probes.statistics.corrections import benjamini_hochberg
-from wellworn.probes.statistics.intervals import FloatArray, PooledRuns, finite
+from wellworn.probes.statistics.intervals import FloatArray, finite
 
 
 class GeneratedDirection(Record):
@@ -132,8 +132,7 @@ class Summary(Record):
         dimension: the dimension of the persona space.
         runs: in the study's order.
         groups: runs that differ only in seed.
-        between_runs: how much κ varies between the runs of a group, pooled over groups, for the intervals of groups; null with fewer than
-            two groups.
+        between_runs: how much findings vary between the runs of a group, pooled over groups, for the intervals of groups.
         false_verdicts: the verdicts of non-persona runs; null without any.
         specificity: whether fine-tunes lie nearest their own traits; null with fewer than four trained traits.
         direction_matrices: what traits' directions carry of each other's changes, for each outcome; empty where that was not measured.
@@ -158,7 +157,7 @@ class Summary(Record):
     dimension: SpaceDimension
     runs: Sequence[RunRow]
     groups: Sequence[GroupRow]
-    between_runs: PooledRuns | None
+    between_runs: BetweenRuns
     false_verdicts: FalseVerdicts | None
     specificity: SpecificityRow | None
     direction_matrices: Sequence[DirectionMatrix]
@@ -180,7 +179,7 @@ def summarise(results: Results) -> Summary:
     index, study = results.index, results.index.study
     adjusted = _adjust_p(results.runs)
     rows = [run_row(results, run, p) for run, p in zip(results.runs, adjusted, strict=True)]
-    between_runs = pool_kappas([[results.runs[i] for i in places] for places in group_runs(results)])
+    between_runs = pool_groups([[results.runs[i] for i in places] for places in group_runs(results)])
     return Summary(
         study=study["name"],
         question=study["question"],

@@ -88,13 +88,14 @@ class Scaled:
     enough: bool = True
 
 
-def stack(effect: FloatArray, moved: Mapping[str, FloatArray]) -> dict[str, Estimate]:
+def stack(effect: FloatArray, moved: Mapping[str, FloatArray], own_between_runs: PooledRuns | None = None) -> dict[str, Estimate]:
     """Return the share of the effect that goes each way, in order; the shares sum to one.
 
     Args:
         effect: TE of each question, [questions] or [runs, questions].
         moved: nested spaces in rising order and at last the whole state: name of what each adds → M·TE of each question, the same shape.
             The last one's name is `outside`.
+        own_between_runs: how much the share of the own direction varies between runs, in place of these runs' own variance.
 
     Raises:
         ValueError: no whole state, or an effect of zero.
@@ -103,7 +104,7 @@ def stack(effect: FloatArray, moved: Mapping[str, FloatArray]) -> dict[str, Esti
         raise ValueError(f"the last of the nested spaces must be the whole state, named {REST!r}; got {list(moved)}")
     shares, before = {}, np.zeros_like(effect)
     for name, each in [*moved.items(), (ABOVE, effect)]:
-        shares[name] = ratio_interval(each - before, effect)
+        shares[name] = ratio_interval(each - before, effect, between_runs=own_between_runs if name == OWN else None)
         before = each
     return shares
 

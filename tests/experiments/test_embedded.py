@@ -17,8 +17,9 @@ def test_a_short_study_on_the_embedded_model(tiny_study: Callable[..., Path], tm
         layer=0.75,
         answer_tokens=8,
         runs=[{"arm": "sft", "trait": "pirate"}],
-        evaluate_questions=16,
-        mediate={"draws": 5, "surface": 0, "doses": [], "references": "headline"},
+        evaluate_questions=10,
+        mediate=None,
+        pathways={"draws": 5, "questions": 4, "surface": 6, "profile": 0, "references": "headline", "wording": False},
         train={"batch_size": 4, "lora": {"r": 8}, "sft": {"max_steps": 4, "learning_rate": 1e-3}},
     )
     with pytest.raises(SystemExit) as stop:
@@ -32,5 +33,9 @@ def test_a_short_study_on_the_embedded_model(tiny_study: Callable[..., Path], tm
     # Four steps are enough to prefer pirate answers, and the shift points the way the base model's pirate does.
     assert run["effect"]["low"] > 0
     assert run["coordinates"]["pirate"] > 0.3
+    outcome = run["pathways"]["neutral"]["trait"]
+    assert sum(share["value"] for share in outcome["shares"].values()) == pytest.approx(1, abs=1e-6)
+    # The own direction is above every chance one.
+    assert outcome["shares"]["own"]["value"] > outcome["chance_own"]["high"]
     page = (tmp_path / "runs" / "tiny" / "report.html").read_text()
     assert "smollm2-135m" in page

@@ -20,12 +20,6 @@ def test_built_in_studies_load_and_expand(name: str) -> None:
     assert expand_runs(study)
 
 
-def test_existing_vs_new_holds_all_traits_and_controls_at_three_seeds() -> None:
-    runs = expand_runs(load_study("existing_vs_new"))
-    assert len(runs) == 30
-    assert {run.seed for run in runs} == {0, 1, 2}
-
-
 def test_a_grid_multiplies_the_runs() -> None:
     runs = expand_runs(load_study("lora_rank"))
     assert [(run.arm.trait, run.study.train.lora["r"]) for run in runs] == [

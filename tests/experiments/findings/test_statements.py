@@ -214,3 +214,24 @@ def test_wording_is_asked_of_a_traits_own_direction_alone() -> None:
 
 def test_the_rule_names_every_statement() -> None:
     assert all(name in RULE for name in STATEMENTS)
+
+
+def test_a_statement_tells_what_gains_from_what_plain_answers_lose() -> None:
+    found = pathways((0.6, 0.8))
+    shared = {
+        kind: found.contrast.model_copy(update={"effect": around(effect, 0.1), "shares": {OWN: around(share, 0.1)}})
+        for kind, effect, share in (("trait", 0.5, 0.2), ("plain", 0.4, -0.75))
+    }
+    assert (
+        "along it answers with the trait change by +0.10, and plain ones by −0.30"
+        in state({"neutral": found.model_copy(update=shared)}, True).why
+    )
+    assert "along it" not in state({"neutral": found}, True).why
+
+
+def test_of_a_group_the_corrected_p_decides() -> None:
+    found = pathways((0.6, 0.8), p=0.05)
+    assert state({"neutral": found}, True).name == MOSTLY
+    corrected = state({"neutral": found}, True, own_p=0.06)
+    assert corrected.name == BETWEEN
+    assert "p = 0.060" in corrected.why

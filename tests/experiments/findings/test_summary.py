@@ -7,11 +7,13 @@ import pytest
 
 from tests.experiments.synthetic import TOO_NOISY, estimate, facts, mediated, near, pathways, run, study
 from wellworn.experiments.findings.nearest_personas import OwnRanks
+from wellworn.experiments.findings.pathways import BetweenRuns
 from wellworn.experiments.findings.results import RunResult
 from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.stages.measurement import Measurement
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
 from wellworn.experiments.stages.pathways import ALONE
+from wellworn.probes.mediation.pathways import OWN
 from wellworn.probes.statistics.corrections import benjamini_hochberg
 
 
@@ -74,16 +76,24 @@ def test_groups_share_the_variance_between_their_runs_and_the_correction_of_thei
     shares = {"pirate": (0.30, 0.34, 0.38), "poetic": (0.40, 0.44, 0.48), "json": (0.09, 0.10, 0.11)}
     runs = [gone(trait, own, seed) for trait, each in shares.items() for seed, own in enumerate(each)]
     summary = summarise(study(*runs))
-    pooled = summary.between_runs
-    assert pooled is not None
-    assert (pooled.groups, pooled.df) == (3, 6)
+    for pooled in (summary.between_runs.share, summary.between_runs.kappa):
+        assert pooled is not None
+        assert (pooled.groups, pooled.df) == (3, 6)
     alone = [summarise(study(*runs[i : i + 3])) for i in (0, 3, 6)]
-    assert all(each.between_runs is None for each in alone)
+    assert all(each.between_runs == BetweenRuns() for each in alone)
     for group, one in zip(summary.groups, alone, strict=True):
-        together, by_itself = (next(iter((row.pathways or {}).values())).headline.kappa for row in (group, one.groups[0]))
-        assert together is not None
-        assert by_itself is not None
-        assert together.value == by_itself.value
+        together, by_itself = (next(iter((row.pathways or {}).values())).headline for row in (group, one.groups[0]))
+        for shared, single in ((together.shares[OWN], by_itself.shares[OWN]), (together.kappa, by_itself.kappa)):
+            assert shared is not None
+            assert single is not None
+            assert shared.value == single.value
+    # The shares of json vary least, so what all have together widens its interval; those of poetic vary most.
+    widths = [
+        [next(iter((row.pathways or {}).values())).headline.shares[OWN] for row in (summary.groups[i], alone[i].groups[0])] for i in (1, 2)
+    ]
+    (poetic, poetic_alone), (json, json_alone) = [[each.high - each.low for each in pair] for pair in widths]
+    assert poetic < poetic_alone
+    assert json > json_alone
     ps = [next(iter((group.pathways or {}).values())).headline.chance_own for group in summary.groups]
     assert [each.p for each in ps if each] == pytest.approx([0.05, 0.05, 0.65], abs=0.3)
     assert [group.own_p_adjusted for group in summary.groups] == benjamini_hochberg([each.p for each in ps if each])

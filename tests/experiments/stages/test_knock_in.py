@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from tests.experiments.conftest import stages_of
+from tests.experiments.conftest import finished, stages_of
+from tests.tiny import write_tiny_study
 from wellworn.data.catalog import load_bank, load_trait
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import plain_turns, trait_turns
@@ -98,15 +99,13 @@ def test_a_persona_without_answers_is_refused_before_anything_is_computed(tiny_s
         plan(study, StudyContext.of(study, Ranks()))
 
 
-@pytest.fixture
-def runs(tiny_study: Write, tmp_path: Path) -> Path:
-    with pytest.raises(SystemExit) as stop:
-        main(["run", str(tiny_study(**SMALL)), "--runs-dir", str(tmp_path / "runs")])
-    assert stop.value.code in (0, None)
-    return tmp_path / "runs"
+@pytest.fixture(scope="module")
+def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("knock_in")
+    return finished(write_tiny_study(folder / "tiny.yaml", tiny_model, **SMALL), folder)
 
 
-def test_all_else_is_of_the_taught_model(runs: Path, tmp_path: Path) -> None:
+def test_all_else_is_of_the_taught_model(runs: Path) -> None:
     [taught] = stages_of(runs, "knock_in").values()
     model = read_json(taught / "manifest.json")["config"]["model"]
     for folder in (runs / "stages").glob("*-*/"):

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from tests.experiments.conftest import stages_of
+from tests.experiments.conftest import find_all, finished, stages_of
+from tests.tiny import write_tiny_study
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.plan.mediations import ONE_SEED
@@ -24,13 +25,12 @@ RUNS = [{"arm": "sft", "trait": "uppercase"}, {"arm": "sft", "trait": "pirate"},
 MEDIATE = {"draws": 5, "surface": 6, "doses": [0.5], "layers": [1], "references": "both"}
 
 
-@pytest.fixture
-def runs(tiny_study: Write, tmp_path: Path, all_found: None) -> Path:
-    study = tiny_study(runs=RUNS, mediate=MEDIATE)
-    with pytest.raises(SystemExit) as stop:
-        main(["run", str(study), "--runs-dir", str(tmp_path / "runs")])
-    assert stop.value.code in (0, None)
-    return tmp_path / "runs"
+@pytest.fixture(scope="module")
+def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mediation")
+    with pytest.MonkeyPatch.context() as patch:
+        find_all(patch)
+        return finished(write_tiny_study(folder / "tiny.yaml", tiny_model, runs=RUNS, mediate=MEDIATE), folder)
 
 
 def test_a_study_is_mediated_from_end_to_end(runs: Path) -> None:
@@ -90,7 +90,7 @@ def test_outcomes_agree_with_what_the_readings_say(runs: Path) -> None:
     assert null.mediated == pytest.approx((null.sufficiency + null.necessity) / 2)
 
 
-def test_matched_draws_move_the_state_as_far_as_the_persona_part(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matched_draws_move_the_state_as_far_as_the_persona_part(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[Any]] = []
 
     def norms(_model: Any, _texts: Any, _between: Any, _layer: int, swaps: list[Any], *_rest: Any) -> torch.Tensor:
@@ -102,11 +102,12 @@ def test_matched_draws_move_the_state_as_far_as_the_persona_part(runs: Path, mon
 
     monkeypatch.setattr("wellworn.experiments.stages.mediation.moved_norms", norms)
     monkeypatch.setattr("wellworn.experiments.stages.mediation.patched_logprobs", scores)
-    folder = stages_of(runs, "mediate")["mediate sft uppercase (seed 0): held-out text against neutral, layer 2"]
+    copied = shutil.copytree(runs, tmp_path / "runs")
+    folder = stages_of(copied, "mediate")["mediate sft uppercase (seed 0): held-out text against neutral, layer 2"]
     names = read_json(folder / "arms.json")["arms"]
     shutil.rmtree(folder)
     with pytest.raises(SystemExit):
-        main(["run", str(runs.parent / "tiny.yaml"), "--runs-dir", str(runs)])
+        main(["run", str(runs.parent / "tiny.yaml"), "--runs-dir", str(copied)])
     swaps = dict(zip(names, asked[0], strict=True))
     # Parts are inside, outside, whole, full, own and then the draws, of which the stand-in says that part i moves i + 1.
     for i in range(5):

@@ -11,9 +11,10 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.experiments.conftest import finished, stages_of
+from tests.experiments.conftest import find_all, finished, stages_of
 from tests.experiments.stages.test_scores import grade_of
 from tests.probes.scoring.servers import chat_server
+from tests.tiny import write_tiny_study
 from wellworn.data.catalog import load_trait
 from wellworn.data.chat import Chat
 from wellworn.data.mixtures import Turn
@@ -37,9 +38,13 @@ FINE_TUNE = "what sft pirate (seed 0) says against neutral, part by part, layer 
 PROMPT = "what prompted pirate (seed 0) says against base, part by part, layer 2"
 
 
-@pytest.fixture
-def runs(tiny_study: Write, tmp_path: Path, all_found: None) -> Path:
-    return finished(tiny_study(runs=RUNS, mediate=MEDIATE | {"generated": GENERATED}), tmp_path)
+@pytest.fixture(scope="module")
+def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("said")
+    with pytest.MonkeyPatch.context() as patch:
+        find_all(patch)
+        changes = {"runs": RUNS, "mediate": MEDIATE | {"generated": GENERATED}}
+        return finished(write_tiny_study(folder / "tiny.yaml", tiny_model, **changes), folder)
 
 
 def test_every_arm_answers_and_what_it_says_is_scored(runs: Path, tiny_model: Path) -> None:

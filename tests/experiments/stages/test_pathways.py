@@ -1,16 +1,16 @@
 """The stage `pathways` in a whole study on the tiny model, whose directions are declared found, and its arithmetic."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from ruamel.yaml import YAML
 from safetensors.numpy import load_file
 
 from tests.experiments.conftest import find_all, stages_of
-from tests.tiny import tiny_study_value
+from tests.tiny import write_tiny_study
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages.pathways import AFTER, BEFORE, load_pathways, profile_layers, sampled_questions
@@ -36,14 +36,9 @@ def run(write: Write, folder: Path, **changes: Any) -> Path:
 def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pathways")
 
-    def write(**changes: Any) -> Path:
-        with (folder / "tiny.yaml").open("w") as file:
-            YAML().dump(tiny_study_value(tiny_model) | changes, file)
-        return folder / "tiny.yaml"
-
     with pytest.MonkeyPatch.context() as patch:
         find_all(patch)
-        return run(write, folder / "runs")
+        return run(partial(write_tiny_study, folder / "tiny.yaml", tiny_model), folder / "runs")
 
 
 def test_where_a_change_goes_is_measured_from_end_to_end(runs: Path) -> None:

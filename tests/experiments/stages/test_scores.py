@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from ruamel.yaml import YAML
 from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.experiments.conftest import finished, stages_of
 from tests.probes.scoring.servers import Request, Server, behaving, chat_server, says, sends
-from tests.tiny import tiny_study_value
+from tests.tiny import write_tiny_study
 from wellworn.data.catalog import load_trait
 from wellworn.data.chat import Chat
 from wellworn.data.mixtures import Turn, plain_turns, trait_turns
@@ -73,11 +72,9 @@ def logprobs(model: Any, rows: list[Any]) -> list[float]:
 def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study with a fine-tune of two seeds, and a prompt."""
     folder = tmp_path_factory.mktemp("scores")
-    with chat_server(graded) as server, (folder / "tiny.yaml").open("w") as file:
+    with chat_server(graded) as server:
         more = {"runs": [*RUNS, {"arm": "prompted", "trait": "pirate"}], "seeds": [0, 1], "mediate": None, **scored(server)}
-        YAML().dump(tiny_study_value(tiny_model) | more, file)
-        file.flush()
-        return finished(folder / "tiny.yaml", folder)
+        return finished(write_tiny_study(folder / "tiny.yaml", tiny_model, **more), folder)
 
 
 def test_every_score_is_taken_of_the_run_its_neutral_and_the_base(whole: Path, tiny_model: Path) -> None:
