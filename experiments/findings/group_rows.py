@@ -93,7 +93,7 @@ class GroupRow(_GroupRest, OtherOutcomes, MediatedShares, _GroupShares):
         wording: whether the own direction is more than the trait's words; null where that was not measured.
         written: reference → what adapters write along persona directions; null where that was not measured.
         own_answers: what models say with the state along the own direction set to the other's; null where nothing was said.
-        verdict: the verdict's name.
+        verdict: the name of the older analysis' verdict, kept for one version; what may be said is `statement`.
         why: the numbers behind it, in words.
         provisional: whether there are fewer than three runs on training data of their own.
         verdicts: the verdict of each run.

@@ -252,12 +252,15 @@ def _in_order(numbers: FloatArray, existing: np.ndarray) -> bool:
 def _over_families(numbers: FloatArray, existing: np.ndarray, members: Sequence[np.ndarray], finding: str) -> tuple[float, float]:
     """Return the 95 % percentile interval of AUC over draws of families, with replacement."""
     rng = np.random.default_rng(seed_for(0, "known origins", finding))
-    found = []
-    for drawn in rng.integers(len(members), size=(DRAWS, len(members))):
-        rows = np.concatenate([members[i] for i in drawn])
-        if 0 < existing[rows].sum() < len(rows):
-            found.append(roc_auc(numbers[rows][existing[rows]], numbers[rows][~existing[rows]]))
-    low, high = np.quantile(found, [0.025, 0.975])
+    families = len(members)
+    drawn = rng.integers(families, size=(DRAWS, families))
+    times_BF = (drawn[:, :, None] == np.arange(families)).sum(1)
+    # A draw's AUC is a sum over pairs of families, of the pairs of runs in order, each counted as often as the two were drawn.
+    of_each = [(numbers[rows][existing[rows]], numbers[rows][~existing[rows]]) for rows in members]
+    ordered_FF = np.array([[(np.sign(mine[:, None] - theirs) + 1).sum() / 2 for _, theirs in of_each] for mine, _ in of_each])
+    pairs_FF = np.array([[len(mine) * len(theirs) for _, theirs in of_each] for mine, _ in of_each])
+    ordered_B, pairs_B = (np.einsum("bf,fg,bg->b", times_BF, each, times_BF) for each in (ordered_FF, pairs_FF))
+    low, high = np.quantile(ordered_B[pairs_B > 0] / pairs_B[pairs_B > 0], [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -58,7 +58,7 @@ class OutcomePathways(Record):
         chance_others: the share that chance directions add to the own one, in place of the others.
         best: number of dimensions → the share of the change's own best directions, fitted on other text. `specific` is the direction of its
             mean on answers with the trait less its mean on plain ones.
-        ceiling: the key in `best` of the best single direction known for this outcome; null without one.
+        ceiling: the key in `best` of the single direction of the change itself that carries more of this outcome; null without one.
         kappa: κ = (M(own) − chance) / (M(ceiling) − chance).
         kappa_why: why κ is not defined, in words.
         room: M(ceiling) − chance, as a share of the effect.

@@ -120,7 +120,7 @@ class RunRow(_RunRest, OtherOutcomes, MediatedShares, _RunShares):
         nearest_high: the 95 % quantile of the nearest of as many random directions.
         own_rank: the rank of the trained trait among all personas.
         relative_norm: norm of the shift over the mean norm of the base's states.
-        verdict: the verdict's name.
+        verdict: the name of the older analysis' verdict, kept for one version; what may be said is `statement`.
         surface: shares on training-like answers.
         response: shares where only the response's tokens were patched.
         generated: shares of the patched models' own answers.

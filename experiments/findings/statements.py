@@ -182,7 +182,7 @@ def _by_share(found: Pathways, own_p: float | None, least: float, most: float) -
     numbers = f"{_words(share)} of the change goes through the own direction, and {decimal(chance.mean)} through chance ones (p = {p:.3f})"
     numbers += _each_way(found)
     if outcome.ceiling:
-        numbers += f"; the best single direction known carries {_words(outcome.best[outcome.ceiling].value)}"
+        numbers += f"; the better of two directions of the change itself carries {_words(outcome.best[outcome.ceiling].value)}"
     # Adding up what is left over says nothing about where it comes from.
     numbers += f"; {_words(outcome.shares[REST].value)} lies outside the persona space, which does not show that it is new"
     if share.low > most and p <= P_LEVEL:

@@ -109,7 +109,7 @@ def sentence(found: Pathways) -> str:
     if chance:
         words += " In their place, " + "; ".join(chance) + "."
     if outcome.ceiling:
-        words += f" The best single direction known for this change carries {_percent(outcome.best[outcome.ceiling])}"
+        words += f" The better of two directions of the change itself carries {_percent(outcome.best[outcome.ceiling])}"
         words += (
             f"; between chance and that, the own one is at κ = {outcome.kappa}." if outcome.kappa else f". {_capital(outcome.kappa_why)}."
         )

@@ -182,7 +182,7 @@ def _pathways(rows: Sequence[RunRow | GroupRow]) -> RenderableType:
             said,
         )
     legend = (
-        "Own: the base's direction for the trait, or for a control's instruction. κ: 0 is chance, 1 the change's own best single direction."
+        "Own: the base's direction for the trait, or for a control's instruction. κ: 0 is chance, 1 the better of two of the change itself."
     )
     fragile = " ‡ hangs on the margins." if any(row.statement and row.statement.fragile for row, _ in found) else ""
     return Group(table, Text(legend + fragile, style="dim"))

@@ -15,8 +15,9 @@ One direction cannot carry all of a change, and a random one carries some of it.
 
     κ = (M(own) − floor)/(ceiling − floor)
 
-floor: the mean of M over chance directions. ceiling: M of the change's own mean direction, fitted on other text. κ = 1 says that the
-persona direction does as much as the best single direction known to us.
+floor: the mean of M over chance directions. ceiling: the larger M of two directions of the change itself, fitted on other text: its mean
+over answers with the trait, and that less its mean over plain ones. κ = 1 says that the persona direction does as much as this one. It is
+no upper bound: other directions may carry more.
 """
 
 from collections.abc import Mapping, Sequence

@@ -19,7 +19,7 @@ def test_a_short_study_on_the_embedded_model(tiny_study: Callable[..., Path], tm
         runs=[{"arm": "sft", "trait": "pirate"}],
         evaluate_questions=10,
         mediate=None,
-        pathways={"draws": 5, "questions": 4, "surface": 6, "profile": 0, "references": "headline", "wording": False},
+        pathways={"draws": 19, "questions": 3, "surface": 6, "profile": 0, "references": "headline", "wording": False},
         train={"batch_size": 4, "lora": {"r": 8}, "sft": {"max_steps": 4, "learning_rate": 1e-3}},
     )
     with pytest.raises(SystemExit) as stop:

@@ -67,17 +67,16 @@ def test_an_undecided_run_has_the_middle_rank() -> None:
     assert found.undecided == 1
 
 
-def test_intervals_over_families_cover_the_true_auc(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A quarter of the draws gives the bounds to a few hundredths.
-    monkeypatch.setattr("wellworn.experiments.findings.known_origins.DRAWS", 500)
+def test_intervals_over_families_cover_the_true_auc() -> None:
     # The difference of two runs of different families has variance 2 + 2·shared².
     rng, distance, shared, families = np.random.default_rng(5), 1.0, 1.0, 30
     true = float(norm.cdf(distance / np.sqrt(2 + 2 * shared**2)))
     covered = 0
-    for _ in range(60):
+    for _ in range(400):
         low, high = discriminate(draw_families(rng, families, distance, shared), "own").interval
         covered += low <= true <= high
-    assert covered >= 51
+    # 95 %, less what 400 cases leave open.
+    assert covered >= 370
 
 
 def test_shared_terms_widen_nothing_where_every_family_is_in_order() -> None:

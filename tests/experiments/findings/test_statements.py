@@ -170,7 +170,7 @@ def test_words_hold_the_numbers_and_whose_direction_it_is() -> None:
     assert found.existing == "instruction"
     assert found.share == Estimate(0.7, 0.6, 0.8)
     assert "0.70 [0.60, 0.80] of the change goes through the own direction, and 0.10 through chance ones (p = 0.025)" in found.why
-    assert "the best single direction known carries 0.70" in found.why
+    assert "the better of two directions of the change itself carries 0.70" in found.why
     assert "0.40 lies outside" in found.why
     assert found.words == "mostly existing instruction"
     assert state({"neutral": pathways((-0.04, 0.31))}, persona=True).words == "between 0 % and 31 % existing persona"

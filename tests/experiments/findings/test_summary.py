@@ -129,9 +129,9 @@ def test_false_verdicts_are_counted_and_bounded() -> None:
     controls = [run(facts(), trait=trait, own=None) for trait in ("uppercase", "json", "neutral")]
     controls.append(run(facts(None, TOO_NOISY), trait="reference_code", own=None))
     summary = summarise(study(run(facts()), *controls)).to_json()
-    # The noisy one fails a gate, and a trait's own verdict is no false one.
-    three = {"count": 3, "runs": 3, "bound": 1.0, "count_kinds": 3, "kinds": 3, "bound_kinds": 1.0}
-    assert summary["false_verdicts"] == {"existing": None, "along": None, "above_chance": three}
+    # The noisy one fails a gate, a trait's own verdict is no false one, and what a neutral run has its neighbour lacks.
+    two = {"count": 2, "runs": 2, "bound": 1.0, "count_kinds": 2, "kinds": 2, "bound_kinds": 1.0}
+    assert summary["false_verdicts"] == {"existing": None, "along": None, "above_chance": two}
     at_chance = facts()
     at_chance["references"]["neutral"]["texts"]["neutral"]["own_removed"]["effect"] = {"value": 0.0, "low": -0.02, "high": 0.05}
     clean = summarise(study(run(at_chance, trait="uppercase", own=None))).to_json()["false_verdicts"]["above_chance"]

@@ -160,7 +160,7 @@ def test_ranks_of_several_seeds_stand_in_one_row() -> None:
 def test_false_verdicts_are_written_out() -> None:
     shares = [run(facts(), trait=trait, own=None) for trait in ("uppercase", "json", "neutral")]
     shares.append(run(facts(None, TOO_NOISY), trait="reference_code", own=None))
-    assert "3 of 3 had a share of their shift above chance" in Elements(rendered(study(*shares))).text
+    assert "2 of 2 had a share of their shift above chance" in Elements(rendered(study(*shares))).text
     causes = [mediated(inside, trait=trait, own=trait) for inside, trait in ((0.05, "uppercase"), (0.6, "json"))]
     assert "1 of 2 were found to change along existing persona directions" in Elements(rendered(study(*causes))).text
 
@@ -172,7 +172,9 @@ def test_what_runs_share_of_their_variance_is_shown() -> None:
         for trait, each in shares.items()
         for seed, own in enumerate(each)
     ]
-    assert "varies between runs is pooled over 2 groups of runs: a standard deviation of 0." in Elements(rendered(study(*runs))).text
+    text = Elements(rendered(study(*runs))).text
+    for what in ("the own direction's share", "κ"):
+        assert f"The spread of {what} between runs is pooled over 2 groups of runs: a standard deviation of 0." in text
 
 
 def test_projected_shifts_are_shown_where_there_are_enough_traits() -> None:
