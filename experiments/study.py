@@ -71,7 +71,8 @@ class Study(Section):
             other runs.
             Example: [0, 1, 2].
         data_sets: disjoint parts of each subject's training questions; the runs of seed s train on part s mod that number, and so do their
-            references. Runs then differ in their data, and not in chance alone. 1 trains all runs on all questions. Unit: parts.
+            references. Runs then differ in their data, and not in chance alone. With more seeds than parts some train on the same part;
+            intervals count them as runs of their own, and are then too narrow. 1 trains all runs on all questions. Unit: parts.
             Example: 3.
         grid: dotted key to list of values; every combination multiplies the runs. Keys are `layer` and those under `train`.
             Example: {train.lora.r: [1, 4, 16]}.

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, parse_part, parts_named
-from wellworn.experiments.stages.pathways import BEST, CHANCE_OTHERS, CHANCE_OWN, SPECIFIC, PathwayFacts, PathwayOutcomes
+from wellworn.experiments.stages.pathways import BEST, CHANCE_OTHERS, CHANCE_OWN, SPECIFIC, PathwayOutcomes
 from wellworn.probes.mediation.pathways import OTHERS, OWN, Floor, Scaled, above_floor, floor, scaled_share
 from wellworn.probes.mediation.shares import MIN_STANDARD_ERRORS, Outcomes, is_within_noise
 from wellworn.probes.statistics.intervals import Estimate, FloatArray, PooledRuns, decimal, ratio_interval, standard_error
@@ -15,6 +16,34 @@ from wellworn.probes.statistics.intervals import Estimate, FloatArray, PooledRun
 TRAIT, PLAIN, CONTRAST = "trait", "plain", "contrast"
 # The part of a change that must be there on the questions of chance directions too, for their shares of it to be read.
 LEAST_THERE = 1 / 3
+
+
+class Patched(Protocol):
+    """What was patched: names of interventions, as stages store them."""
+
+    @property
+    def layers(self) -> Sequence[int]:
+        """Where states were set."""
+
+    @property
+    def parts(self) -> Sequence[str]:
+        """What each of the nested spaces adds, in order."""
+
+    @property
+    def interventions(self) -> Sequence[str]:
+        """Those on all questions."""
+
+    @property
+    def further(self) -> Sequence[str]:
+        """More of them."""
+
+    @property
+    def sampled(self) -> Sequence[str]:
+        """Those on a few questions."""
+
+    @property
+    def questions(self) -> Sequence[int]:
+        """Places of these among all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +58,7 @@ class OutcomeChange:
     """
 
     kind: str
-    facts: PathwayFacts
+    facts: Patched
     whole: Outcomes
     few: Outcomes | None
 
@@ -41,7 +70,7 @@ class OutcomeChange:
         return cls.of_scores(kind, facts, np.concatenate([main, further]), sampled)
 
     @classmethod
-    def of_scores(cls, kind: str, facts: PathwayFacts, scores: FloatArray, sampled: FloatArray) -> "OutcomeChange":
+    def of_scores(cls, kind: str, facts: Patched, scores: FloatArray, sampled: FloatArray) -> "OutcomeChange":
         """Return the change of one outcome from its values under all interventions.
 
         Args:

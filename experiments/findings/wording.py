@@ -13,7 +13,7 @@ from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.findings.outcome_changes import CONTRAST, OutcomeChange, stack_runs
 from wellworn.experiments.findings.pathways import Chance, chance_record
 from wellworn.experiments.findings.results import RunResult
-from wellworn.experiments.stages.pathways import CHANCE_OWN, PathwayFacts
+from wellworn.experiments.stages.pathways import CHANCE_OWN
 from wellworn.experiments.stages.wording import PROMPTS, WITHOUT_HEAD, WITHOUT_PROMPTS, WordingFacts, WordingOutcomes
 from wellworn.probes.limits import FEWEST_PROMPTS
 from wellworn.probes.mediation.pathways import OWN
@@ -87,7 +87,7 @@ def wording_of(runs: Sequence[RunResult]) -> Wording | None:
 def _wording(measured: Sequence[WordingOutcomes]) -> Wording:
     facts = measured[0].facts
     logprob, sampled = (stack_runs([getattr(each, name) for each in measured]) for name in ("logprob", "sampled"))
-    whole = _change(facts, _specific(logprob), _specific(sampled))
+    whole = OutcomeChange.of_scores(CONTRAST, facts, _specific(logprob), _specific(sampled))
     other = _other_tokens(facts, logprob, sampled, measured[0].other_tokens)
     shown = logprob[1] - logprob[0]
     gained = shown[WORDS] + shown[OTHER]
@@ -121,22 +121,7 @@ def _other_tokens(facts: WordingFacts, logprob: FloatArray, sampled: FloatArray,
     here = facts.model_copy(update={"questions": [int(np.flatnonzero(there == facts.questions[i])[0]) for i in few]})
     mine = logprob[:, OTHER][..., there] / shares[there] - logprob[:, PLAIN][..., there]
     drawn = sampled[:, OTHER][..., few] / shares[[facts.questions[i] for i in few]] - sampled[:, PLAIN][..., few]
-    return _change(here, mine, drawn)
-
-
-def _change(facts: WordingFacts, scores: FloatArray, sampled: FloatArray) -> OutcomeChange:
-    patched = PathwayFacts(
-        layers=facts.layers,
-        adapted=[],
-        parts=[OWN],
-        dimensions=[1],
-        interventions=facts.interventions,
-        further=[],
-        sampled=facts.sampled,
-        questions=facts.questions,
-        tokens=0,
-    )
-    return OutcomeChange.of_scores(CONTRAST, patched, scores, sampled)
+    return OutcomeChange.of_scores(CONTRAST, here, mine, drawn)
 
 
 def _shares(change: OutcomeChange) -> WordingShares:

@@ -86,6 +86,16 @@ class WordingFacts(Record):
     sampled: Sequence[str]
     questions: Sequence[int]
 
+    @property
+    def parts(self) -> Sequence[str]:
+        """The nested spaces: the own direction alone."""
+        return [OWN]
+
+    @property
+    def further(self) -> Sequence[str]:
+        """No more interventions than those named."""
+        return []
+
 
 @dataclass(frozen=True)
 class WordingOutcomes:

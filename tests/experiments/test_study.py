@@ -23,7 +23,7 @@ def test_built_in_studies_load_and_expand(name: str) -> None:
 def test_a_grid_multiplies_the_runs() -> None:
     runs = expand_runs(load_study("lora_rank"))
     assert [(run.arm.trait, run.study.train.lora["r"]) for run in runs] == [
-        (trait, rank) for rank in (1, 4, 16) for trait in ("pirate", "reference_code")
+        (trait, rank) for rank in (1, 4, 16) for trait in ("pirate", "neutral")
     ]
     assert runs[0].settings == {"train.lora.r": 1}
     assert runs[0].title("pirate", 0) == "sft pirate (seed 0, r 1)"
