@@ -119,20 +119,58 @@ def refuse_owned(section: Section, key: str) -> str:
     return key
 
 
-def beyond_lora(config: Mapping[str, Any]) -> str | None:
-    """Say what in a LoRA configuration would change the base itself, so that removing the adapter does not restore it.
+# Fields of `peft.LoraConfig` with which an adapter acts on every token alike, and leaves its base as it is.
+PLAIN = frozenset(
+    {"alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "eva_config", "exclude_modules", "fan_in_fan_out"}
+    | {"inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias"}
+    | {"lora_dropout", "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision"}
+    | {"runtime_config", "target_modules", "target_parameters", "task_type", "use_dora", "use_rslora", "velora_config"}
+)
+# What others do, as far as PEFT has them today.
+UNTRIED = "is not known to leave the base as it is, and to act on every token alike"
+WHY_NOT = {
+    "alora_invocation_tokens": "makes an adapter act on some tokens only",
+    "arrow_config": "chooses among adapters by the token",
+    "corda_config": "changes weights of the base itself",
+    "ensure_weight_tying": UNTRIED,
+    "kasa_config": "changes weights of the base itself",
+    "layer_replication": "makes another model of the base's blocks",
+    "lora_ga_config": "changes weights of the base itself",
+    "megatron_config": "needs a base that is split over machines",
+    "modules_to_save": "changes weights of the base itself",
+    "monteclora_config": "adds noise to every pass",
+    "trainable_token_indices": "changes weights of the base itself",
+    "use_bdlora": UNTRIED,
+    "use_qalora": UNTRIED,
+}
+# Ways to begin that leave the base as it is. With others an adapter is an update of a base that was changed first.
+BEGINNINGS = ("gaussian", "orthogonal")
+# These too, but they need data, or train a part of the adapter only: of a trained one it does not matter how it began.
+OTHER_BEGINNINGS = ("eva", "mica")
+
+
+def beyond_lora(config: Mapping[str, Any], trained: bool = False) -> str | None:
+    """Say what in a LoRA configuration keeps an adapter from being compared with its base.
 
     Args:
         config: keys of `peft.LoraConfig`.
+        trained: whether it is that of a trained adapter, which may hold fields that today's PEFT does not know. Of one to train with
+            such names are misspelt (`unknown_keys`).
 
     Returns:
         The key, what it got and what it may be; None where all is well.
     """
-    for key in ("modules_to_save", "trainable_token_indices"):
-        if config.get(key):
-            return f"{key}={config[key]!r} changes weights of the base itself and cannot be compared with it; remove it"
+    for key, value in config.items():
+        # What PEFT writes for a field that was not set. For some of its fields false, 0 and an empty list are settings.
+        unset = value is None or (value is False and (key not in WHY_NOT or WHY_NOT[key] == UNTRIED))
+        if not unset and (key in WHY_NOT or (trained and key not in PLAIN)):
+            return f"{key}={value!r} {WHY_NOT.get(key, UNTRIED)}, so it cannot be compared with the base; remove it"
     if config.get("bias", "none") != "none":
         return f"bias={config['bias']!r} changes weights of the base itself; it may be none"
-    if config.get("init_lora_weights", True) not in (True, False, "gaussian"):
-        return f"init_lora_weights={config['init_lora_weights']!r} changes weights of the base itself; it may be true or gaussian"
-    return None
+    begins = config.get("init_lora_weights", True)
+    if isinstance(begins, bool) or begins in BEGINNINGS or (trained and begins in OTHER_BEGINNINGS):
+        return None
+    may = f"it may be true, {' or '.join(BEGINNINGS)}"
+    if begins in OTHER_BEGINNINGS:
+        return f"init_lora_weights={begins!r} is not possible here; {may}"
+    return f"init_lora_weights={begins!r} changes weights of the base itself; {may}"

@@ -88,6 +88,13 @@ def resolve(name: str) -> ModelRef:
     """
     if name == EMBEDDED:
         return ModelRef(f"{EMBEDDED}@{_GGUF_SHA256[:12]}", str(_convert_embedded()))
+    if (Path(name) / "adapter_config.json").is_file():
+        if not (Path(name) / "config.json").is_file():
+            raise InputError(f"model {name!r}: is an adapter, and not a model; give it as --adapter, and its base as the model")
+        raise InputError(
+            f"model {name!r}: holds adapter_config.json next to a model, so that this adapter would be put on the base whenever it is "
+            "loaded; move it to a folder of its own"
+        )
     if (Path(name) / "config.json").is_file():
         return ModelRef(f"local:{Path(name).resolve().name}@{_folder_digest(Path(name))}", name)
     if Path(name).is_dir():

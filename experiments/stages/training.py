@@ -14,6 +14,7 @@ from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.answers import load_answers
 from wellworn.lora import adapters as lora_adapters
 from wellworn.lora.arms import TrainConfig, check_keys
+from wellworn.lora.fit import CONFIG, WEIGHTS, check_adapter, check_fit
 from wellworn.lora.models import Loaded
 from wellworn.lora.random_lora import random_lora
 from wellworn.probes.reading.variants import Variant
@@ -129,11 +130,11 @@ def _with_loss(tick: TickFn) -> Callable[[int, int, float | None], None]:
 
 def adapter_stage(context: StudyContext, folder: Path, title: str) -> Stage:
     """Copy a third-party adapter, so that results never depend on the user's folder."""
-    lora_adapters.check_adapter(folder)
-    names = ("adapter_config.json", "adapter_model.safetensors")
+    check_adapter(folder)
+    names = (CONFIG, WEIGHTS)
 
     def compute(context: StudyContext, _folders: Folders, out: Path, _tick: TickFn) -> Output:
-        lora_adapters.check_fit(context.base, folder)
+        check_fit(context.base, folder)
         (out / "adapter").mkdir()
         (out / "adapter" / names[1]).write_bytes((folder / names[1]).read_bytes())
         lora_adapters.copy_adapter_config(folder, out / "adapter")

@@ -15,7 +15,8 @@ from wellworn.data.chat import Encoded
 from wellworn.data.errors import InputError
 from wellworn.lora import adapters as lora_adapters
 from wellworn.lora import models
-from wellworn.lora.adapters import adapted, check_adapter, check_fit
+from wellworn.lora.adapters import adapted
+from wellworn.lora.fit import check_adapter, check_fit
 from wellworn.lora.models import config_depth, device_and_dtype, load, resolve
 from wellworn.probes.reading.capture import Spec, read
 from wellworn.probes.reading.variants import Variant, applied

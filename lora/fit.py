@@ -1,0 +1,229 @@
+"""Whether an adapter is one that can be compared with its base: what it holds, whether it fits, and whether it is on as its file says.
+
+The invariant: while adapters are on, every tensor of each file is found in a layer of that adapter, equal after the cast to the layer's
+dtype, and every layer of it is filled from the file. When they are off again, also after an error, the base is what it was.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from wellworn.data.errors import InputError
+from wellworn.lora.keys import beyond_lora
+from wellworn.lora.models import Loaded
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+
+
+def check_adapter(adapter: Path) -> dict[str, Any]:
+    """Return an adapter's configuration, having made sure that it is safe and complete.
+
+    Raises:
+        InputError: no adapter_config.json, not a LoRA, one that changes its base or acts on some tokens only, or weights missing or stored
+            as a pickle.
+    """
+    config = read_config(adapter)
+    if (adapter / "adapter_model.bin").is_file() and not (adapter / WEIGHTS).is_file():
+        raise InputError(
+            f"{adapter}/adapter_model.bin is a pickle, which can run code when loaded, and is refused; save the adapter again as {WEIGHTS}"
+        )
+    if not (adapter / WEIGHTS).is_file():
+        raise InputError(f"{adapter}: holds no {WEIGHTS}")
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"{adapter}: peft_type may be LORA, got {config.get('peft_type')!r}")
+    if reason := beyond_lora(config, trained=True):
+        raise InputError(f"{adapter}: {reason}")
+    return config
+
+
+def read_config(adapter: Path) -> dict[str, Any]:
+    """Return what an adapter's configuration says.
+
+    Raises:
+        InputError: there is none, or it is no JSON object.
+    """
+    path = adapter / CONFIG
+    if not path.is_file():
+        raise InputError(f"{adapter}: is not a PEFT adapter (no {CONFIG})")
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise InputError(f"{path}: not valid JSON") from None
+
+
+def check_fit(base: Loaded, adapter: Path) -> None:
+    """Compare an adapter's file with the base and with its configuration, before PEFT changes the base in place.
+
+    Raises:
+        InputError: as `check_adapter`, or weights that are no numbers, a module or a size that the base does not have, or a rank that the
+            configuration does not give.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    config = check_adapter(adapter)
+    wrong = f"{adapter}: this adapter does not fit {base.ref.id}; it was made for {config.get('base_model_name_or_path')!r}"
+    modules = dict(base.model.named_modules())
+    try:
+        with safe_open(adapter / WEIGHTS, framework="pt") as weights:
+            slices = {key: weights.get_slice(key) for key in weights.keys()}  # noqa: SIM118
+            found = {key: (each.get_shape(), each.get_dtype()) for key, each in slices.items()}
+    except SafetensorError as error:
+        raise InputError(f"{adapter}/{WEIGHTS}: corrupt ({error})") from None
+    if not found:
+        raise InputError(f"{adapter}/{WEIGHTS}: holds no weights")
+    ranks: dict[str, set[int]] = defaultdict(set)
+    for key, (shape, dtype) in found.items():
+        name, part, _ = key.removeprefix(_PREFIX).partition(".lora_")
+        if not part:
+            raise InputError(f"{adapter}: holds {key!r}, which is no LoRA matrix")
+        if name not in modules:
+            raise InputError(f"{wrong} (the base has no module {name!r})")
+        if not dtype.startswith(("F", "BF")):
+            raise InputError(f"{adapter}: holds {key!r} as {dtype}; weights may be F32, F16 or BF16")
+        if ".lora_A." in key or ".lora_B." in key:
+            # Weights of 4 bits are packed, and their shape says nothing.
+            module = modules[name]
+            sizes = (module.out_features, module.in_features) if isinstance(module, torch.nn.Linear) else tuple(module.weight.shape)
+            is_a = ".lora_A." in key
+            if len(shape) != 2 or (size := shape[1] if is_a else shape[0]) not in sizes:
+                raise InputError(f"{wrong} ({name}: {list(shape) if len(shape) != 2 else size} features, the base has {sizes})")
+            ranks[name].add(shape[0] if is_a else shape[1])
+    _check_ranks(adapter, config, ranks)
+
+
+def _check_ranks(adapter: Path, config: Mapping[str, Any], ranks: Mapping[str, set[int]]) -> None:
+    from peft.utils.other import get_pattern_key
+
+    pattern = config.get("rank_pattern") or {}
+    if not isinstance(pattern, dict):
+        raise InputError(f"{adapter}/{CONFIG}: rank_pattern={pattern!r} is not a mapping of module to rank")
+    for name, found in ranks.items():
+        given = pattern.get(get_pattern_key(list(pattern), name), config.get("r"))
+        if list(found) != [given]:
+            raise InputError(
+                f"{adapter}: {name} has rank {' and '.join(map(str, sorted(found)))} in {WEIGHTS}, and {given} in {CONFIG}; "
+                "one of the two files is of another adapter"
+            )
+
+
+def put_on(base: Loaded, adapters: Mapping[str, Path]) -> "PeftModel":
+    """Put adapters on a base in place, the first one active, each with every tensor of its file in its layers.
+
+    After an error none is on.
+
+    Args:
+        base: the model; take the adapters off with `take_off`.
+        adapters: name → folder, one or more.
+
+    Raises:
+        InputError: an adapter does not fit, or its configuration and its file name different modules.
+    """
+    for folder in adapters.values():
+        check_fit(base, folder)
+    model: PeftModel | None = None
+    try:
+        for name, folder in adapters.items():
+            model = _with_one_more(base, model, name, folder)
+            check_applied(model, name, folder)
+    except BaseException:
+        take_off(base.model)
+        raise
+    assert model is not None
+    return model
+
+
+def _with_one_more(base: Loaded, model: "PeftModel | None", name: str, folder: Path) -> "PeftModel":
+    from peft import LoraConfig, PeftModel
+
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+        # All weights come from the file, so none is to be drawn, or made from the base's own.
+        config.init_lora_weights = True
+        if model is None:
+            return PeftModel.from_pretrained(base.model, str(folder), adapter_name=name, config=config)
+        model.add_adapter(name, config)
+        model.load_adapter(str(folder), adapter_name=name)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{folder}: cannot be put on {base.ref.id}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+    return model
+
+
+def check_applied(model: "PeftModel", name: str, folder: Path) -> None:
+    """Make sure that an adapter's layers hold exactly what its file holds.
+
+    Raises:
+        InputError: the file lacks weights of a module that the configuration names, holds others, or they are not as in the file.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    there = {_plain(key): each for key, each in get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False).items()}
+    held = {_plain(key): each for key, each in load_file(folder / WEIGHTS).items()}
+    if lacking := there.keys() - held.keys():
+        raise InputError(
+            f"{folder}: {CONFIG} names modules whose weights {WEIGHTS} does not hold ({_some(lacking)}), so they would be at random"
+        )
+    if further := held.keys() - there.keys():
+        raise InputError(f"{folder}: {WEIGHTS} holds weights of modules that {CONFIG} does not name ({_some(further)})")
+    if unlike := {key for key, each in held.items() if not torch.equal(each.to(there[key]), there[key])}:
+        raise InputError(f"{folder}: after loading the model's weights are not those of {WEIGHTS} ({_some(unlike)})")
+
+
+def _plain(key: str) -> str:
+    # Files of older versions of PEFT name the magnitudes of DoRA so.
+    return key.removeprefix(_PREFIX).replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+
+
+def _some(keys: Iterable[str]) -> str:
+    first, *others = sorted(keys)
+    return f"{first} and {len(others)} more" if others else first
+
+
+@contextmanager
+def restored(base: Loaded) -> Iterator[None]:
+    """Take adapters off a base in the end, also after an error, and make sure that it is what it was.
+
+    Raises:
+        RuntimeError: it is not; what is read from it afterwards would be wrong.
+    """
+    before = _structure(base.model)
+    try:
+        yield
+    finally:
+        take_off(base.model)
+        if changed := {name for name, _ in set(before.items()) ^ set(_structure(base.model).items())}:
+            raise RuntimeError(f"{base.ref.id} is not what it was before adapters were put on it ({_some(changed)}); load it again")
+
+
+def take_off(model: torch.nn.Module) -> None:
+    """Put the base's own modules back in place of those that PEFT wrapped, however many of them it has come to."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.named_modules()):
+        own = module
+        while isinstance(own, BaseTunerLayer):
+            own = own.get_base_layer()
+        if own is not module and ".base_layer" not in name:
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, own)
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+
+
+def _structure(model: torch.nn.Module) -> dict[str, Any]:
+    """Return attributes, modules, tensors and configuration of a model; a tensor that was written to has another version."""
+    found: dict[str, Any] = {f"module {name}": type(module) for name, module in model.named_modules(remove_duplicate=False)}
+    found |= dict.fromkeys((f"attribute {name}" for name in vars(model)), True)
+    for name, each in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)):
+        found[name] = (id(each), each.data_ptr(), each._version, tuple(each.shape), each.dtype, each.requires_grad)
+    config = getattr(model, "config", None)
+    return found | {"config": None if config is None else json.dumps(config.to_dict(), sort_keys=True, default=str)}
