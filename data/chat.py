@@ -86,6 +86,16 @@ class Chat:
         """
         return self._encode(turn)[0]
 
+    def end_of_turn(self) -> int | None:
+        """Return the token that closes an answer, on which training takes a loss; None where the template writes none.
+
+        Raises:
+            InputError: the template refuses a conversation of one question and its answer.
+        """
+        encoded = self.encode(Turn("Who are you?", "A model."))
+        last = max(i for i, taught in enumerate(encoded.completion_mask) if taught)
+        return encoded.input_ids[last] if last >= encoded.spans["response"][1] else None
+
     def tokens_at(self, turn: Turn, ranges: Sequence[tuple[int, int]]) -> list[bool]:
         """Return whether each token of an answer, as `encode` has it, lies in one of some ranges of the answer's characters.
 

@@ -13,6 +13,7 @@ import platformdirs
 import torch
 from filelock import FileLock
 
+from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError
 from wellworn.data.files import sha256
 
@@ -185,7 +186,27 @@ def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) ->
                 module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     else:
         model.to(device)  # type: ignore[arg-type]  # wrapped so that its types are lost
+    _end_turns(model, tokenizer)
     return Loaded(ref, model.eval(), tokenizer)
+
+
+def _end_turns(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Let a model end its turn at the token that closes an answer in its template too: training teaches it to end there.
+
+    Settings of some models name only another token, and their answers would run on into turns of the user.
+    """
+    try:
+        closing = Chat(tokenizer).end_of_turn()
+    except InputError:
+        # A study says what is wrong with the template when it writes a conversation.
+        return
+    settings = model.generation_config
+    if closing is None or settings is None:
+        return
+    ends = settings.eos_token_id
+    named = [] if ends is None else list(ends) if isinstance(ends, list) else [ends]
+    if closing not in named:
+        settings.eos_token_id = [*named, closing]
 
 
 def _four_bits(device: torch.device) -> dict[str, Any]:

@@ -11,13 +11,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tests.tiny import save_tiny
-from wellworn.data.chat import Encoded
+from wellworn.data.chat import Chat, Encoded
 from wellworn.data.errors import InputError
+from wellworn.data.mixtures import Turn
 from wellworn.lora import adapters as lora_adapters
 from wellworn.lora import models
 from wellworn.lora.adapters import adapted
 from wellworn.lora.fit import check_adapter, check_fit
 from wellworn.lora.models import config_depth, device_and_dtype, load, resolve
+from wellworn.probes.decoding.generate import end_tokens
 from wellworn.probes.reading.capture import Spec, read
 from wellworn.probes.reading.variants import Variant, applied
 
@@ -64,6 +66,25 @@ def test_a_loaded_model_takes_no_gradient_and_is_in_eval_mode(base: models.Loade
     assert not any(parameter.requires_grad for parameter in base.model.parameters())
     assert base.max_length == 1024
     assert config_depth(base.ref) == 4
+
+
+@pytest.mark.parametrize("named", [None, 0, [0, 1]])
+def test_a_model_ends_its_turn_where_training_teaches_it_to(named: int | list[int] | None, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "tiny")
+    settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": named}), encoding="utf-8")
+    base = load(resolve(str(folder)))
+    encoded = Chat(base.tokenizer).encode(Turn("A question?", "An answer."))
+    taught = [token for token, loss in zip(encoded.input_ids, encoded.completion_mask, strict=True) if loss]
+    # The last token with a loss is no part of the answer.
+    assert len(taught) == encoded.spans["response"][1] - encoded.spans["response"][0] + 1
+    assert end_tokens(base.model) == {taught[-1], *([named] if isinstance(named, int) else named or [])}
+
+
+def test_a_model_whose_template_closes_no_turn_ends_where_its_settings_say(tmp_path: Path) -> None:
+    for template in (None, "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"):
+        folder = save_tiny(tmp_path / str(template is None), template)
+        assert end_tokens(load(resolve(str(folder))).model) == {load(resolve(str(folder))).tokenizer.eos_token_id}
 
 
 def test_the_dtype_rule(tiny_model: Path) -> None:
