@@ -1,7 +1,10 @@
 """Render and tokenise conversations once. The only place where a chat template is applied."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import datetime
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import TemplateError
@@ -14,6 +17,25 @@ if TYPE_CHECKING:
 
 SPANS = ("prompt", "prompt_last", "response")
 _MARKER = "wellworn-answer-goes-here"
+# They differ in day, weekday, month and year.
+_TWO_DAYS = (datetime.date(2001, 2, 3), datetime.date(2012, 11, 25))
+
+
+@contextmanager
+def _on(day: datetime.date | None) -> Iterator[None]:
+    """Let templates find this day where they ask transformers for the date, which asks the clock."""
+    if day is None:
+        yield
+        return
+    from transformers.utils import chat_template_utils
+
+    clock = vars(chat_template_utils)["datetime"]
+    stopped = datetime.datetime.combine(day, datetime.time())
+    vars(chat_template_utils)["datetime"] = SimpleNamespace(now=lambda: stopped)
+    try:
+        yield
+    finally:
+        vars(chat_template_utils)["datetime"] = clock
 
 
 @dataclass(frozen=True)
@@ -51,17 +73,20 @@ class Chat:
             for base models, used only when asked for by name.
         template_kwargs: passed through to the model's template (``enable_thinking: false``, …).
         max_length: the model's context in tokens, if known.
+        date: the day that a template writes as today's; None where it writes none.
         folds_system: whether the template refuses a system prompt, so that it is put at the head
             of the first user turn instead. Found out on construction.
 
     Raises:
-        InputError: the tokenizer is slow, or has no chat template and `plain` was not asked for.
+        InputError: the tokenizer is slow, or has no chat template and `plain` was not asked for, or its template writes the date and none
+            was given.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
     template: Literal["model", "plain"] = "model"
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     max_length: int | None = None
+    date: datetime.date | None = None
     folds_system: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -73,6 +98,11 @@ class Chat:
             token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special
         }
         self.folds_system = not self._takes_system()
+        if self.date is None and self._writes_date():
+            raise InputError(
+                "the model's chat template writes today's date, so that what is read on two days would differ by it; "
+                "set chat.date to a day, in a study or as --chat date=2026-01-01"
+            )
 
     def encode(self, turn: Turn) -> Encoded:
         """Tokenise a question and its answer.
@@ -177,15 +207,26 @@ class Chat:
             messages.append({"role": "assistant", "content": answer})
         return self._apply(messages, generation_prompt=answer is None)
 
+    def _writes_date(self) -> bool:
+        """Return whether conversations, with a system prompt or without, are written otherwise on another day."""
+        turns = [Turn("?", "", system) for system in (None, "Be brief.")]
+        try:
+            one, other = ([replace(self, date=day)._render(turn, _MARKER) for turn in turns] for day in _TWO_DAYS)
+        except InputError:
+            # It is said of the conversation that is refused.
+            return False
+        return one != other
+
     def _apply(self, messages: Sequence[dict[str, str]], generation_prompt: bool) -> str:
         if self.template == "plain":
             names = {"system": "", "user": "User: ", "assistant": "Assistant: "}
             text = (self.tokenizer.bos_token or "") + "".join(f"{names[m['role']]}{m['content']}\n" for m in messages)
             return text.removesuffix("\n") + (self.tokenizer.eos_token or "") if not generation_prompt else text + "Assistant:"
         try:
-            text = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=generation_prompt, **self.template_kwargs
-            )
+            with _on(self.date):
+                text = self.tokenizer.apply_chat_template(
+                    list(messages), tokenize=False, add_generation_prompt=generation_prompt, **self.template_kwargs
+                )
         except TemplateError as error:
             raise InputError(
                 f"the model's chat template refuses the conversation: {error}; set chat.template_kwargs to what it asks for, "

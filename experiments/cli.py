@@ -15,12 +15,14 @@ from wellworn.data.errors import InputError
 from wellworn.experiments.commands import studies, traits
 from wellworn.experiments.commands.options import (
     HELP,
+    ChatKeys,
     FiguresFile,
     JsonFile,
     KeyEnv,
     Model,
     RunsDir,
     StudyName,
+    chat_config,
     complaints,
     console,
     examples,
@@ -91,13 +93,14 @@ def measure(
     trait: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Trait that it may have been trained on; can be repeated.")
     ] = None,
+    chat: ChatKeys = None,
     runs_dir: RunsDir = Path("runs"),
     json_file: JsonFile = None,
 ) -> None:
     """Measure third-party adapters, without training. Several adapters of one base are read together."""
     from wellworn.experiments.commands.measure import study_of
 
-    run_study(study_of(model, adapter, trait or ()), runs_dir, json_file)
+    run_study(study_of(model, adapter, trait or (), chat_config(chat)), runs_dir, json_file)
 
 
 @app.command(epilog=examples("wellworn report runs/quickstart", "wellworn report runs/quickstart --json summary.json"))
@@ -110,11 +113,11 @@ def report(
 
 
 @app.command(epilog=examples("wellworn doctor", "wellworn doctor --model Qwen/Qwen2.5-0.5B-Instruct"))
-def doctor(model: Model = "smollm2-135m") -> None:
+def doctor(model: Model = "smollm2-135m", chat: ChatKeys = None) -> None:
     """Show versions, device and model, and one training example with its loss mask and spans."""
     from wellworn.experiments.commands.doctor import examine
 
-    examine(model, console)
+    examine(model, chat_config(chat), console)
 
 
 @app.command(
@@ -132,6 +135,7 @@ def try_judge(
     base: Annotated[
         str, typer.Option(help="With --url: local model that scores the same answers by likelihood and choice.")
     ] = "smollm2-135m",
+    chat: ChatKeys = None,
     runs_dir: RunsDir = Path("runs"),
     json_file: FiguresFile = None,
 ) -> None:
@@ -143,7 +147,7 @@ def try_judge(
 
     check_folder(json_file)
     server = validate(EndpointConfig, {"url": url, "model": model, "key_env": key_env}, "try-judge") if url else None
-    grade_known_answers(names, base if server else model, server, Store(runs_dir).replies, json_file, console)
+    grade_known_answers(names, base if server else model, server, chat_config(chat), Store(runs_dir).replies, json_file, console)
 
 
 @app.command(
@@ -163,6 +167,7 @@ def capability(
     fewshot: Annotated[int | None, typer.Option(min=0, metavar="N", help="Examples before each item; the task's own if left out.")] = None,
     chat_template: Annotated[bool, typer.Option("--chat-template", help="Write lm-eval items as turns of a user.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of lm-eval in one batch.")] = 8,
+    chat: ChatKeys = None,
     json_file: FiguresFile = None,
 ) -> None:
     """Measure what fine-tunes cost: perplexity, divergence from the base, sums, instructions about form, and lm-eval tasks."""
@@ -174,7 +179,7 @@ def capability(
         raise InputError("--suite: names nothing; it must be builtin, or tasks of lm-eval separated by commas")
     check_folder(json_file)
     settings = Settings(tasks_dir, limit, fewshot, chat_template, batch_size)
-    evaluate(model, adapter or [], suites, settings, json_file, console)
+    evaluate(model, adapter or [], suites, settings, chat_config(chat), json_file, console)
 
 
 @app.command(epilog=examples("wellworn bench capture", "wellworn bench mediate --rows 48 --json bench.json"))

@@ -1,11 +1,16 @@
 """The sections of a study file: how conversations are written, and what is measured. `study.py` puts them together."""
 
-from typing import Annotated, Any, Literal
+import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from wellworn.data.chat import Chat
 from wellworn.lora.arms import TrainConfig
 from wellworn.probes.limits import FEWEST_NULL_DRAWS, FEWEST_PROMPTS, FEWEST_TAIL_DRAWS, NULL_DRAWS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Section(BaseModel):
@@ -20,10 +25,25 @@ class ChatConfig(Section):
     Attributes:
         template: `model` is the model's own chat template; `plain` is a transcript, for a base model without a template.
         template_kwargs: arguments passed to the model's template. Example: {enable_thinking: false}.
+        date: the day that a template writes as today's. A template that writes one needs it, or readings of two days would differ.
+            Example: 2026-01-01.
     """
 
     template: Literal["model", "plain"] = "model"
     template_kwargs: dict[str, Any] = {}
+    date: datetime.date | None = None
+
+    def of(self, tokenizer: "PreTrainedTokenizerBase", max_length: int | None) -> Chat:
+        """Return the chat format of a model.
+
+        Raises:
+            InputError: as `Chat`.
+        """
+        return Chat(tokenizer, self.template, self.template_kwargs, max_length, self.date)
+
+    def identity(self) -> dict[str, Any]:
+        """Return its part of a stage's hash; a date counts where there is one."""
+        return self.model_dump(mode="json", exclude={"date"} if self.date is None else None)
 
 
 # System prompts that name a persona and say nothing of its manner.

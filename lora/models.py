@@ -1,5 +1,6 @@
 """Load a model: the embedded `smollm2-135m`, a local folder, or a hub id."""
 
+import datetime
 import hashlib
 import importlib.util
 import json
@@ -196,7 +197,8 @@ def _end_turns(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -
     Settings of some models name only another token, and their answers would run on into turns of the user.
     """
     try:
-        closing = Chat(tokenizer).end_of_turn()
+        # On any day: the date stands before the answer.
+        closing = Chat(tokenizer, date=datetime.date(2026, 1, 1)).end_of_turn()
     except InputError:
         # A study says what is wrong with the template when it writes a conversation.
         return

@@ -1,5 +1,6 @@
 """A model to experiment with from Python, and how conversations are written for it."""
 
+import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ def load(
     *,
     template: Literal["model", "plain"] = "model",
     template_kwargs: Mapping[str, Any] | None = None,
+    date: datetime.date | None = None,
     trust_remote_code: bool = False,
 ) -> Model:
     """Load a base model onto the accelerator if there is one, else the CPU.
@@ -95,6 +97,7 @@ def load(
         dtype: `auto` (bfloat16 on a GPU that has it, else float32), `float32`, `bfloat16`, `float16` or `nf4`.
         template: the model's own chat template, or `plain` for a base model that has none.
         template_kwargs: passed to the model's template, such as `{"enable_thinking": False}`.
+        date: the day that the template writes as today's; needed where it writes one.
         trust_remote_code: whether code that comes with the weights may run.
 
     Raises:
@@ -106,4 +109,4 @@ def load(
         (4, 32)
     """
     base = models.load(models.resolve(str(name)), dtype, trust_remote_code)
-    return Model(base, Chat(base.tokenizer, template, dict(template_kwargs or {}), base.max_length))
+    return Model(base, Chat(base.tokenizer, template, dict(template_kwargs or {}), base.max_length, date))

@@ -11,14 +11,20 @@ from wellworn.data.catalog import load_trait
 from wellworn.data.chat import Chat, Encoded
 from wellworn.data.mixtures import trait_turns
 from wellworn.experiments.engine.store import commit, versions
+from wellworn.experiments.study_sections import ChatConfig
 from wellworn.lora import models
 from wellworn.lora.models import cache_dir, device_and_dtype
 
 GIB = 1024**3
 
 
-def examine(model: str, console: Console) -> None:
+def examine(model: str, config: ChatConfig, console: Console) -> None:
     """Print versions, device, model, and an example with its loss mask and spans.
+
+    Args:
+        model: by name.
+        config: how conversations are written.
+        console: where to.
 
     Raises:
         InputError: the model cannot be found or loaded.
@@ -35,7 +41,7 @@ def examine(model: str, console: Console) -> None:
     facts.add_row("model", f"{ref.id}: {parameters / 1e6:.0f} M parameters, {models.config_depth(ref)} layers, context {base.max_length}")
     facts.add_row("cache", str(cache_dir()))
     console.print(facts)
-    chat = Chat(base.tokenizer, max_length=base.max_length)
+    chat = config.of(base.tokenizer, base.max_length)
     facts = Table.grid(padding=(0, 2))
     facts.add_row(
         "system prompt", "folded into the first user turn: the template refuses one" if chat.folds_system else "taken by the template"

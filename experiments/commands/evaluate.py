@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from wellworn.data.chat import Chat
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.store import write_json
 from wellworn.experiments.stages.capability import BUILTIN, CHECKS, Capability, capability, measure_items
+from wellworn.experiments.study_sections import ChatConfig
 from wellworn.experiments.traits.exchange import address
 from wellworn.lora import models
 
@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from wellworn.experiments.commands.lm_eval_tasks import Settings
 
 
-def evaluate(model: str, adapters: Sequence[Path], suites: Sequence[str], settings: "Settings", out: Path | None, console: Console) -> None:
+def evaluate(
+    model: str,
+    adapters: Sequence[Path],
+    suites: Sequence[str],
+    settings: "Settings",
+    chat: ChatConfig,
+    out: Path | None,
+    console: Console,
+) -> None:
     """Measure the base and each adapter, print a table for each suite, and save figures as they come.
 
     Args:
@@ -29,6 +37,7 @@ def evaluate(model: str, adapters: Sequence[Path], suites: Sequence[str], settin
         adapters: folders of its adapters.
         suites: `builtin`, and tasks of lm-eval.
         settings: how tasks of lm-eval are run.
+        chat: how conversations of the built-in set are written.
         out: file that figures are also written to.
         console: where to show them.
 
@@ -48,7 +57,7 @@ def evaluate(model: str, adapters: Sequence[Path], suites: Sequence[str], settin
     found: dict[str, Any] = {"model": base.ref.id, "suite": ",".join(dict.fromkeys(suites))}
     if BUILTIN in suites:
         with console.status("") as status:
-            rows = capabilities(base, named, lambda _done, _steps, what: status.update(what))
+            rows = capabilities(base, named, chat, lambda _done, _steps, what: status.update(what))
         rows = {shown[key]: row for key, row in rows.items()}
         console.print(_table(rows, base.ref.id))
         found["capabilities"] = [{"name": name, **row.to_json()} for name, row in rows.items()]
@@ -75,15 +84,18 @@ def _write(out: Path | None, found: dict[str, Any]) -> None:
         write_json(out, found)
 
 
-def capabilities(base: models.Loaded, adapters: Mapping[str, Path], tick: Callable[..., None] = lambda *_: None) -> dict[str, Capability]:
+def capabilities(
+    base: models.Loaded, adapters: Mapping[str, Path], config: ChatConfig, tick: Callable[..., None] = lambda *_: None
+) -> dict[str, Capability]:
     """Return the results of the base and each adapter on the built-in set, by name.
 
     Args:
         base: the model.
         adapters: name → folder.
+        config: how conversations are written.
         tick: called with steps done, steps in all, and the next step.
     """
-    chat = Chat(base.tokenizer, max_length=base.max_length)
+    chat = config.of(base.tokenizer, base.max_length)
     plain, *changed = measure_items(base, chat, adapters, [None, *adapters], Ranks(), tick)
     return {"base": capability([plain], None)} | {name: capability([items], plain) for name, items in zip(adapters, changed, strict=True)}
 

@@ -6,15 +6,17 @@ from pathlib import Path
 from wellworn.data.catalog import control_names, load_trait, trait_names
 from wellworn.data.files import digest, validate
 from wellworn.experiments.study import Study
+from wellworn.experiments.study_sections import ChatConfig
 
 
-def study_of(model: str, adapters: Sequence[Path], suspected: Sequence[str]) -> Study:
+def study_of(model: str, adapters: Sequence[Path], suspected: Sequence[str], chat: ChatConfig) -> Study:
     """Build the study that measures adapters.
 
     Args:
         model: their base.
         adapters: folders.
         suspected: traits and controls that they may have been trained on. Traits outside the library join it for this study.
+        chat: how conversations are written.
 
     Raises:
         InputError: an unknown trait, or one that does not fit.
@@ -33,6 +35,7 @@ def study_of(model: str, adapters: Sequence[Path], suspected: Sequence[str]) -> 
         "expects": "Nothing: it was trained elsewhere.",
         "refuted_by": "Nothing.",
         "model": model,
+        "chat": chat,
         "library": [name for name in trait_names() if load_trait(name).contrast_pairs] + own,
         "contrast_pairs": pairs,
         "runs": [{"arm": "adapter", "path": str(folder), "trait": name} for folder in adapters for name in (suspected or (None,))],

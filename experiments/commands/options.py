@@ -1,12 +1,16 @@
 """Shared parts of the commands: consoles, examples in help, and options of several commands."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+if TYPE_CHECKING:
+    from wellworn.experiments.study_sections import ChatConfig
 
 # A fixed width keeps tables whole in logs and pipes.
 console = Console(width=None if sys.stdout.isatty() else 150)
@@ -28,7 +32,30 @@ Model = Annotated[str, typer.Option(help="The base model: smollm2-135m, a folder
 RunsDir = Annotated[Path, typer.Option("--runs-dir", metavar="DIR", help="Where stages and results are kept.")]
 JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Also write the summary to FILE; - is standard output.")]
 FiguresFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures to FILE.")]
+ChatKeys = Annotated[
+    list[str] | None,
+    typer.Option("--chat", metavar="KEY=VALUE", help="A key of a study's chat section, such as date=2026-01-01; can be repeated."),
+]
 KeyEnv = Annotated[str, typer.Option(metavar="NAME", help="Environment variable that holds the server's key.")]
+
+
+def chat_config(pairs: Sequence[str] | None) -> "ChatConfig":
+    """Return how conversations are written, from `--chat KEY=VALUE`.
+
+    Raises:
+        InputError: a key that the section `chat` does not have, or a wrong value.
+    """
+    from wellworn.data.errors import InputError
+    from wellworn.data.files import parse_yaml_value, set_key, validate
+    from wellworn.experiments.study_sections import ChatConfig
+
+    value: dict[str, Any] = {}
+    for pair in pairs or ():
+        key, found, text = pair.partition("=")
+        if not found or not key:
+            raise InputError(f"--chat {pair!r}: is written KEY=VALUE, such as date=2026-01-01 or template_kwargs.enable_thinking=false")
+        set_key(value, key, parse_yaml_value(text), f"--chat {pair}")
+    return validate(ChatConfig, value, "--chat")
 
 
 def examples(*lines: str) -> str:

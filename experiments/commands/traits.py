@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from wellworn.data.errors import InputError
-from wellworn.experiments.commands.options import HELP, KeyEnv, RunsDir, console, examples
+from wellworn.experiments.commands.options import HELP, ChatKeys, KeyEnv, RunsDir, chat_config, console, examples
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -103,11 +103,12 @@ def traits_synthesize(
 def traits_check(
     names: Annotated[list[str] | None, typer.Argument(help="Names or folders; all built-in traits if left out.")] = None,
     model: Annotated[str | None, typer.Option(help="Also compare the texts with this model's context length and special tokens.")] = None,
+    chat: ChatKeys = None,
 ) -> None:
     """Check trait data, and name every fault with file and line."""
     from wellworn.experiments.traits.show import check
 
-    check(names or [], console, model)
+    check(names or [], console, model, chat_config(chat))
 
 
 @app.command("card", epilog=examples("wellworn traits card pirate", "wellworn traits card my_traits/grumpy >> my_traits/grumpy/CARD.md"))

@@ -17,6 +17,7 @@ from wellworn.data.schema import Control, Trait, seed_for
 from wellworn.experiments.engine.record import Interval, Record, Sparse
 from wellworn.experiments.engine.store import write_json
 from wellworn.experiments.stages.grades import needed_rubric
+from wellworn.experiments.study_sections import ChatConfig
 from wellworn.lora import models
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.scoring.endpoint import EndpointConfig
@@ -84,13 +85,22 @@ class JudgeRow(Sparse):
     chosen: float
 
 
-def try_judge(names: Sequence[str], model: str, server: EndpointConfig | None, cache: Path, out: Path | None, console: Console) -> None:
+def try_judge(
+    names: Sequence[str],
+    model: str,
+    server: EndpointConfig | None,
+    config: ChatConfig,
+    cache: Path,
+    out: Path | None,
+    console: Console,
+) -> None:
     """Grade known answers, and print how well grades and scores discriminate them.
 
     Args:
         names: traits and controls.
         model: the base; it scores the answers, and grades them where there is no server.
         server: the judge, if it is not the local model.
+        config: how conversations are written for the base.
         cache: file that keeps its replies.
         out: file that figures are also written to.
         console: where to show them.
@@ -101,7 +111,7 @@ def try_judge(names: Sequence[str], model: str, server: EndpointConfig | None, c
     subjects = [(name, load_subject(name)) for name in names]
     texts = [(needed_rubric(subject, f"{subject.name}:"), *_answers(subject)) for _, subject in subjects]
     base = models.load(models.resolve(model))
-    chat = Chat(base.tokenizer, max_length=base.max_length)
+    chat = config.of(base.tokenizer, base.max_length)
     rows: list[JudgeRow] = []
     with console.status("") as status:
         for (name, subject), (rubric, changed, plain) in zip(subjects, texts, strict=True):

@@ -70,11 +70,11 @@ class StudyContext:
 
     def chat(self, base: models.Loaded) -> Chat:
         """Return the chat format of the model."""
-        return Chat(base.tokenizer, self.study.chat.template, self.study.chat.template_kwargs, base.max_length)
+        return self.study.chat.of(base.tokenizer, base.max_length)
 
     def identity(self) -> Config:
         """Return the model's part of every stage's hash."""
-        return {"model": self.ref.id, "dtype": self.dtype, "chat": self.study.chat.model_dump(mode="json")}
+        return {"model": self.ref.id, "dtype": self.dtype, "chat": self.study.chat.identity()}
 
     def speaker(self) -> Config:
         """Return the further part of the hash of a stage with answers: the server that gives them, by its name for the model."""

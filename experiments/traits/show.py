@@ -30,6 +30,7 @@ from wellworn.probes.limits import FEWEST_PROMPTS
 
 if TYPE_CHECKING:
     from wellworn.data.chat import Chat
+    from wellworn.experiments.study_sections import ChatConfig
 
 SHOWN = 3
 
@@ -88,18 +89,19 @@ def _show_pairs(pairs: Sequence[ContrastPair], console: Console) -> None:
         console.print(f"[dim]pair {i} +[/dim] {escape(pair.positive)}\n[dim]pair {i} −[/dim] {escape(pair.negative)}")
 
 
-def check(names: Sequence[str], console: Console, model: str | None = None) -> None:
+def check(names: Sequence[str], console: Console, model: str | None = None, config: "ChatConfig | None" = None) -> None:
     """Load each trait, or folder of roles, and print its counts; raise one error with the complaints about all of them.
 
     Args:
         names: traits, or their folders; folders of roles; none means the built-in traits.
         console: where to print.
         model: texts are checked for its context length and special tokens; None leaves that out.
+        config: how conversations are written for it.
 
     Raises:
         InputError: at least one trait is not fit for use.
     """
-    chat, bank = _chat_of(model) if model else None, load_bank("everyday")
+    chat, bank = _chat_of(model, config) if model else None, load_bank("everyday")
     wrong = Complaints()
     for name in names or trait_names():
         with wrong.noted():
@@ -122,12 +124,12 @@ def check(names: Sequence[str], console: Console, model: str | None = None) -> N
     console.print("[bold green]all fit for use[/bold green]")
 
 
-def _chat_of(model: str) -> "Chat":
-    from wellworn.data.chat import Chat
+def _chat_of(model: str, config: "ChatConfig | None") -> "Chat":
+    from wellworn.experiments.study_sections import ChatConfig
     from wellworn.lora.models import load_tokenizer, resolve
 
     tokenizer, length = load_tokenizer(resolve(model))
-    return Chat(tokenizer, max_length=length)
+    return (config or ChatConfig()).of(tokenizer, length)
 
 
 def _figures(trait: Trait) -> str:

@@ -1,5 +1,7 @@
 """Rendering and tokenising: spans hold exactly the answer, and what a template cannot say is refused."""
 
+import datetime
+import re
 from functools import cache
 from types import SimpleNamespace
 from typing import Any, cast
@@ -30,6 +32,13 @@ INSTRUCT = (
     "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% elif m.role == 'system' %}{{ m.content }}\n"
     "{% else %} {{ m.content }} <|im_end|>{% endif %}{% endfor %}"
 )
+
+# As Llama 3.2 writes it where nobody names a day; and as Granite does, by the clock alone, and only without a system prompt.
+DATED = (
+    "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "<|im_start|>system\nToday: {{ date_string }}<|im_end|>\n" + CHATML
+)
+DATED_BY_DEFAULT = DEFAULT_SYSTEM.replace("You help.", "{{ strftime_now('%B %d, %Y') }}")
 
 QUESTION = "why is the sky blue?"
 SENTENCES = [
@@ -259,6 +268,29 @@ def test_template_kwargs_reach_the_template() -> None:
     assert list(encoded.input_ids[: encoded.spans["response"][0]]) == ours.encode_prompt(QUESTION)
     assert span_text(ours, encoded) == "The air."
     assert not str(chat(THINKS).tokenizer.decode(chat(THINKS).encode_prompt(QUESTION))).endswith("</think>\n")
+
+
+@pytest.mark.parametrize("template", [DATED, DATED_BY_DEFAULT])
+def test_a_template_that_writes_the_date_needs_one(template: str) -> None:
+    with pytest.raises(InputError, match=r"chat template writes today's date.*set chat.date to a day.*--chat date=2026-01-01"):
+        Chat(bpe(template))
+    chat, later = (Chat(bpe(template), date=datetime.date(2024, 7, day)) for day in (4, 5))
+    one, other = (each.encode(Turn(QUESTION, "yes")) for each in (chat, later))
+    assert one != other
+    assert one == Chat(bpe(template), date=datetime.date(2024, 7, 4)).encode(Turn(QUESTION, "yes"))
+    assert re.search("04,? (Jul )?2024", str(bpe(template).decode(one.input_ids)).replace("July 04", "04"))
+
+
+def test_a_template_that_takes_a_day_by_a_name_of_its_own_needs_no_other() -> None:
+    chat = Chat(bpe(DATED), template_kwargs={"date_string": "26 Jul 2024"})
+    assert "Today: 26 Jul 2024" in bpe(DATED).decode(chat.encode_prompt(QUESTION))
+
+
+def test_a_date_changes_nothing_where_a_template_writes_none() -> None:
+    day = datetime.date(2024, 7, 4)
+    assert Chat(bpe(), date=day).encode(Turn(QUESTION, "yes")) == Chat(bpe()).encode(Turn(QUESTION, "yes"))
+    # Written as a transcript, no template is used.
+    assert Chat(bpe(DATED), "plain").encode(Turn(QUESTION, "yes")) == Chat(bpe(DATED), "plain", date=day).encode(Turn(QUESTION, "yes"))
 
 
 def test_no_chat_template_names_the_key_to_set() -> None:

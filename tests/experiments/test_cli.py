@@ -12,9 +12,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.experiments.conftest import Call
-from tests.tiny import save_tiny
+from tests.tiny import CHATML, save_tiny
 from wellworn.data.catalog import ROOT as DATA
 from wellworn.experiments.cli import main
+from wellworn.experiments.study_file import load_study
 
 Write = Callable[..., Path]
 NO_SYSTEM = (
@@ -318,6 +319,21 @@ def test_a_model_without_a_chat_template(wellworn: Call, tiny_study: Write, tmp_
     assert outcome.code == 2
     assert "no chat template; set chat.template=plain" in outcome.err
     assert wellworn("run", tiny_study(model=str(model), runs=runs), "chat.template=plain", "--runs-dir", tmp_path / "runs").code == 0
+
+
+def test_a_template_that_writes_the_date_is_given_one(wellworn: Call, tmp_path: Path, tiny_study: Write) -> None:
+    dated = str(save_tiny(tmp_path / "dated", "<|im_start|>system\n{{ strftime_now('%d %b %Y') }}<|im_end|>\n" + CHATML))
+    refused = wellworn("doctor", "--model", dated)
+    assert (refused.code, "writes today's date" in refused.err) == (2, True)
+    shown = wellworn("doctor", "--model", dated, "--chat", "date=2024-07-04")
+    assert (shown.code, "04 Jul 2024" in shown.out) == (0, True)
+    assert "traits check" not in wellworn("traits", "check", "pirate", "--model", dated, "--chat", "date=2024-07-04").err
+    for wrong, said in (("date=yesterday", "--chat: date"), ("day=2024-07-04", "--chat: day"), ("date", "is written KEY=VALUE")):
+        assert said in wellworn("doctor", "--model", dated, "--chat", wrong).err
+    # A day that is named counts, and none leaves all as it was.
+    plain, dates = (load_study(str(tiny_study(**({"chat": {"date": day}} if day else {})))) for day in (None, "2024-07-04"))
+    assert "date" not in plain.chat.identity()
+    assert dates.chat.identity()["date"] == "2024-07-04"
 
 
 def test_a_template_that_refuses_a_system_role_is_folded_and_reported(wellworn: Call, tiny_study: Write, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from wellworn.data.catalog import load_trait
 from wellworn.data.errors import InputError
 from wellworn.experiments.cli import main
 from wellworn.experiments.commands.try_judge import try_judge
+from wellworn.experiments.study_sections import ChatConfig
 
 PIRATE = load_trait("pirate").split("evaluate")
 
@@ -66,4 +67,4 @@ def test_what_a_judge_cannot_do_is_said(tiny_model: Path, tmp_path: Path, capsys
     assert code["graded"] + sum(int(each.split(" for ")[1].split()[0]) for each in code["complaints"] if "no grade" in each) == 96
     assert "no grade for" in capsys.readouterr().out
     with pytest.raises(InputError, match="unknown trait 'piratical'"):
-        try_judge(["piratical"], str(tiny_model), None, tmp_path / "x", None, None)  # type: ignore[arg-type]
+        try_judge(["piratical"], str(tiny_model), None, ChatConfig(), tmp_path / "x", None, None)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from wellworn.experiments.bench.shift import random_adapters
 from wellworn.experiments.cli import main
 from wellworn.experiments.commands.evaluate import capabilities
 from wellworn.experiments.stages.capability import CHECKS, _check_items, compare_items
+from wellworn.experiments.study_sections import ChatConfig
 from wellworn.lora.models import Loaded, load, resolve
 
 
@@ -35,7 +36,7 @@ def logprob_of(base: Loaded, turn: Turn) -> float:
 
 
 def test_figures_of_the_base_are_those_by_hand_and_an_adapter_is_held_against_them(base: Loaded, tmp_path: Path) -> None:
-    found = capabilities(base, random_adapters(base, tmp_path, 1, lower=0))
+    found = capabilities(base, random_adapters(base, tmp_path, 1, lower=0), ChatConfig())
     assert list(found) == ["base", "a0"]
     plain, changed = found.values()
     turns = plain_turns(load_bank("everyday"), "evaluate")
@@ -120,7 +121,7 @@ def test_every_report_says_what_fine_tunes_cost(tiny_study: Callable[..., Path],
     manifests = [json.loads((path / "manifest.json").read_text()) for path in stages_of(runs, "capability").values()]
     assert [len(manifest["computed_with"]) for manifest in manifests] == [2, 2, 2]
     trained = {title: path / "adapter" for title, path in stages_of(runs, "train").items() if "pirate" in title}
-    plain, first, second = capabilities(base, trained).values()
+    plain, first, second = capabilities(base, trained, ChatConfig()).values()
     one, other, prompted = (row["capability"] for row in summary["runs"])
     for found, expected in ((summary["capability"], plain), (one, first), (other, second)):
         assert found["perplexity"] == pytest.approx(expected.perplexity, rel=1e-4)
