@@ -11,6 +11,7 @@ from jinja2 import TemplateError
 
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
+from wellworn.data.wording import shortly
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -150,11 +151,14 @@ class Chat:
         if not found or _MARKER in tail:
             raise InputError("the chat template does not write the assistant's answer exactly once; it cannot be used")
         text = head + answer + tail
+        if self._render(turn, answer) != text:
+            raise InputError(
+                f"the chat template does not write the answer {shortly(answer)} as it is; "
+                "take out of it what the template writes by itself, such as a block of thoughts"
+            )
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
-        prompt = self._render(turn, None)
-        start = len(prompt) if head.startswith(prompt) and not head[len(prompt) :].strip() else len(head)
-        end = len(head) + len(answer)
+        start, end = len(self._begun(turn, head)), len(head) + len(answer)
         inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
         if not inside or inside[0] == 0:
             raise InputError(f"no tokens of the answer were found (question {turn.question!r})")
@@ -166,6 +170,18 @@ class Chat:
         mask = [int(first <= i < (after + 1 if closes else last)) for i in range(len(ids))]
         spans = {"prompt": (0, first), "prompt_last": (first - 1, first), "response": (first, last)}
         return Encoded(tuple(ids), spans, tuple(mask)), [(a - len(head), b - len(head)) for a, b in offsets]
+
+    def _begun(self, turn: Turn, head: str) -> str:
+        """Return the generation prompt, from which a model answers, having made sure that what is read and trained on begins alike."""
+        prompt = self._render(turn, None)
+        if head.startswith(prompt) and not head[len(prompt) :].strip():
+            return prompt
+        alike = next((i for i, (a, b) in enumerate(zip(head, prompt, strict=False)) if a != b), min(len(head), len(prompt)))
+        raise InputError(
+            f"the chat template writes {shortly(head[alike:])} before an answer, and {shortly(prompt[alike:])} where a model "
+            "answers by itself, so that reading and training begin elsewhere than answers do; set chat.template_kwargs to make them agree, "
+            "such as {enable_thinking: false}, or chat.template=plain"
+        )
 
     def encode_prompt(self, question: str, system: str | None = None, room: int = 0) -> list[int]:
         """Tokenise a question up to and including the generation prompt, if `room` further tokens fit the model's context.

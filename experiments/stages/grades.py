@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.data.schema import Control, Example, Trait
@@ -143,7 +142,8 @@ class Judge:
             # There may not be room for both models.
             context.drop()
             base = models.load(self.ref, self.dtype or "auto")
-            chat = Chat(base.tokenizer, max_length=base.max_length)
+            # What the study's template is given, the judge's may need too; names that it does not use change nothing.
+            chat = context.study.chat.model_copy(update={"template": "model"}).of(base.tokenizer, base.max_length)
 
         def grade_part(part: list[Turn]) -> list[tuple[float, str | None]]:
             found = grade(base.model, chat, rubric, part, progress)

@@ -293,6 +293,25 @@ def test_a_date_changes_nothing_where_a_template_writes_none() -> None:
     assert Chat(bpe(DATED), "plain").encode(Turn(QUESTION, "yes")) == Chat(bpe(DATED), "plain", date=day).encode(Turn(QUESTION, "yes"))
 
 
+@pytest.mark.parametrize("template", [THINKS, CHATML.replace("{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}", "")])
+def test_an_answer_begins_where_a_model_begins_it(template: str) -> None:
+    chat = Chat(bpe(template))
+    with pytest.raises(InputError, match=r"before an answer, and '.*' where a model answers by itself.*enable_thinking: false"):
+        chat.encode(Turn(QUESTION, "yes"))
+    if template == THINKS:
+        fixed = Chat(bpe(template), template_kwargs={"enable_thinking": False})
+        encoded = fixed.encode(Turn(QUESTION, "yes"))
+        assert list(encoded.input_ids[: encoded.spans["prompt"][1]]) == fixed.encode_prompt(QUESTION)
+
+
+def test_an_answer_that_a_template_writes_otherwise_is_refused() -> None:
+    # As Qwen 3 takes thoughts out of an answer and writes them anew.
+    chat = Chat(bpe(CHATML.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}")))
+    assert chat.encode(Turn(QUESTION, "yes"))
+    with pytest.raises(InputError, match=r"does not write the answer '<think>Hm.</think> yes' as it is"):
+        chat.encode(Turn(QUESTION, "<think>Hm.</think> yes"))
+
+
 def test_no_chat_template_names_the_key_to_set() -> None:
     with pytest.raises(InputError) as raised:
         Chat(bpe(None))
