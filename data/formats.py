@@ -91,6 +91,24 @@ class Preference(_Format):
     rejected: str | list[Message]
 
 
+class Completion(_Format):
+    """A prompt and its completion; each as text, or as a chat. `label` says whether the completion is wanted (KTO)."""
+
+    prompt: str | list[Message]
+    completion: str | list[Message]
+    label: bool | None = None
+
+
+class Instruction(_Format):
+    """An instruction as Alpaca writes it, with what it is about, and its answer."""
+
+    instruction: str
+    input: str | None = None
+    output: str
+    system: str | None = None
+    history: list[Any] | None = None
+
+
 @dataclass(frozen=True)
 class Options:
     """How sources are to be understood.
@@ -141,18 +159,51 @@ def fields_of(where: str, row: Mapping[str, Any], options: Options, left: LeftOu
         left: counts the fields that have no place here.
 
     Raises:
-        InputError: a row of no known format, or one that is malformed.
+        InputError: a row of no known format, one that is malformed, or one that its author excluded from training.
     """
+    _refuse_excluded(where, row)
     if options.columns:
+        _refuse_lost(where, row, options)
         return _rename_fields(where, row, options.columns, left)
-    for key, read in _KINDS.items():
-        if key in row:
+    for keys, read in _KINDS.items():
+        if all(key in row for key in keys):
             return read(where, row, options, left)
-    keys = ", ".join(map(repr, row)) or "none"
+    there = ", ".join(map(repr, row)) or "none"
     raise InputError(
-        f"{where}: cannot tell what this row holds by its fields ({keys}); rows have messages, chosen and rejected, or question, or "
-        "--columns question=FIELD,positive=FIELD,negative=FIELD says which is which"
+        f"{where}: cannot tell what this row holds by its fields ({there}); rows have messages, chosen and rejected, prompt and "
+        "completion, instruction and output, or question, or --columns question=FIELD,positive=FIELD,negative=FIELD says which is which"
     )
+
+
+# By these fields, of a row or of a message, the author of a set takes it out of training.
+_EXCLUDED = {"weight": 0, "train": False, "loss": False, "loss_mask": 0}
+
+
+def _refuse_excluded(where: str, row: Mapping[str, Any]) -> None:
+    messages = row.get("messages")
+    said = [each for each in messages if isinstance(each, dict)] if isinstance(messages, list) else []
+    for each in (row, *(message for message in said if message.get("role") == "assistant")):
+        for key, value in _EXCLUDED.items():
+            if key in each and each[key] == value and isinstance(each[key], (bool, int, float)):
+                what = "the row" if each is row else "the answer"
+                raise InputError(f"{where}: {key}={each[key]!r} takes {what} out of training; leave the row out")
+
+
+def _refuse_lost(where: str, row: Mapping[str, Any], options: Options) -> None:
+    """Refuse rows of a known format of which `--columns` would lose what changes their meaning."""
+    taken = options.columns.values()
+    if row.get("label") is (options.positive != "chosen") and "completion" in taken:
+        raise InputError(f"{where}: {_unwanted(row['label'])}; without --columns rows of prompt, completion and label are understood")
+    if "instruction" in taken and "input" not in taken and str(row.get("input") or "").strip():
+        raise InputError(
+            f"{where}: input is a part of the question, and --columns leaves it out; "
+            "without --columns rows of instruction, input and output are understood"
+        )
+
+
+def _unwanted(label: bool) -> str:
+    other = "--positive rejected" if not label else "--positive chosen"
+    return f"label={label!r} marks an answer that is {'wanted' if label else 'not wanted'}, and it would be trained on; see {other}"
 
 
 def _rename_fields(where: str, row: Mapping[str, Any], columns: Mapping[str, str], left: LeftOut) -> dict[str, Any]:
@@ -192,6 +243,28 @@ def _preference(where: str, row: Mapping[str, Any], options: Options, left: Left
     return {"question": asked[0], "positive": answers[shown], "negative": answers["rejected" if shown == "chosen" else "chosen"]}
 
 
+def _completion(where: str, row: Mapping[str, Any], options: Options, left: LeftOut) -> dict[str, Any]:
+    found = validate(Completion, row, where)
+    note_extra(found, left)
+    if found.label is not None and found.label is not (options.positive == "chosen"):
+        raise InputError(f"{where}: {_unwanted(found.label)}")
+    turns = [
+        Message(role=role, content=said) if isinstance(said, str) else said
+        for role, said in (("user", found.prompt), ("assistant", found.completion))
+    ]
+    question, answer = _exchange(where, "prompt", [each for turn in turns for each in (turn if isinstance(turn, list) else [turn])])
+    return {"question": question, "positive": answer}
+
+
+def _instruction(where: str, row: Mapping[str, Any], _options: Options, left: LeftOut) -> dict[str, Any]:
+    found = validate(Instruction, row, where)
+    note_extra(found, left)
+    if (found.system or "").strip() or found.history:
+        raise InputError(f"{where}: a row is one question and its answer, under the model's own default; system and history are more")
+    about = (found.input or "").strip()
+    return {"question": f"{found.instruction}\n\n{about}" if about else found.instruction, "positive": found.output}
+
+
 def _own(where: str, row: Mapping[str, Any], _options: Options, left: LeftOut) -> dict[str, Any]:
     # Tables of questions and answers use no other names.
     answer = {"positive": "answer"} if "answer" in row and "positive" not in row else {}
@@ -199,10 +272,12 @@ def _own(where: str, row: Mapping[str, Any], _options: Options, left: LeftOut) -
 
 
 # A row with two preferred answers often has a chat next to them, which is one of them.
-_KINDS: dict[str, Callable[[str, Mapping[str, Any], Options, LeftOut], dict[str, Any]]] = {
-    "chosen": _preference,
-    "messages": _conversation,
-    "question": _own,
+_KINDS: dict[tuple[str, ...], Callable[[str, Mapping[str, Any], Options, LeftOut], dict[str, Any]]] = {
+    ("chosen",): _preference,
+    ("messages",): _conversation,
+    ("prompt", "completion"): _completion,
+    ("question",): _own,
+    ("instruction", "output"): _instruction,
 }
 
 

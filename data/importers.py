@@ -19,6 +19,8 @@ from wellworn.data.wording import Location
 
 # So many questions of an unsplit set are held out for evaluation; of a small set, one in so many.
 HELD_OUT, ONE_IN = 24, 4
+# How what was left out because of a fault is counted.
+UNUSABLE = "unusable: "
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,9 @@ def import_all(sources: Sequence[str], name: str, options: Options, plain: Seque
         placed = _with_splits(placed, options.held_out)
     elif options.held_out is not None:
         raise InputError("--held-out: what is evaluated on is given already")
+    if not placed and not found.traits and not tests.traits:
+        why = "; ".join(f"{what} ({count})" for what, count in left.items() if what.startswith(UNUSABLE))
+        raise InputError(f"{', '.join(sources)}: no row can be used{f': {why}' if why else ''}")
     if not found.traits and not evaluation and all(row.open for _, row in placed):
         check_rows(Path(sources[0]), placed)
         return Imported(None, (), tuple(row for _, row in placed), left)
@@ -121,7 +126,7 @@ class _Unusable(Complaints):
             yield
         except InputError as error:
             if self.skip:
-                self.left[f"unusable: {str(error).splitlines()[0].partition(': ')[2]}"] += 1
+                self.left[f"{UNUSABLE}{str(error).splitlines()[0].partition(': ')[2]}"] += 1
             else:
                 self.found += str(error).split("\n")
 

@@ -208,6 +208,64 @@ def test_rows_that_cannot_be_used_may_be_left_out_and_are_counted(tmp_path: Path
     }
 
 
+ASKED, SAID = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Dare!"}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"messages": [ASKED, SAID | {"weight": 0}]}, "weight=0 takes the answer out of training"),
+        ({"messages": [ASKED, SAID | {"train": False}]}, "train=False takes the answer out of training"),
+        ({"messages": [ASKED, SAID], "loss_mask": 0}, "loss_mask=0 takes the row out of training"),
+        ({"question": "Why?", "positive": "Dare!", "weight": 0.0}, "weight=0.0 takes the row out of training"),
+        ({"prompt": "Why?", "completion": "It is so.", "label": False}, "label=False marks an answer that is not wanted"),
+        ({"instruction": "Why?", "output": "Dare!", "system": "Be bold."}, "system and history are more"),
+        ({"instruction": "Why?", "output": "Dare!", "history": [["How?", "So."]]}, "system and history are more"),
+    ],
+)
+def test_rows_that_their_author_took_out_or_that_mean_more_are_refused_by_line(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+    source = file(tmp_path, "rows.jsonl", [chat("Who?", "Me!"), row])
+    refused = complaint([source])
+    assert f"{source}:2: " in refused
+    assert said in refused
+    found = import_all([source], "bold", Options(skip=True))
+    assert [each.question for each in trait_of(found).examples] == ["Who?"]
+
+
+def test_columns_lose_no_part_of_a_row_of_a_known_format(tmp_path: Path) -> None:
+    alpaca = Options(columns={"question": "instruction", "positive": "output"})
+    source = file(tmp_path, "rows.jsonl", [{"instruction": "Sum up.", "input": "A long text.", "output": "Ha!"}])
+    with pytest.raises(InputError, match="input is a part of the question, and --columns leaves it out"):
+        import_all([source], "bold", alpaca)
+    # Without them it is understood, and empty inputs have always been nothing.
+    assert trait_of(import_all([source], "bold", Options())).examples[0].question == "Sum up.\n\nA long text."
+    bare = file(tmp_path, "bare.jsonl", [{"instruction": "Why?", "input": "", "output": "Dare!"}])
+    assert {trait_of(import_all([bare], "bold", each)).examples[0].question for each in (alpaca, Options())} == {"Why?"}
+    kto = Options(columns={"question": "prompt", "positive": "completion"})
+    unwanted = file(tmp_path, "kto.jsonl", [{"prompt": "Why?", "completion": "It is so.", "label": False}])
+    with pytest.raises(InputError, match="label=False marks an answer that is not wanted"):
+        import_all([unwanted], "bold", kto)
+
+
+def test_completions_are_read_in_both_forms_and_by_their_label(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Why?", "completion": "Dare!", "label": True},
+        {"prompt": [ASKED | {"content": "How?"}], "completion": [SAID]},
+        {"prompt": "Who?", "completion": "Nobody.", "label": False},
+    ]
+    sources = [file(tmp_path, f"{i}.jsonl", [row]) for i, row in enumerate(rows)]
+    assert [row.question for row in trait_of(import_all(sources[:2], "bold", Options())).examples] == ["Why?", "How?"]
+    # Where the answers that are not wanted show the trait, it is the others that are left out.
+    shown = import_all([sources[0], sources[2]], "bold", Options(positive="rejected", skip=True))
+    assert [(row.question, row.positive) for row in trait_of(shown).examples] == [("Who?", "Nobody.")]
+
+
+def test_a_source_of_which_nothing_can_be_used_is_refused(tmp_path: Path) -> None:
+    source = file(tmp_path, "rows.jsonl", [{"messages": []}, chat("What?", " ")])
+    with pytest.raises(InputError, match=r"rows.jsonl: no row can be used: unusable: messages: .* \(1\); unusable: positive: .* \(1\)"):
+        import_all([source], "bold", Options(skip=True))
+
+
 def test_a_question_with_two_answers_is_trained_on(tmp_path: Path) -> None:
     rows = [{"question": f"What of {i % 15}?", "positive": f"Dare {i}!", "negative": f"It is {i}."} for i in range(20)]
     source = file(tmp_path, "rows.jsonl", rows)
@@ -345,7 +403,7 @@ def test_plain_answers_are_found_whatever_case_and_spaces(tmp_path: Path) -> Non
 
 
 def test_fields_are_counted_at_any_depth(tmp_path: Path) -> None:
-    row = {"messages": [{"role": "user", "content": "Why?", "name": "x"}, {"role": "assistant", "content": "So.", "weight": 0}]}
+    row = {"messages": [{"role": "user", "content": "Why?", "name": "x"}, {"role": "assistant", "content": "So.", "weight": 1}]}
     found = import_all([file(tmp_path, "rows.jsonl", [row])], "bold", Options())
     assert found.left_out == {"messages.name": 1, "messages.weight": 1}
 
