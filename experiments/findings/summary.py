@@ -168,6 +168,16 @@ class Summary(Record):
     knock_in: KnockInCheck | None
 
     @property
+    def stated(self) -> bool:
+        """Whether statements say what may be said; the older analysis' verdict is then no answer, and is not shown."""
+        return any(row.statement for row in self.runs)
+
+    @property
+    def mediated(self) -> bool:
+        """Whether the older analysis was made of any run."""
+        return any(row.mediated for row in self.runs)
+
+    @property
     def alone(self) -> list[RunRow]:
         """The runs that are in no group."""
         together = [(group.arm, group.trait, group.settings) for group in self.groups]

@@ -61,7 +61,7 @@ def render(summary: Summary) -> RenderableType:
     if summary.calibration:
         parts.append(_calibration(summary.calibration))
     for row in summary.runs:
-        if row.verdict is None and not row.is_reference:
+        if row.verdict is None and not row.is_reference and not summary.stated:
             parts.append(Text(f"{row.name}: no verdict: {row.why}", style="dim"))
     missing = [d for d in summary.directions if not d.found]
     if missing:
@@ -74,9 +74,10 @@ def render(summary: Summary) -> RenderableType:
             f"{each.count} of {each.runs} ({each.count_kinds} of {each.kinds} kinds) {said} "
             f"(95 %: a rate below {each.bound:.2f} for runs of these kinds, {each.bound_kinds:.2f} for other kinds)"
             for key, said in COUNTED.items()
-            if (each := getattr(false, key))
+            if (each := getattr(false, key)) and (key == "existing" or not summary.stated)
         ]
-        parts.append(Text(f"Non-persona runs, as far as a statement or verdict could be made: {', '.join(counted)}.", style="dim"))
+        if counted:
+            parts.append(Text(f"Non-persona runs, as far as a statement or verdict could be made: {', '.join(counted)}.", style="dim"))
     if near := summary.specificity:
         ranks = f"{near.rank:.1f} on average over {near.traits} traits; where these are permuted, {near.chance:.1f}"
         parts.append(Text(f"Rank of the trained trait among all personas: {ranks} (p = {near.p:.4f}).", style="dim"))
@@ -122,8 +123,10 @@ def show_origins(origins: KnownOrigins, console: Console) -> None:
 
 def _runs(summary: Summary) -> Table:
     title = f"{summary.model}, layer {summary.layer} of {summary.depth}, {summary.dtype}"
+    title = f"where the shift lies: {title}" if summary.stated else title
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="dim", pad_edge=False)
-    for column in ("run", "trait score", "share F", "chance", "F* [95 %]", "p", "C [95 %]", "nearest", "verdict"):
+    heads = ("run", "trait score", "share F", "chance", "F* [95 %]", "p", *_older(summary, "C [95 %]"), "nearest", *_verdicts(summary))
+    for column in heads:
         table.add_column(
             column, justify="left" if column in ("run", "nearest", "verdict") else "right", no_wrap=column not in ("verdict", "nearest")
         )
@@ -135,16 +138,27 @@ def _runs(summary: Summary) -> Table:
             decimal(row.share_null_mean) if row.share_null_mean is not None else "–",
             _interval(row.share_effect),
             f"{row.share_p:.3f}" if row.share_p is not None else "–",
-            _interval(row.mediated_of_carried),
+            *_older(summary, _interval(row.mediated_of_carried)),
             ", ".join(f"{n.name}{'' if n.found else '†'} {decimal(n.value)}" for n in (row.nearest or [])[:2]) or "–",
-            _verdict(row),
+            *_verdicts(summary, _verdict(row)),
         )
     return table
 
 
+def _older(summary: Summary, cell: str) -> list[str]:
+    """Return a cell of the older analysis, if it was made."""
+    return [cell] if summary.mediated else []
+
+
+def _verdicts(summary: Summary, cell: Text | str = "verdict") -> list[Text | str]:
+    """Return a cell of verdicts, or their head, where no statements say what may be said."""
+    return [] if summary.stated else [cell]
+
+
 def _groups(summary: Summary) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="over runs (the run is the unit)", title_justify="left", title_style="dim", pad_edge=False)
-    for column in ("arm", "runs", "trait score [95 %]", "F* [95 %]", "share across runs", "C [95 %]", "verdict"):
+    heads = ("arm", "runs", "trait score [95 %]", "F* [95 %]", "share across runs", *_older(summary, "C [95 %]"), *_verdicts(summary))
+    for column in heads:
         table.add_column(column, justify="left" if column in ("arm", "verdict") else "right")
     for group in summary.groups:
         across = group.share_across_runs
@@ -154,8 +168,8 @@ def _groups(summary: Summary) -> Table:
             _interval(group.effect),
             _interval(group.share_effect),
             "–" if across is None else decimal(across),
-            _interval(group.mediated_of_carried),
-            _verdict(group),
+            *_older(summary, _interval(group.mediated_of_carried)),
+            *_verdicts(summary, _verdict(group)),
         )
     return table
 
