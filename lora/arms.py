@@ -152,6 +152,9 @@ class TrainConfig(_Config):
     def _plain_lora(cls, keys: dict[str, Any]) -> dict[str, Any]:
         if reason := beyond_lora(keys):
             raise ValueError(reason)
+        modules = keys.get("target_modules", "all-linear")
+        if keys.get("layers_to_transform") is not None and isinstance(modules, str):
+            raise ValueError(f"layers_to_transform needs target_modules as a list, such as [q_proj, v_proj]; got {modules!r}")
         return keys
 
     def steps(self, rows: int) -> int:

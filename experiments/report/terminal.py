@@ -87,12 +87,9 @@ def render(summary: Summary) -> RenderableType:
         over = f"{way.units} fine-tunes of {way.families} traits" + (", within a trait" if each.within else "")
         parts.append(Text(f"Trait score predicted by the shift at {TEXTS[each.text]} along the {said} (over {over}).", style="dim"))
     if any(row.provisional for row in summary.runs):
-        parts.append(
-            Text(
-                "* provisional: fewer than three runs on training data of their own. The interval of one run says nothing about others.",
-                style="dim",
-            )
-        )
+        begins = "Of some changes there are" if summary.stated else "* provisional:"
+        said = f"{begins} fewer than three runs on training data of their own. The interval of one run says nothing about others."
+        parts.append(Text(said, style="dim"))
     return Group(*parts)
 
 

@@ -20,7 +20,12 @@ def test_a_short_study_on_the_embedded_model(tiny_study: Callable[..., Path], tm
         evaluate_questions=10,
         mediate=None,
         pathways={"draws": 19, "questions": 3, "surface": 6, "profile": 0, "references": "headline", "wording": False},
-        train={"batch_size": 4, "lora": {"r": 8}, "sft": {"max_steps": 4, "learning_rate": 1e-3}},
+        # Blocks below the first that is trained are read once for all interventions.
+        train={
+            "batch_size": 4,
+            "lora": {"r": 8, "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"], "layers_to_transform": [20, 21, 22]},
+            "sft": {"max_steps": 4, "learning_rate": 4e-3},
+        },
     )
     with pytest.raises(SystemExit) as stop:
         main(["run", str(study), "--runs-dir", str(tmp_path / "runs")])

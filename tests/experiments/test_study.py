@@ -37,7 +37,7 @@ def test_arms_without_randomness_run_once(tiny_study: Write) -> None:
 
 
 def test_overrides_are_yaml_values() -> None:
-    study = load_study("quickstart", ["train.sft.learning_rate=4e-5", "seeds=[1, 2]", "layer=3", "train.lora.target_modules=all-linear"])
+    study = load_study("quickstart", ["train.sft.learning_rate=4e-5", "seeds=[1, 2]", "layer=3"])
     assert study.train.sft["learning_rate"] == 4e-5
     assert study.seeds == (1, 2)
     assert study.layer == 3
@@ -52,7 +52,12 @@ def test_overrides_are_yaml_values() -> None:
         ("train.sft.seed=1", "'seed' is set by the suite; use seeds instead"),
         ("train.sft.bf16=true", "'bf16' is set by the suite; use dtype instead"),
         ("train.sft.gradient_accumulation_steps=2", "use train.batch_size instead"),
-        ("train.lora.init_lora_weights=pissa", "changes weights of the base itself; it may be true or gaussian"),
+        ("train.lora.init_lora_weights=pissa", "changes weights of the base itself; it may be true, gaussian or orthogonal"),
+        ("train.lora.init_lora_weights=eva", "is not possible here; it may be true, gaussian or orthogonal"),
+        (
+            "train.lora.target_modules=all-linear",
+            r"layers_to_transform needs target_modules as a list, such as \[q_proj, v_proj\]; got 'all-linear'",
+        ),
         ("seeds=[]", "seeds: .*at least 1"),
         ("seeds=[1, 1]", "1 appears twice"),
         ("model.name=x", "'model' in 'model.name' is a value, and holds no keys"),
