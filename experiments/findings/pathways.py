@@ -111,6 +111,14 @@ class Pathways(Record):
         """The outcome that statements are made of."""
         return self.contrast
 
+    @property
+    def along_own(self) -> tuple[float, float] | None:
+        """What answers with the trait, and plain ones, change by along the own direction, in nats per token; None where it is not known."""
+        if any(OWN not in outcome.shares for outcome in (self.trait, self.plain)):
+            return None
+        trait, plain = (each.shares[OWN].value * each.effect.value for each in (self.trait, self.plain))
+        return trait, plain
+
 
 class BetweenRuns(Record):
     """How much a headline's findings vary between the runs of a group, pooled over the study's groups for the intervals of groups.

@@ -180,7 +180,9 @@ def _by_share(found: Pathways, own_p: float | None, least: float, most: float) -
         return INCONCLUSIVE, outcome.kappa_why or "no chance directions were drawn"
     p = chance.p if own_p is None else own_p
     numbers = f"{_words(share)} of the change goes through the own direction, and {decimal(chance.mean)} through chance ones (p = {p:.3f})"
-    numbers += _each_way(found)
+    if along := found.along_own:
+        trait, plain = (decimal(each, signed=True) for each in along)
+        numbers += f"; along it answers with the trait change by {trait}, and plain ones by {plain} nats per token"
     if outcome.ceiling:
         numbers += f"; the better of two directions of the change itself carries {_words(outcome.best[outcome.ceiling].value)}"
     # Adding up what is left over says nothing about where it comes from.
@@ -193,14 +195,6 @@ def _by_share(found: Pathways, own_p: float | None, least: float, most: float) -
         needed = (width / WIDEST) ** 2
         return INCONCLUSIVE, f"{numbers}; its interval is wider than {WIDEST}: about {needed:.1f} times the questions or runs would decide"
     return BETWEEN, numbers
-
-
-def _each_way(found: Pathways) -> str:
-    """Return, in words, what the own direction does to answers with the trait and to plain ones; empty where that was not read."""
-    if any(OWN not in outcome.shares for outcome in (found.trait, found.plain)):
-        return ""
-    gained, plain = (decimal(each.shares[OWN].value * each.effect.value, signed=True) for each in (found.trait, found.plain))
-    return f"; along it answers with the trait change by {gained}, and plain ones by {plain} nats per token"
 
 
 def _share(found: Pathways) -> Interval | None:

@@ -108,8 +108,13 @@ def sentence(found: Pathways) -> str:
     words = _capital("; ".join([*parts, *rest])) + "."
     if chance:
         words += " In their place, " + "; ".join(chance) + "."
+    if found.along_own:
+        trait, plain = (decimal(each, signed=True) for each in found.along_own)
+        words += f" Along it answers with the trait change by {trait} nats per token, and plain ones by {plain}."
     if outcome.ceiling:
         words += f" The better of two directions of the change itself carries {_percent(outcome.best[outcome.ceiling])}"
+        if OWN not in outcome.shares:
+            return f"{words}."
         words += (
             f"; between chance and that, the own one is at κ = {outcome.kappa}." if outcome.kappa else f". {_capital(outcome.kappa_why)}."
         )

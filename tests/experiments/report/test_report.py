@@ -285,6 +285,12 @@ def test_where_changes_go_is_the_first_thing_said() -> None:
     text = Elements(rendered(results)).text
     assert text.index("Where the change goes") < text.index("Whom it came to resemble")
     assert "40 % [40, 40] goes through the own direction" in text
+    assert re.search(r"Along it answers with the trait change by \+0\.\d\d nats per token, and plain ones by [+−]\d\.\d\d\.", text)
+    # A verdict of the older analysis is no answer next to a statement.
+    assert "Where the shift lies" in text
+    assert '<th scope="col">verdict</th>' not in rendered(results)
+    assert "Verdicts" not in text
     said = terminal(results)
+    assert "verdict" not in said
     assert "0.40 [0.40, 0.40]" in said
     assert "no clear change" in said
