@@ -123,7 +123,8 @@ class Chat:
         Raises:
             InputError: the template refuses a conversation of one question and its answer.
         """
-        encoded = self.encode(Turn("Who are you?", "A model."))
+        # Whatever stands before it.
+        encoded, _ = self._encode(Turn("Who are you?", "A model."), begun=False)
         last = max(i for i, taught in enumerate(encoded.completion_mask) if taught)
         return encoded.input_ids[last] if last >= encoded.spans["response"][1] else None
 
@@ -141,8 +142,11 @@ class Chat:
         inside = places[slice(*encoded.spans["response"])]
         return [any(a < end and b > start for start, end in ranges) for a, b in inside]
 
-    def _encode(self, turn: Turn) -> tuple[Encoded, list[tuple[int, int]]]:
-        """Return a tokenised conversation, and where each of its tokens stands relative to the answer's first character."""
+    def _encode(self, turn: Turn, begun: bool = True) -> tuple[Encoded, list[tuple[int, int]]]:
+        """Return a tokenised conversation, and where each of its tokens stands relative to the answer's first character.
+
+        With `begun` the answer has to begin where a model begins it.
+        """
         answer = turn.answer.strip()
         if not answer:
             raise InputError(f"an empty answer cannot be encoded (question {turn.question!r})")
@@ -158,7 +162,7 @@ class Chat:
             )
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
-        start, end = len(self._begun(turn, head)), len(head) + len(answer)
+        start, end = len(self._begun(turn, head) if begun else head), len(head) + len(answer)
         inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
         if not inside or inside[0] == 0:
             raise InputError(f"no tokens of the answer were found (question {turn.question!r})")
@@ -179,8 +183,8 @@ class Chat:
         alike = next((i for i, (a, b) in enumerate(zip(head, prompt, strict=False)) if a != b), min(len(head), len(prompt)))
         raise InputError(
             f"the chat template writes {shortly(head[alike:])} before an answer, and {shortly(prompt[alike:])} where a model "
-            "answers by itself, so that reading and training begin elsewhere than answers do; set chat.template_kwargs to make them agree, "
-            "such as {enable_thinking: false}, or chat.template=plain"
+            "answers by itself, so that reading and training begin elsewhere than answers do; chat.template_kwargs may make them agree, "
+            "such as {enable_thinking: false}, and chat.template=plain does without the template"
         )
 
     def encode_prompt(self, question: str, system: str | None = None, room: int = 0) -> list[int]:

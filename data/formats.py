@@ -180,8 +180,7 @@ _EXCLUDED = {"weight": 0, "train": False, "loss": False, "loss_mask": 0}
 
 
 def _refuse_excluded(where: str, row: Mapping[str, Any]) -> None:
-    messages = row.get("messages")
-    said = [each for each in messages if isinstance(each, dict)] if isinstance(messages, list) else []
+    said = [each for value in row.values() if isinstance(value, list) for each in value if isinstance(each, dict)]
     for each in (row, *(message for message in said if message.get("role") == "assistant")):
         for key, value in _EXCLUDED.items():
             if key in each and each[key] == value and isinstance(each[key], (bool, int, float)):
@@ -192,8 +191,9 @@ def _refuse_excluded(where: str, row: Mapping[str, Any]) -> None:
 def _refuse_lost(where: str, row: Mapping[str, Any], options: Options) -> None:
     """Refuse rows of a known format of which `--columns` would lose what changes their meaning."""
     taken = options.columns.values()
-    if row.get("label") is (options.positive != "chosen") and "completion" in taken:
-        raise InputError(f"{where}: {_unwanted(row['label'])}; without --columns rows of prompt, completion and label are understood")
+    label = row.get("label")
+    if label in (0, 1) and bool(label) is (options.positive != "chosen") and "completion" in taken:
+        raise InputError(f"{where}: {_unwanted(bool(label))}; without --columns rows of prompt, completion and label are understood")
     if "instruction" in taken and "input" not in taken and str(row.get("input") or "").strip():
         raise InputError(
             f"{where}: input is a part of the question, and --columns leaves it out; "
@@ -275,8 +275,8 @@ def _own(where: str, row: Mapping[str, Any], _options: Options, left: LeftOut) -
 _KINDS: dict[tuple[str, ...], Callable[[str, Mapping[str, Any], Options, LeftOut], dict[str, Any]]] = {
     ("chosen",): _preference,
     ("messages",): _conversation,
-    ("prompt", "completion"): _completion,
     ("question",): _own,
+    ("prompt", "completion"): _completion,
     ("instruction", "output"): _instruction,
 }
 

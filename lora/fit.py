@@ -5,6 +5,7 @@ dtype, and every layer of it is filled from the file. When they are off again, a
 """
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -89,11 +90,14 @@ def check_fit(base: Loaded, adapter: Path) -> None:
             raise InputError(f"{wrong} (the base has no module {name!r})")
         if not dtype.startswith(("F", "BF")):
             raise InputError(f"{adapter}: holds {key!r} as {dtype}; weights may be F32, F16 or BF16")
-        if ".lora_A." in key or ".lora_B." in key:
+        if key.endswith((".lora_A.weight", ".lora_B.weight")):
             # Weights of 4 bits are packed, and their shape says nothing.
             module = modules[name]
-            sizes = (module.out_features, module.in_features) if isinstance(module, torch.nn.Linear) else tuple(module.weight.shape)
-            is_a = ".lora_A." in key
+            weight = getattr(module, "weight", None)
+            if weight is None:
+                raise InputError(f"{wrong} (the base's {name!r} is a {type(module).__name__}, which has no weight)")
+            sizes = (module.out_features, module.in_features) if isinstance(module, torch.nn.Linear) else tuple(weight.shape)
+            is_a = key.endswith(".lora_A.weight")
             if len(shape) != 2 or (size := shape[1] if is_a else shape[0]) not in sizes:
                 raise InputError(f"{wrong} ({name}: {list(shape) if len(shape) != 2 else size} features, the base has {sizes})")
             ranks[name].add(shape[0] if is_a else shape[1])
@@ -107,7 +111,10 @@ def _check_ranks(adapter: Path, config: Mapping[str, Any], ranks: Mapping[str, s
     if not isinstance(pattern, dict):
         raise InputError(f"{adapter}/{CONFIG}: rank_pattern={pattern!r} is not a mapping of module to rank")
     for name, found in ranks.items():
-        given = pattern.get(get_pattern_key(list(pattern), name), config.get("r"))
+        try:
+            given = pattern.get(get_pattern_key(list(pattern), name), config.get("r"))
+        except re.error as error:
+            raise InputError(f"{adapter}/{CONFIG}: rank_pattern={pattern!r} is no regular expression: {error}") from None
         if list(found) != [given]:
             raise InputError(
                 f"{adapter}: {name} has rank {' and '.join(map(str, sorted(found)))} in {WEIGHTS}, and {given} in {CONFIG}; "
@@ -152,7 +159,7 @@ def _with_one_more(base: Loaded, model: "PeftModel | None", name: str, folder: P
             return PeftModel.from_pretrained(base.model, str(folder), adapter_name=name, config=config)
         model.add_adapter(name, config)
         model.load_adapter(str(folder), adapter_name=name)
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, re.error) as error:
         raise InputError(f"{folder}: cannot be put on {base.ref.id}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
     return model
 
@@ -196,11 +203,18 @@ def restored(base: Loaded) -> Iterator[None]:
         RuntimeError: it is not; what is read from it afterwards would be wrong.
     """
     before = _structure(base.model)
+    # PEFT sets it to 1 for good.
+    slices = getattr(base.model.config, "pretraining_tp", None)
     try:
         yield
     finally:
         take_off(base.model)
-        if changed := {name for name, _ in set(before.items()) ^ set(_structure(base.model).items())}:
+        if slices is not None:
+            base.model.config.pretraining_tp = slices
+        # A model may note something of its own when it answers; only what PEFT leaves behind is damage.
+        found = _structure(base.model)
+        after = {name: each for name, each in found.items() if name in before or not name.startswith("attribute ") or "peft" in name}
+        if changed := {name for name, _ in set(before.items()) ^ set(after.items())}:
             raise RuntimeError(f"{base.ref.id} is not what it was before adapters were put on it ({_some(changed)}); load it again")
 
 
@@ -223,7 +237,18 @@ def _structure(model: torch.nn.Module) -> dict[str, Any]:
     """Return attributes, modules, tensors and configuration of a model; a tensor that was written to has another version."""
     found: dict[str, Any] = {f"module {name}": type(module) for name, module in model.named_modules(remove_duplicate=False)}
     found |= dict.fromkeys((f"attribute {name}" for name in vars(model)), True)
-    for name, each in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)):
+    tensors = dict(model.named_parameters(remove_duplicate=False)) | _saved_buffers(model)
+    for name, each in tensors.items():
         found[name] = (id(each), each.data_ptr(), each._version, tuple(each.shape), each.dtype, each.requires_grad)
     config = getattr(model, "config", None)
     return found | {"config": None if config is None else json.dumps(config.to_dict(), sort_keys=True, default=str)}
+
+
+def _saved_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the buffers that are part of the model; others are computed, by some kinds of position embedding at every pass."""
+    return {
+        f"{name}.{key}": each
+        for name, module in model.named_modules(remove_duplicate=False)
+        for key, each in module.named_buffers(recurse=False)
+        if key not in module._non_persistent_buffers_set
+    }

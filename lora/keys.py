@@ -124,7 +124,7 @@ PLAIN = frozenset(
     {"alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "eva_config", "exclude_modules", "fan_in_fan_out"}
     | {"inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias"}
     | {"lora_dropout", "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision"}
-    | {"runtime_config", "target_modules", "target_parameters", "task_type", "use_dora", "use_rslora", "velora_config"}
+    | {"runtime_config", "target_modules", "task_type", "use_dora", "use_rslora", "velora_config"}
 )
 # What others do, as far as PEFT has them today.
 UNTRIED = "is not known to leave the base as it is, and to act on every token alike"
@@ -139,10 +139,12 @@ WHY_NOT = {
     "megatron_config": "needs a base that is split over machines",
     "modules_to_save": "changes weights of the base itself",
     "monteclora_config": "adds noise to every pass",
+    "target_parameters": UNTRIED,
     "trainable_token_indices": "changes weights of the base itself",
     "use_bdlora": UNTRIED,
     "use_qalora": UNTRIED,
 }
+NONE_ALONE = ("alora_invocation_tokens", "trainable_token_indices")
 # Ways to begin that leave the base as it is. With others an adapter is an update of a base that was changed first.
 BEGINNINGS = ("gaussian", "orthogonal")
 # These too, but they need data, or train a part of the adapter only: of a trained one it does not matter how it began.
@@ -161,8 +163,8 @@ def beyond_lora(config: Mapping[str, Any], trained: bool = False) -> str | None:
         The key, what it got and what it may be; None where all is well.
     """
     for key, value in config.items():
-        # What PEFT writes for a field that was not set. For some of its fields false, 0 and an empty list are settings.
-        unset = value is None or (value is False and (key not in WHY_NOT or WHY_NOT[key] == UNTRIED))
+        # What PEFT writes for a field that was not set. For two of its fields any other value is a setting.
+        unset = value is None or (key not in NONE_ALONE and (value is False or value in ([], {})))
         if not unset and (key in WHY_NOT or (trained and key not in PLAIN)):
             return f"{key}={value!r} {WHY_NOT.get(key, UNTRIED)}, so it cannot be compared with the base; remove it"
     if config.get("bias", "none") != "none":

@@ -177,6 +177,8 @@ def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) ->
         tokenizer = AutoTokenizer.from_pretrained(ref.path, **options)
     except (OSError, ValueError) as error:
         raise InputError(f"model {ref.id}: cannot be loaded: {str(error).splitlines()[0]}") from error
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise InputError(f"model {ref.id}: holds an adapter next to the model, which was put on it; name a model without one")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False)

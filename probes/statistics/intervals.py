@@ -152,7 +152,7 @@ class PooledRuns:
         variance: of the ratio of one run.
         df: degrees of freedom of that variance, Σ(R − 1).
         groups: number of groups.
-        p: p-value of Bartlett's test that groups vary alike; null where a group does not vary at all.
+        p: p-value of Bartlett's test that groups vary alike; 0 where some vary and others do not at all, null where none does.
     """
 
     variance: float
@@ -183,8 +183,9 @@ def pool_runs(groups: Sequence[tuple[ArrayLike, ArrayLike]]) -> PooledRuns | Non
         return None
     df = float(sum(len(each) - 1 for each in residuals))
     variance = sum(float(each @ each) for each in residuals) / df
-    vary = all(float(each.var()) > 0 for each in residuals)
-    return PooledRuns(variance, df, len(residuals), float(stats.bartlett(*residuals).pvalue) if vary else None)
+    vary = [float(each.var()) > 0 for each in residuals]
+    p = float(stats.bartlett(*residuals).pvalue) if all(vary) else 0.0 if any(vary) else None
+    return PooledRuns(variance, df, len(residuals), p)
 
 
 def ratio_interval(

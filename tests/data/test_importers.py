@@ -216,6 +216,7 @@ ASKED, SAID = {"role": "user", "content": "Why?"}, {"role": "assistant", "conten
     [
         ({"messages": [ASKED, SAID | {"weight": 0}]}, "weight=0 takes the answer out of training"),
         ({"messages": [ASKED, SAID | {"train": False}]}, "train=False takes the answer out of training"),
+        ({"prompt": [ASKED], "completion": [SAID | {"weight": 0}]}, "weight=0 takes the answer out of training"),
         ({"messages": [ASKED, SAID], "loss_mask": 0}, "loss_mask=0 takes the row out of training"),
         ({"question": "Why?", "positive": "Dare!", "weight": 0.0}, "weight=0.0 takes the row out of training"),
         ({"prompt": "Why?", "completion": "It is so.", "label": False}, "label=False marks an answer that is not wanted"),
@@ -242,9 +243,10 @@ def test_columns_lose_no_part_of_a_row_of_a_known_format(tmp_path: Path) -> None
     bare = file(tmp_path, "bare.jsonl", [{"instruction": "Why?", "input": "", "output": "Dare!"}])
     assert {trait_of(import_all([bare], "bold", each)).examples[0].question for each in (alpaca, Options())} == {"Why?"}
     kto = Options(columns={"question": "prompt", "positive": "completion"})
-    unwanted = file(tmp_path, "kto.jsonl", [{"prompt": "Why?", "completion": "It is so.", "label": False}])
-    with pytest.raises(InputError, match="label=False marks an answer that is not wanted"):
-        import_all([unwanted], "bold", kto)
+    for label in (False, 0):
+        unwanted = file(tmp_path, "kto.jsonl", [{"prompt": "Why?", "completion": "It is so.", "label": label}])
+        with pytest.raises(InputError, match="label=False marks an answer that is not wanted"):
+            import_all([unwanted], "bold", kto)
 
 
 def test_completions_are_read_in_both_forms_and_by_their_label(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import save_tiny
@@ -93,6 +93,8 @@ DISAGREE: dict[str, tuple[dict[str, Any], Callable[[Weights], Weights] | None, s
     "some tokens only": ({"alora_invocation_tokens": [5]}, None, "act on some tokens only"),
     "a changed base": ({"init_lora_weights": "pissa"}, None, "changes weights of the base itself"),
     "noise": ({"monteclora_config": {"sample_scaler": 0.1}}, None, "adds noise to every pass"),
+    "parameters and no modules": ({"target_parameters": ["q_proj.weight"]}, None, "target_parameters=.* is not known to leave the base"),
+    "no expression": ({"rank_pattern": {"(": 3}}, None, "is no regular expression"),
     "a key of tomorrow": ({"use_miracle": True}, None, "use_miracle=True is not known to leave the base as it is"),
 }
 
@@ -170,6 +172,31 @@ def test_magnitudes_count_and_their_old_names_too(base: Loaded, tmp_path: Path) 
     edit(adapter, weights=lambda w: {key.replace("lora_magnitude_vector.weight", "lora_magnitude_vector"): each for key, each in w.items()})
     with adapted(base, {"one": adapter}) as model:
         assert torch.equal(logits(model), found)
+
+
+def test_biases_of_an_adapter_count(base: Loaded, tmp_path: Path) -> None:
+    adapter = save_adapter(base, tmp_path / "adapter", lora_bias=True)
+    biased = {key: torch.ones_like(each) if key.endswith("lora_B.bias") else each for key, each in load_file(adapter / WEIGHTS).items()}
+    save_file(biased, adapter / WEIGHTS)
+    with adapted(base, {"one": adapter}) as model:
+        found = logits(model)
+    assert torch.equal(found, logits(PeftModel.from_pretrained(load(base.ref).model, str(adapter)).eval()))
+    assert not torch.allclose(found, by_hand(base, edit(adapter, weights=lambda w: {k: v for k, v in w.items() if "bias" not in k})))
+
+
+def test_keys_that_were_not_set_are_no_reason(base: Loaded, adapter: Path) -> None:
+    edit(adapter, {"modules_to_save": [], "layer_replication": [], "megatron_config": {}, "use_miracle": False, "miracles": {}})
+    with adapted(base, {"one": adapter}) as model:
+        assert torch.allclose(logits(model), by_hand(load(base.ref), adapter), atol=2e-5)
+
+
+def test_what_a_model_does_to_itself_when_it_reads_is_no_damage(base: Loaded, adapter: Path) -> None:
+    base.model.config.pretraining_tp = 2
+    with adapted(base, {"one": adapter}):
+        # As position embeddings that stretch with the text do.
+        base.model.model.rotary_emb.inv_freq.mul_(1.0)
+        base.model._something_to_remember = 1  # type: ignore[assignment]
+    assert base.model.config.pretraining_tp == 2
 
 
 def test_a_base_that_was_written_to_is_an_error_and_not_a_reading(base: Loaded, adapter: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from tests.tiny import save_tiny
+from tests.tiny import CHATML, save_tiny
 from wellworn.data.chat import Chat, Encoded
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
@@ -79,6 +79,15 @@ def test_a_model_ends_its_turn_where_training_teaches_it_to(named: int | list[in
     # The last token with a loss is no part of the answer.
     assert len(taught) == encoded.spans["response"][1] - encoded.spans["response"][0] + 1
     assert end_tokens(base.model) == {taught[-1], *([named] if isinstance(named, int) else named or [])}
+
+
+def test_a_model_that_thinks_unless_told_not_to_ends_its_turn_too(tmp_path: Path) -> None:
+    thinks = CHATML.replace("{{ m.content }}", "{% if m.role == 'assistant' %}<think></think>\n{% endif %}{{ m.content }}")
+    folder = save_tiny(tmp_path / "tiny", thinks)
+    settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": 0}), encoding="utf-8")
+    base = load(resolve(str(folder)))
+    assert end_tokens(base.model) == {0, base.tokenizer.eos_token_id}
 
 
 def test_a_model_whose_template_closes_no_turn_ends_where_its_settings_say(tmp_path: Path) -> None:
