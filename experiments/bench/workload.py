@@ -1,5 +1,6 @@
 """The texts of the benchmarks: conversations of the built-in traits and controls."""
 
+import datetime
 import random
 from collections.abc import Sequence, Sized
 from itertools import cycle
@@ -14,8 +15,8 @@ from wellworn.probes.geometry.directions import contrast_turns
 
 
 def chat_of(base: Loaded) -> Chat:
-    """Return how to write conversations for a model."""
-    return Chat(base.tokenizer, max_length=base.max_length)
+    """Return how to write conversations for a model: on one day, and without thoughts; templates that have neither take no notice."""
+    return Chat(base.tokenizer, "model", {"enable_thinking": False}, base.max_length, datetime.date(2026, 1, 1))
 
 
 def every_answer() -> list[Turn]:
