@@ -83,7 +83,7 @@ def _case(
 
 
 def random_adapters(base: Loaded, folder: Path, count: int, lower: int) -> dict[str, Path]:
-    """Write adapters with random weights of the size of trained ones."""
+    """Write adapters with random weights of the size of trained ones, the same each time."""
     generator = torch.Generator().manual_seed(0)
     paths = {}
     spare = load(base.ref, "float32").model
@@ -91,7 +91,9 @@ def random_adapters(base: Loaded, folder: Path, count: int, lower: int) -> dict[
     model = get_peft_model(spare, config)
     for k in range(count):
         for name, parameter in model.named_parameters():
-            if "lora_B" in name:
+            if "lora_A" in name:
+                torch.nn.init.kaiming_uniform_(parameter, a=5**0.5, generator=generator)
+            elif "lora_B" in name:
                 parameter.data.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
         model.save_pretrained(str(folder / f"a{k}"))
         paths[f"a{k}"] = folder / f"a{k}"
