@@ -144,7 +144,7 @@ WHY_NOT = {
     "use_bdlora": UNTRIED,
     "use_qalora": UNTRIED,
 }
-NONE_ALONE = ("alora_invocation_tokens", "trainable_token_indices")
+EMPTY_IS_UNSET = ("ensure_weight_tying", "layer_replication", "megatron_config", "modules_to_save", "use_bdlora", "use_qalora")
 # Ways to begin that leave the base as it is. With others an adapter is an update of a base that was changed first.
 BEGINNINGS = ("gaussian", "orthogonal")
 # These too, but they need data, or train a part of the adapter only: of a trained one it does not matter how it began.
@@ -163,8 +163,8 @@ def beyond_lora(config: Mapping[str, Any], trained: bool = False) -> str | None:
         The key, what it got and what it may be; None where all is well.
     """
     for key, value in config.items():
-        # What PEFT writes for a field that was not set. For two of its fields any other value is a setting.
-        unset = value is None or (key not in NONE_ALONE and (value is False or value in ([], {})))
+        # What PEFT writes for a field that was not set. For most of those above, any other value is a setting, an empty one too.
+        unset = value is None or ((key not in WHY_NOT or key in EMPTY_IS_UNSET) and (value is False or value in ([], {})))
         if not unset and (key in WHY_NOT or (trained and key not in PLAIN)):
             return f"{key}={value!r} {WHY_NOT.get(key, UNTRIED)}, so it cannot be compared with the base; remove it"
     if config.get("bias", "none") != "none":
