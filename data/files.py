@@ -69,6 +69,19 @@ def parse_yaml_value(text: str) -> Any:
         raise InputError(f"{text!r} is not a valid YAML value: {str(error).splitlines()[0]}") from None
 
 
+def assign(tree: dict[str, Any], text: str, where: str, wrong: str) -> str:
+    """Set what `key.sub=value` says inside nested mappings; return the key.
+
+    Raises:
+        InputError: the text is not written so (`wrong`), its value is not valid YAML, or `set_key` refuses the key, at `where`.
+    """
+    key, found, value = text.partition("=")
+    if not found or not key:
+        raise InputError(wrong)
+    set_key(tree, key, parse_yaml_value(value), where)
+    return key
+
+
 def set_key(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
     """Set a dotted key inside nested mappings, which are made where they are missing.
 

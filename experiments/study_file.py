@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from wellworn.data.catalog import NEUTRAL, control_names
 from wellworn.data.errors import InputError
-from wellworn.data.files import parse_yaml_value, place_of, read_yaml, set_key, validate
+from wellworn.data.files import assign, place_of, read_yaml, validate
 from wellworn.data.wording import Location, did_you_mean, shortly
 
 if TYPE_CHECKING:
@@ -69,10 +69,8 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> "Study":
 
 def _override(value: dict[str, Any], places: dict[Location, int | str], override: str) -> None:
     """Apply `key.sub=value` to a file's content, and note that this value comes from the command line."""
-    key, found, text = override.partition("=")
-    if not found or not key:
-        raise InputError(f"{override!r}: an override is written key.sub=value, such as train.sft.learning_rate=1e-4")
-    set_key(value, key, parse_yaml_value(text), override)
+    wrong = f"{override!r}: an override is written key.sub=value, such as train.sft.learning_rate=1e-4"
+    key = assign(value, override, override, wrong)
     at = tuple(key.split("."))
     for place in [place for place in places if place[: len(at)] == at]:
         del places[place]

@@ -186,7 +186,7 @@ def check_applied(model: "PeftModel", name: str, folder: Path) -> None:
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    # Weights that are no numbers are as in the file too; readings say so.
+    # Weights that are not numbers are as in the file too; readings say so.
     return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 

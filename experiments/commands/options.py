@@ -45,16 +45,13 @@ def chat_config(pairs: Sequence[str] | None) -> "ChatConfig":
     Raises:
         InputError: a key that the section `chat` does not have, or a wrong value.
     """
-    from wellworn.data.errors import InputError
-    from wellworn.data.files import parse_yaml_value, set_key, validate
+    from wellworn.data.files import assign, validate
     from wellworn.experiments.study_sections import ChatConfig
 
     value: dict[str, Any] = {}
     for pair in pairs or ():
-        key, found, text = pair.partition("=")
-        if not found or not key:
-            raise InputError(f"--chat {pair!r}: is written KEY=VALUE, such as date=2026-01-01 or template_kwargs.enable_thinking=false")
-        set_key(value, key, parse_yaml_value(text), f"--chat {pair}")
+        wrong = f"--chat {pair!r}: is written KEY=VALUE, such as date=2026-01-01 or template_kwargs.enable_thinking=false"
+        assign(value, pair, f"--chat {pair}", wrong)
     return validate(ChatConfig, value, "--chat")
 
 

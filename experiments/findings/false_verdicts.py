@@ -58,7 +58,7 @@ def false_verdicts(rows: Sequence[RunRow]) -> FalseVerdicts | None:
     Of verdicts, only runs that pass the gates count. Seeds of one kind of change are similar, so runs bound the rate for more runs of
     these kinds. Kinds bound the rate for other kinds; a kind counts if any of its runs does.
     """
-    # Neutral runs, each compared with the next, are no cases of their own: what one has, another lacks.
+    # Neutral runs, each compared with the next, are not cases of their own: what one has, another lacks.
     rows = [row for row in rows if is_non_persona(row.arm, row.trait) and row.trait != NEUTRAL]
     # A control of which it was not read what all personas carry is not a case.
     stated = [
