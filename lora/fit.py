@@ -20,6 +20,7 @@ from wellworn.lora.models import Loaded
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -238,15 +239,14 @@ def take_off(model: torch.nn.Module) -> None:
         del model.peft_config
 
 
-def _structure(model: torch.nn.Module) -> dict[str, Any]:
+def _structure(model: "PreTrainedModel") -> dict[str, Any]:
     """Return attributes, modules, tensors and configuration of a model; a tensor that was written to has another version."""
     found: dict[str, Any] = {f"module {name}": type(module) for name, module in model.named_modules(remove_duplicate=False)}
     found |= dict.fromkeys((f"attribute {name}" for name in vars(model)), True)
     tensors = dict(model.named_parameters(remove_duplicate=False)) | _saved_buffers(model)
     for name, each in tensors.items():
         found[name] = (id(each), each.data_ptr(), each._version, tuple(each.shape), each.dtype, each.requires_grad)
-    config = getattr(model, "config", None)
-    return found | {"config": None if config is None else json.dumps(config.to_dict(), sort_keys=True, default=str)}
+    return found | {"config": json.dumps(model.config.to_dict(), sort_keys=True, default=str)}
 
 
 def _saved_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -17,6 +17,7 @@ from filelock import FileLock
 from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError
 from wellworn.data.files import sha256
+from wellworn.probes.decoding.generate import end_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -207,10 +208,9 @@ def _end_turns(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -
     settings = model.generation_config
     if closing is None or settings is None:
         return
-    ends = settings.eos_token_id
-    named = [] if ends is None else list(ends) if isinstance(ends, list) else [ends]
+    named = end_tokens(model)
     if closing not in named:
-        settings.eos_token_id = [*named, closing]
+        settings.eos_token_id = sorted({*named, closing})
 
 
 def _four_bits(device: torch.device) -> dict[str, Any]:
