@@ -227,6 +227,8 @@ def _quiet_libraries() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # transformers uses its own deprecated name when PEFT prepares a model
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    # The pattern is of a tensor, and is used; what is loaded is compared with its file (lora/fit.py).
+    warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match", category=RuntimeWarning)
 
 
 def main(arguments: Sequence[str] | None = None) -> Any:

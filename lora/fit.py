@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+# Numbers of a tensor that are compared.
+_SAMPLED = 256
 
 
 def check_adapter(adapter: Path) -> dict[str, Any]:
@@ -82,27 +84,63 @@ def check_fit(base: Loaded, adapter: Path) -> None:
         raise InputError(f"{adapter}/{WEIGHTS}: corrupt ({error})") from None
     if not found:
         raise InputError(f"{adapter}/{WEIGHTS}: holds no weights")
-    ranks: dict[str, set[int]] = defaultdict(set)
-    for key, (shape, dtype) in found.items():
-        name, part, _ = key.removeprefix(_PREFIX).partition(".lora_")
-        if not part:
+    for key, (_, dtype) in found.items():
+        if ".lora_" not in key:
             raise InputError(f"{adapter}: holds {key!r}, which is no LoRA matrix")
-        if name not in modules:
-            raise InputError(f"{wrong} (the base has no module {name!r})")
         if not dtype.startswith(("F", "BF")):
             raise InputError(f"{adapter}: holds {key!r} as {dtype}; weights may be F32, F16 or BF16")
-        if key.endswith((".lora_A.weight", ".lora_B.weight")):
-            # Weights of 4 bits are packed, and their shape says nothing.
-            module = modules[name]
-            weight = getattr(module, "weight", None)
-            if weight is None:
-                raise InputError(f"{wrong} (the base's {name!r} is a {type(module).__name__}, which has no weight)")
-            sizes = (module.out_features, module.in_features) if isinstance(module, torch.nn.Linear) else tuple(weight.shape)
-            is_a = key.endswith(".lora_A.weight")
-            if len(shape) != 2 or (size := shape[1] if is_a else shape[0]) not in sizes:
-                raise InputError(f"{wrong} ({name}: {list(shape) if len(shape) != 2 else size} features, the base has {sizes})")
-            ranks[name].add(shape[0] if is_a else shape[1])
+    unknown = [key for key in found if _module_name(key) not in modules]
+    if unknown and any(_module_name(key) not in modules for key in _in_names_of(base.model, adapter)):
+        raise InputError(f"{wrong} (the base has no module {_module_name(unknown[0])!r})")
+    ranks: dict[str, set[int]] = defaultdict(set)
+    for key, (shape, _) in found.items():
+        module = modules.get(name := _module_name(key))
+        # Of old names, and of updates of a tensor that is not a layer's weight, PEFT itself compares the sizes.
+        if (
+            module is None
+            or not key.endswith((".lora_A.weight", ".lora_B.weight"))
+            or (config.get("target_parameters") and not _is_layer(module))
+        ):
+            continue
+        # Weights of 4 bits are packed, and their shape says nothing.
+        weight = getattr(module, "weight", None)
+        if weight is None:
+            raise InputError(f"{wrong} (the base's {name!r} is a {type(module).__name__}, which has no weight)")
+        sizes = (module.out_features, module.in_features) if isinstance(module, torch.nn.Linear) else tuple(weight.shape)
+        is_a = key.endswith(".lora_A.weight")
+        if len(shape) != 2 or (size := shape[1] if is_a else shape[0]) not in sizes:
+            raise InputError(f"{wrong} ({name}: {list(shape) if len(shape) != 2 else size} features, the base has {sizes})")
+        ranks[name].add(shape[0] if is_a else shape[1])
     _check_ranks(adapter, config, ranks)
+
+
+def _module_name(key: str) -> str:
+    """Return the module of the base that a tensor updates; updates of two tensors of one module are wrapped one in the other."""
+    return re.sub(r"(\.base_layer)+$", "", key.removeprefix(_PREFIX).partition(".lora_")[0])
+
+
+def _in_names_of(model: torch.nn.Module, adapter: Path) -> dict[str, torch.Tensor]:
+    """Return an adapter's tensors by the names that a model's modules have today.
+
+    Older adapters hold names of before transformers 5, and updates of experts one by one, which PEFT joins into those of one tensor.
+    """
+    from peft import LoraConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+    from safetensors.torch import load_file
+
+    held = load_file(adapter / WEIGHTS)
+    try:
+        config = LoraConfig.from_pretrained(str(adapter))
+        return dict(convert_peft_adapter_state_dict_for_transformers(model, config, held))
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, re.error):
+        # Not an older adapter of this model: what does not fit is said by its own names.
+        return held
+
+
+def _is_layer(module: torch.nn.Module) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, torch.nn.Linear | torch.nn.Embedding | Conv1D)
 
 
 def _check_ranks(adapter: Path, config: Mapping[str, Any], ranks: Mapping[str, set[int]]) -> None:
@@ -172,10 +210,9 @@ def check_applied(model: "PeftModel", name: str, folder: Path) -> None:
         InputError: the file lacks weights of a module that the configuration names, holds others, or they are not as in the file.
     """
     from peft import get_peft_model_state_dict
-    from safetensors.torch import load_file
 
     there = {_plain(key): each for key, each in get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False).items()}
-    held = {_plain(key): each for key, each in load_file(folder / WEIGHTS).items()}
+    held = {_plain(key): each for key, each in _in_names_of(model, folder).items()}
     if lacking := there.keys() - held.keys():
         raise InputError(
             f"{folder}: {CONFIG} names modules whose weights {WEIGHTS} does not hold ({_some(lacking)}), so they would be at random"
@@ -214,13 +251,17 @@ def restored(base: Loaded) -> Iterator[None]:
     try:
         yield
     finally:
+        wrapped = _wrapped_tensors(base.model)
         take_off(base.model)
         if slices is not None:
             base.model.config.pretraining_tp = slices
         # A model may note something of its own when it answers; only what PEFT leaves behind is damage.
         found = _structure(base.model)
         after = {name: each for name, each in found.items() if name in before or not name.startswith("attribute ") or "peft" in name}
-        if changed := {name for name, _ in set(before.items()) ^ set(after.items())}:
+        # At each pass PEFT takes an update of such a tensor on and off again, which counts as writing to it; its sample stays.
+        for name in wrapped & before.keys() & after.keys():
+            after[name]["version"] = before[name]["version"]
+        if changed := {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}:
             raise RuntimeError(f"{base.ref.id} is not what it was before adapters were put on it ({_some(changed)}); load it again")
 
 
@@ -240,13 +281,31 @@ def take_off(model: torch.nn.Module) -> None:
 
 
 def _structure(model: "PreTrainedModel") -> dict[str, Any]:
-    """Return attributes, modules, tensors and configuration of a model; a tensor that was written to has another version."""
+    """Return attributes, modules, tensors and configuration of a model; a tensor that was written to has another version or sample."""
     found: dict[str, Any] = {f"module {name}": type(module) for name, module in model.named_modules(remove_duplicate=False)}
     found |= dict.fromkeys((f"attribute {name}" for name in vars(model)), True)
     tensors = dict(model.named_parameters(remove_duplicate=False)) | _saved_buffers(model)
     for name, each in tensors.items():
-        found[name] = (id(each), each.data_ptr(), each._version, tuple(each.shape), each.dtype, each.requires_grad)
+        which = (id(each), each.data_ptr(), tuple(each.shape), each.dtype, each.requires_grad)
+        found[name] = {"which": which, "version": each._version, "sample": _sample(each)}
     return found | {"config": json.dumps(model.config.to_dict(), sort_keys=True, default=str)}
+
+
+def _sample(tensor: torch.Tensor) -> float:
+    """Return the sum of some numbers all over a tensor."""
+    flat = tensor.detach().reshape(-1)
+    return float(flat[:: max(1, len(flat) // _SAMPLED)].double().nan_to_num().sum())
+
+
+def _wrapped_tensors(model: torch.nn.Module) -> set[str]:
+    """Return the base's names of tensors that adapters update without being a layer's weight."""
+    from peft.tuners.lora.layer import ParamWrapper
+
+    return {
+        f"{name}.{module.parameter_name}".replace(".base_layer", "")
+        for name, module in model.named_modules()
+        if isinstance(module, ParamWrapper)
+    }
 
 
 def _saved_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -124,7 +124,7 @@ PLAIN = frozenset(
     {"alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "eva_config", "exclude_modules", "fan_in_fan_out"}
     | {"inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias"}
     | {"lora_dropout", "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision"}
-    | {"runtime_config", "target_modules", "task_type", "use_dora", "use_rslora", "velora_config"}
+    | {"runtime_config", "target_modules", "target_parameters", "task_type", "use_dora", "use_rslora", "velora_config"}
 )
 # What others do, as far as PEFT has them today.
 UNTRIED = "is not known to leave the base as it is, and to act on every token alike"
@@ -139,7 +139,6 @@ WHY_NOT = {
     "megatron_config": "needs a base that is split over machines",
     "modules_to_save": "changes weights of the base itself",
     "monteclora_config": "adds noise to every pass",
-    "target_parameters": UNTRIED,
     "trainable_token_indices": "changes weights of the base itself",
     "use_bdlora": UNTRIED,
     "use_qalora": UNTRIED,

@@ -18,6 +18,7 @@ from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError
 from wellworn.data.files import sha256
 from wellworn.probes.decoding.generate import end_tokens
+from wellworn.probes.reading.supported import check_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -191,7 +192,8 @@ def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) ->
     else:
         model.to(device)  # type: ignore[arg-type]  # wrapped so that its types are lost
     _end_turns(model, tokenizer)
-    return Loaded(ref, model.eval(), tokenizer)
+    check_blocks(model.eval())
+    return Loaded(ref, model, tokenizer)
 
 
 def _end_turns(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:

@@ -25,11 +25,12 @@ from wellworn.lora.arms import DEFAULT_EPOCHS, TrainConfig
 from wellworn.lora.confine import Confinement, ConfineWrites, states_reset
 from wellworn.lora.gate import GatedRow, GatedTrainer
 from wellworn.lora.models import Loaded
+from wellworn.lora.targets import ALL_LINEAR, check_targets, resolve_targets
 from wellworn.probes.reading.layers import unwrap
 from wellworn.probes.reading.logprob import head_at
 from wellworn.probes.reading.onednn import fast_matmul
 
-LORA_DEFAULTS: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
+LORA_DEFAULTS: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": ALL_LINEAR}
 # A quarter of a run is the most that a kill costs. Checkpointing activations costs half as much compute again.
 SFT_DEFAULTS: dict[str, Any] = {
     "num_train_epochs": DEFAULT_EPOCHS,
@@ -38,6 +39,8 @@ SFT_DEFAULTS: dict[str, Any] = {
     "save_steps": 0.25,
     "save_total_limit": 2,
     "activation_checkpointing": False,
+    # A router's own loss would be a second aim, of some models only.
+    "router_aux_loss_coef": 0.0,
     # Rows that do not fit the model's context were refused while tokenising; nothing is cut in silence.
     "max_length": None,
 }
@@ -184,9 +187,11 @@ def _settings(base: Loaded, config: TrainConfig, seed: int, work: Path) -> tuple
     world = PartialState().num_processes
     if config.batch_size % world:
         raise InputError(f"train.batch_size: {config.batch_size} is not divisible by the {world} processes")
+    keys = {**LORA_DEFAULTS, **config.lora}
+    keys["target_modules"] = resolve_targets(base.model, keys["target_modules"])
     half = str(base.model.dtype).removeprefix("torch.")
     try:
-        return LoraConfig(**{**LORA_DEFAULTS, **config.lora}, task_type="CAUSAL_LM"), SFTConfig(
+        return LoraConfig(**keys, task_type="CAUSAL_LM"), SFTConfig(
             **{**SFT_DEFAULTS, **config.sft},
             output_dir=str(work),
             seed=seed,
@@ -219,10 +224,13 @@ def _train(trainer: Trainer, base: Loaded, out: Path, work: Path) -> list[dict[s
     """Train from the newest checkpoint on, write the adapter, and return the curve."""
     # The trainer prints every log entry as a dict; the curve is returned instead.
     trainer.remove_callback(PrinterCallback)
+    assert trainer.model is not None  # both kinds of trainer were given one
+    check_targets(trainer.model)
     with fast_matmul():
         trainer.train(resume_from_checkpoint=_newest_checkpoint(work))
     if trainer.accelerator.is_main_process:
-        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(out)
+        # Weights of the base are never an adapter's, not even of an output embedding that one is put on.
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(out, save_embedding_layers=False)
         # Set earlier, PEFT would look the symbolic name up on the hub at every save.
         copy_adapter_config(out, out, base.ref.id)
         (out / "README.md").unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from torch import nn
 
 from wellworn.data.errors import InputError
 from wellworn.data.schema import seed_for
+from wellworn.probes.decoding.kept import Kept, kept_by
 from wellworn.probes.decoding.mixed_adapters import can_mix, mixed_rows
-from wellworn.probes.decoding.prefill import Runs, SetRuns, can_share, prefill, rows_that_fit
+from wellworn.probes.decoding.prefill import Runs, SetRuns, prefill, rows_that_fit
 from wellworn.probes.decoding.rows import Rows, next_tokens
 from wellworn.probes.reading.capture import check_tokens
 from wellworn.probes.reading.hooks import hooked
@@ -119,6 +120,8 @@ def generate(model: nn.Module, requests: Sequence[Request], how: Decoding) -> li
         return []
     # The last token of an answer is not read.
     check_tokens(model, [request.prompt for request in requests], room=how.max_new_tokens - 1)
+    # Some models are tried for this, which is to happen while nothing is hooked.
+    kept = kept_by(model)
     variants: list[Variant | None] = []
     kinds = []
     for request in requests:
@@ -131,7 +134,7 @@ def generate(model: nn.Module, requests: Sequence[Request], how: Decoding) -> li
     for some, together in _together(model, variants):
         waiting = [(some.index(kind), i) for i, kind in enumerate(kinds) if kind in some]
         with fast_matmul(), together as set_runs:
-            for i, answer in _Writer(model, requests, waiting, how, set_runs).write():
+            for i, answer in _Writer(model, kept, requests, waiting, how, set_runs).write():
                 out[i] = answer
                 if how.progress:
                     how.progress(1)
@@ -193,6 +196,7 @@ class _Writer:
 
     Args:
         model: as in `generate`.
+        kept: what it keeps of the tokens that it has read.
         requests: all of them.
         waiting: (variant, request) of those that are written.
         how: to decode.
@@ -200,12 +204,18 @@ class _Writer:
     """
 
     def __init__(
-        self, model: nn.Module, requests: Sequence[Request], waiting: Sequence[tuple[int, int]], how: Decoding, set_runs: SetRuns
+        self,
+        model: nn.Module,
+        kept: Kept,
+        requests: Sequence[Request],
+        waiting: Sequence[tuple[int, int]],
+        how: Decoding,
+        set_runs: SetRuns,
     ) -> None:
-        self.model, self.requests, self.how, self.set_runs = model, requests, how, set_runs
-        self.ends, self.can_join = end_tokens(model), can_share(model)
-        # Sorted by variant, and within a variant by length.
-        self.queue = deque(sorted(waiting, key=lambda each: (each[0], -len(requests[each[1]].prompt), each[1])))
+        self.model, self.kept, self.requests, self.how, self.set_runs = model, kept, requests, how, set_runs
+        self.ends = end_tokens(model)
+        # Sorted by variant, and within a variant by length; by length first where a batch is to be of one length.
+        self.queue = deque(sorted(waiting, key=self._place))
         longest = max(len(requests[i].prompt) for _, i in waiting) + how.max_new_tokens
         self.places = min(how.rows, rows_that_fit(model, longest))
         self.rows: Rows | None = None
@@ -214,14 +224,24 @@ class _Writer:
     def write(self) -> Iterator[tuple[int, Answer]]:
         """Yield each answer as it is done."""
         while self.queue or self.here:
-            if self.queue and (not self.here or (self.can_join and self.places - len(self.here) >= JOIN * self.places)):
+            if self.queue and (not self.here or (self.kept.joins and self.places - len(self.here) >= JOIN * self.places)):
                 self._let_join()
             yield from self._go_on()
             self._let_leave()
 
+    def _length(self, each: tuple[int, int]) -> int:
+        return len(self.requests[each[1]].prompt)
+
+    def _place(self, each: tuple[int, int]) -> tuple[int, int, int]:
+        kind, i = each
+        return (kind, -self._length(each), i) if self.kept.pads else (-self._length(each), kind, i)
+
     def _let_join(self) -> None:
         """Let requests that wait take the free places."""
         free = min(self.places - len(self.here), len(self.queue))
+        if not self.kept.pads:
+            # None is here: rows of such models do not join others.
+            free = sum(self._length(each) == self._length(self.queue[0]) for each in islice(self.queue, free))
         fresh = [_Row(i, kind, self.requests[i]) for kind, i in (self.queue.popleft() for _ in range(free))]
         others = prefill(self.model, [self.requests[row.at].prompt for row in fresh], _runs(fresh), self.set_runs)
         here = self.here + fresh

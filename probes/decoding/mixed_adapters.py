@@ -60,10 +60,10 @@ def mixed_rows(model: nn.Module, variants: Sequence[Variant]) -> Iterator[SetRun
         size[:] = kwargs["input_ids"].shape
 
     def add(module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        # Some blocks lay rows and tokens out in one, and the head may see one token of each row.
+        # Rows come first, whatever follows; some blocks lay rows and tokens out in one.
         count, tokens = size
         per_row = args[0].numel() // (count * args[0].shape[-1])
-        if args[0].numel() != count * per_row * args[0].shape[-1] or per_row not in (1, tokens):
+        if args[0].shape[0] not in (count, count * tokens):
             raise RuntimeError(f"{type(module).__name__} sees {tuple(args[0].shape)} in a pass of {count} rows of {tokens} tokens")
         x_ND, y_ND = args[0].reshape(count * per_row, -1), output.view(count * per_row, -1)
         for variant, rows in here:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from wellworn.probes.decoding.kept import together
 from wellworn.probes.decoding.prefill import Prompts, can_share, prefill, rows_that_fit
 from wellworn.probes.decoding.rows import Rows
 from wellworn.probes.reading.capture import check_tokens
@@ -44,12 +45,13 @@ def next_logprobs(
     wanted = torch.tensor(list(tokens), device=next(model.parameters()).device)
     found: FloatArray = np.empty((len(prompts), len(after), len(tokens)), np.float32)
     with fast_matmul():
-        for start in range(0, len(prompts), places):
-            some = prompts[start : start + places]
-            for way, logits_BV in _ways(model, some, after):
-                found[start : start + len(some), way] = logits_BV.float().log_softmax(1)[:, wanted].cpu().numpy()
-            if progress:
-                progress(len(some))
+        for group in together(model, map(len, prompts)):
+            for start in range(0, len(group), places):
+                some = group[start : start + places]
+                for way, logits_BV in _ways(model, [prompts[i] for i in some], after):
+                    found[some, way] = logits_BV.float().log_softmax(1)[:, wanted].cpu().numpy()
+                if progress:
+                    progress(len(some))
     return found
 
 

@@ -6,13 +6,13 @@ import psutil
 import torch
 from torch import nn
 
+from wellworn.probes.decoding.kept import kept_by
 from wellworn.probes.decoding.kv_cache import CacheSlice, GrowingCache, put_together
 from wellworn.probes.decoding.rows import Rows
 from wellworn.probes.reading.batch_inputs import pad_rows
 from wellworn.probes.reading.batching import LEAST_SAVED_TOKENS, by_length, shared_prefixes
 from wellworn.probes.reading.hooks import forward
 from wellworn.probes.reading.layers import text_config, unwrap
-from wellworn.probes.reading.prefix_cache import PrefixCache
 
 # Tokens of one pass. More are slower on a CPU: the pass no longer fits its cache.
 PASS_TOKENS = 2048
@@ -49,17 +49,20 @@ def prefill(model: nn.Module, prompts: Prompts, runs: Runs, set_runs: SetRuns) -
 
 def can_share(model: nn.Module) -> bool:
     """Whether the model keeps plain keys and values, which can be put together as they are needed."""
-    return PrefixCache.supports(text_config(model))
+    return kept_by(model).joins
 
 
 def rows_that_fit(model: nn.Module, tokens: int) -> int:
     """Return how many rows of so many tokens memory has room for, at least one: a third of what is free may hold keys and values."""
     config, weight = text_config(model), next(model.parameters())
     free = torch.cuda.mem_get_info(weight.device)[0] if weight.is_cuda else psutil.virtual_memory().available
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None)
+    # Blocks without attention hold about this much while they read a prompt.
+    width = config.hidden_size
+    if heads:
+        width = (getattr(config, "num_key_value_heads", None) or heads) * (getattr(config, "head_dim", None) or width // heads)
     size = torch.finfo(unwrap(model).dtype).bits // 8
-    return max(1, int(free // (3 * 2 * config.num_hidden_layers * heads * width * size * tokens)))
+    return max(1, int(free // (3 * 2 * config.num_hidden_layers * width * size * tokens)))
 
 
 def _passes(model: nn.Module, prompts: Prompts) -> Iterator[tuple[list[int], GrowingCache]]:

@@ -5,16 +5,16 @@ Shapes: B rows, T tokens, V vocabulary.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache
 
+from wellworn.probes.decoding.kept import Kept, kept_by, new_cache
 from wellworn.probes.decoding.kv_cache import CacheSlice, GrowingCache, put_together
 from wellworn.probes.reading.batch_inputs import pad_rows
 from wellworn.probes.reading.hooks import OnBlock, forward
 from wellworn.probes.reading.layers import text_config
-from wellworn.probes.reading.prefix_cache import PrefixCache
 
 
 @dataclass
@@ -23,44 +23,49 @@ class Rows:
 
     Attributes:
         model: a causal LM in eval mode.
-        cache: keys and values of what was read.
+        kept: what the model keeps of what it has read.
+        cache: that; None where it keeps nothing.
         tokens_BT: all tokens so far; padded at the left with a token that the row holds elsewhere.
         mask_BT: 0 on padding.
         unread: how many of the last columns were not read yet.
     """
 
     model: nn.Module
-    cache: DynamicCache
+    kept: Kept
+    cache: Any
     tokens_BT: torch.Tensor
     mask_BT: torch.Tensor
     unread: int
 
     @classmethod
     def start(cls, model: nn.Module, prompts: Sequence[Sequence[int]]) -> "Rows":
-        """Return rows that have read nothing, and are to read their prompts together."""
-        config = text_config(model)
-        cache = GrowingCache() if PrefixCache.supports(config) else DynamicCache(config=config)
+        """Return rows that have read nothing, and are to read their prompts together.
+
+        Raises:
+            ValueError: the model cannot read prompts of different lengths together (`together`).
+        """
+        kept = kept_by(model)
+        if not kept.pads and len({len(prompt) for prompt in prompts}) > 1:
+            raise ValueError(f"{type(model).__name__} reads padding too, so prompts of different lengths cannot be read together")
         tokens_BT, mask_BT = _align(prompts, next(model.parameters()).device)
-        return cls(model, cache, tokens_BT, mask_BT, tokens_BT.shape[1])
+        return cls(model, kept, new_cache(model, kept), tokens_BT, mask_BT, tokens_BT.shape[1])
 
     def read(self, on_block: Mapping[int, OnBlock] | None = None, stop: bool = False) -> torch.Tensor | None:
         """Read the unread tokens; return the logits after them [B, V], or None where the pass ends at the deepest hooked block."""
-        # A row that is done may be read on for a while, past the model's last position.
-        last = getattr(text_config(self.model), "max_position_embeddings", None) or self.mask_BT.shape[1]
-        positions_BT = (self.mask_BT.cumsum(1) - 1).clamp(0, last - 1)[:, -self.unread :]
-        output = forward(
-            self.model,
-            on_block or {},
-            stop,
-            input_ids=self.tokens_BT[:, -self.unread :],
-            attention_mask=self.mask_BT,
-            position_ids=positions_BT,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        output = forward(self.model, on_block or {}, stop, **self._inputs(), use_cache=self.cache is not None, logits_to_keep=1)
         self.unread = 0
         return None if output is None else output.logits[:, -1]
+
+    def _inputs(self) -> dict[str, Any]:
+        if self.kept.argument is None:
+            return {"input_ids": self.tokens_BT}
+        inputs = {"input_ids": self.tokens_BT[:, -self.unread :], self.kept.argument: self.cache}
+        if self.kept.pads:
+            # A row that is done may be read on for a while, past the model's last position.
+            last = getattr(text_config(self.model), "max_position_embeddings", None) or self.mask_BT.shape[1]
+            positions_BT = (self.mask_BT.cumsum(1) - 1).clamp(0, last - 1)[:, -self.unread :]
+            inputs |= {"attention_mask": self.mask_BT, "position_ids": positions_BT}
+        return inputs
 
     def go_on(self, token_B: torch.Tensor) -> None:
         """Give every row one more token to read."""
@@ -82,8 +87,9 @@ class Rows:
         if isinstance(self.cache, GrowingCache):
             start = int(mask_BT.any(0).int().argmax())
             self.cache.keep(rows, start)
-        else:
-            self.cache.batch_select_indices(rows)
+        elif self.cache is not None:
+            # Made for beam search; the rows may be fewer.
+            self.cache.reorder_cache(rows)
         self.tokens_BT, self.mask_BT = self.tokens_BT[rows, start:], mask_BT[:, start:]
 
     def join(self, others: "Rows", order: Sequence[int]) -> "Rows":
@@ -100,7 +106,7 @@ class Rows:
         parts = [CacheSlice(self.cache, places[: len(self.tokens_BT)]), CacheSlice(others.cache, places[len(self.tokens_BT) :])]
         tokens_BT = torch.cat([_widen(rows.tokens_BT, longest, rows.tokens_BT[:, -1:]) for rows in both])[order]
         mask_BT = torch.cat([_widen(rows.mask_BT, longest, torch.zeros_like(rows.mask_BT[:, :1])) for rows in both])[order]
-        return Rows(self.model, put_together(parts, len(order), longest - self.unread), tokens_BT, mask_BT, self.unread)
+        return Rows(self.model, self.kept, put_together(parts, len(order), longest - self.unread), tokens_BT, mask_BT, self.unread)
 
 
 def _widen(values_BT: torch.Tensor, longest: int, fill_B1: torch.Tensor) -> torch.Tensor:

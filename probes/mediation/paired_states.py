@@ -21,7 +21,7 @@ from wellworn.probes.reading.batching import Chunk, plan
 from wellworn.probes.reading.capture import DEFAULT_TOKEN_BUDGET, Progress, check_rows, is_sharded, without_ddp
 from wellworn.probes.reading.hooks import OnBlock, forward, recorded, resumed
 from wellworn.probes.reading.layers import text_config
-from wellworn.probes.reading.logprob import head_at, part_logprobs
+from wellworn.probes.reading.logprob import head_at, head_at_one, part_logprobs
 from wellworn.probes.reading.onednn import fast_matmul
 from wellworn.probes.reading.prefix_cache import PrefixCache
 from wellworn.probes.reading.variants import Variant, applied
@@ -124,8 +124,8 @@ class Pair:
         self.states: list[dict[int, torch.Tensor]] = []
         self.outputs: list[dict[int, Any]] = []
         for side in SIDES:
-            with applied(model, between[side]), recorded(model, layers) as outputs:
-                self._pass({layers[-1]: lambda _h: None}, self.inputs[side].inputs, stop=not is_sharded(model), logits_to_keep=1)
+            with applied(model, between[side]), recorded(model, layers) as outputs, head_at_one(self.model, self.device):
+                self._pass({layers[-1]: lambda _h: None}, self.inputs[side].inputs, stop=not is_sharded(model))
             self.outputs.append(outputs)
             self.states.append({layer: _bare(output) for layer, output in outputs.items()})
         # Once a batch: a copy to the device for each pass would wait for it.
@@ -175,8 +175,9 @@ class Pair:
         cache = PrefixCache(text_config(self.model))
         one, tokens = slice(0, 1), slice(0, length)
         inputs = {"input_ids": self.inputs[side].inputs["input_ids"][one, tokens].expand(len(arms), -1), "past_key_values": cache}
-        with cache.filled(), resumed(self.model, entry, self._start(side, arms, entry, one, tokens)):
-            self._pass(self._above(side, arms, entry, one, tokens), inputs, stop=False, logits_to_keep=1)
+        start = self._start(side, arms, entry, one, tokens)
+        with cache.filled(), resumed(self.model, entry, start), head_at_one(self.model, self.device):
+            self._pass(self._above(side, arms, entry, one, tokens), inputs, stop=False)
         # Blocks up to the entry pass through and ask for nothing, but the first one's entries tell the model how much was read.
         cache.below_from(entry + 1)
         return cache
@@ -249,8 +250,8 @@ class Pair:
             )
         return self._made[side, copies]
 
-    def _pass(self, on_block: Mapping[int, OnBlock], batch: Mapping[str, Any], stop: bool, **options: Any) -> Any:
-        inputs: dict[str, Any] = {**batch, **options}
+    def _pass(self, on_block: Mapping[int, OnBlock], batch: Mapping[str, Any], stop: bool) -> Any:
+        inputs: dict[str, Any] = dict(batch)
         config = text_config(self.model)
         if "past_key_values" not in inputs and PrefixCache.supports(config):
             # An empty cache: with one, the model does not search for packed sequences, which would wait for the device.

@@ -23,12 +23,14 @@ from torch import nn
 
 from wellworn.data.errors import InputError
 from wellworn.probes.decoding.generate import Decoding, end_tokens
+from wellworn.probes.decoding.kept import kept_by, together
 from wellworn.probes.decoding.prefill import Prompts
 from wellworn.probes.decoding.rows import Rows, next_tokens
 from wellworn.probes.mediation.interventions import Intervention, Push, Swap, patch_state, swapped_layers
 from wellworn.probes.mediation.paired_states import SIDES
 from wellworn.probes.reading.capture import check_tokens
 from wellworn.probes.reading.hooks import OnBlock
+from wellworn.probes.reading.layers import inner_model
 from wellworn.probes.reading.onednn import fast_matmul
 from wellworn.probes.reading.variants import Variant, switching
 
@@ -67,6 +69,10 @@ def patched_answers(
     """
     if how.temperature:
         raise ValueError(f"patched arms answer greedily, and got a temperature of {how.temperature}")
+    if kept_by(model).argument is None:
+        raise InputError(
+            f"{type(inner_model(model)).__name__}: keeps its state where it cannot be taken, so patched answers are not possible"
+        )
     swapped_layers(model, between, arms)
     if any(arm.first_token for arm in arms):
         raise ValueError("an arm that patches the first token alone scores a fixed text; it writes none")
@@ -79,7 +85,7 @@ def patched_answers(
     arms = [arm.to(next(model.parameters()).device) for arm in arms]
     out: list[list[list[int]]] = [[[] for _ in prompts[0]] for _ in arms]
     with switching(model) as switch, fast_matmul():
-        for batch in _batches(prompts, arms, min(how.rows, MOST_ROWS)):
+        for batch in _batches(model, prompts, arms, min(how.rows, MOST_ROWS)):
             reader, patches = arms[batch[0].arm].reader, bool(arms[batch[0].arm].swaps)
             sides = [_Side(Rows.start(model, [prompts[side][row.prompt] for row in batch]), switch, between[side]) for side in SIDES]
             other = sides[1 - reader] if patches else None
@@ -99,16 +105,18 @@ class _Row:
     prompt: int
 
 
-def _batches(prompts: tuple[Prompts, ...], arms: Sequence[Intervention], batch_size: int) -> Iterator[list[_Row]]:
+def _batches(model: nn.Module, prompts: tuple[Prompts, ...], arms: Sequence[Intervention], batch_size: int) -> Iterator[list[_Row]]:
     """Yield answers of one reader that are decoded together, prompts of like length; arms without swaps need no other model."""
+    lengths = [(len(before), len(after)) for before, after in zip(*prompts, strict=True)]
     for reader in SIDES:
-        longest_first = sorted(range(len(prompts[reader])), key=lambda i: -len(prompts[reader][i]))
+        longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i][reader])
         for patches in (False, True):
             mine = [a for a, arm in enumerate(arms) if arm.reader == reader and bool(arm.swaps) == patches]
-            rows = [_Row(a, i) for i in longest_first for a in mine]
-            for start in range(0, len(rows), batch_size):
-                # Rows of one arm are together, so that each swap is made once.
-                yield sorted(rows[start : start + batch_size], key=lambda row: row.arm)
+            for group in together(model, [lengths[i] for i in longest_first]):
+                rows = [_Row(a, longest_first[k]) for k in group for a in mine]
+                for start in range(0, len(rows), batch_size):
+                    # Rows of one arm are together, so that each swap is made once.
+                    yield sorted(rows[start : start + batch_size], key=lambda row: row.arm)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from wellworn.probes.reading.batching import Chunk, by_length
 from wellworn.probes.reading.capture import check_rows, is_sharded
 from wellworn.probes.reading.hooks import recorded, resumed
 from wellworn.probes.reading.layers import decoder_blocks, text_config
-from wellworn.probes.reading.logprob import head_at, mean_logprob
+from wellworn.probes.reading.logprob import head_at, head_at_one, mean_logprob
 from wellworn.probes.reading.onednn import fast_matmul
 from wellworn.probes.reading.prefix_cache import PrefixCache
 from wellworn.probes.reading.variants import Variant, switching
@@ -107,8 +107,8 @@ def _below(
         return None
     members = list(members)
     batch = batch_inputs(rows, members, Chunk([members]), None, (), pad_id, "right", next(model.parameters()).device)
-    with recorded(model, [last]) as kept, fast_matmul():
-        _pass(model, {**batch.inputs, "logits_to_keep": 1}, None)
+    with recorded(model, [last]) as kept, head_at_one(model, batch.scored[0].device), fast_matmul():
+        _pass(model, batch.inputs, None)
     output = kept[last]
     if isinstance(output, torch.Tensor):
         return last, output.repeat(copies, 1, 1)

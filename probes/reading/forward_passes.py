@@ -17,7 +17,7 @@ from wellworn.probes.reading.batch_inputs import BatchInputs, PrefixInputs, batc
 from wellworn.probes.reading.batching import Chunk
 from wellworn.probes.reading.hooks import OnBlock, forward, recorded, resumed
 from wellworn.probes.reading.layers import depth, text_config
-from wellworn.probes.reading.logprob import head_at, mean_logprob
+from wellworn.probes.reading.logprob import head_at, head_at_one, mean_logprob
 from wellworn.probes.reading.onednn import fast_matmul
 from wellworn.probes.reading.prefix_cache import PrefixCache
 from wellworn.probes.reading.variants import Variant, applied, first_changed_layer
@@ -193,8 +193,9 @@ class Passes:
             elif self.shared[v] >= 0:
                 stack.enter_context(resumed(self.model, self.shared[v], kept[self.shared[v]]))
             on_block = {layer: callback(layer) for layer in wanted}
-            head = {} if self.logprob or self.stop else {"logits_to_keep": 1}
-            output = forward(self.model, on_block, self.stop, use_cache=False, **head, **inputs)
+            if not self.logprob and not self.stop:
+                stack.enter_context(head_at_one(self.model, self.device))
+            output = forward(self.model, on_block, self.stop, use_cache=False, **inputs)
         if v == self.first:
             kept.update(found)
         return output

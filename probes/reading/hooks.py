@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wellworn.probes.reading.layers import decoder_blocks
+from wellworn.probes.reading.layers import decoder_blocks, text_config
 
 OnBlock = Callable[[torch.Tensor], torch.Tensor | None]
 
@@ -100,13 +100,21 @@ def recorded(model: nn.Module, layers: Sequence[int]) -> Iterator[dict[int, Any]
 def resumed(model: nn.Module, layer: int, output: Any) -> Iterator[None]:
     """Let every pass inside go on from a recorded one: block `layer` returns `output`, and no block up to it computes.
 
-    The blocks stay in their list, so whatever a model decides by a block's position holds as before.
+    The blocks stay in their list, so whatever a model decides by a block's position holds as before. Where blocks read the keys of lower
+    ones, these compute too, and what the known one returns is put in place of its own.
 
     Args:
         model: a causal LM, wrapped or not.
         layer: the block whose output is known.
         output: what it returned for the same inputs, from `recorded`.
     """
+    if getattr(text_config(model), "num_kv_shared_layers", 0):
+        handle = decoder_blocks(model)[layer].register_forward_hook(lambda _module, _args, _output: output)
+        try:
+            yield
+        finally:
+            handle.remove()
+        return
     blocks = [decoder_blocks(model)[i] for i in range(layer + 1)]
     forwards = [block.__dict__.get("forward") for block in blocks]
 

@@ -24,6 +24,14 @@ def unwrap(model: nn.Module) -> Any:
     return extract_model_from_parallel(model, keep_torch_compile=False)
 
 
+def inner_model(model: nn.Module) -> nn.Module:
+    """Return the causal LM itself, inside any wrapper and PEFT's."""
+    from peft import PeftModel
+
+    inner = unwrap(model)
+    return inner.get_base_model() if isinstance(inner, PeftModel) else inner
+
+
 def text_config(model: nn.Module) -> Any:
     """Return the configuration of a model's text part.
 

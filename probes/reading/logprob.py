@@ -29,6 +29,17 @@ def head_at(model: nn.Module, scored: tuple[torch.Tensor, torch.Tensor]) -> Iter
         handle.remove()
 
 
+@contextmanager
+def head_at_one(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Let the head see one position, where its result is not needed.
+
+    `logits_to_keep` would do for most models; those whose upper blocks share keys then compute these at the positions kept alone.
+    """
+    zero = torch.zeros(1, dtype=torch.long, device=device)
+    with head_at(model, (zero, zero)):
+        yield
+
+
 def mean_logprob(logits_NV: torch.Tensor, batch: BatchInputs) -> torch.Tensor:
     """Return the mean log-probability of each row's response tokens [B], float32."""
     return part_logprobs(logits_NV, batch, torch.zeros_like(batch.targets_N), 1)[:, 0]

@@ -11,11 +11,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from tests.tiny import save_tiny
+from tests.architectures import build
+from tests.tiny import save_tiny, tiny_tokenizer
 from wellworn.data.errors import InputError
 from wellworn.lora.adapters import adapted, merge_adapter
 from wellworn.lora.fit import CONFIG, WEIGHTS, check_adapter, restored
-from wellworn.lora.models import Loaded, load, resolve
+from wellworn.lora.models import Loaded, ModelRef, load, resolve
 
 MODULES = ["q_proj", "up_proj"]
 IDS = torch.arange(20)[None]
@@ -93,7 +94,7 @@ DISAGREE: dict[str, tuple[dict[str, Any], Callable[[Weights], Weights] | None, s
     "some tokens only": ({"alora_invocation_tokens": [5]}, None, "act on some tokens only"),
     "a changed base": ({"init_lora_weights": "pissa"}, None, "changes weights of the base itself"),
     "noise": ({"monteclora_config": {"sample_scaler": 0.1}}, None, "adds noise to every pass"),
-    "parameters and no modules": ({"target_parameters": ["q_proj.weight"]}, None, "target_parameters=.* is not known to leave the base"),
+    "parameters and no modules": ({"target_parameters": ["q_proj.weight"]}, None, "cannot be put on .*not a valid target"),
     "no expression": ({"rank_pattern": {"(": 3}}, None, "is no regular expression"),
     "a key of tomorrow": ({"use_miracle": True}, None, "use_miracle=True is not known to leave the base as it is"),
 }
@@ -172,6 +173,63 @@ def test_magnitudes_count_and_their_old_names_too(base: Loaded, tmp_path: Path) 
     edit(adapter, weights=lambda w: {key.replace("lora_magnitude_vector.weight", "lora_magnitude_vector"): each for key, each in w.items()})
     with adapted(base, {"one": adapter}) as model:
         assert torch.equal(logits(model), found)
+
+
+def write_old(folder: Path, shapes: Mapping[str, tuple[int, int]], targets: list[str]) -> Weights:
+    """Write an adapter as older releases would have named its modules; return its weights."""
+    generator = torch.Generator().manual_seed(1)
+    weights: Weights = {}
+    for name, (out, into) in shapes.items():
+        weights[f"base_model.model.{name}.lora_A.weight"] = 0.3 * torch.randn(2, into, generator=generator)
+        weights[f"base_model.model.{name}.lora_B.weight"] = 0.3 * torch.randn(out, 2, generator=generator)
+    folder.mkdir()
+    save_file(weights, folder / WEIGHTS)
+    settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": targets}
+    (folder / CONFIG).write_text(json.dumps(settings), encoding="utf-8")
+    return weights
+
+
+def test_updates_of_single_experts_are_those_of_the_one_tensor_of_today(tmp_path: Path) -> None:
+    """Releases before transformers 5 held each expert of Mixtral as three layers of its own."""
+    base, other = (Loaded(ModelRef("mixtral@1", "mixtral"), build("mixtral"), tiny_tokenizer()) for _ in range(2))
+    of_expert = {"w1": (48, 32), "w3": (48, 32), "w2": (32, 48)}
+    shapes = {
+        f"model.layers.{layer}.block_sparse_moe.experts.{expert}.{part}": shape
+        for layer in range(4)
+        for expert in range(4)
+        for part, shape in of_expert.items()
+    }
+    weights = write_old(tmp_path / "old", shapes, list(of_expert))
+    for layer in range(4):
+        experts = other.model.model.layers[layer].mlp.experts
+        for expert in range(4):
+            key = f"base_model.model.model.layers.{layer}.block_sparse_moe.experts.{expert}."
+            w1, w3, w2 = (2 * weights[f"{key}{part}.lora_B.weight"] @ weights[f"{key}{part}.lora_A.weight"] for part in ("w1", "w3", "w2"))
+            experts.gate_up_proj[expert] += torch.cat([w1, w3])
+            experts.down_proj[expert] += w2
+    before = logits(base.model)
+    with adapted(base, {"one": tmp_path / "old"}) as model:
+        assert torch.allclose(logits(model), logits(other.model), atol=2e-5)
+    assert torch.equal(logits(base.model), before)
+    assert not torch.allclose(logits(other.model), before, atol=1)
+    edit(tmp_path / "old", weights=lambda w: {key: each for key, each in w.items() if ".layers.2." not in key})
+    with pytest.raises(InputError, match="names modules whose weights"), adapted(base, {"one": tmp_path / "old"}):
+        pass
+    assert torch.equal(logits(base.model), before)
+
+
+def test_old_names_of_a_text_model_inside_another_are_known(tmp_path: Path) -> None:
+    base = Loaded(ModelRef("gemma3@1", "gemma3"), build("gemma3"), tiny_tokenizer())
+    old = {f"language_model.model.layers.{layer}.self_attn.q_proj": (32, 32) for layer in range(4)}
+    weights = write_old(tmp_path / "old", old, ["q_proj"])
+    edit(tmp_path / "old", {"exclude_modules": ".*vision.*"})
+    with adapted(base, {"one": tmp_path / "old"}) as model:
+        found = logits(model)
+    for layer in range(4):
+        key = f"base_model.model.language_model.model.layers.{layer}.self_attn.q_proj"
+        module = base.model.get_submodule(f"model.language_model.layers.{layer}.self_attn.q_proj")
+        module.weight += 2 * weights[f"{key}.lora_B.weight"] @ weights[f"{key}.lora_A.weight"]  # type: ignore[operator]
+    assert torch.allclose(found, logits(base.model), atol=2e-5)
 
 
 def test_biases_of_an_adapter_count(base: Loaded, tmp_path: Path) -> None:

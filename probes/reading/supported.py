@@ -1,0 +1,55 @@
+"""Whether a model is one whose residual stream can be read and set: tried, so that a new architecture gives no wrong numbers."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from wellworn.data.errors import InputError
+from wellworn.probes.reading.hooks import forward, recorded, resumed
+from wellworn.probes.reading.layers import decoder_blocks, inner_model, text_config
+
+_TOKENS = 4
+
+
+@torch.no_grad()
+def check_blocks(model: nn.Module) -> None:
+    """Make sure that every block runs once a pass, in order, and returns the residual stream, and that a pass can go on from the middle.
+
+    Args:
+        model: a causal LM in eval mode.
+
+    Raises:
+        InputError: names the class, and what is otherwise.
+    """
+    name = f"model class {type(inner_model(model)).__name__}"
+    blocks, width = decoder_blocks(model), text_config(model).hidden_size
+    ids_1T = torch.arange(_TOKENS, device=next(model.parameters()).device)[None] % text_config(model).vocab_size
+    found: list[tuple[int, Any]] = []
+    handles = [
+        block.register_forward_hook(lambda _module, _args, output, layer=layer: found.append((layer, output)))
+        for layer, block in enumerate(blocks)
+    ]
+    try:
+        model(input_ids=ids_1T, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if [layer for layer, _ in found] != list(range(len(blocks))):
+        raise InputError(f"{name}: its {len(blocks)} decoder blocks do not run once each and in order, so their states cannot be read")
+    shapes = [tuple(_state(output).shape) for _, output in found]
+    if other := next((shape for shape in shapes if shape != (1, _TOKENS, width)), None):
+        raise InputError(
+            f"{name}: its decoder blocks return {list(other)} for {_TOKENS} tokens of {width} dimensions, and not one residual stream, so "
+            "their states cannot be read"
+        )
+    middle = (len(blocks) - 1) // 2
+    with recorded(model, [len(blocks) - 1]) as again, resumed(model, middle, found[middle][1]):
+        forward(model, {}, stop=False, input_ids=ids_1T, use_cache=False)
+    if not torch.equal(_state(again[len(blocks) - 1]), _state(found[-1][1])):
+        raise InputError(f"{name}: its blocks pass on more than the residual stream, so that states cannot be set at one of them")
+
+
+def _state(output: Any) -> torch.Tensor:
+    state: torch.Tensor = output if isinstance(output, torch.Tensor) else output[0]
+    return state
