@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
-from jinja2 import TemplateError
-
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
 from wellworn.data.wording import shortly
@@ -95,6 +93,13 @@ class Chat:
             raise InputError("this tokenizer gives no character offsets; a fast (tokenizers) version is needed")
         if self.template == "model" and not self.tokenizer.chat_template:
             raise InputError("this model has no chat template; set chat.template=plain to write conversations as a bare transcript")
+        several = self.tokenizer.chat_template if isinstance(self.tokenizer.chat_template, dict) else None
+        # Of several templates, transformers takes the one named default.
+        if self.template == "model" and several and "chat_template" not in self.template_kwargs and "default" not in several:
+            raise InputError(
+                f"this model's chat templates are {', '.join(sorted(several))}, and none is the default; name one as "
+                f"chat.template_kwargs={{chat_template: {min(several)}}}"
+            )
         self._special = {str(token) for token in self.tokenizer.all_special_tokens} | {
             token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special
         }
@@ -247,10 +252,10 @@ class Chat:
                 text = self.tokenizer.apply_chat_template(
                     list(messages), tokenize=False, add_generation_prompt=generation_prompt, **self.template_kwargs
                 )
-        except TemplateError as error:
+        except Exception as error:  # a template is a program, which may fail in any way
             raise InputError(
-                f"the model's chat template refuses the conversation: {error}; set chat.template_kwargs to what it asks for, "
-                "or chat.template=plain"
+                f"the model's chat template refuses the conversation: {str(error) or type(error).__name__}; "
+                "set chat.template_kwargs to what it asks for, or chat.template=plain"
             ) from None
         return str(text)
 

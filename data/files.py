@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -178,6 +178,30 @@ def place_of(at: Location, where: str, lines: Mapping[Location, int | str]) -> s
         at = at[:-1]
     line = lines.get(at)
     return line if isinstance(line, str) else f"{where}:{line}" if line else where
+
+
+def short_names(folders: Sequence[Path], taken: Sequence[str] = ()) -> list[str]:
+    """Return names for folders: each one's own, with as many of the folders around it as it takes to discriminate it from the others.
+
+    Args:
+        folders: may hold one several times.
+        taken: names of something else.
+
+    Example:
+        >>> short_names([Path("/a/one/final"), Path("/a/two/final"), Path("/a/pirate")])
+        ['one/final', 'two/final', 'pirate']
+    """
+    parts = [folder.resolve().parts for folder in folders]
+
+    def name(mine: tuple[str, ...]) -> str:
+        others = [other for other in parts if other != mine]
+        for count in range(1, len(mine)):
+            found = "/".join(mine[-count:])
+            if found not in taken and all(other[-count:] != mine[-count:] for other in others):
+                return found
+        return "/".join(mine)
+
+    return [name(mine) for mine in parts]
 
 
 def digest(value: Any, length: int = 16) -> str:

@@ -3,12 +3,13 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from wellworn.data.catalog import NEUTRAL
-from wellworn.data.files import set_key, validate
+from wellworn.data.files import set_key, short_names, validate
 from wellworn.data.schema import Name
 from wellworn.data.wording import shortly
 from wellworn.experiments.study_sections import (
@@ -22,7 +23,7 @@ from wellworn.experiments.study_sections import (
     Section,
     WrittenConfig,
 )
-from wellworn.lora.arms import Arm, TrainConfig
+from wellworn.lora.arms import Adapter, Arm, TrainConfig
 from wellworn.probes.limits import DEFAULT_FRACTION, FEWEST_PROMPTS
 from wellworn.probes.scoring.endpoint import EndpointConfig
 
@@ -258,8 +259,18 @@ class Run:
     settings: dict[str, Any]
     study: Study
 
+    @property
+    def adapter_name(self) -> str | None:
+        """The name of a third-party adapter, unlike those of the study's others; None of an arm of the study's own."""
+        if not isinstance(self.arm, Adapter):
+            return None
+        folders = [Path(each.path) for each in (self.arm, *self.study.runs) if isinstance(each, Adapter)]
+        return short_names(folders)[0]
+
     def title(self, trait: str | None, seed: int) -> str:
         """Return the name of the run, or of its reference, on screen."""
+        if self.adapter_name is not None:
+            return f"adapter {self.adapter_name}" + (f" ({trait})" if trait else "")
         extra = "".join(f", {key.split('.')[-1]} {value}" for key, value in self.settings.items())
         return f"{self.arm.arm} {trait or ''}".strip() + f" (seed {seed}{extra})"
 

@@ -192,8 +192,8 @@ def _with_one_more(base: Loaded, model: "PeftModel | None", name: str, folder: P
 
     try:
         config = LoraConfig.from_pretrained(str(folder))
-        # All weights come from the file, so none is to be drawn, or made from the base's own.
-        config.init_lora_weights = True
+        # All weights come from the file, so none is to be drawn, or made from the base's own. The base is a causal LM, whatever was meant.
+        config.init_lora_weights, config.task_type = True, "CAUSAL_LM"
         if model is None:
             return PeftModel.from_pretrained(base.model, str(folder), adapter_name=name, config=config)
         model.add_adapter(name, config)

@@ -6,6 +6,8 @@ import importlib.util
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,10 +116,8 @@ def config_depth(ref: ModelRef, trust_remote_code: bool = False) -> int:
     """
     from transformers import PreTrainedConfig
 
-    try:
+    with _loading(ref, "its configuration cannot be read"):
         config, _ = PreTrainedConfig.get_config_dict(ref.path, revision=ref.revision or "main")
-    except (OSError, ValueError) as error:
-        raise InputError(f"model {ref.id}: its configuration cannot be read: {str(error).splitlines()[0]}") from error
     # The class of a configuration takes a second to load. It is needed where parts have configurations of their own, or other names.
     if "num_hidden_layers" in config and not any(isinstance(part, dict) and "model_type" in part for part in config.values()):
         return int(config["num_hidden_layers"])
@@ -127,13 +127,25 @@ def config_depth(ref: ModelRef, trust_remote_code: bool = False) -> int:
 def _config(ref: ModelRef, trust_remote_code: bool = False) -> "PreTrainedConfig":
     from transformers import AutoConfig
 
-    try:
+    with _loading(ref, "its configuration cannot be read"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             ref.path, revision=ref.revision or "main", trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        raise InputError(f"model {ref.id}: its configuration cannot be read: {str(error).splitlines()[0]}") from error
     return config
+
+
+@contextmanager
+def _loading(ref: ModelRef, problem: str) -> Iterator[None]:
+    """Say in one line what kept a library from loading something of a model: it may be any kind of error, of many packages."""
+    try:
+        yield
+    except (InputError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        # Messages of these are names alone.
+        kind = "" if isinstance(error, OSError | ValueError | ImportError) and reason else f"{type(error).__name__}: "
+        raise InputError(f"model {ref.id}: {problem}: {kind}{reason}") from error
 
 
 def _context(config: "PreTrainedConfig") -> int | None:
@@ -148,10 +160,8 @@ def load_tokenizer(ref: ModelRef) -> tuple["PreTrainedTokenizerBase", int | None
     """
     from transformers import AutoTokenizer
 
-    try:
+    with _loading(ref, "its tokenizer cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(ref.path, revision=ref.revision or "main")
-    except (OSError, ValueError) as error:
-        raise InputError(f"model {ref.id}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
     return tokenizer, _context(_config(ref))
 
 
@@ -174,11 +184,10 @@ def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) ->
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": ref.revision}
     options = {key: value for key, value in options.items() if value is not None}
     weights: dict[str, Any] = _four_bits(device) if dtype == NF4 else {"dtype": DTYPES[dtype]}
-    try:
+    with _loading(ref, "cannot be loaded"):
         model = AutoModelForCausalLM.from_pretrained(ref.path, **weights, **options)
+    with _loading(ref, "its tokenizer cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(ref.path, **options)
-    except (OSError, ValueError) as error:
-        raise InputError(f"model {ref.id}: cannot be loaded: {str(error).splitlines()[0]}") from error
     if getattr(model, "_hf_peft_config_loaded", False):
         raise InputError(f"model {ref.id}: holds an adapter next to the model, which was put on it; name a model without one")
     if tokenizer.pad_token_id is None:

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from wellworn.data.files import short_names
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.store import write_json
 from wellworn.experiments.stages.capability import BUILTIN, CHECKS, Capability, capability, measure_items
 from wellworn.experiments.study_sections import ChatConfig
-from wellworn.experiments.traits.exchange import address
 from wellworn.lora import models
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def evaluate(
     folders = list(dict.fromkeys(adapters))
     # PEFT refuses names with a dot. These names are not shown.
     named = {f"adapter{i}": folder for i, folder in enumerate(folders)}
-    shown = {"base": "base", **dict(zip(named, _names(folders), strict=True))}
+    shown = {"base": "base", **dict(zip(named, short_names(folders, taken=("base",)), strict=True))}
     found: dict[str, Any] = {"model": base.ref.id, "suite": ",".join(dict.fromkeys(suites))}
     if BUILTIN in suites:
         with console.status("") as status:
@@ -71,12 +71,6 @@ def evaluate(
             found["tasks"].append(asdict(row))
             _write(out, found)
         console.print(lm_eval_tasks.table(of_tasks, base.ref.id, settings))
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """Return names of adapters: those of their folders, or their paths where two rows would have one name."""
-    names = [folder.resolve().name for folder in folders]
-    return [name if ["base", *names].count(name) == 1 else address(folder) for name, folder in zip(names, folders, strict=True)]
 
 
 def _write(out: Path | None, found: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wellworn.data.catalog import control_names, load_trait, trait_names
-from wellworn.data.files import digest, validate
+from wellworn.data.files import digest, short_names, validate
 from wellworn.experiments.study import Study
 from wellworn.experiments.study_sections import ChatConfig
 
@@ -26,11 +26,12 @@ def study_of(model: str, adapters: Sequence[Path], suspected: Sequence[str], cha
     # A third-party trait may have fewer contrast pairs than a study reads by default.
     pairs = min([Study.model_fields["contrast_pairs"].default, *(len(traits[name].contrast_pairs) for name in own)])
     folders = [folder.resolve() for folder in adapters]
-    names = ", ".join(folder.name for folder in folders)
-    # The name stays short for any number of adapters; the digest of their paths makes it unique.
-    rest = f"-and-{len(folders) - 1}-more-{digest(list(map(str, folders)), 6)}" if len(folders) > 1 else ""
+    names = ", ".join(short_names(folders))
+    # The name stays short for any number of adapters, and the digest keeps results of others from being written over.
+    rest = f"-and-{len(folders) - 1}-more" if len(folders) > 1 else ""
+    what = digest([model, list(map(str, folders)), list(suspected), chat.model_dump(mode="json")], 6)
     study = {
-        "name": f"measure-{folders[0].name}{rest}",
+        "name": f"measure-{folders[0].name}{rest}-{what}",
         "question": f"Does a fine-tune ({names}) move the model along persona directions that it already had?",
         "expects": "Nothing: it was trained elsewhere.",
         "refuted_by": "Nothing.",

@@ -195,11 +195,12 @@ def _random_arm(given: ArmInputs) -> ArmStages:
 
 
 def _adapter_arm(given: ArmInputs, folder: Path) -> ArmStages:
-    stage = adapter_stage(given.context, folder, f"adapter {folder.name}")
+    name = given.run.adapter_name
+    stage = adapter_stage(given.context, folder, f"adapter {name}")
     digest = stage.config["files"]["adapter_model.safetensors"][:12]
     return ArmStages(
         condition=Condition(given.title, adapter=stage),
-        adapter=f"{folder.resolve().name}@{digest}",
+        adapter=f"{name}@{digest}",
         missing={"neutral": NO_NEUTRAL_ADAPTER},
     )
 

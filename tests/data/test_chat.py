@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from tests.tiny import tiny_tokenizer
 from wellworn.data.chat import Chat, Encoded, TooLongError
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
@@ -443,3 +444,20 @@ def test_added_token_that_is_not_special_may_stand_in_a_text() -> None:
     tokenizer.add_tokens(["<tool>"])
     ours = Chat(tokenizer)
     assert span_text(ours, ours.encode(Turn(QUESTION, "use <tool> now"))) == "use <tool> now"
+
+
+def test_of_several_templates_one_is_named() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = {"rag": CHATML.replace("user", "reader"), "tool_use": CHATML}
+    with pytest.raises(InputError, match=r"chat templates are rag, tool_use, and none is the default; .*\{chat_template: rag\}"):
+        Chat(tokenizer)
+    one, default = Chat(tokenizer, template_kwargs={"chat_template": "tool_use"}), Chat(tiny_tokenizer())
+    turn = Turn("Where is it?", "On the shelf.")
+    assert one.encode(turn) == default.encode(turn)
+    tokenizer.chat_template["default"] = CHATML
+    assert Chat(tokenizer).encode(turn) == default.encode(turn)
+
+
+def test_a_template_that_fails_in_any_way_refuses_the_conversation() -> None:
+    with pytest.raises(InputError, match=r"the model.s chat template refuses the conversation: .*set chat\.template_kwargs"):
+        Chat(tiny_tokenizer(CHATML + "{{ 1 + 'a' }}")).encode(Turn("Where?", "There."))

@@ -149,9 +149,24 @@ def test_measure_of_several_adapters_reads_them_together(
     assert summary["study"].startswith("measure-their-adapter-and-1-more-")
     assert one["adapter"] != weaker["adapter"]
     assert one["relative_norm"] > weaker["relative_norm"] > 0
-    assert "adapter their-adapter · pirate" in outcome.out
-    alone = wellworn(*known, "--adapter", half, "--json", "-", "--runs-dir", tmp_path / "alone")
-    assert json.loads(alone.out.splitlines()[-1])["runs"] == [weaker]
+    assert "adapter half/their-adapter · pirate" in outcome.out
+    assert weaker["adapter"].startswith("half/their-adapter@")
+    alone = wellworn(*known, "--adapter", half, "--json", "-", "--runs-dir", runs)
+    result = json.loads(alone.out.splitlines()[-1])
+    # It has no namesake there; all else is as before.
+    assert result["runs"] == [weaker | {"adapter": weaker["adapter"].removeprefix("half/")}]
+
+
+def test_results_of_namesakes_are_not_written_over(wellworn: Call, adapter: Path, tiny_model: Path, runs: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / adapter.name
+    shutil.copytree(adapter, other)
+    found = set()
+    for options in (("--adapter", adapter), ("--adapter", other), ("--adapter", adapter, "--trait", "pirate")):
+        outcome = wellworn("measure", "--model", tiny_model, *options, "--json", tmp_path / "m.json", "--runs-dir", runs)
+        assert outcome.code == 0, outcome.err
+        found.add(json.loads((tmp_path / "m.json").read_text())["study"])
+    assert len(found) == 3
+    assert all((runs / name / "report.html").is_file() for name in found)
 
 
 def test_measure_without_a_trait_still_names_the_nearest_directions(wellworn: Call, adapter: Path, tiny_model: Path, runs: Path) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -243,3 +244,17 @@ def test_four_bits_without_the_extra_say_what_to_install(tiny_model: Path, monke
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"nf4 needs bitsandbytes.*\[quantized\]"):
         load(ref, "nf4")
+
+
+@pytest.mark.parametrize("method", ["awq", "compressed-tensors", "gptq", "hqq"])
+def test_a_model_whose_package_is_missing_is_refused_in_one_line(method: str, tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "packed"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": method, "bits": 4} | (
+        {"format": "pack-quantized"} if method == "compressed-tensors" else {}
+    )
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(InputError, match=r"model local:packed@\w+: cannot be loaded: .*(install|requires|not available)") as caught:
+        load(resolve(str(folder)))
+    assert "\n" not in str(caught.value)
