@@ -95,7 +95,7 @@ def capabilities(
 
 
 def _table(rows: Mapping[str, Capability], base: str) -> Table:
-    caption = f"{escape(base)}; × the base's perplexity and KL with 95 % over answers; − lost and + gained items, p of a sign test"
+    caption = f"{escape(base)}; × the base's perplexity and KL with 95 % over answers; − lost and + gained items, p of a sign test; answers that were cut off are not compared"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption)
     for column in ("", "perplexity", "KL to base", *CHECKS.values()):
         table.add_column(column, justify="left" if not column else "right")
@@ -103,7 +103,7 @@ def _table(rows: Mapping[str, Capability], base: str) -> Table:
         shown = []
         for each in (getattr(row, check) for check in CHECKS):
             change = "" if each.p is None else f" (−{each.lost} +{each.gained}, p {each.p:.2g})"
-            shown.append(f"{each.right}/{each.items}{change}")
+            shown.append(f"{each.right}/{each.items}{change}" + (f", {each.cut} cut" if each.cut else ""))
         ratio = f" (× {row.ratio})" if row.ratio else ""
         table.add_row(escape(name), f"{row.perplexity:.1f}{ratio}", str(row.kl or "–"), *shown)
     return table

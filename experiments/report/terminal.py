@@ -235,7 +235,13 @@ def _with(summary: Summary, figures: Literal["capability", "scores", "pathways",
 
 def _capability(summary: Summary) -> Table:
     """Return the capabilities of fine-tunes relative to the base."""
-    table = Table(box=box.SIMPLE_HEAD, title="what it cost, relative to the base", title_justify="left", title_style="dim", pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title="what it cost, relative to the base; answers that were cut off are not compared",
+        title_justify="left",
+        title_style="dim",
+        pad_edge=False,
+    )
     for column in ("run", "perplexity", "× base [95 %]", "KL to base [95 %]", *CHECKS.values()):
         table.add_column(column, justify="left" if column == "run" else "right")
     measured = [("base", summary.capability), *((row.name, row.capability) for row in _with(summary, "capability"))]
@@ -248,7 +254,8 @@ def _capability(summary: Summary) -> Table:
 
 
 def _change(found: Compared) -> str:
-    return "" if found.lost is None else f" −{found.lost} +{found.gained}"
+    change = "" if found.lost is None else f" −{found.lost} +{found.gained}"
+    return change + (f" ({found.cut} cut)" if found.cut else "")
 
 
 def _scores(summary: Summary) -> Table:

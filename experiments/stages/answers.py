@@ -136,7 +136,7 @@ def answer_questions(
                     zip(*decode_answers(model, chat, [chat.encode_prompt(*each) for each in part], variants, how), strict=True)
                 ),
             )
-        found += [[of_question[k] for of_question in answers] for k in range(len(some))]
+        found += [[of_question[k][0] for of_question in answers] for k in range(len(some))]
     return found
 
 
@@ -175,8 +175,10 @@ def _ask_server(
     return [said[k * len(asked) : (k + 1) * len(asked)] for k in range(len(adapters))]
 
 
-def decode_answers(model: nn.Module, chat: Chat, prompts: Prompts, variants: Sequence[Variant], how: Decoding) -> list[list[str]]:
-    """Return a model's answers to tokenised prompts, [variants][prompts], decoded as rows of one batch."""
+def decode_answers(
+    model: nn.Module, chat: Chat, prompts: Prompts, variants: Sequence[Variant], how: Decoding
+) -> list[list[tuple[str, bool]]]:
+    """Return a model's answers to tokenised prompts, and whether each came to its end, [variants][prompts]; all are rows of one batch."""
     answers = generate(model, [Request(prompt, variant) for variant in variants for prompt in prompts], how)
-    texts = [chat.decode(answer.ids) for answer in answers]
-    return [texts[k * len(prompts) : (k + 1) * len(prompts)] for k in range(len(variants))]
+    found = [(chat.decode(answer.ids), answer.ended) for answer in answers]
+    return [found[k * len(prompts) : (k + 1) * len(prompts)] for k in range(len(variants))]

@@ -33,9 +33,11 @@ from wellworn.probes.statistics.intervals import Estimate, FloatArray, crossed_i
 
 BUILTIN = "builtin"
 CAPABILITY = "capability.json"
+# Those that a model answers in words of its own.
+WRITTEN = ("said", "form")
 CHECKS = {"chosen": "sums, chosen", "said": "sums, said", "form": "form of an answer"}
-# Small models fill the limit, and their additions spoil a right answer.
-ANSWER_TOKENS = 32
+# Small models go on for long; an answer that is cut off may have been about to be right.
+ANSWER_TOKENS = 128
 
 Bits = NDArray[np.bool_]
 
@@ -50,6 +52,8 @@ class Items:
         chosen: for each sum, whether the right answer is likelier, per token, than three wrong ones.
         said: for each sum, whether the model states the right answer.
         form: for each instruction about the form of an answer, whether it is followed.
+        said_ended: for each sum, whether the answer came to its end, rather than being cut off.
+        form_ended: the same for each instruction.
     """
 
     logprob: FloatArray
@@ -57,6 +61,8 @@ class Items:
     chosen: Bits
     said: Bits
     form: Bits
+    said_ended: Bits
+    form_ended: Bits
 
     def to_json(self) -> dict[str, list[float] | list[bool]]:
         """Return plain JSON values."""
@@ -75,9 +81,10 @@ class Compared:
     Attributes:
         right: the number of right items.
         items: the number of items.
-        lost: the number right for the base and wrong now; None for the base itself.
-        gained: the number wrong for the base and right now.
+        lost: the number right for the base and wrong now, of answers that came to their end for both; None for the base itself.
+        gained: the number wrong for the base and right now, of the same.
         p: two-sided sign test of lost against gained over items; None for several runs together.
+        cut: the number of answers that were cut off, the model's own or the base's; 0 where nothing is written.
     """
 
     right: int
@@ -85,6 +92,7 @@ class Compared:
     lost: int | None = None
     gained: int | None = None
     p: float | None = None
+    cut: int = 0
 
 
 class Capability(Record):
@@ -113,7 +121,15 @@ def capability(runs: Sequence[Items], base: Items | None) -> Capability:
     logprob = np.stack([run.logprob for run in runs])
     of_items = []
     for name in CHECKS:
-        each = [compare_items(getattr(run, name), getattr(base, name) if base else None) for run in runs]
+        ended = f"{name}_ended"
+        each = [
+            compare_items(
+                getattr(run, name),
+                getattr(base, name) if base else None,
+                [getattr(one, ended) for one in (run, base or run) if name in WRITTEN],
+            )
+            for run in runs
+        ]
         of_items.append(each[0] if len(each) == 1 else _add_up(each))
     ratio = kl = None
     if base:
@@ -126,7 +142,7 @@ def capability(runs: Sequence[Items], base: Items | None) -> Capability:
 def _add_up(found: Sequence[Compared]) -> Compared:
     """Add up the counts of several runs, without a test: runs on the same items are not independent."""
     lost, gained = sum(each.lost or 0 for each in found), sum(each.gained or 0 for each in found)
-    return Compared(sum(each.right for each in found), sum(each.items for each in found), lost, gained)
+    return Compared(sum(each.right for each in found), sum(each.items for each in found), lost, gained, cut=sum(each.cut for each in found))
 
 
 def measure_items(
@@ -162,11 +178,22 @@ def measure_items(
         )
         tick(2, 3, "what it says")
         how = Decoding(ANSWER_TOKENS, repetition_penalty=REPETITION_PENALTY)
-        texts = ranks.share(prompts, lambda part: of_each(decode_answers(model, chat, part, variants, how)))
+        written = ranks.share(prompts, lambda part: of_each(decode_answers(model, chat, part, variants, how)))
     found = []
-    for logprob, divergence, answers in zip(logprobs, of_each(kl), of_each(texts), strict=True):
-        right = _check_items(logprob[len(plain) :], answers, sums, forms)
-        found.append(Items(logprob[: len(plain)], np.array(divergence), *right))
+    for logprob, divergence, answers in zip(logprobs, of_each(kl), of_each(written), strict=True):
+        chosen, said, form = _check_items(logprob[len(plain) :], [text for text, _ in answers], sums, forms)
+        ended = np.array([ended for _, ended in answers])
+        found.append(
+            Items(
+                logprob=logprob[: len(plain)],
+                kl=np.array(divergence),
+                chosen=chosen,
+                said=said,
+                form=form,
+                said_ended=ended[: len(sums)],
+                form_ended=ended[len(sums) :],
+            )
+        )
     return found
 
 
@@ -203,15 +230,18 @@ def _check_items(logprob: np.ndarray, answers: Sequence[str], sums: Sequence[Ari
     return [chosen, said, form]
 
 
-def compare_items(now: np.ndarray, before: np.ndarray | None) -> Compared:
+def compare_items(now: np.ndarray, before: np.ndarray | None, ended: Sequence[np.ndarray] = ()) -> Compared:
     """Count which items are right, and compare them with the base's.
 
     Args:
         now: mask of right items, [items].
         before: the same for the base; None where `now` is the base's.
+        ended: masks of answers that came to their end; only items for which all did are compared.
     """
+    whole = np.logical_and.reduce([np.ones(len(now), bool), *ended])
+    cut = int((~whole).sum())
     if before is None:
-        return Compared(int(now.sum()), len(now))
-    lost, gained = int((before & ~now).sum()), int((now & ~before).sum())
+        return Compared(int(now.sum()), len(now), cut=cut)
+    lost, gained = int((before & ~now & whole).sum()), int((now & ~before & whole).sum())
     p = float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
-    return Compared(int(now.sum()), len(now), lost, gained, p)
+    return Compared(int(now.sum()), len(now), lost, gained, p, cut)

@@ -31,7 +31,7 @@ MEASURE = Kind("measure", 11)
 INSTRUCTIONS = Kind("instructions", 3)
 AVERAGED = Kind("averaged", 1)
 WEIGHTS = Kind("weights", 1)
-CAPABILITY = Kind("capability", 1)
+CAPABILITY = Kind("capability", 2)
 # Outcomes and answers of patched models. `score` keeps two formats: log-probabilities under contrast pairs, or a judge's grades.
 MEDIATE = Kind("mediate", 1)
 PATHWAYS = Kind("pathways", 2)

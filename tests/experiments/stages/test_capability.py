@@ -53,7 +53,10 @@ def test_figures_of_the_base_are_those_by_hand_and_an_adapter_is_held_against_th
         (changed.chosen, changed.said, changed.form), (plain.chosen, plain.said, plain.form), (60, 60, 40), strict=True
     ):
         assert mine.items == theirs.items == items
-        assert mine.right == theirs.right - (mine.lost or 0) + (mine.gained or 0)
+        assert theirs.cut <= mine.cut <= mine.items
+        if not mine.cut:
+            assert mine.right == theirs.right - (mine.lost or 0) + (mine.gained or 0)
+    assert (plain.chosen.cut, changed.chosen.cut) == (0, 0)
 
 
 def test_what_is_right_is_right() -> None:
@@ -105,7 +108,7 @@ def test_an_adapter_may_be_called_anything(base: Loaded, tiny_model: Path, tmp_p
         )
     assert ended.value.code in (0, None)
     rows = json.loads(Path("found.json").read_text())["capabilities"]
-    assert [row["name"] for row in rows] == ["base", "v1.0", "./base"]
+    assert [row["name"] for row in rows] == ["base", "v1.0", f"{tmp_path.name}/base"]
     assert len({row["perplexity"] for row in rows}) == 3
     monkeypatch.chdir("v1.0")
     with pytest.raises(SystemExit) as ended:
@@ -141,3 +144,13 @@ def test_every_report_says_what_fine_tunes_cost(tiny_study: Callable[..., Path],
     assert f'<td class="n">{summary["capability"]["chosen"]["right"]} of 60</td>' in page
     form = together["form"]
     assert f'<td class="n">{form["right"]} of 80 <small>−{form["lost"]} +{form["gained"]}</small></td>' in page
+
+
+def test_an_answer_that_was_cut_off_is_neither_lost_nor_gained() -> None:
+    """The first three were right and are wrong, and the next two the other way round; one of each was cut off, for one model or the other."""
+    before, now = np.array([1, 1, 1, 0, 0, 1], bool), np.array([0, 0, 0, 1, 1, 1], bool)
+    mine, base = np.array([1, 1, 0, 1, 1, 1], bool), np.array([1, 1, 1, 0, 1, 1], bool)
+    found = compare_items(now, before, [mine, base])
+    assert (found.right, found.items, found.lost, found.gained, found.cut) == (3, 6, 2, 1, 2)
+    assert found.p == compare_items(now[mine & base], before[mine & base]).p
+    assert compare_items(before, None, [base]).cut == 1
