@@ -91,7 +91,7 @@ class Chat:
     def __post_init__(self) -> None:
         if not self.tokenizer.is_fast:
             raise InputError("this tokenizer gives no character offsets; a fast (tokenizers) version is needed")
-        if self.template == "model" and not self.tokenizer.chat_template:
+        if self.template == "model" and not (self.tokenizer.chat_template or "chat_template" in self.template_kwargs):
             raise InputError("this model has no chat template; set chat.template=plain to write conversations as a bare transcript")
         several = self.tokenizer.chat_template if isinstance(self.tokenizer.chat_template, dict) else None
         # Of several templates, transformers takes the one named default.

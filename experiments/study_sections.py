@@ -1,11 +1,13 @@
 """The sections of a study file: how conversations are written, and what is measured. `study.py` puts them together."""
 
 import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from wellworn.data.chat import Chat
+from wellworn.data.files import digest
 from wellworn.lora.arms import TrainConfig
 from wellworn.probes.limits import FEWEST_NULL_DRAWS, FEWEST_PROMPTS, FEWEST_TAIL_DRAWS, NULL_DRAWS
 
@@ -23,15 +25,27 @@ class ChatConfig(Section):
     """How conversations are written.
 
     Attributes:
-        template: `model` is the model's own chat template; `plain` is a transcript, for a base model without a template.
+        template: `model` is the model's own chat template; `plain` is a transcript, for a base model without one. Or the path of a .jinja
+            file, such as an adapter's own template. Example: plain.
         template_kwargs: arguments passed to the model's template. Example: {enable_thinking: false}.
         date: the day that a template writes as today's. A template that writes one needs it, or readings of two days would differ.
             Example: 2026-01-01.
     """
 
-    template: Literal["model", "plain"] = "model"
+    template: str = "model"
     template_kwargs: dict[str, Any] = {}
     date: datetime.date | None = None
+
+    @field_validator("template")
+    @classmethod
+    def _known_template(cls, template: str) -> str:
+        if template not in ("model", "plain") and not (template.endswith(".jinja") and Path(template).is_file()):
+            raise ValueError("may be model, plain or the path of a .jinja file")
+        return template
+
+    @property
+    def _written(self) -> str | None:
+        return None if self.template in ("model", "plain") else Path(self.template).read_text(encoding="utf-8")
 
     def of(self, tokenizer: "PreTrainedTokenizerBase", max_length: int | None) -> Chat:
         """Return the chat format of a model.
@@ -39,11 +53,14 @@ class ChatConfig(Section):
         Raises:
             InputError: as `Chat`.
         """
-        return Chat(tokenizer, self.template, self.template_kwargs, max_length, self.date)
+        if self._written is not None:
+            return Chat(tokenizer, "model", {**self.template_kwargs, "chat_template": self._written}, max_length, self.date)
+        return Chat(tokenizer, "plain" if self.template == "plain" else "model", self.template_kwargs, max_length, self.date)
 
     def identity(self) -> dict[str, Any]:
-        """Return its part of a stage's hash; a date counts where there is one."""
-        return self.model_dump(mode="json", exclude={"date"} if self.date is None else None)
+        """Return its part of a stage's hash; a date counts where there is one, and of a file what it holds."""
+        own: dict[str, Any] = {} if self._written is None else {"template": digest(self._written)}
+        return self.model_dump(mode="json", exclude={"date"} if self.date is None else None) | own
 
 
 # System prompts that name a persona and say nothing of its manner.

@@ -11,7 +11,9 @@ import torch
 
 from wellworn.data.errors import InputError
 from wellworn.lora.fit import CONFIG, WEIGHTS, check_adapter, put_on, read_config, restored
-from wellworn.lora.models import Loaded
+from wellworn.lora.models import Loaded, ModelRef, load_tokenizer
+
+TEMPLATE = "chat_template.jinja"
 
 
 @contextmanager
@@ -92,3 +94,40 @@ def copy_adapter_config(source: Path, target: Path, base: str | None = None) -> 
     name = base or str(config.get("base_model_name_or_path"))
     config["base_model_name_or_path"] = Path(name).name if Path(name).is_absolute() else name
     (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def unlike_base(ref: ModelRef, adapter: Path, template: str) -> list[str]:
+    """Return what an adapter's folder says of its base that is not so of the model it is put on, each in one sentence.
+
+    Args:
+        ref: the model.
+        adapter: its folder.
+        template: how conversations are written: `model`, `plain` or a file, as in a study.
+    """
+    config = read_config(adapter)
+    given = str(config.get("base_model_name_or_path") or "")
+    name, revision = given.partition("@")[0].rstrip("/").rpartition("/")[2], config.get("revision")
+    found = []
+    if name and name.lower() != ref.id.partition("@")[0].removeprefix("local:").rpartition("/")[2].lower():
+        shown = name if Path(given).is_absolute() else given
+        found.append(f"its configuration names the base {shown}, and it is put on {ref.id}")
+    if revision not in (None, "main") and ref.revision and not ref.revision.startswith(str(revision)):
+        found.append(f"its configuration names revision {revision} of its base, and it is put on {ref.revision}")
+    own = _own_template(adapter)
+    if own is not None and template == "model" and own.strip() != str(load_tokenizer(ref)[0].chat_template or "").strip():
+        found.append(
+            "its folder holds another chat template than the base's, which is not used; "
+            "chat.template takes the path of a .jinja file, for the base and the fine-tune alike"
+        )
+    return found
+
+
+def _own_template(adapter: Path) -> str | None:
+    """Return the chat template beside an adapter; None where there is none, or several."""
+    try:
+        if (adapter / TEMPLATE).is_file():
+            return (adapter / TEMPLATE).read_text(encoding="utf-8")
+        own = json.loads((adapter / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return own if isinstance(own, str) else None

@@ -95,7 +95,10 @@ def capabilities(
 
 
 def _table(rows: Mapping[str, Capability], base: str) -> Table:
-    caption = f"{escape(base)}; × the base's perplexity and KL with 95 % over answers; − lost and + gained items, p of a sign test; answers that were cut off are not compared"
+    caption = (
+        f"{escape(base)}; × the base's perplexity and KL with 95 % over answers; "
+        "− lost and + gained items, p of a sign test; answers that were cut off are not compared"
+    )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption)
     for column in ("", "perplexity", "KL to base", *CHECKS.values()):
         table.add_column(column, justify="left" if not column else "right")

@@ -37,6 +37,8 @@ class RunEntry(Record):
         own_grades: a judge's grades of that.
         questions: the questions of the sample answers.
         missing: field → why it was not measured.
+        adapted: its adapter.
+        notes: what a third-party adapter says of its base that is not so here.
     """
 
     arm: str
@@ -64,12 +66,14 @@ class RunEntry(Record):
     own_grades: str | None = None
     questions: Sequence[str]
     missing: Mapping[str, str]
+    adapted: str | None = None
+    notes: Sequence[str] = ()
 
     @property
     def stages(self) -> Iterator[str | None]:
         """The ids of all its stages."""
         yield from (self.measure, self.instructions, self.averaged, self.dictionary, self.said, self.answers)
-        yield from (self.training, self.weights, self.capability, self.scores)
+        yield from (self.training, self.adapted, self.weights, self.capability, self.scores)
         yield from self.pathways.values()
         yield from (self.stand_ins, self.wording)
         yield from self.written.values()

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from wellworn.data.errors import InputError
 from wellworn.experiments.engine.record import Settings
 from wellworn.experiments.engine.store import MANIFEST, Store, read_json, write_json
+from wellworn.experiments.findings.adapted import Adapted, read_adapted
 from wellworn.experiments.findings.index import INDEX, CalibrationEntry, GeneratedEntry, Index, KnockInEntry, RunEntry
 from wellworn.experiments.plan.planned import Plan, PlannedRun
 from wellworn.experiments.stages.averaged_states import load_averaged
@@ -61,6 +62,7 @@ class RunResult:
         written: reference → outcomes of its confined writes.
         own_answers: what models say with the state along its own direction set; None where the study does not ask.
         own_grades: a judge's grades of that; None without a judge.
+        adapted: what its adapter changes; None without one.
     """
 
     entry: RunEntry
@@ -81,6 +83,7 @@ class RunResult:
     written: Mapping[str, WrittenOutcomes] = field(default_factory=dict)
     own_answers: OwnAnswers | None = None
     own_grades: OwnGrades | None = None
+    adapted: Adapted | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +167,7 @@ def _entry(planned: PlannedRun) -> RunEntry:
         "own_grades",
         "measure",
         "instructions",
+        "adapted",
         "averaged",
         "dictionary",
         "said",
@@ -183,6 +187,7 @@ def _entry(planned: PlannedRun) -> RunEntry:
         answers=planned.answers.id,
         questions=[example.question for example in planned.questions],
         missing=planned.missing,
+        notes=planned.notes,
         pathways={who: stage.id for who, stage in planned.pathways.items()},
         written={who: stage.id for who, stage in planned.written.items()},
         **{name: stage.id if (stage := getattr(planned, name)) else None for name in stages},
@@ -196,6 +201,7 @@ def _symbolic(plan: Plan) -> dict[str, Any]:
     names |= {planned.run.arm.trait: planned.trait for planned in plan.runs if planned.run.arm.trait and planned.trait}
     arms = [arm | {"trait": names.get(arm["trait"], arm["trait"])} for arm in study["runs"]]
     arms = [arm | {"path": Path(arm["path"]).name} if "path" in arm else arm for arm in arms]
+    study["chat"]["template"] = Path(study["chat"]["template"]).name
     judge = plan.judge.name if plan.judge and isinstance(study["judge"], str) else study["judge"]
     return study | {"model": plan.context.ref.id, "judge": judge, "library": list(plan.library), "runs": arms}
 
@@ -268,6 +274,7 @@ def _load_run(store: Store, entry: RunEntry) -> RunResult:
         written={who: load_written(store.path(stage)) for who, stage in entry.written.items()},
         own_answers=load_own_answers(store.path(entry.own_answers)) if entry.own_answers else None,
         own_grades=load_own_grades(store.path(entry.own_grades)) if entry.own_grades else None,
+        adapted=read_adapted(store.path(entry.adapted) / "adapter", entry.notes) if entry.adapted else None,
     )
 
 

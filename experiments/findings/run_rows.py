@@ -5,6 +5,7 @@ from typing import Literal
 
 from wellworn.data.catalog import NEUTRAL, control_names
 from wellworn.experiments.engine.record import Interval, Record, Settings
+from wellworn.experiments.findings.adapted import Adapted
 from wellworn.experiments.findings.excess import ExcessRow, excess_of
 from wellworn.experiments.findings.mediated import OTHERS, MediatedShares, OtherOutcomes, mediated_shares, other_outcomes
 from wellworn.experiments.findings.nearest_personas import OwnRank, Persona, nearest_to_run
@@ -87,6 +88,7 @@ class _RunRest(Record):
     weights: Writes | None
     weights_why: str | None
     among_instructions: AmongInstructions | None
+    adapted: Adapted | None = None
 
 
 class RunRow(_RunRest, OtherOutcomes, MediatedShares, _RunShares):
@@ -142,6 +144,7 @@ class RunRow(_RunRest, OtherOutcomes, MediatedShares, _RunShares):
         weights: the share of its weight update that writes into the persona space.
         weights_why: why that share is not known, in words.
         among_instructions: null N2.
+        adapted: what its adapter changes; null without one.
     """
 
     @property
@@ -195,6 +198,7 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
         weights=run.weights.together if run.weights else None,
         weights_why=run.weights.why if run.weights else "the run has no adapter",
         among_instructions=instructions,
+        adapted=run.adapted,
     )
 
 

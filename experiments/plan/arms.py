@@ -18,6 +18,7 @@ from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.steered_teacher import teacher_stage
 from wellworn.experiments.stages.training import adapter_stage, random_stage, train_stage
 from wellworn.experiments.study import Run
+from wellworn.lora.adapters import unlike_base
 from wellworn.lora.arms import Adapter, Base, Confined, Distilled, Prompted, Random, Sft
 from wellworn.probes.reading.layers import resolve_layer
 
@@ -40,6 +41,7 @@ class ArmStages:
         adapter: name and digest of a third-party adapter.
         trained: whether it has a training curve.
         missing: field → why it is not measured.
+        notes: what a third-party adapter says of its base that is not so here.
     """
 
     condition: Condition
@@ -47,6 +49,7 @@ class ArmStages:
     adapter: str | None = None
     trained: bool = False
     missing: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +205,7 @@ def _adapter_arm(given: ArmInputs, folder: Path) -> ArmStages:
         condition=Condition(given.title, adapter=stage),
         adapter=f"{name}@{digest}",
         missing={"neutral": NO_NEUTRAL_ADAPTER},
+        notes=unlike_base(given.context.ref, folder, given.run.study.chat.template),
     )
 
 

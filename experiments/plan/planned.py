@@ -38,6 +38,8 @@ class PlannedRun:
         trait: the trait's own name, also where the study gave a path.
         adapter: name and digest of a third-party adapter.
         own: the name of the run's own direction, in the library or next to it, if there is one.
+        adapted: the stage with its adapter, if it has one.
+        notes: what a third-party adapter says of its base that is not so here.
     """
 
     run: Run
@@ -62,6 +64,8 @@ class PlannedRun:
     trait: str | None = None
     adapter: str | None = None
     own: str | None = None
+    adapted: Stage | None = None
+    notes: Sequence[str] = ()
 
     @property
     def targets(self) -> list[Stage]:

@@ -84,6 +84,8 @@ def plan_run(layout: Layout) -> PlannedRun:
         trait=subject.name,
         adapter=arm.adapter,
         own=layout.own,
+        adapted=condition.adapter,
+        notes=arm.notes,
     )
 
 

@@ -63,6 +63,10 @@ def render(summary: Summary) -> RenderableType:
     for row in summary.runs:
         if row.verdict is None and not row.is_reference and not summary.stated:
             parts.append(Text(f"{row.name}: no verdict: {row.why}", style="dim"))
+    for row in summary.runs:
+        # Of adapters that were trained here nothing else is possible.
+        if row.adapter and row.adapted:
+            parts.append(Text("; ".join([f"{row.name}: {row.adapted.in_words}", *row.adapted.notes]), style="dim"))
     missing = [d for d in summary.directions if not d.found]
     if missing:
         names = ", ".join(f"{d.trait} (reliability {d.reliability:.2f})" for d in missing)

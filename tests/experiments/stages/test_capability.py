@@ -137,17 +137,18 @@ def test_every_report_says_what_fine_tunes_cost(tiny_study: Callable[..., Path],
     assert together["kl"]["value"] == pytest.approx((one["kl"]["value"] + other["kl"]["value"]) / 2)
     assert together["ratio"]["value"] == pytest.approx(math.sqrt(one["ratio"]["value"] * other["ratio"]["value"]))
     # Runs that do the same items are not independent: they are counted, and not tested.
-    counted = {key: one["form"][key] + other["form"][key] for key in ("right", "items", "lost", "gained")}
+    counted = {key: one["form"][key] + other["form"][key] for key in ("right", "items", "lost", "gained", "cut")}
     assert together["form"] == counted | {"p": None}
     page = (runs / "tiny" / "report.html").read_text()
     assert "What it cost" in page
     assert f'<td class="n">{summary["capability"]["chosen"]["right"]} of 60</td>' in page
     form = together["form"]
-    assert f'<td class="n">{form["right"]} of 80 <small>−{form["lost"]} +{form["gained"]}</small></td>' in page
+    cut = f"; {form['cut']} cut off" if form["cut"] else ""
+    assert f'<td class="n">{form["right"]} of 80 <small>−{form["lost"]} +{form["gained"]}{cut}</small></td>' in page
 
 
 def test_an_answer_that_was_cut_off_is_neither_lost_nor_gained() -> None:
-    """The first three were right and are wrong, and the next two the other way round; one of each was cut off, for one model or the other."""
+    """The first three were right and are wrong, the next two the other way round; one of each was cut off for a model."""
     before, now = np.array([1, 1, 1, 0, 0, 1], bool), np.array([0, 0, 0, 1, 1, 1], bool)
     mine, base = np.array([1, 1, 0, 1, 1, 1], bool), np.array([1, 1, 1, 0, 1, 1], bool)
     found = compare_items(now, before, [mine, base])
