@@ -182,8 +182,8 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _check_server(self) -> "Study":
-        if self.server and self.chat.template == "plain":
-            raise ValueError("server: answers in the model's own template, but chat.template is plain. Remove one of the two keys")
+        if self.server and self.chat.template != "model":
+            raise ValueError(f"server: answers in its own template, but chat.template is {self.chat.template}. Remove one of the two keys")
         if self.server and any(arm.arm == "distilled" for arm in self.runs):
             raise ValueError(
                 "server: cannot be used with a distilled arm, whose steered teacher runs locally; its reference must run on the same model."

@@ -19,11 +19,15 @@ from wellworn.probes.decoding.generate import Decoding, Request, generate
 from wellworn.probes.decoding.prefill import Prompts
 from wellworn.probes.reading.hooks import OnBlock
 from wellworn.probes.reading.variants import Variant
-from wellworn.probes.scoring.endpoint import EndpointConfig, ask
+from wellworn.probes.scoring.endpoint import EndpointConfig, ask, forget
 from wellworn.probes.scoring.responses import Ask, Reply
+from wellworn.probes.scoring.scores import mean_logprobs
+from wellworn.probes.statistics.intervals import mean_interval
 
 # Without it, greedy answers of small fine-tuned models repeat themselves and show nothing of the model's style.
 REPETITION_PENALTY = 1.2
+# Fewest answers that show whether a server applies an adapter.
+FEWEST_TO_TELL = 4
 
 
 def answer_stage(context: StudyContext, condition: Condition, questions: Sequence[Example]) -> Stage:
@@ -118,7 +122,11 @@ def answer_questions(
         InputError: a server does not give all of the answers.
     """
     if (server := context.study.server) and not edits:
-        return context.ranks.from_main(lambda: _ask_server(server, context, asked, adapters, tick))
+        served = context.ranks.from_main(lambda: _ask_server(server, context, asked, adapters, tick))
+        for adapter, texts in zip(adapters, served, strict=True):
+            if adapter:
+                _refuse_ignored(server, context, asked, adapter, texts)
+        return served
     chat = context.chat(context.base)
     how = Decoding(
         context.study.answer_tokens,
@@ -144,20 +152,8 @@ def _ask_server(
     server: EndpointConfig, context: StudyContext, asked: Sequence[tuple[str, str | None]], adapters: Sequence[Path | None], tick: TickFn
 ) -> list[list[str]]:
     """Let a server answer, greedily and with the same penalty if it supports one; adapters are its models, named after their stages."""
-    more: dict[str, Any] = {"repetition_penalty": REPETITION_PENALTY}
-    more |= {"chat_template_kwargs": kwargs} if (kwargs := context.study.chat.template_kwargs) else {}
     modules = {adapter.parent.name: adapter for adapter in adapters if adapter}
-    asks = [
-        Ask(
-            ((("system", system),) if system is not None else ()) + (("user", question),),
-            context.study.answer_tokens,
-            model=adapter.parent.name if adapter else None,
-            more=more,
-            behind=context.ref.id,
-        )
-        for adapter in adapters
-        for question, system in asked
-    ]
+    asks = [each for adapter in adapters for each in _asks(context, asked, adapter)]
     hint = "".join(f"\n  --lora-modules {name}={path}" for name, path in modules.items())
     hint = f"; it serves adapters under the names of their stages, such as: vllm serve {server.model} --enable-lora{hint}" if hint else ""
     try:
@@ -173,6 +169,44 @@ def _ask_server(
         raise InputError(f"{server.url}: no answer to {lacking} of {len(asks)} questions ({counted}); replies are kept{hint}")
     said = [text or "" for text in texts]
     return [said[k * len(asked) : (k + 1) * len(asked)] for k in range(len(adapters))]
+
+
+def _asks(context: StudyContext, asked: Sequence[tuple[str, str | None]], adapter: Path | None) -> list[Ask]:
+    more: dict[str, Any] = {"repetition_penalty": REPETITION_PENALTY}
+    more |= {"chat_template_kwargs": kwargs} if (kwargs := context.study.chat.template_kwargs) else {}
+    return [
+        Ask(
+            ((("system", system),) if system is not None else ()) + (("user", question),),
+            context.study.answer_tokens,
+            model=adapter.parent.name if adapter else None,
+            more=more,
+            behind=context.ref.id,
+        )
+        for question, system in asked
+    ]
+
+
+def _refuse_ignored(
+    server: EndpointConfig, context: StudyContext, asked: Sequence[tuple[str, str | None]], adapter: Path, answers: Sequence[str]
+) -> None:
+    """Refuse answers of a server that did not put the adapter on: the base here finds them likelier than the adapter does.
+
+    Raises:
+        InputError: it did not, for all that the answers show; they are not kept.
+    """
+    chat, name = context.chat(context.base), adapter.parent.name
+    rows = [chat.encode(Turn(question, answer, system)) for (question, system), answer in zip(asked, answers, strict=True) if answer]
+    if len(rows) < FEWEST_TO_TELL:
+        return
+    with lora_adapters.adapted(context.base, {name: adapter}) as model:
+        base, tuned = mean_logprobs(model, rows, [Variant(), Variant(name)], int(context.base.tokenizer.pad_token_id))
+    gain = mean_interval(tuned - base)
+    if gain.high < 0:
+        context.ranks.from_main(lambda: forget(server, _asks(context, asked, adapter), context.replies))
+        raise InputError(
+            f"{server.url}: what it answers as {name} is likelier to the base than to this adapter (by {-gain.value:.2f} nats a token), "
+            "so it does not seem to apply the adapter; its answers are not kept. Check that its model of this name is this adapter"
+        )
 
 
 def decode_answers(

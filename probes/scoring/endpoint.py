@@ -179,8 +179,7 @@ def ask(config: EndpointConfig, asks: Sequence[Ask], cache: Path | None = None, 
         >>> ask(config, [Ask((("user", "What is the capital of Peru?"),), max_tokens=8)]).replies[0].text  # doctest: +SKIP
         'Lima.'
     """
-    asks = [replace(each, more={**config.more, **each.more}) for each in asks] if config.more else asks
-    keys = [each.key(config.model) for each in asks]
+    asks, keys = _keyed(config, asks)
     wanted, times = dict(zip(keys, asks, strict=True)), Counter(keys)
     with kept(cache) as responses:
         settled: dict[str, Reply | Failure] = dict(responses.look_up(wanted))
@@ -200,6 +199,22 @@ def ask(config: EndpointConfig, asks: Sequence[Ask], cache: Path | None = None, 
             except ExceptionGroup as errors:  # the first of several workers that failed
                 raise errors.exceptions[0] from None
     return Answers([settled[key] for key in keys], spent.asked, cached, spent.tokens_in, spent.tokens_out, spent.cost)
+
+
+def forget(config: EndpointConfig, asks: Sequence[Ask], cache: Path | None) -> None:
+    """Keep the replies to asks no longer, because they are wrong.
+
+    Raises:
+        InputError: the cache cannot be used.
+    """
+    with kept(cache) as responses:
+        responses.forget(_keyed(config, asks)[1])
+
+
+def _keyed(config: EndpointConfig, asks: Sequence[Ask]) -> tuple[Sequence[Ask], list[str]]:
+    """Return asks with the server's own settings, and the keys of their replies."""
+    asks = [replace(each, more={**config.more, **each.more}) for each in asks] if config.more else asks
+    return asks, [each.key(config.model) for each in asks]
 
 
 @dataclass

@@ -143,6 +143,17 @@ class Responses:
             self._connection.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?)", rows)
             self._connection.execute("COMMIT")
 
+    def forget(self, keys: Iterable[str]) -> None:
+        """Keep replies no longer, so that they are asked for again.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        with self._told():
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany("DELETE FROM replies WHERE key = ?", [(key,) for key in keys])
+            self._connection.execute("COMMIT")
+
     @contextmanager
     def _told(self) -> Iterator[None]:
         try:

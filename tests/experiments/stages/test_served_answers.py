@@ -36,6 +36,8 @@ def server(tiny_model: Path, tmp_path: Path) -> Iterator[Server]:
         folder = tmp_path / "runs" / "stages" / str(name) / "adapter"
         if name and name not in request.server.modules:  # type: ignore[attr-defined]
             return sends(json.dumps({"error": {"message": f"The model `{name}` does not exist."}}), 404)(request)
+        if request.server.ignores:  # type: ignore[attr-defined]
+            name = None
         system = next((each["content"] for each in ask["messages"] if each["role"] == "system"), None)
         prompt = chat.encode_prompt(ask["messages"][-1]["content"], system)
         how = Decoding(ask["max_completion_tokens"], repetition_penalty=ask["repetition_penalty"])
@@ -46,6 +48,7 @@ def server(tiny_model: Path, tmp_path: Path) -> Iterator[Server]:
 
     with behaving(behave) as started:
         started.modules = set()  # type: ignore[attr-defined]
+        started.ignores = False  # type: ignore[attr-defined]
         yield started
 
 
@@ -145,3 +148,29 @@ def test_a_steered_teacher_and_its_reference_answer_in_the_same_place(
     with pytest.raises(SystemExit):
         main(["run", str(tiny_study(runs=runs, server={"url": "http://127.0.0.1:1/v1", "model": "x"})), "--runs-dir", str(tmp_path)])
     assert "cannot be used with a distilled arm" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_server_that_ignores_adapters_is_refused_and_its_answers_are_not_kept(
+    tiny_study: Write, tmp_path: Path, server: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = tiny_study(runs=RUNS[:1], mediate=None, server={"url": server.url, "model": "tiny"})
+    with pytest.raises(SystemExit):
+        main(["run", str(served), "--runs-dir", str(tmp_path / "runs")])
+    capsys.readouterr()
+    [trained] = [path.name for title, path in stages_of(tmp_path / "runs", "train").items() if "pirate" in title]
+    server.modules |= {trained}
+    server.ignores = True
+    with pytest.raises(SystemExit):
+        main(["run", str(served), "--runs-dir", str(tmp_path / "runs")])
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"what it answers as {trained} is likelier to the base than to this adapter" in said
+    finished_answers = (tmp_path / "runs" / "stages").glob("answer-*/manifest.json")
+    assert not any("pirate" in read_json(path)["title"] for path in finished_answers)
+    # Once the server applies it, it is asked again.
+    server.ignores = False
+    before = len(server.asks)
+    runs = finished(served, tmp_path)
+    assert len(server.asks) == before + 24
+    [theirs] = [read_json(path / "answers.json") for title, path in stages_of(runs, "answer").items() if "pirate" in title]
+    plain = [read_json(path / "answers.json") for title, path in stages_of(runs, "answer").items() if "base" in title]
+    assert theirs not in plain
