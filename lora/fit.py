@@ -286,7 +286,8 @@ def _structure(model: "PreTrainedModel") -> dict[str, Any]:
     found |= dict.fromkeys((f"attribute {name}" for name in vars(model)), True)
     tensors = dict(model.named_parameters(remove_duplicate=False)) | _saved_buffers(model)
     for name, each in tensors.items():
-        which = (id(each), each.data_ptr(), tuple(each.shape), each.dtype, each.requires_grad)
+        # PEFT may hold the numbers of a quantised layer in another parameter afterwards; where they are does not change.
+        which = (type(each).__name__, each.data_ptr(), tuple(each.shape), each.dtype, each.requires_grad)
         found[name] = {"which": which, "version": each._version, "sample": _sample(each)}
     return found | {"config": json.dumps(model.config.to_dict(), sort_keys=True, default=str)}
 

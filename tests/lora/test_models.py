@@ -11,6 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from tests.lora.test_fit import save_adapter as save_plain_adapter
 from tests.tiny import CHATML, save_tiny
 from wellworn.data.chat import Chat, Encoded
 from wellworn.data.errors import InputError
@@ -235,6 +236,11 @@ def test_weights_of_four_bits_are_read_and_adapted_like_others(tmp_path: Path) -
     assert torch.cosine_similarity(together.states, exact, dim=-1).min() > 0.5
     assert not torch.equal(together.states, exact)
     with adapted(base, {"a": adapter}) as model:
+        assert not torch.allclose(read(model, rows, spec).states, together.states)
+    assert torch.equal(read(base.model, rows, spec).states, together.states)
+    # Magnitudes need the weights as numbers, which are unpacked for them.
+    dora = save_plain_adapter(load(resolve(str(source))), tmp_path / "dora", use_dora=True)
+    with adapted(base, {"a": dora}) as model:
         assert not torch.allclose(read(model, rows, spec).states, together.states)
     assert torch.equal(read(base.model, rows, spec).states, together.states)
 
