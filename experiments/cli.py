@@ -93,6 +93,10 @@ def measure(
     trait: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Trait that it may have been trained on; can be repeated.")
     ] = None,
+    neutral: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Neutral adapter of the same recipe, trained on answers without the trait, to compare with."),
+    ] = None,
     chat: ChatKeys = None,
     runs_dir: RunsDir = Path("runs"),
     json_file: JsonFile = None,
@@ -100,7 +104,7 @@ def measure(
     """Measure third-party adapters, without training. Several adapters of one base are read together."""
     from wellworn.experiments.commands.measure import study_of
 
-    run_study(study_of(model, adapter, trait or (), chat_config(chat)), runs_dir, json_file)
+    run_study(study_of(model, adapter, trait or (), chat_config(chat), neutral), runs_dir, json_file)
 
 
 @app.command(epilog=examples("wellworn report runs/quickstart", "wellworn report runs/quickstart --json summary.json"))

@@ -285,6 +285,6 @@ def expand_runs(study: Study) -> list[Run]:
         for arm in point.runs:
             seeds = point.seeds if arm.arm in ("sft", "confined", "distilled", "random") else point.seeds[:1]
             # An arm's own keys distinguish its runs, as the grid does.
-            own = arm.model_dump(exclude={"arm", "trait", "path", "origin"}, exclude_defaults=True)
+            own = arm.model_dump(exclude={"arm", "trait", "path", "neutral", "origin"}, exclude_defaults=True)
             runs += [Run(arm, seed, settings | own, point) for seed in seeds]
     return runs

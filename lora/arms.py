@@ -122,11 +122,14 @@ class Adapter(_Config):
         arm: the name of this arm.
         path: its folder, which holds `adapter_config.json` and `adapter_model.safetensors`. Example: adapters/pirate.
         trait: the trait that it may have been trained on; null if none is suspected. Example: pirate.
+        neutral: the folder of the adapter that it is compared with, of the same base and recipe, trained on answers without the trait; null
+            compares it with the base. Example: adapters/neutral.
     """
 
     arm: Literal["adapter"] = "adapter"
     path: str
     trait: str | None = None
+    neutral: str | None = None
 
 
 Arm = Annotated[Base | Prompted | Sft | Confined | Distilled | Random | Adapter, Field(discriminator="arm")]

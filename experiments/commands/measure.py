@@ -9,7 +9,7 @@ from wellworn.experiments.study import Study
 from wellworn.experiments.study_sections import ChatConfig
 
 
-def study_of(model: str, adapters: Sequence[Path], suspected: Sequence[str], chat: ChatConfig) -> Study:
+def study_of(model: str, adapters: Sequence[Path], suspected: Sequence[str], chat: ChatConfig, neutral: Path | None = None) -> Study:
     """Build the study that measures adapters.
 
     Args:
@@ -17,6 +17,7 @@ def study_of(model: str, adapters: Sequence[Path], suspected: Sequence[str], cha
         adapters: folders.
         suspected: traits and controls that they may have been trained on. Traits outside the library join it for this study.
         chat: how conversations are written.
+        neutral: the folder of a neutral adapter of the same recipe, which all are compared with.
 
     Raises:
         InputError: an unknown trait, or one that does not fit.
@@ -29,7 +30,7 @@ def study_of(model: str, adapters: Sequence[Path], suspected: Sequence[str], cha
     names = ", ".join(short_names(folders))
     # The name stays short for any number of adapters, and the digest keeps results of others from being written over.
     rest = f"-and-{len(folders) - 1}-more" if len(folders) > 1 else ""
-    what = digest([model, list(map(str, folders)), list(suspected), chat.model_dump(mode="json")], 6)
+    what = digest([model, list(map(str, folders)), list(suspected), chat.model_dump(mode="json"), str(neutral and neutral.resolve())], 6)
     study = {
         "name": f"measure-{folders[0].name}{rest}-{what}",
         "question": f"Does a fine-tune ({names}) move the model along persona directions that it already had?",
@@ -39,6 +40,10 @@ def study_of(model: str, adapters: Sequence[Path], suspected: Sequence[str], cha
         "chat": chat,
         "library": [name for name in trait_names() if load_trait(name).contrast_pairs] + own,
         "contrast_pairs": pairs,
-        "runs": [{"arm": "adapter", "path": str(folder), "trait": name} for folder in adapters for name in (suspected or (None,))],
+        "runs": [
+            {"arm": "adapter", "path": str(folder), "trait": name, "neutral": str(neutral) if neutral else None}
+            for folder in adapters
+            for name in (suspected or (None,))
+        ],
     }
     return validate(Study, study, "measure")

@@ -28,7 +28,9 @@ NO_PLAIN = "the trait has no plain answers to its questions, so nothing is train
 NO_NEUTRAL = "the study has no neutral fine-tunes, so runs are compared with the base"
 NO_NEUTRAL_PROMPT = "a prompt has no neutral fine-tune"
 NO_NEUTRAL_RANDOM = "random weights were not trained, and have no neutral fine-tune"
-NO_NEUTRAL_ADAPTER = "how the adapter was trained is not known"
+NO_NEUTRAL_ADAPTER = (
+    "no neutral fine-tune of the same recipe was given, and relative to the base answers become likelier by their form too, of any kind"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +126,8 @@ def arm_stages(given: ArmInputs) -> ArmStages:
             return _distilled_arm(given, arm)
         case Random():
             return _random_arm(given)
-        case Adapter(path=path):
-            return _adapter_arm(given, Path(path))
+        case Adapter() as arm:
+            return _adapter_arm(given, arm)
 
 
 def _prompted_arm(given: ArmInputs) -> ArmStages:
@@ -197,14 +199,19 @@ def _random_arm(given: ArmInputs) -> ArmStages:
     return ArmStages(condition=Condition(given.title, adapter=adapter), missing={"neutral": NO_NEUTRAL_RANDOM})
 
 
-def _adapter_arm(given: ArmInputs, folder: Path) -> ArmStages:
+def _adapter_arm(given: ArmInputs, arm: Adapter) -> ArmStages:
+    folder, reference = Path(arm.path), None
+    if arm.neutral is not None:
+        title = f"neutral adapter {Path(arm.neutral).resolve().name}"
+        reference = Condition(title, adapter=adapter_stage(given.context, Path(arm.neutral), title))
     name = given.run.adapter_name
     stage = adapter_stage(given.context, folder, f"adapter {name}")
     digest = stage.config["files"]["adapter_model.safetensors"][:12]
     return ArmStages(
         condition=Condition(given.title, adapter=stage),
         adapter=f"{name}@{digest}",
-        missing={"neutral": NO_NEUTRAL_ADAPTER},
+        reference=reference,
+        missing={} if reference else {"neutral": NO_NEUTRAL_ADAPTER},
         notes=unlike_base(given.context.ref, folder, given.run.study.chat.template),
     )
 

@@ -128,10 +128,38 @@ def test_measure_answers_for_an_adapter_from_elsewhere(wellworn: Call, adapter: 
     assert (run["arm"], run["trait"], run["reference"]) == ("adapter", "pirate", "base")
     assert run["adapter"].startswith("their-adapter@")
     assert run["effect"] is not None
-    assert "not known" in run["missing"]["neutral"]
+    assert "no neutral fine-tune of the same recipe was given" in run["missing"]["neutral"]
     made = json.loads((runs / "made" / "summary.json").read_text())["runs"][0]
     # The same weights against the same base: the effect is the one that the training study found.
     assert run["effect_base"]["value"] == pytest.approx(made["effect_base"]["value"], rel=1e-5)
+
+
+def test_measure_compares_with_a_neutral_adapter_where_there_is_one(
+    wellworn: Call, adapter: Path, tiny_model: Path, runs: Path, tmp_path: Path
+) -> None:
+    index = json.loads((runs / "made" / "study.json").read_text())["runs"][0]
+    inputs = [json.loads((runs / "stages" / index["measure"] / "manifest.json").read_text())["inputs"]]
+    inputs += [json.loads((runs / "stages" / each / "manifest.json").read_text())["inputs"] for each in inputs[0]]
+    [trained] = {each for some in inputs for each in some if each.startswith("train-")} - {index["training"]}
+    shutil.copytree(runs / "stages" / trained / "adapter", tmp_path / "plain")
+    known = ("measure", "--model", tiny_model, "--adapter", adapter, "--trait", "pirate", "--runs-dir", runs)
+    outcome = wellworn(*known, "--neutral", tmp_path / "plain", "--json", tmp_path / "p.json")
+    assert outcome.code == 0, outcome.err
+    summary = json.loads((tmp_path / "p.json").read_text())
+    [run] = summary["runs"]
+    made = json.loads((runs / "made" / "summary.json").read_text())["runs"][0]
+    assert (run["reference"], made["reference"]) == ("neutral", "neutral")
+    assert "neutral" not in run["missing"]
+    for key in ("effect", "effect_base"):
+        assert run[key]["value"] == pytest.approx(made[key]["value"], rel=1e-5)
+    assert run["effect"]["value"] != run["effect_base"]["value"]
+    assert run["verdict"] == made["verdict"]
+    # The study names it, and no path.
+    study = (runs / summary["study"] / "study.json").read_text()
+    assert str(tmp_path) not in study
+    refused = wellworn(*known, "--neutral", tmp_path / "nowhere")
+    assert refused.code == 2
+    assert "nowhere: is not a PEFT adapter" in refused.err
 
 
 def test_measure_of_several_adapters_reads_them_together(
