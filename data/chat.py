@@ -91,6 +91,8 @@ class Chat:
     def __post_init__(self) -> None:
         if not self.tokenizer.is_fast:
             raise InputError("this tokenizer gives no character offsets; a fast (tokenizers) version is needed")
+        if self.template not in ("model", "plain"):
+            raise InputError(f"template: may be model or plain, got {self.template!r}")
         if self.template == "model" and not (self.tokenizer.chat_template or "chat_template" in self.template_kwargs):
             raise InputError("this model has no chat template; set chat.template=plain to write conversations as a bare transcript")
         several = self.tokenizer.chat_template if isinstance(self.tokenizer.chat_template, dict) else None

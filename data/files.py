@@ -199,7 +199,7 @@ def short_names(folders: Sequence[Path], taken: Sequence[str] = ()) -> list[str]
             found = "/".join(mine[-count:])
             if found not in taken and all(other[-count:] != mine[-count:] for other in others):
                 return found
-        return "/".join(mine)
+        return "/".join(mine[1:])
 
     return [name(mine) for mine in parts]
 

@@ -1,10 +1,11 @@
 """The sections of a study file: how conversations are written, and what is measured. `study.py` puts them together."""
 
 import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from wellworn.data.chat import Chat
 from wellworn.data.files import digest
@@ -43,8 +44,17 @@ class ChatConfig(Section):
             raise ValueError("may be model, plain or the path of a .jinja file")
         return template
 
-    @property
-    def _written(self) -> str | None:
+    @model_validator(mode="after")
+    def _readable(self) -> "ChatConfig":
+        try:
+            _ = self.own_template
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"template: {self.template} cannot be read ({error})") from None
+        return self
+
+    @cached_property
+    def own_template(self) -> str | None:
+        """The template of the study's own, read once; None where it has none."""
         return None if self.template in ("model", "plain") else Path(self.template).read_text(encoding="utf-8")
 
     def of(self, tokenizer: "PreTrainedTokenizerBase", max_length: int | None) -> Chat:
@@ -53,13 +63,13 @@ class ChatConfig(Section):
         Raises:
             InputError: as `Chat`.
         """
-        if self._written is not None:
-            return Chat(tokenizer, "model", {**self.template_kwargs, "chat_template": self._written}, max_length, self.date)
+        if self.own_template is not None:
+            return Chat(tokenizer, "model", {**self.template_kwargs, "chat_template": self.own_template}, max_length, self.date)
         return Chat(tokenizer, "plain" if self.template == "plain" else "model", self.template_kwargs, max_length, self.date)
 
     def identity(self) -> dict[str, Any]:
         """Return its part of a stage's hash; a date counts where there is one, and of a file what it holds."""
-        own: dict[str, Any] = {} if self._written is None else {"template": digest(self._written)}
+        own: dict[str, Any] = {} if self.own_template is None else {"template": digest(self.own_template)}
         return self.model_dump(mode="json", exclude={"date"} if self.date is None else None) | own
 
 

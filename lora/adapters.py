@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,13 +96,14 @@ def copy_adapter_config(source: Path, target: Path, base: str | None = None) -> 
     (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def unlike_base(ref: ModelRef, adapter: Path, template: str) -> list[str]:
+def unlike_base(ref: ModelRef, adapter: Path, template: str, trust_remote_code: bool = False) -> list[str]:
     """Return what an adapter's folder says of its base that is not so of the model it is put on, each in one sentence.
 
     Args:
         ref: the model.
         adapter: its folder.
         template: how conversations are written: `model`, `plain` or a file, as in a study.
+        trust_remote_code: whether code that comes with the model may run.
     """
     config = read_config(adapter)
     given = str(config.get("base_model_name_or_path") or "")
@@ -113,8 +114,13 @@ def unlike_base(ref: ModelRef, adapter: Path, template: str) -> list[str]:
         found.append(f"its configuration names the base {shown}, and it is put on {ref.id}")
     if revision not in (None, "main") and ref.revision and not ref.revision.startswith(str(revision)):
         found.append(f"its configuration names revision {revision} of its base, and it is put on {ref.revision}")
-    own = _own_template(adapter)
-    if own is not None and template == "model" and own.strip() != str(load_tokenizer(ref)[0].chat_template or "").strip():
+    own = _own_template(adapter) if template == "model" else None
+    usual = None
+    if own is not None:
+        # A model that cannot be loaded says so itself.
+        with suppress(InputError):
+            usual = load_tokenizer(ref, trust_remote_code)[0].chat_template or ""
+    if own is not None and isinstance(usual, str) and own.strip() != usual.strip():
         found.append(
             "its folder holds another chat template than the base's, which is not used; "
             "chat.template takes the path of a .jinja file, for the base and the fine-tune alike"

@@ -199,7 +199,11 @@ def _with_one_more(base: Loaded, model: "PeftModel | None", name: str, folder: P
         model.add_adapter(name, config)
         model.load_adapter(str(folder), adapter_name=name)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, re.error) as error:
-        raise InputError(f"{folder}: cannot be put on {base.ref.id}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+        # Of lists of what does not fit, the first line says nothing.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise InputError(
+            f"{folder}: cannot be put on {base.ref.id}: {' '.join(lines[:2] if lines[0].endswith(':') else lines[:1])}"
+        ) from error
     return model
 
 
@@ -294,6 +298,8 @@ def _structure(model: "PreTrainedModel") -> dict[str, Any]:
 
 def _sample(tensor: torch.Tensor) -> float:
     """Return the sum of some numbers all over a tensor."""
+    if tensor.is_meta:
+        return 0.0
     flat = tensor.detach().reshape(-1)
     return float(flat[:: max(1, len(flat) // _SAMPLED)].double().nan_to_num().sum())
 

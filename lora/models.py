@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,7 +152,7 @@ def _context(config: "PreTrainedConfig") -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def load_tokenizer(ref: ModelRef) -> tuple["PreTrainedTokenizerBase", int | None]:
+def load_tokenizer(ref: ModelRef, trust_remote_code: bool = False) -> tuple["PreTrainedTokenizerBase", int | None]:
     """Return a model's tokenizer, and its context in tokens where its configuration names it, without its weights.
 
     Raises:
@@ -161,8 +161,8 @@ def load_tokenizer(ref: ModelRef) -> tuple["PreTrainedTokenizerBase", int | None
     from transformers import AutoTokenizer
 
     with _loading(ref, "its tokenizer cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(ref.path, revision=ref.revision or "main")
-    return tokenizer, _context(_config(ref))
+        tokenizer = AutoTokenizer.from_pretrained(ref.path, revision=ref.revision or "main", trust_remote_code=trust_remote_code)
+    return tokenizer, _context(_config(ref, trust_remote_code))
 
 
 def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) -> Loaded:
@@ -200,21 +200,23 @@ def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) ->
                 module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     else:
         model.to(device)  # type: ignore[arg-type]  # wrapped so that its types are lost
-    _end_turns(model, tokenizer)
-    check_blocks(model.eval())
+    with suppress(InputError):
+        # On any day: the date stands before the answer. A study says what is wrong with a template.
+        end_turns(model, Chat(tokenizer, date=datetime.date(2026, 1, 1)))
+    with _loading(ref, "cannot be read"):
+        check_blocks(model.eval())
     return Loaded(ref, model, tokenizer)
 
 
-def _end_turns(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Let a model end its turn at the token that closes an answer in its template too: training teaches it to end there.
+def end_turns(model: "PreTrainedModel", chat: Chat) -> None:
+    """Let a model end its turn at the token that closes an answer in its conversations too: training teaches it to end there.
 
     Settings of some models name only another token, and their answers would run on into turns of the user.
     """
     try:
-        # On any day: the date stands before the answer.
-        closing = Chat(tokenizer, date=datetime.date(2026, 1, 1)).end_of_turn()
+        closing = chat.end_of_turn()
     except InputError:
-        # A study says what is wrong with the template when it writes a conversation.
+        # What is wrong with the template is said when a conversation is written.
         return
     settings = model.generation_config
     if closing is None or settings is None:

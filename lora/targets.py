@@ -27,7 +27,7 @@ def resolve_targets(model: nn.Module, given: Any) -> Any:
         model: a causal LM without adapters.
         given: a value of `target_modules`.
     """
-    if given != ALL_LINEAR:
+    if not isinstance(given, str) or given.lower() != ALL_LINEAR:
         return given
     head = unwrap(model).get_output_embeddings()
     every = {name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head}

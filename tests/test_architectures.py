@@ -27,6 +27,7 @@ from wellworn.probes.mediation.interventions import Intervention, Swap
 from wellworn.probes.mediation.paired_states import Texts
 from wellworn.probes.mediation.patched_decoding import patched_answers
 from wellworn.probes.mediation.patching import patched_logprobs
+from wellworn.probes.mediation.written import confined_logprobs
 from wellworn.probes.reading.capture import Reading, Spec, read, read_variants
 from wellworn.probes.reading.hooks import add_vector
 from wellworn.probes.reading.supported import check_blocks
@@ -211,6 +212,15 @@ def check_patching(model: nn.Module, adapter: str) -> None:
             assert [tuple(answer) for answer in mine] == [_answer(prompt, lambda ids, arm=arm: patched(ids, arm)[-1]) for prompt in PROMPTS]
 
 
+def check_writes(model: nn.Module, adapter: str) -> None:
+    """Where nothing that adapters write is kept the model is M0, and where all is kept it is M1."""
+    layers = range(len(blocks_by_hand(model)))
+    parts = [{layer: Swap(scale=scale) for layer in layers} for scale in (0.0, 1.0)]
+    found = confined_logprobs(model, ROWS, (Variant(), Variant(adapter)), parts)
+    same(found[0], ByHand(model).reading(ROWS).logprob)
+    same(found[1], ByHand(model, adapter).reading(ROWS).logprob)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "architecture", [name if name in USUAL_RUN else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
@@ -234,6 +244,7 @@ def test_it_is_read_trained_adapted_patched_and_asked_as_by_hand(architecture: s
         model = put_on(base, {"default": adapters["default"]})
         check_answers(model, ["default"])
         check_patching(model, "default")
+        check_writes(model, "default")
     same(read(base.model, ROWS).states, ByHand(build(architecture)).reading(ROWS).states)
 
 

@@ -109,4 +109,6 @@ def load(
         (4, 32)
     """
     base = models.load(models.resolve(str(name)), dtype, trust_remote_code)
-    return Model(base, Chat(base.tokenizer, template, dict(template_kwargs or {}), base.max_length, date))
+    chat = Chat(base.tokenizer, template, dict(template_kwargs or {}), base.max_length, date)
+    models.end_turns(base.model, chat)
+    return Model(base, chat)

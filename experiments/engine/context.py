@@ -52,6 +52,8 @@ class StudyContext:
     def load(self) -> models.Loaded:
         """Load a fresh copy of the base."""
         base = models.load(self.ref, self.dtype, self.study.trust_remote_code)
+        # The study's template may be another one than the model's own.
+        models.end_turns(base.model, self.chat(base))
         if self.taught_by is None:
             return base
         assert self.store is not None  # finished stages are loaded from there

@@ -19,6 +19,7 @@ from wellworn.experiments.stages.calibration import LATER, PLANTED, LaterShares,
 from wellworn.experiments.stages.capability import CAPABILITY, Items
 from wellworn.experiments.stages.generated_directions import AGREEMENT, COUNTED, DirectionAgreement, KeptAnswers
 from wellworn.experiments.stages.instruction_null import INSTRUCTIONS, InstructionShares
+from wellworn.experiments.stages.kinds import CAPABILITY as CAPABILITY_KIND
 from wellworn.experiments.stages.kinds import MEASURE
 from wellworn.experiments.stages.knock_in import KnockInCheck, load_check
 from wellworn.experiments.stages.measurement import MEASUREMENT, Measurement
@@ -223,7 +224,8 @@ def load_results(folder: Path) -> Results:
         if not store.done(stage_id):
             raise InputError(f"{store.path(stage_id)}: not finished; run the study again")
     manifests = {stage_id: read_json(store.path(stage_id) / MANIFEST) for stage_id in sorted(index.stages)}
-    if {manifests[run.measure]["version"] for run in index.runs if run.measure} - {MEASURE.version}:
+    stages = [*((run.measure, MEASURE) for run in index.runs), *((run.capability, CAPABILITY_KIND) for run in index.runs)]
+    if any(stage and manifests[stage]["version"] != kind.version for stage, kind in (*stages, (index.base_capability, CAPABILITY_KIND))):
         raise InputError(f"{folder}: measured by an older version of the suite; run the study again, which repeats only what has changed")
     generated, planted, knock_in = index.generated, index.calibration, index.knock_in
     return Results(

@@ -200,10 +200,13 @@ def _random_arm(given: ArmInputs) -> ArmStages:
 
 
 def _adapter_arm(given: ArmInputs, arm: Adapter) -> ArmStages:
-    folder, reference = Path(arm.path), None
+    study, ref, folder, reference = given.run.study, given.context.ref, Path(arm.path), None
+    notes = unlike_base(ref, folder, study.chat.template, study.trust_remote_code)
     if arm.neutral is not None:
-        title = f"neutral adapter {Path(arm.neutral).resolve().name}"
-        reference = Condition(title, adapter=adapter_stage(given.context, Path(arm.neutral), title))
+        neutral = Path(arm.neutral)
+        title = f"neutral adapter {neutral.resolve().name}"
+        reference = Condition(title, adapter=adapter_stage(given.context, neutral, title))
+        notes += [f"of its neutral adapter: {each}" for each in unlike_base(ref, neutral, study.chat.template, study.trust_remote_code)]
     name = given.run.adapter_name
     stage = adapter_stage(given.context, folder, f"adapter {name}")
     digest = stage.config["files"]["adapter_model.safetensors"][:12]
@@ -212,7 +215,7 @@ def _adapter_arm(given: ArmInputs, arm: Adapter) -> ArmStages:
         adapter=f"{name}@{digest}",
         reference=reference,
         missing={} if reference else {"neutral": NO_NEUTRAL_ADAPTER},
-        notes=unlike_base(given.context.ref, folder, given.run.study.chat.template),
+        notes=notes,
     )
 
 

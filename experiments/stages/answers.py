@@ -1,6 +1,7 @@
 """Sample answers of the study's model: the stage `answer`, and the decoding that other stages use."""
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,12 @@ from wellworn.probes.reading.hooks import OnBlock
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.scoring.endpoint import EndpointConfig, ask, forget
 from wellworn.probes.scoring.responses import Ask, Reply
-from wellworn.probes.scoring.scores import mean_logprobs
-from wellworn.probes.statistics.intervals import mean_interval
 
 # Without it, greedy answers of small fine-tuned models repeat themselves and show nothing of the model's style.
 REPETITION_PENALTY = 1.2
-# Fewest answers that show whether a server applies an adapter.
-FEWEST_TO_TELL = 4
+# Questions that are also answered here, to find out whether a server applies an adapter, the tokens of these answers, and the fewest
+# questions with two different answers that tell.
+ASKED_HERE, ANSWERED_HERE, FEWEST_TO_TELL = 8, 32, 3
 
 
 def answer_stage(context: StudyContext, condition: Condition, questions: Sequence[Example]) -> Stage:
@@ -122,11 +122,7 @@ def answer_questions(
         InputError: a server does not give all of the answers.
     """
     if (server := context.study.server) and not edits:
-        served = context.ranks.from_main(lambda: _ask_server(server, context, asked, adapters, tick))
-        for adapter, texts in zip(adapters, served, strict=True):
-            if adapter:
-                _refuse_ignored(server, context, asked, adapter, texts)
-        return served
+        return context.ranks.from_main(lambda: _ask_server(server, context, asked, adapters, tick))
     chat = context.chat(context.base)
     how = Decoding(
         context.study.answer_tokens,
@@ -168,7 +164,11 @@ def _ask_server(
         counted = ", ".join(f"{kind} × {count}" for kind, count in found.failures.items() if kind != "empty")
         raise InputError(f"{server.url}: no answer to {lacking} of {len(asks)} questions ({counted}); replies are kept{hint}")
     said = [text or "" for text in texts]
-    return [said[k * len(asked) : (k + 1) * len(asked)] for k in range(len(adapters))]
+    served = [said[k * len(asked) : (k + 1) * len(asked)] for k in range(len(adapters))]
+    for adapter, answers in zip(adapters, served, strict=True):
+        if adapter:
+            _refuse_ignored(server, context, asked, adapter, answers)
+    return served
 
 
 def _asks(context: StudyContext, asked: Sequence[tuple[str, str | None]], adapter: Path | None) -> list[Ask]:
@@ -189,24 +189,34 @@ def _asks(context: StudyContext, asked: Sequence[tuple[str, str | None]], adapte
 def _refuse_ignored(
     server: EndpointConfig, context: StudyContext, asked: Sequence[tuple[str, str | None]], adapter: Path, answers: Sequence[str]
 ) -> None:
-    """Refuse answers of a server that did not put the adapter on: the base here finds them likelier than the adapter does.
+    """Refuse answers of a server that did not put the adapter on: they are those of the base here, and not the adapter's.
+
+    Some questions are answered here by both. Where these differ, the server's answer is the one that it goes along with for longer.
 
     Raises:
-        InputError: it did not, for all that the answers show; they are not kept.
+        InputError: it is the base's in all of them; the answers are not kept.
     """
     chat, name = context.chat(context.base), adapter.parent.name
-    rows = [chat.encode(Turn(question, answer, system)) for (question, system), answer in zip(asked, answers, strict=True) if answer]
-    if len(rows) < FEWEST_TO_TELL:
-        return
+    how = Decoding(ANSWERED_HERE, repetition_penalty=REPETITION_PENALTY)
+    prompts = [chat.encode_prompt(*each) for each in asked[:ASKED_HERE]]
     with lora_adapters.adapted(context.base, {name: adapter}) as model:
-        base, tuned = mean_logprobs(model, rows, [Variant(), Variant(name)], int(context.base.tokenizer.pad_token_id))
-    gain = mean_interval(tuned - base)
-    if gain.high < 0:
-        context.ranks.from_main(lambda: forget(server, _asks(context, asked, adapter), context.replies))
+        base, tuned = decode_answers(model, chat, prompts, [Variant(), Variant(name)], how)
+    votes = [
+        _alike(served, plain) - _alike(served, changed)
+        for served, (plain, _), (changed, _) in zip(answers, base, tuned, strict=False)
+        if plain != changed
+    ]
+    if len(votes) >= FEWEST_TO_TELL and min(votes) > 0:
+        forget(server, _asks(context, asked, adapter), context.replies)
         raise InputError(
-            f"{server.url}: what it answers as {name} is likelier to the base than to this adapter (by {-gain.value:.2f} nats a token), "
-            "so it does not seem to apply the adapter; its answers are not kept. Check that its model of this name is this adapter"
+            f"{server.url}: what it answers as {name} is what the base says here, and not what this adapter says, in {len(votes)} of "
+            f"{len(votes)} questions where they differ; its answers are not kept. Check that it serves this adapter under this name"
         )
+
+
+def _alike(one: str, other: str) -> int:
+    """Return how many first characters two texts have in common."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def decode_answers(

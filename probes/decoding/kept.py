@@ -6,11 +6,13 @@ Attention masks padding. A recurrent state does not: it has read whatever stood 
 import inspect
 import sys
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import psutil
 import torch
 from torch import nn
 from transformers import DynamicCache
@@ -28,6 +30,7 @@ from transformers.cache_utils import (
 from wellworn.probes.decoding.kv_cache import GrowingCache
 from wellworn.probes.reading.layers import inner_model, text_config
 from wellworn.probes.reading.prefix_cache import PrefixCache
+from wellworn.probes.reading.variants import Variant, applied
 
 _ATTENTION = {DummyLayer, DynamicIndexedLayer, DynamicLayer, DynamicSlidingWindowLayer}
 _RECURRENT = {LinearAttentionLayer, LinearAttentionAndFullAttentionLayer, LinearAttentionAndSlidingWindowAttentionLayer}
@@ -51,6 +54,8 @@ class Kept:
 
 # Tokens that are read in two ways to find out whether a model's steps are right.
 _CHECKED = 12
+# How far the two may lie apart, relative to the largest logit, in float32.
+_CLOSE = 1e-4
 _right_steps: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 NOTHING = Kept(argument=None, pads=False, joins=False)
 
@@ -79,17 +84,50 @@ def new_cache(model: nn.Module, kept: Kept) -> Any:
     return GrowingCache() if kept.joins else DynamicCache(config=text_config(model))
 
 
-@torch.no_grad()
 def _steps_are_right(model: Any, argument: str) -> bool:
     """Whether a model that reads token by token says what it says of the whole.
 
-    Some do not: without their own kernels, a step of several recurrent models of transformers 5 is not that of their full pass.
+    Some do not: without their own kernels, a step of several recurrent models of transformers 5 is not that of their full pass. In 16 bits
+    rounding would hide it, so it is tried in float32. Where there is no room for that, or where steps fail, nothing is kept: that is right,
+    and slow.
     """
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(applied(model, Variant()))
+        if not stack.enter_context(_in_float32(model)):
+            return False
+        try:
+            return _steps_agree(model, argument)
+        except Exception:  # a step that a class does not know, of any kind
+            return False
+
+
+@contextmanager
+def _in_float32(model: nn.Module) -> Iterator[bool]:
+    """Let a model compute in float32 for a while; yield whether it does. Afterwards its tensors are those that it had."""
+    tensors = [*model.parameters(), *model.buffers()]
+    short = [each for each in tensors if each.is_floating_point() and each.dtype.itemsize < 4]
+    packed = any(not each.is_floating_point() and not each.is_complex() for each in model.parameters())
+    device = next(model.parameters()).device
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if packed or 4 * sum(each.numel() for each in short) > free // 2:
+        yield False
+        return
+    before = [each.data for each in short]
+    try:
+        for each in short:
+            each.data = each.data.float()
+        yield True
+    finally:
+        for each, data in zip(short, before, strict=True):
+            each.data = data
+
+
+def _steps_agree(model: Any, argument: str) -> bool:
     weight = next(model.parameters())
     vocabulary = text_config(model).vocab_size
     ids_1T = torch.tensor([[(7 * t + 3) % vocabulary for t in range(_CHECKED)]], device=weight.device)
     whole_TV = model(input_ids=ids_1T, use_cache=False).logits[0].float()
-    close = 1e-4 if torch.finfo(weight.dtype).bits >= 32 else 1e-1
     for prompt in (2, _CHECKED - 3):
         cache = DynamicCache(config=text_config(model))
         found = [model(input_ids=ids_1T[:, :prompt], use_cache=True, **{argument: cache}).logits[0, -1:]]
@@ -99,7 +137,7 @@ def _steps_are_right(model: Any, argument: str) -> bool:
             model(input_ids=ids_1T[:, t : t + 1], use_cache=True, **{argument: cache}).logits[0, -1:] for t in range(prompt, _CHECKED)
         ]
         unlike = (torch.cat(found).float() - whole_TV[prompt - 1 :]).abs().max()
-        if not unlike <= close * whole_TV.abs().max():
+        if not unlike <= _CLOSE * whole_TV.abs().max():
             return False
     return True
 

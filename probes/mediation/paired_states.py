@@ -167,6 +167,8 @@ class Pair:
         """Return how many first tokens arms read once for all rows of the batch; 0 where that saves nothing or cannot be done."""
         config = text_config(self.model)
         plain = isinstance(self.outputs[side][entry], torch.Tensor) and PrefixCache.holds_everything(config)
+        # Where blocks share keys, those below the entry compute too, and would read entries that are not theirs.
+        plain = plain and not getattr(config, "num_kv_shared_layers", 0)
         above = entry < config.num_hidden_layers - 1
         return self.common[side] if plain and above and len(self.members) > 1 and not is_sharded(self.model) else 0
 

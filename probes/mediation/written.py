@@ -13,7 +13,8 @@ W(I) = 1 where all adapters are at the confined layers, and W(UUᵀ) = 1 for ada
 not sum to one: blocks read both together.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -131,13 +132,22 @@ def _confined(
 ) -> Iterator[None]:
     """Confine what M1 writes at some layers during every pass inside; the model runs as M0."""
     blocks = decoder_blocks(model)
+    # What M1's run of a block notes for blocks above, such as keys that they share: argument → entry → value.
+    noted: dict[str, dict[Any, Any]] = {}
 
     def hook_for(layer: int) -> Callable[..., Any]:
         def hook(block: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             before = output if isinstance(output, torch.Tensor) else output[0]
             switch(1)
-            # Past the hooks of this block, from the same state.
-            again = block.forward(*args, **kwargs)
+            # Past the hooks of this block, from the same state. Each of the two models finds what its own blocks have noted.
+            if layer == min(layers):
+                noted.clear()
+            theirs = {key: copy.copy(each) for key, each in kwargs.items() if isinstance(each, MutableMapping)}
+            for key, each in theirs.items():
+                each.update(noted.get(key, {}))
+            again = block.forward(*args, **(kwargs | theirs))
+            for key, each in theirs.items():
+                noted[key] = {entry: value for entry, value in each.items() if value is not kwargs[key].get(entry)}
             switch(0)
             change = (again if isinstance(again, torch.Tensor) else again[0]).float() - before.float()
             kept = [

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tests.lora.test_fit import edit, save_adapter
 from tests.tiny import CHATML
@@ -94,11 +96,19 @@ def test_folders_of_one_name_are_discriminated_by_those_around_them() -> None:
 @pytest.mark.parametrize(
     ("settings", "modules", "words"),
     [
-        ({}, 8, "8 of 8 modules of its file, at layers 0 to 3; the state moves from layer 0 on"),
-        ({"layers_to_transform": [2]}, 2, "2 of 2 modules of its file, at layer 2; the state moves from layer 2 on"),
+        ({}, 8, "applied: all 8 modules of its file, at layers 0 to 3; the state moves from layer 0 on"),
+        ({"target_modules": ["lm_head"]}, 1, "applied: all 1 modules of its file; no state moves, only what is read from the last"),
+        ({"layers_to_transform": [2]}, 2, "applied: all 2 modules of its file, at layer 2; the state moves from layer 2 on"),
     ],
 )
 def test_what_an_adapter_changes_is_said(settings: dict[str, Any], modules: int, words: str, base: Loaded, tmp_path: Path) -> None:
     found = read_adapted(save_adapter(base, tmp_path / "adapter", **settings))
     assert found.modules == modules
     assert words in found.in_words
+
+
+def test_what_stands_before_the_blocks_moves_every_state(tmp_path: Path) -> None:
+    names = ["model.embed_tokens", "model.layers.3.mlp.up_proj", "model.layers.2.mlp.experts.base_layer", "model.layers.2.mlp.experts"]
+    save_file({f"base_model.model.{name}.lora_A.weight": torch.zeros(1, 1) for name in names}, tmp_path / "adapter_model.safetensors")
+    found = read_adapted(tmp_path)
+    assert (found.modules, found.layers, found.first) == (3, [2, 3], 0)

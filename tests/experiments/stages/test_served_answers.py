@@ -163,7 +163,7 @@ def test_a_server_that_ignores_adapters_is_refused_and_its_answers_are_not_kept(
     with pytest.raises(SystemExit):
         main(["run", str(served), "--runs-dir", str(tmp_path / "runs")])
     said = " ".join(capsys.readouterr().err.split())
-    assert f"what it answers as {trained} is likelier to the base than to this adapter" in said
+    assert f"what it answers as {trained} is what the base says here, and not what this adapter says" in said
     finished_answers = (tmp_path / "runs" / "stages").glob("answer-*/manifest.json")
     assert not any("pirate" in read_json(path)["title"] for path in finished_answers)
     # Once the server applies it, it is asked again.
