@@ -63,9 +63,8 @@ class ChatConfig(Section):
         Raises:
             InputError: as `Chat`.
         """
-        if self.own_template is not None:
-            return Chat(tokenizer, "model", {**self.template_kwargs, "chat_template": self.own_template}, max_length, self.date)
-        return Chat(tokenizer, "plain" if self.template == "plain" else "model", self.template_kwargs, max_length, self.date)
+        own = {} if self.own_template is None else {"chat_template": self.own_template}
+        return Chat(tokenizer, "plain" if self.template == "plain" else "model", self.template_kwargs | own, max_length, self.date)
 
     def identity(self) -> dict[str, Any]:
         """Return its part of a stage's hash; a date counts where there is one, and of a file what it holds."""

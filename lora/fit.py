@@ -153,7 +153,7 @@ def _check_ranks(adapter: Path, config: Mapping[str, Any], ranks: Mapping[str, s
         try:
             given = pattern.get(get_pattern_key(list(pattern), name), config.get("r"))
         except re.error as error:
-            raise InputError(f"{adapter}/{CONFIG}: rank_pattern={pattern!r} is no regular expression: {error}") from None
+            raise InputError(f"{adapter}/{CONFIG}: rank_pattern={pattern!r} is not a regular expression: {error}") from None
         if list(found) != [given]:
             raise InputError(
                 f"{adapter}: {name} has rank {' and '.join(map(str, sorted(found)))} in {WEIGHTS}, and {given} in {CONFIG}; "

@@ -1,6 +1,5 @@
 """Which modules of a model an adapter is trained on."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -53,7 +52,8 @@ def check_targets(model: nn.Module) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     more = _return_more(model)
-    for name, module in _plain_names(model):
+    for wrapped, module in unwrap(model).named_modules():
+        name = wrapped.removeprefix("base_model.model.")
         if isinstance(module, BaseTunerLayer):
             own = module.get_base_layer()
             if own in more:
@@ -62,11 +62,6 @@ def check_targets(model: nn.Module) -> None:
                 raise InputError(
                     f"train.lora: {name} embeds tokens, and an adapter on it cannot be read; use the linear layers of decoder blocks"
                 )
-
-
-def _plain_names(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for name, module in unwrap(model).named_modules():
-        yield name.removeprefix("base_model.model."), module
 
 
 @torch.no_grad()

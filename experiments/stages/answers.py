@@ -191,7 +191,7 @@ def _refuse_ignored(
 ) -> None:
     """Refuse answers of a server that did not put the adapter on: they are those of the base here, and not the adapter's.
 
-    Some questions are answered here by both. Where these differ, the server's answer is the one that it goes along with for longer.
+    Both answer some questions here. Where they differ, the server's answer has more of its beginning in common with one of the two.
 
     Raises:
         InputError: it is the base's in all of them; the answers are not kept.

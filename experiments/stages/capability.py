@@ -33,8 +33,6 @@ from wellworn.probes.statistics.intervals import Estimate, FloatArray, crossed_i
 
 BUILTIN = "builtin"
 CAPABILITY = "capability.json"
-# Those that a model answers in words of its own.
-WRITTEN = ("said", "form")
 CHECKS = {"chosen": "sums, chosen", "said": "sums, said", "form": "form of an answer"}
 # Small models go on for long; an answer that is cut off may have been about to be right.
 ANSWER_TOKENS = 128
@@ -63,6 +61,10 @@ class Items:
     form: Bits
     said_ended: Bits
     form_ended: Bits
+
+    def ended(self, check: str) -> Bits:
+        """Return which answers of a check came to their end; all where nothing is written."""
+        return {"said": self.said_ended, "form": self.form_ended}.get(check, np.ones(len(self.chosen), bool))
 
     def to_json(self) -> dict[str, list[float] | list[bool]]:
         """Return plain JSON values."""
@@ -121,13 +123,8 @@ def capability(runs: Sequence[Items], base: Items | None) -> Capability:
     logprob = np.stack([run.logprob for run in runs])
     of_items = []
     for name in CHECKS:
-        ended = f"{name}_ended"
         each = [
-            compare_items(
-                getattr(run, name),
-                getattr(base, name) if base else None,
-                [getattr(one, ended) for one in (run, base or run) if name in WRITTEN],
-            )
+            compare_items(getattr(run, name), getattr(base, name) if base else None, [one.ended(name) for one in (run, base or run)])
             for run in runs
         ]
         of_items.append(each[0] if len(each) == 1 else _add_up(each))

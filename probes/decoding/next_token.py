@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from wellworn.probes.decoding.kept import together
-from wellworn.probes.decoding.prefill import Prompts, can_share, prefill, rows_that_fit
+from wellworn.probes.decoding.prefill import Prompts, prefill, rows_that_fit
 from wellworn.probes.decoding.rows import Rows
 from wellworn.probes.reading.capture import check_tokens
 from wellworn.probes.reading.onednn import fast_matmul
@@ -57,8 +57,8 @@ def next_logprobs(
 
 def _ways(model: nn.Module, prompts: Prompts, after: Prompts) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield each continuation, by index, and the logits after it [B, V]."""
-    share, here = can_share(model), list[int]()
     rows = prefill(model, prompts, [(0, len(prompts))], lambda runs: None)
+    share, here = rows.kept.joins, list[int]()
     # In this order each has most in common with the one before it: the rest of that is forgotten.
     for way in sorted(range(len(after)), key=lambda k: list(after[k])):
         if share:

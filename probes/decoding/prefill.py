@@ -6,7 +6,6 @@ import psutil
 import torch
 from torch import nn
 
-from wellworn.probes.decoding.kept import kept_by
 from wellworn.probes.decoding.kv_cache import CacheSlice, GrowingCache, put_together
 from wellworn.probes.decoding.rows import Rows
 from wellworn.probes.reading.batch_inputs import pad_rows
@@ -33,7 +32,7 @@ def prefill(model: nn.Module, prompts: Prompts, runs: Runs, set_runs: SetRuns) -
         set_runs: sets which variant the rows of each pass belong to.
     """
     rows = Rows.start(model, prompts)
-    if not can_share(model):
+    if not rows.kept.joins:
         return rows
     parts, start = [], 0
     for kind, count in runs:
@@ -45,11 +44,6 @@ def prefill(model: nn.Module, prompts: Prompts, runs: Runs, set_runs: SetRuns) -
         start += count
     rows.cache, rows.unread = put_together(parts, len(prompts), rows.tokens_BT.shape[1] - 1), 1
     return rows
-
-
-def can_share(model: nn.Module) -> bool:
-    """Whether the model keeps plain keys and values, which can be put together as they are needed."""
-    return kept_by(model).joins
 
 
 def rows_that_fit(model: nn.Module, tokens: int) -> int:

@@ -22,7 +22,7 @@ from wellworn.data.schema import seed_for
 from wellworn.probes.reading.batch_inputs import pad_rows
 from wellworn.probes.reading.batching import by_length
 from wellworn.probes.reading.capture import DEFAULT_TOKEN_BUDGET
-from wellworn.probes.reading.hooks import forward
+from wellworn.probes.reading.hooks import block_state, forward
 from wellworn.probes.reading.layers import decoder_blocks, text_config, unwrap
 from wellworn.probes.reading.onednn import fast_matmul
 from wellworn.probes.reading.variants import Variant, applied
@@ -237,7 +237,7 @@ def _refuse_other_ways(model: nn.Module, at: Sequence[Writer], row: Encoded) -> 
     written: dict[int, list[torch.Tensor]] = {writer.layer: [] for writer in at}
 
     def keep(layer: int, _block: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor], output: Any) -> None:
-        passed[layer] = args[0] if args else kwargs["hidden_states"], output if isinstance(output, torch.Tensor) else output[0]
+        passed[layer] = args[0] if args else kwargs["hidden_states"], block_state(output)
 
     def add(layer: int, _module: nn.Module, _args: Any, output: torch.Tensor) -> None:
         written[layer].append(output.double())

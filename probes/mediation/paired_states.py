@@ -19,8 +19,8 @@ from wellworn.probes.mediation.interventions import Intervention, patch_state
 from wellworn.probes.reading.batch_inputs import BatchInputs, batch_inputs
 from wellworn.probes.reading.batching import Chunk, plan
 from wellworn.probes.reading.capture import DEFAULT_TOKEN_BUDGET, Progress, check_rows, is_sharded, without_ddp
-from wellworn.probes.reading.hooks import OnBlock, forward, recorded, resumed
-from wellworn.probes.reading.layers import text_config
+from wellworn.probes.reading.hooks import OnBlock, block_state, forward, recorded, resumed
+from wellworn.probes.reading.layers import shares_keys, text_config
 from wellworn.probes.reading.logprob import head_at, head_at_one, part_logprobs
 from wellworn.probes.reading.onednn import fast_matmul
 from wellworn.probes.reading.prefix_cache import PrefixCache
@@ -127,7 +127,7 @@ class Pair:
             with applied(model, between[side]), recorded(model, layers) as outputs, head_at_one(self.model, self.device):
                 self._pass({layers[-1]: lambda _h: None}, self.inputs[side].inputs, stop=not is_sharded(model))
             self.outputs.append(outputs)
-            self.states.append({layer: _bare(output) for layer, output in outputs.items()})
+            self.states.append({layer: block_state(output) for layer, output in outputs.items()})
         # Once a batch: a copy to the device for each pass would wait for it.
         self.parts = self._parts()
         self.align = [self._alignment(side) for side in SIDES] if texts.response_only else None
@@ -168,7 +168,7 @@ class Pair:
         config = text_config(self.model)
         plain = isinstance(self.outputs[side][entry], torch.Tensor) and PrefixCache.holds_everything(config)
         # Where blocks share keys, those below the entry compute too, and would read entries that are not theirs.
-        plain = plain and not getattr(config, "num_kv_shared_layers", 0)
+        plain = plain and not shares_keys(self.model)
         above = entry < config.num_hidden_layers - 1
         return self.common[side] if plain and above and len(self.members) > 1 and not is_sharded(self.model) else 0
 
@@ -267,8 +267,3 @@ def _common_beginning(rows: Sequence[Encoded]) -> int:
     limit = min(row.spans["response"][0] - 1 for row in rows)
     first = rows[0].input_ids
     return next((t for t in range(limit) if any(row.input_ids[t] != first[t] for row in rows)), limit)
-
-
-def _bare(output: Any) -> torch.Tensor:
-    bare: torch.Tensor = output if isinstance(output, torch.Tensor) else output[0]
-    return bare

@@ -28,7 +28,7 @@ from wellworn.probes.mediation.paired_states import Batching
 from wellworn.probes.reading.batch_inputs import batch_inputs
 from wellworn.probes.reading.batching import Chunk, by_length
 from wellworn.probes.reading.capture import check_rows, is_sharded
-from wellworn.probes.reading.hooks import recorded, resumed
+from wellworn.probes.reading.hooks import block_state, recorded, resumed
 from wellworn.probes.reading.layers import decoder_blocks, text_config
 from wellworn.probes.reading.logprob import head_at, head_at_one, mean_logprob
 from wellworn.probes.reading.onednn import fast_matmul
@@ -137,7 +137,7 @@ def _confined(
 
     def hook_for(layer: int) -> Callable[..., Any]:
         def hook(block: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-            before = output if isinstance(output, torch.Tensor) else output[0]
+            before = block_state(output)
             switch(1)
             # Past the hooks of this block, from the same state. Each of the two models finds what its own blocks have noted.
             if layer == min(layers):
@@ -149,7 +149,7 @@ def _confined(
             for key, each in theirs.items():
                 noted[key] = {entry: value for entry, value in each.items() if value is not kwargs[key].get(entry)}
             switch(0)
-            change = (again if isinstance(again, torch.Tensor) else again[0]).float() - before.float()
+            change = block_state(again).float() - before.float()
             kept = [
                 part[layer].part(each) if layer in part else torch.zeros_like(each)
                 for part, each in zip(parts, change.chunk(len(parts)), strict=True)

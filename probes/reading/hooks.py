@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wellworn.probes.reading.layers import decoder_blocks, text_config
+from wellworn.probes.reading.layers import decoder_blocks, shares_keys
 
 OnBlock = Callable[[torch.Tensor], torch.Tensor | None]
 
@@ -20,6 +20,12 @@ OnBlock = Callable[[torch.Tensor], torch.Tensor | None]
 def add_vector(vector: torch.Tensor) -> OnBlock:
     """Return the edit that adds a vector [d_model] to a block's output at every token, in float32, whatever the model's own precision."""
     return lambda h: (h.float() + vector.to(h.device)).to(h.dtype)
+
+
+def block_state(output: Any) -> torch.Tensor:
+    """Return the residual stream of what a block returned: some return more with it."""
+    state: torch.Tensor = output if isinstance(output, torch.Tensor) else output[0]
+    return state
 
 
 class _StopForwardError(Exception):
@@ -108,7 +114,7 @@ def resumed(model: nn.Module, layer: int, output: Any) -> Iterator[None]:
         layer: the block whose output is known.
         output: what it returned for the same inputs, from `recorded`.
     """
-    if getattr(text_config(model), "num_kv_shared_layers", 0):
+    if shares_keys(model):
         handle = decoder_blocks(model)[layer].register_forward_hook(lambda _module, _args, _output: output)
         try:
             yield

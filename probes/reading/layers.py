@@ -57,6 +57,11 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
     raise InputError(f"{type(model).__name__}: no list of {depth} decoder blocks was found in this model")
 
 
+def shares_keys(model: nn.Module) -> bool:
+    """Whether some blocks read the keys and values of lower ones."""
+    return bool(getattr(text_config(model), "num_kv_shared_layers", 0))
+
+
 def depth(model: nn.Module) -> int:
     """Return the number of decoder blocks."""
     return len(decoder_blocks(model))

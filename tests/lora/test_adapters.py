@@ -17,19 +17,9 @@ from wellworn.data.mixtures import Turn
 from wellworn.experiments.findings.adapted import read_adapted
 from wellworn.experiments.study_sections import ChatConfig
 from wellworn.lora.adapters import unlike_base
-from wellworn.lora.models import Loaded, ModelRef, load, resolve
+from wellworn.lora.models import Loaded, ModelRef
 
 OTHER = "A talk with a helper.\n" + CHATML
-
-
-@pytest.fixture
-def base(tiny_model: Path) -> Loaded:
-    return load(resolve(str(tiny_model)))
-
-
-@pytest.fixture
-def adapter(base: Loaded, tmp_path: Path) -> Path:
-    return save_adapter(base, tmp_path / "adapter")
 
 
 @pytest.mark.parametrize(

@@ -57,11 +57,6 @@ def base(tiny_model: Path) -> Loaded:
     return load(resolve(str(tiny_model)))
 
 
-@pytest.fixture
-def adapter(base: Loaded, tmp_path: Path) -> Path:
-    return save_adapter(base, tmp_path / "adapter")
-
-
 def half(weights: Weights) -> Weights:
     return {key: each for key, each in weights.items() if "up_proj" in key}
 
@@ -95,7 +90,7 @@ DISAGREE: dict[str, tuple[dict[str, Any], Callable[[Weights], Weights] | None, s
     "a changed base": ({"init_lora_weights": "pissa"}, None, "changes weights of the base itself"),
     "noise": ({"monteclora_config": {"sample_scaler": 0.1}}, None, "adds noise to every pass"),
     "parameters and no modules": ({"target_parameters": ["q_proj.weight"]}, None, "cannot be put on .*not a valid target"),
-    "no expression": ({"rank_pattern": {"(": 3}}, None, "is no regular expression"),
+    "no expression": ({"rank_pattern": {"(": 3}}, None, "is not a regular expression"),
     "a key of tomorrow": ({"use_miracle": True}, None, "use_miracle=True is not known to leave the base as it is"),
 }
 
