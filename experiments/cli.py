@@ -15,11 +15,14 @@ from wellworn.data.errors import InputError
 from wellworn.experiments.commands import studies, traits
 from wellworn.experiments.commands.options import (
     HELP,
+    Adapters,
     ChatKeys,
     FiguresFile,
     JsonFile,
     KeyEnv,
     Model,
+    Overrides,
+    Plan,
     RunsDir,
     StudyName,
     chat_config,
@@ -67,13 +70,10 @@ def wellworn(
 )
 def run(
     study: StudyName,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="key.sub=value", help="Change a key of the study (wellworn studies keys explains all of them)."),
-    ] = None,
+    overrides: Overrides = None,
     runs_dir: RunsDir = Path("runs"),
     json_file: JsonFile = None,
-    plan: Annotated[bool, typer.Option("--plan", help="List the stages and which are finished; compute nothing.")] = False,
+    plan: Plan = False,
 ) -> None:
     """Run a study: train its arms, measure them, and show the answer. Finished stages are never run twice."""
     from wellworn.experiments.study_file import load_study
@@ -84,27 +84,49 @@ def run(
 @app.command(
     epilog=examples(
         "wellworn measure --model smollm2-135m --adapter adapters/pirate --trait pirate",
-        "wellworn measure --model org/base --adapter a --adapter b --json out.json",
+        "wellworn measure --model org/base --adapter org/name/checkpoint-40@main --neutral adapters/neutral --trait pirate",
+        "wellworn measure --model org/base --adapter 'a+0.5*b' --scale 0.5 --scale 1 --trait pirate mediate=null",
     )
 )
 def measure(
-    adapter: Annotated[list[Path], typer.Option(metavar="DIR", help="Folder of a PEFT LoRA adapter; can be repeated.")],
     model: Model,
+    adapter: Adapters,
+    overrides: Overrides = None,
     trait: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Trait that it may have been trained on; can be repeated.")
     ] = None,
     neutral: Annotated[
-        Path | None,
+        str | None,
         typer.Option(metavar="DIR", help="Neutral adapter of the same recipe, trained on answers without the trait, to compare with."),
     ] = None,
+    scale: Annotated[
+        list[float] | None, typer.Option(metavar="X", help="Factor of the adapters' updates; repeated, it makes a dose curve.")
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer where shares are read: an index, or a fraction of the depth.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16 or nf4.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the results' folder; made of what is asked if left out.")] = None,
     chat: ChatKeys = None,
     runs_dir: RunsDir = Path("runs"),
     json_file: JsonFile = None,
+    plan: Plan = False,
 ) -> None:
-    """Measure third-party adapters, without training. Several adapters of one base are read together."""
-    from wellworn.experiments.commands.measure import study_of
+    """Measure third-party adapters, without training. Several adapters of one base are read together.
 
-    run_study(study_of(model, adapter, trait or (), chat_config(chat), neutral), runs_dir, json_file)
+    What takes long, mediation above all, is measured only where the trait score changes (only_changed=false asks for it everywhere).
+    """
+    from wellworn.experiments.commands.measure import Asked, overrides_of, scales_of, study_of
+
+    asked = Asked(
+        model=model,
+        adapters=adapter,
+        suspected=trait or (),
+        neutral=neutral,
+        scales=scales_of(scale),
+        chat=chat_config(chat),
+        overrides=overrides_of(overrides or (), layer, dtype),
+        name=name,
+    )
+    run_study(study_of(asked), runs_dir, json_file, plan_only=plan)
 
 
 @app.command(epilog=examples("wellworn report runs/quickstart", "wellworn report runs/quickstart --json summary.json"))
@@ -163,7 +185,8 @@ def try_judge(
 def capability(
     model: Model,
     adapter: Annotated[
-        list[Path] | None, typer.Option(metavar="DIR", help="Folder of a PEFT LoRA adapter of the base; can be repeated.")
+        list[str] | None,
+        typer.Option(metavar="DIR", help="PEFT LoRA adapter: a folder, or org/name[/folder][@revision] on the hub; can be repeated."),
     ] = None,
     suite: Annotated[str, typer.Option(help="Comma-separated: builtin (no download), and tasks of lm-eval.")] = "builtin",
     tasks_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of further lm-eval tasks.")] = None,
@@ -177,13 +200,14 @@ def capability(
     """Measure what fine-tunes cost: perplexity, divergence from the base, sums, instructions about form, and lm-eval tasks."""
     from wellworn.experiments.commands.evaluate import evaluate
     from wellworn.experiments.commands.lm_eval_tasks import Settings
+    from wellworn.lora.addresses import find_adapter
 
     suites = [name.strip() for name in suite.split(",") if name.strip()]
     if not suites:
         raise InputError("--suite: names nothing; it must be builtin, or tasks of lm-eval separated by commas")
     check_folder(json_file)
     settings = Settings(tasks_dir, limit, fewshot, chat_template, batch_size)
-    evaluate(model, adapter or [], suites, settings, chat_config(chat), json_file, console)
+    evaluate(model, [find_adapter(each) for each in adapter or ()], suites, settings, chat_config(chat), json_file, console)
 
 
 @app.command(epilog=examples("wellworn bench capture", "wellworn bench mediate --rows 48 --json bench.json"))

@@ -3,13 +3,12 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from wellworn.data.catalog import NEUTRAL
-from wellworn.data.files import set_key, short_names, validate
+from wellworn.data.files import set_key, validate
 from wellworn.data.schema import Name
 from wellworn.data.wording import shortly
 from wellworn.experiments.study_sections import (
@@ -23,6 +22,7 @@ from wellworn.experiments.study_sections import (
     Section,
     WrittenConfig,
 )
+from wellworn.lora.addresses import labels
 from wellworn.lora.arms import Adapter, Arm, TrainConfig
 from wellworn.probes.limits import DEFAULT_FRACTION, FEWEST_PROMPTS
 from wellworn.probes.scoring.endpoint import EndpointConfig
@@ -81,6 +81,8 @@ class Study(Section):
         mediate: how mediation is measured; null leaves it out, and with it every verdict about causes. Example: {draws: 199}.
         pathways: how it is measured where a change goes; null leaves it out. Example: {draws: 199}.
         written: how it is measured what adapters write along persona directions; null leaves it out. Example: {draws: 39}.
+        only_changed: measure mediation, pathways and writes only of runs whose trait score is seen to change by the least that a statement
+            needs; of runs that differ in their seed alone, if any of them does. These analyses take most of the time.
         calibrate: planted changes that test the share; null plants none. Example: {draws: 200}.
         capability: test of capabilities that fine-tunes lose: the `builtin` set; null leaves it out.
         scores: further scores of a run, and whether scores agree; null leaves them out. Example: {pairs: 4}.
@@ -122,6 +124,7 @@ class Study(Section):
     mediate: MediateConfig | None = MediateConfig()
     pathways: PathwaysConfig | None = PathwaysConfig()
     written: WrittenConfig | None = None
+    only_changed: bool = False
     calibrate: CalibrateConfig | None = None
     capability: Literal["builtin"] | None = "builtin"
     scores: ScoresConfig | None = None
@@ -264,13 +267,13 @@ class Run:
         """The name of a third-party adapter, unlike those of the study's others; None of an arm of the study's own."""
         if not isinstance(self.arm, Adapter):
             return None
-        folders = [Path(each.path) for each in (self.arm, *self.study.runs) if isinstance(each, Adapter)]
-        return short_names(folders)[0]
+        return labels([each.path for each in (self.arm, *self.study.runs) if isinstance(each, Adapter)])[0]
 
     def title(self, trait: str | None, seed: int) -> str:
         """Return the name of the run, or of its reference, on screen."""
-        if self.adapter_name is not None:
-            return f"adapter {self.adapter_name}" + (f" ({trait})" if trait else "")
+        if isinstance(self.arm, Adapter):
+            scale = "" if self.arm.scale == 1 else f" × {self.arm.scale:g}"
+            return f"adapter {self.adapter_name}{scale}" + (f" ({trait})" if trait else "")
         extra = "".join(f", {key.split('.')[-1]} {value}" for key, value in self.settings.items())
         return f"{self.arm.arm} {trait or ''}".strip() + f" (seed {seed}{extra})"
 

@@ -1,6 +1,7 @@
 """Study files: find one by name, read it, and apply overrides. Nothing heavy is imported before a study is validated."""
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,17 +54,34 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> "Study":
         raise InputError(f"{path}:1: a study must be a mapping of keys to values, got {shortly(value)}")
     if "name" in value:
         raise InputError(f"{path}:{lines[('name',)]}: name: is the file's name; remove this key")
-    value["name"] = path.stem
-    places: dict[Location, int | str] = dict(lines)
+    return assemble_study(path.stem, value, overrides, str(path), lines)
+
+
+def assemble_study(
+    name: str, keys: Mapping[str, Any], overrides: Sequence[str], where: str, lines: Mapping[Location, int] | None = None
+) -> "Study":
+    """Return the study of a mapping of keys, with `key.sub=value` overrides.
+
+    Args:
+        name: its name.
+        keys: plain values by key; nothing in it is changed.
+        overrides: these replace values, or add keys.
+        where: where the keys are from, for complaints.
+        lines: key → its line there, if they are from a file.
+
+    Raises:
+        InputError: an unknown key, or a value out of range. Names file and line, or the override, and the key.
+    """
+    value, places = copy.deepcopy(dict(keys)) | {"name": name}, dict[Location, int | str](lines or {})
     for override in overrides:
         _override(value, places, override)
     # Imported late: a missing study is found faster without it.
     from wellworn.experiments.study import Study
 
-    study = validate(Study, value, str(path), places)
+    study = validate(Study, value, where, places)
     wrong = [each for variant in study.variant_studies() for each in _wrong(variant)]
     if wrong:
-        raise InputError("\n".join(f"{place_of(at, str(path), places)}: {message}" for at, message in wrong))
+        raise InputError("\n".join(f"{place_of(at, where, places)}: {message}" for at, message in wrong))
     return study
 
 

@@ -1,4 +1,4 @@
-"""LoRA adapters: put on a base for a while, merged, weakened, copied, and parted by the memory that they take."""
+"""LoRA adapters: put on a base for a while, merged, scaled, copied, and parted by the memory that they take."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,8 @@ import psutil
 import torch
 
 from wellworn.data.errors import InputError
-from wellworn.lora.fit import CONFIG, WEIGHTS, check_adapter, put_on, read_config, restored
+from wellworn.lora.addresses import CONFIG, WEIGHTS
+from wellworn.lora.fit import check_adapter, put_on, read_config, restored
 from wellworn.lora.models import Loaded, ModelRef, load_tokenizer
 
 TEMPLATE = "chat_template.jinja"
@@ -44,7 +45,7 @@ def merge_adapter(base: Loaded, adapter: Path) -> Loaded:
     return replace(base, model=put_on(base, {"merged": adapter}).merge_and_unload().eval())
 
 
-def weaken_adapter(source: Path, target: Path, factor: float) -> None:
+def scale_adapter(source: Path, target: Path, factor: float) -> None:
     """Write a LoRA adapter whose update is a given factor of another's, into an existing folder.
 
     Raises:
@@ -53,7 +54,7 @@ def weaken_adapter(source: Path, target: Path, factor: float) -> None:
     from safetensors.torch import load_file, save_file
 
     if check_adapter(source).get("use_dora"):
-        raise InputError(f"{source}: the update of a DoRA adapter cannot be given in part; train without use_dora")
+        raise InputError(f"{source}: the update of a DoRA adapter (use_dora) is not a product of two matrices, and cannot be scaled")
     weights = load_file(source / WEIGHTS)
     # The update is BA, so one of the two is scaled.
     scaled = {key: factor * each if ".lora_B." in key or ".lora_embedding_B" in key else each for key, each in weights.items()}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wellworn.data.errors import InputError
+from wellworn.lora.addresses import CONFIG, WEIGHTS
 from wellworn.lora.keys import beyond_lora
 from wellworn.lora.models import Loaded
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 # Numbers of a tensor that are compared.
 _SAMPLED = 256

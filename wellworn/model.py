@@ -14,6 +14,7 @@ from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
 from wellworn.lora import adapters as lora_adapters
 from wellworn.lora import models
+from wellworn.lora.addresses import find_adapter
 from wellworn.probes.reading.layers import depth, resolve_layer, text_config
 
 # A question with its answer; a `Turn` may also have a system prompt.
@@ -73,7 +74,7 @@ class Model:
             InputError: a folder is not a safetensors LoRA adapter, or was made for another model.
         """
         names = [None if adapter is None else f"adapter{i}" for i, adapter in enumerate(adapters)]
-        folders = {name: Path(adapter) for name, adapter in zip(names, adapters, strict=True) if name and adapter}
+        folders = {name: find_adapter(adapter) for name, adapter in zip(names, adapters, strict=True) if name and adapter}
         with lora_adapters.adapted(self.base, folders) as module:
             yield module, names
 

@@ -1,49 +1,124 @@
 """`wellworn measure`: a study of third-party adapters, made from the command line."""
 
+import json
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from wellworn.data.catalog import control_names, load_trait, trait_names
-from wellworn.data.files import digest, short_names, validate
+from wellworn.data.errors import InputError
+from wellworn.data.files import digest
+from wellworn.data.schema import is_name
 from wellworn.experiments.study import Study
+from wellworn.experiments.study_file import assemble_study
 from wellworn.experiments.study_sections import ChatConfig
+from wellworn.lora.addresses import labels
+
+# A name is the name of a folder too.
+_LONGEST_NAME = 60
 
 
-def study_of(model: str, adapters: Sequence[Path], suspected: Sequence[str], chat: ChatConfig, neutral: Path | None = None) -> Study:
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is to be measured.
+
+    Attributes:
+        model: the base.
+        adapters: folders, addresses on the hub, or sums of these.
+        suspected: traits and controls that they may have been trained on. Traits outside the library join it for this study.
+        neutral: the neutral adapter of the same recipe, which all are compared with; None compares them with the base.
+        scales: factors of their updates; each makes a run of its own.
+        chat: how conversations are written.
+        overrides: keys of the study, as `key.sub=value`.
+        name: of the study, and of the folder of its results; None makes one of what is asked.
+    """
+
+    model: str
+    adapters: Sequence[str]
+    suspected: Sequence[str] = ()
+    neutral: str | None = None
+    scales: Sequence[float] = (1.0,)
+    chat: ChatConfig = field(default_factory=ChatConfig)
+    overrides: Sequence[str] = ()
+    name: str | None = None
+
+
+def study_of(asked: Asked) -> Study:
     """Build the study that measures adapters.
 
-    Args:
-        model: their base.
-        adapters: folders.
-        suspected: traits and controls that they may have been trained on. Traits outside the library join it for this study.
-        chat: how conversations are written.
-        neutral: the folder of a neutral adapter of the same recipe, which all are compared with.
+    What takes long is measured only of adapters that change the trait score (`only_changed`).
 
     Raises:
-        InputError: an unknown trait, or one that does not fit.
+        InputError: an unknown trait, one that does not fit, or an override that is not a key of a study.
     """
-    traits = {name: load_trait(name) for name in suspected if name not in control_names()}
+    traits = {name: load_trait(name) for name in asked.suspected if name not in control_names()}
     own = [name for name, found in traits.items() if found.name not in trait_names() and found.contrast_pairs]
     # A third-party trait may have fewer contrast pairs than a study reads by default.
     pairs = min([Study.model_fields["contrast_pairs"].default, *(len(traits[name].contrast_pairs) for name in own)])
-    folders = [folder.resolve() for folder in adapters]
-    names = ", ".join(short_names(folders))
-    # The name stays short for any number of adapters, and the digest keeps results of others from being written over.
-    rest = f"-and-{len(folders) - 1}-more" if len(folders) > 1 else ""
-    what = digest([model, list(map(str, folders)), list(suspected), chat.model_dump(mode="json"), str(neutral and neutral.resolve())], 6)
+    addresses = [_absolute(each) for each in asked.adapters]
+    names = labels(addresses)
     study = {
-        "name": f"measure-{folders[0].name}{rest}-{what}",
-        "question": f"Does a fine-tune ({names}) move the model along persona directions that it already had?",
+        "question": f"Does a fine-tune ({', '.join(names)}) move the model along persona directions that it already had?",
         "expects": "Nothing: it was trained elsewhere.",
         "refuted_by": "Nothing.",
-        "model": model,
-        "chat": chat,
+        "model": asked.model,
+        "chat": asked.chat.model_dump(mode="json"),
         "library": [name for name in trait_names() if load_trait(name).contrast_pairs] + own,
         "contrast_pairs": pairs,
+        "only_changed": True,
         "runs": [
-            {"arm": "adapter", "path": str(folder), "trait": name, "neutral": str(neutral) if neutral else None}
-            for folder in adapters
-            for name in (suspected or (None,))
+            {"arm": "adapter", "path": path, "trait": name, "neutral": asked.neutral, "scale": scale}
+            for path in addresses
+            for name in (asked.suspected or (None,))
+            for scale in asked.scales
         ],
     }
-    return validate(Study, study, "measure")
+    if asked.name is not None:
+        _refuse_other_names(asked.name)
+    name = asked.name or _name(names, study, asked.overrides)
+    return assemble_study(name, study, asked.overrides, "measure")
+
+
+def _refuse_other_names(name: str) -> None:
+    try:
+        is_name(name)
+    except ValueError as error:
+        raise InputError(f"--name {name!r}: {error}") from None
+
+
+def _absolute(address: str) -> str:
+    """Return a folder's full path, so that results of namesakes are not mistaken for each other; other addresses as they are."""
+    return str(Path(address).resolve()) if Path(address).is_dir() else address
+
+
+def _name(names: Sequence[str], study: dict[str, Any], overrides: Sequence[str]) -> str:
+    """Return a name for a study: short for any number of adapters, and with a digest, so that no other's results are written over."""
+    rest = f"-and-{len(names) - 1}-more" if len(names) > 1 else ""
+    first = "".join(c if c.isalnum() or c in "-_" else "-" for c in names[0]).strip("-_")[:_LONGEST_NAME]
+    return f"measure-{first}{rest}-{digest([study, list(overrides)], 6)}"
+
+
+def scales_of(given: Sequence[float] | None) -> tuple[float, ...]:
+    """Return the factors that `--scale` gives, each once; 1 where it is left out.
+
+    Raises:
+        InputError: one that is not finite.
+    """
+    if wrong := [each for each in given or () if not math.isfinite(each)]:
+        raise InputError(f"--scale {wrong[0]}: must be a finite number")
+    return tuple(dict.fromkeys(given or (1.0,)))
+
+
+def overrides_of(given: Sequence[str], layer: str | None, dtype: str | None) -> list[str]:
+    """Return overrides with those that have options of their own.
+
+    Raises:
+        InputError: a key that is given both ways.
+    """
+    options = {key: value for key, value in (("layer", layer), ("dtype", dtype)) if value is not None}
+    for override in given:
+        if (key := override.partition("=")[0]) in options:
+            raise InputError(f"{key} is given twice: as --{key} {options[key]} and as {json.dumps(override)}")
+    return [*given, *(f"{key}={value}" for key, value in options.items())]

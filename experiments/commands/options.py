@@ -29,6 +29,17 @@ StudyName = Annotated[
     typer.Argument(autocompletion=_study_names, help="A built-in study (wellworn studies lists them), or a YAML file."),
 ]
 Model = Annotated[str, typer.Option(help="The base model: smollm2-135m, a folder, or a hub id.")]
+Adapters = Annotated[
+    list[str],
+    typer.Option(
+        metavar="DIR", help="PEFT LoRA adapter: a folder, org/name[/folder][@revision] on the hub, or a sum a+0.5*b; can be repeated."
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="key.sub=value", help="Change a key of the study (wellworn studies keys explains all of them)."),
+]
+Plan = Annotated[bool, typer.Option("--plan", help="List the stages and which are finished; compute nothing.")]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", metavar="DIR", help="Where stages and results are kept.")]
 JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Also write the summary to FILE; - is standard output.")]
 FiguresFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures to FILE.")]

@@ -36,6 +36,7 @@ def run_study(study: "Study", runs_dir: Path, json_file: str | None, plan_only: 
     from wellworn.experiments.engine.ranks import Ranks
     from wellworn.experiments.engine.store import Store
     from wellworn.experiments.findings.results import save_index
+    from wellworn.experiments.findings.unchanged import settled
     from wellworn.experiments.plan.plan import plan
 
     show = screen(json_file)
@@ -46,14 +47,14 @@ def run_study(study: "Study", runs_dir: Path, json_file: str | None, plan_only: 
         planned = [plan(each, StudyContext.of(each, ranks, store)) for each in study.variant_studies()]
         if plan_only:
             for each in planned:
-                _list_stages(each, store, ranks, show)
+                _list_stages(settled(each, store, ranks), store, ranks, show)
             return None
         ranks.from_main(store.create)
         _finish(planned, store, ranks, show)
     finally:
         ranks.close()
     if ranks.main:
-        found = [write_report(save_index(each, store), show) for each in planned]
+        found = [write_report(save_index(settled(each, store), store), show) for each in planned]
         if not study.variants:
             return write_summary(found[0].to_json(), json_file)
         origins = _write_origins(study, found, runs_dir / study.name, show)
@@ -107,6 +108,7 @@ def _finish(plans: "Sequence[Plan]", store: "Store", ranks: "Ranks", show: Conso
 def _compute(plan: "Plan", store: "Store", ranks: "Ranks", show: Console, wait: bool) -> bool:
     """Compute the stages of one study, apart from those that other processes hold unless it is to wait; return whether all are finished."""
     from wellworn.experiments.engine.run import run
+    from wellworn.experiments.findings.unchanged import settled
 
     context, knock_in = plan.context, plan.knock_in
     if ranks.main and not wait:
@@ -119,7 +121,9 @@ def _compute(plan: "Plan", store: "Store", ranks: "Ranks", show: Console, wait: 
         if knock_in:
             knock_in.context.drop()
     try:
-        return run(plan.targets, store, context, ranks, show, wait=wait)
+        if plan.screens and not run(plan.screens, store, context, ranks, show, wait=wait):
+            return False
+        return run(settled(plan, store, ranks).targets, store, context, ranks, show, wait=wait)
     finally:
         context.drop()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from wellworn.experiments.engine.record import Record
-from wellworn.lora.fit import WEIGHTS
+from wellworn.lora.addresses import WEIGHTS
 
 # Names of output embeddings.
 _HEADS = ("embed_out", "lm_head", "output", "output_projection")

@@ -22,7 +22,7 @@ from wellworn.experiments.findings.verdict import Evidence, Verdict, verdict
 from wellworn.experiments.findings.wording import Wording, wording_of
 from wellworn.experiments.findings.written import Written, written_shares
 from wellworn.experiments.stages.capability import Capability
-from wellworn.experiments.stages.measurement import EffectShares
+from wellworn.experiments.stages.measurement import Effect, EffectShares
 from wellworn.experiments.stages.mediation_shares import shares_of_effect
 from wellworn.probes.geometry.novelty import Novelty
 from wellworn.probes.geometry.nulls import beyond
@@ -174,7 +174,7 @@ def _group_row(
         excess=excess_of(results, runs),
         scores=score_runs(runs),
         capability=capability_of(results, runs),
-        statement=statement_of(results, runs, pathways, wording, own_p),
+        statement=statement_of(results, runs, pathways, wording, own_p, _joint_effect(effect_RQ)),
         pathways=pathways,
         own_p_adjusted=own_p,
         wording=wording,
@@ -208,6 +208,10 @@ def _judge(
             carried=mediation_evidence(analysis, layer, rest) if analysis else None,
         )
     )
+
+
+def _joint_effect(effect_RQ: FloatArray | None) -> Effect | None:
+    return None if effect_RQ is None else Effect(**vars(crossed_interval(effect_RQ)), standard_error=standard_error(effect_RQ))
 
 
 def _stack_effects(runs: Sequence[RunResult]) -> FloatArray | None:

@@ -33,6 +33,7 @@ from wellworn.experiments.stages.stand_ins import StandInOutcomes, load_stand_in
 from wellworn.experiments.stages.weights import WEIGHTS, UpdateWrites
 from wellworn.experiments.stages.wording import WordingOutcomes, load_wording
 from wellworn.experiments.stages.written import WrittenOutcomes, load_written
+from wellworn.lora.addresses import labels
 from wellworn.lora.arms import Confined, Sft
 from wellworn.probes.statistics.intervals import FloatArray
 
@@ -201,7 +202,7 @@ def _symbolic(plan: Plan) -> dict[str, Any]:
     names: dict[str, str] = dict(zip(plan.study.library, plan.library, strict=True))
     names |= {planned.run.arm.trait: planned.trait for planned in plan.runs if planned.run.arm.trait and planned.trait}
     arms = [arm | {"trait": names.get(arm["trait"], arm["trait"])} for arm in study["runs"]]
-    arms = [arm | {key: Path(arm[key]).name for key in ("path", "neutral") if arm.get(key)} for arm in arms]
+    arms = [arm | {key: labels([arm[key]])[0] for key in ("path", "neutral") if arm.get(key)} for arm in arms]
     study["chat"]["template"] = Path(study["chat"]["template"]).name
     judge = plan.judge.name if plan.judge and isinstance(study["judge"], str) else study["judge"]
     return study | {"model": plan.context.ref.id, "judge": judge, "library": list(plan.library), "runs": arms}

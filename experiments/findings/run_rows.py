@@ -24,15 +24,15 @@ from wellworn.experiments.findings.pathways import Pathways, pathways_of
 from wellworn.experiments.findings.results import Results, RunResult, run_name
 from wellworn.experiments.findings.score_agreement import RunScores, score_runs
 from wellworn.experiments.findings.stand_ins import StandIns, stand_in_shares
-from wellworn.experiments.findings.statements import Statement, state
+from wellworn.experiments.findings.statements import Statement, state, state_unchanged
 from wellworn.experiments.findings.verdict import P_LEVEL, Carried, Evidence, Verdict, verdict
 from wellworn.experiments.findings.wording import Wording, wording_of
 from wellworn.experiments.findings.written import Written, written_shares
 from wellworn.experiments.stages.capability import Capability, capability
-from wellworn.experiments.stages.measurement import EffectShares, Measurement, ShareOfTruth
+from wellworn.experiments.stages.measurement import Effect, EffectShares, Measurement, ShareOfTruth
 from wellworn.probes.geometry.novelty import Novelty
 from wellworn.probes.geometry.weights import Summary as Writes
-from wellworn.probes.mediation.shares import MIN_STANDARD_ERRORS, WHOLE
+from wellworn.probes.mediation.shares import WHOLE
 from wellworn.probes.statistics.intervals import Estimate
 
 RUNS_FOR_A_CLAIM = 3
@@ -189,7 +189,7 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
         among_roles=among_roles(results, run),
         scores=score_runs([run]),
         capability=capability_of(results, [run]),
-        statement=statement_of(results, [run], pathways, wording),
+        statement=statement_of(results, [run], pathways, wording, effect=run.facts.headline.effect if run.facts else None),
         pathways=pathways,
         stand_ins=stand_in_shares(run),
         wording=wording,
@@ -208,8 +208,11 @@ def statement_of(
     pathways: Mapping[str, Pathways] | None,
     wording: Wording | None,
     own_p: float | None = None,
+    effect: Effect | None = None,
 ) -> Statement | None:
     """Return what may be said of a change toward a trait or a control; None where it was not measured where it goes.
+
+    A study with `only_changed` does not measure it of changes that are too small, which is then said.
 
     Args:
         results: the study's results; a run of them under the trait's system prompt says how large a change is.
@@ -217,14 +220,17 @@ def statement_of(
         pathways: where their change goes.
         wording: whether their own direction is more than the trait's words.
         own_p: p of the own direction against chance, corrected for the study's groups; None for one run, whose own p counts.
+        effect: the change of their trait score.
     """
-    if not pathways:
-        return None
     trait = runs[0].entry.trait
+    persona, prompted = trait not in control_names(), _prompted(results, trait)
+    if not pathways:
+        only_changed = results.index.study.get("only_changed") and results.index.study["pathways"]
+        return state_unchanged(effect.estimate, effect.within_noise, persona, prompted) if effect and only_changed else None
     return state(
         pathways,
-        persona=trait not in control_names(),
-        prompted=_prompted(results, trait),
+        persona=persona,
+        prompted=prompted,
         reference_change=_reference_change(runs),
         wording=wording,
         own_p=own_p,
@@ -236,7 +242,7 @@ def _prompted(results: Results, trait: str | None) -> Estimate | None:
     for run in results.runs:
         if run.entry.arm == "prompted" and run.entry.trait == trait and run.facts:
             effect = run.facts.references["base"].effect
-            if effect and effect.value > MIN_STANDARD_ERRORS * effect.standard_error:
+            if effect and effect.value > 0 and not effect.within_noise:
                 return effect.estimate
     return None
 

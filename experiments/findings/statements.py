@@ -118,7 +118,8 @@ def state(
     headline, base = next(iter(pathways.values())), pathways.get("base")
     made_of = _share(headline)
     existing = "persona" if persona or (made_of and OWN not in headline.headline.shares) else "instruction"
-    if found := _too_small(headline, prompted) or _doubtful(headline, base, reference_change):
+    effect, within_noise = headline.headline.effect, bool(headline.headline.why)
+    if found := too_small(effect, within_noise, prompted) or _doubtful(headline, base, reference_change):
         return Statement(name=found[0], existing=existing, share=None, why=found[1], personas=None, fragile=[])
     name, why = _by_share(headline, own_p, LEAST, MOST)
     others = [_by_share(headline, own_p, *margins)[0] for margins in OTHER_MARGINS]
@@ -140,14 +141,28 @@ def _of_words(wording: Wording | None) -> str:
     return f"the direction is {'more' if wording.more else 'not shown to be more'} than the trait's words: {wording.why}"
 
 
-def _too_small(found: Pathways, prompted: Estimate | None) -> tuple[str, str] | None:
-    """Return the statement on a change that is too small, or away from the trait."""
-    effect = found.headline.effect
+def state_unchanged(effect: Estimate, within_noise: bool, persona: bool, prompted: Estimate | None = None) -> Statement | None:
+    """Return what may be said of a change whose ways were not measured, as it is too small or away from the trait; None of any other.
+
+    Args:
+        effect: the change of the trait score.
+        within_noise: whether it is no more than 3 standard errors.
+        persona: as for `state`.
+        prompted: as for `state`.
+    """
+    if (found := too_small(effect, within_noise, prompted)) is None:
+        return None
+    existing = "persona" if persona else "instruction"
+    return Statement(name=found[0], existing=existing, share=None, why=found[1], personas=None, fragile=[])
+
+
+def too_small(effect: Estimate, within_noise: bool, prompted: Estimate | None) -> tuple[str, str] | None:
+    """Return the statement on a change that is too small, or away from the trait, and its reason; None of any other."""
     known = prompted is not None and prompted.low > 0
     least = OF_PROMPT * prompted.value if known and prompted else LEAST_CHANGE
     if effect.high < 0:
         return AWAY, f"the change is {effect} nats per token"
-    if found.headline.why or effect.low <= least:
+    if within_noise or effect.low <= least:
         least_words = f"{least:.3f}, {f'{OF_PROMPT:.2f} of what the system prompt does' if known else 'the least that counts'}"
         return TOO_SMALL, f"the change is {effect} nats per token; more than {least_words}, and 3 standard errors are needed"
     return None

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from pathlib import Path
 
 from wellworn.data.catalog import NEUTRAL
 from wellworn.data.errors import InputError
+from wellworn.data.files import digest
 from wellworn.data.mixtures import Turn
 from wellworn.data.schema import Trait
 from wellworn.experiments.engine.context import StudyContext
@@ -16,9 +16,10 @@ from wellworn.experiments.stages.answers import answer_stage, kept_answers_stage
 from wellworn.experiments.stages.confined import confined_stage
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.steered_teacher import teacher_stage
-from wellworn.experiments.stages.training import adapter_stage, random_stage, train_stage
+from wellworn.experiments.stages.training import adapter_stage, random_stage, sum_stage, train_stage
 from wellworn.experiments.study import Run
 from wellworn.lora.adapters import unlike_base
+from wellworn.lora.addresses import find_adapter, labels, terms
 from wellworn.lora.arms import Adapter, Base, Confined, Distilled, Prompted, Random, Sft
 from wellworn.probes.reading.layers import resolve_layer
 
@@ -200,23 +201,32 @@ def _random_arm(given: ArmInputs) -> ArmStages:
 
 
 def _adapter_arm(given: ArmInputs, arm: Adapter) -> ArmStages:
-    study, ref, folder, reference = given.run.study, given.context.ref, Path(arm.path), None
-    notes = unlike_base(ref, folder, study.chat.template, study.trust_remote_code)
+    reference, notes = None, []
     if arm.neutral is not None:
-        neutral = Path(arm.neutral)
-        title = f"neutral adapter {neutral.resolve().name}"
-        reference = Condition(title, adapter=adapter_stage(given.context, neutral, title))
-        notes += [f"of its neutral adapter: {each}" for each in unlike_base(ref, neutral, study.chat.template, study.trust_remote_code)]
+        title = f"neutral adapter {labels([arm.neutral])[0]}"
+        stage, found = _outside_adapter(given, arm.neutral, arm.scale, title)
+        reference = Condition(title, adapter=stage)
+        notes = [f"of its neutral adapter: {each}" for each in found]
     name = given.run.adapter_name
-    stage = adapter_stage(given.context, folder, f"adapter {name}")
-    digest = stage.config["files"]["adapter_model.safetensors"][:12]
+    stage, found = _outside_adapter(given, arm.path, arm.scale, f"adapter {name}")
+    held = stage.config["files"]["adapter_model.safetensors"] if "files" in stage.config else digest(stage.config["parts"])
     return ArmStages(
         condition=Condition(given.title, adapter=stage),
-        adapter=f"{name}@{digest}",
+        adapter=f"{name}@{held[:12]}",
         reference=reference,
         missing={} if reference else {"neutral": NO_NEUTRAL_ADAPTER},
-        notes=notes,
+        notes=[*found, *notes],
     )
+
+
+def _outside_adapter(given: ArmInputs, address: str, scale: float, title: str) -> tuple[Stage, list[str]]:
+    """Return the stage with a third-party adapter or a sum of them, and what they say of their base that is not so here."""
+    study, ref = given.run.study, given.context.ref
+    parts = [(scale * weight, find_adapter(name)) for weight, name in terms(address)]
+    notes = [each for _, folder in parts for each in unlike_base(ref, folder, study.chat.template, study.trust_remote_code)]
+    [(weight, folder), *others] = parts
+    stage = sum_stage(given.context, parts, title) if others or weight != 1 else adapter_stage(given.context, folder, title)
+    return stage, list(dict.fromkeys(notes))
 
 
 def _training_turns(given: ArmInputs) -> list[Turn]:

@@ -121,7 +121,7 @@ def plan_written(layout: Layout) -> tuple[dict[str, Stage], str | None]:
 
 
 def _why_none(layout: Layout) -> str | None:
-    """Return why a run has no change of weights toward a trait."""
+    """Return why a run has no change of weights toward a trait that could be followed."""
     if layout.subject.of is None or not layout.subject.paired:
         return NO_TRAIT if layout.subject.of is None else NO_PLAIN
-    return PROMPTED if layout.arm.condition.adapter is None else None
+    return PROMPTED if layout.arm.condition.adapter is None else layout.unchanged

@@ -1,6 +1,6 @@
 """Expand a study into the stages of all runs, each once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from wellworn.data.catalog import NEUTRAL, instruction_names, load_bank, load_instruction, load_roles, load_trait, role_names
 from wellworn.data.errors import InputError
@@ -25,8 +25,13 @@ from wellworn.experiments.study import Study, expand_runs
 from wellworn.probes.reading.layers import resolve_layer
 
 
-def plan(study: Study, context: StudyContext) -> Plan:
+def plan(study: Study, context: StudyContext, unchanged: Mapping[int, str] | None = None) -> Plan:
     """Expand a study into stages; every error that can be found without computing is raised here.
+
+    Args:
+        study: the study.
+        context: its model.
+        unchanged: place of a run → why its causes are not measured, for runs whose trait score is not seen to change.
 
     Raises:
         InputError: an unknown trait or instruction, a layer out of range, a folder that is not an adapter, or no run to model planted
@@ -46,7 +51,7 @@ def plan(study: Study, context: StudyContext) -> Plan:
     instructions = load_instruction_stages(context, [load_instruction(name) for name in asked], bank) if asked else None
     judge = Judge.of(context, study.judge) if study.judge else None
     shared = Shared(context=context, space_stages=space_stages, dictionary=wider, instructions=instructions, bank=bank, judge=judge)
-    layouts = [lay_out(shared, run) for run in expand_runs(study)]
+    layouts = [lay_out(shared, run, (unchanged or {}).get(i)) for i, run in enumerate(expand_runs(study))]
     runs = [plan_run(layout) for layout in layouts]
     return Plan(
         study=study,

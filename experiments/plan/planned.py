@@ -40,6 +40,7 @@ class PlannedRun:
         own: the name of the run's own direction, in the library or next to it, if there is one.
         adapted: the stage with its adapter, if it has one.
         notes: what a third-party adapter says of its base that is not so here.
+        screen: its trait score alone, by which a study with `only_changed` decides what else is measured; None in other studies.
     """
 
     run: Run
@@ -66,6 +67,7 @@ class PlannedRun:
     own: str | None = None
     adapted: Stage | None = None
     notes: Sequence[str] = ()
+    screen: Stage | None = None
 
     @property
     def targets(self) -> list[Stage]:
@@ -149,6 +151,11 @@ class Plan:
     def first(self) -> list[Stage]:
         """The stages of the untaught model, to finish before all others."""
         return [self.knock_in.taught, self.knock_in.check] if self.knock_in else []
+
+    @property
+    def screens(self) -> list[Stage]:
+        """The stages by which it is decided what else is measured, to finish before all others; none in most studies."""
+        return [run.screen for run in self.runs if run.screen]
 
     @property
     def targets(self) -> list[Stage]:

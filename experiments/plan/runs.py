@@ -66,7 +66,8 @@ def plan_run(layout: Layout) -> PlannedRun:
         questions=subject.evaluate,
         answers=answers,
         missing=missing | why,
-        measure=measure_stage(condition.title, layout.layer, layout.own, layout.headline, layout.space_stages, readings, mediations),
+        measure=_measured(layout, readings, mediations),
+        screen=_measured(layout, readings, {}) if run.study.only_changed and subject.trait_turns("evaluate") else None,
         instructions=instructions,
         averaged=_averaged(layout) if "share" not in missing else None,
         dictionary=dictionary_stage(shared.space_stages, shared.dictionary, layout.layer) if shared.dictionary else None,
@@ -87,6 +88,11 @@ def plan_run(layout: Layout) -> PlannedRun:
         adapted=condition.adapter,
         notes=arm.notes,
     )
+
+
+def _measured(layout: Layout, readings: Readings, mediations: Mapping[Key, Stage]) -> Stage:
+    title = layout.arm.condition.title
+    return measure_stage(title, layout.layer, layout.own, layout.headline, layout.space_stages, readings, mediations)
 
 
 def _readings(layout: Layout, answers: Stage) -> Readings:
@@ -111,6 +117,8 @@ def _mediations(layout: Layout) -> tuple[dict[Key, Stage], Stage | None, dict[st
     config = layout.run.study.mediate
     if config is None:
         return {}, None, {"mediation": NO_MEDIATION}
+    if layout.unchanged:
+        return {}, None, {"mediation": layout.unchanged}
     if layout.subject.of is None or not layout.subject.paired:
         return {}, None, {"mediation": NOTHING_TO_MEDIATE if layout.subject.of is None else NO_PLAIN}
     asked = Analyses(layout=layout, config=config)

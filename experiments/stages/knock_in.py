@@ -141,7 +141,7 @@ def _weaken_stage(context: StudyContext, taught: Stage, name: str, strength: flo
 
     def compute(_context: StudyContext, folders: Folders, out: Path, _tick: TickFn) -> Output:
         (out / "adapter").mkdir()
-        lora_adapters.weaken_adapter(folders["taught"] / "adapter", out / "adapter", strength)
+        lora_adapters.scale_adapter(folders["taught"] / "adapter", out / "adapter", strength)
         return {}
 
     config: Config = {**context.identity(), "strength": strength}

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from wellworn.experiments.engine.record import Interval, Record
-from wellworn.probes.mediation.shares import ChanceShares
+from wellworn.probes.mediation.shares import MIN_STANDARD_ERRORS, ChanceShares
 from wellworn.probes.statistics.intervals import Estimate
 
 MEASUREMENT = "measurement.json"
@@ -101,6 +101,11 @@ class Effect(Record):
     def estimate(self) -> Estimate:
         """The change with its interval."""
         return Estimate(self.value, self.low, self.high)
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether it is no more than 3 standard errors, so that shares of it mean nothing."""
+        return abs(self.value) <= MIN_STANDARD_ERRORS * self.standard_error
 
 
 class ReferenceReading(Record):

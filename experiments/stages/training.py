@@ -13,10 +13,12 @@ from wellworn.experiments.engine.store import WORK
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.answers import load_answers
 from wellworn.lora import adapters as lora_adapters
+from wellworn.lora.addresses import CONFIG, WEIGHTS
 from wellworn.lora.arms import TrainConfig, check_keys
-from wellworn.lora.fit import CONFIG, WEIGHTS, check_adapter, check_fit
+from wellworn.lora.fit import check_adapter, check_fit
 from wellworn.lora.models import Loaded
 from wellworn.lora.random_lora import random_lora
+from wellworn.lora.sums import sum_adapters
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.scoring.scores import mean_logprobs
 
@@ -142,6 +144,29 @@ def adapter_stage(context: StudyContext, folder: Path, title: str) -> Stage:
 
     config = {**context.identity(), "files": {name: sha256(folder / name) for name in names}}
     return Stage(kind=kinds.ADAPTER, config=config, title=title, compute=compute, everywhere=False)
+
+
+def sum_stage(context: StudyContext, parts: Sequence[tuple[float, Path]], title: str) -> Stage:
+    """Write the weighted sum of third-party adapters, so that results never depend on the user's folders.
+
+    Args:
+        context: the study's model.
+        parts: each adapter's weight and folder.
+        title: the stage's name on screen.
+    """
+    for _, folder in parts:
+        check_adapter(folder)
+
+    def compute(context: StudyContext, _folders: Folders, out: Path, _tick: TickFn) -> Output:
+        for _, folder in parts:
+            check_fit(context.base, folder)
+        (out / "adapter").mkdir()
+        sum_adapters(context.base, parts, out / "adapter")
+        return {}
+
+    files = [{"weight": weight, "files": {name: sha256(folder / name) for name in (CONFIG, WEIGHTS)}} for weight, folder in parts]
+    config = {**context.identity(), "parts": files}
+    return Stage(kind=kinds.ADAPTER_SUM, config=config, title=title, compute=compute, everywhere=False)
 
 
 def random_stage(context: StudyContext, real: Stage, turns: Sequence[Turn], layer: int, seed: int) -> Stage:

@@ -7,14 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 
 from tests.experiments.conftest import Call
 from tests.tiny import CHATML, save_tiny
 from wellworn.data.catalog import ROOT as DATA
-from wellworn.experiments.cli import main
 from wellworn.experiments.study_file import load_study
 
 Write = Callable[..., Path]
@@ -98,176 +95,6 @@ def test_plan_lists_stages_and_computes_nothing(wellworn: Call, tiny_study: Writ
     wrong = wellworn("run", tiny_study(), "train.lora.rang=1", "--plan", "--runs-dir", tmp_path / "empty")
     assert wrong.code == 2
     assert "train.lora.rang: LoraConfig has no such key" in wrong.err
-
-
-@pytest.fixture(scope="module")
-def adapter(runs: Path, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """An adapter trained on the tiny model, as somebody else would hand it over."""
-    from ruamel.yaml import YAML
-
-    from tests.tiny import tiny_study_value
-
-    path = tmp_path_factory.mktemp("study") / "made.yaml"
-    with path.open("w") as file:
-        more = {"runs": [{"arm": "sft", "trait": "pirate"}], "evaluate_questions": None}
-        YAML().dump(tiny_study_value(tiny_model) | more, file)
-    with pytest.raises(SystemExit):
-        main(["run", str(path), "--runs-dir", str(runs)])
-    summary = json.loads((runs / "made" / "study.json").read_text())
-    folder = tmp_path_factory.mktemp("given") / "their-adapter"
-    shutil.copytree(runs / "stages" / summary["runs"][0]["training"] / "adapter", folder)
-    return folder
-
-
-def test_measure_answers_for_an_adapter_from_elsewhere(wellworn: Call, adapter: Path, tiny_model: Path, runs: Path, tmp_path: Path) -> None:
-    outcome = wellworn(
-        "measure", "--model", tiny_model, "--adapter", adapter, "--trait", "pirate", "--json", tmp_path / "p.json", "--runs-dir", runs
-    )
-    assert outcome.code == 0, outcome.err
-    run = json.loads((tmp_path / "p.json").read_text())["runs"][0]
-    assert (run["arm"], run["trait"], run["reference"]) == ("adapter", "pirate", "base")
-    assert run["adapter"].startswith("their-adapter@")
-    assert run["effect"] is not None
-    assert "no neutral fine-tune of the same recipe was given" in run["missing"]["neutral"]
-    made = json.loads((runs / "made" / "summary.json").read_text())["runs"][0]
-    # The same weights against the same base: the effect is the one that the training study found.
-    assert run["effect_base"]["value"] == pytest.approx(made["effect_base"]["value"], rel=1e-5)
-
-
-def test_measure_compares_with_a_neutral_adapter_where_there_is_one(
-    wellworn: Call, adapter: Path, tiny_model: Path, runs: Path, tmp_path: Path
-) -> None:
-    index = json.loads((runs / "made" / "study.json").read_text())["runs"][0]
-    inputs = [json.loads((runs / "stages" / index["measure"] / "manifest.json").read_text())["inputs"]]
-    inputs += [json.loads((runs / "stages" / each / "manifest.json").read_text())["inputs"] for each in inputs[0]]
-    [trained] = {each for some in inputs for each in some if each.startswith("train-")} - {index["training"]}
-    shutil.copytree(runs / "stages" / trained / "adapter", tmp_path / "plain")
-    known = ("measure", "--model", tiny_model, "--adapter", adapter, "--trait", "pirate", "--runs-dir", runs)
-    outcome = wellworn(*known, "--neutral", tmp_path / "plain", "--json", tmp_path / "p.json")
-    assert outcome.code == 0, outcome.err
-    summary = json.loads((tmp_path / "p.json").read_text())
-    [run] = summary["runs"]
-    made = json.loads((runs / "made" / "summary.json").read_text())["runs"][0]
-    assert (run["reference"], made["reference"]) == ("neutral", "neutral")
-    assert "neutral" not in run["missing"]
-    for key in ("effect", "effect_base"):
-        assert run[key]["value"] == pytest.approx(made[key]["value"], rel=1e-5)
-    assert run["effect"]["value"] != run["effect_base"]["value"]
-    assert run["verdict"] == made["verdict"]
-    # The study names it, and no path.
-    study = (runs / summary["study"] / "study.json").read_text()
-    assert str(tmp_path) not in study
-    refused = wellworn(*known, "--neutral", tmp_path / "nowhere")
-    assert refused.code == 2
-    assert "nowhere: is not a PEFT adapter" in refused.err
-
-
-def test_measure_of_several_adapters_reads_them_together(
-    wellworn: Call, adapter: Path, tiny_model: Path, runs: Path, tmp_path: Path
-) -> None:
-    half = tmp_path / "half" / adapter.name
-    shutil.copytree(adapter, half)
-    weights = load_file(half / "adapter_model.safetensors")
-    save_file({key: value * (0.5 if "lora_B" in key else 1) for key, value in weights.items()}, half / "adapter_model.safetensors")
-    known = ("measure", "--model", tiny_model, "--trait", "pirate")
-    outcome = wellworn(*known, "--adapter", adapter, "--adapter", half, "--json", tmp_path / "p.json", "--runs-dir", runs)
-    assert outcome.code == 0, outcome.err
-    summary = json.loads((tmp_path / "p.json").read_text())
-    one, weaker = summary["runs"]
-    assert summary["study"].startswith("measure-their-adapter-and-1-more-")
-    assert one["adapter"] != weaker["adapter"]
-    assert one["relative_norm"] > weaker["relative_norm"] > 0
-    assert "adapter half/their-adapter · pirate" in outcome.out
-    assert weaker["adapter"].startswith("half/their-adapter@")
-    alone = wellworn(*known, "--adapter", half, "--json", "-", "--runs-dir", runs)
-    result = json.loads(alone.out.splitlines()[-1])
-    # It has no namesake there; all else is as before.
-    assert result["runs"] == [weaker | {"adapter": weaker["adapter"].removeprefix("half/")}]
-
-
-def test_results_of_namesakes_are_not_written_over(wellworn: Call, adapter: Path, tiny_model: Path, runs: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other" / adapter.name
-    shutil.copytree(adapter, other)
-    found = set()
-    for options in (("--adapter", adapter), ("--adapter", other), ("--adapter", adapter, "--trait", "pirate")):
-        outcome = wellworn("measure", "--model", tiny_model, *options, "--json", tmp_path / "m.json", "--runs-dir", runs)
-        assert outcome.code == 0, outcome.err
-        found.add(json.loads((tmp_path / "m.json").read_text())["study"])
-    assert len(found) == 3
-    assert all((runs / name / "report.html").is_file() for name in found)
-
-
-def test_measure_without_a_trait_still_names_the_nearest_directions(wellworn: Call, adapter: Path, tiny_model: Path, runs: Path) -> None:
-    outcome = wellworn("measure", "--model", tiny_model, "--adapter", adapter, "--json", "-", "--runs-dir", runs)
-    run = json.loads(outcome.out.splitlines()[-1])["runs"][0]
-    assert run["effect"] is None
-    assert "no trait of its own" in run["missing"]["effect"]
-    assert len(run["nearest"]) == 5
-
-
-def test_measure_takes_a_trait_of_somebody_elses_with_fewer_pairs(
-    wellworn: Call, adapter: Path, tiny_model: Path, runs: Path, tmp_path: Path
-) -> None:
-    wellworn("traits", "export", "childish", "--format", "persona-vectors", "--to", tmp_path / "out")
-    theirs = tmp_path / "out" / "extract" / "childish.json"
-    value = json.loads(theirs.read_text())
-    theirs.write_text(json.dumps(value | {"instruction": value["instruction"][:5]}))
-    assert wellworn("traits", "import", theirs, "--to", tmp_path / "mine").code == 0
-    outcome = wellworn(
-        "measure", "--model", tiny_model, "--adapter", adapter, "--trait", tmp_path / "mine", "--json", "-", "--runs-dir", runs
-    )
-    assert outcome.code == 0, outcome.err
-    run = json.loads(outcome.out.splitlines()[-1])["runs"][0]
-    assert run["trait"] == "mine"
-    assert "mine" in run["coordinates"]
-    assert "no plain answers" in run["missing"]["effect"]
-
-
-@pytest.mark.parametrize("harm", ["other base", "pickle", "no weights", "no config", "corrupt", "not lora", "not json", "more than lora"])
-def test_an_adapter_that_cannot_be_used_is_refused(harm: str, wellworn: Call, adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
-    folder, model = tmp_path / "bad", tiny_model
-    shutil.copytree(adapter, folder)
-    weights, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
-    if harm == "other base":
-        model = save_tiny(tmp_path / "wide", width=48)
-        expected = "does not fit .* made for 'local:tiny@"
-    elif harm == "pickle":
-        weights.rename(folder / "adapter_model.bin")
-        expected = "is a pickle, which can run code when loaded"
-    elif harm == "no weights":
-        weights.unlink()
-        expected = "holds no adapter_model.safetensors"
-    elif harm == "no config":
-        config.unlink()
-        expected = "is not a PEFT adapter"
-    elif harm == "corrupt":
-        weights.write_bytes(weights.read_bytes()[:100])
-        expected = "adapter_model.safetensors: corrupt"
-    elif harm == "not lora":
-        config.write_text(config.read_text().replace('"LORA"', '"IA3"'))
-        expected = "peft_type may be LORA, got 'IA3'"
-    elif harm == "more than lora":
-        config.write_text(config.read_text().replace('"bias": "none"', '"bias": "all"'))
-        expected = "bias='all' changes weights of the base itself; it may be none"
-    else:
-        config.write_text("{")
-        expected = "adapter_config.json: not valid JSON"
-    outcome = wellworn("measure", "--model", model, "--adapter", folder, "--runs-dir", tmp_path / "runs")
-    assert outcome.code == 2
-    assert re.search(expected, outcome.err), outcome.err
-
-
-def test_an_adapter_for_more_layers_is_refused(wellworn: Call, adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "deep"
-    shutil.copytree(adapter, folder)
-    weights = load_file(folder / "adapter_model.safetensors")
-    save_file(
-        {key.replace("layers.3.", "layers.7."): np.ascontiguousarray(value) for key, value in weights.items()},
-        folder / "adapter_model.safetensors",
-    )
-    outcome = wellworn("measure", "--model", tiny_model, "--adapter", folder, "--runs-dir", tmp_path / "runs")
-    assert outcome.code == 2
-    assert "the base has no module 'model.layers.7." in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -413,13 +240,6 @@ def test_a_json_file_in_no_folder_is_found_out_first(wellworn: Call, tiny_study:
     assert outcome.code == 2
     assert "does not exist" in outcome.err
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_trait_named_twice(wellworn: Call, adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
-    twice = ("--trait", "pirate", "--trait", "pirate")
-    outcome = wellworn("measure", "--model", tiny_model, "--adapter", adapter, *twice, "--runs-dir", tmp_path / "runs")
-    assert outcome.code == 2
-    assert "appears twice" in outcome.err
 
 
 def test_a_trait_with_too_few_rows_to_measure(wellworn: Call, tiny_study: Write, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from tests.architectures import build
 from tests.tiny import save_tiny, tiny_tokenizer
 from wellworn.data.errors import InputError
 from wellworn.lora.adapters import adapted, merge_adapter
-from wellworn.lora.fit import CONFIG, WEIGHTS, check_adapter, restored
+from wellworn.lora.addresses import CONFIG, WEIGHTS
+from wellworn.lora.fit import check_adapter, restored
 from wellworn.lora.models import Loaded, ModelRef, load, resolve
 
 MODULES = ["q_proj", "up_proj"]

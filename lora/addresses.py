@@ -1,0 +1,119 @@
+"""Where third-party adapters are: a folder, an address on the hub, or a weighted sum of these."""
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from wellworn.data.errors import InputError
+from wellworn.data.files import short_names
+
+# A repository of the hub, a folder in it, and a revision.
+_HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<folder>[\w./-]+?))?/?(?:@(?P<revision>[\w./-]+))?")
+# What is read of an adapter's folder: its files, and what it says of its base's conversations.
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_FILES = (CONFIG, WEIGHTS, "chat_template.jinja", "tokenizer_config.json")
+# Of many folders with adapters, so many are named.
+_NAMED = 5
+
+
+def terms(address: str) -> list[tuple[float, str]]:
+    """Return the adapters of a weighted sum, each with its weight; one adapter is a sum of one.
+
+    Args:
+        address: such as `pirate`, `pirate+0.5*poetic`, or `0.5*org/name@main`. A folder whose own name reads like a sum is that folder.
+
+    Raises:
+        InputError: a term that is not an adapter with an optional weight.
+
+    Example:
+        >>> terms("pirate+0.5*poetic")
+        [(1.0, 'pirate'), (0.5, 'poetic')]
+    """
+    if address and Path(address).is_dir():
+        return [(1.0, address)]
+    found = []
+    for term in address.split("+"):
+        weight, star, rest = term.partition("*")
+        name = (rest if star else term).strip()
+        try:
+            value = float(weight) if star else 1.0
+        except ValueError:
+            value = math.nan
+        if not name or not math.isfinite(value):
+            raise InputError(f"adapter {address!r}: a sum of adapters is written one+0.5*other, and {term!r} is not a part of one")
+        found.append((value, name))
+    return found
+
+
+def labels(addresses: Sequence[str]) -> list[str]:
+    """Return short names of adapters, each unlike those of other adapters; a sum is written as one.
+
+    Example:
+        >>> labels(["/a/one/final", "/a/two/final+0.5*/a/pirate"])
+        ['one/final', 'two/final+0.5*pirate']
+    """
+    sums = [terms(address) for address in addresses]
+    single = list(dict.fromkeys(name for parts in sums for _, name in parts))
+    shown = dict(zip(single, short_names([Path(name) for name in single]), strict=True))
+    return ["+".join(shown[name] if weight == 1 else f"{weight:g}*{shown[name]}" for weight, name in parts) for parts in sums]
+
+
+def find_adapter(address: str | Path) -> Path:
+    """Return the folder of one adapter, which is downloaded from the hub if it is not a folder here.
+
+    Args:
+        address: a folder, or `org/name[/folder][@revision]` of a model's or a data set's repository.
+
+    Raises:
+        InputError: there is no adapter; names those that a folder or a repository holds deeper.
+    """
+    folder = Path(address)
+    if folder.is_dir():
+        if not (folder / CONFIG).is_file() and (inside := sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))):
+            raise InputError(f"{folder}: is not a PEFT adapter (no {CONFIG}), and holds several folders that may be: {_some(inside)}")
+        return folder
+    hub = _HUB.fullmatch(str(address))
+    if hub is None:
+        raise InputError(f"{address}: is not a PEFT adapter (no such folder)")
+    return _download(str(address), hub["repo"], (hub["folder"] or "").strip("/"), hub["revision"])
+
+
+def _download(address: str, repo: str, folder: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    prefix = f"{folder}/" if folder else ""
+    problem: Exception | None = None
+    for kind in ("model", "dataset"):
+        try:
+            here = Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=[f"{prefix}{name}" for name in _FILES]))
+        except RevisionNotFoundError:
+            raise InputError(f"adapter {address!r}: {repo} has no revision {revision!r}") from None
+        except RepositoryNotFoundError as error:
+            problem = problem or error
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            problem = error
+            break
+        else:
+            if (here / folder / CONFIG).is_file():
+                return here / folder
+            raise InputError(f"adapter {address!r}: {repo} holds no {prefix}{CONFIG}{_elsewhere(repo, kind, revision)}")
+    raise InputError(
+        f"adapter {address!r}: no such folder here, and the hub gave no answer for it ({type(problem).__name__}); "
+        "check the name and the network, or give a local folder"
+    ) from None
+
+
+def _elsewhere(repo: str, kind: str, revision: str | None) -> str:
+    """Return where else a repository holds adapters, in words."""
+    from huggingface_hub import list_repo_files
+
+    names = [
+        name.removesuffix(CONFIG).strip("/") for name in list_repo_files(repo, repo_type=kind, revision=revision) if name.endswith(CONFIG)
+    ]
+    return f"; it holds adapters at {_some([f'{repo}/{name}' for name in sorted(names)])}" if names else ", nor any other adapter"
+
+
+def _some(found: Sequence[str | Path]) -> str:
+    return ", ".join(map(str, found[:_NAMED])) + (f" and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
