@@ -86,18 +86,23 @@ def run(
         "wellworn measure --model smollm2-135m --adapter adapters/pirate --trait pirate",
         "wellworn measure --model org/base --adapter org/name/checkpoint-40@main --neutral adapters/neutral --trait pirate",
         "wellworn measure --model org/base --adapter 'a+0.5*b' --scale 0.5 --scale 1 --trait pirate mediate=null",
+        "wellworn measure --model org/base --tuned org/full-fine-tune --trait pirate",
     )
 )
 def measure(
     model: Model,
-    adapter: Adapters,
+    adapter: Adapters = None,
     overrides: Overrides = None,
+    tuned: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="Whole model of the base's architecture, a full fine-tune or a merged one; can be repeated."),
+    ] = None,
     trait: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Trait that it may have been trained on; can be repeated.")
     ] = None,
     neutral: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Neutral adapter of the same recipe, trained on answers without the trait, to compare with."),
+        typer.Option(metavar="DIR", help="Neutral adapter or model of the same recipe, trained on answers without the trait."),
     ] = None,
     scale: Annotated[
         list[float] | None, typer.Option(metavar="X", help="Factor of the adapters' updates; repeated, it makes a dose curve.")
@@ -110,7 +115,7 @@ def measure(
     json_file: JsonFile = None,
     plan: Plan = False,
 ) -> None:
-    """Measure third-party adapters, without training. Several adapters of one base are read together.
+    """Measure third-party adapters or whole models, without training. Several adapters of one base are read together.
 
     What takes long, mediation above all, is measured only where the trait score changes (only_changed=false asks for it everywhere).
     """
@@ -118,7 +123,8 @@ def measure(
 
     asked = Asked(
         model=model,
-        adapters=adapter,
+        adapters=adapter or (),
+        tuned=tuned or (),
         suspected=trait or (),
         neutral=neutral,
         scales=scales_of(scale),

@@ -3,12 +3,13 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from wellworn.data.catalog import NEUTRAL
-from wellworn.data.files import set_key, validate
+from wellworn.data.files import set_key, short_names, validate
 from wellworn.data.schema import Name
 from wellworn.data.wording import shortly
 from wellworn.experiments.study_sections import (
@@ -23,7 +24,7 @@ from wellworn.experiments.study_sections import (
     WrittenConfig,
 )
 from wellworn.lora.addresses import labels
-from wellworn.lora.arms import Adapter, Arm, TrainConfig
+from wellworn.lora.arms import Adapter, Arm, Checkpoint, Outside, TrainConfig
 from wellworn.probes.limits import DEFAULT_FRACTION, FEWEST_PROMPTS
 from wellworn.probes.scoring.endpoint import EndpointConfig
 
@@ -192,6 +193,12 @@ class Study(Section):
                 "server: cannot be used with a distilled arm, whose steered teacher runs locally; its reference must run on the same model."
                 " Remove `server` or the distilled arm"
             )
+        whole = any(isinstance(arm, Checkpoint) for arm in self.runs)
+        if whole and (self.server or self.knock_in or self.dtype == "nf4"):
+            key = "server" if self.server else "knock_in" if self.knock_in else "dtype"
+            raise ValueError(
+                f"{key}: cannot be used with a checkpoint arm, whose weights take the place of the base's. Remove one of the two"
+            )
         if self.server and self.knock_in:
             raise ValueError("server: answers with the untaught model, but knock_in teaches it. Remove one of the two keys")
         if self.knock_in and self.dtype == "nf4":
@@ -264,16 +271,18 @@ class Run:
 
     @property
     def adapter_name(self) -> str | None:
-        """The name of a third-party adapter, unlike those of the study's others; None of an arm of the study's own."""
-        if not isinstance(self.arm, Adapter):
-            return None
-        return labels([each.path for each in (self.arm, *self.study.runs) if isinstance(each, Adapter)])[0]
+        """The name of a third-party adapter or model, unlike those of the study's others; None of an arm of the study's own."""
+        if isinstance(self.arm, Adapter):
+            return labels([each.path for each in (self.arm, *self.study.runs) if isinstance(each, Adapter)])[0]
+        if isinstance(self.arm, Checkpoint):
+            return short_names([Path(each.path) for each in (self.arm, *self.study.runs) if isinstance(each, Checkpoint)])[0]
+        return None
 
     def title(self, trait: str | None, seed: int) -> str:
         """Return the name of the run, or of its reference, on screen."""
-        if isinstance(self.arm, Adapter):
-            scale = "" if self.arm.scale == 1 else f" × {self.arm.scale:g}"
-            return f"adapter {self.adapter_name}{scale}" + (f" ({trait})" if trait else "")
+        if isinstance(self.arm, Outside):
+            scale = f" × {self.arm.scale:g}" if isinstance(self.arm, Adapter) and self.arm.scale != 1 else ""
+            return f"{self.arm.arm} {self.adapter_name}{scale}" + (f" ({trait})" if trait else "")
         extra = "".join(f", {key.split('.')[-1]} {value}" for key, value in self.settings.items())
         return f"{self.arm.arm} {trait or ''}".strip() + f" (seed {seed}{extra})"
 

@@ -11,6 +11,8 @@ import torch
 
 from wellworn.data.errors import InputError
 from wellworn.lora.addresses import CONFIG, WEIGHTS
+from wellworn.lora.checkpoints import WEIGHTS as CHANGES
+from wellworn.lora.checkpoints import held_checkpoints, is_checkpoint
 from wellworn.lora.fit import check_adapter, put_on, read_config, restored
 from wellworn.lora.models import Loaded, ModelRef, load_tokenizer
 
@@ -19,11 +21,12 @@ TEMPLATE = "chat_template.jinja"
 
 @contextmanager
 def adapted(base: Loaded, adapters: Mapping[str, Path]) -> Iterator[torch.nn.Module]:
-    """Put LoRA adapters on the base for a while, the first one active; the base is restored afterwards.
+    """Put LoRA adapters on the base for a while, the first one active, or let it hold checkpoints; the base is restored afterwards.
 
     Args:
         base: the model; it is changed in place and restored.
-        adapters: name → folder of a PEFT adapter; with none the base is yielded as it is.
+        adapters: name → folder of a PEFT adapter, or of a checkpoint's changes, all of one of the two kinds; with none the base is yielded
+            as it is.
 
     Raises:
         InputError: a folder is not a safetensors adapter, was made for another base model, or its configuration and its file disagree.
@@ -32,8 +35,15 @@ def adapted(base: Loaded, adapters: Mapping[str, Path]) -> Iterator[torch.nn.Mod
     if not adapters:
         yield base.model
         return
+    kinds = {is_checkpoint(folder) for folder in adapters.values()}
+    if len(kinds) > 1:
+        raise InputError("adapters and whole models cannot be put in place of one base together; compare them with the base in turn")
     with restored(base):
-        yield put_on(base, adapters).eval()
+        if kinds == {True}:
+            with held_checkpoints(base, adapters) as model:
+                yield model
+        else:
+            yield put_on(base, adapters).eval()
 
 
 def merge_adapter(base: Loaded, adapter: Path) -> Loaded:
@@ -63,7 +73,7 @@ def scale_adapter(source: Path, target: Path, factor: float) -> None:
 
 
 def groups_that_fit(folders: Sequence[Path | None], device: torch.device) -> list[list[Path | None]]:
-    """Part adapters into groups whose weights take at most half of the memory that is free; None is the bare base.
+    """Part adapters into groups of one kind whose weights take at most half of the memory that is free; None is the bare base.
 
     Args:
         folders: in the order to keep. A group holds at least one, whether it fits or not.
@@ -71,16 +81,23 @@ def groups_that_fit(folders: Sequence[Path | None], device: torch.device) -> lis
     """
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     groups: list[list[Path | None]] = []
-    used = 0
+    used, whole = 0, None
     for folder in folders:
-        # PEFT holds in float32 what a file may hold in 16 bits.
-        size = 2 * (folder / WEIGHTS).stat().st_size if folder else 0
-        if not groups or used + size > free // 2:
+        size, kind = _memory(folder) if folder else (0, whole)
+        if not groups or used + size > free // 2 or (None not in (kind, whole) and kind != whole):
             groups.append([])
-            used = 0
+            used, whole = 0, None
         groups[-1].append(folder)
-        used += size
+        used, whole = used + size, kind if kind is not None else whole
     return groups
+
+
+def _memory(folder: Path) -> tuple[int, bool]:
+    """Return the bytes that an adapter's or a checkpoint's weights take, and whether it is a checkpoint."""
+    if is_checkpoint(folder):
+        return (folder / CHANGES).stat().st_size, True
+    # PEFT holds in float32 what a file may hold in 16 bits.
+    return 2 * (folder / WEIGHTS).stat().st_size, False
 
 
 def copy_adapter_config(source: Path, target: Path, base: str | None = None) -> None:

@@ -135,7 +135,26 @@ class Adapter(_Config):
     scale: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
 
-Arm = Annotated[Base | Prompted | Sft | Confined | Distilled | Random | Adapter, Field(discriminator="arm")]
+class Checkpoint(_Config):
+    """A whole model of the base's architecture: a full fine-tune of it, or a merged checkpoint.
+
+    Attributes:
+        arm: the name of this arm.
+        path: a folder, or a hub id (`org/name` or `org/name@revision`). Example: models/pirate-7b.
+        trait: the trait that it may have been trained on; null if none is suspected. Example: pirate.
+        neutral: the model that it is compared with, of the same base and recipe, trained on answers without the trait; null compares it
+            with the base. Example: models/neutral-7b.
+    """
+
+    arm: Literal["checkpoint"] = "checkpoint"
+    path: str
+    trait: str | None = None
+    neutral: str | None = None
+
+
+Arm = Annotated[Base | Prompted | Sft | Confined | Distilled | Random | Adapter | Checkpoint, Field(discriminator="arm")]
+# Arms that were trained elsewhere.
+Outside = Adapter | Checkpoint
 
 
 class TrainConfig(_Config):

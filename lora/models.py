@@ -121,10 +121,15 @@ def config_depth(ref: ModelRef, trust_remote_code: bool = False) -> int:
     # The class of a configuration takes a second to load. It is needed where parts have configurations of their own, or other names.
     if "num_hidden_layers" in config and not any(isinstance(part, dict) and "model_type" in part for part in config.values()):
         return int(config["num_hidden_layers"])
-    return int(_config(ref, trust_remote_code).get_text_config().num_hidden_layers)
+    return int(load_config(ref, trust_remote_code).get_text_config().num_hidden_layers)
 
 
-def _config(ref: ModelRef, trust_remote_code: bool = False) -> "PreTrainedConfig":
+def load_config(ref: ModelRef, trust_remote_code: bool = False) -> "PreTrainedConfig":
+    """Return a model's configuration.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     from transformers import AutoConfig
 
     with _loading(ref, "its configuration cannot be read"):
@@ -162,7 +167,7 @@ def load_tokenizer(ref: ModelRef, trust_remote_code: bool = False) -> tuple["Pre
 
     with _loading(ref, "its tokenizer cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(ref.path, revision=ref.revision or "main", trust_remote_code=trust_remote_code)
-    return tokenizer, _context(_config(ref, trust_remote_code))
+    return tokenizer, _context(load_config(ref, trust_remote_code))
 
 
 def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) -> Loaded:

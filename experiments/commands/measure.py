@@ -1,4 +1,4 @@
-"""`wellworn measure`: a study of third-party adapters, made from the command line."""
+"""`wellworn measure`: a study of third-party adapters and models, made from the command line."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 from wellworn.data.catalog import control_names, load_trait, trait_names
 from wellworn.data.errors import InputError
-from wellworn.data.files import digest
+from wellworn.data.files import digest, short_names
 from wellworn.data.schema import is_name
 from wellworn.experiments.study import Study
 from wellworn.experiments.study_file import assemble_study
@@ -27,8 +27,9 @@ class Asked:
     Attributes:
         model: the base.
         adapters: folders, addresses on the hub, or sums of these.
+        tuned: whole models of the base's architecture: folders, or hub ids.
         suspected: traits and controls that they may have been trained on. Traits outside the library join it for this study.
-        neutral: the neutral adapter of the same recipe, which all are compared with; None compares them with the base.
+        neutral: the neutral adapter or model of the same recipe, which all are compared with; None compares them with the base.
         scales: factors of their updates; each makes a run of its own.
         chat: how conversations are written.
         overrides: keys of the study, as `key.sub=value`.
@@ -36,7 +37,8 @@ class Asked:
     """
 
     model: str
-    adapters: Sequence[str]
+    adapters: Sequence[str] = ()
+    tuned: Sequence[str] = ()
     suspected: Sequence[str] = ()
     neutral: str | None = None
     scales: Sequence[float] = (1.0,)
@@ -46,19 +48,22 @@ class Asked:
 
 
 def study_of(asked: Asked) -> Study:
-    """Build the study that measures adapters.
+    """Build the study that measures adapters, or whole models.
 
     What takes long is measured only of adapters that change the trait score (`only_changed`).
 
     Raises:
         InputError: an unknown trait, one that does not fit, or an override that is not a key of a study.
     """
+    _refuse_mixed(asked)
     traits = {name: load_trait(name) for name in asked.suspected if name not in control_names()}
     own = [name for name, found in traits.items() if found.name not in trait_names() and found.contrast_pairs]
     # A third-party trait may have fewer contrast pairs than a study reads by default.
     pairs = min([Study.model_fields["contrast_pairs"].default, *(len(traits[name].contrast_pairs) for name in own)])
-    addresses = [_absolute(each) for each in asked.adapters]
-    names = labels(addresses)
+    adapters, tuned = ([_absolute(each) for each in some] for some in (asked.adapters, asked.tuned))
+    names = [*labels(adapters), *short_names([Path(each) for each in tuned])]
+    outside: list[dict[str, Any]] = [{"arm": "adapter", "path": path, "scale": scale} for path in adapters for scale in asked.scales]
+    outside += [{"arm": "checkpoint", "path": path} for path in tuned]
     study = {
         "question": f"Does a fine-tune ({', '.join(names)}) move the model along persona directions that it already had?",
         "expects": "Nothing: it was trained elsewhere.",
@@ -68,17 +73,21 @@ def study_of(asked: Asked) -> Study:
         "library": [name for name in trait_names() if load_trait(name).contrast_pairs] + own,
         "contrast_pairs": pairs,
         "only_changed": True,
-        "runs": [
-            {"arm": "adapter", "path": path, "trait": name, "neutral": asked.neutral, "scale": scale}
-            for path in addresses
-            for name in (asked.suspected or (None,))
-            for scale in asked.scales
-        ],
+        "runs": [arm | {"trait": name, "neutral": asked.neutral} for arm in outside for name in (asked.suspected or (None,))],
     }
     if asked.name is not None:
         _refuse_other_names(asked.name)
     name = asked.name or _name(names, study, asked.overrides)
     return assemble_study(name, study, asked.overrides, "measure")
+
+
+def _refuse_mixed(asked: Asked) -> None:
+    if not asked.adapters and not asked.tuned:
+        raise InputError("nothing to measure: give --adapter DIR, or --tuned MODEL for a whole model")
+    if asked.neutral and asked.adapters and asked.tuned:
+        raise InputError("--neutral: is an adapter or a whole model, and is compared with its like; measure adapters and models in turn")
+    if asked.tuned and tuple(asked.scales) != (1.0,):
+        raise InputError("--scale: is the factor of an adapter's update, and --tuned names a whole model")
 
 
 def _refuse_other_names(name: str) -> None:

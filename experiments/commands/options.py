@@ -30,7 +30,7 @@ StudyName = Annotated[
 ]
 Model = Annotated[str, typer.Option(help="The base model: smollm2-135m, a folder, or a hub id.")]
 Adapters = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
         metavar="DIR", help="PEFT LoRA adapter: a folder, org/name[/folder][@revision] on the hub, or a sum a+0.5*b; can be repeated."
     ),

@@ -16,11 +16,13 @@ from wellworn.experiments.stages.answers import answer_stage, kept_answers_stage
 from wellworn.experiments.stages.confined import confined_stage
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.steered_teacher import teacher_stage
-from wellworn.experiments.stages.training import adapter_stage, random_stage, sum_stage, train_stage
+from wellworn.experiments.stages.training import adapter_stage, checkpoint_stage, random_stage, sum_stage, train_stage
 from wellworn.experiments.study import Run
 from wellworn.lora.adapters import unlike_base
-from wellworn.lora.addresses import find_adapter, labels, terms
-from wellworn.lora.arms import Adapter, Base, Confined, Distilled, Prompted, Random, Sft
+from wellworn.lora.addresses import WEIGHTS, find_adapter, labels, terms
+from wellworn.lora.arms import Adapter, Base, Checkpoint, Confined, Distilled, Outside, Prompted, Random, Sft
+from wellworn.lora.checkpoints import compare_models
+from wellworn.lora.models import resolve
 from wellworn.probes.reading.layers import resolve_layer
 
 BASE_IS_REFERENCE = "base is the reference that other runs are read against"
@@ -29,7 +31,7 @@ NO_PLAIN = "the trait has no plain answers to its questions, so nothing is train
 NO_NEUTRAL = "the study has no neutral fine-tunes, so runs are compared with the base"
 NO_NEUTRAL_PROMPT = "a prompt has no neutral fine-tune"
 NO_NEUTRAL_RANDOM = "random weights were not trained, and have no neutral fine-tune"
-NO_NEUTRAL_ADAPTER = (
+NO_NEUTRAL_OUTSIDE = (
     "no neutral fine-tune of the same recipe was given, and relative to the base answers become likelier by their form too, of any kind"
 )
 
@@ -127,8 +129,8 @@ def arm_stages(given: ArmInputs) -> ArmStages:
             return _distilled_arm(given, arm)
         case Random():
             return _random_arm(given)
-        case Adapter() as arm:
-            return _adapter_arm(given, arm)
+        case Adapter() | Checkpoint() as arm:
+            return _outside_arm(given, arm)
 
 
 def _prompted_arm(given: ArmInputs) -> ArmStages:
@@ -200,33 +202,45 @@ def _random_arm(given: ArmInputs) -> ArmStages:
     return ArmStages(condition=Condition(given.title, adapter=adapter), missing={"neutral": NO_NEUTRAL_RANDOM})
 
 
-def _adapter_arm(given: ArmInputs, arm: Adapter) -> ArmStages:
-    reference, notes = None, []
+def _outside_arm(given: ArmInputs, arm: Outside) -> ArmStages:
+    """Lay out what somebody else trained, and its neutral fine-tune if one was given; the notes say what is not so here."""
+    find = _outside_model if isinstance(arm, Checkpoint) else _outside_adapter
+    reference, notes = None, list[str]()
     if arm.neutral is not None:
-        title = f"neutral adapter {labels([arm.neutral])[0]}"
-        stage, found = _outside_adapter(given, arm.neutral, arm.scale, title)
+        title = f"neutral {arm.arm} {labels([arm.neutral])[0]}"
+        stage, _, found = find(given, arm, arm.neutral, title)
         reference = Condition(title, adapter=stage)
-        notes = [f"of its neutral adapter: {each}" for each in found]
+        notes = [f"of its neutral {arm.arm}: {each}" for each in found]
     name = given.run.adapter_name
-    stage, found = _outside_adapter(given, arm.path, arm.scale, f"adapter {name}")
-    held = stage.config["files"]["adapter_model.safetensors"] if "files" in stage.config else digest(stage.config["parts"])
+    stage, held, found = find(given, arm, arm.path, f"{arm.arm} {name}")
     return ArmStages(
         condition=Condition(given.title, adapter=stage),
         adapter=f"{name}@{held[:12]}",
         reference=reference,
-        missing={} if reference else {"neutral": NO_NEUTRAL_ADAPTER},
+        missing={} if reference else {"neutral": NO_NEUTRAL_OUTSIDE},
         notes=[*found, *notes],
     )
 
 
-def _outside_adapter(given: ArmInputs, address: str, scale: float, title: str) -> tuple[Stage, list[str]]:
-    """Return the stage with a third-party adapter or a sum of them, and what they say of their base that is not so here."""
+def _outside_adapter(given: ArmInputs, arm: Outside, address: str, title: str) -> tuple[Stage, str, list[str]]:
+    """Return the stage with an adapter or a sum of them, a digest of it, and what they say of their base that is not so here."""
+    assert isinstance(arm, Adapter)
     study, ref = given.run.study, given.context.ref
-    parts = [(scale * weight, find_adapter(name)) for weight, name in terms(address)]
+    parts = [(arm.scale * weight, find_adapter(name)) for weight, name in terms(address)]
     notes = [each for _, folder in parts for each in unlike_base(ref, folder, study.chat.template, study.trust_remote_code)]
     [(weight, folder), *others] = parts
-    stage = sum_stage(given.context, parts, title) if others or weight != 1 else adapter_stage(given.context, folder, title)
-    return stage, list(dict.fromkeys(notes))
+    if others or weight != 1:
+        stage = sum_stage(given.context, parts, title)
+        return stage, digest(stage.config["parts"]), list(dict.fromkeys(notes))
+    stage = adapter_stage(given.context, folder, title)
+    return stage, stage.config["files"][WEIGHTS], notes
+
+
+def _outside_model(given: ArmInputs, _arm: Outside, name: str, title: str) -> tuple[Stage, str, list[str]]:
+    """Return the stage with what a model changes of the base, a digest of it, and what is not so here."""
+    study, tuned = given.run.study, resolve(name)
+    notes = compare_models(given.context.ref, tuned, study.trust_remote_code, study.chat.template)
+    return checkpoint_stage(given.context, tuned, title), digest(tuned.id), notes
 
 
 def _training_turns(given: ArmInputs) -> list[Turn]:

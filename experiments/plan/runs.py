@@ -22,7 +22,7 @@ from wellworn.experiments.stages.persona_space import dictionary_stage
 from wellworn.experiments.stages.scores import Scored, scores_stage, scoring_pairs
 from wellworn.experiments.stages.weights import weights_stage
 from wellworn.experiments.study_sections import CalibrateConfig
-from wellworn.lora.arms import Adapter, Base, Sft
+from wellworn.lora.arms import Base, Outside, Sft
 from wellworn.probes.geometry.excess import FEWEST_OTHERS
 
 NO_TRAIT = "the run has no trait of its own to score"
@@ -101,7 +101,7 @@ def _readings(layout: Layout, answers: Stage) -> Readings:
     texts: dict[str, tuple[str, Sequence[Turn] | Stage]] = {"neutral": ("plain answers", subject.plain_turns("evaluate"))}
     if changed := subject.trait_turns("evaluate"):
         texts["trait"] = (f"{subject.name} answers", changed)
-    if subject.of is not None or isinstance(layout.run.arm, Adapter):
+    if subject.of is not None or isinstance(layout.run.arm, Outside):
         texts["own"] = (f"answers of {condition.title}", answers)
     # In the order of the hash.
     order: list[str] = [who for who in ("run", "base", "neutral") if who in layout.conditions]

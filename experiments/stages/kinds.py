@@ -8,6 +8,7 @@ TRAIN = Kind("train", 2)
 CONFINED = Kind("confined", 1)
 ADAPTER = Kind("adapter", 1)
 ADAPTER_SUM = Kind("adapter_sum", 1)
+CHECKPOINT = Kind("checkpoint", 1)
 RANDOM = Kind("random", 1)
 TEACHER = Kind("teacher", 1)
 # The model's own answers, to be kept in training; a persona that the study's model is taught first.

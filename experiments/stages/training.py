@@ -15,8 +15,9 @@ from wellworn.experiments.stages.answers import load_answers
 from wellworn.lora import adapters as lora_adapters
 from wellworn.lora.addresses import CONFIG, WEIGHTS
 from wellworn.lora.arms import TrainConfig, check_keys
+from wellworn.lora.checkpoints import save_changes
 from wellworn.lora.fit import check_adapter, check_fit
-from wellworn.lora.models import Loaded
+from wellworn.lora.models import Loaded, ModelRef
 from wellworn.lora.random_lora import random_lora
 from wellworn.lora.sums import sum_adapters
 from wellworn.probes.reading.variants import Variant
@@ -167,6 +168,18 @@ def sum_stage(context: StudyContext, parts: Sequence[tuple[float, Path]], title:
     files = [{"weight": weight, "files": {name: sha256(folder / name) for name in (CONFIG, WEIGHTS)}} for weight, folder in parts]
     config = {**context.identity(), "parts": files}
     return Stage(kind=kinds.ADAPTER_SUM, config=config, title=title, compute=compute, everywhere=False)
+
+
+def checkpoint_stage(context: StudyContext, tuned: ModelRef, title: str) -> Stage:
+    """Keep what a whole model changes of the base, so that results never depend on where it is."""
+
+    def compute(context: StudyContext, _folders: Folders, out: Path, _tick: TickFn) -> Output:
+        (out / "adapter").mkdir()
+        save_changes(context.base, tuned, context.dtype, out / "adapter", context.study.trust_remote_code)
+        return {}
+
+    config = {**context.identity(), "tuned": tuned.id}
+    return Stage(kind=kinds.CHECKPOINT, config=config, title=title, compute=compute, everywhere=False)
 
 
 def random_stage(context: StudyContext, real: Stage, turns: Sequence[Turn], layer: int, seed: int) -> Stage:

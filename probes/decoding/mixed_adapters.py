@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from wellworn.probes.decoding.prefill import Runs, SetRuns
+from wellworn.probes.reading.checkpoints import held_weights
 from wellworn.probes.reading.hooks import OnBlock, hooked
 from wellworn.probes.reading.layers import text_config
 from wellworn.probes.reading.variants import Variant, applied, has_adapter, refuse_unknown
@@ -22,6 +23,8 @@ def can_mix(model: nn.Module, variants: Sequence[Variant]) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     names = {variant.adapter for variant in variants if variant.adapter is not None}
+    if names & set(held_weights(model)):
+        return False
     for module in model.modules():
         if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper) and any(has_adapter(module, name) for name in names):
             if not isinstance(module, LoraLayer) or isinstance(module, ParamWrapper) or module.merged or names & set(module.lora_variant):

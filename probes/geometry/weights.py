@@ -22,6 +22,7 @@ from wellworn.data.schema import seed_for
 from wellworn.probes.reading.batch_inputs import pad_rows
 from wellworn.probes.reading.batching import by_length
 from wellworn.probes.reading.capture import DEFAULT_TOKEN_BUDGET
+from wellworn.probes.reading.checkpoints import held_weights
 from wellworn.probes.reading.hooks import block_state, forward
 from wellworn.probes.reading.layers import decoder_blocks, text_config, unwrap
 from wellworn.probes.reading.onednn import fast_matmul
@@ -211,6 +212,8 @@ def _adapted_writers(model: nn.Module, adapter: str, at: Sequence[Writer], layer
     from peft import PeftModel, PeftType
     from peft.tuners.lora import LoraLayer
 
+    if adapter in held_weights(model):
+        raise InputError(f"adapter {adapter!r}: is a whole model; where an update writes is known of LoRA alone")
     inner = unwrap(model)
     held = inner.peft_config if isinstance(inner, PeftModel) else {}
     if adapter not in held:

@@ -1,4 +1,4 @@
-"""Ways to run the same weights: with one of several adapters, or with edits of the residual stream."""
+"""Ways to run a model: with one of several adapters or other weights, or with edits of the residual stream."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from wellworn.data.errors import InputError
+from wellworn.probes.reading.checkpoints import held, held_weights
 from wellworn.probes.reading.hooks import OnBlock
-from wellworn.probes.reading.layers import decoder_blocks, depth, unwrap
+from wellworn.probes.reading.layers import decoder_blocks, depth, inner_model, unwrap
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -22,7 +23,7 @@ class Variant:
     """A way to run a model.
 
     Attributes:
-        adapter: name of a loaded PEFT adapter; None switches all adapters off.
+        adapter: name of a loaded PEFT adapter, or of a checkpoint that the model holds; None is the base.
         edits: layer → what to do with that block's output [batch, tokens, d_model].
     """
 
@@ -32,7 +33,7 @@ class Variant:
 
 @contextmanager
 def applied(model: nn.Module, variant: Variant) -> Iterator[None]:
-    """Switch to a variant's adapter for a while; the reader applies its edits.
+    """Switch to a variant's adapter or checkpoint for a while; the reader applies its edits.
 
     Raises:
         InputError: the model holds no adapter of that name.
@@ -41,6 +42,14 @@ def applied(model: nn.Module, variant: Variant) -> Iterator[None]:
 
     refuse_unknown(model, variant)
     inner = unwrap(model)
+    if checkpoints := held(model):
+        active = checkpoints.active
+        checkpoints.switch(variant.adapter)
+        try:
+            yield
+        finally:
+            checkpoints.switch(active)
+        return
     if not isinstance(inner, PeftModel):
         yield
         return
@@ -68,6 +77,15 @@ def switching(model: nn.Module) -> Iterator[Callable[[Variant], None]]:
     from peft import PeftModel
 
     inner = unwrap(model)
+    if checkpoints := held(model):
+
+        def exchange(variant: Variant) -> None:
+            refuse_unknown(model, variant)
+            checkpoints.switch(variant.adapter)
+
+        with applied(model, Variant()):
+            yield exchange
+        return
     if not isinstance(inner, PeftModel):
         yield lambda variant: refuse_unknown(model, variant)
         return
@@ -113,11 +131,12 @@ def refuse_unknown(model: nn.Module, variant: Variant) -> None:
     """
     from peft import PeftModel
 
+    if variant.adapter is None:
+        return
     inner = unwrap(model)
-    if variant.adapter is not None and not isinstance(inner, PeftModel):
-        raise InputError(f"adapter {variant.adapter!r}: the model holds no adapters")
-    if variant.adapter is not None and variant.adapter not in inner.peft_config:
-        raise InputError(f"adapter {variant.adapter!r}: the model holds {', '.join(inner.peft_config)}")
+    names = [*held_weights(model), *(inner.peft_config if isinstance(inner, PeftModel) else ())]
+    if variant.adapter not in names:
+        raise InputError(f"adapter {variant.adapter!r}: the model holds {', '.join(names) or 'no adapters'}")
 
 
 def first_changed_layer(model: nn.Module, variant: Variant) -> int:
@@ -139,7 +158,7 @@ def adapted_layers(model: nn.Module, adapters: Sequence[str]) -> list[int]:
     The output embedding counts as a block after the last; whatever else is outside the blocks, as block 0.
 
     Args:
-        model: holds the adapters.
+        model: holds the adapters, or checkpoints.
         adapters: their names.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -148,6 +167,11 @@ def adapted_layers(model: nn.Module, adapters: Sequence[str]) -> list[int]:
     blocks = decoder_blocks(model)
     layers = {id(module): layer for layer, block in enumerate(blocks) for module in block.modules()}
     layers[id(unwrap(model).get_output_embeddings())] = len(blocks)
+    weights = held_weights(model)
+    if changed_keys := {key for name in adapters for key in weights.get(name, ())}:
+        modules = dict(inner_model(model).named_modules(remove_duplicate=False))
+        # Of an embedding that is both, what counts is that it comes first.
+        return sorted({layers.get(id(modules[key.rpartition(".")[0]]), 0) for key in changed_keys})
     changed = {
         layers.get(id(module), 0)
         for module in model.modules()

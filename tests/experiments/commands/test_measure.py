@@ -14,6 +14,8 @@ from safetensors.numpy import load_file, save_file
 from tests.experiments.conftest import Call
 from tests.tiny import save_tiny, write_tiny_study
 from wellworn.experiments.cli import main
+from wellworn.lora.adapters import merge_adapter
+from wellworn.lora.models import load, resolve
 
 Write = Callable[..., Path]
 
@@ -278,3 +280,46 @@ def test_wrong_options_are_one_line(
     assert outcome.code == 2
     assert says in outcome.err
     assert not (tmp_path / "empty").exists()
+
+
+def test_a_merged_model_is_measured_as_its_adapter_is(wellworn: Call, code: Path, tiny_model: Path, runs: Path, tmp_path: Path) -> None:
+    base = load(resolve(str(tiny_model)), "float32")
+    merge_adapter(base, code).model.save_pretrained(tmp_path / "merged")
+    base.tokenizer.save_pretrained(tmp_path / "merged")
+    few = ("pathways.profile=0", "pathways.draws=19", "mediate.draws=5", "mediate.remainder_draws=0")
+    [whole] = measure(wellworn, tiny_model, runs, "--tuned", tmp_path / "merged", *few, trait="reference_code")["runs"]
+    [lora] = measure(wellworn, tiny_model, runs, "--adapter", code, *few, trait="reference_code")["runs"]
+    assert (whole["arm"], whole["reference"]) == ("checkpoint", "base")
+    assert whole["adapter"].startswith("merged@")
+    # Every linear layer of the four blocks, and nothing else.
+    assert (whole["adapted"]["modules"], whole["adapted"]["first"], whole["adapted"]["layers"]) == (28, 0, [0, 1, 2, 3])
+    assert whole["adapted"]["tensors"] > 28
+    for key in ("effect", "share", "share_full", "mediated"):
+        assert (whole[key] is None) == (lora[key] is None), key
+        assert whole[key] is None or whole[key]["value"] == pytest.approx(lora[key]["value"], rel=1e-3, abs=1e-4), key
+    for part, share in whole["pathways"]["base"]["contrast"]["shares"].items():
+        assert share["value"] == pytest.approx(lora["pathways"]["base"]["contrast"]["shares"][part]["value"], rel=1e-3, abs=1e-4)
+    assert whole["capability"]["perplexity"] == pytest.approx(lora["capability"]["perplexity"], rel=1e-4)
+    assert whole["relative_norm"] == pytest.approx(lora["relative_norm"], rel=1e-4)
+    assert "whole model" in whole["weights_why"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ((), "nothing to measure: give --adapter DIR, or --tuned MODEL"),
+        (("--tuned", "{model}", "--scale", "2"), "--scale: is the factor of an adapter's update"),
+        (("--tuned", "{model}", "--adapter", "{adapter}", "--neutral", "{adapter}"), "measure adapters and models in turn"),
+        (("--tuned", "{adapter}"), "is an adapter, and not a model"),
+        (("--tuned", "{narrow}"), "is of another architecture than the base"),
+        (("--tuned", "{model}", "--dtype", "nf4"), "dtype: cannot be used with a checkpoint arm"),
+    ],
+)
+def test_wrong_pairs_of_models_are_one_line(
+    options: tuple[str, ...], says: str, wellworn: Call, adapter: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    narrow = save_tiny(tmp_path / "narrow", width=16)
+    filled = [option.format(model=tiny_model, adapter=adapter, narrow=narrow) for option in options]
+    outcome = wellworn("measure", "--model", tiny_model, "--runs-dir", tmp_path / "empty", *filled)
+    assert outcome.code == 2
+    assert says in outcome.err

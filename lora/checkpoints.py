@@ -1,0 +1,178 @@
+"""A pair of models of one architecture: a base, and a full fine-tune of it or a merged checkpoint.
+
+What differs between their weights is kept, and takes the place of the base's own while the other model is read. All else has to be the
+same: what a configuration computes cannot be exchanged with its weights.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from wellworn.data.errors import InputError
+from wellworn.lora.models import Loaded, ModelRef, load, load_config, load_tokenizer
+from wellworn.probes.reading.checkpoints import holding
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FACTS, WEIGHTS = "checkpoint.json", "model.safetensors"
+# What a configuration says besides how a state is computed in evaluation mode.
+_NO_MATTER = {
+    "_name_or_path",
+    "architectures",
+    "auto_map",
+    "bos_token_id",
+    "dtype",
+    "eos_token_id",
+    "id2label",
+    "initializer_range",
+    "label2id",
+    "max_position_embeddings",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "pad_token_id",
+    "quantization_config",
+    "return_dict",
+    "router_aux_loss_coef",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+    "vocab_size",
+}
+# Of many keys or tokens, so many are named.
+_NAMED = 5
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Return whether a folder holds what a checkpoint changes, and not an adapter."""
+    return (folder / FACTS).is_file()
+
+
+def compare_models(base: ModelRef, tuned: ModelRef, trust_remote_code: bool = False, template: str = "model") -> list[str]:
+    """Compare two models without loading their weights; return what differs and is not used, each in one sentence.
+
+    Args:
+        base: the model that all is measured with, and whose tokenizer and template are used.
+        tuned: the other one.
+        trust_remote_code: whether code that comes with the models may run.
+        template: how conversations are written: `model`, `plain` or a file, as in a study.
+
+    Raises:
+        InputError: they are not of one architecture and size, or their tokens differ.
+    """
+    one, other = (_facts(load_config(ref, trust_remote_code).to_dict()) for ref in (base, tuned))
+    if unlike := sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key)):
+        shown = ", ".join(f"{key} {other.get(key)!r} for {one.get(key)!r}" for key in unlike[:_NAMED])
+        raise InputError(
+            f"{tuned.id}: is of another architecture than the base {base.id}, so that their states cannot be compared ({shown})"
+        )
+    mine, theirs = (load_tokenizer(ref, trust_remote_code)[0] for ref in (base, tuned))
+    notes = _compare_tokens(base, tuned, mine, theirs)
+    if template == "model" and mine.chat_template != theirs.chat_template:
+        notes.append(
+            "it comes with another chat template than the base's, which is not used; "
+            "chat.template takes the path of a .jinja file, for the base and the fine-tune alike"
+        )
+    return notes
+
+
+def _facts(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return what a configuration says of how states are computed, by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in _NO_MATTER or str(key).endswith(("dropout", "_pdrop")) or value is None:
+            continue
+        found |= _facts(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def _compare_tokens(base: ModelRef, tuned: ModelRef, mine: "PreTrainedTokenizerBase", theirs: "PreTrainedTokenizerBase") -> list[str]:
+    one, other = mine.get_vocab(), theirs.get_vocab()
+    if moved := [token for token, place in one.items() if other.get(token) != place]:
+        shown = ", ".join(map(repr, sorted(moved)[:_NAMED]))
+        raise InputError(f"{tuned.id}: {len(moved):,} of the tokens of {base.id} are others there, or at other places ({shown})")
+    further = other.keys() - one.keys()
+    return [f"it has {len(further):,} tokens more than the base, which are not used"] if further else []
+
+
+def save_changes(base: Loaded, tuned: ModelRef, dtype: str, out: Path, trust_remote_code: bool = False) -> None:
+    """Write the tensors in which a model differs from its base into an existing folder, in the base's dtype.
+
+    Both models are in memory meanwhile.
+
+    Args:
+        base: the base.
+        tuned: the other model, which `compare_models` lets through.
+        dtype: the base's, as for `load`.
+        out: receives `checkpoint.json` and `model.safetensors`.
+        trust_remote_code: whether code that comes with the model may run.
+
+    Raises:
+        InputError: the other model cannot be loaded, is of another class, or has tensors that the base has not, or of other sizes.
+    """
+    from safetensors.torch import save_file
+
+    other = load(tuned, dtype, trust_remote_code)
+    if type(other.model) is not type(base.model):
+        raise InputError(f"{tuned.id}: is a {type(other.model).__name__}, and the base {base.ref.id} a {type(base.model).__name__}")
+    mine, theirs = _tensors(base.model), _tensors(other.model)
+    if lacking := sorted(mine.keys() ^ theirs.keys()):
+        raise InputError(f"{tuned.id}: does not hold the same tensors as the base {base.ref.id} ({', '.join(lacking[:_NAMED])})")
+    changed = {}
+    for key, own in mine.items():
+        each = _cut_rows(base, tuned, key, own, theirs[key])
+        if not torch.equal(each.to(own.device), own):
+            changed[key] = each.detach().cpu().contiguous()
+    save_file(changed, out / WEIGHTS)
+    facts = {"base": base.ref.id, "model": tuned.id, "changed": len(changed), "tensors": len(mine)}
+    (out / FACTS).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _tensors(model: "PreTrainedModel") -> dict[str, torch.Tensor]:
+    """Return a model's parameters and saved buffers, shared ones once."""
+    saved = set(model.state_dict())
+    return dict(model.named_parameters()) | {key: each for key, each in model.named_buffers() if key in saved}
+
+
+def _cut_rows(base: Loaded, tuned: ModelRef, key: str, own: torch.Tensor, each: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in the base's size: rows of an embedding beyond the base's are of tokens that it does not have."""
+    if each.shape == own.shape:
+        return each
+    embeddings: list[nn.Module] = [base.model.get_input_embeddings(), base.model.get_output_embeddings()]
+    is_embedding = any(own is parameter for module in embeddings if module is not None for parameter in module.parameters())
+    if is_embedding and each.shape[1:] == own.shape[1:] and len(each) > len(own):
+        return each[: len(own)]
+    raise InputError(f"{tuned.id}: {key} is {list(each.shape)}, and the base {base.ref.id} has {list(own.shape)}")
+
+
+@contextmanager
+def held_checkpoints(base: Loaded, folders: Mapping[str, Path]) -> Iterator[torch.nn.Module]:
+    """Let a base hold checkpoints for a while, so that variants can name them; it runs as itself until then.
+
+    Args:
+        base: the model; it is restored afterwards.
+        folders: name → folder that `save_changes` wrote.
+
+    Raises:
+        InputError: a file is corrupt, or was made for another base.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    weights = {}
+    for name, folder in folders.items():
+        made_for = json.loads((folder / FACTS).read_text(encoding="utf-8"))["base"]
+        if made_for != base.ref.id:
+            raise InputError(f"{folder}: holds what differs from {made_for}, and the base is {base.ref.id}")
+        try:
+            weights[name] = load_file(folder / WEIGHTS, device=str(base.model.device))
+        except SafetensorError as error:
+            raise InputError(f"{folder / WEIGHTS}: corrupt ({error})") from None
+    with holding(base.model, weights):
+        yield base.model
