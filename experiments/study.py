@@ -83,7 +83,7 @@ class Study(Section):
         pathways: how it is measured where a change goes; null leaves it out. Example: {draws: 199}.
         written: how it is measured what adapters write along persona directions; null leaves it out. Example: {draws: 39}.
         only_changed: measure mediation, pathways and writes only of runs whose trait score is seen to change by the least that a statement
-            needs; of runs that differ in their seed alone, if any of them does. These analyses take most of the time.
+            needs. Runs that differ in their seed alone are kept together. These analyses take most of the time.
         calibrate: planted changes that test the share; null plants none. Example: {draws: 200}.
         capability: test of capabilities that fine-tunes lose: the `builtin` set; null leaves it out.
         scores: further scores of a run, and whether scores agree; null leaves them out. Example: {pairs: 4}.

@@ -120,11 +120,11 @@ class Adapter(_Config):
 
     Attributes:
         arm: the name of this arm.
-        path: its folder, which holds `adapter_config.json` and `adapter_model.safetensors`; or its address on the hub,
-            `org/name[/folder][@revision]`; or a weighted sum such as `adapters/pirate+0.5*adapters/poetic`. Example: adapters/pirate.
+        path: its folder, which holds `adapter_config.json` and `adapter_model.safetensors`. Or its address on the hub,
+            `org/name[/folder][@revision]`. Or a weighted sum, such as `adapters/pirate+0.5*adapters/poetic`. Example: adapters/pirate.
         trait: the trait that it may have been trained on; null if none is suspected. Example: pirate.
-        neutral: the adapter that it is compared with, of the same base and recipe, trained on answers without the trait; given as `path`
-            is. null compares it with the base. Example: adapters/neutral.
+        neutral: the adapter that it is compared with, of the same base and recipe, trained on answers without the trait. It is given as
+            `path` is; null compares with the base. Example: adapters/neutral.
         scale: factor of its update, and of its neutral adapter's. Unit: multiples. Example: 0.5.
     """
 
