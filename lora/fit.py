@@ -57,7 +57,8 @@ def read_config(adapter: Path) -> dict[str, Any]:
     """
     path = adapter / CONFIG
     if not path.is_file():
-        raise InputError(f"{adapter}: is not a PEFT adapter (no {CONFIG})")
+        whole = "; it looks like a whole model, which is given as --tuned" if (adapter / "config.json").is_file() else ""
+        raise InputError(f"{adapter}: is not a PEFT adapter (no {CONFIG}){whole}")
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError):

@@ -1,12 +1,13 @@
-"""Where a LoRA update writes: the share of its output to the residual stream that lies inside the persona space.
+"""Where an update of weights writes: the share of its output to the residual stream that lies inside the persona space.
 
 Two linear layers of a decoder block write into the residual stream, the last of its attention and the last of its MLP.
-An update ΔW = s·B·A of such a layer adds ΔW·x for an input x: to see where it writes takes no pass of the changed model,
-only the inputs that the base gives the layer. Adapted layers that do not write themselves (queries, keys, values,
-gates) act on the stream by way of the two that do, and are not counted here.
+An update ΔW of such a layer (s·B·A of a LoRA adapter, the difference of two weights of a whole model) adds ΔW·x for an
+input x: to see where it writes takes no pass of the changed model, only the inputs that the base gives the layer. Changed
+layers that do not write themselves (queries, keys, values, gates) act on the stream by way of the two that do, and are not
+counted here.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -19,12 +20,12 @@ from torch import nn
 from wellworn.data.chat import Encoded
 from wellworn.data.errors import InputError
 from wellworn.data.schema import seed_for
+from wellworn.probes.geometry.updates import Update, Writer, updates_of, writers
 from wellworn.probes.reading.batch_inputs import pad_rows
 from wellworn.probes.reading.batching import by_length
 from wellworn.probes.reading.capture import DEFAULT_TOKEN_BUDGET
-from wellworn.probes.reading.checkpoints import held_weights
 from wellworn.probes.reading.hooks import block_state, forward
-from wellworn.probes.reading.layers import decoder_blocks, text_config, unwrap
+from wellworn.probes.reading.layers import decoder_blocks, text_config
 from wellworn.probes.reading.onednn import fast_matmul
 from wellworn.probes.reading.variants import Variant, applied
 from wellworn.probes.statistics.intervals import FloatArray
@@ -32,21 +33,6 @@ from wellworn.probes.statistics.intervals import FloatArray
 DRAWS = 199
 # Tolerance between the sum of the layers' outputs and what their block adds; beyond it something else writes too.
 ADDS_UP = 1e-3
-
-
-@dataclass(frozen=True)
-class Writer:
-    """A linear layer that writes into the residual stream.
-
-    Attributes:
-        layer: index of its decoder block.
-        name: inside the block, such as `mlp.down_proj`.
-        module: the layer; PEFT's layer around it where it is adapted.
-    """
-
-    layer: int
-    name: str
-    module: Any
 
 
 @dataclass(frozen=True)
@@ -85,21 +71,6 @@ class Summary:
     norm: float
 
 
-def writers(model: nn.Module) -> list[Writer]:
-    """Find the layers that write into the residual stream: in each part of a block (attention, MLP) the last linear layer d_model wide.
-
-    Layers are in the order in which the model's code makes them. `writes` checks that nothing else writes: it refuses a model where a block
-    adds something other than their output.
-    """
-    width = int(text_config(model).hidden_size)
-    found = []
-    for layer, block in enumerate(decoder_blocks(model)):
-        for name, part in block.named_children():
-            wide = [Writer(layer, *each) for each in _linears(name, part) if each[1].out_features == width]
-            found += wide[-1:]
-    return found
-
-
 def writes(
     model: nn.Module,
     rows: Sequence[Encoded],
@@ -113,17 +84,19 @@ def writes(
 ) -> dict[str, list[Write]]:
     """Return what each adapter writes into the residual stream, layer by layer, and how much of it lies in the persona space.
 
-    ω = ‖UᵀBAΣ_x^½‖_F² / ‖BAΣ_x^½‖_F², with Σ_x = E[xxᵀ] (not centred) over the tokens of a span as the base model reads
-    them. Only E[(Ax)(Ax)ᵀ] = AΣ_xAᵀ [r, r] is summed up, and no activation is stored.
+    ω = ‖UᵀΔWΣ_x^½‖_F² / ‖ΔWΣ_x^½‖_F², with Σ_x = E[xxᵀ] (not centred) over the tokens of a span as the base model reads
+    them. Of an adapter only E[(Ax)(Ax)ᵀ] = AΣ_xAᵀ [r, r] is summed up, of a whole model E[(ΔWx)(ΔWx)ᵀ] [d_model, d_model] (with a changed
+    bias added to ΔWx); no activation is stored.
 
     The null keeps the update's singular values and replaces its left singular directions: direction i becomes Σ_W^½gᵢ, drawn as W·gᵢ, with
     Σ_W = WWᵀ of the base's own weight. Draws are not made orthonormal, which would thin out the main directions of Σ_W and reject an update
-    drawn from Σ_W itself far too often (probes/README.md).
+    drawn from Σ_W itself far too often (probes/README.md). Of a whole model's many directions the 256 largest are drawn. The rest enters by
+    its expectation, tr(UᵀΣ_WU) and trΣ_W: so many small terms vary little together.
 
     Args:
-        model: a causal LM with the adapters on it, in eval mode; under `torch.distributed` every rank reads all rows.
+        model: a causal LM that holds the adapters or checkpoints, in eval mode; under `torch.distributed` every rank reads all rows.
         rows: encoded conversations, the text.
-        adapters: names of loaded adapters; the text is read once for all of them.
+        adapters: their names; the text is read once for all of them.
         bases: layer → orthonormal basis U [d_model, k] of the persona space there; layers left out are not measured.
         span: name in `Encoded.spans`, the tokens that count.
         seed: of the null; equal seeds give equal draws for all adapters.
@@ -148,26 +121,27 @@ def writes(
             raise InputError(f"there are no {what} to read")
     _check(model, rows, bases, span)
     at = [writer for writer in writers(model) if writer.layer in bases]
-    wanted = {adapter: _adapted_writers(model, adapter, at, sorted(bases)) for adapter in adapters}
     with torch.no_grad(), fast_matmul(), applied(model, Variant()):
+        wanted = {adapter: updates_of(model, adapter, at) for adapter in adapters}
         _refuse_other_ways(model, at, min(rows, key=len))
         moments = _inner_moments(model, rows, wanted, span, token_budget)
     out: dict[str, list[Write]] = {adapter: [] for adapter in adapters}
     for writer in at:
-        basis_DK, names = bases[writer.layer], [adapter for adapter in adapters if writer in wanted[adapter]]
+        basis_DK, names = bases[writer.layer], [adapter for adapter in adapters if writer.key in wanted[adapter]]
         if not names:
             continue
-        rank = max(writer.module.r[adapter] for adapter in names)
         rng = np.random.default_rng(seed_for(seed, "weights", writer.layer, writer.name))
-        inside_BR, whole_BR = _null_squares(writer.module, basis_DK, rank, draws, rng)
+        null = _Null(writer.module, basis_DK, max(wanted[adapter][writer.key].drawn for adapter in names), draws, rng)
         for adapter in names:
-            update_DR = _factor(writer, adapter, moments[adapter, writer.layer, writer.name])
-            squares_R = np.linalg.svd(update_DR, compute_uv=False) ** 2
-            omega = float(((basis_DK.T @ update_DR) ** 2).sum() / squares_R.sum())
-            r = len(squares_R)
-            null = (inside_BR[:, :r] @ squares_R) / (whole_BR[:, :r] @ squares_R)
-            p = (1 + int((null >= omega).sum())) / (1 + draws)
-            out[adapter].append(Write(writer.layer, writer.name, omega, float(null.mean()), p, float(np.sqrt(squares_R.sum()))))
+            moment_RR = moments[adapter, *writer.key]
+            if not np.isfinite(moment_RR).all():
+                raise InputError(f"adapter {adapter!r}: {writer.words}: its inputs are not finite; try a wider dtype (float32)")
+            squares_R, inside = wanted[adapter][writer.key].spectrum(moment_RR, basis_DK)
+            if not squares_R.any():
+                raise InputError(f"adapter {adapter!r}: {writer.words}: writes nothing, so that no share of it can be taken")
+            omega, shares = inside / float(squares_R.sum()), null.shares(squares_R)
+            p = (1 + int((shares >= omega).sum())) / (1 + draws)
+            out[adapter].append(Write(writer.layer, writer.name, omega, float(shares.mean()), p, float(np.sqrt(squares_R.sum()))))
     return out
 
 
@@ -184,18 +158,6 @@ def summary(some: Sequence[Write]) -> Summary:
     return Summary(omega, null_mean, float(np.sqrt(squares.sum())))
 
 
-def _linears(name: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
-    from peft.tuners.lora import LoraLayer
-
-    # PEFT's own A and B are linear too, and are not layers of the model.
-    layer = module.get_base_layer() if isinstance(module, LoraLayer) else module
-    if isinstance(layer, nn.Linear):
-        yield name, module
-    elif layer is module:
-        for child_name, child in module.named_children():
-            yield from _linears(f"{name}.{child_name}", child)
-
-
 def _check(model: nn.Module, rows: Sequence[Encoded], bases: Mapping[int, FloatArray], span: str) -> None:
     for i, row in enumerate(rows):
         start, end = row.spans.get(span, (0, 0))
@@ -205,32 +167,6 @@ def _check(model: nn.Module, rows: Sequence[Encoded], bases: Mapping[int, FloatA
     for layer, basis_DK in bases.items():
         if len(basis_DK) != width or not np.allclose(basis_DK.T @ basis_DK, np.eye(basis_DK.shape[1]), atol=1e-4):
             raise ValueError(f"layer {layer}: a basis has {width} rows and orthonormal columns, got shape {basis_DK.shape}")
-
-
-def _adapted_writers(model: nn.Module, adapter: str, at: Sequence[Writer], layers: Sequence[int]) -> list[Writer]:
-    """Return the writers that an adapter changes, all of them by plain LoRA."""
-    from peft import PeftModel, PeftType
-    from peft.tuners.lora import LoraLayer
-
-    if adapter in held_weights(model):
-        raise InputError(f"adapter {adapter!r}: is a whole model; where an update writes is known of LoRA alone")
-    inner = unwrap(model)
-    held = inner.peft_config if isinstance(inner, PeftModel) else {}
-    if adapter not in held:
-        raise InputError(f"adapter {adapter!r}: the model holds {', '.join(held) or 'no adapters'}")
-    kind = held[adapter].peft_type
-    if kind != PeftType.LORA:
-        raise InputError(f"adapter {adapter!r}: where an update writes is known of LoRA alone, got {PeftType(kind).value}")
-    some = [writer for writer in at if isinstance(writer.module, LoraLayer) and adapter in writer.module.lora_A]
-    for writer in some:
-        variant = writer.module.lora_variant.get(adapter)
-        more = type(variant).__name__ if variant else "lora_bias" if writer.module.lora_bias[adapter] else None
-        if more:
-            raise InputError(f"adapter {adapter!r}: {writer.name} is more than s·B·A ({more}); only plain LoRA is known to write this way")
-    if not some:
-        names = ", ".join(dict.fromkeys(writer.name for writer in at)) or "nothing that was found"
-        raise InputError(f"adapter {adapter!r}: adapts nothing of what writes into the residual stream at layers {list(layers)} ({names})")
-    return some
 
 
 def _refuse_other_ways(model: nn.Module, at: Sequence[Writer], row: Encoded) -> None:
@@ -263,24 +199,24 @@ def _refuse_other_ways(model: nn.Module, at: Sequence[Writer], row: Encoded) -> 
 
 
 def _inner_moments(
-    model: nn.Module, rows: Sequence[Encoded], wanted: Mapping[str, Sequence[Writer]], span: str, token_budget: int
+    model: nn.Module, rows: Sequence[Encoded], wanted: Mapping[str, Mapping[tuple[int, str], Update]], span: str, token_budget: int
 ) -> dict[tuple[str, int, str], FloatArray]:
-    """Return E[(Ax)(Ax)ᵀ] [r, r] of each adapter at each of its writers, over the span's tokens."""
+    """Return E[zzᵀ] [r, r] of what the inner part of each update makes of its inputs, z = Ax or ΔWx, over the span's tokens."""
     sums: dict[tuple[str, int, str], torch.Tensor] = {}
     device = next(model.parameters()).device
-    deepest = max(writer.layer for some in wanted.values() for writer in some)
+    deepest = max(layer for some in wanted.values() for layer, _ in some)
     counted_BT = torch.empty(0)
 
-    def add(key: tuple[str, int, str], A: nn.Linear, _module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+    def add(key: tuple[str, int, str], update: Update, _module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         x_NI = args[0][counted_BT.to(args[0].device)]
-        inner_NR = nn.functional.linear(x_NI.float(), A.weight.float()).double()
+        inner_NR = update.inner(x_NI).double()
         sums[key] = sums.get(key, 0) + inner_NR.T @ inner_NR
 
     with ExitStack() as stack:
         for adapter, some in wanted.items():
-            for writer in some:
-                hook = partial(add, (adapter, writer.layer, writer.name), writer.module.lora_A[adapter])
-                stack.callback(writer.module.register_forward_pre_hook(hook).remove)
+            for key, update in some.items():
+                hook = partial(add, (adapter, *key), update)
+                stack.callback(update.module.register_forward_pre_hook(hook).remove)
         for members in by_length([len(row) for row in rows], token_budget):
             # Padding is on the right, where no real token looks: any token will do, and no mask is needed.
             ids, _ = pad_rows([rows[i].input_ids for i in members], pad_id=0)
@@ -292,29 +228,28 @@ def _inner_moments(
     return {key: (total / tokens).cpu().numpy() for key, total in sums.items()}
 
 
-def _factor(writer: Writer, adapter: str, moment_RR: FloatArray) -> FloatArray:
-    """Return s·B·(AΣ_xAᵀ)^½ [d_model, r], which has the left singular directions and values of ΔW·Σ_x^½."""
-    b_DR = writer.module.lora_B[adapter].weight.detach().double().cpu().numpy() * writer.module.scaling[adapter]
-    where = f"adapter {adapter!r}: layer {writer.layer}, {writer.name}"
-    if not np.isfinite(moment_RR).all():
-        raise InputError(f"{where}: its inputs are not finite; try a wider dtype (float32)")
-    values, axes = np.linalg.eigh(moment_RR)
-    update_DR = np.asarray(b_DR @ (axes * np.sqrt(values.clip(0)) @ axes.T))
-    if not update_DR.any():
-        raise InputError(f"{where}: writes nothing (B or A is zero), so that no share of it can be taken")
-    return update_DR
+class _Null:
+    """Shares of updates with the singular values of a real one, in directions drawn from the base's own weight."""
 
+    def __init__(self, module: Any, basis_DK: FloatArray, rank: int, draws: int, rng: np.random.Generator) -> None:
+        from peft.tuners.lora import LoraLayer
+        from peft.utils.integrations import dequantize_module_weight
 
-def _null_squares(module: Any, basis_DK: FloatArray, rank: int, draws: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """Return ‖UᵀWg‖² and ‖Wg‖² of pseudo-directions Wg: [draws, rank] each."""
-    from peft.utils.integrations import dequantize_module_weight
+        layer: Any = module.get_base_layer() if isinstance(module, LoraLayer) else module
+        weight = dequantize_module_weight(layer).detach().float()
+        basis = torch.from_numpy(np.ascontiguousarray(basis_DK)).to(weight)
+        # ‖UᵀWg‖² and ‖Wg‖² of pseudo-directions Wg: [draws, rank] each, and what is expected of them.
+        self.inside, self.whole = np.empty((draws, rank)), np.empty((draws, rank))
+        self.expected = float((basis.T @ weight).square().sum()), float(weight.square().sum())
+        # Direction by direction, so that an adapter's draws do not depend on the rank of another one.
+        for i in range(rank):
+            g_BI = torch.from_numpy(rng.standard_normal((draws, weight.shape[1]), dtype=np.float32)).to(weight.device)
+            drawn_BD = g_BI @ weight.T
+            self.inside[:, i], self.whole[:, i] = (x.square().sum(1).cpu().numpy() for x in (drawn_BD @ basis, drawn_BD))
 
-    weight = dequantize_module_weight(module.get_base_layer()).detach().float()
-    basis = torch.from_numpy(np.ascontiguousarray(basis_DK)).to(weight)
-    inside, whole = np.empty((draws, rank)), np.empty((draws, rank))
-    # Direction by direction, so that an adapter's draws do not depend on the rank of another one.
-    for i in range(rank):
-        g_BI = torch.from_numpy(rng.standard_normal((draws, weight.shape[1]), dtype=np.float32)).to(weight.device)
-        drawn_BD = g_BI @ weight.T
-        inside[:, i], whole[:, i] = (x.square().sum(1).cpu().numpy() for x in (drawn_BD @ basis, drawn_BD))
-    return inside, whole
+    def shares(self, squares_R: FloatArray) -> FloatArray:
+        """Return the share of each draw [draws], for squared singular values, largest first; those that were not drawn are expected."""
+        r = min(len(squares_R), self.inside.shape[1])
+        rest = float(squares_R[r:].sum())
+        inside_B, whole_B = (drawn[:, :r] @ squares_R[:r] for drawn in (self.inside, self.whole))
+        return np.asarray((inside_B + rest * self.expected[0]) / (whole_B + rest * self.expected[1]))

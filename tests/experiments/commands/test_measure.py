@@ -301,7 +301,9 @@ def test_a_merged_model_is_measured_as_its_adapter_is(wellworn: Call, code: Path
         assert share["value"] == pytest.approx(lora["pathways"]["base"]["contrast"]["shares"][part]["value"], rel=1e-3, abs=1e-4)
     assert whole["capability"]["perplexity"] == pytest.approx(lora["capability"]["perplexity"], rel=1e-4)
     assert whole["relative_norm"] == pytest.approx(lora["relative_norm"], rel=1e-4)
-    assert "whole model" in whole["weights_why"]
+    # The same update, with and without its two factors.
+    assert whole["weights"]["omega"] == pytest.approx(lora["weights"]["omega"], rel=1e-3)
+    assert whole["weights"]["norm"] == pytest.approx(lora["weights"]["norm"], rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from tests.tiny import make_model, make_rows
 from wellworn.data.chat import Encoded
 from wellworn.data.errors import InputError
-from wellworn.probes.geometry.weights import Summary, Write, summary, writers, writes
+from wellworn.probes.geometry import updates
+from wellworn.probes.geometry.updates import writers
+from wellworn.probes.geometry.weights import Summary, Write, summary, writes
+from wellworn.probes.reading.checkpoints import holding
 from wellworn.probes.statistics.intervals import FloatArray
 
 # Named by hand: the oracle must not use the code under test.
@@ -54,19 +59,19 @@ def llama() -> PeftModel:
 
 
 @torch.no_grad()
-def inputs_of(peft: PeftModel, module: nn.Module, rows: Sequence[Encoded], span: str) -> NDArray[np.float64]:
+def inputs_of(model: nn.Module, module: nn.Module, rows: Sequence[Encoded], span: str) -> NDArray[np.float64]:
     """Return what the base gives a module at the span's tokens [tokens, d_in], read one row at a time."""
     seen: list[torch.Tensor] = []
     handle = module.register_forward_pre_hook(lambda _module, args: seen.append(args[0][0]))
-    with peft.disable_adapter():
+    with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
         for row in rows:
-            peft(input_ids=torch.tensor([row.input_ids]), use_cache=False)
+            model(input_ids=torch.tensor([row.input_ids]), use_cache=False)
     handle.remove()
     return torch.cat([x[slice(*row.spans[span])] for x, row in zip(seen, rows, strict=True)]).double().numpy()
 
 
-def modules_of(peft: PeftModel, names: Sequence[str]) -> list[tuple[int, str, nn.Module]]:
-    model = peft.base_model.model
+def modules_of(peft: nn.Module, names: Sequence[str]) -> list[tuple[int, str, Any]]:
+    model: Any = peft.base_model.model if isinstance(peft, PeftModel) else peft
     blocks = model.gpt_neox.layers if model.config.model_type == "gpt_neox" else model.model.layers
     return [(layer, name, block.get_submodule(name)) for layer, block in enumerate(blocks) for name in names]
 
@@ -207,3 +212,66 @@ def test_more_refusals(llama: PeftModel, rows: list[Encoded]) -> None:
     )
     with pytest.raises(InputError, match="nothing that was found"):
         writes(gpt2.eval(), rows, ["default"], bases)
+
+
+def full_fine_tune(model: PreTrainedModel, *keys: str) -> dict[str, torch.Tensor]:
+    """Return new values of the weights and biases whose name holds a key."""
+    generator = torch.Generator().manual_seed(8)
+    changed = {name: weight.detach() for name, weight in model.named_parameters() if any(key in name for key in keys)}
+    return {name: weight + 0.1 * torch.randn(weight.shape, generator=generator) for name, weight in changed.items()}
+
+
+@pytest.mark.parametrize("architecture", WRITERS)
+@pytest.mark.parametrize("most", [256, 8])
+def test_a_whole_model_writes_what_the_dense_computation_says(
+    architecture: str, most: int, rows: list[Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of the spectrum enters the null by its expectation, which 8 of some 40 directions test."""
+    monkeypatch.setattr(updates, "MOST_DRAWN", most)
+    model = make_model(architecture).requires_grad_(False)
+    names, rng = WRITERS[architecture], np.random.default_rng(0)
+    changed = full_fine_tune(model, *(name.split(".")[1] for name in names))
+    width, depth = model.config.hidden_size, model.config.num_hidden_layers
+    bases = {layer: basis_of(rng, width, 5) for layer in range(1, depth)}
+    with holding(model, {"whole": changed}):
+        got = writes(model, rows, ["whole"], bases, draws=2000)["whole"]
+    assert [(w.layer, w.module) for w in got] == [(layer, name) for layer in bases for name in names]
+    dense, places = (
+        {(layer, name): module for layer, name, module in modules_of(model, names)},
+        {id(m): n for n, m in model.named_modules()},
+    )
+    for write in got:
+        module, basis = dense[write.layer, write.module], bases[write.layer]
+        place = places[id(module)]
+        x_NI = inputs_of(model, module, rows, "response")
+        written_ND = x_NI @ (changed[f"{place}.weight"] - module.weight).double().numpy().T
+        if module.bias is not None:
+            written_ND = written_ND + (changed[f"{place}.bias"] - module.bias).double().numpy()
+        assert write.omega == pytest.approx(np.sum((written_ND @ basis) ** 2) / np.sum(written_ND**2), rel=1e-4)
+        assert write.norm == pytest.approx(np.sqrt(np.sum(written_ND**2) / len(x_NI)), rel=1e-4)
+        weight, sizes = module.weight.double().numpy(), np.linalg.svd(written_ND, compute_uv=False)
+        drawn = rng.multivariate_normal(np.zeros(width), weight @ weight.T, (2000, len(sizes)), method="eigh") * sizes[:, None]
+        null = ((drawn @ basis) ** 2).sum((1, 2)) / (drawn**2).sum((1, 2))
+        assert write.null_mean == pytest.approx(null.mean(), abs=6 * null.std() / np.sqrt(2000))
+        assert write.p == pytest.approx(np.mean(null >= write.omega), abs=0.06)
+
+
+def test_a_merged_adapter_writes_what_the_adapter_writes(rows: list[Encoded]) -> None:
+    names = ["o_proj", "down_proj"]
+    bases = {layer: basis_of(np.random.default_rng(3), WIDTH, 3) for layer in range(DEPTH)}
+    adapter = writes(tune(make_model("llama"), names), rows, ["all"], bases)["all"]
+    base, merged = make_model("llama").requires_grad_(False), tune(make_model("llama"), names).merge_and_unload()
+    weights = {name: weight.detach() for name, weight in merged.named_parameters() if any(each in name for each in names)}
+    with holding(base, {"merged": weights}):
+        whole = writes(base, rows, ["merged"], bases)["merged"]
+    for one, other in zip(adapter, whole, strict=True):
+        assert (one.layer, one.module) == (other.layer, other.module)
+        assert (one.omega, one.norm) == (pytest.approx(other.omega, rel=1e-3), pytest.approx(other.norm, rel=1e-3))
+        # The first directions of both nulls are drawn alike.
+        assert (one.null_mean, one.p) == (pytest.approx(other.null_mean, rel=1e-2), pytest.approx(other.p, abs=0.02))
+
+
+def test_a_whole_model_that_writes_as_before_is_refused(rows: list[Encoded]) -> None:
+    base = make_model("llama").requires_grad_(False)
+    with holding(base, {"queries": full_fine_tune(base, "q_proj")}), pytest.raises(InputError, match="adapts nothing of what writes"):
+        writes(base, rows, ["queries"], {1: basis_of(np.random.default_rng(3), WIDTH, 3)})
