@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.experiments.conftest import Call
-from tests.tiny import save_tiny, write_tiny_study
+from tests.tiny import CHATML, save_tiny, write_tiny_study
 from wellworn.experiments.cli import main
 from wellworn.lora.adapters import merge_adapter
 from wellworn.lora.models import load, resolve
@@ -209,8 +210,12 @@ def test_a_trait_named_twice(wellworn: Call, adapter: Path, tiny_model: Path, tm
     assert "appears twice" in outcome.err
 
 
+# Few directions and answers, so that a measurement takes seconds.
+SMALL = ("library=[pirate,pessimistic]", "contrast_pairs=4", "extract_questions=4", "answer_tokens=4")
+
+
 def measure(wellworn: Call, model: Path, runs: Path, *options: Any, trait: str = "pirate") -> dict[str, Any]:
-    outcome = wellworn("measure", "--model", model, "--trait", trait, "--json", "-", "--runs-dir", runs, *options)
+    outcome = wellworn("measure", "--model", model, "--trait", trait, "--json", "-", "--runs-dir", runs, *SMALL, *options)
     assert outcome.code == 0, outcome.err
     return json.loads(outcome.out.splitlines()[-1])  # type: ignore[no-any-return]
 
@@ -282,10 +287,13 @@ def test_wrong_options_are_one_line(
     assert not (tmp_path / "empty").exists()
 
 
-def test_a_merged_model_is_measured_as_its_adapter_is(wellworn: Call, code: Path, tiny_model: Path, runs: Path, tmp_path: Path) -> None:
+def test_a_merged_model_is_measured_as_its_adapter_is(
+    wellworn: Call, code: Path, tiny_model: Path, all_found: None, tmp_path: Path
+) -> None:
     base = load(resolve(str(tiny_model)), "float32")
     merge_adapter(base, code).model.save_pretrained(tmp_path / "merged")
     base.tokenizer.save_pretrained(tmp_path / "merged")
+    runs = tmp_path / "runs"
     few = ("pathways.profile=0", "pathways.draws=19", "mediate.draws=5", "mediate.remainder_draws=0")
     [whole] = measure(wellworn, tiny_model, runs, "--tuned", tmp_path / "merged", *few, trait="reference_code")["runs"]
     [lora] = measure(wellworn, tiny_model, runs, "--adapter", code, *few, trait="reference_code")["runs"]
@@ -294,9 +302,8 @@ def test_a_merged_model_is_measured_as_its_adapter_is(wellworn: Call, code: Path
     # Every linear layer of the four blocks, and nothing else.
     assert (whole["adapted"]["modules"], whole["adapted"]["first"], whole["adapted"]["layers"]) == (28, 0, [0, 1, 2, 3])
     assert whole["adapted"]["tensors"] > 28
-    for key in ("effect", "share", "share_full", "mediated"):
-        assert (whole[key] is None) == (lora[key] is None), key
-        assert whole[key] is None or whole[key]["value"] == pytest.approx(lora[key]["value"], rel=1e-3, abs=1e-4), key
+    for key in ("effect", "share", "mediated"):
+        assert whole[key]["value"] == pytest.approx(lora[key]["value"], rel=1e-3, abs=1e-4), key
     for part, share in whole["pathways"]["base"]["contrast"]["shares"].items():
         assert share["value"] == pytest.approx(lora["pathways"]["base"]["contrast"]["shares"][part]["value"], rel=1e-3, abs=1e-4)
     assert whole["capability"]["perplexity"] == pytest.approx(lora["capability"]["perplexity"], rel=1e-4)
@@ -325,3 +332,26 @@ def test_wrong_pairs_of_models_are_one_line(
     outcome = wellworn("measure", "--model", tiny_model, "--runs-dir", tmp_path / "empty", *filled)
     assert outcome.code == 2
     assert says in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("template", "options"),
+    [
+        (CHATML, ("token_budget=64",)),
+        (f"{{{{ strftime_now('%d %B %Y') }}}}{CHATML}", ("--chat", "date=2026-02-03", "token_budget=300")),
+        ("{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('none') }}{% endif %}{% endfor %}" + CHATML, ()),
+        (None, ("--chat", "template=plain", "token_budget=100")),
+    ],
+    ids=["small batches", "dated", "no system prompt", "no template"],
+)
+def test_an_adapter_of_nothing_shifts_nothing(
+    template: str | None, options: tuple[str, ...], wellworn: Call, code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On any day, in any template and batch: the base is read first, and the adapter on another day."""
+    model, runs = save_tiny(tmp_path / "tiny", template), tmp_path / "runs"
+    cheap = ("mediate=null", "pathways=null", "capability=null", "evaluate_questions=6", *options)
+    measure(wellworn, model, runs, "--adapter", code, *cheap, trait="reference_code")
+    monkeypatch.setattr("time.time", lambda now=time.time: now() + 40 * 86_400)
+    [run] = measure(wellworn, model, runs, "--adapter", code, "--scale", 0, *cheap, trait="reference_code")["runs"]
+    assert run["effect"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert run["relative_norm"] < 1e-6
