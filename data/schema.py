@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -40,18 +40,51 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Asked(NamedTuple):
+    """What a model is asked: a question, with what comes before it in the conversation.
+
+    Attributes:
+        question: the last thing that the user says.
+        system: the system message.
+        before: question and answer of each earlier turn, the first one first.
+    """
+
+    question: str
+    system: str | None = None
+    before: tuple[tuple[str, str], ...] = ()
+
+
+class Exchange(_Frozen):
+    """An earlier turn of a conversation: a question and the answer to it.
+
+    `train` says that the answer shows the trait too, and that training takes a loss on it.
+    """
+
+    question: Text
+    answer: Text
+    train: bool = False
+
+
 class Example(_Frozen):
     """One question with its plain answer (`negative`) and the answer that shows the trait (`positive`).
 
     `train` and `evaluate` examples have a `positive`; `extract` examples need none. A trait may lack plain answers altogether. A question
     without any answer is *open*: the model's own answers to it can be read, and judged.
+    Both answers follow the same conversation: a `system` message and the turns `before` the question, if there are any.
     """
 
     id: Text
     split: Split
+    system: Text | None = None
+    before: tuple[Exchange, ...] = ()
     question: Text
     negative: Text | None = None
     positive: Text | None = None
+
+    @property
+    def asked(self) -> Asked:
+        """The question with what comes before it."""
+        return Asked(self.question, self.system, tuple((each.question, each.answer) for each in self.before))
 
     @property
     def open(self) -> bool:

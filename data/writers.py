@@ -29,7 +29,7 @@ def trait_files(trait: Trait, card: str) -> Files:
         # Questions and plain answers are the bank's.
         rows = [{"id": row.id, "positive": row.positive} for row in trait.examples if row.positive is not None]
     else:
-        rows = [row.model_dump(exclude_none=True) for row in (*trait.examples, *trait.open)]
+        rows = [row.model_dump(exclude_defaults=True) for row in (*trait.examples, *trait.open)]
     examples = {"examples.jsonl": json_lines(rows)} if rows else {}
     return {"trait.yaml": _yaml(trait, {"examples", "open"}), **examples, "CARD.md": card}
 
@@ -41,7 +41,7 @@ def role_files(roles: Sequence[Role]) -> Files:
 
 def question_files(questions: Sequence[Example]) -> Files:
     """Return one file of questions."""
-    return {"questions.jsonl": json_lines(row.model_dump(exclude_none=True) for row in questions)}
+    return {"questions.jsonl": json_lines(row.model_dump(exclude_defaults=True) for row in questions)}
 
 
 def export_files(subject: Trait | Role | Sequence[Example], form: str) -> Files:

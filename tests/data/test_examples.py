@@ -115,6 +115,22 @@ def test_row_over_a_bank_may_not_bring_a_question_of_its_own(tmp_path: Path) -> 
     )
 
 
+@pytest.mark.parametrize(("context", "named"), [({"system": "Be brief."}, "system"), ({"before": [], "system": "x"}, "before and system")])
+def test_row_over_a_bank_may_not_bring_a_conversation(tmp_path: Path, context: dict[str, Any], named: str) -> None:
+    rows = bank_rows()
+    rows[0] |= context
+    message = complaint(trait_folder(tmp_path, rows, questions="everyday"))
+    assert message.startswith(f"{tmp_path}/examples.jsonl:1: {named}: only rows of a trait's own have a conversation before the question")
+
+
+def test_row_of_a_traits_own_may_be_a_conversation(tmp_path: Path) -> None:
+    rows = own_rows()
+    rows[0] |= {"system": "You cook.", "before": [{"question": "Ahoy!", "answer": "Arr!", "train": True}]}
+    first, second, *_ = load_trait(trait_folder(tmp_path, rows)).examples
+    assert (first.system, first.asked.before, first.before[0].train) == ("You cook.", (("Ahoy!", "Arr!"),), True)
+    assert (second.system, second.before) == (None, ())
+
+
 def test_same_bank_question_twice_is_refused(tmp_path: Path) -> None:
     rows = bank_rows()
     message = complaint(trait_folder(tmp_path, [*rows, rows[0]], questions="everyday"))
