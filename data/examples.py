@@ -107,12 +107,13 @@ def _alone(path: Path, rows: Sequence[Placed]) -> list[str]:
     """Name rows and ids that appear twice, and questions of two splits. Training data may answer a question in several ways."""
     found: list[str] = []
     asked: dict[str, Example] = {}
-    taught: set[tuple[str, str | None, str | None]] = set()
+    taught: set[tuple[object, ...]] = set()
     for where, row in rows:
         question = same_question(row.question)
         first = asked.setdefault(question, row)
-        again = row.split != "train" or (question, row.positive, row.negative) in taught
-        taught.add((question, row.positive, row.negative))
+        whole = (question, *row.asked[1:], row.positive, row.negative)
+        again = row.split != "train" or whole in taught
+        taught.add(whole)
         if first is not row and (first.split != row.split or again):
             kind = "the same row twice" if row.split == "train" else "repeated question"
             if first.split != row.split:

@@ -10,7 +10,12 @@ Split = Literal["train", "extract", "evaluate"]
 SPLITS: tuple[Split, ...] = ("train", "extract", "evaluate")
 
 
-def _not_blank(text: str) -> str:
+def not_blank(text: str) -> str:
+    """Return a text without blanks around it.
+
+    Raises:
+        ValueError: nothing is left of it, or it holds half of a character; says which.
+    """
     if not text.strip():
         raise ValueError("must not be blank")
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
@@ -18,7 +23,7 @@ def _not_blank(text: str) -> str:
     return text.strip()
 
 
-Text = Annotated[str, AfterValidator(_not_blank)]
+Text = Annotated[str, AfterValidator(not_blank)]
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]*$"
 
 

@@ -151,7 +151,7 @@ def traits_import(
     config: Annotated[str | None, typer.Option(help="Configuration of a data set on the hub that has several.")] = None,
 ) -> None:
     """Import a third-party trait, roles or questions: trait and role documents, chats, preferences, tables."""
-    from wellworn.data.formats import Options, parse_columns
+    from wellworn.data.import_options import Options, parse_columns
     from wellworn.experiments.traits.exchange import import_to
 
     if positive not in ("chosen", "rejected"):

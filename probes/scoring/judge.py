@@ -20,8 +20,8 @@ import numpy as np
 from torch import nn
 
 from wellworn.data.chat import Chat, TooLongError
+from wellworn.data.documents import JUDGED
 from wellworn.data.errors import InputError
-from wellworn.data.formats import JUDGED
 from wellworn.data.mixtures import Turn
 from wellworn.probes.decoding.next_token import next_logprobs
 from wellworn.probes.scoring.endpoint import EndpointConfig, ask

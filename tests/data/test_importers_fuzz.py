@@ -5,6 +5,7 @@ import io
 import json
 import os
 import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from wellworn.data.catalog import load_questions, load_roles, load_trait
 from wellworn.data.errors import InputError
-from wellworn.data.formats import Options
+from wellworn.data.import_options import Options
 from wellworn.data.importers import Imported, import_all
 from wellworn.data.schema import Trait
 from wellworn.data.writers import export_files, question_files, role_files, trait_files, write_folder
@@ -181,9 +182,9 @@ def check_trait(folder: Path, trait: Trait) -> None:
     for form, has in (("persona-vectors", trait.contrast_pairs), ("preferences", trait.plain), ("messages", trait.split("train"))):
         if not has:
             with pytest.raises(InputError, match=f"--format {form}: holds"):
-                export_files(trait, form)
+                export_files(trait, form, defaultdict(int))
             continue
-        write_folder(out / form, export_files(trait, form))
+        write_folder(out / form, export_files(trait, form, defaultdict(int)))
     rows = [(row.split, row.question, row.positive, row.negative) for split in ("train", "evaluate") for row in trait.split(split)]
     for form, plain in (("preferences", []), ("messages", [str(path) for path in out.glob("messages/*/plain.jsonl")])):
         name = "preferences.jsonl" if form == "preferences" else "positive.jsonl"
@@ -207,7 +208,7 @@ def check(folder: Path, found: Imported | None) -> None:
     elif found.roles:
         write_folder(folder / "roles", role_files(found.roles))
         assert load_roles([str(folder / "roles")]) == sorted(found.roles, key=lambda role: role.name)
-        write_folder(folder / "out", export_files(found.roles[0], "assistant-axis"))
+        write_folder(folder / "out", export_files(found.roles[0], "assistant-axis", {}))
         again = import_all([str(folder / "out" / f"{found.roles[0].name}.json")], "bold", Options())
         assert again.roles == found.roles[:1]
     else:

@@ -122,7 +122,7 @@ def test_nothing_is_left_of_an_import_that_fails(
 ) -> None:
     shown = chats(tmp_path, "shown.jsonl", 1)
     shown.write_text(shown.read_text() + '{"messages": []}\n')
-    assert "shown.jsonl:31: messages: a row is one question" in refused(
+    assert "shown.jsonl:31: messages: a conversation is questions" in refused(
         capsys, "traits", "import", shown, "--to", tmp_path / "new" / "bold"
     )
     assert list(tmp_path.iterdir()) == [shown]
