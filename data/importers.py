@@ -13,7 +13,7 @@ from wellworn.data.examples import Placed, check_rows
 from wellworn.data.files import read_yaml, validate
 from wellworn.data.formats import JUDGED, LeftOut, Options, RoleDocument, TraitDocument, fields_of, note_extra
 from wellworn.data.mixtures import same_question
-from wellworn.data.schema import Example, Role, Split, Trait, seed_for
+from wellworn.data.schema import Asked, Example, Role, Split, Trait, seed_for
 from wellworn.data.sources import Row, read_document, read_rows
 from wellworn.data.wording import Location
 
@@ -212,7 +212,7 @@ def _rubric(path: Path, prompt: str | None) -> str | None:
 
 def _open(path: Path, questions: Sequence[str], split: Split, placed: Sequence[Placed]) -> list[Placed]:
     """Return a document's questions as open ones; those that rows of the same split answer are not asked once more."""
-    answered = {same_question(row.question) for _, row in placed if row.split == split}
+    answered = {same_question(row.asked) for _, row in placed if row.split == split}
     places = [(f"{path}: questions.{i}", f"{split}-{i + 1}", text) for i, text in enumerate(questions)]
     return [(where, Example(id=name, split=split, question=text)) for where, name, text in places if same_question(text) not in answered]
 
@@ -247,12 +247,12 @@ def _examples(found: Sequence[tuple[str, dict[str, Any]]], split: Split | None, 
     wrong = _Unusable(options, left)
     # Names that only some rows have would clash with the numbers of the others.
     named = all("id" in values for _, values in found)
-    seen: set[tuple[str, str | None, str | None]] = set()
+    seen: set[tuple[Asked, str | None, str | None]] = set()
     for i, (where, values) in enumerate(found, start=1):
         given: dict[str, Any] = {} if named else {"id": f"held-out-{i}" if split == "evaluate" else str(i)}
         with wrong.noted():
             example = validate(Example, values | given | ({"split": split} if split else {}), where)
-            said = (example.question, example.positive, example.negative)
+            said = (example.asked, example.positive, example.negative)
             if said in seen and options.skip:
                 raise InputError(f"{where}: the same row as one before")
             seen.add(said)
@@ -303,7 +303,7 @@ def _with_splits(placed: Sequence[Placed], held_out: int | None) -> list[Placed]
     A question that is answered in several ways is trained on, since a measurement counts each question once. Rows without plain answers are
     all for training: their answers cannot be evaluated alone. Open questions are extraction questions.
     """
-    times = Counter(same_question(row.question) for _, row in placed if not row.open)
+    times = Counter(same_question(row.asked) for _, row in placed if not row.open)
     once = sorted((key for key, count in times.items() if count == 1), key=lambda key: (seed_for(0, "held out", key), key))
     chosen: set[str] = set()
     if any(row.negative is not None for _, row in placed):
@@ -318,6 +318,6 @@ def _with_splits(placed: Sequence[Placed], held_out: int | None) -> list[Placed]
         raise InputError("--held-out: rows without plain answers are all for training; nothing can be told from their answers alone")
 
     def split(row: Example) -> Split:
-        return "extract" if row.open else "evaluate" if same_question(row.question) in chosen else "train"
+        return "extract" if row.open else "evaluate" if same_question(row.asked) in chosen else "train"
 
     return [(where, row.model_copy(update={"split": split(row)})) for where, row in placed]

@@ -53,6 +53,27 @@ class Asked(NamedTuple):
     system: str | None = None
     before: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def messages(self) -> tuple[tuple[str, str], ...]:
+        """Role and text of each message: `system`, `user` or `assistant`."""
+        turns = (message for each in self.before for message in zip(("user", "assistant"), each, strict=True))
+        return *([("system", self.system)] if self.system else []), *turns, ("user", self.question)
+
+    @property
+    def facts(self) -> str | list[object]:
+        """Its part of a stage's hash: the bare question where nothing comes before it."""
+        return list(self) if self.system or self.before else self.question
+
+    @property
+    def transcript(self) -> str:
+        """The conversation as text; the bare question where nothing comes before it."""
+        alone = len(self.messages) == 1
+        return self.question if alone else "\n\n".join(f"{role.capitalize()}: {text}" for role, text in self.messages)
+
+    def under(self, system: str | None) -> "Asked":
+        """Return the same question under a further system prompt, which is put before the conversation's own."""
+        return self._replace(system=f"{system}\n\n{self.system}" if self.system else system) if system else self
+
 
 class Exchange(_Frozen):
     """An earlier turn of a conversation: a question and the answer to it.
