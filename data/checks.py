@@ -110,7 +110,14 @@ def _find_refused(texts: Iterable[tuple[str, Turn]], chat: "Chat") -> Iterator[s
 
 def overlap(trait: Trait) -> float:
     """Return the share of the 4-grams of evaluation answers that training answers have too."""
-    return shared_ngrams([row.positive or "" for row in trait.split("evaluate")], [row.positive or "" for row in trait.split("train")])
+    taught = [text for row in trait.split("train") for text in row.taught]
+    return shared_ngrams([row.positive or "" for row in trait.split("evaluate")], taught)
+
+
+def count_conversations(rows: Iterable[Example]) -> dict[str, int]:
+    """Return how many rows have a system message, and how many have earlier turns; those that no row has are left out."""
+    found = Counter(what for row in rows for what, has in (("a system message", row.system), ("earlier turns", row.before)) if has)
+    return dict(sorted(found.items()))
 
 
 def _places(folder: Path) -> At:
@@ -152,7 +159,7 @@ def _leaks(trait: Trait, path: Path, at: At) -> Iterator[str]:
     found = overlap(trait)
     if found <= OVERLAP_LIMIT:
         return
-    known = {gram for row in trait.split("train") for gram in ngrams(row.positive or "")}
+    known = {gram for row in trait.split("train") for text in row.taught for gram in ngrams(text)}
     shares = {row.id: _share(row.positive or "", known) for row in trait.split("evaluate")}
     worst = sorted(trait.split("evaluate"), key=lambda row: -shares[row.id])[:NAMED]
     yield (

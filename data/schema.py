@@ -108,6 +108,11 @@ class Example(_Frozen):
         return Asked(self.question, self.system, tuple((each.question, each.answer) for each in self.before))
 
     @property
+    def taught(self) -> list[str]:
+        """The answers with the trait that training takes a loss on."""
+        return [*(each.answer for each in self.before if each.train), *([self.positive] if self.positive else [])]
+
+    @property
     def open(self) -> bool:
         """Whether nothing answers the question."""
         return self.negative is None and self.positive is None
