@@ -152,7 +152,7 @@ def rubric(path: Path, prompt: str | None) -> str | None:
 
 def open_questions(asked: Sequence[Asked], split: Split, placed: Sequence[Placed], left: LeftOut) -> list[Placed]:
     """Return the questions of documents as open ones; those that rows of the same split answer are not asked once more."""
-    answered = {same_question(row.question) for _, row in placed if row.split == split}
+    answered = {same_question(row.asked) for _, row in placed if row.split == split}
     return [
         (where, Example(id=f"{split}-{i}", split=split, question=text))
         for i, (where, text) in enumerate(_once(asked, left), start=1)

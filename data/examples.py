@@ -94,8 +94,8 @@ def _example(value: object, line: int, questions: Mapping[str, Example], where: 
             raise InputError(f"{where}: id: no question {value.get('id')!r} in the trait's question bank; its ids are like {example!r}")
         if context := sorted({"system", "before"} & set(value)):
             raise InputError(
-                f"{where}: {' and '.join(context)}: only rows of a trait's own have a conversation before the question, and this one answers "
-                "a question of a bank; leave questions out of trait.yaml and give each row its split, question and plain answer"
+                f"{where}: {' and '.join(context)}: only rows of a trait's own have a conversation before the question, and this one "
+                "answers a question of a bank; leave questions out of trait.yaml and give each row its split, question and plain answer"
             )
         if set(value) != {"id", "positive"}:
             raise InputError(f"{where}: a row over a question bank has the keys id and positive, got {sorted(value)}")
@@ -107,13 +107,12 @@ def _alone(path: Path, rows: Sequence[Placed]) -> list[str]:
     """Name rows and ids that appear twice, and questions of two splits. Training data may answer a question in several ways."""
     found: list[str] = []
     asked: dict[str, Example] = {}
-    taught: set[tuple[object, ...]] = set()
+    taught: set[tuple[str, str | None, str | None]] = set()
     for where, row in rows:
-        question = same_question(row.question)
+        question = same_question(row.asked)
         first = asked.setdefault(question, row)
-        whole = (question, *row.asked[1:], row.positive, row.negative)
-        again = row.split != "train" or whole in taught
-        taught.add(whole)
+        again = row.split != "train" or (question, row.positive, row.negative) in taught
+        taught.add((question, row.positive, row.negative))
         if first is not row and (first.split != row.split or again):
             kind = "the same row twice" if row.split == "train" else "repeated question"
             if first.split != row.split:

@@ -267,7 +267,7 @@ def _with_splits(placed: Sequence[Placed], held_out: int | None) -> list[Placed]
     A question that is answered in several ways is trained on, since a measurement counts each question once. Rows without plain answers are
     all for training: their answers cannot be evaluated alone. Open questions are extraction questions.
     """
-    times = Counter(same_question(row.question) for _, row in placed if not row.open)
+    times = Counter(same_question(row.asked) for _, row in placed if not row.open)
     once = sorted((key for key, count in times.items() if count == 1), key=lambda key: (seed_for(0, "held out", key), key))
     chosen: set[str] = set()
     if any(row.negative is not None for _, row in placed):
@@ -282,6 +282,6 @@ def _with_splits(placed: Sequence[Placed], held_out: int | None) -> list[Placed]
         raise InputError("--held-out: rows without plain answers are all for training; nothing can be told from their answers alone")
 
     def split(row: Example) -> Split:
-        return "extract" if row.open else "evaluate" if same_question(row.question) in chosen else "train"
+        return "extract" if row.open else "evaluate" if same_question(row.asked) in chosen else "train"
 
     return [(where, row.model_copy(update={"split": split(row)})) for where, row in placed]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from wellworn.data.errors import InputError
 from wellworn.data.import_options import LeftOut, count_fields
 from wellworn.data.mixtures import same_question
-from wellworn.data.schema import not_blank
+from wellworn.data.schema import Asked, not_blank
 from wellworn.data.wording import shortly
 
 Speaker = Literal["user", "assistant", "system"]
@@ -64,6 +64,11 @@ class Chat:
     before: tuple[tuple[str, str, bool], ...] = ()
 
     @property
+    def asked(self) -> Asked:
+        """The question with what comes before it."""
+        return Asked(self.question, self.system, tuple((question, answer) for question, answer, _ in self.before))
+
+    @property
     def values(self) -> dict[str, Any]:
         """What comes before the answer, by the fields of a row; what is not there has no field."""
         before = [{"question": question, "answer": answer, "train": train} for question, answer, train in self.before]
@@ -75,12 +80,7 @@ class Chat:
 
     def follows(self, other: "Chat") -> bool:
         """Whether two answers are to the same question in the same conversation, whatever the case and spaces."""
-        return self._asked == other._asked
-
-    @property
-    def _asked(self) -> list[str]:
-        said = [text for question, answer, _ in self.before for text in (question, answer)]
-        return [same_question(text) for text in (self.system or "", *said, self.question)]
+        return same_question(self.asked) == same_question(other.asked)
 
 
 def read_messages(where: str, key: str, value: object, left: LeftOut) -> list[Message]:

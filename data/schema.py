@@ -58,6 +58,27 @@ class Asked(NamedTuple):
     system: str | None = None
     before: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def messages(self) -> tuple[tuple[str, str], ...]:
+        """Role and text of each message: `system`, `user` or `assistant`."""
+        turns = (message for each in self.before for message in zip(("user", "assistant"), each, strict=True))
+        return *([("system", self.system)] if self.system else []), *turns, ("user", self.question)
+
+    @property
+    def facts(self) -> str | list[object]:
+        """Its part of a stage's hash: the bare question where nothing comes before it."""
+        return list(self) if self.system or self.before else self.question
+
+    @property
+    def transcript(self) -> str:
+        """The conversation as text; the bare question where nothing comes before it."""
+        alone = len(self.messages) == 1
+        return self.question if alone else "\n\n".join(f"{role.capitalize()}: {text}" for role, text in self.messages)
+
+    def under(self, system: str | None) -> "Asked":
+        """Return the same question under a further system prompt, which is put before the conversation's own."""
+        return self._replace(system=f"{system}\n\n{self.system}" if self.system else system) if system else self
+
 
 class Exchange(_Frozen):
     """An earlier turn of a conversation: a question and the answer to it.
@@ -90,6 +111,11 @@ class Example(_Frozen):
     def asked(self) -> Asked:
         """The question with what comes before it."""
         return Asked(self.question, self.system, tuple((each.question, each.answer) for each in self.before))
+
+    @property
+    def taught(self) -> list[str]:
+        """The answers with the trait that training takes a loss on."""
+        return [*(each.answer for each in self.before if each.train), *([self.positive] if self.positive else [])]
 
     @property
     def open(self) -> bool:

@@ -198,7 +198,7 @@ def _take_scores(what: Scored, judge: str | None, parts: Mapping[Part, Path], mi
             logprob = load_file(folder / "reading.safetensors")["logprob"].astype(np.float64)
             values = logprob if text == "trait" else found[who][score] - logprob
         elif score == WORDS:
-            values = np.array([of_words(turn.answer) for turn in load_answers(folder, [example.question for example in what.asked])])
+            values = np.array([of_words(turn.answer) for turn in load_answers(folder, what.asked)])
         elif score in (JUDGE, COHERENT):
             grades = load_grades(folder)
             values, drawn = grades.scores, drawn | {grades.alike} if grades.drawn else drawn

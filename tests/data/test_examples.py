@@ -131,6 +131,14 @@ def test_row_of_a_traits_own_may_be_a_conversation(tmp_path: Path) -> None:
     assert (second.system, second.before) == (None, ())
 
 
+def test_a_question_may_come_again_after_another_conversation(tmp_path: Path) -> None:
+    rows = own_rows()
+    rows[-1] |= {"question": rows[0]["question"], "system": "You cook."}
+    assert load_trait(trait_folder(tmp_path, rows)).split("evaluate")[-1].question == rows[0]["question"]
+    rows[0]["system"] = "you COOK."
+    assert f"overlap between splits: {rows[0]['question']!r}" in complaint(trait_folder(tmp_path, rows))
+
+
 def test_same_bank_question_twice_is_refused(tmp_path: Path) -> None:
     rows = bank_rows()
     message = complaint(trait_folder(tmp_path, [*rows, rows[0]], questions="everyday"))
