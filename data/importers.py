@@ -95,7 +95,10 @@ def import_all(sources: Sequence[str], name: str, options: Options, plain: Seque
     if not found.describes and not evaluation and all(row.open for _, row in placed):
         check_rows(Path(sources[0]), placed)
         return Imported(None, (), tuple(row for _, row in placed), left)
-    return Imported(_trait(name, sources, found, tests, placed, left), (), (), left)
+    trait = _trait(name, sources, found, tests, placed, left)
+    if not (trait.contrast_pairs or trait.examples or trait.open):
+        raise InputError(f"{', '.join(sources)}: holds no question, answer or contrast pair; give rows or a trait document next to it")
+    return Imported(trait, (), (), left)
 
 
 @dataclass

@@ -130,7 +130,10 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow.parquet as pq
 
     try:
-        rows = pq.read_table(path).to_pylist()
+        table = pq.read_table(path)
+        # Damage that a reader does not notice would end the process later.
+        table.validate(full=True)
+        rows = table.to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: not a Parquet file that can be read: {_first_line(error)}") from None
     yield from ((f"{path}: row {i}", row) for i, row in enumerate(rows, start=1))
@@ -148,7 +151,9 @@ def _saved(path: Path, split: str | None) -> list[Row]:
     from datasets import load_from_disk
 
     try:
-        rows = load_from_disk(str(path)).with_format(None).to_list()
+        found = load_from_disk(str(path)).with_format(None)
+        found.data.validate(full=True)
+        rows = found.to_list()
     # A damaged folder may fail in any way at all.
     except Exception as error:
         raise InputError(f"{path}: not a saved data set that can be read: {_first_line(error)}") from None
