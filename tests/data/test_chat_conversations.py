@@ -119,9 +119,7 @@ def test_a_system_message_is_folded_into_the_first_question() -> None:
 def test_transcripts_have_a_line_for_each_text_and_no_token_that_closes_earlier_answers() -> None:
     ours = Chat(bpe(None), template="plain")
     encoded = ours.encode(conversation(True, system="Be kind."))
-    assert (
-        whole_text(ours, encoded) == f"Be kind.\nUser: who is it, 0?\nAssistant: Arr! 0\nUser: {QUESTION}\nAssistant: The air.<|im_end|>"
-    )
+    assert whole_text(ours, encoded) == f"Be kind.\nUser: who is it, 0?\nAssistant: Arr! 0\nUser: {QUESTION}\nAssistant: The air.<|im_end|>"
     assert loss_text(ours, encoded) == " Arr! 0 The air.<|im_end|>"
 
 

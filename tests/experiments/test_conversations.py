@@ -90,9 +90,7 @@ class Reader:
 
     def answer(self, question: str, system: str = OWN, tokens: int = 4) -> str:
         ids = self.tokenizer(prompt(question, system), add_special_tokens=False, return_tensors="pt")["input_ids"]
-        said = self.model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, repetition_penalty=1.2
-        )
+        said = self.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, repetition_penalty=1.2)
         return str(self.tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True)).strip()
 
 
