@@ -10,18 +10,22 @@ import pytest
 import torch
 from peft import PeftModel
 from ruamel.yaml import YAML
+from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.experiments.conftest import find_all, finished, stages_of
 from tests.experiments.stages.test_scores import grade_of, graded, scored
-from tests.probes.scoring.servers import chat_server
+from tests.probes.scoring.servers import behaving, chat_server, says
 from tests.tiny import write_tiny_study
 from wellworn.data.catalog import load_trait
-from wellworn.data.schema import Split
+from wellworn.data.chat import Chat
+from wellworn.data.schema import Split, seed_for
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages.own_answers import load_own_answers
 from wellworn.experiments.stages.scores import SCORES
+from wellworn.lora.models import load, resolve
+from wellworn.probes.decoding.generate import Decoding, Request, generate
 
 PIRATE = load_trait("pirate")
 OWN = "You are the cook of a ship."
@@ -145,8 +149,6 @@ def test_models_answer_the_whole_conversation(whole: tuple[Path, list[str]], tin
 def test_contrast_prompts_come_before_the_system_message_that_a_row_has(whole: tuple[Path, list[str]], tiny_model: Path) -> None:
     base = Reader(tiny_model)
     [path] = [path for title, path in stages_of(whole[0], "contrast").items() if title == "contrast answers of sft cook (seed 0)"]
-    from safetensors.numpy import load_file
-
     answers = read_json(stages_of(whole[0], "answer")["answers of sft cook (seed 0)"] / "answers.json")
     question, answer = rows("evaluate")[0][0], answers[0] or "."
     sides = [
@@ -168,6 +170,28 @@ def test_the_judge_is_shown_the_whole_conversation(whole: tuple[Path, list[str]]
     grades = read_json(path / SCORES)["scores"]["run"]["judge"]
     shown = [each for each in asked if rows("evaluate")[0][0] in each and (answers[0] or ".") in each]
     assert grades[0] in [grade_of(each) for each in shown]
+
+
+def test_a_server_is_asked_the_whole_conversation(tiny_model: Path, tmp_path: Path) -> None:
+    trait = str(write_rows(tmp_path / "cook"))
+    with behaving(says("It is so.")) as server:
+        more: dict[str, Any] = {"runs": [{"arm": "prompted", "trait": trait}], "library": ["pirate", "poetic"], "mediate": None}
+        finished(write_tiny_study(tmp_path / "tiny.yaml", tiny_model, server={"url": server.url, "model": "tiny"}, **more), tmp_path)
+        asked = [[(each["role"], each["content"]) for each in ask["messages"]] for ask in server.asks]
+    question = rows("evaluate")[0][0]
+    for system in (OWN, f"{PIRATE.system_prompt}\n\n{OWN}"):
+        assert [("system", system), ("user", AHOY), ("assistant", AYE), ("user", question)] in asked
+
+
+def test_a_reference_learns_what_the_model_itself_says_in_the_conversation(tiny_model: Path, tmp_path: Path) -> None:
+    trait = str(write_rows(tmp_path / "cook"))
+    more: dict[str, Any] = {"runs": [{"arm": "sft", "trait": trait}], "library": [trait, "poetic"], "mediate": None, "neutral": "self"}
+    runs = finished(write_tiny_study(tmp_path / "tiny.yaml", tiny_model, **more), tmp_path)
+    [kept] = (read_json(path / "answers.json") for path in stages_of(runs, "kept_answers").values())
+    base = load(resolve(str(tiny_model)), "float32")
+    ids = base.tokenizer(prompt(rows("train")[0][0]), add_special_tokens=False)["input_ids"]
+    [said] = generate(base.model, [Request(ids, seed=seed_for(0, "kept answers", 0))], Decoding(4, temperature=1.0))
+    assert kept[0] == Chat(base.tokenizer).decode(said.ids)
 
 
 def test_the_report_shows_the_conversation(whole: tuple[Path, list[str]]) -> None:
