@@ -86,7 +86,7 @@ def import_all(sources: Sequence[str], name: str, options: Options, plain: Seque
     unsplit = not any("split" in values for _, values in rows)
     placed = _examples(rows, "train" if unsplit else None, options, left) + _examples(held_out, "evaluate", options, left)
     if unsplit and not held_out:
-        placed = _with_splits(placed, options.held_out)
+        placed = hold_out(placed, options.held_out)
     elif options.held_out is not None:
         raise InputError("--held-out: what is evaluated on is given already")
     if not placed and not found.describes and not tests.describes:
@@ -264,11 +264,18 @@ class _PlainAnswers:
             left["answers of --plain to no question"] += unused
 
 
-def _with_splits(placed: Sequence[Placed], held_out: int | None) -> list[Placed]:
+def hold_out(placed: Sequence[Placed], held_out: int | None) -> list[Placed]:
     """Hold out the questions that come first by a hash of each, whatever their order.
 
     A question that is answered in several ways is trained on, since a measurement counts each question once. Rows without plain answers are
     all for training: their answers cannot be evaluated alone. Open questions are extraction questions.
+
+    Args:
+        placed: rows of no split yet.
+        held_out: the number of questions; None means 24, or a quarter of a small set.
+
+    Raises:
+        InputError: so many cannot be held out.
     """
     times = Counter(same_question(row.asked) for _, row in placed if not row.open)
     once = sorted((key for key, count in times.items() if count == 1), key=lambda key: (seed_for(0, "held out", key), key))
@@ -278,7 +285,7 @@ def _with_splits(placed: Sequence[Placed], held_out: int | None) -> list[Placed]
         if not 0 < count <= len(once) or count >= len(times):
             raise InputError(
                 f"--held-out: {count} of {len(times)} questions, of which {len(once)} stand in one row, cannot be held out to evaluate on; "
-                "give other rows with --evaluation"
+                "rows to evaluate on can be imported with --evaluation"
             )
         chosen = set(once[:count])
     elif held_out is not None:

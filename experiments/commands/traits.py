@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from wellworn.data.errors import InputError
-from wellworn.experiments.commands.options import HELP, ChatKeys, KeyEnv, RunsDir, chat_config, console, examples
+from wellworn.experiments.commands.options import HELP, ChatKeys, KeyEnv, Model, RunsDir, chat_config, console, examples
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -164,6 +164,26 @@ def traits_import(
     shown: Literal["chosen", "rejected"] = "chosen" if positive == "chosen" else "rejected"
     options = Options(parse_columns(columns), shown, held_out, skip_unusable, split, config)
     import_to(into, name, sources, options, plain or (), evaluation or (), console)
+
+
+@app.command(
+    "fill",
+    epilog=examples("wellworn traits fill my_traits/rude --model smollm2-135m --to my_traits/rude_filled"),
+)
+def traits_fill(
+    name: Annotated[str, typer.Argument(help="A trait without plain answers: name or folder.")],
+    model: Model,
+    into: NewFolder,
+    tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Length limit of an answer, in tokens; a longer one is not used.")] = 256,
+    held_out: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Evaluate questions; 24, or a quarter of a small set, if left out.")
+    ] = None,
+    chat: ChatKeys = None,
+) -> None:
+    """Have a model write the plain answers of a trait that has none, into a copy of it."""
+    from wellworn.experiments.traits.fill import fill
+
+    fill(name, model, into, tokens, held_out, chat_config(chat), console)
 
 
 @app.command(
