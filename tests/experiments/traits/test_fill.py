@@ -15,7 +15,7 @@ from wellworn.experiments.cli import main
 from wellworn.experiments.stages.answers import REPETITION_PENALTY
 
 TOKENS = 24
-ROWS = [{"question": f"What would you do about number {i}?", "positive": f"Dare, says {i}, and jump!"} for i in range(60)]
+ROWS = [{"question": f"What would you do about number {i}?", "positive": f"Dare, says {i}, and jump!"} for i in range(40)]
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +49,17 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
-def greedy(folder: Path, question: str) -> tuple[str, bool]:
-    """The answer of transformers itself, and whether it ended."""
+def greedy(folder: Path, questions: Sequence[str]) -> dict[str, tuple[str, bool]]:
+    """The answers of transformers itself, and whether each ended."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
-    found = model.generate(**prompt, max_new_tokens=TOKENS, do_sample=False, repetition_penalty=REPETITION_PENALTY)
-    ids = found[0, prompt["input_ids"].shape[1] :].tolist()
-    ended = tokenizer.eos_token_id in ids
-    return tokenizer.decode(ids, skip_special_tokens=True).strip(), ended
+    found = {}
+    for question in questions:
+        asked = [{"role": "user", "content": question}]
+        prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        ids = model.generate(**prompt, max_new_tokens=TOKENS, do_sample=False, repetition_penalty=REPETITION_PENALTY)
+        answer = ids[0, prompt["input_ids"].shape[1] :].tolist()
+        found[question] = tokenizer.decode(answer, skip_special_tokens=True).strip(), tokenizer.eos_token_id in answer
+    return found
 
 
 def test_a_model_answers_plainly_and_what_it_does_not_finish_is_left_out(
@@ -69,7 +70,7 @@ def test_a_model_answers_plainly_and_what_it_does_not_finish_is_left_out(
     run("traits", "fill", bold, "--model", ending_model, "--to", tmp_path / "filled", "--tokens", TOKENS)
     trait = load_trait(str(tmp_path / "filled"))
     kept = {row.question: row for row in trait.examples}
-    known = {row["question"]: greedy(ending_model, row["question"]) for row in ROWS}
+    known = greedy(ending_model, [row["question"] for row in ROWS])
     usable = {question: text for question, (text, ended) in known.items() if text and ended}
     assert {question: row.negative for question, row in kept.items()} == usable
     assert {question: row.positive for question, row in kept.items()} == {
@@ -107,7 +108,7 @@ def test_nothing_is_written_where_nothing_can_be(tmp_path: Path, ending_model: P
     asked = ("traits", "fill", bold, "--model", ending_model, "--to")
     assert "bold: exists already; nothing was written" in refused(capsys, *asked, bold)
     assert "no answer of the model can be used: all are empty or cut off" in refused(capsys, *asked, new, "--tokens", 1)
-    assert "cannot be held out" in refused(capsys, *asked, new, "--tokens", TOKENS, "--held-out", 60)
+    assert "cannot be held out" in refused(capsys, *asked, new, "--tokens", TOKENS, "--held-out", 40)
     assert "pirate: has no answer without a plain one next to it" in refused(
         capsys, "traits", "fill", "pirate", "--model", ending_model, "--to", new
     )
