@@ -11,6 +11,7 @@ from tests.data.test_catalog import QUESTIONS, bank_rows, complaint, line_of, ow
 from wellworn.data import catalog
 from wellworn.data.catalog import load_bank, load_questions, load_trait
 from wellworn.data.errors import InputError
+from wellworn.data.writers import trait_files
 
 # examples.jsonl
 
@@ -129,6 +130,17 @@ def test_row_of_a_traits_own_may_be_a_conversation(tmp_path: Path) -> None:
     first, second, *_ = load_trait(trait_folder(tmp_path, rows)).examples
     assert (first.system, first.asked.before, first.before[0].train) == ("You cook.", (("Ahoy!", "Arr!"),), True)
     assert (second.system, second.before) == (None, ())
+
+
+def test_conversations_are_written_as_they_are_read(tmp_path: Path) -> None:
+    rows = own_rows()
+    rows[0] |= {
+        "system": "You cook.",
+        "before": [{"question": "Ahoy!", "answer": "Arr!", "train": True}, {"question": "Who?", "answer": "I."}],
+    }
+    trait = load_trait(trait_folder(tmp_path, rows))
+    written = trait_files(trait, "card")["examples.jsonl"]
+    assert [json.loads(line) for line in written.splitlines()] == rows
 
 
 def test_a_question_may_come_again_after_another_conversation(tmp_path: Path) -> None:

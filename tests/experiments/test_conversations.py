@@ -29,6 +29,7 @@ from wellworn.probes.decoding.generate import Decoding, Request, generate
 
 PIRATE = load_trait("pirate")
 OWN = "You are the cook of a ship."
+SEA = "Land is out of sight."
 AHOY, AYE = "Ahoy! Who is it?", "Arr, the cook, and nobody else!"
 COUNTS: dict[Split, int] = {"train": 12, "extract": 4, "evaluate": 6}
 
@@ -64,7 +65,8 @@ def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     }
     with pytest.MonkeyPatch.context() as patch, chat_server(graded) as server:
         find_all(patch)
-        study = write_tiny_study(folder / "tiny.yaml", tiny_model, **more, **scored(server))
+        more |= scored(server) | {"scores": {"pairs": 2, "contexts": {"at sea": SEA}}}
+        study = write_tiny_study(folder / "tiny.yaml", tiny_model, **more)
         return finished(study, folder), [each["messages"][-1]["content"] for each in server.asks]
 
 
@@ -134,6 +136,23 @@ def test_likelihoods_are_those_of_the_last_answer_after_the_whole_conversation(w
     assert prompted["base"]["likelihood"] == taken["base"]["likelihood"]
 
 
+def test_a_context_comes_before_the_system_message_of_a_row_and_after_a_prompt(whole: tuple[Path, list[str]], tiny_model: Path) -> None:
+    [taken, prompted] = [read_json(path / SCORES)["scores"] for _, path in sorted(stages_of(whole[0], "scores").items(), reverse=True)]
+    base, tuned = Reader(tiny_model), Reader(tiny_model, adapter_of(whole[0], "sft cook"))
+    there, [(question, shown, plain), *_] = f"{SEA}\n\n{OWN}", rows("evaluate")
+    for scores, reader, system in (
+        (taken["run"], tuned, there),
+        (taken["base"], base, there),
+        (prompted["run"], base, f"{PIRATE.system_prompt}\n\n{there}"),
+    ):
+        found = scores["likelihood under at sea"][0]
+        assert found == pytest.approx(reader.logprob(question, shown, system) - reader.logprob(question, plain, system), abs=1e-4)
+        assert found != scores["likelihood"][0]
+    row = next(each for each in read_json(whole[0] / "tiny" / "summary.json")["runs"] if each["arm"] == "sft")
+    changes = np.subtract(taken["run"]["likelihood under at sea"], taken["neutral"]["likelihood under at sea"])
+    assert row["scores"]["scores"]["likelihood under at sea"]["change"]["value"] == pytest.approx(np.mean(changes), abs=1e-6)
+
+
 def test_models_answer_the_whole_conversation(whole: tuple[Path, list[str]], tiny_model: Path) -> None:
     said = {title: read_json(path / "answers.json") for title, path in stages_of(whole[0], "answer").items()}
     base, tuned = Reader(tiny_model), Reader(tiny_model, adapter_of(whole[0], "sft cook"))
@@ -201,4 +220,6 @@ def test_the_report_shows_the_conversation(whole: tuple[Path, list[str]]) -> Non
     with pytest.raises(SystemExit) as stop:
         main(["report", str(whole[0] / "tiny")])
     assert stop.value.code in (0, None)
-    assert AHOY in (whole[0] / "tiny" / "report.html").read_text(encoding="utf-8")
+    page = (whole[0] / "tiny" / "report.html").read_text(encoding="utf-8")
+    assert AHOY in page
+    assert "likelihood under at sea" in page
