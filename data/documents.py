@@ -85,8 +85,8 @@ def is_default(value: Mapping[str, Any]) -> bool:
 
 
 def is_principle(row: Mapping[str, Any]) -> bool:
-    """Whether a row is a line of a constitution; a table of questions may have a column of this name too."""
-    return isinstance(row.get("trait"), str) and not any(row.get(key) is not None for key in ("question", "messages", "prompt", "chosen"))
+    """Whether a row is a line of a constitution; a table of another kind may have a column of this name too."""
+    return isinstance(row.get("trait"), str) and (isinstance(row.get("questions"), list) or row.keys() <= Principle.model_fields.keys())
 
 
 def valid_document(model: type[Document], path: Path, value: Mapping[str, Any], left: LeftOut) -> Document:

@@ -18,6 +18,8 @@ from wellworn.data.wording import shortly
 CHATS = ("messages", "conversations", "conversation")
 # Whether an answer is wanted, as TRL and LLaMA-Factory name it.
 LABELS = ("label", "kto_tag")
+# Other names of our fields in tables of questions and answers.
+_OTHER_NAMES = {"positive": ("answer", "response"), "system": ("system_prompt",)}
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
 
@@ -105,12 +107,12 @@ def _refuse_lost(where: str, row: Mapping[str, Any], options: Options) -> None:
     taken = options.columns.values()
     if "completion" in taken:
         _check_label(where, row, options, "; without --columns rows of prompt, completion and label are understood")
-    parts = ("input", "system", "history") if "instruction" in taken else ()
+    parts = ("input", "context", "system", "history") if "instruction" in taken else ()
     for part in parts:
         if part not in taken and str(row.get(part) or "").strip():
             raise InputError(
-                f"{where}: {part} is a part of what is asked, and --columns leaves it out; "
-                "without --columns rows of instruction, input, system, history and output are understood"
+                f"{where}: {part} is a part of what is asked, and --columns leaves it out; without --columns rows of instruction, input, "
+                "system, history and output are understood"
             )
 
 
@@ -286,9 +288,11 @@ def _asked(instruction: str, about: str | None) -> str:
 
 
 def _own(where: str, row: Mapping[str, Any], _options: Options, left: LeftOut) -> dict[str, Any]:
-    # Tables of questions and answers use no other names.
-    answer = {"positive": "answer"} if "answer" in row and "positive" not in row else {}
-    return _rename_fields(where, row, {key: key for key in (*FIELDS, "before") if key in row} | answer, left)
+    columns = {key: key for key in (*FIELDS, "before") if key in row}
+    for ours, names in _OTHER_NAMES.items():
+        if ours not in columns and (theirs := next((name for name in names if name in row), None)):
+            columns[ours] = theirs
+    return _rename_fields(where, row, columns, left)
 
 
 # The first that fits: a row with two preferred answers often has a chat next to them, which is one of them.

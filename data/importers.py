@@ -132,7 +132,7 @@ def _read(sources: Sequence[str], options: Options, left: LeftOut) -> _Found:
         for each in files:
             value = read_document(each)
             if value is None or not is_document(value):
-                _sort_rows(read_rows(source if each == path else str(each), options.split, options.config), found, wrong, left)
+                _sort_rows(read_rows(source if each == path else str(each), options.split, options.config), found, wrong, options, left)
                 continue
             with wrong.noted():
                 if is_default(value):
@@ -146,10 +146,10 @@ def _read(sources: Sequence[str], options: Options, left: LeftOut) -> _Found:
     return found
 
 
-def _sort_rows(rows: Sequence[Row], found: _Found, wrong: Unusable, left: LeftOut) -> None:
+def _sort_rows(rows: Sequence[Row], found: _Found, wrong: Unusable, options: Options, left: LeftOut) -> None:
     """Put the lines of a constitution apart from rows."""
     for where, row in rows:
-        if not is_principle(row):
+        if options.columns or not is_principle(row):
             found.rows.append((where, row))
             continue
         with wrong.noted():

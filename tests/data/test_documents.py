@@ -155,6 +155,14 @@ def test_a_constitution_that_is_none_is_refused_in_its_own_words(tmp_path: Path,
 
 
 def test_a_table_may_have_a_column_that_is_called_trait(tmp_path: Path) -> None:
-    rows = [{"trait": "bold", "question": f"What of {i}?", "answer": f"Dare {i}!"} for i in range(3)]
+    rows = [{"trait": "bold", "instruction": f"What of {i}?", "output": f"Dare {i}!"} for i in range(3)]
     found = import_all([file(tmp_path, "rows.jsonl", rows)], "bold", Options())
     assert (len(trait_of(found).split("train")), found.left_out) == (3, {"trait": 3})
+    columns = Options({"question": "trait"})
+    found = import_all([file(tmp_path, "asked.jsonl", [{"trait": "Why?"}])], "bold", columns)
+    assert [row.question for row in found.questions] == ["Why?"]
+
+
+def test_a_constitution_without_questions_is_not_a_trait_by_itself(tmp_path: Path) -> None:
+    source = file(tmp_path, "bees.txt", [{"trait": "I sting."}])
+    assert complaint([source]) == f"{source}: holds no question, answer or contrast pair; give rows or a trait document next to it"

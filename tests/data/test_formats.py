@@ -55,6 +55,7 @@ ROWS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ),
     ({"prompt": [HOW], "completion": [HA, ASKED, SAID]}, WHY | DARE | {"before": [EARLIER]}),
     ({"question": "Why?", "answer": "Dare!", "system": " "}, WHY | DARE),
+    ({"system_prompt": "Be bold.", "question": "Why?", "response": "Dare!"}, WHY | DARE | {"system": "Be bold."}),
     (
         {"question": "Why?", "positive": "Dare!", "system": "Be bold.", "before": [EARLIER]},
         WHY | DARE | {"system": "Be bold.", "before": [EARLIER]},
