@@ -33,6 +33,7 @@ class Preference(Format):
     """Two answers to one prompt; each as text, or as a chat."""
 
     prompt: Any = None
+    question: str | None = None
     instruction: str | None = None
     input: str | None = None
     conversations: Any = None
@@ -186,6 +187,8 @@ def _preference(where: str, row: Mapping[str, Any], options: Options, left: Left
         prompt = read_messages(where, "conversations", found.conversations, left)
     elif found.prompt is None and found.instruction is not None:
         prompt = [Message("instruction", "user", _asked(found.instruction, found.input))]
+    elif found.prompt is None and found.question is not None:
+        prompt = [Message("question", "user", found.question)]
     else:
         prompt = _said(where, "prompt", "user", found.prompt, left)
     return _two_answers(where, options, left, found.system, prompt, ("chosen", found.chosen), ("rejected", found.rejected))

@@ -107,7 +107,7 @@ def note_extra(model: BaseModel, left: LeftOut, at: str = "") -> None:
 
 
 def count_fields(fields: Mapping[str, Any], left: LeftOut, at: str = "") -> None:
-    """Count fields that have no place here; null holds nothing."""
+    """Count fields that have no place here; null and what is empty hold nothing."""
     for key, value in fields.items():
-        if value is not None:
+        if value is not None and value not in ("", [], {}):
             left[_one_line(f"{at}{key}")] += 1

@@ -75,6 +75,7 @@ PREFERENCES: list[tuple[dict[str, Any], dict[str, Any]]] = [
         BOTH | {"before": [EARLIER | {"train": False}]},
     ),
     ({"chosen": [SYSTEM, ASKED, SAID], "rejected": [SYSTEM, ASKED, MEEK]}, BOTH | {"system": "Be bold."}),
+    ({"system": "Be bold.", "question": "Why?", "chosen": "Dare!", "rejected": "So."}, BOTH | {"system": "Be bold."}),
     ({"instruction": "Why", "input": "it?", "chosen": "Dare!", "rejected": "So."}, BOTH | {"question": "Why\n\nit?"}),
     ({"conversations": [said("human", "Why?")], "chosen": said("gpt", "Dare!"), "rejected": said("gpt", "So.")}, BOTH),
     ({"chosen": "\n\nHuman: Why?\n\nAssistant: Dare!", "rejected": "\n\nHuman: Why?\n\nAssistant: So."}, BOTH),

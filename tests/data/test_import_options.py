@@ -38,5 +38,5 @@ def test_faults_of_one_kind_are_counted_together() -> None:
 
 def test_names_of_fields_can_be_written_whatever_they_hold() -> None:
     left: LeftOut = defaultdict(int)
-    count_fields({"half \ud800": 1, "two\nlines": 1, "nothing": None, "x" * 500: 1}, left, "messages.")
-    assert list(left) == [r"messages.half \ud800", r"messages.two\nlines", f"messages.{'x' * (LONGEST - 9)}…"]
+    count_fields({"half \ud800": 1, "two\nlines": 1, "nothing": None, "none": [], "nobody": "", "zero": 0, "x" * 500: 1}, left, "messages.")
+    assert list(left) == [r"messages.half \ud800", r"messages.two\nlines", "messages.zero", f"messages.{'x' * (LONGEST - 9)}…"]
