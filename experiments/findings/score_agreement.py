@@ -95,8 +95,8 @@ class RunScores(Record):
         judge: the judge of the run's answers; null where nothing was graded.
         drawn: whether grades are means of sampled replies.
         alike: whether all replies to one prompt were the same.
-        scores: `likelihood` (nats per token), `choice` (log-odds), `contrast` (nats per token), `judge` and `coherence` (0–100), `words`;
-            and `likelihood under NAME` for each context of the study.
+        scores: `likelihood` (nats per token), `choice` (log-odds), `contrast` (nats per token), `judge` and `coherence` (0–100), `words`.
+            Each context of the study has a further `likelihood under NAME`.
         agreement: of each pair of scores.
     """
 
