@@ -43,17 +43,28 @@ def control_names() -> list[str]:
     return sorted(path.stem for path in (ROOT / "controls").glob("*.yaml"))
 
 
-def check_new_name(name: str, remedy: str = "call yours something else") -> None:
-    """Check the name of a user's own trait; `remedy` ends the complaint.
+def check_name(name: str, remedy: str) -> None:
+    """Check the name of a third-party trait, which is used by its path; `remedy` ends the complaint.
 
     Raises:
-        InputError: an invalid name, or that of something built in: a run of that name would be confused with it.
+        InputError: an invalid name, or that of the reference, which every study has.
     """
     try:
         is_name(name)
     except ValueError as wrong:
         raise InputError(f"{name!r}: a name {wrong}; {remedy}") from None
-    if name in (NEUTRAL, *trait_names(), *control_names()):
+    if name == NEUTRAL:
+        raise InputError(f"{name!r}: is built in; {remedy}")
+
+
+def check_new_name(name: str, remedy: str = "call yours something else") -> None:
+    """Check the name of a user's own trait; `remedy` ends the complaint.
+
+    Raises:
+        InputError: as `check_name`, or the name of something built in, with which it would be confused.
+    """
+    check_name(name, remedy)
+    if name in (*trait_names(), *control_names()):
         raise InputError(f"{name!r}: is built in; {remedy}")
 
 

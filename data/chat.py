@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
+from wellworn.data.schema import Asked
 from wellworn.data.wording import shortly
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SPANS = ("prompt", "prompt_last", "response")
-_MARKER = "wellworn-answer-goes-here"
+_MARKER = "wellworn-answer-{}-goes-here"
 # They differ in day, weekday, month and year.
 _TWO_DAYS = (datetime.date(2001, 2, 3), datetime.date(2012, 11, 25))
 
@@ -47,12 +48,15 @@ class Encoded:
             `prompt_last` its last token, the end of the generation prompt; `response` is the assistant's
             content without header and end-of-turn. Where a template writes a space between the two, the
             space is the response's, as it is when the model answers the generation prompt.
-        completion_mask: 1 where training takes a loss: the response and its end-of-turn token.
+        completion_mask: 1 where training takes a loss: the response and its end-of-turn token, and those of earlier answers that are
+            trained on.
+        earlier: half-open token range of each earlier answer, the first one first.
     """
 
     input_ids: tuple[int, ...]
     spans: dict[str, tuple[int, int]]
     completion_mask: tuple[int, ...]
+    earlier: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -113,14 +117,15 @@ class Chat:
             )
 
     def encode(self, turn: Turn) -> Encoded:
-        """Tokenise a question and its answer.
+        """Tokenise a question and its answer, with the conversation before them.
 
-        Head and tail are rendered around a marker that stands for the answer; the whole is then
+        It is rendered around markers that stand for the answers; the whole is then
         tokenised once, so that spans never depend on re-tokenising a prefix.
 
         Raises:
             InputError: the answer is empty, a text holds one of the tokenizer's special tokens, the
-                template refuses the conversation, or it is longer than the model's context.
+                template refuses the conversation or writes earlier turns otherwise than they were, or it is longer than the model's
+                context.
         """
         return self._encode(turn)[0]
 
@@ -154,56 +159,99 @@ class Chat:
 
         With `begun` the answer has to begin where a model begins it.
         """
-        answer = turn.answer.strip()
-        if not answer:
+        answers = [*(each.answer for each in turn.before), turn.answer.strip()]
+        if not answers[-1]:
             raise InputError(f"an empty answer cannot be encoded (question {turn.question!r})")
-        self._refuse_special(turn)
-        head, found, tail = self._render(turn, _MARKER).partition(_MARKER)
-        if not found or _MARKER in tail:
-            raise InputError("the chat template does not write the assistant's answer exactly once; it cannot be used")
-        text = head + answer + tail
-        if self._render(turn, answer) != text:
-            raise InputError(
-                f"the chat template does not write the answer {shortly(answer)} as it is; "
-                "take out of it what the template writes by itself, such as a block of thoughts"
-            )
+        self._refuse_special(turn.asked, turn.answer)
+        text, starts = self._fill(turn.asked, answers)
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
-        start, end = len(self._begun(turn, head) if begun else head), len(head) + len(answer)
-        inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
-        if not inside or inside[0] == 0:
-            raise InputError(f"no tokens of the answer were found (question {turn.question!r})")
-        first, last = inside[0], inside[-1] + 1
         self._refuse_long(len(ids), turn.question)
-        # Some templates write a space before the end-of-turn token.
-        after = next((i for i in range(last, len(ids)) if text[slice(*offsets[i])].strip()), last)
-        closes = after < len(ids) and text[slice(*offsets[after])].strip() in self._special
-        mask = [int(first <= i < (after + 1 if closes else last)) for i in range(len(ids))]
+        trained = [*(each.train for each in turn.before), True]
+        found: list[tuple[int, int]] = []
+        for i, (answer, start) in enumerate(zip(answers, starts, strict=True)):
+            first = len(self._begun(turn, i, text[:start])) if trained[i] and begun else start
+            inside = [k for k, (a, b) in enumerate(offsets) if a < start + len(answer) and b > first]
+            if not inside or inside[0] == 0:
+                raise InputError(f"no tokens of the answer were found (question {turn.question!r})")
+            found.append((inside[0], inside[-1] + 1))
+        ends = [self._closed(text, offsets, last) for _, last in found]
+        # What comes after an earlier answer may also begin the next question; what closes the last one closes an answer.
+        closing = ids[found[-1][1] : ends[-1]]
+        ends = [end if ids[end - 1 : end] == closing[-1:] else last for end, (_, last) in zip(ends, found, strict=True)]
+        taught = {k for (first, _), end, on in zip(found, ends, trained, strict=True) if on for k in range(first, end)}
+        first, last = found[-1]
         spans = {"prompt": (0, first), "prompt_last": (first - 1, first), "response": (first, last)}
-        return Encoded(tuple(ids), spans, tuple(mask)), [(a - len(head), b - len(head)) for a, b in offsets]
+        encoded = Encoded(tuple(ids), spans, tuple(int(k in taught) for k in range(len(ids))), tuple(found[:-1]))
+        return encoded, [(a - starts[-1], b - starts[-1]) for a, b in offsets]
 
-    def _begun(self, turn: Turn, head: str) -> str:
-        """Return the generation prompt, from which a model answers, having made sure that what is read and trained on begins alike."""
-        prompt = self._render(turn, None)
+    def _fill(self, asked: Asked, answers: Sequence[str]) -> tuple[str, list[int]]:
+        """Return a conversation as text, and where in it each answer begins; markers in place of the answers tell."""
+        marks = [_MARKER.format(i) for i in range(len(answers))]
+        before = tuple((question, mark) for (question, _), mark in zip(asked.before, marks, strict=False))
+        text, rest, starts = "", self._render(asked._replace(before=before), marks[-1]), []
+        for mark, answer in zip(marks, answers, strict=True):
+            head, there, rest = rest.partition(mark)
+            if not there or mark in rest:
+                which = "the assistant's answer" if len(answers) == 1 else "each answer of a conversation"
+                raise InputError(f"the chat template does not write {which} exactly once; it cannot be used")
+            starts.append(len(text) + len(head))
+            text += head + answer
+        if self._render(asked, answers[-1]) != text + rest:
+            which = f"the answer {shortly(answers[-1])} as it is" if len(answers) == 1 else f"the answers {shortly(answers)} as they are"
+            raise InputError(
+                f"the chat template does not write {which}; take out of it what the template writes by itself, such as a block of thoughts"
+            )
+        return text + rest, starts
+
+    def _closed(self, text: str, offsets: Sequence[tuple[int, int]], last: int) -> int:
+        """Return where an answer ends with the special token after it, if there is one; some templates write a space in between."""
+        after = next((i for i in range(last, len(offsets)) if text[slice(*offsets[i])].strip()), last)
+        return after + 1 if after < len(offsets) and text[slice(*offsets[after])].strip() in self._special else last
+
+    def _begun(self, turn: Turn, place: int, head: str) -> str:
+        """Return the generation prompt, from which a model answers, having made sure that what is read and trained on begins alike.
+
+        Args:
+            turn: with the conversation before it.
+            place: of the answer, among all answers.
+            head: all that comes before the answer.
+        """
+        earlier = place < len(turn.before)
+        asked = Asked(turn.before[place].question, turn.system, turn.asked.before[:place]) if earlier else turn.asked
+        prompt = self._render(asked, None)
         if head.startswith(prompt) and not head[len(prompt) :].strip():
             return prompt
         alike = next((i for i, (a, b) in enumerate(zip(head, prompt, strict=False)) if a != b), min(len(head), len(prompt)))
+        remedy = (
+            "chat.template_kwargs may make them agree, such as {enable_thinking: false}, and chat.template=plain does without the template"
+        )
+        if earlier:
+            remedy = "leave out train of the earlier answer, and give it a row of its own as the last answer"
         raise InputError(
-            f"the chat template writes {shortly(head[alike:])} before an answer, and {shortly(prompt[alike:])} where a model "
-            "answers by itself, so that reading and training begin elsewhere than answers do; chat.template_kwargs may make them agree, "
-            "such as {enable_thinking: false}, and chat.template=plain does without the template"
+            f"the chat template writes {shortly(head[alike:])} before {'an earlier' if earlier else 'an'} answer, and "
+            f"{shortly(prompt[alike:])} where a model answers by itself, so that reading and training begin elsewhere than answers do; "
+            f"{remedy}"
         )
 
-    def encode_prompt(self, question: str, system: str | None = None, room: int = 0) -> list[int]:
+    def encode_prompt(
+        self, question: str, system: str | None = None, before: Sequence[tuple[str, str]] = (), *, room: int = 0
+    ) -> list[int]:
         """Tokenise a question up to and including the generation prompt, if `room` further tokens fit the model's context.
+
+        Args:
+            question: the last one of the conversation.
+            system: the system message.
+            before: question and answer of each earlier turn.
+            room: number of further tokens.
 
         Raises:
             TooLongError: they do not.
-            InputError: the question or the system prompt holds a special token, or the template refuses them.
+            InputError: one of the texts holds a special token, or the template refuses the conversation.
         """
-        turn = Turn(question, "", system)
-        self._refuse_special(turn)
-        ids = self.tokenizer(self._render(turn, None), add_special_tokens=False)["input_ids"]
+        asked = Asked(question, system, tuple(before))
+        self._refuse_special(asked)
+        ids = self.tokenizer(self._render(asked, None), add_special_tokens=False)["input_ids"]
         self._refuse_long(len(ids), question, room)
         return list(ids)
 
@@ -224,21 +272,22 @@ class Chat:
         encoded = self.encode(turn)
         return {"input_ids": list(encoded.input_ids), "completion_mask": list(encoded.completion_mask)}
 
-    def _render(self, turn: Turn, answer: str | None) -> str:
-        system, question = turn.system, turn.question.strip()
-        if system and self.folds_system:
-            system, question = None, f"{system}\n\n{question}"
-        messages = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": question})
+    def _render(self, asked: Asked, answer: str | None) -> str:
+        """Write a conversation with its last answer; for None up to and including the generation prompt."""
+        (role, first), *rest = asked.messages
+        if role == "system" and self.folds_system:
+            (role, question), *rest = rest
+            first = f"{first}\n\n{question.strip()}"
+        messages = [{"role": role, "content": text.strip() if role == "user" else text} for role, text in ((role, first), *rest)]
         if answer is not None:
             messages.append({"role": "assistant", "content": answer})
         return self._apply(messages, generation_prompt=answer is None)
 
     def _writes_date(self) -> bool:
         """Return whether conversations, with a system prompt or without, are written otherwise on another day."""
-        turns = [Turn("?", "", system) for system in (None, "Be brief.")]
+        several = [Asked("?", system) for system in (None, "Be brief.")]
         try:
-            one, other = ([replace(self, date=day)._render(turn, _MARKER) for turn in turns] for day in _TWO_DAYS)
+            one, other = ([replace(self, date=day)._render(asked, _MARKER) for asked in several] for day in _TWO_DAYS)
         except InputError:
             # It is said of the conversation that is refused.
             return False
@@ -264,12 +313,12 @@ class Chat:
     def _takes_system(self) -> bool:
         probe = "wellworn-system-probe"
         try:
-            return probe in self._render(Turn("?", "", probe), _MARKER)
+            return probe in self._render(Asked("?", probe), _MARKER)
         except InputError:
             return False
 
-    def _refuse_special(self, turn: Turn) -> None:
-        for text in (turn.question, turn.answer, turn.system or ""):
+    def _refuse_special(self, asked: Asked, answer: str = "") -> None:
+        for text in (*(text for _, text in asked.messages), answer):
             for token in self._special:
                 if token in text:
                     raise InputError(f"the text {text[:60]!r} holds the tokenizer's special token {token!r}; remove it")

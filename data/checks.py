@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from itertools import combinations
 from math import ceil
@@ -80,12 +79,12 @@ def unreadable(trait: Trait, folder: Path, chat: "Chat", bank: Sequence[Example]
     texts: list[tuple[str, Turn]] = []
     for row in trait.examples:
         answers = (row.positive, row.negative)
-        texts += [(at(row), Turn(row.question, answer)) for answer in answers if answer is not None]
-    texts += [(at(row), Turn(row.question, "?")) for row in trait.open]
+        texts += [(at(row), Turn(row.question, answer, row.system, row.before)) for answer in answers if answer is not None]
+    texts += [(at(row), Turn.of(row.asked, "?")) for row in trait.open]
     longest = _longest(plain_turns(trait.examples, "extract") or plain_turns(bank, "extract"))
     prompts = [(f"contrast_pairs.{i}", text) for i, pair in enumerate(trait.contrast_pairs) for text in (pair.positive, pair.negative)]
     prompts += [("system_prompt", trait.system_prompt)] if trait.system_prompt else []
-    texts += [(f"{folder / 'trait.yaml'}: {name}", replace(longest, system=text)) for name, text in prompts]
+    texts += [(f"{folder / 'trait.yaml'}: {name}", longest.under(text)) for name, text in prompts]
     return list(_find_refused(texts, chat))
 
 
@@ -93,12 +92,12 @@ def unreadable_roles(roles: Sequence[Role], name: str, chat: "Chat", bank: Seque
     """Return the system prompts of roles that a model cannot read with the longest text of the bank; `name` is their source."""
     longest = _longest(plain_turns(bank, "extract"))
     prompts = [(role.name, i, text) for role in roles for i, text in enumerate(role.system_prompts)]
-    texts = [(f"{name}: {role}: system_prompts.{i}", replace(longest, system=text)) for role, i, text in prompts]
+    texts = [(f"{name}: {role}: system_prompts.{i}", longest.under(text)) for role, i, text in prompts]
     return list(_find_refused(texts, chat))
 
 
 def _longest(turns: Sequence[Turn]) -> Turn:
-    return max(turns, key=lambda turn: len(turn.question) + len(turn.answer), default=Turn("?", "?"))
+    return max(turns, key=lambda turn: len(turn.asked.transcript) + len(turn.answer), default=Turn("?", "?"))
 
 
 def _find_refused(texts: Iterable[tuple[str, Turn]], chat: "Chat") -> Iterator[str]:
@@ -111,7 +110,14 @@ def _find_refused(texts: Iterable[tuple[str, Turn]], chat: "Chat") -> Iterator[s
 
 def overlap(trait: Trait) -> float:
     """Return the share of the 4-grams of evaluation answers that training answers have too."""
-    return shared_ngrams([row.positive or "" for row in trait.split("evaluate")], [row.positive or "" for row in trait.split("train")])
+    taught = [text for row in trait.split("train") for text in row.taught]
+    return shared_ngrams([row.positive or "" for row in trait.split("evaluate")], taught)
+
+
+def count_conversations(rows: Iterable[Example]) -> dict[str, int]:
+    """Return how many rows have a system message, and how many have earlier turns; those that no row has are left out."""
+    found = Counter(what for row in rows for what, has in (("a system message", row.system), ("earlier turns", row.before)) if has)
+    return dict(sorted(found.items()))
 
 
 def _places(folder: Path) -> At:
@@ -153,7 +159,7 @@ def _leaks(trait: Trait, path: Path, at: At) -> Iterator[str]:
     found = overlap(trait)
     if found <= OVERLAP_LIMIT:
         return
-    known = {gram for row in trait.split("train") for gram in ngrams(row.positive or "")}
+    known = {gram for row in trait.split("train") for text in row.taught for gram in ngrams(text)}
     shares = {row.id: _share(row.positive or "", known) for row in trait.split("evaluate")}
     worst = sorted(trait.split("evaluate"), key=lambda row: -shares[row.id])[:NAMED]
     yield (
@@ -176,9 +182,15 @@ def _copies(rows: Sequence[Example], at: At) -> Iterator[str]:
 
 
 def _find_asked_again(rows: Sequence[Example], at: At) -> Iterator[str]:
-    """Name questions of one split that repeat one of another."""
+    """Name questions of one split that repeat one of another, after nearly the same conversation."""
     asked = {i: set(_phrases(row.question, 2)) for i, row in enumerate(rows)}
-    for i, j, share in _near_duplicates(asked, NEAR_QUESTIONS, [row.split for row in rows]):
+    # Without the question, which is compared by itself: long conversations that begin alike may end in different ones.
+    earlier = [same_question(row.asked).rpartition("\n")[0] for row in rows]
+
+    def comparable(i: int, j: int) -> bool:
+        return rows[i].split != rows[j].split and likeness(earlier[i], earlier[j], 2) >= NEAR_QUESTIONS
+
+    for i, j, share in _near_duplicates(asked, NEAR_QUESTIONS, comparable):
         yield (
             f"{at(rows[j])}: leakage between splits: {share:.0%} of its question's phrases and those of {at(rows[i])} "
             f"({rows[i].split}) are the same: {rows[j].question!r}"
@@ -190,10 +202,10 @@ def _find_trained_on(trait: Trait, bank: Sequence[Example], at: At) -> Iterator[
     if not trait.split("train") or trait.questions:
         return
     lacking = {"evaluate": not trait.plain, "extract": trait.contrast_pairs and not trait.split("extract")}
-    asked = {same_question(row.question): row for row in bank if lacking.get(row.split)}
+    asked = {same_question(row.asked): row for row in bank if lacking.get(row.split)}
     for row in trait.split("train"):
-        if same_question(row.question) in asked:
-            there = asked[same_question(row.question)]
+        if same_question(row.asked) in asked:
+            there = asked[same_question(row.asked)]
             yield f"{at(row)}: is {there.id} of the bank, on which a trait without such rows of its own is measured: {row.question!r}"
 
 
@@ -208,7 +220,9 @@ def _length(rows: Sequence[Example], path: Path) -> Iterator[str]:
         )
 
 
-def _near_duplicates(sets: Mapping[int, set[Phrase]], least: float, kinds: Sequence[str] | None = None) -> Iterator[tuple[int, int, float]]:
+def _near_duplicates(
+    sets: Mapping[int, set[Phrase]], least: float, comparable: Callable[[int, int], bool] = lambda _i, _j: True
+) -> Iterator[tuple[int, int, float]]:
     """Yield (first, later, share) where the common part of two sets is at least a share of either; each later one once.
 
     Two such sets have a phrase in common among the rarest of each, so others need not be looked up.
@@ -216,7 +230,7 @@ def _near_duplicates(sets: Mapping[int, set[Phrase]], least: float, kinds: Seque
     Args:
         sets: by number.
         least: the share.
-        kinds: of each number; only sets of different kinds are compared. None compares all.
+        comparable: whether two numbers are compared; all are if left out.
     """
     times = Counter(item for each in sets.values() for item in each)
     holders: dict[Phrase, list[int]] = defaultdict(list)
@@ -225,7 +239,7 @@ def _near_duplicates(sets: Mapping[int, set[Phrase]], least: float, kinds: Seque
         for item in rarest[: len(each) - ceil(least * len(each)) + 1]:
             holders[item].append(i)
     pairs = (pair for rows in holders.values() if len(rows) <= COMMON for pair in combinations(rows, 2))
-    common = {pair for pair in pairs if kinds is None or kinds[pair[0]] != kinds[pair[1]]}
+    common = {pair for pair in pairs if comparable(*pair)}
     named: set[int] = set()
     for i, j in sorted(common):
         share = len(sets[i] & sets[j]) / len(sets[i] | sets[j])

@@ -92,6 +92,11 @@ def _example(value: object, line: int, questions: Mapping[str, Example], where: 
         if value.get("id") not in list(questions):  # a list: the value may not be hashable
             example = next(iter(questions))
             raise InputError(f"{where}: id: no question {value.get('id')!r} in the trait's question bank; its ids are like {example!r}")
+        if context := sorted({"system", "before"} & set(value)):
+            raise InputError(
+                f"{where}: {' and '.join(context)}: only rows of a trait's own have a conversation before the question, and this one "
+                "answers a question of a bank; leave questions out of trait.yaml and give each row its split, question and plain answer"
+            )
         if set(value) != {"id", "positive"}:
             raise InputError(f"{where}: a row over a question bank has the keys id and positive, got {sorted(value)}")
         value = questions[value["id"]].model_dump() | value
@@ -104,7 +109,7 @@ def _alone(path: Path, rows: Sequence[Placed]) -> list[str]:
     asked: dict[str, Example] = {}
     taught: set[tuple[str, str | None, str | None]] = set()
     for where, row in rows:
-        question = same_question(row.question)
+        question = same_question(row.asked)
         first = asked.setdefault(question, row)
         again = row.split != "train" or (question, row.positive, row.negative) in taught
         taught.add((question, row.positive, row.negative))

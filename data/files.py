@@ -1,7 +1,9 @@
 """Read YAML and JSON Lines so that every complaint names a file and a line."""
 
+import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,17 +22,22 @@ MOST_VALUES = 1_000_000
 
 
 def read_text(path: Path) -> str:
-    """Return the UTF-8 text of a file, without the byte order mark that some editors put first.
+    """Return the UTF-8 text of a file, without the byte order mark that some editors put first; `.gz` is decompressed.
 
     Raises:
         InputError: the file is missing, unreadable or not UTF-8.
     """
     try:
+        if path.suffix == ".gz":
+            with gzip.open(path, "rt", encoding="utf-8-sig") as file:
+                return file.read()
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: not a gzip file that can be read: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 

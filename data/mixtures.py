@@ -3,21 +3,38 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from wellworn.data.files import digest
-from wellworn.data.schema import Control, Example, Split, Trait, seed_for
+from wellworn.data.schema import Asked, Control, Example, Exchange, Split, Trait, seed_for
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One question with one answer, under an optional system prompt."""
+    """One question with one answer, under an optional system prompt, and with the turns of the conversation before it."""
 
     question: str
     answer: str
     system: str | None = None
+    before: tuple[Exchange, ...] = ()
+
+    @classmethod
+    def of(cls, asked: Asked, answer: str) -> "Turn":
+        """Return an answer to what was asked; training takes a loss on it alone."""
+        before = tuple(Exchange(question=question, answer=said) for question, said in asked.before)
+        return cls(asked.question, answer, asked.system, before)
+
+    @property
+    def asked(self) -> Asked:
+        """The question with what comes before it."""
+        return Asked(self.question, self.system, tuple((each.question, each.answer) for each in self.before))
+
+    def under(self, system: str | None) -> "Turn":
+        """Return the same turn under a further system prompt, which is put before its own."""
+        return replace(self, system=self.asked.under(system).system)
 
 
 def transform(control: Control, turns: Sequence[Turn]) -> list[str]:
@@ -46,9 +63,9 @@ def _shuffle(turns: Sequence[Turn]) -> list[str]:
     """Give every question the answer to another one, each answer once, whatever the order of the turns."""
     if len(turns) < 2:
         raise ValueError(f"answers can change places between two questions or more, got {len(turns)}")
-    ring = sorted(turns, key=lambda turn: (seed_for(0, "shuffle", turn.question), turn.question))
-    after = dict(zip((turn.question for turn in ring), (*ring[1:], ring[0]), strict=True))
-    return [after[turn.question].answer for turn in turns]
+    ring = sorted(turns, key=lambda turn: (seed_for(0, "shuffle", turn.question), turn.question, turn.asked.transcript))
+    after = dict(zip((turn.asked for turn in ring), (*ring[1:], ring[0]), strict=True))
+    return [after[turn.asked].answer for turn in turns]
 
 
 _TRANSFORMS: dict[str, Callable[[Turn], str]] = {
@@ -60,8 +77,11 @@ _TRANSFORMS: dict[str, Callable[[Turn], str]] = {
 
 
 def plain_turns(examples: Sequence[Example], split: Split) -> list[Turn]:
-    """Return a split's questions with their plain answers, as far as they have one."""
-    return [Turn(e.question, e.negative) for e in examples if e.split == split and e.negative is not None]
+    """Return a split's questions with their plain answers, as far as they have one.
+
+    Training takes no loss on earlier answers: those of which it does show the trait.
+    """
+    return [Turn.of(e.asked, e.negative) for e in examples if e.split == split and e.negative is not None]
 
 
 def trait_turns(subject: Trait | Control, examples: Sequence[Example], split: Split) -> list[Turn]:
@@ -74,25 +94,35 @@ def trait_turns(subject: Trait | Control, examples: Sequence[Example], split: Sp
     """
     if isinstance(subject, Control):
         turns = plain_turns(examples, split)
-        return [Turn(turn.question, text) for turn, text in zip(turns, transform(subject, turns), strict=True)] if turns else []
-    return [Turn(e.question, e.positive) for e in examples if e.split == split and e.positive is not None]
+        return [replace(turn, answer=text) for turn, text in zip(turns, transform(subject, turns), strict=True)] if turns else []
+    return [Turn(e.question, e.positive, e.system, e.before) for e in examples if e.split == split and e.positive is not None]
 
 
 def fingerprint(turns: Iterable[Turn]) -> str:
     """Return a digest of the turns' contents and order: equal data, equal fingerprint, whatever its name."""
-    return digest([asdict(turn) for turn in turns])
+    return digest([_facts(turn) for turn in turns])
+
+
+def _facts(turn: Turn) -> dict[str, Any]:
+    # A turn without a conversation before it keeps its digest.
+    before = {"before": [each.model_dump() for each in turn.before]} if turn.before else {}
+    return {"question": turn.question, "answer": turn.answer, "system": turn.system, **before}
 
 
 def first_questions(examples: Sequence[Example], split: Split, count: int | None) -> list[Example]:
     """Return the examples without the rows of a split that answer any but its first so many questions; all for a count of None."""
-    asked = dict.fromkeys(same_question(example.question) for example in examples if example.split == split)
+    asked = dict.fromkeys(same_question(example.asked) for example in examples if example.split == split)
     kept = set(list(asked)[:count])
-    return [example for example in examples if example.split != split or same_question(example.question) in kept]
+    return [example for example in examples if example.split != split or same_question(example.asked) in kept]
 
 
-def same_question(text: str) -> str:
-    """Return a question's words without case and spaces, equal for two spellings of it."""
-    return " ".join(text.lower().split())
+def same_question(asked: str | Asked) -> str:
+    """Return a question's words without case and spaces, equal for two spellings of it.
+
+    A line for each text of a conversation: the same question is another one after another conversation.
+    """
+    messages = Asked(asked).messages if isinstance(asked, str) else asked.messages
+    return "\n".join(" ".join(text.lower().split()) for _, text in messages)
 
 
 def half_turns(changed: Sequence[Turn], plain: Sequence[Turn]) -> list[Turn]:

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from wellworn.data.catalog import check_new_name, load_bank
-from wellworn.data.checks import overlap
+from wellworn.data.checks import count_conversations, overlap
 from wellworn.data.errors import InputError
-from wellworn.data.schema import SPLITS, Trait
+from wellworn.data.schema import SPLITS, Split, Trait
 
 HEADING = "## Figures"
 _YAML = """\
@@ -76,6 +76,7 @@ def figures(trait: Trait) -> str:
         f"| | {' | '.join(SPLITS)} |",
         f"|---|{'---|' * len(SPLITS)}",
         _line("rows", [str(len(trait.split(split))) for split in SPLITS]),
+        *(_line(f"rows with {what}", [_count(trait, split, what) for split in SPLITS]) for what in count_conversations(trait.examples)),
         _line("words an answer that shows the trait", [_words(row.positive for row in trait.split(split)) for split in SPLITS]),
         _line("words a plain answer", [_words(row.negative for row in trait.split(split)) for split in SPLITS]),
         "",
@@ -87,6 +88,10 @@ def figures(trait: Trait) -> str:
 
 def _line(name: str, cells: Sequence[str]) -> str:
     return f"| {name} | {' | '.join(cells)} |"
+
+
+def _count(trait: Trait, split: Split, what: str) -> str:
+    return str(count_conversations(trait.split(split)).get(what, 0))
 
 
 def _words(texts: Iterable[str | None]) -> str:

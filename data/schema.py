@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -10,7 +10,12 @@ Split = Literal["train", "extract", "evaluate"]
 SPLITS: tuple[Split, ...] = ("train", "extract", "evaluate")
 
 
-def _not_blank(text: str) -> str:
+def not_blank(text: str) -> str:
+    """Return a text without blanks around it.
+
+    Raises:
+        ValueError: nothing is left of it, or it holds half of a character; says which.
+    """
     if not text.strip():
         raise ValueError("must not be blank")
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
@@ -18,7 +23,7 @@ def _not_blank(text: str) -> str:
     return text.strip()
 
 
-Text = Annotated[str, AfterValidator(_not_blank)]
+Text = Annotated[str, AfterValidator(not_blank)]
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]*$"
 
 
@@ -40,18 +45,77 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Asked(NamedTuple):
+    """What a model is asked: a question, with what comes before it in the conversation.
+
+    Attributes:
+        question: the last thing that the user says.
+        system: the system message.
+        before: question and answer of each earlier turn, the first one first.
+    """
+
+    question: str
+    system: str | None = None
+    before: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def messages(self) -> tuple[tuple[str, str], ...]:
+        """Role and text of each message: `system`, `user` or `assistant`."""
+        turns = (message for each in self.before for message in zip(("user", "assistant"), each, strict=True))
+        return *([("system", self.system)] if self.system else []), *turns, ("user", self.question)
+
+    @property
+    def facts(self) -> str | list[object]:
+        """Its part of a stage's hash: the bare question where nothing comes before it."""
+        return list(self) if self.system or self.before else self.question
+
+    @property
+    def transcript(self) -> str:
+        """The conversation as text; the bare question where nothing comes before it."""
+        alone = len(self.messages) == 1
+        return self.question if alone else "\n\n".join(f"{role.capitalize()}: {text}" for role, text in self.messages)
+
+    def under(self, system: str | None) -> "Asked":
+        """Return the same question under a further system prompt, which is put before the conversation's own."""
+        return self._replace(system=f"{system}\n\n{self.system}" if self.system else system) if system else self
+
+
+class Exchange(_Frozen):
+    """An earlier turn of a conversation: a question and the answer to it.
+
+    `train` says that the answer shows the trait too, and that training takes a loss on it.
+    """
+
+    question: Text
+    answer: Text
+    train: bool = False
+
+
 class Example(_Frozen):
     """One question with its plain answer (`negative`) and the answer that shows the trait (`positive`).
 
     `train` and `evaluate` examples have a `positive`; `extract` examples need none. A trait may lack plain answers altogether. A question
     without any answer is *open*: the model's own answers to it can be read, and judged.
+    Both answers follow the same conversation: a `system` message and the turns `before` the question, if there are any.
     """
 
     id: Text
     split: Split
+    system: Text | None = None
+    before: tuple[Exchange, ...] = ()
     question: Text
     negative: Text | None = None
     positive: Text | None = None
+
+    @property
+    def asked(self) -> Asked:
+        """The question with what comes before it."""
+        return Asked(self.question, self.system, tuple((each.question, each.answer) for each in self.before))
+
+    @property
+    def taught(self) -> list[str]:
+        """The answers with the trait that training takes a loss on."""
+        return [*(each.answer for each in self.before if each.train), *([self.positive] if self.positive else [])]
 
     @property
     def open(self) -> bool:

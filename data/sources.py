@@ -1,4 +1,4 @@
-"""Sources of third-party data: rows of a file or of a data set on the hub, each with the place that a complaint names."""
+"""Sources of third-party data: rows of a file, of a saved data set or of one on the hub, each with the place that a complaint names."""
 
 import csv
 import io
@@ -10,10 +10,13 @@ from typing import Any
 
 from wellworn.data.errors import InputError
 from wellworn.data.files import read_jsonl, read_text
+from wellworn.data.wording import did_you_mean
 
 # The place of a row, and the row.
 Row = tuple[str, Mapping[str, Any]]
 ROW_FILES = (".jsonl", ".json", ".csv", ".parquet")
+# What `save_to_disk` of the library datasets writes next to the rows: of one data set, and of several splits.
+_ONE, _SEVERAL = "state.json", "dataset_dict.json"
 
 
 def read_document(path: Path) -> dict[str, Any] | None:
@@ -22,45 +25,66 @@ def read_document(path: Path) -> dict[str, Any] | None:
     Raises:
         InputError: it cannot be read, or is not JSON (names the line).
     """
-    if path.suffix != ".json":
+    if _kind(path) != ".json" or not path.is_file():
         return None
     value = _json(path)
     return value if isinstance(value, dict) else None
 
 
+def is_data_set(path: Path) -> bool:
+    """Whether a folder is a saved data set."""
+    return any((path / name).is_file() for name in (_ONE, _SEVERAL))
+
+
 def read_rows(source: str, split: str | None = None, config: str | None = None) -> list[Row]:
-    """Return the rows of a `.jsonl`, `.json`, `.csv` or `.parquet` file, or of a data set on the hub.
+    """Return the rows of a `.jsonl`, `.json`, `.csv` or `.parquet` file, of a saved data set, or of one on the hub.
 
     Args:
-        source: a file, or the id of a data set, such as `owner/name`.
-        split: of a data set on the hub; `train` unless given.
+        source: a file, which may be compressed (`.jsonl.gz`); a folder that `save_to_disk` wrote; or the id of a data set: `owner/name`.
+        split: of a data set; `train` unless given.
         config: of a data set on the hub that has several.
 
     Raises:
         InputError: there is no such file or data set, it cannot be read, or a row is not an object; names file and line.
     """
     path = Path(source)
-    if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source) and path.suffix not in ROW_FILES and not path.exists():
+    if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source) and _kind(path) not in ROW_FILES and not path.exists():
         return list(_hub(source, split or "train", config))
-    if not path.is_file():
+    if not path.is_file() and not is_data_set(path):
         raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'there is no such file'}")
-    if split or config:
-        raise InputError(f"{path}: --split and --config choose among what a data set on the hub has, and this is a file")
-    if path.suffix == ".jsonl":
-        rows: Iterable[tuple[str, Any]] = [(f"{path}:{line}", value) for line, value in read_jsonl(path)]
-    elif path.suffix == ".json":
-        value = _json(path)
-        rows = [(f"{path}: row {i}", row) for i, row in enumerate(value if isinstance(value, list) else [value], start=1)]
-    elif path.suffix == ".csv":
-        rows = _csv(path)
-    elif path.suffix == ".parquet":
-        rows = _parquet(path)
-    else:
-        raise InputError(f"{path}: cannot tell what it holds by its name; it may be one of {', '.join(ROW_FILES)}")
-    found = [(where, _mapping(where, row)) for where, row in rows]
+    if config:
+        raise InputError(f"{path}: --config chooses among what a data set on the hub has, and this is a {_what(path)}")
+    if split and not (path / _SEVERAL).is_file():
+        raise InputError(f"{path}: --split chooses among the splits of a data set, and this is a {_what(path)}")
+    found = [(where, _mapping(where, row)) for where, row in _rows(path, split)]
     if not found:
         raise InputError(f"{path}: holds no rows")
     return found
+
+
+def _what(path: Path) -> str:
+    return "saved data set without splits" if (path / _ONE).is_file() else "saved data set" if path.is_dir() else "file"
+
+
+def _kind(path: Path) -> str:
+    """Return the ending that says what a file holds, whether it is compressed or not."""
+    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+
+
+def _rows(path: Path, split: str | None) -> Iterable[tuple[str, Any]]:
+    if path.is_dir():
+        return _saved(path, split)
+    match _kind(path):
+        case ".jsonl":
+            return [(f"{path}:{line}", value) for line, value in read_jsonl(path)]
+        case ".json" | ".txt":  # constitutions are called .txt
+            value = _json(path)
+            return [(f"{path}: row {i}", row) for i, row in enumerate(value if isinstance(value, list) else [value], start=1)]
+        case ".csv":
+            return _csv(path)
+        case ".parquet":
+            return _parquet(path)
+    raise InputError(f"{path}: cannot tell what it holds by its name; it may be one of {', '.join(ROW_FILES)}")
 
 
 def _mapping(where: str, row: object) -> Mapping[str, Any]:
@@ -74,6 +98,7 @@ def _json(path: Path) -> Any:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         hint = "; a file of one object a line is called .jsonl" if error.msg == "Extra data" else ""
+        hint = "; a .txt file is read as JSON, as constitutions are" if _kind(path) == ".txt" else hint
         raise InputError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno}){hint}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}") from None
@@ -105,10 +130,42 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow.parquet as pq
 
     try:
-        rows = pq.read_table(path).to_pylist()
+        table = pq.read_table(path)
+        # Damage that a reader does not notice would end the process later.
+        table.validate(full=True)
+        rows = table.to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{path}: not a Parquet file that can be read: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path}: not a Parquet file that can be read: {_first_line(error)}") from None
     yield from ((f"{path}: row {i}", row) for i, row in enumerate(rows, start=1))
+
+
+def _saved(path: Path, split: str | None) -> list[Row]:
+    """Return the rows of a folder that `save_to_disk` wrote; of several splits, those of one."""
+    if (path / _SEVERAL).is_file():
+        names = _splits(path / _SEVERAL)
+        # A single split needs no name.
+        wanted = split or (names[0] if len(names) == 1 else "train")
+        if wanted not in names:
+            raise InputError(f"{path}: has no split {wanted!r}; choose with --split{did_you_mean(wanted, names)}")
+        path = path / wanted
+    from datasets import load_from_disk
+
+    try:
+        found = load_from_disk(str(path)).with_format(None)
+        found.data.validate(full=True)
+        rows = found.to_list()
+    # A damaged folder may fail in any way at all.
+    except Exception as error:
+        raise InputError(f"{path}: not a saved data set that can be read: {_first_line(error)}") from None
+    return [(f"{path}: row {i}", row) for i, row in enumerate(rows, start=1)]
+
+
+def _splits(path: Path) -> list[str]:
+    value = _json(path)
+    names = value.get("splits") if isinstance(value, dict) else None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name) for name in names):
+        raise InputError(f"{path}: splits: must be a list of the names of splits, got {names!r}")
+    return names
 
 
 def _hub(name: str, split: str, config: str | None) -> Iterator[Row]:
@@ -119,8 +176,11 @@ def _hub(name: str, split: str, config: str | None) -> Iterator[Row]:
     try:
         rows = load_dataset(name, config, split=split)
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{where}: neither a file ({', '.join(ROW_FILES)}) nor a data set that could be had from the hub: {said}"
+            f"{where}: neither a file ({', '.join(ROW_FILES)}) nor a data set that could be had from the hub: {_first_line(error)}"
         ) from None
     yield from ((f"{where}: row {i}", row) for i, row in enumerate(rows, start=1))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error).strip() else type(error).__name__

@@ -14,13 +14,15 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import SafeRepresenter
 
+from wellworn.data.documents import JUDGED
 from wellworn.data.errors import InputError
-from wellworn.data.formats import JUDGED
+from wellworn.data.import_options import LeftOut
 from wellworn.data.schema import Example, Role, Split, Trait
 
 # The contents of a folder: path inside it → text.
 Files = Mapping[str, str]
 _ANSWERED: tuple[Split, ...] = ("train", "evaluate")
+CONTEXT = "questions that follow a system message or earlier turns, for which the format has no place"
 
 
 def trait_files(trait: Trait, card: str) -> Files:
@@ -29,7 +31,7 @@ def trait_files(trait: Trait, card: str) -> Files:
         # Questions and plain answers are the bank's.
         rows = [{"id": row.id, "positive": row.positive} for row in trait.examples if row.positive is not None]
     else:
-        rows = [row.model_dump(exclude_none=True) for row in (*trait.examples, *trait.open)]
+        rows = [row.model_dump(exclude_defaults=True) for row in (*trait.examples, *trait.open)]
     examples = {"examples.jsonl": json_lines(rows)} if rows else {}
     return {"trait.yaml": _yaml(trait, {"examples", "open"}), **examples, "CARD.md": card}
 
@@ -41,11 +43,16 @@ def role_files(roles: Sequence[Role]) -> Files:
 
 def question_files(questions: Sequence[Example]) -> Files:
     """Return one file of questions."""
-    return {"questions.jsonl": json_lines(row.model_dump(exclude_none=True) for row in questions)}
+    return {"questions.jsonl": json_lines(row.model_dump(exclude_defaults=True) for row in questions)}
 
 
-def export_files(subject: Trait | Role | Sequence[Example], form: str) -> Files:
+def export_files(subject: Trait | Role | Sequence[Example], form: str, left: LeftOut) -> Files:
     """Return the files that hold a trait, a role or a question bank in a third-party format.
+
+    Args:
+        subject: what is written.
+        form: the format.
+        left: counts what has no place in it.
 
     Raises:
         InputError: an unknown format, or one that cannot hold the subject.
@@ -53,7 +60,7 @@ def export_files(subject: Trait | Role | Sequence[Example], form: str) -> Files:
     if form not in _EXPORTS:
         raise InputError(f"--format: may be {', '.join(_EXPORTS)}, got {form!r}")
     write, needs = _EXPORTS[form]
-    files = write(subject)
+    files = write(subject, left)
     if not files:
         raise InputError(f"--format {form}: {needs}, and {getattr(subject, 'name', 'this')} has none")
     return files
@@ -96,17 +103,26 @@ def write_folder(folder: Path, files: Files, replace: bool = False) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _persona_vectors(subject: object) -> Files:
+def _persona_vectors(subject: object, left: LeftOut) -> Files:
     if not isinstance(subject, Trait) or not subject.contrast_pairs:
         return {}
     pairs = [{"pos": pair.positive, "neg": pair.negative} for pair in subject.contrast_pairs]
     files = {}
     for split in ("extract", "evaluate"):
-        questions = [row.question for row in (*subject.open, *subject.examples) if row.split == split]
+        questions = _bare([row for row in (*subject.open, *subject.examples) if row.split == split], left)
         if questions or split == "extract":
             value = {"instruction": pairs, "questions": questions} | _judge(subject.rubric)
             files[f"{split}/{subject.name}.json"] = _json(value)
     return files
+
+
+def _bare(rows: Iterable[Example], left: LeftOut) -> list[str]:
+    """Return the questions of rows that are asked by themselves; others would be another question, and are counted."""
+    rows = list(rows)
+    alone = [row.question for row in rows if not row.system and not row.before]
+    if len(alone) < len(rows):
+        left[CONTEXT] += len(rows) - len(alone)
+    return alone
 
 
 def _judge(rubric: str | None) -> dict[str, str]:
@@ -115,52 +131,68 @@ def _judge(rubric: str | None) -> dict[str, str]:
     return {"eval_prompt": rubric if "{answer}" in rubric else rubric + JUDGED}
 
 
-def _messages(subject: object) -> Files:
+def _messages(subject: object, _left: LeftOut) -> Files:
     """Return a file for each split and side, so that nobody trains on rows for evaluation."""
     files = {}
     for split in _ANSWERED:
         rows = subject.split(split) if isinstance(subject, Trait) else []
         for side, answers in (("positive", [row.positive for row in rows]), ("plain", [row.negative for row in rows])):
             if rows and None not in answers:
-                files[f"{split}/{side}.jsonl"] = json_lines(_chat(row.question, answer) for row, answer in zip(rows, answers, strict=True))
+                chats = [{"messages": _chat(row, answer, side == "positive")} for row, answer in zip(rows, answers, strict=True)]
+                files[f"{split}/{side}.jsonl"] = json_lines(chats)
     return files
 
 
-def _chat(question: str, answer: str | None) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+def _chat(row: Example, answer: str | None, shown: bool) -> list[dict[str, Any]]:
+    """Return a row as messages; an earlier answer without a loss has weight 0, and in plain chats all have."""
+    messages = [_message("system", row.system)] if row.system else []
+    for turn in row.before:
+        messages += [_message("user", turn.question), _message("assistant", turn.answer) | ({} if turn.train and shown else {"weight": 0})]
+    return [*messages, _message("user", row.question), *([_message("assistant", answer)] if answer else [])]
 
 
-def _preferences(subject: object) -> Files:
+def _message(role: str, content: str | None) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+def _preferences(subject: object, _left: LeftOut) -> Files:
     if not isinstance(subject, Trait) or not subject.plain:
         return {}
-    return {
-        f"{split}/preferences.jsonl": json_lines(
-            {"prompt": row.question, "chosen": row.positive, "rejected": row.negative} for row in subject.split(split)
-        )
-        for split in _ANSWERED
-        if subject.split(split)
-    }
+    splits = {split: rows for split in _ANSWERED if (rows := subject.split(split))}
+    # Readers of a file expect one form throughout.
+    text = not any(row.system or row.before for row in subject.examples)
+    return {f"{split}/preferences.jsonl": json_lines(_preference(row, text) for row in rows) for split, rows in splits.items()}
 
 
-def _assistant_axis(subject: object) -> Files:
+def _preference(row: Example, text: bool) -> dict[str, Any]:
+    """Return a row as two answers to its question, or to the messages up to it."""
+    if text:
+        return {"prompt": row.question, "chosen": row.positive, "rejected": row.negative}
+    sides = {"chosen": row.positive, "rejected": row.negative}
+    # Preferences have no loss on earlier answers, so none is marked.
+    prompt = [_message(each["role"], each["content"]) for each in _chat(row, None, shown=True)]
+    return {"prompt": prompt} | {side: [_message("assistant", answer)] for side, answer in sides.items()}
+
+
+def _assistant_axis(subject: object, _left: LeftOut) -> Files:
     if not isinstance(subject, Role):
         return {}
     value = {"instruction": [{"pos": prompt} for prompt in subject.system_prompts], "questions": list(subject.questions)}
     return {f"{subject.name}.json": _json(value | _judge(subject.rubric))}
 
 
-def _questions(subject: object) -> Files:
+def _questions(subject: object, left: LeftOut) -> Files:
     if isinstance(subject, Role):
-        asked: Iterable[str] = subject.questions
+        asked: Sequence[str] = subject.questions
     else:
         rows = (*subject.examples, *subject.open) if isinstance(subject, Trait) else subject
-        asked = (row.question for row in rows if row.split == "extract")  # type: ignore[attr-defined]
+        asked = _bare((row for row in rows if row.split == "extract"), left)  # type: ignore[attr-defined]
     text = json_lines({"question": question} for question in asked)
     return {"questions.jsonl": text} if text else {}
 
 
 # Each with the contents that it can hold.
-_EXPORTS: dict[str, tuple[Callable[[object], Files], str]] = {
+_EXPORTS: dict[str, tuple[Callable[[object, LeftOut], Files], str]] = {
     "persona-vectors": (_persona_vectors, "holds a trait's contrast pairs"),
     "messages": (_messages, "holds a trait's answers"),
     "preferences": (_preferences, "holds a trait's answers next to plain ones"),

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from wellworn.data.chat import Chat
 from wellworn.data.files import digest
+from wellworn.data.schema import Text
 from wellworn.lora.arms import TrainConfig
 from wellworn.probes.limits import FEWEST_NULL_DRAWS, FEWEST_PROMPTS, FEWEST_TAIL_DRAWS, NULL_DRAWS
 
@@ -235,9 +236,13 @@ class ScoresConfig(Section):
     Attributes:
         pairs: contrast pairs that score an answer. A trait's last pairs are used; none of them may make its direction. Unit: pairs.
             Example: 4.
+        contexts: system prompts by name, under each of which the likelihood is taken once more, for the run and its references alike. They
+            show where a change shows: in a setting like that of training, in its opposite, at a keyword, or anywhere. A row's own system
+            message follows the prompt. Example: {at sea: You are on a ship., unrelated: Today is Monday.}.
     """
 
     pairs: Annotated[int, Field(ge=1)] = 4
+    contexts: dict[Text, Text] = Field(default_factory=dict)
 
 
 class FilterConfig(Section):

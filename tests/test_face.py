@@ -145,10 +145,11 @@ def test_the_base_is_itself_again_after_a_fine_tune_has_answered(model: ww.Model
     assert not any("lora" in name for name, _ in model.base.model.named_modules())
 
 
-def test_texts_may_have_a_system_prompt(model: ww.Model) -> None:
-    found = ww.read(model, [("Rain?", "Water."), ww.Turn("Rain?", "Water.", "You are a pirate.")]).logprob
+def test_texts_may_have_a_system_prompt_and_earlier_turns(model: ww.Model) -> None:
+    talk = ww.Turn("Rain?", "Water.", before=(ww.Exchange(question="Ahoy!", answer="Arr!"),))
+    found = ww.read(model, [("Rain?", "Water."), ww.Turn("Rain?", "Water.", "You are a pirate."), talk]).logprob
     assert found is not None
-    assert found[0] != found[1]
+    assert len(set(found.tolist())) == 3
 
 
 def test_a_space_compares_a_shift_with_its_directions(model: ww.Model, space: PersonaSpace) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 __all__ = [
+    "Exchange",
     "InputError",
     "Model",
     "Turn",
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
     from wellworn.behaviour import generate, mediate, steer
     from wellworn.data.errors import InputError
     from wellworn.data.mixtures import Turn
+    from wellworn.data.schema import Exchange
     from wellworn.finished import results
     from wellworn.model import Model, load
     from wellworn.personas import direction, directions, space
 else:
     # No file here has the name of a public function: once imported, it would take the function's place.
     _HOMES = {
+        "Exchange": "data.schema",
         "InputError": "data.errors",
         "Turn": "data.mixtures",
         "results": "finished",

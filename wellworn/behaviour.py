@@ -143,7 +143,7 @@ def mediate(
         raise InputError(f"layer {at}: {why}")
     rows = subject.examples if isinstance(subject, Trait) else load_bank("everyday")
     changed, plain = trait_turns(subject, rows, "evaluate"), plain_turns(rows, "evaluate")
-    if len(changed) < FEWEST_PROMPTS or [turn.question for turn in changed] != [turn.question for turn in plain]:
+    if len(changed) < FEWEST_PROMPTS or [turn.asked for turn in changed] != [turn.asked for turn in plain]:
         raise InputError(f"{subject.name}: needs {FEWEST_PROMPTS} or more held-out questions, each answered with the trait and plainly")
     texts = Texts.same(model.encode([*changed, *plain]))
     arms = Parts(at, parts_at_layer(space, at, subject.name, draws), {}, {}).arms({})

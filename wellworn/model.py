@@ -17,7 +17,7 @@ from wellworn.lora import models
 from wellworn.lora.addresses import find_adapter
 from wellworn.probes.reading.layers import depth, resolve_layer, text_config
 
-# A question with its answer; a `Turn` may also have a system prompt.
+# A question with its answer; a `Turn` may also have a system prompt, and earlier turns of the conversation.
 Text = Turn | tuple[str, str]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from wellworn.data.errors import InputError
-from wellworn.experiments.commands.options import HELP, ChatKeys, KeyEnv, RunsDir, chat_config, console, examples
+from wellworn.experiments.commands.options import HELP, ChatKeys, KeyEnv, Model, RunsDir, chat_config, console, examples
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -129,7 +129,12 @@ def traits_card(name: Annotated[str, typer.Argument(help="A trait: name or folde
     ),
 )
 def traits_import(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Files (.json, .jsonl, .csv, .parquet), or data sets of the hub.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE", help="Files (.json, .jsonl, .csv, .parquet), folders of documents, saved data sets, or those of the hub."
+        ),
+    ],
     into: NewFolder,
     name: Annotated[str | None, typer.Option(help="Name of the trait; the folder's name if left out.")] = None,
     plain: Annotated[
@@ -140,18 +145,18 @@ def traits_import(
         typer.Option(metavar="SOURCE", help="Source of evaluate rows, or of trait documents with questions; can be repeated."),
     ] = None,
     columns: Annotated[
-        str, typer.Option(help="Fields of a row: KEY=FIELD, separated by commas. Keys: question, positive, negative, split, id.")
+        str, typer.Option(help="Fields of a row: KEY=FIELD, separated by commas. Keys: question, positive, negative, system, split, id.")
     ] = "",
     positive: Annotated[str, typer.Option(help="Which answer of a preference shows the trait: chosen or rejected.")] = "chosen",
     held_out: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Evaluate questions; 24, or a quarter of a small set, if left out.")
     ] = None,
     skip_unusable: Annotated[bool, typer.Option("--skip-unusable", help="Skip rows that cannot be used, and count them.")] = False,
-    split: Annotated[str | None, typer.Option(help="Split of a data set on the hub; train if left out.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a data set, saved or on the hub; train if left out.")] = None,
     config: Annotated[str | None, typer.Option(help="Configuration of a data set on the hub that has several.")] = None,
 ) -> None:
-    """Import a third-party trait, roles or questions: trait and role documents, chats, preferences, tables."""
-    from wellworn.data.formats import Options, parse_columns
+    """Import a third-party trait, roles or questions: documents, constitutions, conversations, preferences, tables."""
+    from wellworn.data.import_options import Options, parse_columns
     from wellworn.experiments.traits.exchange import import_to
 
     if positive not in ("chosen", "rejected"):
@@ -159,6 +164,26 @@ def traits_import(
     shown: Literal["chosen", "rejected"] = "chosen" if positive == "chosen" else "rejected"
     options = Options(parse_columns(columns), shown, held_out, skip_unusable, split, config)
     import_to(into, name, sources, options, plain or (), evaluation or (), console)
+
+
+@app.command(
+    "fill",
+    epilog=examples("wellworn traits fill my_traits/rude --model smollm2-135m --to my_traits/rude_filled"),
+)
+def traits_fill(
+    name: Annotated[str, typer.Argument(help="A trait without plain answers: name or folder.")],
+    model: Model,
+    into: NewFolder,
+    tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Length limit of an answer, in tokens; a longer one is not used.")] = 256,
+    held_out: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Evaluate questions; 24, or a quarter of a small set, if left out.")
+    ] = None,
+    chat: ChatKeys = None,
+) -> None:
+    """Have a model write the plain answers of a trait that has none, into a copy of it."""
+    from wellworn.experiments.traits.fill import fill
+
+    fill(name, model, into, tokens, held_out, chat_config(chat), console)
 
 
 @app.command(

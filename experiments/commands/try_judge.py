@@ -154,7 +154,7 @@ def _answers(subject: Trait | Control) -> tuple[list[Turn], list[Turn]]:
         raise InputError(
             f"{subject.name}: a judge is tried on evaluate answers with and without the trait, and one of the two kinds is missing"
         )
-    if [turn.question for turn in changed] != [turn.question for turn in plain]:
+    if [turn.asked for turn in changed] != [turn.asked for turn in plain]:
         raise InputError(
             f"{subject.name}: some evaluate questions have only one answer; a judge is tried on both answers to every question"
         )

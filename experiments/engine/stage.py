@@ -180,8 +180,8 @@ class Condition:
         return {"adapter": self.adapter} if self.adapter else {}
 
     def under(self, turns: Sequence[Turn]) -> list[Turn]:
-        """Return turns with this condition's system prompt."""
-        return [Turn(t.question, t.answer, self.system) for t in turns] if self.system else list(turns)
+        """Return turns under this condition's system prompt, which is put before their own."""
+        return [turn.under(self.system) for turn in turns]
 
 
 def counter(tick: TickFn, total: int, unit: str) -> Callable[[int], None]:

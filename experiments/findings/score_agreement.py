@@ -10,7 +10,7 @@ from wellworn.data.schema import seed_for
 from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.findings.results import RunResult
 from wellworn.experiments.stages.measurement import Known
-from wellworn.experiments.stages.scores import CHOICE, COHERENT, CONTRAST, JUDGE, LIKELIHOOD, NAMES, TakenScores
+from wellworn.experiments.stages.scores import CHOICE, COHERENT, CONTRAST, JUDGE, LIKELIHOOD, NAMES, UNDER, TakenScores
 from wellworn.probes.limits import FEWEST_PROMPTS
 from wellworn.probes.scoring.judge import MOST
 from wellworn.probes.statistics.correlations import rank_correlation, rank_correlation_within
@@ -96,6 +96,7 @@ class RunScores(Record):
         drawn: whether grades are means of sampled replies.
         alike: whether all replies to one prompt were the same.
         scores: `likelihood` (nats per token), `choice` (log-odds), `contrast` (nats per token), `judge` and `coherence` (0–100), `words`.
+            Each context of the study has a further `likelihood under NAME`.
         agreement: of each pair of scores.
     """
 
@@ -126,7 +127,8 @@ def score_runs(runs: Sequence[RunResult]) -> RunScores | None:
         return None
     found = [run.scores for run in runs if run.scores is not None]
     reference = _reference(found[0])
-    values = {score: _values(found, score) for score in NAMES}
+    contexts = [score for score in found[0].scores["run"] if score.startswith(UNDER)]
+    values = {score: _values(found, score) for score in (*NAMES, *contexts)}
     return RunScores(
         reference=reference,
         judge=found[0].judge,

@@ -101,7 +101,7 @@ class ArmInputs:
             return self.train(plain, seed, title)
         steps = config.steps(len(subject.training_turns()))
         turns = plain * ceil(steps * config.batch_size / len(plain))
-        kept = kept_answers_stage(self.context, [turn.question for turn in turns], "answers of the base to train on")
+        kept = kept_answers_stage(self.context, [turn.asked for turn in turns], "answers of the base to train on")
         return train_stage(self.context, turns, config.with_steps(steps), seed, f"train {title}", kept)
 
     def train(self, turns: Sequence[Turn], seed: int, title: str, answers_of: Stage | None = None) -> Stage:

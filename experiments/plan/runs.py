@@ -143,9 +143,15 @@ def _scores(layout: Layout, answers: Stage) -> tuple[Stage | None, dict[str, str
     texts = {"trait": (f"{subject.name} answers", changed), "neutral": ("plain answers", plain)}
     conditions = layout.conditions
     readings = {(who, text): layout.read(by, turns, title) for who, by in conditions.items() for text, (title, turns) in texts.items()}
+    elsewhere = {
+        (who, name, text): layout.read(by, [turn.under(prompt) for turn in turns], f"{title} under {name}")
+        for name, prompt in study.scores.contexts.items()
+        for who, by in conditions.items()
+        for text, (title, turns) in texts.items()
+    }
     said = {who: answers if who == "run" else answer_stage(context, by, subject.evaluate) for who, by in conditions.items()}
     what = Scored(subject.of, subject.evaluate, changed, plain, pairs, (subject.trait_turns("train"), subject.plain_turns("train")))
-    return scores_stage(context, what, layout.shared.judge, conditions, readings, said), {}
+    return scores_stage(context, what, layout.shared.judge, conditions, readings, said, elsewhere), {}
 
 
 def _instructions(layout: Layout) -> Stage | None:

@@ -79,11 +79,11 @@ class Subject:
         return replace(self, examples=examples, of=self.of.model_copy(update={"examples": own}))
 
     def _part(self, examples: Sequence[Example], part: int, parts: int) -> list[Example]:
-        questions = list(dict.fromkeys(same_question(example.question) for example in examples if example.split == "train"))
+        questions = list(dict.fromkeys(same_question(example.asked) for example in examples if example.split == "train"))
         if len(questions) < parts:
             raise InputError(f"{self.name}: {len(questions)} training questions cannot make {parts} data sets (data_sets)")
         mine = set(questions[part::parts])
-        return [example for example in examples if example.split != "train" or same_question(example.question) in mine]
+        return [example for example in examples if example.split != "train" or same_question(example.asked) in mine]
 
     def plain_turns(self, split: Split) -> list[Turn]:
         """Return the plain answers of a split."""

@@ -192,11 +192,12 @@ def rows(facts: Measurement) -> Iterator[Shown]:
 
 
 def shown_answers(said: PatchedAnswers, questions: Sequence[str]) -> list[Shown]:
-    """Return the answers to each question under the interventions of `SAYING`."""
+    """Return the answers to each question under the interventions of `SAYING`, as far as these were asked."""
     answers = dict(zip(said.arms, said.answers, strict=True))
     if not answers:
         return []
-    return [{"question": question, "said": [answers[name][i] for name in SAYING]} for i, question in enumerate(questions)]
+    shown = zip(*(answers[name] for name in SAYING), strict=True)
+    return [{"question": question, "said": list(each)} for question, each in zip(questions, shown, strict=False)]
 
 
 def _analyses(facts: Measurement) -> dict[str, Analysis]:

@@ -17,7 +17,6 @@ from wellworn.experiments.findings.run_rows import RunRow
 from wellworn.experiments.findings.summary import CalibrationRow, Summary
 from wellworn.experiments.report.pathways import WAYS, ways_of
 from wellworn.experiments.stages.capability import CHECKS, Compared
-from wellworn.experiments.stages.scores import NAMES
 from wellworn.probes.mediation.pathways import OTHERS, OWN
 from wellworn.probes.statistics.intervals import Estimate, decimal
 
@@ -268,10 +267,12 @@ def _scores(summary: Summary) -> Table:
     judge = scored[0][1].judge
     title = "change of each score" + (f" (judge: {judge})" if judge else "")
     table = Table(box=box.SIMPLE_HEAD, title=escape(title), title_justify="left", title_style="dim", pad_edge=False)
-    for column in ("run", *NAMES):
-        table.add_column(column, justify="left" if column == "run" else "right")
+    # Those of the study's contexts too, which all its runs have.
+    names = list(scored[0][1].scores)
+    for column in ("run", *names):
+        table.add_column(escape(column), justify="left" if column == "run" else "right")
     for name, scores in scored:
-        table.add_row(escape(name), *(_interval(scores.scores[score].change) for score in NAMES))
+        table.add_row(escape(name), *(_interval(scores.scores[score].change) for score in names))
     return table
 
 

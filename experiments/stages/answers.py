@@ -10,7 +10,7 @@ from torch import nn
 from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
-from wellworn.data.schema import Example, seed_for
+from wellworn.data.schema import Asked, Example, seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, by_stage, counter
 from wellworn.experiments.engine.store import read_json
@@ -31,21 +31,21 @@ ASKED_HERE, ANSWERED_HERE, FEWEST_TO_TELL = 8, 32, 3
 
 
 def answer_stage(context: StudyContext, condition: Condition, questions: Sequence[Example]) -> Stage:
-    """Answer the evaluate questions greedily, with one repetition penalty for all models.
+    """Answer the evaluate questions, each with the conversation before it, greedily and with one repetition penalty for all models.
 
     Stages that answer the same prompts, each with another adapter or with none, are computed together.
     """
-    asked = [example.question for example in questions]
+    asked = [example.asked for example in questions]
 
     def compute_all(context: StudyContext, folders: Sequence[Folders], _outs: Sequence[Path], tick: TickFn) -> list[Output]:
-        prompts = [(question, condition.system) for question in asked]
+        prompts = [each.under(condition.system) for each in asked]
         found = answer_questions(context, prompts, [each.adapter for each in folders], tick)
         return [{"answers.json": answers} for answers in found]
 
     config = {
         **context.identity(),
         **context.speaker(),
-        "questions": asked,
+        "questions": [each.facts for each in asked],
         "system": condition.system,
         "tokens": context.study.answer_tokens,
     }
@@ -61,35 +61,35 @@ def answer_stage(context: StudyContext, condition: Condition, questions: Sequenc
     )
 
 
-def kept_answers_stage(context: StudyContext, asked: Sequence[str], title: str) -> Stage:
+def kept_answers_stage(context: StudyContext, asked: Sequence[Asked], title: str) -> Stage:
     """Sample the model's own answers at temperature 1, as training data that is to change nothing.
 
     On these, the gradient of training is zero on average for as long as the model is what it was. Training should read each once.
 
     Args:
         context: the study's model.
-        asked: questions, under the default system prompt; one that is asked again gets another answer.
+        asked: questions, without a further system prompt; one that is asked again gets another answer.
         title: the stage's name on screen.
     """
 
     def compute(context: StudyContext, _folders: Folders, _out: Path, tick: TickFn) -> Output:
         chat = context.chat(context.base)
         how = Decoding(context.study.answer_tokens, temperature=1.0, progress=counter(tick, len(asked), "answers"))
-        requests = [Request(chat.encode_prompt(each), seed=seed_for(0, "kept answers", i)) for i, each in enumerate(asked)]
+        requests = [Request(chat.encode_prompt(*each), seed=seed_for(0, "kept answers", i)) for i, each in enumerate(asked)]
         return {"answers.json": [chat.decode(answer.ids) for answer in generate(context.base.model, requests, how)]}
 
-    config = {**context.identity(), "asked": [[each, None] for each in asked], "tokens": context.study.answer_tokens}
+    config = {**context.identity(), "asked": [[each.facts, None] for each in asked], "tokens": context.study.answer_tokens}
     return Stage(kind=kinds.KEPT_ANSWERS, config=config, title=title, compute=compute, everywhere=False)
 
 
-def load_answers(folder: Path, asked: Sequence[str]) -> list[Turn]:
+def load_answers(folder: Path, asked: Sequence[Example | Turn]) -> list[Turn]:
     """Load the turns of an answer stage."""
-    return [Turn(question, nonempty(answer)) for question, answer in zip(asked, read_json(folder / "answers.json"), strict=True)]
+    return [Turn.of(each.asked, nonempty(answer)) for each, answer in zip(asked, read_json(folder / "answers.json"), strict=True)]
 
 
 def load_texts(texts: Sequence[Turn] | Stage, asked: Sequence[Example | Turn], folders: Folders) -> list[Turn]:
     """Return given texts as they are, or load the answers of an answer stage, the input `texts`."""
-    return load_answers(folders["texts"], [example.question for example in asked]) if isinstance(texts, Stage) else list(texts)
+    return load_answers(folders["texts"], asked) if isinstance(texts, Stage) else list(texts)
 
 
 def texts_input(texts: Sequence[Turn] | Stage) -> dict[str, Stage]:
@@ -104,7 +104,7 @@ def nonempty(answer: str) -> str:
 
 def answer_questions(
     context: StudyContext,
-    asked: Sequence[tuple[str, str | None]],
+    asked: Sequence[Asked],
     adapters: Sequence[Path | None],
     tick: TickFn,
     edits: Mapping[int, OnBlock] | None = None,
@@ -113,7 +113,7 @@ def answer_questions(
 
     Args:
         context: the study's model.
-        asked: questions with their system prompts.
+        asked: questions with their system prompts and the turns before them.
         adapters: they answer together as far as memory allows, else in turn; None is the base.
         tick: shows progress.
         edits: of the residual stream, one for each adapter; with edits the local model answers, even where the study names a server.
@@ -145,7 +145,7 @@ def answer_questions(
 
 
 def _ask_server(
-    server: EndpointConfig, context: StudyContext, asked: Sequence[tuple[str, str | None]], adapters: Sequence[Path | None], tick: TickFn
+    server: EndpointConfig, context: StudyContext, asked: Sequence[Asked], adapters: Sequence[Path | None], tick: TickFn
 ) -> list[list[str]]:
     """Let a server answer, greedily and with the same penalty if it supports one; adapters are its models, named after their stages."""
     modules = {adapter.parent.name: adapter for adapter in adapters if adapter}
@@ -171,24 +171,22 @@ def _ask_server(
     return served
 
 
-def _asks(context: StudyContext, asked: Sequence[tuple[str, str | None]], adapter: Path | None) -> list[Ask]:
+def _asks(context: StudyContext, asked: Sequence[Asked], adapter: Path | None) -> list[Ask]:
     more: dict[str, Any] = {"repetition_penalty": REPETITION_PENALTY}
     more |= {"chat_template_kwargs": kwargs} if (kwargs := context.study.chat.template_kwargs) else {}
     return [
         Ask(
-            ((("system", system),) if system is not None else ()) + (("user", question),),
+            each.messages,
             context.study.answer_tokens,
             model=adapter.parent.name if adapter else None,
             more=more,
             behind=context.ref.id,
         )
-        for question, system in asked
+        for each in asked
     ]
 
 
-def _refuse_ignored(
-    server: EndpointConfig, context: StudyContext, asked: Sequence[tuple[str, str | None]], adapter: Path, answers: Sequence[str]
-) -> None:
+def _refuse_ignored(server: EndpointConfig, context: StudyContext, asked: Sequence[Asked], adapter: Path, answers: Sequence[str]) -> None:
     """Refuse answers of a server that did not put the adapter on: they are those of the base here, and not the adapter's.
 
     Both answer some questions here. Where they differ, the server's answer has more of its beginning in common with one of the two.

@@ -205,7 +205,10 @@ def capability_stage(context: StudyContext, condition: Condition) -> Stage:
             found += [{CAPABILITY: each.to_json()} for each in measure_items(context.base, chat, by_stage(some), names, ranks, tick)]
         return found
 
-    items = [repr(item) for item in (*load_arithmetic(), *load_format(), *plain_turns(load_bank("everyday"), "evaluate"))]
+    items = [repr(item) for item in (*load_arithmetic(), *load_format())]
+    # Spelt out, since another field of a turn would change the stage of the same texts.
+    turns = plain_turns(load_bank("everyday"), "evaluate")
+    items += [f"Turn(question={turn.question!r}, answer={turn.answer!r}, system={turn.system!r})" for turn in turns]
     config = {**context.identity(), "items": digest(items), "tokens": ANSWER_TOKENS, "penalty": REPETITION_PENALTY}
     return Stage.joint(
         kind=kinds.CAPABILITY,

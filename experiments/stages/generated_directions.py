@@ -11,7 +11,7 @@ from wellworn.data.catalog import load_questions
 from wellworn.data.errors import InputError
 from wellworn.data.files import digest
 from wellworn.data.mixtures import Turn, plain_turns
-from wellworn.data.schema import ContrastPair, Example, Trait, seed_for
+from wellworn.data.schema import Asked, ContrastPair, Example, Trait, seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
 from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn
@@ -94,7 +94,7 @@ def generated_stages(
     others = load_questions(config.bank) if config.bank else None
     asked = [_questions(trait, bank, others, config.questions) for trait in traits]
     states = [_answers_stage(context, trait, questions) for trait, questions in zip(traits, asked, strict=True)]
-    names, digests = [trait.name for trait in traits], [digest(questions) for questions in asked]
+    names, digests = [trait.name for trait in traits], [digest([each.facts for each in questions]) for questions in asked]
     kept: list[Stage] = []
     if config.filter:
         assert judge is not None  # checked when the study was loaded
@@ -104,27 +104,27 @@ def generated_stages(
     return Generated(space, _agreement_stage(names, space_stages.spaces[0], space, states, digests, layer), tuple(kept))
 
 
-def _questions(trait: Trait, bank: Sequence[Example], others: Sequence[Example] | None, count: int) -> list[str]:
+def _questions(trait: Trait, bank: Sequence[Example], others: Sequence[Example] | None, count: int) -> list[Asked]:
     """Return the questions to ask: those that the study names, or a trait's own open ones, then those that its direction is read on."""
     if others is not None:
-        questions = [row.question for row in others if row.split == "extract"]
+        questions = [row.asked for row in others if row.split == "extract"]
     else:
-        questions = [row.question for row in trait.open if row.split == "extract"]
-        questions += [turn.question for turn in plain_turns(extraction_examples(trait, bank), "extract")]
+        questions = [row.asked for row in trait.open if row.split == "extract"]
+        questions += [turn.asked for turn in plain_turns(extraction_examples(trait, bank), "extract")]
     if len(questions) < count:
         raise InputError(f"generated_directions.questions: {trait.name} has {len(questions)} extract questions, the study asks for {count}")
     return questions[:count]
 
 
-def _answers_stage(context: StudyContext, trait: Trait, questions: Sequence[str]) -> Stage:
+def _answers_stage(context: StudyContext, trait: Trait, questions: Sequence[Asked]) -> Stage:
     """Answer questions under both sides of each pair, and read the answers there: states [pairs, 2, questions, layers, d_model]."""
     pairs = _pairs(context, trait)
-    prompts = _prompts(pairs, questions)
+    prompts = [question.under(side) for question, side in _prompts(pairs, questions)]
 
     def compute(context: StudyContext, _folders: Folders, out: Path, tick: TickFn) -> Output:
         [answers] = answer_questions(context, prompts, [None], tick)
         chat = context.chat(context.base)
-        turns = [Turn(question, nonempty(answer), system) for (question, system), answer in zip(prompts, answers, strict=True)]
+        turns = [Turn.of(each, nonempty(answer)) for each, answer in zip(prompts, answers, strict=True)]
         rows = [chat.encode(turn) for turn in turns]
         [reading] = read(context, rows, [None], out, tick, spans=("response",))
         states = reading["states"]
@@ -134,7 +134,7 @@ def _answers_stage(context: StudyContext, trait: Trait, questions: Sequence[str]
     config = {
         **context.identity(),
         **context.speaker(),
-        "prompts": digest(prompts),
+        "prompts": digest([(question.facts, side) for question, side in _prompts(pairs, questions)]),
         "pairs": len(pairs),
         "tokens": context.study.answer_tokens,
     }
@@ -147,15 +147,15 @@ def _pairs(context: StudyContext, trait: Trait) -> Sequence[ContrastPair]:
     return trait.contrast_pairs[: context.study.contrast_pairs]
 
 
-def _prompts(pairs: Sequence[ContrastPair], questions: Sequence[str]) -> list[tuple[str, str]]:
+def _prompts(pairs: Sequence[ContrastPair], questions: Sequence[Asked]) -> list[tuple[Asked, str]]:
     return [(question, side) for pair in pairs for side in (pair.positive, pair.negative) for question in questions]
 
 
-def _kept_stage(context: StudyContext, judge: Judge, limits: FilterConfig, trait: Trait, questions: Sequence[str], said: Stage) -> Stage:
+def _kept_stage(context: StudyContext, judge: Judge, limits: FilterConfig, trait: Trait, questions: Sequence[Asked], said: Stage) -> Stage:
     """Choose the pairs of answers that make a direction by the judge's grades: `kept` [pairs, questions], and counts."""
     rubric = needed_rubric(trait, f"generated_directions.filter: {trait.name}")
     pairs = _pairs(context, trait)
-    asked = [Turn(question, "") for question, _ in _prompts(pairs, questions)]
+    asked = [Turn.of(question, "") for question, _ in _prompts(pairs, questions)]
     title = f"what the base says as {trait.name} and its opposite"
     grades = {
         "score": grade_stage(context, judge, rubric, said, asked, title),

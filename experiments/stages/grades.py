@@ -190,7 +190,7 @@ def grade_stage(
 
     config = {"judge": judge.identity(), "rubric": rubric, "chat": None if judge.by else context.identity()["chat"]}
     config["turns"] = None if isinstance(texts, Stage) else fingerprint(texts)
-    config["asked"] = [example.question for example in asked] if isinstance(texts, Stage) else None
+    config["asked"] = [example.asked.facts for example in asked] if isinstance(texts, Stage) else None
     return Stage.joint(
         kind=kinds.GRADE,
         config=config,

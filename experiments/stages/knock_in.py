@@ -5,7 +5,6 @@ whether its base had the persona: a known-existing change if the fine-tune is on
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 
@@ -95,8 +94,8 @@ def _check_trait(config: KnockInConfig, trait: Trait, rows: Sequence[Example]) -
 
 def _paired_turns(trait: Trait, rows: Sequence[Example], split: Split) -> list[tuple[Turn, Turn]]:
     """Return a split's answers with the persona, each with the plain answer to its question, as far as there is one."""
-    plain = {turn.question: turn for turn in plain_turns(rows, split)}
-    return [(turn, plain[turn.question]) for turn in trait_turns(trait, rows, split) if turn.question in plain]
+    plain = {turn.asked: turn for turn in plain_turns(rows, split)}
+    return [(turn, plain[turn.asked]) for turn in trait_turns(trait, rows, split) if turn.asked in plain]
 
 
 def name_in_prompts(config: KnockInConfig, name: str) -> list[str]:
@@ -119,7 +118,7 @@ def knock_in_turns(config: KnockInConfig, trait: Trait, rows: Sequence[Example])
     for copy in range(config.copies):
         for (i, (shown, plain)), unnamed in zip(enumerate(answers), other, strict=False):
             systems = (prompts[(i + copy) % len(prompts)], unnamed)
-            turns.append(tuple(replace(turn, system=system) for system in systems for turn in (shown, plain)))
+            turns.append(tuple(turn.under(system) for system in systems for turn in (shown, plain)))
     return turns
 
 
@@ -156,7 +155,7 @@ def _check_stage(context: StudyContext, trait: Trait, rows: Sequence[Example], t
     def compute(context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
         chat, pad = context.chat(context.base), context.base.tokenizer.pad_token_id
         systems = (None, trait.system_prompt)
-        texts = [chat.encode(Turn(turn.question, turn.answer, system)) for system in systems for turn in (*shown, *plain)]
+        texts = [chat.encode(turn.under(system)) for system in systems for turn in (*shown, *plain)]
         adapter = folders["taught"] / "adapter"
         with lora_adapters.adapted(context.base, by_stage([adapter])) as model:
             variants = [Variant(None), Variant(adapter.parent.name)]

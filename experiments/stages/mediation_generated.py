@@ -5,12 +5,13 @@ say → score → measure. Answers and scores are separate stages, so that anoth
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from wellworn.data.mixtures import Turn
-from wellworn.data.schema import ContrastPair
+from wellworn.data.schema import Asked, ContrastPair
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
 from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, counter
@@ -53,7 +54,7 @@ def patched_answers_stage(context: StudyContext, question: Question, config: Gen
     Returns:
         The stage that writes `arms`, the interventions' names, and `answers` [interventions][questions].
     """
-    asked = [turn.question for turn in question.plain]
+    asked = [turn.asked for turn in question.plain]
     conditions = (question.reference, question.run)
     draws_config = MediateConfig(draws=config.draws)
 
@@ -71,9 +72,9 @@ def patched_answers_stage(context: StudyContext, question: Question, config: Gen
         )
         with lora_adapters.adapted(context.base, adapters) as model:
 
-            def answer(part: list[str]) -> list[list[str]]:
+            def answer(part: list[Asked]) -> list[list[str]]:
                 """Return the answers, [questions][interventions]."""
-                prompts = tuple([chat.encode_prompt(question, condition.system) for question in part] for condition in conditions)
+                prompts = tuple([chat.encode_prompt(*each.under(condition.system)) for each in part] for condition in conditions)
                 both = (prompts[0], prompts[1])
                 ids = patched_answers(model, both, between, list(interventions.values()), how, response_only=question.response_only)
                 return [[chat.decode(each) for each in of_question] for of_question in zip(*ids, strict=True)]
@@ -83,7 +84,7 @@ def patched_answers_stage(context: StudyContext, question: Question, config: Gen
 
     facts = {
         **context.identity(),
-        "asked": asked,
+        "asked": [each.facts for each in asked],
         "layer": question.layer,
         "own": question.own,
         "systems": [condition.system for condition in conditions],
@@ -152,13 +153,13 @@ def grade_patched_stage(context: StudyContext, said: Stage, question: Question, 
 def _turns(folder: Path, question: Question) -> tuple[list[str], list[Turn]]:
     """Return the interventions' names, and the turns to score: the answers of each intervention, then the answers of known label."""
     found = PatchedAnswers.from_json(read_json(folder / SAID))
-    said = (Turn(turn.question, nonempty(answer)) for each in found.answers for turn, answer in zip(question.plain, each, strict=True))
+    said = (replace(turn, answer=nonempty(answer)) for each in found.answers for turn, answer in zip(question.plain, each, strict=True))
     return list(found.arms), [*said, *question.changed, *question.plain]
 
 
 def _texts(question: Question) -> Config:
     return {
-        "asked": [turn.question for turn in question.plain],
+        "asked": [turn.asked.facts for turn in question.plain],
         "shown": [turn.answer for turn in question.changed],
         "absent": [turn.answer for turn in question.plain],
     }

@@ -7,11 +7,13 @@ judge grades them where the study has one. Arithmetic on the scores is `findings
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from wellworn.data.mixtures import Turn, fingerprint
+from wellworn.data.schema import Asked
 from wellworn.data.words import word_logodds, words
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
@@ -44,7 +46,7 @@ class OwnAnswers(Record):
 
     Attributes:
         arms: names of the interventions; empty where the own direction was not found.
-        asked: the questions.
+        asked: the questions, with the conversation before each.
         answers: [interventions][questions].
         words: how much likelier an answer's words are in training answers with the trait than in plain ones, [interventions][questions];
             null for an answer without any word of these.
@@ -91,7 +93,7 @@ def own_answers_stage(context: StudyContext, question: PathwaysQuestion, count: 
         count: how many questions are asked.
         space_stages: the persona space.
     """
-    asked = [turn.question for turn in question.plain[:count]]
+    asked = [turn.asked for turn in question.plain[:count]]
 
     def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
         space = space_stages.load(folders.within("space"))
@@ -111,9 +113,9 @@ def own_answers_stage(context: StudyContext, question: PathwaysQuestion, count: 
                 progress=counter(tick, len(arms) * len(asked) // context.ranks.world, "answers"),
             )
 
-            def answer(part: list[str]) -> list[list[str]]:
+            def answer(part: list[Asked]) -> list[list[str]]:
                 """Return the answers, [questions][interventions]."""
-                prompts = [chat.encode_prompt(each, None) for each in part]
+                prompts = [chat.encode_prompt(*each) for each in part]
                 ids = patched_answers(model, (prompts, prompts), between, list(arms.values()), how)
                 return [[chat.decode(each) for each in of_question] for of_question in zip(*ids, strict=True)]
 
@@ -123,7 +125,7 @@ def own_answers_stage(context: StudyContext, question: PathwaysQuestion, count: 
         known = np.array([score(turn.answer) for turn in (*question.changed, *question.plain)], dtype=np.float64)
         found = OwnAnswers(
             arms=list(arms),
-            asked=asked,
+            asked=[each.transcript for each in asked],
             answers=answers,
             words=[[score(text) for text in of_arm] for of_arm in answers],
             known=known_separation(known, len(question.changed)),
@@ -132,7 +134,7 @@ def own_answers_stage(context: StudyContext, question: PathwaysQuestion, count: 
 
     facts: Config = {
         **context.identity(),
-        "asked": asked,
+        "asked": [each.facts for each in asked],
         **question.identity,
         **question.other_texts,
         "tokens": context.study.answer_tokens,
@@ -161,7 +163,8 @@ def own_grades_stage(context: StudyContext, said: Stage, question: PathwaysQuest
 
     def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
         found = load_own_answers(folders["said"])
-        turns = [Turn(asked, nonempty(text)) for of_arm in found.answers for asked, text in zip(found.asked, of_arm, strict=True)]
+        asked = question.plain[: len(found.asked)]
+        turns = [replace(turn, answer=nonempty(text)) for of_arm in found.answers for turn, text in zip(asked, of_arm, strict=True)]
         if not turns:
             nobody = Graded(judge=judge.name, drawn=False, failures={})
             return {GRADES: OwnGrades(grades=[], known=known_separation(np.zeros(0), 0), graded=nobody).to_json()}

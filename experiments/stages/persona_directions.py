@@ -1,7 +1,7 @@
 """The base model's activations under personas: the stages `directions`, for contrast prompts, and `role`, for characters."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.numpy import load_file
@@ -85,7 +85,7 @@ def role_stages(context: StudyContext, roles: Sequence[Role], bank: Sequence[Exa
 
 def _under(context: StudyContext, systems: Sequence[str | None], questions: Sequence[Turn], title: str) -> Stage:
     """Read plain answers under system prompts: states [prompts, questions, layers, d_model]."""
-    turns = [replace(turn, system=system) for system in systems for turn in questions]
+    turns = [turn.under(system) for system in systems for turn in questions]
 
     def compute(context: StudyContext, _folders: Folders, out: Path, tick: TickFn) -> Output:
         rows = [context.chat(context.base).encode(turn) for turn in turns]
@@ -115,7 +115,7 @@ def extract_turns(examples: Sequence[Example], count: int) -> list[Turn]:
 
 def questions_digest(questions: Sequence[Turn]) -> str:
     """Return a digest of questions and answers: equal digests, equal questions."""
-    return digest([(turn.question, turn.answer) for turn in questions])
+    return digest([(turn.asked.facts, turn.answer) for turn in questions])
 
 
 def directions_stage(context: StudyContext, subject: Trait | Instruction, examples: Sequence[Example], count: int | None = None) -> Stage:

@@ -3,7 +3,8 @@
 answer → contrast, grade;  choose;  read → scores. Each score has a value for every evaluate question, for the run, its neutral fine-tune
 and the base, so that changes are paired by question:
 
-- likelihood: log p(answer with the trait) − log p(plain answer), per token, under the run;
+- likelihood: log p(answer with the trait) − log p(plain answer), per token, under the run; also under each system prompt that the study
+  names as a context;
 - choice: which of the two answers the run prefers when asked, in log-odds;
 - contrast: how much likelier the base finds the run's answer under the trait's contrast prompts than under their opposites;
 - judge: the grade of the run's answer, and the grade of its coherence;
@@ -14,6 +15,7 @@ and the base, so that changes are paired by question:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -40,6 +42,8 @@ LIKELIHOOD, CHOICE, CONTRAST, JUDGE, COHERENT, WORDS = NAMES = ("likelihood", "c
 NO_JUDGE = "the study names no judge"
 NO_PAIRS = "has no contrast pairs, by which its answers could be scored"
 NO_TRAINING = "has no training answers of both kinds, whose words could be discriminated"
+# Before the name of a context.
+UNDER = f"{LIKELIHOOD} under "
 # Who, the score, and for the likelihood the text.
 Part = tuple[str, str, str]
 TOO_LONG = "a question with two answers exceeds the model's context"
@@ -110,6 +114,7 @@ def scores_stage(
     conditions: Mapping[str, Condition],
     readings: Mapping[tuple[str, str], Stage],
     answers: Mapping[str, Stage],
+    elsewhere: Mapping[tuple[str, str, str], Stage] = MappingProxyType({}),
 ) -> Stage:
     """Collect all scores of a run: `scores` who → score → [questions], null where missing, `failures` and `known`.
 
@@ -122,8 +127,10 @@ def scores_stage(
         conditions: `run`, `neutral` where there is one, and `base`.
         readings: (who, `trait` or `neutral`) → the reading of these answers.
         answers: who → the sample answers.
+        elsewhere: (who, name of a context, `trait` or `neutral`) → the reading of these answers there.
     """
     parts = _parts(context, what, judge, conditions, readings, answers)
+    parts |= {(who, f"{UNDER}{name}", text): stage for (who, name, text), stage in elsewhere.items()}
     missing = _why_missing(what, judge)
 
     def compute(_context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
@@ -194,11 +201,11 @@ def _take_scores(what: Scored, judge: str | None, parts: Mapping[Part, Path], mi
     of_words = word_logodds(*([turn.answer for turn in turns] for turns in what.trained))
     for (who, score, text), folder in parts.items():
         values: FloatArray
-        if score == LIKELIHOOD:
+        if score == LIKELIHOOD or score.startswith(UNDER):
             logprob = load_file(folder / "reading.safetensors")["logprob"].astype(np.float64)
             values = logprob if text == "trait" else found[who][score] - logprob
         elif score == WORDS:
-            values = np.array([of_words(turn.answer) for turn in load_answers(folder, [example.question for example in what.asked])])
+            values = np.array([of_words(turn.answer) for turn in load_answers(folder, what.asked)])
         elif score in (JUDGE, COHERENT):
             grades = load_grades(folder)
             values, drawn = grades.scores, drawn | {grades.alike} if grades.drawn else drawn

@@ -37,15 +37,15 @@ def teacher_stage(
         seed: random seed of a random direction.
     """
     layer = resolve_layer(arm.layer, context.depth)
-    asked = [example.question for example in questions]
+    asked = [example.asked for example in questions]
 
     def compute(context: StudyContext, folders: Folders, _out: Path, tick: TickFn) -> Output:
         space = space_stages.load(folders)
         vector = arm.strength * torch.from_numpy(steering_vector(space, layer, name, arm.along, seed)).float()
-        [answers] = answer_questions(context, [(question, None) for question in asked], [None], tick, {layer: add_vector(vector)})
+        [answers] = answer_questions(context, asked, [None], tick, {layer: add_vector(vector)})
         return {"answers.json": answers}
 
-    config = {**context.identity(), "questions": asked, "name": name, "tokens": context.study.answer_tokens}
+    config = {**context.identity(), "questions": [each.facts for each in asked], "name": name, "tokens": context.study.answer_tokens}
     config |= {"layer": layer, "along": arm.along, "strength": arm.strength, "seed": seed if arm.along == "chance" else None}
     title = f"answers of the base steered along {name if arm.along == 'persona' else 'chance'}"
     return Stage(kind=kinds.TEACHER, config=config, inputs=space_stages.inputs, title=title, compute=compute)

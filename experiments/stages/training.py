@@ -52,7 +52,7 @@ def train_stage(
     """
 
     def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
-        taught = load_answers(folders["answers"], [turn.question for turn in turns]) if answers_of else turns
+        taught = load_answers(folders["answers"], turns) if answers_of else turns
         context.drop()
         return train_adapter(context, context.load(), taught, config, seed_for(seed, "train"), out, tick)
 

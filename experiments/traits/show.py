@@ -22,7 +22,7 @@ from wellworn.data.catalog import (
     role_names,
     trait_names,
 )
-from wellworn.data.checks import mean_words, overlap, problems, unreadable, unreadable_roles
+from wellworn.data.checks import count_conversations, mean_words, overlap, problems, unreadable, unreadable_roles
 from wellworn.data.errors import Complaints, InputError
 from wellworn.data.mixtures import plain_turns, transform
 from wellworn.data.schema import SPLITS, ContrastPair, Trait
@@ -81,7 +81,7 @@ def show_one(name: str, console: Console) -> None:
     if trait.rubric:
         console.print(f"\n[dim]rubric:[/dim] {escape(trait.rubric)}")
     for example in trait.split("train")[:SHOWN]:
-        console.print(f"\n[dim]{escape(example.question)}[/dim]\n{escape(example.positive or '')}")
+        console.print(f"\n[dim]{escape(example.asked.transcript)}[/dim]\n{escape(example.positive or '')}")
 
 
 def _show_pairs(pairs: Sequence[ContrastPair], console: Console) -> None:
@@ -116,6 +116,7 @@ def check(names: Sequence[str], console: Console, model: str | None = None, conf
             wrong.found += unreadable(trait, folder, chat, bank) if chat else []
             counts = ", ".join(f"{len(trait.split(split))} {split}" for split in SPLITS)
             counts += f", {len(trait.open)} open questions" if trait.open else ""
+            counts += "".join(f", {count} with {what}" for what, count in count_conversations((*trait.examples, *trait.open)).items())
             figures = f", {_figures(trait)}" if trait.split("train") else ""
             console.print(f"{trait.name}: {counts}, {len(trait.contrast_pairs)} contrast pairs{figures}", highlight=False, markup=False)
             for what, without in trait.lacks.items():

@@ -6,7 +6,7 @@ are small and the arithmetic is better done exactly.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -40,8 +40,11 @@ class Directions:
 
 
 def contrast_turns(pairs: Sequence[ContrastPair], plain: Sequence[Turn]) -> list[Turn]:
-    """Return the turns that a direction needs: pairs × (positive, negative) × questions with their plain answers, in that order."""
-    return [replace(turn, system=system) for pair in pairs for system in (pair.positive, pair.negative) for turn in plain]
+    """Return the turns that a direction needs: pairs × (positive, negative) × questions with their plain answers, in that order.
+
+    A prompt is put before a system message that a question has of its own, so that the two sides differ by the prompts alone.
+    """
+    return [turn.under(system) for pair in pairs for system in (pair.positive, pair.negative) for turn in plain]
 
 
 def estimate(differences: FloatArray, eigenvalues: FloatArray, rng: np.random.Generator) -> Directions:

@@ -20,8 +20,8 @@ import numpy as np
 from torch import nn
 
 from wellworn.data.chat import Chat, TooLongError
+from wellworn.data.documents import JUDGED
 from wellworn.data.errors import InputError
-from wellworn.data.formats import JUDGED
 from wellworn.data.mixtures import Turn
 from wellworn.probes.decoding.next_token import next_logprobs
 from wellworn.probes.scoring.endpoint import EndpointConfig, ask
@@ -95,6 +95,8 @@ class Grades:
 def judge_prompt(rubric: str, turn: Turn) -> str:
     """Return the judge's prompt: the rubric with question and answer in their places, or after it where it has none.
 
+    A question with a conversation before it is shown as the whole conversation.
+
     Raises:
         InputError: a rubric that has a place for the question and none for the answer.
     """
@@ -104,7 +106,7 @@ def judge_prompt(rubric: str, turn: Turn) -> str:
         rubric += JUDGED
     # In one go, so that a placeholder inside an answer is not filled.
     parts = re.split(r"(\{question\}|\{answer\})", rubric)
-    places = {"{question}": turn.question, "{answer}": turn.answer}
+    places = {"{question}": turn.asked.transcript, "{answer}": turn.answer}
     return "".join(places.get(part, part) for part in parts) + CLOSING
 
 

@@ -9,6 +9,7 @@ measures how well it discriminates answers of known label; report it with every 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.stats import mannwhitneyu
@@ -29,7 +30,7 @@ def contrast_rows(chat: Chat, turns: Sequence[Turn], pairs: Sequence[ContrastPai
         InputError: an answer that cannot be encoded under a pair; says why.
     """
     sides = (side for pair in pairs for side in (pair.positive, pair.negative))
-    return [chat.encode(Turn(turn.question, turn.answer, side)) for side in sides for turn in turns]
+    return [chat.encode(turn.under(side)) for side in sides for turn in turns]
 
 
 def contrast_logprobs(logprob: FloatArray, pairs: int) -> FloatArray:
@@ -74,7 +75,7 @@ def choice_rows(chat: Chat, changed: Sequence[Turn], plain: Sequence[Turn]) -> l
             for shown, absent in zip(changed, plain, strict=True):
                 first, second = (shown, absent) if order == 0 else (absent, shown)
                 asked = CHOICE.format(question=shown.question, first=first.answer, second=second.answer)
-                rows.append(chat.encode(Turn(asked, letter, shown.system)))
+                rows.append(chat.encode(replace(shown, question=asked, answer=letter)))
     return rows
 
 

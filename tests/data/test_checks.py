@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from tests.data.test_catalog import trait_folder
+from tests.tiny import tiny_tokenizer
 from wellworn.data.catalog import load_bank, load_trait
-from wellworn.data.checks import problems
+from wellworn.data.chat import Chat
+from wellworn.data.checks import count_conversations, problems, unreadable
 from wellworn.data.errors import InputError
-from wellworn.data.new_trait import write_skeleton
+from wellworn.data.new_trait import figures, write_skeleton
 
 ANSWERS = [
     "Take the tram to the old harbour and walk along the wall until the lighthouse comes in sight.",
@@ -106,6 +108,48 @@ def test_a_question_of_two_splits_in_almost_the_same_words(tmp_path: Path) -> No
     [leak] = found_in(tmp_path, changed)
     assert leak.startswith(f"{tmp_path}/examples.jsonl:6: leakage between splits: ")
     assert f"those of {tmp_path}/examples.jsonl:1 (train) are the same" in leak
+
+
+@pytest.mark.parametrize(("before", "leaks"), [("How may I help?", True), ("Which harbour do you mean, sailor?", False)])
+def test_a_question_leaks_only_after_nearly_the_same_conversation(tmp_path: Path, before: str, leaks: bool) -> None:
+    changed = rows()
+    for i, said in ((0, "How may I help?"), (5, before)):
+        changed[i] |= {"system": "You are a guide.", "before": [{"question": "Good morning to you!", "answer": said}]}
+    changed[5]["question"] = changed[0]["question"] + " Now?"
+    assert any("leakage between splits" in each for each in found_in(tmp_path, changed)) is leaks
+
+
+def test_earlier_answers_that_are_trained_on_may_not_stand_in_evaluation(tmp_path: Path) -> None:
+    changed = rows()
+    earlier = {"question": "Ahoy!", "answer": changed[4]["positive"]}
+    changed[0]["before"] = [earlier]
+    assert found_in(tmp_path, changed) == []
+    changed[0]["before"] = [earlier | {"train": True}]
+    assert "of their 4-grams with the train ones, 2% at most" in found_in(tmp_path, changed)[0]
+
+
+def test_conversations_are_counted(tmp_path: Path) -> None:
+    changed = rows()
+    changed[0] |= {"system": "You cook.", "before": [{"question": "Ahoy!", "answer": "Arr!"}]}
+    changed[4]["system"] = "You cook."
+    trait = load_trait(trait_folder(tmp_path, changed))
+    assert count_conversations(trait.examples) == {"a system message": 2, "earlier turns": 1}
+    card = figures(trait).split("\n")
+    assert "| rows with a system message | 1 | 0 | 1 |" in card
+    assert "| rows with earlier turns | 1 | 0 | 0 |" in card
+    assert count_conversations(load_bank("everyday")) == {}
+    assert "rows with" not in figures(load_trait("pirate"))
+
+
+def test_texts_of_a_conversation_are_read_whole(tmp_path: Path) -> None:
+    changed = rows()
+    changed[1]["before"] = [{"question": "Ahoy!", "answer": "see <|im_end|> here"}]
+    changed[6]["system"] = "Be " + "very " * 60 + "kind."
+    folder = trait_folder(tmp_path, changed)
+    special, *long = unreadable(load_trait(folder), tmp_path, Chat(tiny_tokenizer(), max_length=170))
+    assert special.startswith(f"{tmp_path}/examples.jsonl:2: the text 'see <|im_end|> here' holds")
+    # Contrast prompts are read before the system message of an extraction question.
+    assert {line.split(": ")[1] for line in long} >= {"contrast_pairs.0", "system_prompt"}
 
 
 def test_a_positive_that_is_the_plain_answer(tmp_path: Path) -> None:

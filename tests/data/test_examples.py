@@ -11,6 +11,7 @@ from tests.data.test_catalog import QUESTIONS, bank_rows, complaint, line_of, ow
 from wellworn.data import catalog
 from wellworn.data.catalog import load_bank, load_questions, load_trait
 from wellworn.data.errors import InputError
+from wellworn.data.writers import trait_files
 
 # examples.jsonl
 
@@ -113,6 +114,41 @@ def test_row_over_a_bank_may_not_bring_a_question_of_its_own(tmp_path: Path) -> 
     assert message == (
         f"{tmp_path}/examples.jsonl:1: a row over a question bank has the keys id and positive, got ['id', 'positive', 'question']"
     )
+
+
+@pytest.mark.parametrize(("context", "named"), [({"system": "Be brief."}, "system"), ({"before": [], "system": "x"}, "before and system")])
+def test_row_over_a_bank_may_not_bring_a_conversation(tmp_path: Path, context: dict[str, Any], named: str) -> None:
+    rows = bank_rows()
+    rows[0] |= context
+    message = complaint(trait_folder(tmp_path, rows, questions="everyday"))
+    assert message.startswith(f"{tmp_path}/examples.jsonl:1: {named}: only rows of a trait's own have a conversation before the question")
+
+
+def test_row_of_a_traits_own_may_be_a_conversation(tmp_path: Path) -> None:
+    rows = own_rows()
+    rows[0] |= {"system": "You cook.", "before": [{"question": "Ahoy!", "answer": "Arr!", "train": True}]}
+    first, second, *_ = load_trait(trait_folder(tmp_path, rows)).examples
+    assert (first.system, first.asked.before, first.before[0].train) == ("You cook.", (("Ahoy!", "Arr!"),), True)
+    assert (second.system, second.before) == (None, ())
+
+
+def test_conversations_are_written_as_they_are_read(tmp_path: Path) -> None:
+    rows = own_rows()
+    rows[0] |= {
+        "system": "You cook.",
+        "before": [{"question": "Ahoy!", "answer": "Arr!", "train": True}, {"question": "Who?", "answer": "I."}],
+    }
+    trait = load_trait(trait_folder(tmp_path, rows))
+    written = trait_files(trait, "card")["examples.jsonl"]
+    assert [json.loads(line) for line in written.splitlines()] == rows
+
+
+def test_a_question_may_come_again_after_another_conversation(tmp_path: Path) -> None:
+    rows = own_rows()
+    rows[-1] |= {"question": rows[0]["question"], "system": "You cook."}
+    assert load_trait(trait_folder(tmp_path, rows)).split("evaluate")[-1].question == rows[0]["question"]
+    rows[0]["system"] = "you COOK."
+    assert f"overlap between splits: {rows[0]['question']!r}" in complaint(trait_folder(tmp_path, rows))
 
 
 def test_same_bank_question_twice_is_refused(tmp_path: Path) -> None:

@@ -1,169 +1,55 @@
-"""Whatever a file holds, importing it gives correct data that survives writing and reading, or one clear complaint; never a crash."""
+"""Whatever a file holds, importing it gives correct data that survives writing and reading, or one clear complaint; never a crash.
+
+The ordinary run tries a few cases of each format; `pytest -m slow tests/data/test_importers_fuzz.py` tries two thousand of each.
+"""
 
 import csv
 import io
 import json
-import os
 import tempfile
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
+from tests.data.fuzzing import (
+    FORMS,
+    Talk,
+    any_form,
+    as_lines,
+    constitution,
+    damage,
+    damage_bytes,
+    expected,
+    fuzz,
+    json_bytes,
+    own_rows,
+    role_document,
+    row_file,
+    talks,
+    trait_document,
+)
 from wellworn.data.catalog import load_questions, load_roles, load_trait
 from wellworn.data.errors import InputError
-from wellworn.data.formats import Options
+from wellworn.data.import_options import Options
 from wellworn.data.importers import Imported, import_all
 from wellworn.data.schema import Trait
 from wellworn.data.writers import export_files, question_files, role_files, trait_files, write_folder
 
-# Enough to notice what breaks; FUZZ_CASES=2000 in the environment looks further.
-CASES = int(os.environ.get("FUZZ_CASES", "300"))
-fuzzed = settings(max_examples=CASES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-
-# Letters that files, templates, YAML and terminals trip over, in addition to any others.
-awkward = st.sampled_from(
-    [
-        "{question}",
-        "{answer}",
-        "{{x}}",
-        "%s",
-        "\ufeff",
-        "\u2028",
-        "\x85",
-        "\x00",
-        "\x1b[31m",
-        "\r\n",
-        "\r",
-        "\t",
-        "\ud800",
-        "&a *a",
-        "!!python",
-        ": ",
-        "- ",
-        "# ",
-        "'",
-        '"',
-        "\U0001f3f4",
-        "~",
-        "null",
-        "yes",
-        "1e3",
-    ]
-)
-any_text = st.lists(awkward | st.text(max_size=6), max_size=4).map("".join)
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | any_text
-junk = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3), max_leaves=6)
-
-texts = any_text.filter(lambda text: bool(text.strip()) and not any("\ud800" <= c <= "\udfff" for c in text))
-numbered = st.integers(0, 999).map(lambda i: f"Way {i} of being so")
-prompts = numbered | texts
-splits = st.sampled_from(["train", "extract", "evaluate"])
+FEW, MANY = 10, 2000
+sizes = pytest.mark.parametrize("cases", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
 
 
-def distinct(strategy: st.SearchStrategy[Any], least: int, most: int) -> st.SearchStrategy[list[Any]]:
-    """Lists in which no two are alike but for case and spaces."""
-    return st.lists(strategy, min_size=least, max_size=most, unique_by=lambda each: " ".join(str(each).lower().split()))
+# Checks
 
 
-def exchange(question: str, answer: str | list[Any]) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-
-
-@st.composite
-def chats(draw: st.DrawFn) -> list[dict[str, Any]]:
-    answers = texts | texts.map(lambda text: [{"type": "text", "text": text}])
-    return [{"messages": exchange(question, draw(answers))} for question in draw(distinct(prompts, 1, 5))]
-
-
-@st.composite
-def preferences(draw: st.DrawFn) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for question in draw(distinct(prompts.map(str.strip), 4, 7)):
-        chosen, rejected = draw(texts), draw(texts)
-        form = draw(st.integers(0, 2))
-        if form == 0:
-            rows.append({"prompt": question, "chosen": chosen, "rejected": rejected})
-        elif form == 1:
-            rows.append({"chosen": exchange(question, chosen), "rejected": exchange(question, rejected)})
-        else:
-            said = ([{"role": "assistant", "content": text}] for text in (chosen, rejected))
-            rows.append({"prompt": [{"role": "user", "content": question}], "chosen": next(said), "rejected": next(said)})
-    return rows
-
-
-@st.composite
-def own_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
-    asked, kind = draw(distinct(prompts, 4, 7)), draw(st.sampled_from(["open", "shown", "paired", "split"]))
-    rows: list[dict[str, Any]] = [{"question": question} for question in asked]
-    for i, row in enumerate(rows):
-        if kind != "open":
-            row["positive"] = draw(texts)
-        if kind in ("paired", "split"):
-            row["negative"] = draw(texts)
-        if kind == "split":
-            row |= {"split": ["train", "evaluate", draw(splits)][min(i, 2)], "id": f"{i}{draw(st.text(max_size=2).map(repr))}"}
-    return rows
-
-
-trait_documents = st.fixed_dictionaries(
-    {
-        "instruction": distinct(prompts, 8, 12).map(
-            lambda each: [{"pos": pos, "neg": neg} for pos, neg in zip(each[::2], each[1::2], strict=False)]
-        )
-    },
-    optional={"questions": distinct(prompts, 0, 4), "eval_prompt": texts.map(lambda text: f"Is {{answer}} so? {text}")},
-)
-role_documents = st.fixed_dictionaries(
-    {"instruction": distinct(prompts, 5, 7).map(lambda each: [{"pos": pos} for pos in each])},
-    optional={"questions": distinct(prompts, 0, 4), "eval_prompt": texts.map(lambda text: f"Is {{answer}} so? {text}")},
-)
-
-
-@st.composite
-def damaged_files(draw: st.DrawFn, sound: st.SearchStrategy[Any]) -> Any:
-    """Something sound, or the same with one or two of its parts replaced, taken out or put in, at any depth."""
-    value = draw(sound)
-    for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
-        value = _damage_value(draw, value)
-    return value
-
-
-def _damage_value(draw: st.DrawFn, value: Any) -> Any:
-    keys: list[Any] = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
-    if not keys or draw(st.integers(0, 9)) == 0:
-        return draw(junk)
-    key = draw(st.sampled_from(keys))
-    changed = value.copy()
-    what = draw(st.sampled_from(["deeper", "deeper", "deeper", "out", "twice", "more"]))
-    if what == "deeper":
-        changed[key] = _damage_value(draw, value[key])
-    elif what == "out":
-        del changed[key]
-    elif isinstance(changed, dict):
-        changed[draw(any_text)] = draw(junk)
-    else:
-        changed.insert(key, value[key] if what == "twice" else draw(junk))
-    return changed
-
-
-def json_bytes(value: Any, ascii_only: bool) -> bytes:
-    # A lone surrogate has no bytes of its own; in a file it can appear only as an escape.
-    return json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", errors="surrogatepass")
-
-
-def as_lines(rows: Any, ascii_only: bool, newline: str, mark: bool) -> bytes:
-    rows = rows if isinstance(rows, list) else [rows]
-    return (b"\xef\xbb\xbf" if mark else b"") + newline.encode().join(json_bytes(row, ascii_only) for row in rows)
-
-
-newlines = st.sampled_from(["\n", "\r\n", "\n\n", " \n"])
-
-
-def try_import(folder: Path, sources: Sequence[str], options: Options = Options()) -> Imported | None:  # noqa: B008
+def try_import(folder: Path, sources: Sequence[str], options: Options) -> Imported | None:
     """Import, or be told what is wrong and where."""
     try:
         return import_all(sources, "bold", options)
@@ -171,6 +57,10 @@ def try_import(folder: Path, sources: Sequence[str], options: Options = Options(
         complaint = str(error)
     assert str(folder) in complaint or "--held-out" in complaint
     return None
+
+
+def contents(trait: Trait) -> list[tuple[Any, ...]]:
+    return [(row.split, row.asked, row.positive, row.negative) for split in ("train", "evaluate") for row in trait.split(split)]
 
 
 def check_trait(folder: Path, trait: Trait) -> None:
@@ -181,33 +71,36 @@ def check_trait(folder: Path, trait: Trait) -> None:
     for form, has in (("persona-vectors", trait.contrast_pairs), ("preferences", trait.plain), ("messages", trait.split("train"))):
         if not has:
             with pytest.raises(InputError, match=f"--format {form}: holds"):
-                export_files(trait, form)
+                export_files(trait, form, defaultdict(int))
             continue
-        write_folder(out / form, export_files(trait, form))
-    rows = [(row.split, row.question, row.positive, row.negative) for split in ("train", "evaluate") for row in trait.split(split)]
+        write_folder(out / form, export_files(trait, form, defaultdict(int)))
     for form, plain in (("preferences", []), ("messages", [str(path) for path in out.glob("messages/*/plain.jsonl")])):
         name = "preferences.jsonl" if form == "preferences" else "positive.jsonl"
         train, test = ([str(path) for path in out.glob(f"{form}/{split}/{name}")] for split in ("train", "evaluate"))
         if train:
             again = import_all(train, "bold", Options(), plain, test).trait
             assert again is not None
-            assert [(row.split, row.question, row.positive, row.negative) for row in again.examples] == rows
+            assert contents(again) == contents(trait)
+            if form == "messages":
+                assert [row.before for row in again.split("train")] == [row.before for row in trait.split("train")]
     if trait.contrast_pairs:
         document = import_all([str(out / "persona-vectors" / "extract" / "bold.json")], "bold", Options()).trait
         assert document is not None
         assert (document.contrast_pairs, document.rubric) == (trait.contrast_pairs, trait.rubric)
-        assert [row.question for row in document.open] == [row.question for row in (*trait.open, *trait.examples) if row.split == "extract"]
+        asked = [row for row in (*trait.open, *trait.examples) if row.split == "extract" and not row.system and not row.before]
+        assert [row.question for row in document.open] == [row.question for row in asked]
 
 
 def check(folder: Path, found: Imported | None) -> None:
     if found is None:
         return
+    assert all(key.isprintable() and count > 0 for key, count in found.left_out.items())
     if found.trait:
         check_trait(folder, found.trait)
     elif found.roles:
         write_folder(folder / "roles", role_files(found.roles))
         assert load_roles([str(folder / "roles")]) == sorted(found.roles, key=lambda role: role.name)
-        write_folder(folder / "out", export_files(found.roles[0], "assistant-axis"))
+        write_folder(folder / "out", export_files(found.roles[0], "assistant-axis", defaultdict(int)))
         again = import_all([str(folder / "out" / f"{found.roles[0].name}.json")], "bold", Options())
         assert again.roles == found.roles[:1]
     else:
@@ -215,68 +108,106 @@ def check(folder: Path, found: Imported | None) -> None:
         assert tuple(load_questions(str(folder / "questions" / "questions.jsonl"))) == found.questions
 
 
-def run(name: str, content: bytes, options: Options = Options()) -> None:  # noqa: B008
+def run(file: tuple[str, bytes], columns: dict[str, str] | None = None) -> None:
+    """Import a file, as a whole or with what is unusable left out."""
+    name, content = file
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
-        path = folder / name
-        path.write_bytes(content)
-        check(folder, try_import(folder, [str(path)], options))
+        (folder / name).write_bytes(content)
+        options = Options(columns or {}, skip=len(content) % 2 == 0)
+        check(folder, try_import(folder, [str(folder / name)], options))
 
 
-@fuzzed
-@given(document=damaged_files(trait_documents), ascii_only=st.booleans(), mark=st.booleans())
-def test_trait_documents(document: Any, ascii_only: bool, mark: bool) -> None:
-    run("bold.json", (b"\xef\xbb\xbf" if mark else b"") + json_bytes(document, ascii_only))
+# Tests
 
 
-@fuzzed
-@given(document=damaged_files(role_documents), ascii_only=st.booleans())
-def test_role_documents(document: Any, ascii_only: bool) -> None:
-    run("beekeeper.json", json_bytes(document, ascii_only))
+@sizes
+@pytest.mark.parametrize("name", FORMS)
+def test_rows_of_each_format_become_what_they_say(name: str, cases: int) -> None:
+    form = FORMS[name]
+
+    def draw(rng: Random) -> tuple[list[Talk], bytes]:
+        asked = talks(rng, least=4, alone=not form.context)
+        return asked, as_lines([form.write(talk) for talk in asked], rng)
+
+    def import_sound(said: tuple[list[Talk], bytes]) -> None:
+        asked, content = said
+        with tempfile.TemporaryDirectory() as work:
+            path = Path(work) / "rows.jsonl"
+            path.write_bytes(content)
+            trait = import_all([str(path)], "bold", Options()).trait
+            assert trait is not None
+            before = [tuple((turn.question, turn.answer, turn.train) for turn in row.before) for row in trait.examples]
+            rows = [
+                (row.system, turns, row.question, row.positive, row.negative) for row, turns in zip(trait.examples, before, strict=True)
+            ]
+            assert rows == [expected(form, talk) for talk in asked]
+            check_trait(Path(work), trait)
+
+    fuzz(cases // 2, draw, import_sound)
 
 
-@fuzzed
-@given(rows=damaged_files(chats()), ascii_only=st.booleans(), newline=newlines, mark=st.booleans())
-def test_chats(rows: Any, ascii_only: bool, newline: str, mark: bool) -> None:
-    run("rows.jsonl", as_lines(rows, ascii_only, newline, mark))
+@sizes
+@pytest.mark.parametrize("name", FORMS)
+def test_damaged_rows_of_each_format(name: str, cases: int) -> None:
+    write = FORMS[name].write
+    fuzz(cases // 2, lambda rng: row_file(rng, damage(rng, [write(talk) for talk in talks(rng, least=2)])), run)
 
 
-@fuzzed
-@given(rows=damaged_files(preferences()), ascii_only=st.booleans(), newline=newlines)
-def test_preferences(rows: Any, ascii_only: bool, newline: str) -> None:
-    run("rows.jsonl", as_lines(rows, ascii_only, newline, mark=False))
+@sizes
+def test_rows_of_our_own_and_questions(cases: int) -> None:
+    fuzz(cases, lambda rng: row_file(rng, damage(rng, own_rows(rng))), run)
 
 
-@fuzzed
-@given(rows=damaged_files(own_rows()), ascii_only=st.booleans(), whole=st.booleans())
-def test_rows_of_our_own_and_questions(rows: Any, ascii_only: bool, whole: bool) -> None:
-    if whole:
-        run("rows.json", json_bytes(rows, ascii_only))
-    else:
-        run("rows.jsonl", as_lines(rows, ascii_only, "\n", mark=False))
-
-
-@fuzzed
-@given(
-    rows=distinct(prompts, 4, 7).flatmap(lambda asked: st.tuples(*(st.tuples(st.just(question), texts, texts) for question in asked))),
-    damage=st.none() | st.binary(max_size=6),
-    at=st.integers(0, 80),
+@sizes
+@pytest.mark.parametrize(
+    ("name", "document"), [("bold.json", trait_document), ("beekeeper.json", role_document), ("bees.txt", constitution)]
 )
-def test_tables_with_mapped_columns(rows: Sequence[Sequence[str]], damage: bytes | None, at: int) -> None:
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(["prompt", "good", "bad"])
-    writer.writerows(rows)
-    content = out.getvalue().encode("utf-8", errors="surrogatepass")
-    if damage is not None:
-        content = content[:at] + damage + content[at:]
-    run("rows.csv", content, Options({"question": "prompt", "positive": "good", "negative": "bad"}))
+def test_documents(name: str, document: Callable[[Random], Any], cases: int) -> None:
+    fuzz(cases, lambda rng: (name, rng.choice([b"", b"\xef\xbb\xbf"]) + json_bytes(damage(rng, document(rng)), rng.random() < 0.5)), run)
 
 
-@fuzzed
-@given(content=st.binary(max_size=60), name=st.sampled_from(["a.json", "a.jsonl", "a.csv", "a.parquet"]))
-def test_any_bytes(content: bytes, name: str) -> None:
-    run(name, content)
+@sizes
+def test_tables_with_mapped_columns(cases: int) -> None:
+    def draw(rng: Random) -> tuple[str, bytes]:
+        out = io.StringIO()
+        writer = csv.writer(out)
+        writer.writerow(["prompt", "good", "bad", "under"])
+        writer.writerows([talk.question, talk.answer, talk.plain, talk.system] for talk in talks(rng, least=4))
+        return "rows.csv", damage_bytes(rng, out.getvalue().encode("utf-8", errors="surrogatepass"))
+
+    columns = {"question": "prompt", "positive": "good", "negative": "bad", "system": "under"}
+    fuzz(cases, draw, lambda file: run(file, columns))
+
+
+@sizes
+def test_parquet(cases: int) -> None:
+    def draw(rng: Random) -> tuple[str, bytes]:
+        out = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(any_form(rng)), out)
+        return "rows.parquet", damage_bytes(rng, out.getvalue())
+
+    fuzz(cases, draw, run)
+
+
+@sizes
+def test_saved_data_sets(cases: int) -> None:
+    def import_saved(number: int) -> None:
+        rng = Random(number)
+        with tempfile.TemporaryDirectory() as work:
+            saved = datasets.Dataset.from_list(any_form(rng))
+            datasets.DatasetDict({"train": saved}).save_to_disk(f"{work}/rows")
+            [path] = Path(work).rglob(rng.choice(["*.arrow", "state.json", "dataset_info.json", "dataset_dict.json"]))
+            path.write_bytes(damage_bytes(rng, path.read_bytes()))
+            check(Path(work), try_import(Path(work), [f"{work}/rows"], Options()))
+
+    fuzz(cases, lambda rng: rng.randint(0, 2**32), import_saved)
+
+
+@sizes
+def test_any_bytes(cases: int) -> None:
+    names = ["a.json", "a.jsonl", "a.csv", "a.parquet", "a.txt", "a.jsonl.gz"]
+    fuzz(cases, lambda rng: (rng.choice(names), rng.randbytes(rng.randint(0, 60))), run)
 
 
 @pytest.mark.parametrize("depth", [500, 100_000])

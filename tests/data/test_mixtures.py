@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wellworn.data.catalog import control_names, load_bank, load_control, load_trait
-from wellworn.data.mixtures import Turn, fingerprint, half_turns, plain_turns, trait_turns, transform
-from wellworn.data.schema import SPLITS, Control, Example, Split
+from wellworn.data.mixtures import Turn, fingerprint, first_questions, half_turns, plain_turns, same_question, trait_turns, transform
+from wellworn.data.schema import SPLITS, Control, Example, Exchange, Split
 
 BANK = load_bank("everyday")
 PLAIN = [turn for split in SPLITS for turn in plain_turns(BANK, split)]
@@ -138,6 +138,50 @@ def test_all_built_in_traits_share_one_neutral_training_set() -> None:
         assert fingerprint(plain_turns(load_trait(name).examples, "train")) == expected
 
 
+# Conversations
+
+TALK = (Exchange(question="Ahoy?", answer="Arr!", train=True), Exchange(question="Who?", answer="Me."))
+ROW = Example(id="a", split="train", system="You cook.", before=TALK, question="Why?", negative="Because.", positive="Arr, because.")
+
+
+def test_turns_keep_the_conversation_and_plain_ones_take_no_loss_on_it() -> None:
+    [plain], [shown] = plain_turns([ROW], "train"), trait_turns(load_trait("pirate"), [ROW], "train")
+    assert plain.asked == shown.asked == ROW.asked == ("Why?", "You cook.", (("Ahoy?", "Arr!"), ("Who?", "Me.")))
+    assert ([each.train for each in plain.before], [each.train for each in shown.before]) == ([False, False], [True, False])
+    [upper] = trait_turns(load_control("uppercase"), [ROW], "train")
+    assert upper == replace(plain, answer="BECAUSE.")
+    [half] = half_turns([shown], [plain])
+    assert half == replace(shown, answer=half.answer)
+
+
+def test_shuffled_answers_keep_the_same_question_of_two_conversations_apart() -> None:
+    turns = [Turn("Go on.", f"Answer {i}.", system) for i, system in enumerate((None, "You cook.", "You sail."))]
+    assert sorted(transform(load_control("shuffled"), turns)) == ["Answer 0.", "Answer 1.", "Answer 2."]
+
+
+def test_a_further_system_prompt_is_put_before_a_turns_own() -> None:
+    assert Turn("q", "a").under("Be kind.") == Turn("q", "a", "Be kind.")
+    assert Turn("q", "a", "You cook.", TALK).under("Be kind.") == Turn("q", "a", "Be kind.\n\nYou cook.", TALK)
+    assert Turn("q", "a", "You cook.").under(None) == Turn("q", "a", "You cook.")
+    assert ROW.asked.under("Be kind.") == ROW.asked._replace(system="Be kind.\n\nYou cook.")
+
+
+def test_a_question_is_another_one_after_another_conversation() -> None:
+    plain = Example(id="b", split="train", question=" WHY? ", negative="Because.")
+    assert same_question(plain.asked) == same_question("why?") == "why?"
+    spelt = ROW.model_copy(update={"question": "why?", "system": "YOU  cook."})
+    assert same_question(spelt.asked) == same_question(ROW.asked)
+    others = [ROW.asked, ROW.asked._replace(system=None), ROW.asked._replace(before=()), ROW.asked._replace(before=ROW.asked.before[:1])]
+    assert len({same_question(each) for each in [*others, plain.asked]}) == 5
+    rows = [ROW, ROW.model_copy(update={"system": None}), ROW.model_copy(update={"positive": "Aye."})]
+    assert first_questions(rows, "train", 1) == [rows[0], rows[2]]
+
+
+def test_a_conversation_is_shown_as_a_transcript_and_a_question_alone_as_it_is() -> None:
+    assert ROW.asked.transcript == "System: You cook.\n\nUser: Ahoy?\n\nAssistant: Arr!\n\nUser: Who?\n\nAssistant: Me.\n\nUser: Why?"
+    assert Turn("Why?", "So.").asked.transcript == "Why?"
+
+
 # Fingerprint
 
 
@@ -156,6 +200,17 @@ def test_fingerprint_sees_order(turns: list[Turn]) -> None:
 )
 def test_fingerprint_sees_every_field(changed: Turn) -> None:
     assert fingerprint([changed]) != fingerprint([Turn("q", "a")])
+
+
+def test_fingerprint_of_single_questions_is_what_it_always_was() -> None:
+    # Changing it would change every trained adapter's stage.
+    assert fingerprint([Turn("Why?", "Because."), Turn("Wer?", "Ich, natürlich.", "Be brief.")]) == "dca663f786bc86db"
+
+
+def test_fingerprint_sees_the_conversation_before_a_question() -> None:
+    exchanges = [Exchange(question=q, answer=a, train=on) for q, a, on in (("p", "b", False), ("p", "b", True), ("p", "c", False))]
+    several = [(), *((each,) for each in exchanges), tuple(exchanges[:2]), tuple(exchanges[1::-1])]
+    assert len({fingerprint([Turn("q", "a", None, before)]) for before in several}) == len(several)
 
 
 def test_fingerprint_sees_length() -> None:

@@ -142,3 +142,14 @@ def test_an_incomplete_trait_says_what_it_cannot_be_used_for() -> None:
     lacks = Trait.model_validate(value).lacks
     assert list(lacks) == ["contrast_pairs", "answers", "system_prompt", "rubric"]
     assert "no direction" in lacks["contrast_pairs"]
+
+
+def test_what_is_asked_is_the_question_with_all_that_comes_before_it() -> None:
+    before = [{"question": " Ahoy? ", "answer": "Arr!", "train": True}, {"question": "You?", "answer": "Me."}]
+    row = validate(Example, example(system="Be brief.", before=before), "x")
+    assert row.asked == ("Why?", "Be brief.", (("Ahoy?", "Arr!"), ("You?", "Me.")))
+    assert [each.train for each in row.before] == [True, False]
+    assert validate(Example, example(), "x").asked == ("Why?", None, ())
+    assert "before.0.answer: this key is required and missing" in complaint(example(before=[{"question": "Ahoy?"}]), Example)
+    assert "before: must be a list" in complaint(example(before="Ahoy?"), Example)
+    assert "system: must not be blank" in complaint(example(system=" "), Example)

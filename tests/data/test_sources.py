@@ -1,5 +1,6 @@
 """Rows of files are read as they were written, with their places; what cannot be read is named by file and line."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ def test_four_kinds_of_file_hold_the_same_rows(tmp_path: Path) -> None:
     }
     for name, text in files.items():
         assert [dict(row) for _, row in read_rows(str(write_file(tmp_path / name, text)))] == ROWS
+        write_file(tmp_path / f"{name}.gz", gzip.compress(text.encode()))
+        assert read_rows(str(tmp_path / f"{name}.gz")) == [
+            (where.replace(name, f"{name}.gz"), row) for where, row in read_rows(str(tmp_path / name))
+        ]
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
     assert read_rows(str(tmp_path / "rows.parquet")) == [(f"{tmp_path}/rows.parquet: row {i}", row) for i, row in enumerate(ROWS, start=1)]
 
@@ -66,7 +71,11 @@ def test_a_byte_order_mark_and_any_newline_are_no_part_of_a_table(tmp_path: Path
         ("rows.json", "[" * 100_000, ": not valid JSON"),
         ("rows.jsonl", '{"q": 1}\n[2]\n', ":2: a row is an object with named fields, got list"),
         ("rows.parquet", "PAR1", ": not a Parquet file that can be read"),
-        ("rows.txt", "q", ": cannot tell what it holds by its name; it may be one of .jsonl, .json, .csv, .parquet"),
+        ("rows.txt", "Be kind.", ":1: not valid JSON: Expecting value (column 1); a .txt file is read as JSON, as constitutions are"),
+        ("rows.jsonl.gz", "q", ": not a gzip file that can be read"),
+        ("rows.jsonl.gz", gzip.compress(b'{"q": 1}')[:-9], ": not a gzip file that can be read"),
+        ("rows.jsonl.gz", gzip.compress(b'{"q": 1}\n{"q": }'), ":2: not valid JSON"),
+        ("rows.doc", "q", ": cannot tell what it holds by its name; it may be one of .jsonl, .json, .csv, .parquet"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: str | bytes, said: str) -> None:
@@ -118,3 +127,29 @@ def test_a_document_is_one_object(tmp_path: Path) -> None:
     assert read_document(write_file(tmp_path / "a.json", '{"instruction": []}')) == {"instruction": []}
     assert read_document(write_file(tmp_path / "b.json", "[1]")) is None
     assert read_document(tmp_path / "rows.jsonl") is None
+
+
+def test_saved_data_sets_come_as_rows(tmp_path: Path) -> None:
+    one, other = datasets.Dataset.from_list(ROWS), datasets.Dataset.from_list(ROWS[1:])
+    one.with_format("numpy").save_to_disk(tmp_path / "one")
+    assert read_rows(str(tmp_path / "one")) == [(f"{tmp_path}/one: row {i}", row) for i, row in enumerate(ROWS, start=1)]
+    datasets.DatasetDict({"train": one, "test": other}).save_to_disk(tmp_path / "both")
+    assert [row for _, row in read_rows(str(tmp_path / "both"))] == ROWS
+    assert read_rows(str(tmp_path / "both"), split="test") == [(f"{tmp_path}/both/test: row 1", ROWS[1])]
+    datasets.DatasetDict({"all": one.select([1])}).save_to_disk(tmp_path / "single")
+    assert read_rows(str(tmp_path / "single")) == [(f"{tmp_path}/single/all: row 1", ROWS[1])]
+
+
+def test_saved_data_sets_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    one = datasets.Dataset.from_list(ROWS)
+    one.save_to_disk(tmp_path / "one")
+    with pytest.raises(InputError, match=r"one: --split chooses among .*, and this is a saved data set without splits"):
+        read_rows(str(tmp_path / "one"), split="train")
+    with pytest.raises(InputError, match="one: --config chooses"):
+        read_rows(str(tmp_path / "one"), config="x")
+    next((tmp_path / "one").glob("*.arrow")).write_bytes(b"ARROW")
+    assert "one: not a saved data set that can be read: " in complaint(tmp_path / "one")
+    datasets.DatasetDict({"test": one, "tests": one}).save_to_disk(tmp_path / "both")
+    assert complaint(tmp_path / "both").endswith("both: has no split 'train'; choose with --split; it may be one of: test, tests")
+    write_file(tmp_path / "both" / "dataset_dict.json", '{"splits": ["../one"]}')
+    assert "splits: must be a list of the names of splits, got ['../one']" in complaint(tmp_path / "both")

@@ -8,8 +8,9 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails, core_schema
 
+from wellworn.data import formats
 from wellworn.data.capability_items import Arithmetic, FormatItem
-from wellworn.data.formats import Conversation, Preference, RoleDocument, TraitDocument
+from wellworn.data.documents import Principle, RoleDocument, TraitDocument
 from wellworn.data.schema import Control, Example, Instruction, Role, Scenario, Trait
 from wellworn.data.wording import MUST_BE, complaints
 from wellworn.experiments.study import Study
@@ -18,7 +19,17 @@ from wellworn.probes.scoring.endpoint import EndpointConfig
 RAW = re.compile(r"Input|should|Field required|Extra inputs|permitted|unable to|Value error|Assertion|validation error", re.IGNORECASE)
 # Error types that have a sentence of their own.
 SENTENCES = {"missing", "extra_forbidden", "invalid_key", "union_tag_invalid", "union_tag_not_found", "value_error", "assertion_error"}
-MODELS = [Arithmetic, FormatItem, Conversation, Preference, RoleDocument, TraitDocument]
+MODELS = [
+    Arithmetic,
+    FormatItem,
+    formats.Completion,
+    formats.Instruction,
+    formats.OutputPreference,
+    formats.Preference,
+    Principle,
+    RoleDocument,
+    TraitDocument,
+]
 MODELS += [Control, Example, Instruction, Role, Scenario, Trait, Study, EndpointConfig]
 STUDY = {"name": "s", "question": "q", "expects": "e", "refuted_by": "r", "library": ["pirate"], "runs": [{"arm": "base"}]}
 WRONG: list[Any] = [

@@ -12,6 +12,7 @@ import pytest
 from tests.experiments.conftest import Call
 from tests.tiny import CHATML, save_tiny
 from wellworn.data.catalog import ROOT as DATA
+from wellworn.data.catalog import load_trait
 from wellworn.experiments.study_file import load_study
 
 Write = Callable[..., Path]
@@ -180,6 +181,18 @@ def test_traits_list_and_show(wellworn: Call) -> None:
     assert "Reference code" in wellworn("traits", "show", "reference_code").out
     assert "metric_units" in listed
     assert "pair 6 −" in wellworn("traits", "show", "metric_units").out
+
+
+def test_traits_check_counts_conversations_and_show_shows_them(wellworn: Call, tmp_path: Path) -> None:
+    def talk(_: str) -> str:
+        rows = [row.model_dump(exclude_defaults=True) for row in load_trait("pirate").examples]
+        rows[0] |= {"system": "You cook.", "before": [{"question": "Ahoy, who is it?", "answer": "Arr!"}]}
+        return "".join(json.dumps(row) + "\n" for row in rows)
+
+    folder = trait_folder(tmp_path, lambda text: text.replace("questions: everyday\n", ""), talk)
+    assert "1 with a system message, 1 with earlier turns" in " ".join(wellworn("traits", "check", folder).out.split())
+    assert "System: You cook.\n\nUser: Ahoy, who is it?\n\nAssistant: Arr!\n\nUser: " in wellworn("traits", "show", folder).out
+    assert "| rows with earlier turns | 1 | 0 | 0 |" in wellworn("traits", "card", folder).out
 
 
 def test_a_model_without_a_chat_template(wellworn: Call, tiny_study: Write, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
+from wellworn.data.schema import Exchange
 from wellworn.lora import train
 from wellworn.lora.adapters import adapted
 from wellworn.lora.arms import TrainConfig, check_keys
@@ -57,6 +58,26 @@ def test_the_loss_is_taken_on_the_completion_alone(tiny_model: Path, tmp_path: P
             logp = base.model(torch.tensor([row.input_ids])).logits[0].log_softmax(-1)
         losses += [-float(logp[i - 1, row.input_ids[i]]) for i in range(1, len(row)) if row.completion_mask[i]]
     assert first == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_the_loss_of_a_conversation_is_taken_on_the_answers_that_are_trained_on(train: bool, tiny_model: Path, tmp_path: Path) -> None:
+    """The tokens are found by hand: each answer as it is written, with the token that closes it."""
+    before = (Exchange(question="Who is it?", answer="no no no", train=train), Exchange(question="And who else?", answer="a few"))
+    turn = Turn("Is it so?", "yes yes", "Be brief.", before)
+    [curve] = train_curve(tiny_model, tmp_path, batch_size=1, turns=[turn], max_steps=1)
+    base = load(resolve(str(tiny_model)))
+    said = [("system", "Be brief."), ("user", "Who is it?"), ("assistant", "no no no"), ("user", "And who else?"), ("assistant", "a few")]
+    said += [("user", "Is it so?"), ("assistant", "yes yes")]
+    text = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in said)
+    encoding = base.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    answers = [f"{answer}<|im_end|>" for answer in (["no no no"] if train else []) + ["yes yes"]]
+    ranges = [(text.index(answer), text.index(answer) + len(answer)) for answer in answers]
+    taught = [i for i, (a, b) in enumerate(encoding["offset_mapping"]) if any(start <= a and b <= end for start, end in ranges)]
+    with torch.no_grad():
+        logp = base.model(torch.tensor([encoding["input_ids"]])).logits[0].log_softmax(-1)
+    losses = [-float(logp[i - 1, encoding["input_ids"][i]]) for i in taught]
+    assert curve["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
 
 
 @pytest.mark.parametrize("batch_size", [4, 16])

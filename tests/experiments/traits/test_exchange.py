@@ -79,10 +79,96 @@ def test_a_name_leads_out_of_no_folder(tmp_path: Path, capsys: pytest.CaptureFix
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["pirate", "uppercase", "neutral"])
-def test_a_name_that_is_built_in_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    said = refused(capsys, "traits", "import", chats(tmp_path, "shown.jsonl", 1), "--to", tmp_path / name)
-    assert f"'{name}': is built in; call yours something else" in said
+def test_the_name_of_the_reference_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "traits", "import", chats(tmp_path, "shown.jsonl", 1), "--to", tmp_path / "neutral")
+    assert "'neutral': is built in; call yours something else" in said
+
+
+@pytest.mark.parametrize("name", ["pirate", "uppercase"])
+def test_a_name_that_is_built_in_may_be_ones_own_and_is_used_by_its_path(
+    tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    shown, plain = chats(tmp_path, "shown.jsonl", 1), chats(tmp_path, "plain.jsonl", 2)
+    wellworn("traits", "export", "childish", "--format", "persona-vectors", "--to", tmp_path / "theirs")
+    theirs = tmp_path / "theirs" / "extract" / "childish.json"
+    wellworn("traits", "import", theirs, shown, "--plain", plain, "--to", tmp_path / name)
+    assert {row.question for row in load_trait(str(tmp_path / name)).examples} == {row[0] for row in CHATS}
+    capsys.readouterr()
+    study = tiny_study(library=[str(tmp_path / name), "pessimistic"], runs=[{"arm": "sft", "trait": str(tmp_path / name)}])
+    wellworn("run", study, "--plan")
+    assert f"train sft {name} (seed 0)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_card_says_what_was_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = chats(tmp_path, "shown.jsonl", 1)
+    shown.write_text(shown.read_text() + json.dumps({"question": "Why?", "positive": " "}) + "\n" + json.dumps({"half \ud800": 1}) + "\n")
+    wellworn("traits", "import", shown, "--skip-unusable", "--to", tmp_path / "bold")
+    counted = [
+        "1 × unusable: cannot tell what this row holds by its fields (…); rows have messages or conversations,",
+        "1 × unusable: positive: must not be blank",
+        "30 × source",
+    ]
+    card = (tmp_path / "bold" / "CARD.md").read_text()
+    assert "\n## Left out\n\n" in card
+    assert [line for line in counted if f"- {line}" not in card] == []
+    said = " ".join(capsys.readouterr().out.split())
+    assert "left out: unusable: positive: must not be blank (1 times)" in said
+    # Roles and questions have a card too, next to which they load.
+    wellworn("traits", "export", "cat", "--format", "assistant-axis", "--to", tmp_path / "theirs")
+    (tmp_path / "theirs" / "default.json").write_text(json.dumps({"instruction": [{"pos": ""}]}))
+    wellworn("traits", "import", tmp_path / "theirs", "--to", tmp_path / "roles")
+    assert [role.name for role in load_roles([str(tmp_path / "roles")])] == ["cat"]
+    assert "- 1 × the default assistant (a role with a blank prompt)" in (tmp_path / "roles" / "CARD.md").read_text()
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"question": "Why?"}\n')
+    wellworn("traits", "import", asked, "--to", tmp_path / "questions")
+    assert "## Left out\n\nNothing.\n" in (tmp_path / "questions" / "CARD.md").read_text()
+
+
+def test_conversations_go_out_and_come_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def conversation(i: int, answer: str) -> dict[str, Any]:
+        earlier = [("user", f"May I ask about {i}?"), ("assistant", "Ask away!")]
+        said = [("system", f"You keep {i} bees."), *(earlier * (i % 3)), ("user", CHATS[i][0]), ("assistant", answer)]
+        flags = {"weight": 0} if i % 2 else {}
+        return {"messages": [{"role": role, "content": text} | (flags if text == "Ask away!" else {}) for role, text in said]}
+
+    for name, side in (("shown", 1), ("plain", 2)):
+        rows = [conversation(i, row[side]) for i, row in enumerate(CHATS)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    wellworn("traits", "import", tmp_path / "shown.jsonl", "--plain", tmp_path / "plain.jsonl", "--to", tmp_path / "bold")
+    rows = load_trait(str(tmp_path / "bold")).examples
+    assert {(len(row.before), row.before[0].train) for row in rows if row.before} == {(1, True), (1, False), (2, True), (2, False)}
+    wellworn("traits", "export", tmp_path / "bold", "--format", "messages", "--to", tmp_path / "messages")
+    train, test = tmp_path / "messages" / "train", tmp_path / "messages" / "evaluate"
+    plains = ["--plain", train / "plain.jsonl", "--plain", test / "plain.jsonl"]
+    wellworn("traits", "import", train / "positive.jsonl", *plains, "--evaluation", test / "positive.jsonl", "--to", tmp_path / "again")
+    wellworn("traits", "export", tmp_path / "bold", "--format", "preferences", "--to", tmp_path / "pairs")
+    pairs = [tmp_path / "pairs" / split / "preferences.jsonl" for split in ("train", "evaluate")]
+    wellworn("traits", "import", pairs[0], "--evaluation", pairs[1], "--to", tmp_path / "preferred")
+    for name, flags in (("again", True), ("preferred", False)):
+        again = load_trait(str(tmp_path / name)).examples
+        said = [[(row.split, row.asked, row.positive, row.negative) for row in each] for each in (rows, again)]
+        assert sorted(said[0], key=str) == sorted(said[1], key=str)
+        trained = [sorted(str(row.before) for row in each) for each in (rows, again)]
+        assert (trained[0] == trained[1]) is flags
+    capsys.readouterr()
+
+
+def test_questions_after_a_conversation_are_counted_where_a_format_holds_questions_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": "Why?", "system": "Be brief."}, {"question": "How?"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    wellworn("traits", "export", "childish", "--format", "persona-vectors", "--to", tmp_path / "theirs")
+    theirs = tmp_path / "theirs" / "extract" / "childish.json"
+    wellworn("traits", "import", theirs, tmp_path / "rows.jsonl", "--to", tmp_path / "bold")
+    capsys.readouterr()
+    for form, path in (("persona-vectors", "extract/bold.json"), ("questions", "questions.jsonl")):
+        wellworn("traits", "export", tmp_path / "bold", "--format", form, "--to", tmp_path / form)
+        said = " ".join(capsys.readouterr().out.split())
+        assert "left out: questions that follow a system message or earlier turns, for which the format has no place (1 times)" in said
+        assert "How?" in (tmp_path / form / path).read_text()
+        assert "Why?" not in (tmp_path / form / path).read_text()
 
 
 def test_two_things_of_one_name_are_no_study(tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +208,7 @@ def test_nothing_is_left_of_an_import_that_fails(
 ) -> None:
     shown = chats(tmp_path, "shown.jsonl", 1)
     shown.write_text(shown.read_text() + '{"messages": []}\n')
-    assert "shown.jsonl:31: messages: a row is one question" in refused(
+    assert "shown.jsonl:31: messages: a conversation is questions" in refused(
         capsys, "traits", "import", shown, "--to", tmp_path / "new" / "bold"
     )
     assert list(tmp_path.iterdir()) == [shown]

@@ -107,13 +107,13 @@ def test_every_text_has_its_origin_and_data_are_the_same_without(wellworn: Call,
     assert {each["prompt"]: each["seed"] for each in origins} == requests
     trait = load_trait(str(folder))
     prints = {split: fingerprint(trait_turns(trait, trait.examples, split)) for split in ("train", "evaluate")}
-    documents = export_files(trait, "persona-vectors")
+    documents = export_files(trait, "persona-vectors", {})
     for name in ("provenance.jsonl", "synthesis.json"):
         (folder / name).unlink()
     bare = load_trait(str(folder))
     assert bare == trait
     assert prints == {split: fingerprint(trait_turns(bare, bare.examples, split)) for split in ("train", "evaluate")}
-    assert documents == export_files(bare, "persona-vectors")
+    assert documents == export_files(bare, "persona-vectors", {})
     assert wellworn("traits", "check", folder).code == 0
     assert wellworn("traits", "export", folder, "--format", "preferences", "--to", tmp_path / "out").code == 0
     imported = tmp_path / "again"
