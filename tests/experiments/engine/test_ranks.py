@@ -1,7 +1,6 @@
 """Two processes over gloo give one process's directions and shifts."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,15 +10,22 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.tiny import ROOT
+from tests.fsdp_on_cpu import environment, launch
+from tests.tiny import ROOT, free_port
 from wellworn.experiments.engine.store import read_json
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on: tests run side by side."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def compare_stages(one: Path, two: Path, near: float) -> None:
+    """Make sure that two runs folders hold the same stages, with equal tensors."""
+    paths = sorted((one / "stages").rglob("*.safetensors"))
+    assert paths
+    for path in paths:
+        other = load_file(two / path.relative_to(one))
+        for name, array in load_file(path).items():
+            assert other[name].shape == array.shape, (path, name)
+            # Where there is no space no arm is run, and there is nothing to compare.
+            if array.size:
+                assert np.abs(other[name] - array).max() <= near * np.abs(array).max(), (path, name)
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
@@ -47,15 +53,7 @@ def test_two_ranks_equal_one(tiny_study: Callable[..., Path], tmp_path: Path, la
     )  # fmt: skip
     assert both.returncode == 0, both.stderr
     assert "2 process(es)" in both.stdout
-    for path in sorted((tmp_path / "one" / "stages").rglob("*.safetensors")):
-        other = load_file(tmp_path / "two" / path.relative_to(tmp_path / "one"))
-        for name, array in load_file(path).items():
-            assert other[name].shape == array.shape, (path, name)
-            # Where there is no space no arm is run, and there is nothing to compare.
-            if not array.size:
-                continue
-            scale = np.abs(array).max()
-            assert np.abs(other[name] - array).max() <= 1e-5 * scale, (path, name)
+    compare_stages(tmp_path / "one", tmp_path / "two", near=1e-5)
 
 
 def test_one_process_under_accelerate_is_the_same_as_without(tiny_study: Callable[..., Path], tmp_path: Path) -> None:
@@ -88,6 +86,22 @@ def test_training_on_two_ranks_runs_and_splits_the_batch(tiny_study: Callable[..
     assert both.returncode == 0, both.stderr
     run = read_json(tmp_path / "tiny" / "summary.json")["runs"][0]
     assert run["effect"]["value"] != 0
+
+
+def test_ranks_that_spread_weights_in_training_find_what_one_process_finds(tiny_study: Callable[..., Path], tmp_path: Path) -> None:
+    train = {"batch_size": 8, "lora": {"r": 2}, "sft": {"max_steps": 4, "save_steps": 2, "learning_rate": 1e-3}}
+    study = tiny_study(runs=[{"arm": "sft", "trait": "pirate"}], train=train)
+    arguments = ["run", str(study), "--runs-dir"]
+    alone = subprocess.run(
+        [sys.executable, "-m", "wellworn", *arguments, str(tmp_path / "one")], capture_output=True, text=True, check=False
+    )
+    assert alone.returncode == 0, alone.stderr
+    both = subprocess.run(
+        launch(free_port(), "tests.fsdp_on_cpu", *arguments, str(tmp_path / "two")),
+        capture_output=True, text=True, check=False, cwd=ROOT, env=environment(), timeout=600,
+    )  # fmt: skip
+    assert both.returncode == 0, both.stderr
+    compare_stages(tmp_path / "one", tmp_path / "two", near=1e-4)
 
 
 def test_an_error_on_one_rank_is_raised_on_all(tiny_study: Callable[..., Path], tmp_path: Path) -> None:
