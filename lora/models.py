@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 
 from wellworn.data.chat import Chat
-from wellworn.data.errors import InputError
+from wellworn.data.errors import InputError, is_out_of_memory
 from wellworn.data.files import sha256
 from wellworn.probes.decoding.generate import end_tokens
 from wellworn.probes.reading.supported import check_blocks
@@ -83,6 +83,11 @@ def device_and_dtype(dtype: str = "auto") -> tuple[torch.device, str]:
     return device, dtype
 
 
+def smaller_dtypes(dtype: str) -> tuple[str, ...]:
+    """Return the names of dtypes whose weights take less memory than those of another, the nearest first."""
+    return {"float32": ("bfloat16", NF4), NF4: ()}.get(dtype, (NF4,))
+
+
 def resolve(name: str) -> ModelRef:
     """Find a model by name and say exactly which weights that is.
 
@@ -139,9 +144,11 @@ def _loading(ref: ModelRef, problem: str) -> Iterator[None]:
     """Say in one line what kept a library from loading something of a model: it may be any kind of error, of many packages."""
     try:
         yield
-    except (InputError, MemoryError, torch.OutOfMemoryError):
+    except InputError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         # Messages of these are names alone.
         kind = "" if isinstance(error, OSError | ValueError | ImportError) and reason else f"{type(error).__name__}: "

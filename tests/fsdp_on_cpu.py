@@ -11,13 +11,13 @@ from tests.tiny import ROOT
 
 
 def launch(port: int, *arguments: str) -> list[str]:
-    """Return the command that starts a module on two ranks with the suite's own file; run it with `environment()`."""
+    """Return the command that starts a module on two ranks with the suite's own file; run it with `cpu_environment()`."""
     file = str(ROOT / "experiments/launch/fsdp2.yaml")
     start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file, "--num_processes", "2"]
     return [*start, "--main_process_port", str(port), "-m", *arguments]
 
 
-def environment() -> dict[str, str]:
+def cpu_environment() -> dict[str, str]:
     """Return the environment in which ranks run on the CPU."""
     return os.environ | {"ACCELERATE_USE_CPU": "true", "ACCELERATE_TORCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
 

@@ -15,7 +15,7 @@ from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.loaded_space import PersonaSpace
 from wellworn.experiments.stages.nested_space import chance_directions, nested_space
 from wellworn.experiments.stages.persona_space import SpaceStages
-from wellworn.experiments.stages.training import train_adapter
+from wellworn.experiments.stages.training import SMALLER, train_adapter
 from wellworn.lora.arms import Confined, TrainConfig, check_keys
 from wellworn.lora.sharded import refuse_fsdp
 from wellworn.probes.mediation.pathways import OWN
@@ -78,6 +78,7 @@ def confined_stage(
         title=title,
         compute=compute,
         check=check,
+        smaller=SMALLER,
     )
 
 

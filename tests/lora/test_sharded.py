@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from tests.fsdp_on_cpu import environment, launch
+from tests.fsdp_on_cpu import cpu_environment, launch
 from tests.lora.sharded_training import STEPS, WAYS
 from tests.tiny import ROOT, free_port
 from wellworn.data.errors import InputError
@@ -25,7 +25,7 @@ def two_ranks(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     out = tmp_path_factory.mktemp("two")
     done = subprocess.run(
         launch(free_port(), "tests.lora.sharded_training", str(tiny_model), str(out)),
-        capture_output=True, text=True, check=False, cwd=ROOT, env=environment(), timeout=600,
+        capture_output=True, text=True, check=False, cwd=ROOT, env=cpu_environment(), timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     [said] = [line for line in done.stdout.splitlines() if line.startswith("{")]

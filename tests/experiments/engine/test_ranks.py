@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.fsdp_on_cpu import environment, launch
+from tests.fsdp_on_cpu import cpu_environment, launch
 from tests.tiny import ROOT, free_port
 from wellworn.experiments.engine.store import read_json
 
@@ -98,7 +98,7 @@ def test_ranks_that_spread_weights_in_training_find_what_one_process_finds(tiny_
     assert alone.returncode == 0, alone.stderr
     both = subprocess.run(
         launch(free_port(), "tests.fsdp_on_cpu", *arguments, str(tmp_path / "two")),
-        capture_output=True, text=True, check=False, cwd=ROOT, env=environment(), timeout=600,
+        capture_output=True, text=True, check=False, cwd=ROOT, env=cpu_environment(), timeout=600,
     )  # fmt: skip
     assert both.returncode == 0, both.stderr
     compare_stages(tmp_path / "one", tmp_path / "two", near=1e-4)
@@ -114,3 +114,53 @@ def test_an_error_on_one_rank_is_raised_on_all(tiny_study: Callable[..., Path], 
     )  # fmt: skip
     assert both.returncode != 0
     assert "train.batch_size: 3 is not divisible by the 2 processes" in " ".join(both.stderr.split())
+
+
+ONE_RANK_RUNS_OUT = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch.distributed as dist
+from rich.console import Console
+
+from wellworn.data.errors import InputError
+from wellworn.experiments.engine.ranks import Ranks
+from wellworn.experiments.engine.run import run
+from wellworn.experiments.engine.stage import Kind, Stage
+from wellworn.experiments.engine.store import Store
+
+ranks, store = Ranks(), Store(Path(sys.argv[1]))
+ranks.from_main(store.create)
+
+
+def compute_all(_context, folders, *_):
+    if ranks.rank == 1:
+        raise MemoryError
+    dist.barrier()
+    return [{"a.json": 1} for _ in folders]
+
+
+rows = [
+    Stage.joint(kind=Kind("read", 1), config={"row": i}, inputs={}, title=f"read {i}", shared="rows", compute_all=compute_all)
+    for i in range(2)
+]
+try:
+    run(rows, store, SimpleNamespace(dtype="float32"), ranks, Console(quiet=True), quiet=True)
+except InputError as error:
+    sys.stderr.write(f"rank {ranks.rank}: {error}\\n")
+    sys.exit(2)
+"""
+
+
+def test_memory_that_runs_out_on_one_rank_ends_all(tmp_path: Path) -> None:
+    """The others are inside a collective, and would wait for it."""
+    script = tmp_path / "script.py"
+    script.write_text(ONE_RANK_RUNS_OUT)
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    both = subprocess.run(
+        [*start, str(script), str(tmp_path / "runs")], capture_output=True, text=True, check=False, env=environment, timeout=120
+    )
+    assert both.returncode != 0
+    assert "rank 1: read 0 and 1 more: out of memory; finished stages are kept" in both.stderr
