@@ -19,6 +19,7 @@ from filelock import FileLock
 from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError, is_out_of_memory
 from wellworn.data.files import sha256
+from wellworn.lora.digests import kept_digests
 from wellworn.probes.decoding.generate import end_tokens
 from wellworn.probes.reading.supported import check_blocks
 
@@ -306,8 +307,9 @@ def _resolve_hub(name: str) -> ModelRef:
 
 def _folder_digest(folder: Path) -> str:
     """Digest the weights, configuration and tokenizer of a saved model."""
+    kinds = (".safetensors", ".bin", ".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix in kinds]
     total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".safetensors", ".bin", ".json", ".jinja", ".model", ".tiktoken", ".txt", ".py"):
-            total.update(f"{path.relative_to(folder)}:{sha256(path)};".encode())
+    for path, digest in zip(paths, kept_digests(folder, paths, cache_dir() / "digests"), strict=True):
+        total.update(f"{path.relative_to(folder)}:{digest};".encode())
     return total.hexdigest()[:12]
