@@ -13,6 +13,7 @@ from wellworn.experiments.engine.store import Store
 from wellworn.experiments.study import Study
 from wellworn.lora import models
 from wellworn.lora.adapters import merge_adapter
+from wellworn.lora.memory import NF4
 from wellworn.lora.sharded import refuse_fsdp
 from wellworn.probes.scoring.endpoint import Budget, check
 
@@ -40,7 +41,7 @@ class StudyContext:
         """Find the study's model without loading its weights."""
         ref = ranks.from_main(lambda: models.resolve(study.model))
         device, dtype = models.device_and_dtype(study.dtype)
-        if dtype == models.NF4:
+        if dtype == NF4:
             refuse_fsdp("dtype nf4")
         return cls(study, ranks, ref, device, dtype, models.config_depth(ref, study.trust_remote_code), store)
 

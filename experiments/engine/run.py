@@ -14,7 +14,7 @@ from wellworn.experiments.engine.progress import Display, Tick, heading
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.stage import Folders, Output, Stage, write_output
 from wellworn.experiments.engine.store import Store
-from wellworn.lora.models import smaller_dtypes
+from wellworn.lora.memory import smaller_dtypes
 
 POLL_SECONDS = 0.5
 FULL_DISK_BYTES = 1_000_000
