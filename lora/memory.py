@@ -64,7 +64,7 @@ def count_parameters(config: "PreTrainedConfig", trust_remote_code: bool = False
     except Exception:
         # What is wrong with it is said when it is loaded.
         return None
-    return sum(each.numel() for each in model.parameters())
+    return sum(int(each.numel()) for each in model.parameters())
 
 
 def total_memory(device: torch.device) -> int | None:
@@ -72,8 +72,9 @@ def total_memory(device: torch.device) -> int | None:
     if device.type == "cpu":
         return int(psutil.virtual_memory().total + psutil.swap_memory().total)
     # Drivers on Windows let memory of the machine stand in.
-    windows = sys.platform == "win32" or "microsoft" in platform.release().lower()
-    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" and not windows else None
+    if device.type != "cuda" or sys.platform == "win32" or "microsoft" in platform.release().lower():
+        return None
+    return int(torch.cuda.mem_get_info(device)[1])
 
 
 def _bytes(parameters: int, dtype: str) -> int:

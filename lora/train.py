@@ -25,6 +25,7 @@ from wellworn.lora.adapters import copy_adapter_config
 from wellworn.lora.arms import DEFAULT_EPOCHS, TrainConfig
 from wellworn.lora.confine import Confinement, ConfineWrites, states_reset
 from wellworn.lora.gate import GatedRow, GatedTrainer
+from wellworn.lora.last_batch import share_of_batch
 from wellworn.lora.models import Loaded
 from wellworn.lora.sharded import adapter_weights, refuse_fsdp
 from wellworn.lora.targets import ALL_LINEAR, check_targets, resolve_targets
@@ -82,7 +83,9 @@ class _Supervised(SFTTrainer):
         logits = len(scored[0]) * unwrap(model).get_output_embeddings().weight.shape[0]
         settings: Any = self.args
         plain = settings.loss_type == "nll" and self.label_smoother is None and settings.n_gpu < 2 and not self.aux_loss_enabled
-        if return_outputs or not plain or inputs.keys() != PLAIN_INPUTS or not 0 < logits < MOST_LOGITS:
+        # A rank may have nothing to score where others have.
+        known = logits > 0 or num_items_in_batch is not None
+        if return_outputs or not plain or inputs.keys() != PLAIN_INPUTS or not known or logits >= MOST_LOGITS:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
         targets = inputs["labels"][:, 1:][scored]
         with head_at(model, scored):
@@ -92,6 +95,12 @@ class _Supervised(SFTTrainer):
             return total / len(targets)
         # It counts the tokens of all processes, whose gradients are averaged.
         return total / num_items_in_batch * (self.accelerator.num_processes if settings.average_tokens_across_devices else 1)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor | int | None:
+        for batch in batch_samples:
+            batch["labels"][share_of_batch(self, len(batch["labels"])).rows :] = -100
+        found: torch.Tensor | int | None = super()._get_num_items_in_batch(batch_samples, device)
+        return found
 
 
 def train_sft(

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,14 @@ def config(**lora: Any) -> TrainConfig:
     return TrainConfig(batch_size=8, lora={"r": 4, **lora}, sft={"max_steps": STEPS, "save_steps": 2, "learning_rate": 1e-3})
 
 
-def sft(model: Path, out: Path, confined: dict[int, Confinement] | None = None, kill_at: int | None = None, **lora: Any) -> list[int]:
+def sft(
+    model: Path,
+    out: Path,
+    confined: dict[int, Confinement] | None = None,
+    kill_at: int | None = None,
+    turns: Sequence[Turn] = TURNS,
+    **lora: Any,
+) -> list[int]:
     """Train an adapter; return the steps that it took."""
     base, steps = load(resolve(str(model))), []
 
@@ -41,16 +48,16 @@ def sft(model: Path, out: Path, confined: dict[int, Confinement] | None = None, 
         if step == kill_at:
             raise KilledError
 
-    rows = [Chat(base.tokenizer).training_row(turn) for turn in TURNS]
+    rows = [Chat(base.tokenizer).training_row(turn) for turn in turns]
     train_sft(base, rows, config(**lora), seed=0, out=out / "adapter", work=out / "work", progress=progress, confined=confined)
     return steps
 
 
-def resumed(model: Path, out: Path) -> list[int]:
+def resumed(model: Path, out: Path, turns: Sequence[Turn] = TURNS) -> list[int]:
     try:
-        sft(model, out, kill_at=3)
+        sft(model, out, kill_at=3, turns=turns)
     except KilledError:
-        return sft(model, out)
+        return sft(model, out, turns=turns)
     raise AssertionError("nothing was killed")
 
 
@@ -61,8 +68,8 @@ def confinement(reset: bool = False) -> dict[int, Confinement]:
 
 
 def gated(model: Path, out: Path) -> list[int]:
-    # Of a batch that is not full, accelerate would repeat rows for the second rank.
-    rows = gated_rows(model)[0][:8]
+    # The last of its batches is half full.
+    rows = gated_rows(model)[0]
     curve = train_gated(load(resolve(str(model))), rows, config(), MARGIN, seed=0, out=out / "adapter", work=out / "work")
     return [int(point["step"]) for point in curve]
 
@@ -71,6 +78,9 @@ WAYS: dict[str, Callable[[Path, Path], list[int]]] = {
     "sft": sft,
     "dora": lambda model, out: sft(model, out, use_dora=True),
     "resumed": resumed,
+    # The last batch holds rows for one rank alone, and for both.
+    "few left": lambda model, out: sft(model, out, turns=TURNS[:10]),
+    "some left": lambda model, out: resumed(model, out, turns=TURNS[:14]),
     "confined": lambda model, out: sft(model, out, confinement(), target_modules=["down_proj"]),
     "gated": gated,
 }
