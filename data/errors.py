@@ -1,5 +1,7 @@
-"""The one exception that a user is meant to see, and a list of its messages."""
+"""The exceptions that a user is meant to see, a list of their messages, and whether memory ran out."""
 
+import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +12,34 @@ class InputError(ValueError):
     The message names the thing, what was got, what it may be, and the remedy. The command line
     prints it without a traceback and exits with code 2.
     """
+
+
+class MemoryShortError(InputError):
+    """There is less memory than something takes. It may happen to one rank alone, of which the others know nothing."""
+
+
+# How libraries say it that have no class of errors for it.
+_OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|an't allocate memory|annot allocate memory|STATUS_ALLOC_FAILED")
+_TRIED = re.compile(r"[Tt]ried to allocate ([\d.]+ ?\w+)")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of a device or of the machine. Errors of torch are known by their names."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    named_so = any(each.__name__ == "OutOfMemoryError" for each in type(error).__mro__)
+    return named_so or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None)
+
+
+def describe_out_of_memory(error: BaseException) -> str:
+    """Return the words for an error that says that memory ran out, with the size asked for where it is known.
+
+    Example:
+        >>> describe_out_of_memory(MemoryError())
+        'out of memory'
+    """
+    tried = _TRIED.search(str(error))
+    return f"out of memory (it tried to allocate {tried[1]})" if tried else "out of memory"
 
 
 class Complaints:

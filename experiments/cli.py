@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from wellworn.data.errors import InputError
+from wellworn.data.errors import InputError, describe_out_of_memory, is_out_of_memory
 from wellworn.experiments.commands import studies, traits
 from wellworn.experiments.commands.options import (
     HELP,
@@ -282,6 +282,12 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         given = sys.argv[1:] if arguments is None else list(arguments)
         kept = "; finished stages are kept" if given[:1] not in (["traits"], ["studies"]) else ""
         complaints.print(f"[bold red]error:[/bold red] {_escape(str(error))}{kept}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message = f"{describe_out_of_memory(error)}; use a device with more memory, or a smaller model"
+        complaints.print(f"[bold red]error:[/bold red] {message}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         complaints.print("stopped; run the same command again to continue from here", highlight=False)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
+from wellworn.lora.sharded import overwrite, whole
 from wellworn.probes.reading.hooks import OnBlock, forward, hooked
 from wellworn.probes.reading.layers import decoder_blocks, unwrap
 
@@ -46,7 +47,7 @@ class ConfineWrites(TrainerCallback):
         for layer, block in enumerate(decoder_blocks(model)):
             for name, weight in block.named_parameters():
                 if "lora_B" in name:
-                    weight.copy_(self.confined[layer].part(weight))
+                    overwrite(weight, self.confined[layer].part(whole(weight)))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from wellworn.data.errors import InputError
+from wellworn.data.errors import InputError, is_out_of_memory
 from wellworn.lora.addresses import CONFIG, WEIGHTS
 from wellworn.lora.keys import beyond_lora
 from wellworn.lora.models import Loaded
@@ -133,7 +133,9 @@ def _in_names_of(model: torch.nn.Module, adapter: Path) -> dict[str, torch.Tenso
     try:
         config = LoraConfig.from_pretrained(str(adapter))
         return dict(convert_peft_adapter_state_dict_for_transformers(model, config, held))
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, re.error):
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, re.error) as error:
+        if is_out_of_memory(error):
+            raise
         # Not an older adapter of this model: what does not fit is said by its own names.
         return held
 
@@ -200,6 +202,8 @@ def _with_one_more(base: Loaded, model: "PeftModel | None", name: str, folder: P
         model.add_adapter(name, config)
         model.load_adapter(str(folder), adapter_name=name)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, re.error) as error:
+        if is_out_of_memory(error):
+            raise
         # Of lists of what does not fit, the first line says nothing.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise InputError(

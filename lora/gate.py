@@ -18,6 +18,7 @@ from torch import nn
 from transformers import Trainer
 
 from wellworn.data.chat import Encoded
+from wellworn.lora.last_batch import share_of_batch
 from wellworn.probes.reading.batch_inputs import batch_inputs
 from wellworn.probes.reading.batching import Chunk
 from wellworn.probes.reading.logprob import head_at, mean_logprob
@@ -66,12 +67,15 @@ class GatedTrainer(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *_args: Any, **_kwargs: Any) -> torch.Tensor:
         """Return the loss of one batch."""
-        texts = [text for row in inputs["rows"] for text in row.texts]
+        share = share_of_batch(self, len(inputs["rows"]))
+        # A rank without rows of its own takes part all the same, with a loss that counts for nothing.
+        rows = inputs["rows"][: max(share.rows, 1)]
+        texts = [text for row in rows for text in row.texts]
         everything = range(len(texts))
         # Padding on the right needs no mask: no token looks ahead, and none that is padding is scored.
         batch = batch_inputs(texts, everything, Chunk([everything]), None, (), 0, "right", self.accelerator.device)
         with head_at(model, batch.scored):
             logits_NV = model(use_cache=False, **batch.inputs).logits[0]
         logprob_Q22 = mean_logprob(logits_NV, batch).reshape(-1, 2, 2)
-        before_Q2 = torch.tensor([row.before for row in inputs["rows"]]).to(logprob_Q22)
-        return gated_loss(logprob_Q22, before_Q2, self.margin)
+        before_Q2 = torch.tensor([row.before for row in rows]).to(logprob_Q22)
+        return share.weight * gated_loss(logprob_Q22, before_Q2, self.margin)

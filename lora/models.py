@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,10 @@ import torch
 from filelock import FileLock
 
 from wellworn.data.chat import Chat
-from wellworn.data.errors import InputError
+from wellworn.data.errors import InputError, is_out_of_memory
 from wellworn.data.files import sha256
+from wellworn.lora.digests import kept_digests
+from wellworn.lora.memory import NF4, check_room, count_parameters
 from wellworn.probes.decoding.generate import end_tokens
 from wellworn.probes.reading.supported import check_blocks
 
@@ -29,8 +32,6 @@ EMBEDDED = "smollm2-135m"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Weights of 4 bits, multiplied in the dtype that `auto` would take.
-NF4 = "nf4"
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,11 @@ def _loading(ref: ModelRef, problem: str) -> Iterator[None]:
     """Say in one line what kept a library from loading something of a model: it may be any kind of error, of many packages."""
     try:
         yield
-    except (InputError, MemoryError, torch.OutOfMemoryError):
+    except InputError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         # Messages of these are names alone.
         kind = "" if isinstance(error, OSError | ValueError | ImportError) and reason else f"{type(error).__name__}: "
@@ -179,7 +182,8 @@ def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) ->
         trust_remote_code: whether code that comes with the weights may run; only ever when asked for.
 
     Raises:
-        InputError: the files cannot be loaded as a causal LM, or bitsandbytes is missing.
+        InputError: the files cannot be loaded as a causal LM, the weights take more than all the memory of the device, or bitsandbytes
+            is missing.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
@@ -188,7 +192,8 @@ def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) ->
     device, dtype = device_and_dtype(dtype)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": ref.revision}
     options = {key: value for key, value in options.items() if value is not None}
-    weights: dict[str, Any] = _four_bits(device) if dtype == NF4 else {"dtype": DTYPES[dtype]}
+    weights = _four_bits(device) if dtype == NF4 else {"dtype": DTYPES[dtype], **_placement(device)}
+    check_room(ref.id, _parameters(ref, trust_remote_code), dtype, device)
     with _loading(ref, "cannot be loaded"):
         model = AutoModelForCausalLM.from_pretrained(ref.path, **weights, **options)
     with _loading(ref, "its tokenizer cannot be loaded"):
@@ -203,14 +208,25 @@ def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) ->
             # Some processors would repack the weights in place when they are first used, which PEFT does not survive.
             if type(module).__name__ == "Linear4bit":
                 module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
-    else:
-        model.to(device)  # type: ignore[arg-type]  # wrapped so that its types are lost
     with suppress(InputError):
         # On any day: the date stands before the answer. A study says what is wrong with a template.
         end_turns(model, Chat(tokenizer, date=datetime.date(2026, 1, 1)))
     with _loading(ref, "cannot be read"):
         check_blocks(model.eval())
     return Loaded(ref, model, tokenizer)
+
+
+def _placement(device: torch.device) -> dict[str, Any]:
+    """Return the arguments with which weights go straight to a device, so that no process holds the whole model in the machine's memory."""
+    return {} if device.type == "cpu" else {"device_map": {"": device}}
+
+
+@cache
+def _parameters(ref: ModelRef, trust_remote_code: bool) -> int | None:
+    # What is wrong with it is said when it is loaded.
+    with suppress(InputError):
+        return count_parameters(_config(ref, trust_remote_code), trust_remote_code)
+    return None
 
 
 def end_turns(model: "PreTrainedModel", chat: Chat) -> None:
@@ -304,8 +320,9 @@ def _resolve_hub(name: str) -> ModelRef:
 
 def _folder_digest(folder: Path) -> str:
     """Digest the weights, configuration and tokenizer of a saved model."""
+    kinds = (".safetensors", ".bin", ".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix in kinds]
     total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".safetensors", ".bin", ".json", ".jinja", ".model", ".tiktoken", ".txt", ".py"):
-            total.update(f"{path.relative_to(folder)}:{sha256(path)};".encode())
+    for path, digest in zip(paths, kept_digests(folder, paths, cache_dir() / "digests"), strict=True):
+        total.update(f"{path.relative_to(folder)}:{digest};".encode())
     return total.hexdigest()[:12]

@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import torch
 from accelerate import PartialState
+from accelerate.utils.constants import FSDP_MODEL_NAME
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 from peft import LoraConfig, get_peft_model
@@ -24,7 +25,9 @@ from wellworn.lora.adapters import copy_adapter_config
 from wellworn.lora.arms import DEFAULT_EPOCHS, TrainConfig
 from wellworn.lora.confine import Confinement, ConfineWrites, states_reset
 from wellworn.lora.gate import GatedRow, GatedTrainer
+from wellworn.lora.last_batch import share_of_batch
 from wellworn.lora.models import Loaded
+from wellworn.lora.sharded import adapter_weights, refuse_fsdp
 from wellworn.lora.targets import ALL_LINEAR, check_targets, resolve_targets
 from wellworn.probes.reading.layers import unwrap
 from wellworn.probes.reading.logprob import head_at
@@ -80,7 +83,9 @@ class _Supervised(SFTTrainer):
         logits = len(scored[0]) * unwrap(model).get_output_embeddings().weight.shape[0]
         settings: Any = self.args
         plain = settings.loss_type == "nll" and self.label_smoother is None and settings.n_gpu < 2 and not self.aux_loss_enabled
-        if return_outputs or not plain or inputs.keys() != PLAIN_INPUTS or not 0 < logits < MOST_LOGITS:
+        # A rank may have nothing to score where others have.
+        known = logits > 0 or num_items_in_batch is not None
+        if return_outputs or not plain or inputs.keys() != PLAIN_INPUTS or not known or logits >= MOST_LOGITS:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
         targets = inputs["labels"][:, 1:][scored]
         with head_at(model, scored):
@@ -90,6 +95,12 @@ class _Supervised(SFTTrainer):
             return total / len(targets)
         # It counts the tokens of all processes, whose gradients are averaged.
         return total / num_items_in_batch * (self.accelerator.num_processes if settings.average_tokens_across_devices else 1)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor | int | None:
+        for batch in batch_samples:
+            batch["labels"][share_of_batch(self, len(batch["labels"])).rows :] = -100
+        found: torch.Tensor | int | None = super()._get_num_items_in_batch(batch_samples, device)
+        return found
 
 
 def train_sft(
@@ -136,6 +147,7 @@ def train_sft(
         raise InputError(f"train: {error}") from error
     if any(each.reset for each in (confined or {}).values()):
         _refuse_replicas(arguments, "a confined arm with reset")
+        refuse_fsdp("a confined arm with reset")
     assert trainer.model is not None  # it was passed in
     with states_reset(trainer.model, confined or {}):
         return _train(trainer, base, out, work)
@@ -227,10 +239,12 @@ def _train(trainer: Trainer, base: Loaded, out: Path, work: Path) -> list[dict[s
     assert trainer.model is not None  # both kinds of trainer were given one
     check_targets(trainer.model)
     with fast_matmul():
-        trainer.train(resume_from_checkpoint=_newest_checkpoint(work))
+        trainer.train(resume_from_checkpoint=_newest_checkpoint(work, trainer.is_fsdp_enabled))
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    weights = adapter_weights(model)
     if trainer.accelerator.is_main_process:
         # Weights of the base are never an adapter's, not even of an output embedding that one is put on.
-        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(out, save_embedding_layers=False)
+        model.save_pretrained(out, state_dict=weights, save_embedding_layers=False)
         # Set earlier, PEFT would look the symbolic name up on the hub at every save.
         copy_adapter_config(out, out, base.ref.id)
         (out / "README.md").unlink(missing_ok=True)
@@ -238,9 +252,20 @@ def _train(trainer: Trainer, base: Loaded, out: Path, work: Path) -> list[dict[s
     return [{"step": int(e["step"]), "loss": float(e["loss"])} for e in trainer.state.log_history if "loss" in e]
 
 
-def _newest_checkpoint(work: Path) -> str | None:
-    """Return the newest checkpoint that was written whole: its state file is the last to be written."""
-    whole = [path for path in work.glob("checkpoint-*") if _readable(path / "trainer_state.json")]
+def _newest_checkpoint(work: Path, sharded: bool) -> str | None:
+    """Return the newest checkpoint that was written whole, in the form that this training reads; remove all others.
+
+    The state file is the last to be written.
+
+    Args:
+        work: the folder of the checkpoints.
+        sharded: whether weights are spread over ranks, and so in checkpoints.
+    """
+    whole = [
+        path
+        for path in work.glob("checkpoint-*")
+        if _readable(path / "trainer_state.json") and bool([*path.glob(f"{FSDP_MODEL_NAME}*")]) == sharded
+    ]
     for path in work.glob("checkpoint-*"):
         if path not in whole and PartialState().is_main_process:
             shutil.rmtree(path, ignore_errors=True)

@@ -1,5 +1,6 @@
 """Tiny models, tokenizers, studies and rows: what tests are made of. Equal arguments, equal weights."""
 
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,6 +107,13 @@ def write_tiny_study(path: Path, model: Path, /, **changes: Any) -> Path:
     with path.open("w", encoding="utf-8") as file:
         YAML().dump(tiny_study_value(model) | changes, file)
     return path
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on: tests run side by side."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def make_model(architecture: str) -> PreTrainedModel:

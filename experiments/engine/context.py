@@ -1,5 +1,6 @@
 """The model of a study and its chat format, which every stage computes with."""
 
+import gc
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from wellworn.experiments.engine.store import Store
 from wellworn.experiments.study import Study
 from wellworn.lora import models
 from wellworn.lora.adapters import merge_adapter
+from wellworn.lora.memory import NF4
+from wellworn.lora.sharded import refuse_fsdp
 from wellworn.probes.scoring.endpoint import Budget, check
 
 
@@ -38,6 +41,8 @@ class StudyContext:
         """Find the study's model without loading its weights."""
         ref = ranks.from_main(lambda: models.resolve(study.model))
         device, dtype = models.device_and_dtype(study.dtype)
+        if dtype == NF4:
+            refuse_fsdp("dtype nf4")
         return cls(study, ranks, ref, device, dtype, models.config_depth(ref, study.trust_remote_code), store)
 
     def taught(self, stage_id: str) -> "StudyContext":
@@ -51,6 +56,8 @@ class StudyContext:
 
     def load(self) -> models.Loaded:
         """Load a fresh copy of the base."""
+        # A trainer and its model hold each other, so that another copy of the weights would stay until the collector happens to run.
+        gc.collect()
         base = models.load(self.ref, self.dtype, self.study.trust_remote_code)
         # The study's template may be another one than the model's own.
         models.end_turns(base.model, self.chat(base))

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from wellworn.data.errors import InputError
+from wellworn.lora.sharded import check_launcher
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -17,6 +18,7 @@ class Ranks:
     """This process among its peers; a group of one where there is no launcher."""
 
     def __init__(self) -> None:
+        check_launcher()
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             # This module stores the group of all ranks as a default at its first import. Imported later, it would keep that group alive
             # past its end, and the group's threads would abort the interpreter at exit.

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from wellworn.data.errors import InputError
+from wellworn.data.errors import InputError, MemoryShortError, describe_out_of_memory, is_out_of_memory
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.progress import Display, Tick, heading
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.stage import Folders, Output, Stage, write_output
 from wellworn.experiments.engine.store import Store
+from wellworn.lora.memory import smaller_dtypes
 
 POLL_SECONDS = 0.5
 FULL_DISK_BYTES = 1_000_000
@@ -109,8 +110,8 @@ def _compute_all(stages: Sequence[Stage], store: Store, context: StudyContext, r
     try:
         if stages:
             _compute(stages, store, context, ranks, display)
-    except InputError:
-        if len(stages) == 1 or ranks.from_main(lambda: _full(store.root)):
+    except InputError as error:
+        if len(stages) == 1 or (ranks.world > 1 and not _joint(error)) or ranks.from_main(lambda: _full(store.root)):
             raise
         # Some may have been published before the error.
         done = ranks.from_main(lambda: [stage.id for stage in stages if store.done(stage.id)])
@@ -133,8 +134,8 @@ def _compute(stages: Sequence[Stage], store: Store, context: StudyContext, ranks
                         write_output(folder, output)
                         store.publish(stage.id, stage.facts(seconds, stages))
         except Exception as caught:
-            error = _explain(caught, stages, store.root)
-            if ranks.world > 1 and not isinstance(error, InputError):
+            error = _explain(caught, stages, store.root, context)
+            if ranks.world > 1 and not _joint(error):
                 # The other ranks may be inside a collective of their own: gathering errors would wait for them
                 # until the time-out. Ending this process makes the launcher end them.
                 raise error from caught
@@ -150,10 +151,21 @@ def _outputs(
     return [first.compute(context, inputs[0], folders[0], tick)]
 
 
-def _explain(error: Exception, stages: Sequence[Stage], root: Path) -> Exception:
-    """Turn the various errors of a full disk into one message; add the stage's name to an error of its input."""
+def _joint(error: Exception) -> bool:
+    """Whether all ranks come upon an error at the same place."""
+    return isinstance(error, InputError) and not isinstance(error, MemoryShortError)
+
+
+def _explain(error: Exception, stages: Sequence[Stage], root: Path, context: StudyContext) -> Exception:
+    """Turn the various errors of a full disk or memory into one message; add the stage's name to an error of its input."""
     if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or _full(root):
         return InputError(f"the disk that holds {root} is full; make room and run again: finished stages are kept")
+    if is_out_of_memory(error):
+        may = ", ".join([*stages[0].smaller, *(f"dtype={each}" for each in smaller_dtypes(context.dtype))])
+        return MemoryShortError(
+            f"{heading([stage.title for stage in stages])}: {describe_out_of_memory(error)}; finished stages are kept. "
+            f"What lets it fit: {may}"
+        )
     if isinstance(error, InputError):
         return InputError(f"{heading([stage.title for stage in stages])}: {error}")
     return error

@@ -97,6 +97,7 @@ class Stage:
         everywhere: whether all ranks take part, or only rank 0.
         check: called before anything is computed, if the stage is not finished.
         together: how to compute it together with similar stages, where that is faster; results are the same.
+        smaller: what a user may set so that it takes less memory.
     """
 
     kind: Kind
@@ -107,6 +108,7 @@ class Stage:
     everywhere: bool = True
     check: Callable[[], None] | None = None
     together: Together | None = None
+    smaller: Sequence[str] = ("a smaller token_budget",)
 
     @classmethod
     def joint(

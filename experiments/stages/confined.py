@@ -15,8 +15,9 @@ from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.loaded_space import PersonaSpace
 from wellworn.experiments.stages.nested_space import chance_directions, nested_space
 from wellworn.experiments.stages.persona_space import SpaceStages
-from wellworn.experiments.stages.training import train_adapter
+from wellworn.experiments.stages.training import SMALLER, train_adapter
 from wellworn.lora.arms import Confined, TrainConfig, check_keys
+from wellworn.lora.sharded import refuse_fsdp
 from wellworn.probes.mediation.pathways import OWN
 from wellworn.probes.reading.layers import resolve_layer
 from wellworn.probes.statistics.intervals import FloatArray
@@ -62,6 +63,11 @@ def confined_stage(
         modules = config.model_copy(update={"lora": config.lora | {"target_modules": last_writers(base.model)}})
         return train_adapter(context, base, turns, modules, seed_for(seed, "train"), out, tick, confined)
 
+    def check() -> None:
+        check_keys(config)
+        if arm.reset:
+            refuse_fsdp("a confined arm with reset")
+
     plain = {**context.identity(), "turns": fingerprint(turns), "train": config.model_dump(mode="json"), "seed": seed}
     plain |= {"to": arm.to, "outside": arm.outside, "own": own, "layer": at}
     plain |= {"reset": True} if arm.reset else {}
@@ -71,7 +77,8 @@ def confined_stage(
         inputs=space_stages.inputs,
         title=title,
         compute=compute,
-        check=lambda: check_keys(config),
+        check=check,
+        smaller=SMALLER,
     )
 
 

@@ -18,7 +18,7 @@ from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Interval, Record
 from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, by_stage
 from wellworn.experiments.stages import kinds
-from wellworn.experiments.stages.training import teach_adapter
+from wellworn.experiments.stages.training import SMALLER, teach_adapter
 from wellworn.experiments.study_sections import KnockInConfig
 from wellworn.lora import adapters as lora_adapters
 from wellworn.lora.arms import check_keys
@@ -132,7 +132,14 @@ def _teach_stage(context: StudyContext, config: KnockInConfig, name: str, turns:
         "margin": config.margin,
         "train": config.train.model_dump(mode="json"),
     }
-    return Stage(kind=kinds.KNOCK_IN, config=plain, title=f"teach {name}", compute=compute, check=lambda: check_keys(config.train))
+    return Stage(
+        kind=kinds.KNOCK_IN,
+        config=plain,
+        title=f"teach {name}",
+        compute=compute,
+        check=lambda: check_keys(config.train),
+        smaller=[each.replace("train.", "knock_in.train.") for each in SMALLER],
+    )
 
 
 def _weaken_stage(context: StudyContext, taught: Stage, name: str, strength: float) -> Stage:

@@ -1,6 +1,7 @@
 """Adapters: trained, third-party, or random; and how conversations are written."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,13 @@ from wellworn.lora.random_lora import random_lora
 from wellworn.lora.sums import sum_adapters
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.scoring.scores import mean_logprobs
+
+# What lets a training fit into less memory.
+SMALLER = (
+    "train.sft.activation_checkpointing=true",
+    "a smaller train.batch_size",
+    "more GPUs (accelerate launch --config_file experiments/launch/fsdp2.yaml)",
+)
 
 if TYPE_CHECKING:
     from wellworn.lora.confine import Confinement
@@ -58,7 +66,8 @@ def train_stage(
 
     plain = {**context.identity(), "turns": fingerprint(turns), "train": config.model_dump(mode="json"), "seed": seed}
     inputs = {"answers": answers_of} if answers_of else {}
-    return Stage(kind=kinds.TRAIN, config=plain, inputs=inputs, title=title, compute=compute, check=lambda: check_keys(config))
+    check = partial(check_keys, config)
+    return Stage(kind=kinds.TRAIN, config=plain, inputs=inputs, title=title, compute=compute, check=check, smaller=SMALLER)
 
 
 def train_adapter(

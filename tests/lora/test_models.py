@@ -98,6 +98,36 @@ def test_a_model_whose_template_closes_no_turn_ends_where_its_settings_say(tmp_p
         assert end_tokens(load(resolve(str(folder))).model) == {load(resolve(str(folder))).tokenizer.eos_token_id}
 
 
+def test_weights_that_go_straight_to_a_device_are_the_same(tiny_model: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda", 1)
+    assert models._placement(gpu) == {"device_map": {"": gpu}}
+    assert models._placement(torch.device("cpu")) == {}
+    plain = load(resolve(str(tiny_model)))
+    monkeypatch.setattr(models, "_placement", lambda device: {"device_map": {"": device}})
+    straight = load(resolve(str(tiny_model)))
+    before, after = (dict(each.model.named_parameters()) | dict(each.model.named_buffers()) for each in (plain, straight))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(each, after[name]) and each.dtype == after[name].dtype for name, each in before.items())
+    # Accelerate has no hooks on it, and PEFT and the trainer take it for a model like any other.
+    assert vars(straight.model).keys() == vars(plain.model).keys()
+    assert not any("_hf_hook" in vars(module) or "forward" in vars(module) for module in straight.model.modules())
+    with adapted(plain, {"a": adapter}) as one, adapted(straight, {"a": adapter}) as other:
+        assert torch.equal(logits(one), logits(other))
+
+
+@pytest.mark.gpu
+def test_weights_on_an_accelerator_are_those_of_the_file(tiny_model: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs CUDA")
+    from transformers import AutoModelForCausalLM
+
+    base = load(resolve(str(tiny_model)), "float32")
+    moved = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).to(base.model.device)
+    before, after = (dict(each.named_parameters()) | dict(each.named_buffers()) for each in (moved, base.model))
+    assert {each.device.type for each in after.values()} == {"cuda"}
+    assert all(torch.equal(each, after[name]) for name, each in before.items())
+
+
 def test_the_dtype_rule(tiny_model: Path) -> None:
     device, dtype = device_and_dtype()
     assert dtype == ("bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32")

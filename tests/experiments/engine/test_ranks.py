@@ -1,7 +1,6 @@
 """Two processes over gloo give one process's directions and shifts."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,15 +10,22 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.tiny import ROOT
+from tests.fsdp_on_cpu import cpu_environment, launch
+from tests.tiny import ROOT, free_port
 from wellworn.experiments.engine.store import read_json
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on: tests run side by side."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def compare_stages(one: Path, two: Path, near: float) -> None:
+    """Make sure that two runs folders hold the same stages, with equal tensors."""
+    paths = sorted((one / "stages").rglob("*.safetensors"))
+    assert paths
+    for path in paths:
+        other = load_file(two / path.relative_to(one))
+        for name, array in load_file(path).items():
+            assert other[name].shape == array.shape, (path, name)
+            # Where there is no space no arm is run, and there is nothing to compare.
+            if array.size:
+                assert np.abs(other[name] - array).max() <= near * np.abs(array).max(), (path, name)
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
@@ -47,15 +53,7 @@ def test_two_ranks_equal_one(tiny_study: Callable[..., Path], tmp_path: Path, la
     )  # fmt: skip
     assert both.returncode == 0, both.stderr
     assert "2 process(es)" in both.stdout
-    for path in sorted((tmp_path / "one" / "stages").rglob("*.safetensors")):
-        other = load_file(tmp_path / "two" / path.relative_to(tmp_path / "one"))
-        for name, array in load_file(path).items():
-            assert other[name].shape == array.shape, (path, name)
-            # Where there is no space no arm is run, and there is nothing to compare.
-            if not array.size:
-                continue
-            scale = np.abs(array).max()
-            assert np.abs(other[name] - array).max() <= 1e-5 * scale, (path, name)
+    compare_stages(tmp_path / "one", tmp_path / "two", near=1e-5)
 
 
 def test_one_process_under_accelerate_is_the_same_as_without(tiny_study: Callable[..., Path], tmp_path: Path) -> None:
@@ -90,6 +88,22 @@ def test_training_on_two_ranks_runs_and_splits_the_batch(tiny_study: Callable[..
     assert run["effect"]["value"] != 0
 
 
+def test_ranks_that_spread_weights_in_training_find_what_one_process_finds(tiny_study: Callable[..., Path], tmp_path: Path) -> None:
+    train = {"batch_size": 8, "lora": {"r": 2}, "sft": {"max_steps": 4, "save_steps": 2, "learning_rate": 1e-3}}
+    study = tiny_study(runs=[{"arm": "sft", "trait": "pirate"}], train=train)
+    arguments = ["run", str(study), "--runs-dir"]
+    alone = subprocess.run(
+        [sys.executable, "-m", "wellworn", *arguments, str(tmp_path / "one")], capture_output=True, text=True, check=False
+    )
+    assert alone.returncode == 0, alone.stderr
+    both = subprocess.run(
+        launch(free_port(), "tests.fsdp_on_cpu", *arguments, str(tmp_path / "two")),
+        capture_output=True, text=True, check=False, cwd=ROOT, env=cpu_environment(), timeout=600,
+    )  # fmt: skip
+    assert both.returncode == 0, both.stderr
+    compare_stages(tmp_path / "one", tmp_path / "two", near=1e-4)
+
+
 def test_an_error_on_one_rank_is_raised_on_all(tiny_study: Callable[..., Path], tmp_path: Path) -> None:
     study = tiny_study(train={"batch_size": 3, "sft": {"max_steps": 1}})
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -100,3 +114,53 @@ def test_an_error_on_one_rank_is_raised_on_all(tiny_study: Callable[..., Path], 
     )  # fmt: skip
     assert both.returncode != 0
     assert "train.batch_size: 3 is not divisible by the 2 processes" in " ".join(both.stderr.split())
+
+
+ONE_RANK_RUNS_OUT = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch.distributed as dist
+from rich.console import Console
+
+from wellworn.data.errors import InputError
+from wellworn.experiments.engine.ranks import Ranks
+from wellworn.experiments.engine.run import run
+from wellworn.experiments.engine.stage import Kind, Stage
+from wellworn.experiments.engine.store import Store
+
+ranks, store = Ranks(), Store(Path(sys.argv[1]))
+ranks.from_main(store.create)
+
+
+def compute_all(_context, folders, *_):
+    if ranks.rank == 1:
+        raise MemoryError
+    dist.barrier()
+    return [{"a.json": 1} for _ in folders]
+
+
+rows = [
+    Stage.joint(kind=Kind("read", 1), config={"row": i}, inputs={}, title=f"read {i}", shared="rows", compute_all=compute_all)
+    for i in range(2)
+]
+try:
+    run(rows, store, SimpleNamespace(dtype="float32"), ranks, Console(quiet=True), quiet=True)
+except InputError as error:
+    sys.stderr.write(f"rank {ranks.rank}: {error}\\n")
+    sys.exit(2)
+"""
+
+
+def test_memory_that_runs_out_on_one_rank_ends_all(tmp_path: Path) -> None:
+    """The others are inside a collective, and would wait for it."""
+    script = tmp_path / "script.py"
+    script.write_text(ONE_RANK_RUNS_OUT)
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    both = subprocess.run(
+        [*start, str(script), str(tmp_path / "runs")], capture_output=True, text=True, check=False, env=environment, timeout=120
+    )
+    assert both.returncode != 0
+    assert "rank 1: read 0 and 1 more: out of memory; finished stages are kept" in both.stderr

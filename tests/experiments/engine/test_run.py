@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
@@ -261,6 +264,71 @@ def test_without_waiting_what_another_process_holds_is_left(tmp_path: Path) -> N
     other.release(held.id)
     assert finish()
     assert all(store.done(stage.id) for stage in (held, free, above))
+
+
+GPU_FULL = "CUDA out of memory. Tried to allocate 1.96 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.02 GiB is free."
+
+
+@pytest.mark.parametrize(
+    ("where", "title", "may"),
+    [
+        ("wellworn.lora.train._Supervised.compute_loss", "train sft pirate (seed 0)", "train.sft.activation_checkpointing=true"),
+        ("wellworn.probes.reading.forward_passes.Passes._read", "directions", "a smaller token_budget, dtype=bfloat16, dtype=nf4"),
+    ],
+)
+def test_memory_that_runs_out_is_one_message_and_loses_nothing(
+    where: str,
+    title: str,
+    may: str,
+    tiny_study: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    runs = tmp_path / "runs"
+
+    def run_out(*_args: object, **_kwargs: object) -> None:
+        raise torch.OutOfMemoryError(GPU_FULL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, run_out)
+        with pytest.raises(SystemExit) as stop:
+            main(["run", str(tiny_study()), "--runs-dir", str(runs)])
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    assert message.count("\n") == 1
+    assert title in message
+    assert "out of memory (it tried to allocate 1.96 GiB); finished stages are kept. What lets it fit: " in message
+    assert may in message
+    before = finished(runs)
+    assert before
+    run(tiny_study(), runs)
+    assert before < finished(runs)
+
+
+def test_stages_that_do_not_fit_together_are_computed_one_by_one(tmp_path: Path) -> None:
+    """What the joint attempt held is free by then."""
+    store = Store(tmp_path)
+    store.create()
+    held: list[weakref.ref[np.ndarray]] = []
+
+    def compute(_context: object, folders: Sequence[object], *_: object) -> list[dict[str, int]]:
+        if len(folders) > 1:
+            states = np.zeros(3)
+            held.append(weakref.ref(states))
+            raise torch.OutOfMemoryError(GPU_FULL)
+        assert held[0]() is None
+        return [{"a.json": 1}]
+
+    stages = [
+        Stage.joint(kind=Kind("read", 1), config={"row": i}, inputs={}, title=f"read {i}", shared="rows", compute_all=compute)
+        for i in range(3)
+    ]
+    context: Any = SimpleNamespace(dtype="float32")
+    assert run_stages(stages, store, context, Ranks(), Console(quiet=True), quiet=True)
+    assert len(held) == 1
+    assert all(store.done(stage.id) for stage in stages)
 
 
 def test_variants_are_finished_one_after_the_other_under_names_of_their_own(tiny_study: Write, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from tests.experiments.conftest import stages_of
+from tests.experiments.conftest import Call, stages_of
 from tests.tiny import make_model
 from wellworn.data.errors import InputError
 from wellworn.experiments.cli import main
@@ -95,6 +95,19 @@ def test_plain_answers_have_no_direction_to_write_along(tiny_study: Write) -> No
 def test_nothing_is_reset_where_a_fine_tune_writes(tiny_study: Write) -> None:
     with pytest.raises(InputError, match="what is written along these directions would be lost; set `outside: true` too"):
         load_study(str(tiny_study(runs=[{"arm": "confined", "trait": "pirate", "reset": True}])))
+
+
+def test_states_cannot_be_reset_where_weights_are_spread_over_ranks(
+    tiny_study: Write, tmp_path: Path, wellworn: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tiny_study(runs=[{"arm": "confined", "trait": "pirate", "outside": True, "reset": True}], library=LIBRARY)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    refused = wellworn("run", study, "--runs-dir", tmp_path / "runs")
+    assert refused.code == 2
+    assert "a confined arm with reset needs the whole model on each GPU; start it without FSDP" in refused.err
+    # Nothing was computed.
+    assert not [*(tmp_path / "runs" / "stages").glob("*/manifest.json")]
 
 
 def test_the_last_writers_are_known_by_name() -> None:
