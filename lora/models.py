@@ -225,7 +225,7 @@ def _placement(device: torch.device) -> dict[str, Any]:
 def _parameters(ref: ModelRef, trust_remote_code: bool) -> int | None:
     # What is wrong with it is said when it is loaded.
     with suppress(InputError):
-        return count_parameters(_config(ref, trust_remote_code), trust_remote_code)
+        return count_parameters(load_config(ref, trust_remote_code), trust_remote_code)
     return None
 
 
