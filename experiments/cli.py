@@ -117,7 +117,7 @@ def measure(
 ) -> None:
     """Measure third-party adapters or whole models, without training. Several adapters of one base are read together.
 
-    What takes long, mediation above all, is measured only where the trait score changes (only_changed=false asks for it everywhere).
+    What takes long, mediation above all, is measured only where the trait score rises (only_changed=false asks for it everywhere).
     """
     from wellworn.experiments.commands.measure import Asked, overrides_of, scales_of, study_of
 

@@ -82,7 +82,7 @@ class Study(Section):
         mediate: how mediation is measured; null leaves it out, and with it every verdict about causes. Example: {draws: 199}.
         pathways: how it is measured where a change goes; null leaves it out. Example: {draws: 199}.
         written: how it is measured what adapters write along persona directions; null leaves it out. Example: {draws: 39}.
-        only_changed: measure mediation, pathways and writes only of runs whose trait score is seen to change by the least that a statement
+        only_changed: measure mediation, pathways and writes only of runs whose trait score is seen to rise by the least that a statement
             needs. Runs that differ in their seed alone are kept together. These analyses take most of the time.
         calibrate: planted changes that test the share; null plants none. Example: {draws: 200}.
         capability: test of capabilities that fine-tunes lose: the `builtin` set; null leaves it out.
@@ -290,7 +290,7 @@ class Run:
 def expand_runs(study: Study) -> list[Run]:
     """Expand a study into its runs, in file order, seeds and grid inside.
 
-    Arms without randomness (`base`, `prompted`, `adapter`) are run once, at the first seed.
+    Arms without randomness (`base`, `prompted`, `adapter`, `checkpoint`) are run once, at the first seed.
     """
     runs = []
     for settings, point in study.points():

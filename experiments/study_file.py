@@ -75,6 +75,8 @@ def assemble_study(
     value, places = copy.deepcopy(dict(keys)) | {"name": name}, dict[Location, int | str](lines or {})
     for override in overrides:
         _override(value, places, override)
+    if value["name"] != name:
+        raise InputError(f"{places.get(('name',), where)}: name: is the name of the study's file, or of --name; it cannot be overridden")
     # Imported late: a missing study is found faster without it.
     from wellworn.experiments.study import Study
 

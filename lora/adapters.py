@@ -11,8 +11,7 @@ import torch
 
 from wellworn.data.errors import InputError
 from wellworn.lora.addresses import CONFIG, WEIGHTS
-from wellworn.lora.checkpoints import WEIGHTS as CHANGES
-from wellworn.lora.checkpoints import held_checkpoints, is_checkpoint
+from wellworn.lora.checkpoints import CHANGES, held_checkpoints, is_checkpoint
 from wellworn.lora.fit import check_adapter, put_on, read_config, restored
 from wellworn.lora.models import Loaded, ModelRef, load_tokenizer
 
@@ -67,7 +66,8 @@ def scale_adapter(source: Path, target: Path, factor: float) -> None:
         raise InputError(f"{source}: the update of a DoRA adapter (use_dora) is not a product of two matrices, and cannot be scaled")
     weights = load_file(source / WEIGHTS)
     # The update is BA, so one of the two is scaled.
-    scaled = {key: factor * each if ".lora_B." in key or ".lora_embedding_B" in key else each for key, each in weights.items()}
+    # In float32, as PEFT holds it.
+    scaled = {key: factor * each.float() if ".lora_B." in key or ".lora_embedding_B" in key else each for key, each in weights.items()}
     save_file(scaled, target / WEIGHTS)
     copy_adapter_config(source, target)
 
@@ -125,10 +125,10 @@ def unlike_base(ref: ModelRef, adapter: Path, template: str, trust_remote_code: 
     """
     config = read_config(adapter)
     given = str(config.get("base_model_name_or_path") or "")
-    name, revision = given.partition("@")[0].rstrip("/").rpartition("/")[2], config.get("revision")
+    name, revision = _bare_name(given), config.get("revision")
     found = []
-    if name and name.lower() != ref.id.partition("@")[0].removeprefix("local:").rpartition("/")[2].lower():
-        shown = name if Path(given).is_absolute() else given
+    if name and name != _bare_name(ref.id):
+        shown = Path(given).name if Path(given).is_absolute() else given
         found.append(f"its configuration names the base {shown}, and it is put on {ref.id}")
     if revision not in (None, "main") and ref.revision and not ref.revision.startswith(str(revision)):
         found.append(f"its configuration names revision {revision} of its base, and it is put on {ref.revision}")
@@ -144,6 +144,11 @@ def unlike_base(ref: ModelRef, adapter: Path, template: str, trust_remote_code: 
             "chat.template takes the path of a .jinja file, for the base and the fine-tune alike"
         )
     return found
+
+
+def _bare_name(model: str) -> str:
+    """Return a model's name without its owner, its place and its revision."""
+    return model.partition("@")[0].rstrip("/").removeprefix("local:").rpartition("/")[2].lower()
 
 
 def _own_template(adapter: Path) -> str | None:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from wellworn.data.errors import InputError
@@ -30,7 +31,7 @@ def terms(address: str) -> list[tuple[float, str]]:
         >>> terms("pirate+0.5*poetic")
         [(1.0, 'pirate'), (0.5, 'poetic')]
     """
-    if address and Path(address).is_dir():
+    if is_folder(address):
         return [(1.0, address)]
     found = []
     for term in address.split("+"):
@@ -46,6 +47,15 @@ def terms(address: str) -> list[tuple[float, str]]:
     return found
 
 
+def is_folder(address: str | Path) -> bool:
+    """Return whether there is a folder of that name."""
+    try:
+        return bool(str(address)) and Path(address).is_dir()
+    except (OSError, ValueError):
+        # A name that no file may have.
+        return False
+
+
 def labels(addresses: Sequence[str]) -> list[str]:
     """Return short names of adapters, each unlike those of other adapters; a sum is written as one.
 
@@ -56,7 +66,7 @@ def labels(addresses: Sequence[str]) -> list[str]:
     sums = [terms(address) for address in addresses]
     single = list(dict.fromkeys(name for parts in sums for _, name in parts))
     shown = dict(zip(single, short_names([Path(name) for name in single]), strict=True))
-    return ["+".join(shown[name] if weight == 1 else f"{weight:g}*{shown[name]}" for weight, name in parts) for parts in sums]
+    return ["+".join(shown[name] if weight == 1 else f"{weight!r}*{shown[name]}" for weight, name in parts) for parts in sums]
 
 
 def find_adapter(address: str | Path) -> Path:
@@ -69,11 +79,11 @@ def find_adapter(address: str | Path) -> Path:
         InputError: there is no adapter; names those that a folder or a repository holds deeper.
     """
     folder = Path(address)
-    if folder.is_dir():
+    if is_folder(address):
         if not (folder / CONFIG).is_file() and (inside := sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))):
             raise InputError(f"{folder}: is not a PEFT adapter (no {CONFIG}), and holds several folders that may be: {_some(inside)}")
         return folder
-    hub = _HUB.fullmatch(str(address))
+    hub = None if str(address).startswith(".") else _HUB.fullmatch(str(address))
     if hub is None:
         raise InputError(f"{address}: is not a PEFT adapter (no such folder)")
     return _download(str(address), hub["repo"], (hub["folder"] or "").strip("/"), hub["revision"])
@@ -81,13 +91,21 @@ def find_adapter(address: str | Path) -> Path:
 
 def _download(address: str, repo: str, folder: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     prefix = f"{folder}/" if folder else ""
     problem: Exception | None = None
     for kind in ("model", "dataset"):
         try:
             here = Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=[f"{prefix}{name}" for name in _FILES]))
+        except HFValidationError:
+            raise InputError(f"{address}: is not a PEFT adapter (no such folder, and not an address on the hub)") from None
         except RevisionNotFoundError:
             raise InputError(f"adapter {address!r}: {repo} has no revision {revision!r}") from None
         except RepositoryNotFoundError as error:
@@ -109,10 +127,12 @@ def _elsewhere(repo: str, kind: str, revision: str | None) -> str:
     """Return where else a repository holds adapters, in words."""
     from huggingface_hub import list_repo_files
 
-    names = [
-        name.removesuffix(CONFIG).strip("/") for name in list_repo_files(repo, repo_type=kind, revision=revision) if name.endswith(CONFIG)
-    ]
-    return f"; it holds adapters at {_some([f'{repo}/{name}' for name in sorted(names)])}" if names else ", nor any other adapter"
+    files: list[str] = []
+    # A hint is not worth an error of the network.
+    with suppress(Exception):
+        files = list_repo_files(repo, repo_type=kind, revision=revision)
+    names = [name.removesuffix(CONFIG).strip("/") for name in files if name.endswith(CONFIG)]
+    return f"; it holds adapters at {_some([f'{repo}/{name}' for name in sorted(names)])}" if names else ""
 
 
 def _some(found: Sequence[str | Path]) -> str:

@@ -5,7 +5,7 @@ same: what a configuration computes cannot be exchanged with its weights.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,33 +18,39 @@ from wellworn.lora.models import Loaded, ModelRef, load, load_config, load_token
 from wellworn.probes.reading.checkpoints import holding
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-FACTS, WEIGHTS = "checkpoint.json", "model.safetensors"
+FACTS, CHANGES = "checkpoint.json", "model.safetensors"
 # What a configuration says besides how a state is computed in evaluation mode.
 _NO_MATTER = {
+    "_attn_implementation_autoset",
     "_name_or_path",
     "architectures",
     "auto_map",
     "bos_token_id",
+    "chunk_size_feed_forward",
     "dtype",
     "eos_token_id",
+    "finetuning_task",
+    "gradient_checkpointing",
     "id2label",
     "initializer_range",
     "label2id",
-    "max_position_embeddings",
     "output_attentions",
     "output_hidden_states",
     "output_router_logits",
     "pad_token_id",
-    "quantization_config",
+    "problem_type",
     "return_dict",
     "router_aux_loss_coef",
+    "tokenizer_class",
     "torch_dtype",
     "transformers_version",
     "use_cache",
     "vocab_size",
 }
+# Position embeddings of these kinds do not depend on how long a context may be.
+_ANY_LENGTH = {"default", "linear", "llama3"}
 # Of many keys or tokens, so many are named.
 _NAMED = 5
 
@@ -66,7 +72,11 @@ def compare_models(base: ModelRef, tuned: ModelRef, trust_remote_code: bool = Fa
     Raises:
         InputError: they are not of one architecture and size, or their tokens differ.
     """
-    one, other = (_facts(load_config(ref, trust_remote_code).to_dict()) for ref in (base, tuned))
+    configs = [load_config(ref, trust_remote_code) for ref in (base, tuned)]
+    for ref, config in zip((base, tuned), configs, strict=True):
+        if getattr(config, "quantization_config", None) is not None:
+            raise InputError(f"{ref.id}: holds quantised weights, which cannot take the place of others; give models in 16 or 32 bits")
+    one, other = (_facts(config) for config in configs)
     if unlike := sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key)):
         shown = ", ".join(f"{key} {other.get(key)!r} for {one.get(key)!r}" for key in unlike[:_NAMED])
         raise InputError(
@@ -74,6 +84,11 @@ def compare_models(base: ModelRef, tuned: ModelRef, trust_remote_code: bool = Fa
         )
     mine, theirs = (load_tokenizer(ref, trust_remote_code)[0] for ref in (base, tuned))
     notes = _compare_tokens(base, tuned, mine, theirs)
+    rows = [config.get_text_config().vocab_size for config in configs]
+    if rows[1] < rows[0]:
+        if rows[1] <= max(mine.get_vocab().values()):
+            raise InputError(f"{tuned.id}: has embeddings of {rows[1]:,} tokens, and the base {base.id} of {rows[0]:,}")
+        notes.append(f"its embeddings have {rows[0] - rows[1]:,} rows fewer than the base's, of no tokens; the base's are kept")
     if template == "model" and mine.chat_template != theirs.chat_template:
         notes.append(
             "it comes with another chat template than the base's, which is not used; "
@@ -82,14 +97,40 @@ def compare_models(base: ModelRef, tuned: ModelRef, trust_remote_code: bool = Fa
     return notes
 
 
-def _facts(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _facts(config: "PreTrainedConfig") -> dict[str, Any]:
     """Return what a configuration says of how states are computed, by dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        if key in _NO_MATTER or str(key).endswith(("dropout", "_pdrop")) or value is None:
-            continue
-        found |= _facts(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    found = dict(_flat(config.to_dict(), _keys(config)))
+    # Keys of a part are those of its own class.
+    for key, part in vars(config).items():
+        if hasattr(part, "to_dict") and isinstance(found_part := part.to_dict(), dict):
+            found = {each: value for each, value in found.items() if not each.startswith(f"{key}.")}
+            found |= {f"{key}.{each}": value for each, value in _flat(found_part, _keys(part))}
+    kinds = {value for key, value in found.items() if key.rpartition(".")[2] == "rope_type"}
+    if kinds and kinds <= _ANY_LENGTH:
+        found = {key: value for key, value in found.items() if not key.endswith("max_position_embeddings")}
     return found
+
+
+def _keys(config: "PreTrainedConfig") -> set[str] | None:
+    """Return the keys that a configuration's class knows; others are notes of a tool. None where code of the model's own may read any."""
+    if getattr(config, "auto_map", None):
+        return None
+    try:
+        return set(type(config)().to_dict())
+    except (TypeError, ValueError):
+        return None
+
+
+def _flat(values: Mapping[str, Any], known: Collection[str] | None = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if value is None or key in _NO_MATTER or str(key).endswith(("dropout", "_pdrop", "dropout_prob")):
+            continue
+        if known is not None and key not in known:
+            continue
+        if isinstance(value, dict):
+            yield from _flat(value, None, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _compare_tokens(base: ModelRef, tuned: ModelRef, mine: "PreTrainedTokenizerBase", theirs: "PreTrainedTokenizerBase") -> list[str]:
@@ -126,10 +167,12 @@ def save_changes(base: Loaded, tuned: ModelRef, dtype: str, out: Path, trust_rem
         raise InputError(f"{tuned.id}: does not hold the same tensors as the base {base.ref.id} ({', '.join(lacking[:_NAMED])})")
     changed = {}
     for key, own in mine.items():
-        each = _cut_rows(base, tuned, key, own, theirs[key])
+        each = _fit_rows(base, tuned, key, own, theirs[key])
+        if each.dtype != own.dtype:
+            raise InputError(f"{tuned.id}: {key} is {each.dtype}, and the base {base.ref.id} has {own.dtype}")
         if not torch.equal(each.to(own.device), own):
             changed[key] = each.detach().cpu().contiguous()
-    save_file(changed, out / WEIGHTS)
+    save_file(changed, out / CHANGES)
     facts = {"base": base.ref.id, "model": tuned.id, "changed": len(changed), "tensors": len(mine)}
     (out / FACTS).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -140,14 +183,14 @@ def _tensors(model: "PreTrainedModel") -> dict[str, torch.Tensor]:
     return dict(model.named_parameters()) | {key: each for key, each in model.named_buffers() if key in saved}
 
 
-def _cut_rows(base: Loaded, tuned: ModelRef, key: str, own: torch.Tensor, each: torch.Tensor) -> torch.Tensor:
-    """Return a tensor in the base's size: rows of an embedding beyond the base's are of tokens that it does not have."""
+def _fit_rows(base: Loaded, tuned: ModelRef, key: str, own: torch.Tensor, each: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in the base's size: embeddings lose rows of tokens that the base has not, and get the base's of no tokens."""
     if each.shape == own.shape:
         return each
     embeddings: list[nn.Module] = [base.model.get_input_embeddings(), base.model.get_output_embeddings()]
     is_embedding = any(own is parameter for module in embeddings if module is not None for parameter in module.parameters())
-    if is_embedding and each.shape[1:] == own.shape[1:] and len(each) > len(own):
-        return each[: len(own)]
+    if is_embedding and each.shape[1:] == own.shape[1:] and len(each) > max(base.tokenizer.get_vocab().values()):
+        return torch.cat([each[: len(own)].to(own.device), own[len(each) :]])
     raise InputError(f"{tuned.id}: {key} is {list(each.shape)}, and the base {base.ref.id} has {list(own.shape)}")
 
 
@@ -171,8 +214,8 @@ def held_checkpoints(base: Loaded, folders: Mapping[str, Path]) -> Iterator[torc
         if made_for != base.ref.id:
             raise InputError(f"{folder}: holds what differs from {made_for}, and the base is {base.ref.id}")
         try:
-            weights[name] = load_file(folder / WEIGHTS, device=str(base.model.device))
+            weights[name] = load_file(folder / CHANGES, device=str(base.model.device))
         except SafetensorError as error:
-            raise InputError(f"{folder / WEIGHTS}: corrupt ({error})") from None
+            raise InputError(f"{folder / CHANGES}: corrupt ({error})") from None
     with holding(base.model, weights):
         yield base.model

@@ -14,7 +14,7 @@ from wellworn.data.schema import is_name
 from wellworn.experiments.study import Study
 from wellworn.experiments.study_file import assemble_study
 from wellworn.experiments.study_sections import ChatConfig
-from wellworn.lora.addresses import labels
+from wellworn.lora.addresses import is_folder, labels, terms
 
 # A name is the name of a folder too.
 _LONGEST_NAME = 60
@@ -61,6 +61,7 @@ def study_of(asked: Asked) -> Study:
     # A third-party trait may have fewer contrast pairs than a study reads by default.
     pairs = min([Study.model_fields["contrast_pairs"].default, *(len(traits[name].contrast_pairs) for name in own)])
     adapters, tuned = ([_absolute(each) for each in some] for some in (asked.adapters, asked.tuned))
+    neutral = asked.neutral and _absolute(asked.neutral)
     names = [*labels(adapters), *short_names([Path(each) for each in tuned])]
     outside: list[dict[str, Any]] = [{"arm": "adapter", "path": path, "scale": scale} for path in adapters for scale in asked.scales]
     outside += [{"arm": "checkpoint", "path": path} for path in tuned]
@@ -68,12 +69,12 @@ def study_of(asked: Asked) -> Study:
         "question": f"Does a fine-tune ({', '.join(names)}) move the model along persona directions that it already had?",
         "expects": "Nothing: it was trained elsewhere.",
         "refuted_by": "Nothing.",
-        "model": asked.model,
+        "model": str(Path(asked.model).resolve()) if is_folder(asked.model) else asked.model,
         "chat": asked.chat.model_dump(mode="json"),
         "library": [name for name in trait_names() if load_trait(name).contrast_pairs] + own,
         "contrast_pairs": pairs,
         "only_changed": True,
-        "runs": [arm | {"trait": name, "neutral": asked.neutral} for arm in outside for name in (asked.suspected or (None,))],
+        "runs": [arm | {"trait": name, "neutral": neutral} for arm in outside for name in (asked.suspected or (None,))],
     }
     if asked.name is not None:
         _refuse_other_names(asked.name)
@@ -86,7 +87,7 @@ def _refuse_mixed(asked: Asked) -> None:
         raise InputError("nothing to measure: give --adapter DIR, or --tuned MODEL for a whole model")
     if asked.neutral and asked.adapters and asked.tuned:
         raise InputError("--neutral: is an adapter or a whole model, and is compared with its like; measure adapters and models in turn")
-    if asked.tuned and tuple(asked.scales) != (1.0,):
+    if not asked.adapters and tuple(asked.scales) != (1.0,):
         raise InputError("--scale: is the factor of an adapter's update, and --tuned names a whole model")
 
 
@@ -98,8 +99,13 @@ def _refuse_other_names(name: str) -> None:
 
 
 def _absolute(address: str) -> str:
-    """Return a folder's full path, so that results of namesakes are not mistaken for each other; other addresses as they are."""
-    return str(Path(address).resolve()) if Path(address).is_dir() else address
+    """Return an address with the full path of each folder in it, so that results of namesakes are not mistaken for each other."""
+    if is_folder(address):
+        return str(Path(address).resolve())
+    parts = terms(address)
+    if not any(is_folder(name) for _, name in parts):
+        return address
+    return "+".join(("" if weight == 1 else f"{weight!r}*") + _absolute(name) for weight, name in parts)
 
 
 def _name(names: Sequence[str], study: dict[str, Any], overrides: Sequence[str]) -> str:

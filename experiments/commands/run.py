@@ -84,7 +84,7 @@ def _list_stages(plan: "Plan", store: "Store", ranks: "Ranks", show: Console) ->
     """Show every stage, and whether it is finished."""
     from wellworn.experiments.engine.run import in_order
 
-    for stage in in_order([*plan.first, *plan.targets]):
+    for stage in in_order([*plan.first, *plan.screens, *plan.targets]):
         done = store.done(stage.id)
         if stage.check is not None and not done:
             stage.check()

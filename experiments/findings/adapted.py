@@ -9,11 +9,10 @@ from safetensors import safe_open
 
 from wellworn.experiments.engine.record import Record
 from wellworn.lora.addresses import WEIGHTS
-from wellworn.lora.checkpoints import FACTS, is_checkpoint
-from wellworn.lora.checkpoints import WEIGHTS as CHANGES
+from wellworn.lora.checkpoints import CHANGES, FACTS, is_checkpoint
 
-# Names of output embeddings.
-_HEADS = ("embed_out", "lm_head", "output", "output_projection")
+# Names of output embeddings, and of the norm before them: what is above all blocks moves no state that is read.
+_ABOVE = ("embed_out", "lm_head", "output", "output_projection", "norm", "norm_f", "ln_f", "final_layernorm", "final_layer_norm")
 
 
 class Adapted(Record):
@@ -64,6 +63,6 @@ def read_adapted(folder: Path, notes: Sequence[str] = ()) -> Adapted:
     numbered = {name: re.findall(r"\.(\d+)\.", name) for name in names if "vision" not in name}
     layers = sorted({int(numbers[0]) for numbers in numbered.values() if numbers})
     # Whatever else is outside the blocks stands before them.
-    elsewhere = any(not numbered.get(name) and name.removesuffix(".weight").rpartition(".")[2] not in _HEADS for name in names)
+    elsewhere = any(not numbered.get(name) and re.sub(r"\.(weight|bias)$", "", name).rpartition(".")[2] not in _ABOVE for name in names)
     first = 0 if elsewhere else layers[0] if layers else None
     return Adapted(modules=len(names), layers=layers, first=first, notes=list(notes), tensors=tensors)

@@ -111,8 +111,10 @@ def group_runs(results: Results) -> list[list[int]]:
     numbered = list(enumerate(results.runs))
     for _, members in itertools.groupby(numbered, key=lambda each: each[1].entry.group):
         places = [i for i, run in members if run.facts is not None]
+        # The same adapter given twice is no second run.
+        seeds = {results.runs[i].entry.seed for i in places}
         # Neutral runs, each compared with the next, have mean shifts that sum to zero, so they have no joint result.
-        if len(places) >= 2 and results.runs[places[0]].entry.trait != NEUTRAL:
+        if len(places) == len(seeds) >= 2 and results.runs[places[0]].entry.trait != NEUTRAL:
             groups.append(places)
     return groups
 
@@ -174,7 +176,7 @@ def _group_row(
         excess=excess_of(results, runs),
         scores=score_runs(runs),
         capability=capability_of(results, runs),
-        statement=statement_of(results, runs, pathways, wording, own_p, _joint_effect(effect_RQ)),
+        statement=statement_of(results, runs, pathways, wording, own_p, None if effect_RQ is None else Effect.over_runs(effect_RQ)),
         pathways=pathways,
         own_p_adjusted=own_p,
         wording=wording,
@@ -208,10 +210,6 @@ def _judge(
             carried=mediation_evidence(analysis, layer, rest) if analysis else None,
         )
     )
-
-
-def _joint_effect(effect_RQ: FloatArray | None) -> Effect | None:
-    return None if effect_RQ is None else Effect(**vars(crossed_interval(effect_RQ)), standard_error=standard_error(effect_RQ))
 
 
 def _stack_effects(runs: Sequence[RunResult]) -> FloatArray | None:

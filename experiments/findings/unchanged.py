@@ -1,17 +1,21 @@
-"""Runs whose trait score is not seen to change: in a study with `only_changed`, what causes a change is not measured of them."""
+"""Runs whose trait score does not rise enough: in a study with `only_changed`, what causes a change is not measured of them."""
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from safetensors.numpy import load_file
 
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.store import Store, read_json
 from wellworn.experiments.findings.statements import too_small
-from wellworn.experiments.plan.plan import plan
 from wellworn.experiments.plan.planned import Plan, PlannedRun
-from wellworn.experiments.stages.measurement import MEASUREMENT, Measurement
+from wellworn.experiments.plan.runs import plan_run
+from wellworn.experiments.stages.measurement import MEASUREMENT, Effect, Measurement
 from wellworn.lora.arms import Prompted
 
-UNCHANGED = "what causes a change is measured only where the trait score changes (only_changed)"
+UNCHANGED = "what causes a change is measured only where the trait score rises by enough for a statement (only_changed)"
 
 
 def settled(planned: Plan, store: Store, ranks: Ranks | None = None) -> Plan:
@@ -28,32 +32,32 @@ def settled(planned: Plan, store: Store, ranks: Ranks | None = None) -> Plan:
     def look() -> dict[int, str]:
         return _unchanged(planned.runs, store) if all(store.done(stage.id) for stage in planned.screens) else {}
 
-    unchanged = ranks.from_main(look) if ranks else look()
-    return plan(planned.study, planned.knock_in.context if planned.knock_in else planned.context, unchanged) if unchanged else planned
+    why = ranks.from_main(look) if ranks else look()
+    return replace(planned, runs=[plan_run(replace(layout, unchanged=why.get(i))) for i, layout in enumerate(planned.layouts)])
 
 
 def _unchanged(runs: Sequence[PlannedRun], store: Store) -> dict[int, str]:
-    """Return place of a run → why its causes are not measured; runs that differ in their seed alone are kept together."""
-    read = {
-        i: Measurement.from_json(read_json(store.path(run.screen.id) / MEASUREMENT)) for i, run in enumerate(runs) if run.screen is not None
-    }
-    prompted = {
-        runs[i].trait: effect.estimate
-        for i, each in read.items()
-        if isinstance(runs[i].run.arm, Prompted)
-        and (effect := each.references["base"].effect)
-        and effect.value > 0
-        and not effect.within_noise
-    }
+    """Return place of a run → why its causes are not measured.
 
-    def why(i: int) -> str | None:
-        effect = read[i].headline.effect
-        found = too_small(effect.estimate, effect.within_noise, prompted.get(runs[i].trait)) if effect else None
+    Runs that differ in their seed alone are kept together: what may be said of them is said of all. So each has to be too small by itself,
+    and all of them together.
+    """
+    folders = {i: store.path(run.screen.id) for i, run in enumerate(runs) if run.screen is not None}
+    read = {i: Measurement.from_json(read_json(folder / MEASUREMENT)) for i, folder in folders.items()}
+    under_prompts = {runs[i].trait: each.references["base"].effect for i, each in read.items() if isinstance(runs[i].run.arm, Prompted)}
+    prompted = {trait: each.estimate for trait, each in under_prompts.items() if each and each.value > 0 and not each.within_noise}
+
+    def reason(effect: Effect | None, trait: str | None) -> str | None:
+        found = too_small(effect.estimate, effect.within_noise, prompted.get(trait)) if effect else None
         return found and f"{UNCHANGED}, and {found[1]}"
 
     found: dict[int, str] = {}
-    alike = itertools.groupby(read, key=lambda i: (runs[i].run.arm, runs[i].adapter, dict(runs[i].run.settings)))
-    for reasons in ({i: why(i) for i in places} for _, places in alike):
-        if all(reasons.values()):
-            found |= {i: reason for i, reason in reasons.items() if reason}
+    for _, group in itertools.groupby(read, key=lambda i: (runs[i].run.arm, runs[i].adapter, dict(runs[i].run.settings))):
+        places, effects = list(group), list[Effect | None]()
+        if len(places) > 1:
+            effects.append(Effect.over_runs(np.stack([load_file(folders[i] / "arrays.safetensors")["effects"] for i in places])))
+        effects += [read[i].headline.effect for i in places]
+        reasons = [reason(effect, runs[places[0]].trait) for effect in effects]
+        if all(reasons):
+            found |= {i: why for i, why in zip(places, reasons[-len(places) :], strict=True) if why}
     return found

@@ -203,11 +203,12 @@ def _random_arm(given: ArmInputs) -> ArmStages:
 
 
 def _outside_arm(given: ArmInputs, arm: Outside) -> ArmStages:
-    """Lay out what somebody else trained, and its neutral fine-tune if one was given; the notes say what is not so here."""
+    """Lay out a third-party adapter or model, and its neutral fine-tune if one was given; the notes say what is not so here."""
     find = _outside_model if isinstance(arm, Checkpoint) else _outside_adapter
     reference, notes = None, list[str]()
     if arm.neutral is not None:
-        title = f"neutral {arm.arm} {labels([arm.neutral])[0]}"
+        scale = f" × {arm.scale:g}" if isinstance(arm, Adapter) and arm.scale != 1 else ""
+        title = f"neutral {arm.arm} {labels([arm.neutral])[0]}{scale}"
         stage, _, found = find(given, arm, arm.neutral, title)
         reference = Condition(title, adapter=stage)
         notes = [f"of its neutral {arm.arm}: {each}" for each in found]
@@ -226,7 +227,8 @@ def _outside_adapter(given: ArmInputs, arm: Outside, address: str, title: str) -
     """Return the stage with an adapter or a sum of them, a digest of it, and what they say of their base that is not so here."""
     assert isinstance(arm, Adapter)
     study, ref = given.run.study, given.context.ref
-    parts = [(arm.scale * weight, find_adapter(name)) for weight, name in terms(address)]
+    # Rank 0 decides what an address on the hub stands for.
+    parts = given.context.ranks.from_main(lambda: [(arm.scale * weight, find_adapter(name)) for weight, name in terms(address)])
     notes = [each for _, folder in parts for each in unlike_base(ref, folder, study.chat.template, study.trust_remote_code)]
     [(weight, folder), *others] = parts
     if others or weight != 1:
@@ -238,7 +240,7 @@ def _outside_adapter(given: ArmInputs, arm: Outside, address: str, title: str) -
 
 def _outside_model(given: ArmInputs, _arm: Outside, name: str, title: str) -> tuple[Stage, str, list[str]]:
     """Return the stage with what a model changes of the base, a digest of it, and what is not so here."""
-    study, tuned = given.run.study, resolve(name)
+    study, tuned = given.run.study, given.context.ranks.from_main(lambda: resolve(name))
     notes = compare_models(given.context.ref, tuned, study.trust_remote_code, study.chat.template)
     return checkpoint_stage(given.context, tuned, title), digest(tuned.id), notes
 

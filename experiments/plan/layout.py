@@ -97,8 +97,8 @@ class Layout:
         return self.read_plain(self.headline), self.read_plain("run")
 
 
-def lay_out(shared: Shared, run: Run, unchanged: str | None = None) -> Layout:
-    """Lay out one run; `unchanged` says why its causes are not measured, if its trait score is not seen to change.
+def lay_out(shared: Shared, run: Run) -> Layout:
+    """Lay out one run.
 
     Raises:
         InputError: an unknown trait, or one that lacks what the run needs.
@@ -113,4 +113,4 @@ def lay_out(shared: Shared, run: Run, unchanged: str | None = None) -> Layout:
     namesakes = {who for pair in space_stages.roles.namesakes for who in pair} if space_stages.roles else set()
     own = subject.name if subject.name in space_stages.names or subject.name in namesakes else None
     arm = arm_stages(ArmInputs(context=shared.context, run=run, subject=subject, space_stages=space_stages, own=own, no_own=no_own))
-    return Layout(run=run, shared=shared, subject=subject, space_stages=space_stages, own=own, no_own=no_own, arm=arm, unchanged=unchanged)
+    return Layout(run=run, shared=shared, subject=subject, space_stages=space_stages, own=own, no_own=no_own, arm=arm)

@@ -1,6 +1,6 @@
 """Expand a study into the stages of all runs, each once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from wellworn.data.catalog import NEUTRAL, instruction_names, load_bank, load_instruction, load_roles, load_trait, role_names
 from wellworn.data.errors import InputError
@@ -25,13 +25,8 @@ from wellworn.experiments.study import Study, expand_runs
 from wellworn.probes.reading.layers import resolve_layer
 
 
-def plan(study: Study, context: StudyContext, unchanged: Mapping[int, str] | None = None) -> Plan:
+def plan(study: Study, context: StudyContext) -> Plan:
     """Expand a study into stages; every error that can be found without computing is raised here.
-
-    Args:
-        study: the study.
-        context: its model.
-        unchanged: place of a run → why its causes are not measured, for runs whose trait score is not seen to change.
 
     Raises:
         InputError: an unknown trait or instruction, a layer out of range, a folder that is not an adapter, or no run to model planted
@@ -51,7 +46,7 @@ def plan(study: Study, context: StudyContext, unchanged: Mapping[int, str] | Non
     instructions = load_instruction_stages(context, [load_instruction(name) for name in asked], bank) if asked else None
     judge = Judge.of(context, study.judge) if study.judge else None
     shared = Shared(context=context, space_stages=space_stages, dictionary=wider, instructions=instructions, bank=bank, judge=judge)
-    layouts = [lay_out(shared, run, (unchanged or {}).get(i)) for i, run in enumerate(expand_runs(study))]
+    layouts = [lay_out(shared, run) for run in expand_runs(study)]
     runs = [plan_run(layout) for layout in layouts]
     return Plan(
         study=study,
@@ -68,6 +63,7 @@ def plan(study: Study, context: StudyContext, unchanged: Mapping[int, str] | Non
         calibration=plan_calibration(layouts, study.calibrate) if study.calibrate else None,
         generated=generated_stages(context, traits, bank, space_stages, layer, judge) if study.generated_directions else None,
         judge=judge,
+        layouts=layouts,
         knock_in=knock_in,
     )
 

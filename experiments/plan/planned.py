@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from wellworn.data.schema import Example
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Stage
+from wellworn.experiments.plan.layout import Layout
 from wellworn.experiments.stages.generated_directions import Generated
 from wellworn.experiments.stages.grades import Judge
 from wellworn.experiments.study import Run, Study
@@ -128,6 +129,7 @@ class Plan:
         calibration: planted changes, if any.
         generated: directions of the base's own answers, if the study asks for them.
         judge: the judge of answers, if there is one.
+        layouts: of each run, what it was planned from.
         knock_in: the persona that its model is taught first, if there is one.
     """
 
@@ -145,6 +147,7 @@ class Plan:
     calibration: PlannedCalibration | None
     generated: Generated | None
     judge: Judge | None
+    layouts: Sequence[Layout]
     knock_in: PlannedKnockIn | None = None
 
     @property

@@ -184,7 +184,8 @@ def dimension_curve(dimension: SpaceDimension) -> Figure | None:
 
 def label(text: str) -> str:
     """Shorten a name for a figure, and remove its markup."""
-    short = text if len(text) <= LABEL else text[: LABEL - 1] + "…"
+    # Names of runs often differ in their ends.
+    short = text if len(text) <= LABEL else f"{text[: LABEL // 2]}…{text[LABEL // 2 + 1 - LABEL :]}"
     return html.escape(short, quote=False)
 
 

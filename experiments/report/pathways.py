@@ -122,14 +122,13 @@ def sentence(found: Pathways) -> str:
 
 
 def view(named: Sequence[tuple[str, Mapping[str, Pathways] | None, Statement | None]]) -> tuple[Shown | None, list[Figure]]:
-    """Return what the template shows of where changes go, and its figures; None where that was not measured.
+    """Return what the template shows of where changes go, and its figures; None where nothing was measured or may be said of that.
 
     Args:
         named: groups and runs that are in no group, in the page's order, with their pathways and what may be said of them.
     """
     measured = [(name, found) for name, found, _ in named if found]
-    statements = [statement for _, found, statement in named if found]
-    if not measured:
+    if not any(found or statement for _, found, statement in named):
         return None, []
     headlines = [(name, next(iter(found.values()))) for name, found in measured]
     bars = stacked_bars("pathways-bars", headlines)
@@ -138,12 +137,14 @@ def view(named: Sequence[tuple[str, Mapping[str, Pathways] | None, Statement | N
         "bars": bars,
         "reference": " or ".join(dict.fromkeys(_REFERENCES[each.reference] for _, each in headlines)),
         "sentences": [
-            {"name": name, "statement": said, "words": sentence(each)} for (name, each), said in zip(headlines, statements, strict=True)
+            {"name": name, "statement": said, "words": sentence(next(iter(found.values()))) if found else said and f"{_capital(said.why)}."}
+            for name, found, said in named
+            if found or said
         ],
         "rule": re.split(r" (?=\d\. )", RULE),
         "digest": RULE_DIGEST,
         "wording_rule": WORDING_RULE,
-        "questions": max(each.sampled_questions for _, each in headlines),
+        "questions": max((each.sampled_questions for _, each in headlines), default=0),
         "ways": {WAYS[way][0]: way for way in ways_of([each for _, each in headlines])},
         "rows": list(_rows(measured)),
         "compared": [

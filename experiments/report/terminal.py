@@ -44,8 +44,8 @@ def render(summary: Summary) -> RenderableType:
     parts: list[RenderableType] = [Text(summary.question, style="bold")]
     if summary.knock_in:
         parts.append(Text(summary.knock_in.in_words))
-    if measured := _with(summary, "pathways"):
-        parts.append(_pathways(measured))
+    if stated := _with(summary, "statement"):
+        parts.append(_pathways(stated))
     if measured := _with(summary, "written"):
         parts.append(_written(measured))
     if measured := [row for row in _with(summary, "own_answers") if row.own_answers and row.own_answers.scores]:
@@ -176,17 +176,18 @@ def _groups(summary: Summary) -> Table:
 
 def _pathways(rows: Sequence[RunRow | GroupRow]) -> RenderableType:
     """Return where each change goes, relative to the headline's reference, and what may be said of it."""
-    found = [(row, next(iter(row.pathways.values()))) for row in rows if row.pathways]
-    ways = ways_of([each for _, each in found])
+    found = [(row, next(iter(row.pathways.values())) if row.pathways else None) for row in rows]
+    ways = ways_of([each for _, each in found if each])
     table = Table(box=box.SIMPLE_HEAD, title="where the change goes", title_justify="left", title_style="dim", pad_edge=False)
     for column in ("run", "change", *(WAYS[way][0] for way in ways), "chance for own, p", "κ [95 %]", "what may be said"):
         table.add_column(column, justify="left" if column in ("run", "what may be said") else "right")
     for row, each in found:
         said = "" if row.statement is None else row.statement.words + (" ‡" if row.statement.fragile else "")
-        change, chance = _number(each.headline.effect, signed=True), each.headline.chance_own
-        if each.headline.why:
+        change = _number(each.headline.effect if each else row.effect, signed=True)
+        if each is None or each.headline.why:
             table.add_row(escape(row.name), change, "no clear change", *[""] * (len(ways) + 1), said)
             continue
+        chance = each.headline.chance_own
         table.add_row(
             escape(row.name),
             change,
@@ -230,7 +231,7 @@ def _own_answers(rows: Sequence[RunRow | GroupRow]) -> Table:
     return table
 
 
-def _with(summary: Summary, figures: Literal["capability", "scores", "pathways", "written", "own_answers"]) -> list[RunRow | GroupRow]:
+def _with(summary: Summary, figures: Literal["capability", "scores", "statement", "written", "own_answers"]) -> list[RunRow | GroupRow]:
     """Return the rows with these figures: groups of runs that differ only in seed, then the other runs."""
     rows: list[RunRow | GroupRow] = [*summary.groups, *summary.alone]
     return [row for row in rows if getattr(row, figures)]

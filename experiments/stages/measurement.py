@@ -5,7 +5,7 @@ from typing import Literal
 
 from wellworn.experiments.engine.record import Interval, Record
 from wellworn.probes.mediation.shares import MIN_STANDARD_ERRORS, ChanceShares
-from wellworn.probes.statistics.intervals import Estimate
+from wellworn.probes.statistics.intervals import Estimate, FloatArray, crossed_interval, standard_error
 
 MEASUREMENT = "measurement.json"
 
@@ -101,6 +101,11 @@ class Effect(Record):
     def estimate(self) -> Estimate:
         """The change with its interval."""
         return Estimate(self.value, self.low, self.high)
+
+    @classmethod
+    def over_runs(cls, effects_RQ: FloatArray) -> "Effect":
+        """Return the joint change of runs that differ in their seed alone, from their changes at each question."""
+        return cls(**vars(crossed_interval(effects_RQ)), standard_error=standard_error(effects_RQ))
 
     @property
     def within_noise(self) -> bool:

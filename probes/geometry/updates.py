@@ -48,7 +48,7 @@ class Update:
 
     Attributes:
         module: the writer's module, whose inputs it has.
-        inner_RI: A of a LoRA adapter, [r, in]; ΔW itself of a whole model, [d_model, in].
+        inner_RI: A of a LoRA adapter, [r, in]; the new weight of a whole model, [d_model, in], whose difference is taken when it is used.
         outer_DR: s·B of a LoRA adapter, [d_model, r]; None of a whole model.
         bias_R: what a whole model changes of the bias, [d_model]; None where that is nothing.
     """
@@ -65,7 +65,10 @@ class Update:
 
     def inner(self, x_NI: torch.Tensor) -> torch.Tensor:
         """Return what the inner part makes of inputs, [N, r], in float32."""
-        return nn.functional.linear(x_NI.float(), self.inner_RI.float(), None if self.bias_R is None else self.bias_R.float())
+        if self.outer_DR is not None:
+            return nn.functional.linear(x_NI.float(), self.inner_RI.float())
+        # All differences at once would take as much memory as another model.
+        return nn.functional.linear(x_NI.float(), self.inner_RI.float() - self.module.weight.float(), self.bias_R)
 
     def spectrum(self, moment_RR: FloatArray, basis_DK: FloatArray) -> tuple[FloatArray, float]:
         """Return the squared singular values of ΔW·Σ_x^½, largest first, and their sum inside a basis.
@@ -107,7 +110,7 @@ def updates_of(model: nn.Module, adapter: str, at: Sequence[Writer]) -> dict[tup
     if not found:
         names = ", ".join(dict.fromkeys(writer.name for writer in at)) or "nothing that was found"
         layers = sorted({writer.layer for writer in at})
-        raise InputError(f"adapter {adapter!r}: adapts nothing of what writes into the residual stream at layers {layers} ({names})")
+        raise InputError(f"adapter {adapter!r}: changes nothing of what writes into the residual stream at layers {layers} ({names})")
     return found
 
 
@@ -119,8 +122,8 @@ def _of_checkpoint(model: nn.Module, name: str, at: Sequence[Writer]) -> dict[tu
         place = names[id(writer.module)]
         own, new, bias = writer.module.weight, weights.get(f"{place}.weight"), weights.get(f"{place}.bias")
         if new is not None or bias is not None:
-            change = torch.zeros_like(own) if new is None else new.float() - own.float()
-            found[writer.key] = Update(writer.module, change, bias_R=None if bias is None else bias.float() - writer.module.bias.float())
+            change = None if bias is None else bias.float() - writer.module.bias.float()
+            found[writer.key] = Update(writer.module, own if new is None else new, bias_R=change)
     return found
 
 

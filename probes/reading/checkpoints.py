@@ -65,6 +65,8 @@ def holding(model: nn.Module, weights: Mapping[str, Weights]) -> Iterator[None]:
         InputError: a tensor that the model does not have, or of another shape.
     """
     inner = inner_model(model)
+    if inner in _held:
+        raise RuntimeError("the model holds checkpoints already; let it hold all of them together")
     checkpoints = _held[inner] = Checkpoints(inner, weights)
     try:
         yield

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from wellworn.data.errors import InputError
 from wellworn.lora.adapters import adapted, groups_that_fit
-from wellworn.lora.checkpoints import WEIGHTS, compare_models, save_changes
+from wellworn.lora.checkpoints import CHANGES, compare_models, save_changes
 from wellworn.lora.models import Loaded, load, resolve
 from wellworn.probes.reading.variants import Variant, applied
 
@@ -60,7 +60,7 @@ def test_only_what_differs_is_kept_and_the_model_is_itself(base: Loaded, tune: C
     tuned = tune("tuned", shift("layers.2.mlp", "model.norm"))
     folder, before = kept(base, tuned, tmp_path / "kept"), logits(base.model)
     names = {"model.norm.weight", *(f"model.layers.2.mlp.{part}_proj.weight" for part in ("gate", "up", "down"))}
-    assert set(load_file(folder / WEIGHTS)) == names
+    assert set(load_file(folder / CHANGES)) == names
     assert json.loads((folder / "checkpoint.json").read_text())["changed"] == 4
     with adapted(base, {"tuned": folder}) as model:
         assert torch.equal(logits(model), before)
@@ -71,7 +71,7 @@ def test_only_what_differs_is_kept_and_the_model_is_itself(base: Loaded, tune: C
 
 def test_the_same_model_again_changes_nothing(base: Loaded, tune: Callable[..., Path], tmp_path: Path) -> None:
     folder = kept(base, tune("again"), tmp_path / "kept")
-    assert load_file(folder / WEIGHTS) == {}
+    assert load_file(folder / CHANGES) == {}
     with adapted(base, {"again": folder}) as model, applied(model, Variant("again")):
         assert torch.equal(logits(model), logits(base.model))
 
@@ -134,10 +134,12 @@ def test_moved_tokens_are_refused(base: Loaded, tune: Callable[..., Path]) -> No
 
 def test_fewer_tokens_and_corrupt_files_are_refused(base: Loaded, tune: Callable[..., Path], tmp_path: Path) -> None:
     smaller = tune("smaller", lambda model: model.resize_token_embeddings(400))
+    with pytest.raises(InputError, match=r"has embeddings of 400 tokens, and the base local:tiny@\w+ of \d+"):
+        compare_models(base.ref, resolve(str(smaller)))
     with pytest.raises(InputError, match=r"model.embed_tokens.weight is \[400, 32\], and the base .* has \["):
         kept(base, smaller, tmp_path / "kept")
     folder = kept(base, tune("tuned", shift("norm")), tmp_path / "whole")
-    (folder / WEIGHTS).write_bytes(b"no tensors")
+    (folder / CHANGES).write_bytes(b"no tensors")
     with pytest.raises(InputError, match="corrupt"), adapted(base, {"tuned": folder}):
         pass
     assert torch.equal(logits(base.model), logits(load(base.ref, "float32").model))
@@ -160,3 +162,46 @@ def test_adapters_and_checkpoints_are_put_in_place_in_turn(base: Loaded, tune: C
     assert groups_that_fit([adapter, None, whole, None, adapter], cpu) == [[adapter, None], [whole, None], [adapter]]
     with pytest.raises(InputError, match="cannot be put in place of one base together"), adapted(base, {"a": whole, "b": adapter}):
         pass
+
+
+def test_rows_of_no_tokens_stay_the_bases(tune: Callable[..., Path], tmp_path: Path) -> None:
+    padded = load(resolve(str(tune("padded", lambda model: model.resize_token_embeddings(512)))), "float32")
+    trimmed = tune("trimmed", lambda model: (shift("embed_tokens", "layers.0.")(model), model.resize_token_embeddings(500)))
+    tokens = len(padded.tokenizer.get_vocab())
+    assert tokens <= 500
+    assert compare_models(padded.ref, resolve(str(trimmed))) == [
+        "its embeddings have 12 rows fewer than the base's, of no tokens; the base's are kept"
+    ]
+    folder = kept(padded, trimmed, tmp_path / "kept")
+    with adapted(padded, {"trimmed": folder}) as model, applied(model, Variant("trimmed")):
+        alone = logits(load(resolve(str(trimmed)), "float32").model)
+        assert torch.equal(logits(model)[..., :500], alone)
+
+
+@pytest.mark.parametrize(("kind", "matters"), [("dynamic", True), ("linear", False)])
+def test_the_longest_context_matters_where_positions_depend_on_it(kind: str, matters: bool, tune: Callable[..., Path]) -> None:
+    def config(length: int) -> Change:
+        def change(model: Any) -> None:
+            model.config.max_position_embeddings = length
+            model.config.rope_parameters = {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0}
+
+        return change
+
+    one, other = (resolve(str(tune(f"{kind}-{length}", config(length)))) for length in (32, 1024))
+    if matters:
+        with pytest.raises(InputError, match="max_position_embeddings 1024 for 32"):
+            compare_models(one, other)
+    else:
+        assert compare_models(one, other) == []
+
+
+def test_notes_of_tools_do_not_matter_and_quantised_models_are_refused(base: Loaded, tune: Callable[..., Path]) -> None:
+    folder = tune("noted")
+    held = json.loads((folder / "config.json").read_text())
+    notes = {"unsloth_version": "2026.1", "tokenizer_class": "X", "is_llama_config": True, "gradient_checkpointing": True}
+    (folder / "config.json").write_text(json.dumps(held | notes))
+    assert compare_models(base.ref, resolve(str(folder))) == []
+    packed = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    (folder / "config.json").write_text(json.dumps(held | packed))
+    with pytest.raises(InputError, match="holds quantised weights, which cannot take the place of others"):
+        compare_models(base.ref, resolve(str(folder)))

@@ -1,12 +1,13 @@
 """A weighted sum of adapters does what they do together, by their own numbers."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.tiny import save_tiny
 from wellworn.data.errors import InputError
@@ -137,3 +138,17 @@ def test_adapters_of_another_model_are_refused(make: Callable[..., Path], tmp_pa
     narrow = load(resolve(str(save_tiny(tmp_path / "narrow", width=16))), "float32")
     with pytest.raises(InputError, match="does not fit"):
         sum_adapters(narrow, [(1.0, make("few modules")), (1.0, make("all linear"))], tmp_path)
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [(torch.bfloat16, 0.3), (torch.float16, 1e-4), (torch.float16, 1e7)])
+def test_a_scaled_adapter_of_16_bits_is_rounded_no_further(
+    dtype: torch.dtype, factor: float, base: Loaded, make: Callable[..., Path], tmp_path: Path
+) -> None:
+    half, scaled = tmp_path / "half", tmp_path / "scaled"
+    shutil.copytree(make("few modules"), half)
+    save_file({key: each.to(dtype) for key, each in load_file(half / WEIGHTS).items()}, half / WEIGHTS)
+    scaled.mkdir()
+    sum_adapters(base, [(factor, half)], scaled)
+    whole, part = updates(base, half), updates(base, scaled)
+    for module, update in part.items():
+        torch.testing.assert_close(update, factor * whole[module], rtol=1e-5, atol=0)

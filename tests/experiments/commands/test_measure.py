@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from tests.experiments.conftest import Call
 from tests.tiny import CHATML, save_tiny, write_tiny_study
 from wellworn.experiments.cli import main
+from wellworn.experiments.commands.measure import Asked, study_of
 from wellworn.lora.adapters import merge_adapter
 from wellworn.lora.models import load, resolve
 
@@ -231,7 +232,7 @@ def test_causes_are_measured_only_of_adapters_that_change_the_trait_score(wellwo
     assert nothing["statement"]["name"] == "too small to say"
     assert nothing["pathways"] is None
     for field in ("pathways", "mediation"):
-        assert nothing["missing"][field].startswith("what causes a change is measured only where the trait score changes (only_changed)")
+        assert nothing["missing"][field].startswith("what causes a change is measured only where the trait score rises by enough")
     assert whole["effect"]["low"] > 0.05
     # The same outcome by patching, with nothing patched.
     assert whole["pathways"]["base"]["contrast"]["effect"] == pytest.approx(whole["effect"], rel=1e-5)
@@ -273,6 +274,8 @@ def test_options_are_keys_of_the_study(wellworn: Call, adapter: Path, tiny_model
         (("--layer", "9"), "layer: this model has layers 0 to 3, got 9"),
         (("--layer", "1", "layer=2"), "layer is given twice"),
         (("--dtype", "int8"), "dtype: must be 'auto', 'float32'"),
+        (("name=../elsewhere",), "name: is the name of the study's file, or of --name"),
+        (("--adapter", "./nowhere/at-all"), "./nowhere/at-all: is not a PEFT adapter (no such folder)"),
         (("--name", "../elsewhere"), "--name '../elsewhere': must be lower-case letters"),
         (("--scale", "nan"), "--scale nan: must be a finite number"),
         (("--adapter", "here+"), "a sum of adapters is written one+0.5*other"),
@@ -355,3 +358,27 @@ def test_an_adapter_of_nothing_shifts_nothing(
     [run] = measure(wellworn, model, runs, "--adapter", code, "--scale", 0, *cheap, trait="reference_code")["runs"]
     assert run["effect"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert run["relative_norm"] < 1e-6
+
+
+def test_names_hold_what_is_meant_and_not_how_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same words in two places are other adapters, neutral adapters and models, whose results must not be written over."""
+    found = set()
+    for place in ("one", "other"):
+        for name in ("a", "b", "plain"):
+            (tmp_path / place / name).mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / place)
+        study = study_of(Asked(model="base", adapters=["a+0.5*b"], neutral="plain", suspected=["pirate"]))
+        [arm] = study.runs
+        assert (arm.path, arm.neutral) == (f"{tmp_path}/{place}/a+0.5*{tmp_path}/{place}/b", f"{tmp_path}/{place}/plain")
+        found |= {study.name, study_of(Asked(model="base", adapters=["b"], neutral="plain")).name}
+        (tmp_path / place / "base").mkdir()
+        found.add(study_of(Asked(model="base", adapters=[str(tmp_path / "one" / "b")])).name)
+    assert len(found) == 6
+
+
+def test_an_adapter_given_twice_is_no_second_run(wellworn: Call, code: Path, tiny_model: Path, runs: Path) -> None:
+    found = measure(
+        wellworn, tiny_model, runs, "--adapter", code, "--adapter", f"1*{code}", "mediate=null", "pathways=null", "capability=null"
+    )
+    assert len(found["runs"]) == 2
+    assert found["groups"] == []

@@ -46,7 +46,7 @@ def test_an_update_that_writes_nothing_itself_is_said_so(tiny_study: Write, tmp_
     runs = finished(tiny_study(runs=[{"arm": "sft", "trait": "pirate"}], mediate=None, train=train), tmp_path)
     (row,) = read_json(runs / "tiny" / "summary.json")["runs"]
     assert row["weights"] is None
-    assert row["weights_why"].startswith("the adapter: adapts nothing of what writes into the residual stream at layers [0, 1, 2, 3]")
+    assert row["weights_why"].startswith("the adapter: changes nothing of what writes into the residual stream at layers [0, 1, 2, 3]")
     assert row["share"] is not None or row["missing"]["share"]
 
 

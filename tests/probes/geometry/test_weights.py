@@ -170,7 +170,7 @@ def test_summary() -> None:
 
 REFUSED = {
     "unknown": ("adapter 'other': the model holds all", "llama", LoraConfig(target_modules=["o_proj"])),
-    "no writer": (r"adapts nothing of what writes .* at layers \[1\] .self_attn.o_proj, mlp.down_proj", "llama",
+    "no writer": (r"changes nothing of what writes .* at layers \[1\] .self_attn.o_proj, mlp.down_proj", "llama",
                   LoraConfig(target_modules=["q_proj", "up_proj"])),
     "dora": ("is more than s·B·A .DoraLinearVariant", "llama", LoraConfig(target_modules=["o_proj"], use_dora=True)),
     "bias": ("is more than s·B·A .lora_bias", "qwen3", LoraConfig(target_modules=["o_proj"], lora_bias=True)),
@@ -273,5 +273,5 @@ def test_a_merged_adapter_writes_what_the_adapter_writes(rows: list[Encoded]) ->
 
 def test_a_whole_model_that_writes_as_before_is_refused(rows: list[Encoded]) -> None:
     base = make_model("llama").requires_grad_(False)
-    with holding(base, {"queries": full_fine_tune(base, "q_proj")}), pytest.raises(InputError, match="adapts nothing of what writes"):
+    with holding(base, {"queries": full_fine_tune(base, "q_proj")}), pytest.raises(InputError, match="changes nothing of what writes"):
         writes(base, rows, ["queries"], {1: basis_of(np.random.default_rng(3), WIDTH, 3)})
