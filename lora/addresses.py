@@ -41,7 +41,7 @@ def terms(address: str) -> list[tuple[float, str]]:
             value = float(weight) if star else 1.0
         except ValueError:
             value = math.nan
-        if not name or not math.isfinite(value):
+        if not name or "\0" in name or not math.isfinite(value):
             raise InputError(f"adapter {address!r}: a sum of adapters is written one+0.5*other, and {term!r} is not a part of one")
         found.append((value, name))
     return found

@@ -125,7 +125,7 @@ def test_a_folder_is_taken_as_it_is_and_checkpoints_in_it_are_named(tmp_path: Pa
         find_adapter(tmp_path / "run")
 
 
-@pytest.mark.parametrize("address", ["./adapters/pirat", "../x/y", "a--b/c", "org/-name", "one", "a/" + "b" * 300, "\0/x", "a" * 5000])
+@pytest.mark.parametrize("address", ["./adapters/pirat", "../x/y", "a--b/c", "org/-name", "one", "a/" + "b" * 300, "a" * 5000])
 def test_addresses_of_nothing_are_one_line(address: str) -> None:
     with pytest.raises(InputError, match=r"is not a PEFT adapter|the hub gave no answer"):
         find_adapter(address)
@@ -137,7 +137,7 @@ def test_a_sum_is_read_as_its_terms(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert terms("a + -2*b/c + 1e-1*org/name@v1") == [(1.0, "a"), (-2.0, "b/c"), (0.1, "org/name@v1")]
     (tmp_path / "a+2*b").mkdir()
     assert terms("a+2*b") == [(1.0, "a+2*b")]
-    for wrong in ("", "a+", "two*a", "nan*a", "inf*a", "+a"):
+    for wrong in ("", "a+", "two*a", "nan*a", "inf*a", "+a", "a\0b"):
         with pytest.raises(InputError, match="a sum of adapters is written one"):
             terms(wrong)
 
