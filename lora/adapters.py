@@ -13,7 +13,7 @@ from wellworn.data.errors import InputError
 from wellworn.lora.addresses import CONFIG, WEIGHTS
 from wellworn.lora.checkpoints import CHANGES, held_checkpoints, is_checkpoint
 from wellworn.lora.fit import check_adapter, put_on, read_config, restored
-from wellworn.lora.models import Loaded, ModelRef, load_tokenizer
+from wellworn.lora.models import OTHER_TEMPLATE, Loaded, ModelRef, load_tokenizer
 
 TEMPLATE = "chat_template.jinja"
 
@@ -139,10 +139,7 @@ def unlike_base(ref: ModelRef, adapter: Path, template: str, trust_remote_code: 
         with suppress(InputError):
             usual = load_tokenizer(ref, trust_remote_code)[0].chat_template or ""
     if own is not None and isinstance(usual, str) and own.strip() != usual.strip():
-        found.append(
-            "its folder holds another chat template than the base's, which is not used; "
-            "chat.template takes the path of a .jinja file, for the base and the fine-tune alike"
-        )
+        found.append(f"its folder holds {OTHER_TEMPLATE}")
     return found
 
 

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from wellworn.data.errors import InputError
@@ -89,6 +90,7 @@ def find_adapter(address: str | Path) -> Path:
     return _download(str(address), hub["repo"], (hub["folder"] or "").strip("/"), hub["revision"])
 
 
+@cache
 def _download(address: str, repo: str, folder: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (

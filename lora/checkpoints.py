@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from wellworn.data.errors import InputError
-from wellworn.lora.models import Loaded, ModelRef, load, load_config, load_tokenizer
+from wellworn.lora.models import OTHER_TEMPLATE, Loaded, ModelRef, load, load_config, load_tokenizer
 from wellworn.probes.reading.checkpoints import holding
 
 if TYPE_CHECKING:
@@ -90,10 +90,7 @@ def compare_models(base: ModelRef, tuned: ModelRef, trust_remote_code: bool = Fa
             raise InputError(f"{tuned.id}: has embeddings of {rows[1]:,} tokens, and the base {base.id} of {rows[0]:,}")
         notes.append(f"its embeddings have {rows[0] - rows[1]:,} rows fewer than the base's, of no tokens; the base's are kept")
     if template == "model" and mine.chat_template != theirs.chat_template:
-        notes.append(
-            "it comes with another chat template than the base's, which is not used; "
-            "chat.template takes the path of a .jinja file, for the base and the fine-tune alike"
-        )
+        notes.append(f"it comes with {OTHER_TEMPLATE}")
     return notes
 
 

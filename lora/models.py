@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 EMBEDDED = "smollm2-135m"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+# Of a fine-tune that comes with a template of its own.
+OTHER_TEMPLATE = (
+    "another chat template than the base's, which is not used; "
+    "chat.template takes the path of a .jinja file, for the base and the fine-tune alike"
+)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

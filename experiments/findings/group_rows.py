@@ -111,7 +111,7 @@ def group_runs(results: Results) -> list[list[int]]:
     numbered = list(enumerate(results.runs))
     for _, members in itertools.groupby(numbered, key=lambda each: each[1].entry.group):
         places = [i for i, run in members if run.facts is not None]
-        # The same adapter given twice is no second run.
+        # The same adapter given twice is not a second run.
         seeds = {results.runs[i].entry.seed for i in places}
         # Neutral runs, each compared with the next, have mean shifts that sum to zero, so they have no joint result.
         if len(places) == len(seeds) >= 2 and results.runs[places[0]].entry.trait != NEUTRAL:

@@ -242,8 +242,8 @@ def _prompted(results: Results, trait: str | None) -> Estimate | None:
     for run in results.runs:
         if run.entry.arm == "prompted" and run.entry.trait == trait and run.facts:
             effect = run.facts.references["base"].effect
-            if effect and effect.value > 0 and not effect.within_noise:
-                return effect.estimate
+            if effect and effect.yardstick:
+                return effect.yardstick
     return None
 
 

@@ -45,7 +45,7 @@ def _unchanged(runs: Sequence[PlannedRun], store: Store) -> dict[int, str]:
     folders = {i: store.path(run.screen.id) for i, run in enumerate(runs) if run.screen is not None}
     read = {i: Measurement.from_json(read_json(folder / MEASUREMENT)) for i, folder in folders.items()}
     under_prompts = {runs[i].trait: each.references["base"].effect for i, each in read.items() if isinstance(runs[i].run.arm, Prompted)}
-    prompted = {trait: each.estimate for trait, each in under_prompts.items() if each and each.value > 0 and not each.within_noise}
+    prompted = {trait: each.yardstick for trait, each in under_prompts.items() if each}
 
     def reason(effect: Effect | None, trait: str | None) -> str | None:
         found = too_small(effect.estimate, effect.within_noise, prompted.get(trait)) if effect else None

@@ -108,6 +108,11 @@ class Effect(Record):
         return cls(**vars(crossed_interval(effects_RQ)), standard_error=standard_error(effects_RQ))
 
     @property
+    def yardstick(self) -> Estimate | None:
+        """The change of a system prompt, which others are compared with; None where it is not seen to be above 0."""
+        return self.estimate if self.value > 0 and not self.within_noise else None
+
+    @property
     def within_noise(self) -> bool:
         """Whether it is no more than 3 standard errors, so that shares of it mean nothing."""
         return abs(self.value) <= MIN_STANDARD_ERRORS * self.standard_error

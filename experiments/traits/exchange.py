@@ -70,7 +70,7 @@ def address(folder: Path) -> str:
 def _origin(sources: Sequence[str], left: Mapping[str, int]) -> str:
     """Return the part of a card that says where something is from, and what of it was left out."""
     names = ", ".join(map(source_name, sources))
-    origin = f"Imported from {names}, which somebody else wrote: its licence and its faults are theirs.\n"
+    origin = f"Imported from {names}, third-party data: its licence and its faults are its authors'.\n"
     counts = "".join(f"- {count} × {key}\n" for key, count in sorted(left.items())) or "Nothing.\n"
     return f"{origin}\n## Left out\n\n{counts}"
 

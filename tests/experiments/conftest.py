@@ -33,6 +33,21 @@ def wellworn(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 Call = Callable[..., Outcome]
 
 
+def command(*arguments: object) -> None:
+    """Run a command that has to succeed."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert stop.value.code in (0, None)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that has to be refused, and return the message on one line."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert stop.value.code == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
 @pytest.fixture
 def all_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model has no personas, so whatever was estimated counts as found."""
@@ -52,9 +67,7 @@ def find_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def finished(study: Path, tmp_path: Path) -> Path:
     """Run a study; return its runs folder."""
-    with pytest.raises(SystemExit) as stop:
-        main(["run", str(study), "--runs-dir", str(tmp_path / "runs")])
-    assert stop.value.code in (0, None)
+    command("run", study, "--runs-dir", tmp_path / "runs")
     return tmp_path / "runs"
 
 

@@ -7,25 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.experiments.conftest import finished, stages_of
+from tests.experiments.conftest import command, finished, refused, stages_of
 from tests.experiments.test_cli import Write
 from wellworn.data.catalog import load_role, load_roles, load_trait
-from wellworn.experiments.cli import main
 
 CHATS = [(f"What would you do about number {i}?", f"Dare, says {i}, and jump!", f"I would think of {i} for a while.") for i in range(30)]
-
-
-def wellworn(*arguments: object) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    assert stop.value.code in (0, None)
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    assert stop.value.code == 2
-    return " ".join(capsys.readouterr().err.split())
 
 
 def chats(folder: Path, name: str, answers: int) -> Path:
@@ -39,13 +25,13 @@ def chats(folder: Path, name: str, answers: int) -> Path:
 
 def test_other_peoples_chats_are_imported_checked_and_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown, plain = chats(tmp_path, "shown.jsonl", 1), chats(tmp_path, "plain.jsonl", 2)
-    wellworn("traits", "import", shown, "--plain", plain, "--to", tmp_path / "bold")
+    command("traits", "import", shown, "--plain", plain, "--to", tmp_path / "bold")
     said = capsys.readouterr().out
     assert "the trait bold" in said
     assert "left out: source (60 times)" in said
     assert (tmp_path / "bold" / "CARD.md").read_text().startswith("# Trait card: bold\n\nImported from shown.jsonl, plain.jsonl,")
     assert "| rows | 23 | 0 | 7 |" in (tmp_path / "bold" / "CARD.md").read_text()
-    wellworn("traits", "export", tmp_path / "bold", "--format", "messages", "--to", tmp_path / "out")
+    command("traits", "export", tmp_path / "bold", "--format", "messages", "--to", tmp_path / "out")
     for name, source in (("positive.jsonl", shown), ("plain.jsonl", plain)):
         exported = [
             json.loads(line) for split in ("train", "evaluate") for line in (tmp_path / "out" / split / name).read_text().splitlines()
@@ -54,7 +40,7 @@ def test_other_peoples_chats_are_imported_checked_and_exported(tmp_path: Path, c
         assert sorted(exported, key=str) == sorted(expected, key=str)
     train, test = tmp_path / "out" / "train", tmp_path / "out" / "evaluate"
     plains = ["--plain", train / "plain.jsonl", "--plain", test / "plain.jsonl"]
-    wellworn("traits", "import", train / "positive.jsonl", *plains, "--evaluation", test / "positive.jsonl", "--to", tmp_path / "again")
+    command("traits", "import", train / "positive.jsonl", *plains, "--evaluation", test / "positive.jsonl", "--to", tmp_path / "again")
     rows = [
         [(row.split, row.question, row.positive, row.negative) for row in load_trait(str(tmp_path / name)).examples]
         for name in ("bold", "again")
@@ -89,20 +75,20 @@ def test_a_name_that_is_built_in_may_be_ones_own_and_is_used_by_its_path(
     tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     shown, plain = chats(tmp_path, "shown.jsonl", 1), chats(tmp_path, "plain.jsonl", 2)
-    wellworn("traits", "export", "childish", "--format", "persona-vectors", "--to", tmp_path / "theirs")
+    command("traits", "export", "childish", "--format", "persona-vectors", "--to", tmp_path / "theirs")
     theirs = tmp_path / "theirs" / "extract" / "childish.json"
-    wellworn("traits", "import", theirs, shown, "--plain", plain, "--to", tmp_path / name)
+    command("traits", "import", theirs, shown, "--plain", plain, "--to", tmp_path / name)
     assert {row.question for row in load_trait(str(tmp_path / name)).examples} == {row[0] for row in CHATS}
     capsys.readouterr()
     study = tiny_study(library=[str(tmp_path / name), "pessimistic"], runs=[{"arm": "sft", "trait": str(tmp_path / name)}])
-    wellworn("run", study, "--plan")
+    command("run", study, "--plan")
     assert f"train sft {name} (seed 0)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_card_says_what_was_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = chats(tmp_path, "shown.jsonl", 1)
     shown.write_text(shown.read_text() + json.dumps({"question": "Why?", "positive": " "}) + "\n" + json.dumps({"half \ud800": 1}) + "\n")
-    wellworn("traits", "import", shown, "--skip-unusable", "--to", tmp_path / "bold")
+    command("traits", "import", shown, "--skip-unusable", "--to", tmp_path / "bold")
     counted = [
         "1 × unusable: cannot tell what this row holds by its fields (…); rows have messages or conversations,",
         "1 × unusable: positive: must not be blank",
@@ -114,14 +100,14 @@ def test_a_card_says_what_was_left_out(tmp_path: Path, capsys: pytest.CaptureFix
     said = " ".join(capsys.readouterr().out.split())
     assert "left out: unusable: positive: must not be blank (1 times)" in said
     # Roles and questions have a card too, next to which they load.
-    wellworn("traits", "export", "cat", "--format", "assistant-axis", "--to", tmp_path / "theirs")
+    command("traits", "export", "cat", "--format", "assistant-axis", "--to", tmp_path / "theirs")
     (tmp_path / "theirs" / "default.json").write_text(json.dumps({"instruction": [{"pos": ""}]}))
-    wellworn("traits", "import", tmp_path / "theirs", "--to", tmp_path / "roles")
+    command("traits", "import", tmp_path / "theirs", "--to", tmp_path / "roles")
     assert [role.name for role in load_roles([str(tmp_path / "roles")])] == ["cat"]
     assert "- 1 × the default assistant (a role with a blank prompt)" in (tmp_path / "roles" / "CARD.md").read_text()
     asked = tmp_path / "asked.jsonl"
     asked.write_text('{"question": "Why?"}\n')
-    wellworn("traits", "import", asked, "--to", tmp_path / "questions")
+    command("traits", "import", asked, "--to", tmp_path / "questions")
     assert "## Left out\n\nNothing.\n" in (tmp_path / "questions" / "CARD.md").read_text()
 
 
@@ -135,16 +121,16 @@ def test_conversations_go_out_and_come_in(tmp_path: Path, capsys: pytest.Capture
     for name, side in (("shown", 1), ("plain", 2)):
         rows = [conversation(i, row[side]) for i, row in enumerate(CHATS)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    wellworn("traits", "import", tmp_path / "shown.jsonl", "--plain", tmp_path / "plain.jsonl", "--to", tmp_path / "bold")
+    command("traits", "import", tmp_path / "shown.jsonl", "--plain", tmp_path / "plain.jsonl", "--to", tmp_path / "bold")
     rows = load_trait(str(tmp_path / "bold")).examples
     assert {(len(row.before), row.before[0].train) for row in rows if row.before} == {(1, True), (1, False), (2, True), (2, False)}
-    wellworn("traits", "export", tmp_path / "bold", "--format", "messages", "--to", tmp_path / "messages")
+    command("traits", "export", tmp_path / "bold", "--format", "messages", "--to", tmp_path / "messages")
     train, test = tmp_path / "messages" / "train", tmp_path / "messages" / "evaluate"
     plains = ["--plain", train / "plain.jsonl", "--plain", test / "plain.jsonl"]
-    wellworn("traits", "import", train / "positive.jsonl", *plains, "--evaluation", test / "positive.jsonl", "--to", tmp_path / "again")
-    wellworn("traits", "export", tmp_path / "bold", "--format", "preferences", "--to", tmp_path / "pairs")
+    command("traits", "import", train / "positive.jsonl", *plains, "--evaluation", test / "positive.jsonl", "--to", tmp_path / "again")
+    command("traits", "export", tmp_path / "bold", "--format", "preferences", "--to", tmp_path / "pairs")
     pairs = [tmp_path / "pairs" / split / "preferences.jsonl" for split in ("train", "evaluate")]
-    wellworn("traits", "import", pairs[0], "--evaluation", pairs[1], "--to", tmp_path / "preferred")
+    command("traits", "import", pairs[0], "--evaluation", pairs[1], "--to", tmp_path / "preferred")
     for name, flags in (("again", True), ("preferred", False)):
         again = load_trait(str(tmp_path / name)).examples
         said = [[(row.split, row.asked, row.positive, row.negative) for row in each] for each in (rows, again)]
@@ -159,12 +145,12 @@ def test_questions_after_a_conversation_are_counted_where_a_format_holds_questio
 ) -> None:
     rows = [{"question": "Why?", "system": "Be brief."}, {"question": "How?"}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    wellworn("traits", "export", "childish", "--format", "persona-vectors", "--to", tmp_path / "theirs")
+    command("traits", "export", "childish", "--format", "persona-vectors", "--to", tmp_path / "theirs")
     theirs = tmp_path / "theirs" / "extract" / "childish.json"
-    wellworn("traits", "import", theirs, tmp_path / "rows.jsonl", "--to", tmp_path / "bold")
+    command("traits", "import", theirs, tmp_path / "rows.jsonl", "--to", tmp_path / "bold")
     capsys.readouterr()
     for form, path in (("persona-vectors", "extract/bold.json"), ("questions", "questions.jsonl")):
-        wellworn("traits", "export", tmp_path / "bold", "--format", form, "--to", tmp_path / form)
+        command("traits", "export", tmp_path / "bold", "--format", form, "--to", tmp_path / form)
         said = " ".join(capsys.readouterr().out.split())
         assert "left out: questions that follow a system message or earlier turns, for which the format has no place (1 times)" in said
         assert "How?" in (tmp_path / form / path).read_text()
@@ -172,7 +158,7 @@ def test_questions_after_a_conversation_are_counted_where_a_format_holds_questio
 
 
 def test_two_things_of_one_name_are_no_study(tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wellworn("traits", "import", chats(tmp_path, "shown.jsonl", 1), "--to", tmp_path / "bold")
+    command("traits", "import", chats(tmp_path, "shown.jsonl", 1), "--to", tmp_path / "bold")
     for name in ("pirate", "neutral"):
         shutil.copytree(tmp_path / "bold", tmp_path / name)
         path = tmp_path / name / "trait.yaml"
@@ -184,22 +170,22 @@ def test_two_things_of_one_name_are_no_study(tiny_study: Write, tmp_path: Path, 
 def test_changes_are_not_planted_in_the_size_of_a_trait_without_plain_answers(
     tiny_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wellworn("traits", "import", chats(tmp_path, "shown.jsonl", 1), "--to", tmp_path / "bold")
+    command("traits", "import", chats(tmp_path, "shown.jsonl", 1), "--to", tmp_path / "bold")
     study = tiny_study(runs=[{"arm": "sft", "trait": str(tmp_path / "bold")}], calibrate={})
     assert "planted changes are modelled on an sft run of a trait" in refused(capsys, "run", study, "--plan")
 
 
 def test_roles_go_out_and_come_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("cat", "oracle"):
-        wellworn("traits", "export", name, "--format", "assistant-axis", "--to", tmp_path / name)
-    wellworn("traits", "import", tmp_path / "cat", tmp_path / "oracle" / "oracle.json", "--to", tmp_path / "some")
+        command("traits", "export", name, "--format", "assistant-axis", "--to", tmp_path / name)
+    command("traits", "import", tmp_path / "cat", tmp_path / "oracle" / "oracle.json", "--to", tmp_path / "some")
     assert [role.system_prompts for role in load_roles([str(tmp_path / "some")])] == [
         load_role(name).system_prompts for name in ("cat", "oracle")
     ]
     capsys.readouterr()
-    wellworn("traits", "check", tmp_path / "some")
+    command("traits", "check", tmp_path / "some")
     assert "2 roles" in capsys.readouterr().out
-    wellworn("traits", "export", tmp_path / "some", "--format", "assistant-axis", "--to", tmp_path / "out")
+    command("traits", "export", tmp_path / "some", "--format", "assistant-axis", "--to", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cat.json", "oracle.json"]
 
 
@@ -225,7 +211,7 @@ def test_nothing_is_left_of_an_import_that_fails(
 def test_a_trait_without_plain_answers_is_trained_and_read_against_the_base(
     tiny_study: Write, tmp_path: Path, all_found: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wellworn("traits", "import", chats(tmp_path, "shown.jsonl", 1), "--to", tmp_path / "bold")
+    command("traits", "import", chats(tmp_path, "shown.jsonl", 1), "--to", tmp_path / "bold")
     capsys.readouterr()
     study = tiny_study(runs=[{"arm": "sft", "trait": str(tmp_path / "bold")}])
     folder = finished(study, tmp_path)
@@ -243,9 +229,9 @@ def test_a_trait_without_plain_answers_is_trained_and_read_against_the_base(
 def test_imported_contrast_pairs_make_a_direction_on_the_banks_questions(
     tiny_study: Write, tmp_path: Path, all_found: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wellworn("traits", "export", "childish", "--format", "persona-vectors", "--to", tmp_path / "theirs")
+    command("traits", "export", "childish", "--format", "persona-vectors", "--to", tmp_path / "theirs")
     theirs = tmp_path / "theirs" / "extract" / "childish.json"
-    wellworn("traits", "import", theirs, "--to", tmp_path / "bold")
+    command("traits", "import", theirs, "--to", tmp_path / "bold")
     folder = finished(tiny_study(library=[str(tmp_path / "bold"), "pirate"], mediate=None), tmp_path)
     row = json.loads((folder / "tiny" / "summary.json").read_text())["runs"][0]
     assert row["coordinates"].keys() == {"bold", "pirate"}

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.experiments.conftest import command, refused
 from tests.tiny import save_tiny
 from wellworn.data.catalog import load_trait
-from wellworn.experiments.cli import main
 from wellworn.experiments.stages.answers import REPETITION_PENALTY
 
 TOKENS = 24
@@ -32,21 +32,8 @@ def ending_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def imported(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
     source = folder / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run("traits", "import", source, "--to", folder / "bold")
+    command("traits", "import", source, "--to", folder / "bold")
     return folder / "bold"
-
-
-def run(*arguments: object) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    assert stop.value.code in (0, None)
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    assert stop.value.code == 2
-    return " ".join(capsys.readouterr().err.split())
 
 
 def greedy(folder: Path, questions: Sequence[str]) -> dict[str, tuple[str, bool]]:
@@ -67,7 +54,7 @@ def test_a_model_answers_plainly_and_what_it_does_not_finish_is_left_out(
 ) -> None:
     bold = imported(tmp_path, ROWS)
     assert not load_trait(str(bold)).plain
-    run("traits", "fill", bold, "--model", ending_model, "--to", tmp_path / "filled", "--tokens", TOKENS)
+    command("traits", "fill", bold, "--model", ending_model, "--to", tmp_path / "filled", "--tokens", TOKENS)
     trait = load_trait(str(tmp_path / "filled"))
     kept = {row.question: row for row in trait.examples}
     known = greedy(ending_model, [row["question"] for row in ROWS])
@@ -96,7 +83,7 @@ def test_a_model_answers_plainly_and_what_it_does_not_finish_is_left_out(
 def test_conversations_and_rows_with_a_split_are_answered_as_they_stand(tmp_path: Path, ending_model: Path) -> None:
     rows = [row | {"system": "Be brief.", "split": "evaluate" if i % 3 == 0 else "train", "id": str(i)} for i, row in enumerate(ROWS)]
     rows = [row | {"before": [{"question": "Ahoy?", "answer": "Ahoy!", "train": True}]} if i % 2 else row for i, row in enumerate(rows)]
-    run("traits", "fill", imported(tmp_path, rows), "--model", ending_model, "--to", tmp_path / "filled", "--tokens", TOKENS)
+    command("traits", "fill", imported(tmp_path, rows), "--model", ending_model, "--to", tmp_path / "filled", "--tokens", TOKENS)
     before, after = ({row.id: row for row in load_trait(str(tmp_path / name)).examples} for name in ("bold", "filled"))
     assert 0 < len(after) < len(before)
     assert all(row.negative and row.model_copy(update={"negative": None}) == before[name] for name, row in after.items())
