@@ -78,7 +78,9 @@ def study_of(asked: Asked) -> Study:
     }
     if asked.name is not None:
         _refuse_other_names(asked.name)
-    name = asked.name or _name(names, study, asked.overrides)
+    # Without what discriminates it from the others.
+    first = labels(adapters[:1]) or short_names([Path(each) for each in tuned[:1]])
+    name = asked.name or _name(first[0], len(names), study, asked.overrides)
     return assemble_study(name, study, asked.overrides, "measure")
 
 
@@ -108,11 +110,11 @@ def _absolute(address: str) -> str:
     return "+".join(("" if weight == 1 else f"{weight!r}*") + _absolute(name) for weight, name in parts)
 
 
-def _name(names: Sequence[str], study: dict[str, Any], overrides: Sequence[str]) -> str:
+def _name(first: str, count: int, study: dict[str, Any], overrides: Sequence[str]) -> str:
     """Return a name for a study: short for any number of adapters, and with a digest, so that no other's results are written over."""
-    rest = f"-and-{len(names) - 1}-more" if len(names) > 1 else ""
-    first = "".join(c if c.isalnum() or c in "-_" else "-" for c in names[0]).strip("-_")[:_LONGEST_NAME]
-    return f"measure-{first}{rest}-{digest([study, list(overrides)], 6)}"
+    rest = f"-and-{count - 1}-more" if count > 1 else ""
+    plain = "".join(c if c.isalnum() or c in "-_" else "-" for c in first).strip("-_")[:_LONGEST_NAME]
+    return f"measure-{plain}{rest}-{digest([study, list(overrides)], 6)}"
 
 
 def scales_of(given: Sequence[float] | None) -> tuple[float, ...]:

@@ -376,9 +376,14 @@ def test_names_hold_what_is_meant_and_not_how_it_is_written(tmp_path: Path, monk
     assert len(found) == 6
 
 
-def test_an_adapter_given_twice_is_no_second_run(wellworn: Call, code: Path, tiny_model: Path, runs: Path) -> None:
-    found = measure(
-        wellworn, tiny_model, runs, "--adapter", code, "--adapter", f"1*{code}", "mediate=null", "pathways=null", "capability=null"
-    )
+def test_an_adapter_given_twice_is_no_second_run(wellworn: Call, code: Path, tiny_model: Path, runs: Path, tmp_path: Path) -> None:
+    twice = wellworn("measure", "--model", tiny_model, "--adapter", code, "--adapter", f"1*{code}")
+    assert twice.code == 2
+    assert "appears twice" in twice.err
+    # In a study, written in two ways.
+    arms = [{"arm": "adapter", "path": path, "trait": "reference_code"} for path in (str(code), f"1*{code}")]
+    study = write_tiny_study(tmp_path / "twice.yaml", tiny_model, runs=arms, mediate=None)
+    assert wellworn("run", study, "--runs-dir", runs, "--json", tmp_path / "twice.json").code == 0
+    found = json.loads((tmp_path / "twice.json").read_text())
     assert len(found["runs"]) == 2
     assert found["groups"] == []
