@@ -192,7 +192,9 @@ def capability(
     model: Model,
     adapter: Annotated[
         list[str] | None,
-        typer.Option(metavar="DIR", help="PEFT LoRA adapter: a folder, or org/name[/folder][@revision] on the hub; can be repeated."),
+        typer.Option(
+            metavar="DIR", help=escape("PEFT LoRA adapter: a folder, or org/name[/folder][@revision] on the hub; can be repeated.")
+        ),
     ] = None,
     suite: Annotated[str, typer.Option(help="Comma-separated: builtin (no download), and tasks of lm-eval.")] = "builtin",
     tasks_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of further lm-eval tasks.")] = None,

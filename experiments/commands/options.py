@@ -32,7 +32,8 @@ Model = Annotated[str, typer.Option(help="The base model: smollm2-135m, a folder
 Adapters = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="DIR", help="PEFT LoRA adapter: a folder, org/name[/folder][@revision] on the hub, or a sum a+0.5*b; can be repeated."
+        metavar="DIR",
+        help=escape("PEFT LoRA adapter: a folder, org/name[/folder][@revision] on the hub, or a sum a+0.5*b; can be repeated."),
     ),
 ]
 Overrides = Annotated[

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import typer
+from rich.text import Text
 
 from tests.experiments.conftest import Call
 from wellworn.experiments.cli import app
@@ -63,6 +64,8 @@ def test_every_command_explains_itself(path: tuple[str, ...], command: Any, well
     assert not STALE.search(usage)
     for parameter in command.params:
         assert parameter.name in ("help", "install_completion", "show_completion") or parameter.help, parameter.name
+        # Help is markup: brackets that are no escape would vanish, or break the page.
+        assert Text.from_markup(parameter.help or "").plain == (parameter.help or "").replace("\\[", "["), parameter.name
 
 
 @pytest.mark.parametrize(("path", "command"), COMMANDS, ids=[" ".join(path) or "wellworn" for path, _ in COMMANDS])

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.experiments.conftest import finished, stages_of
+from tests.experiments.conftest import command, finished, refused, stages_of
 from tests.experiments.stages.test_scores import grade_of
 from tests.experiments.test_cli import Write
-from tests.experiments.traits.test_exchange import refused, wellworn
 from tests.probes.scoring.servers import chat_server
 from wellworn.data.catalog import load_trait
 from wellworn.data.chat import Chat
@@ -83,12 +82,12 @@ def test_both_directions_of_a_trait_are_held_against_each_other_and_chance(
 
 
 def test_open_questions_of_a_trait_are_what_it_is_asked(tiny_study: Write, tmp_path: Path, all_found: None, study: dict[str, Any]) -> None:
-    wellworn("traits", "export", "childish", "--format", "persona-vectors", "--to", tmp_path / "theirs")
+    command("traits", "export", "childish", "--format", "persona-vectors", "--to", tmp_path / "theirs")
     theirs = tmp_path / "theirs" / "extract" / "childish.json"
     value = json.loads(theirs.read_text())
     value["questions"] = [f"Would you share number {i}?" for i in range(6)]
     theirs.write_text(json.dumps(value))
-    wellworn("traits", "import", theirs, "--to", tmp_path / "bold")
+    command("traits", "import", theirs, "--to", tmp_path / "bold")
     own, others = (finished(tiny_study(**study, library=library), tmp_path) for library in ([str(tmp_path / "bold")], ["childish"]))
     said = [read_json(path / "manifest.json")["config"]["prompts"] for path in stages_of(own, "generated").values()]
     assert own == others
@@ -101,7 +100,7 @@ def test_open_questions_of_a_trait_are_what_it_is_asked(tiny_study: Write, tmp_p
 def test_a_study_may_name_the_questions(tiny_study: Write, tmp_path: Path, all_found: None, study: dict[str, Any]) -> None:
     source = tmp_path / "theirs.jsonl"
     source.write_text("".join(json.dumps({"question": f"Would you share number {i}?"}) + "\n" for i in range(5)))
-    wellworn("traits", "import", source, "--to", tmp_path / "asked")
+    command("traits", "import", source, "--to", tmp_path / "asked")
     bank = str(tmp_path / "asked" / "questions.jsonl")
     folder = finished(tiny_study(**study | {"generated_directions": {"questions": 5, "bank": bank}}), tmp_path)
     pairs = load_trait("pirate").contrast_pairs[:4]
