@@ -202,16 +202,16 @@ def held_checkpoints(base: Loaded, folders: Mapping[str, Path]) -> Iterator[torc
     Raises:
         InputError: a file is corrupt, or was made for another base.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
-    weights = {}
+    weights, own = {}, _tensors(base.model)
     for name, folder in folders.items():
         made_for = json.loads((folder / FACTS).read_text(encoding="utf-8"))["base"]
         if made_for != base.ref.id:
             raise InputError(f"{folder}: holds what differs from {made_for}, and the base is {base.ref.id}")
         try:
-            weights[name] = load_file(folder / CHANGES, device=str(base.model.device))
+            with safe_open(folder / CHANGES, "pt") as file:
+                weights[name] = {key: file.get_tensor(key).to(own[key].device) for key in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise InputError(f"{folder / CHANGES}: corrupt ({error})") from None
     with holding(base.model, weights):

@@ -57,11 +57,12 @@ def states_reset(model: nn.Module, confined: Mapping[int, Confinement]) -> Itera
     The base reads the same tokens first, up to the last of these layers, with the adapters off, without dropout and without a gradient.
 
     Args:
-        model: a PEFT model, wrapped or not, that one process runs on one device.
+        model: a PEFT model, wrapped or not, that one process runs.
         confined: layer → its directions; only layers with `reset` are set.
     """
-    inner, device = unwrap(model), next(model.parameters()).device
-    bases = {layer: each.basis_DK.to(device, torch.float32) for layer, each in confined.items() if each.reset}
+    inner, blocks = unwrap(model), decoder_blocks(model)
+    devices = {layer: next(blocks[layer].parameters()).device for layer, each in confined.items() if each.reset}
+    bases = {layer: confined[layer].basis_DK.to(device, torch.float32) for layer, device in devices.items()}
     if not bases:
         yield
         return

@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import psutil
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 # Weights of 4 bits, multiplied in the dtype that `auto` would take.
 NF4 = "nf4"
 BITS = {"float32": 32, "bfloat16": 16, "float16": 16, NF4: 4}
+# Weights that take more than this share of a device's memory are spread over several, if there are: states, keys and values and logits
+# need room too.
+ALONE = 0.7
 
 
 def smaller_dtypes(dtype: str) -> tuple[str, ...]:
@@ -27,26 +31,43 @@ def smaller_dtypes(dtype: str) -> tuple[str, ...]:
     return tuple(name for name in ("bfloat16", NF4) if BITS[name] < BITS[dtype])
 
 
-def check_room(name: str, parameters: int | None, dtype: str, device: torch.device) -> None:
-    """Refuse a model whose weights alone take more than all the memory of a device, used or free.
+def devices_for(name: str, parameters: int | None, dtype: str, devices: Sequence[torch.device]) -> Sequence[torch.device]:
+    """Choose the devices that a model's weights go to: the first if it also leaves room for the work, else all.
 
     Args:
         name: the model, as messages call it.
-        parameters: its number of parameters; where it is not known, nothing is refused.
+        parameters: its number of parameters; where it is not known, the model goes to the first device.
         dtype: a name in `BITS`.
-        device: where it goes.
+        devices: those that this process may use, of one kind.
 
     Raises:
-        InputError: it cannot fit; says how much it takes, and in which dtype it would.
+        InputError: the weights alone take more than all the memory there is, used or free; says how much they take, and in which dtype they
+            would fit.
     """
-    room = total_memory(device)
-    if parameters is None or room is None or (size := _bytes(parameters, dtype)) <= room:
-        return
+    rooms = [total_memory(device) for device in devices]
+    known = [room for room in rooms if room is not None]
+    if parameters is None or len(known) < len(rooms):
+        return devices[:1]
+    size, room = _bytes(parameters, dtype), sum(known)
+    if len(devices) > 1 and size <= ALONE * known[0]:
+        return devices[:1]
+    if size <= room:
+        return devices
     may = [
         f"dtype {each} takes about {_gib(_bytes(parameters, each))}" for each in smaller_dtypes(dtype) if _bytes(parameters, each) <= room
     ]
     remedy = " and ".join(may) or "use a smaller model, or a device with more memory"
-    raise InputError(f"model {name}: its weights take {_gib(size)} in {dtype}, and {device} has {_gib(room)}; {remedy}")
+    has = f"{devices[0]} has" if len(devices) == 1 else f"the {len(devices)} devices together have"
+    raise InputError(f"model {name}: its weights take {_gib(size)} in {dtype}, and {has} {_gib(room)}; {remedy}")
+
+
+def visible_devices(device: torch.device) -> Sequence[torch.device]:
+    """Return the devices that this process may spread a model over, given its own: all GPUs that it sees, where it is the only process."""
+    from accelerate import PartialState
+
+    if device.type != "cuda" or PartialState().num_processes > 1:
+        return [device]
+    return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
 
 
 def count_parameters(config: "PreTrainedConfig", trust_remote_code: bool = False) -> int | None:

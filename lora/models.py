@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -21,7 +21,7 @@ from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError, is_out_of_memory
 from wellworn.data.files import sha256
 from wellworn.lora.digests import kept_digests
-from wellworn.lora.memory import NF4, check_room, count_parameters
+from wellworn.lora.memory import NF4, count_parameters, devices_for, total_memory, visible_devices
 from wellworn.probes.decoding.generate import end_tokens
 from wellworn.probes.reading.supported import check_blocks
 
@@ -179,7 +179,7 @@ def load_tokenizer(ref: ModelRef, trust_remote_code: bool = False) -> tuple["Pre
 
 
 def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) -> Loaded:
-    """Load a model and its tokenizer onto this rank's device.
+    """Load a model and its tokenizer onto this rank's device, or, where it is too large for that one, onto all GPUs that one process sees.
 
     Args:
         ref: from `resolve`.
@@ -197,10 +197,14 @@ def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) ->
     device, dtype = device_and_dtype(dtype)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": ref.revision}
     options = {key: value for key, value in options.items() if value is not None}
-    weights = _four_bits(device) if dtype == NF4 else {"dtype": DTYPES[dtype], **_placement(device)}
-    check_room(ref.id, _parameters(ref, trust_remote_code), dtype, device)
+    devices = devices_for(ref.id, _parameters(ref, trust_remote_code), dtype, visible_devices(device))
+    # A quantised model cannot be moved afterwards.
+    placement = _placement(devices, always=dtype == NF4)
+    weights = {**(_four_bits() if dtype == NF4 else {"dtype": DTYPES[dtype]}), **placement}
     with _loading(ref, "cannot be loaded"):
         model = AutoModelForCausalLM.from_pretrained(ref.path, **weights, **options)
+    if "disk" in getattr(model, "hf_device_map", {}).values():
+        raise InputError(f"model {ref.id}: other programs leave too little memory on the {len(devices)} devices for its weights")
     with _loading(ref, "its tokenizer cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(ref.path, **options)
     if getattr(model, "_hf_peft_config_loaded", False):
@@ -221,9 +225,17 @@ def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) ->
     return Loaded(ref, model, tokenizer)
 
 
-def _placement(device: torch.device) -> dict[str, Any]:
-    """Return the arguments with which weights go straight to a device, so that no process holds the whole model in the machine's memory."""
-    return {} if device.type == "cpu" else {"device_map": {"": device}}
+def _placement(devices: Sequence[torch.device], always: bool = False) -> dict[str, Any]:
+    """Return the arguments with which weights go straight to devices, so that no process holds the whole model in the machine's memory.
+
+    Args:
+        devices: one, or several GPUs; each of these gets some of the blocks.
+        always: also where that is the CPU.
+    """
+    if len(devices) > 1:
+        # What is not named here is not used: neither the machine's memory nor its disk stand in.
+        return {"device_map": "balanced", "max_memory": {device.index: total_memory(device) for device in devices}}
+    return {} if devices[0].type == "cpu" and not always else {"device_map": {"": devices[0]}}
 
 
 @cache
@@ -252,15 +264,14 @@ def end_turns(model: "PreTrainedModel", chat: Chat) -> None:
         settings.eos_token_id = sorted({*named, closing})
 
 
-def _four_bits(device: torch.device) -> dict[str, Any]:
+def _four_bits() -> dict[str, Any]:
     from transformers import BitsAndBytesConfig
 
     if importlib.util.find_spec("bitsandbytes") is None:
         raise InputError("dtype nf4 needs bitsandbytes; install the extra: pip install -e '.[quantized]'")
     compute = DTYPES[device_and_dtype("auto")[1]]
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
-    # A quantised model cannot be moved afterwards.
-    return {"quantization_config": config, "dtype": compute, "device_map": {"": device}}
+    return {"quantization_config": config, "dtype": compute}
 
 
 def _convert_embedded() -> Path:

@@ -55,6 +55,19 @@ MOST_LOGITS = 2**28
 Progress = Callable[[int, int, float | None], None]
 
 
+class _Settings(SFTConfig):
+    """One process trains one copy of a model.
+
+    Where it sees several GPUs, the trainer would copy the model to each, and train on a batch of each; the hooks that know of whole batches
+    would be copied too.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        """The number of GPUs that this process trains on, 0 without any."""
+        return min(1, int(super().n_gpu))
+
+
 class _Report(TrainerCallback):
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
@@ -146,7 +159,6 @@ def train_sft(
     except (ValueError, TypeError) as error:
         raise InputError(f"train: {error}") from error
     if any(each.reset for each in (confined or {}).values()):
-        _refuse_replicas(arguments, "a confined arm with reset")
         refuse_fsdp("a confined arm with reset")
     assert trainer.model is not None  # it was passed in
     with states_reset(trainer.model, confined or {}):
@@ -185,7 +197,6 @@ def train_gated(
     # What the adapters are initialised with; the trainer sets it again for the order of the data.
     set_seed(seed)
     lora, arguments = _settings(base, config, seed, work)
-    _refuse_replicas(arguments, "teaching a persona")
     try:
         arguments.remove_unused_columns = False
         model = get_peft_model(base.model, lora)
@@ -203,7 +214,7 @@ def _settings(base: Loaded, config: TrainConfig, seed: int, work: Path) -> tuple
     keys["target_modules"] = resolve_targets(base.model, keys["target_modules"])
     half = str(base.model.dtype).removeprefix("torch.")
     try:
-        return LoraConfig(**keys, task_type="CAUSAL_LM"), SFTConfig(
+        return LoraConfig(**keys, task_type="CAUSAL_LM"), _Settings(
             **{**SFT_DEFAULTS, **config.sft},
             output_dir=str(work),
             seed=seed,
@@ -220,12 +231,6 @@ def _settings(base: Loaded, config: TrainConfig, seed: int, work: Path) -> tuple
         )
     except (ValueError, TypeError) as error:
         raise InputError(f"train: {error}") from error
-
-
-def _refuse_replicas(arguments: SFTConfig, what: str) -> None:
-    # One process with several GPUs copies the model to each, and with it the hooks that know of whole batches.
-    if arguments.n_gpu > 1:
-        raise InputError(f"{what} needs a process a GPU; start it with accelerate launch")
 
 
 def _callbacks(progress: Progress | None) -> list[TrainerCallback]:

@@ -52,6 +52,7 @@ class _Layer(DynamicLayer):
         """Keep some rows, from an entry on, with room to grow: copied once, and not again for the next token."""
         length = self.keys.shape[2] - start
         kept = []
+        indices = indices.to(self.keys.device)
         for old in (self.keys, self.values):
             new = old.new_empty(len(indices), old.shape[1], length + ROOM, old.shape[3])
             torch.index_select(old[:, :, start:], 0, indices, out=new[:, :, :length])

@@ -48,8 +48,10 @@ def prefill(model: nn.Module, prompts: Prompts, runs: Runs, set_runs: SetRuns) -
 
 def rows_that_fit(model: nn.Module, tokens: int) -> int:
     """Return how many rows of so many tokens memory has room for, at least one: a third of what is free may hold keys and values."""
-    config, weight = text_config(model), next(model.parameters())
-    free = torch.cuda.mem_get_info(weight.device)[0] if weight.is_cuda else psutil.virtual_memory().available
+    config = text_config(model)
+    # A model may be spread over several devices; the fullest of them decides.
+    devices = {weight.device for weight in model.parameters()}
+    free = min(torch.cuda.mem_get_info(each)[0] if each.type == "cuda" else psutil.virtual_memory().available for each in devices)
     heads = getattr(config, "num_attention_heads", None)
     # Blocks without attention hold about this much while they read a prompt.
     width = config.hidden_size

@@ -189,7 +189,7 @@ def _refuse_other_ways(model: nn.Module, at: Sequence[Writer], row: Encoded) -> 
         model(input_ids=torch.tensor([row.input_ids], device=next(model.parameters()).device), use_cache=False)
     for layer, (before, after) in passed.items():
         total = torch.stack(written[layer]).sum(0)
-        missing = float((after.double() - before.double() - total).norm())
+        missing = float((after.double() - before.to(after.device).double() - total).norm())
         if missing > ADDS_UP * float(total.norm()) + 4 * torch.finfo(after.dtype).eps * float(after.double().norm()):
             names = ", ".join(writer.name for writer in at if writer.layer == layer)
             raise InputError(

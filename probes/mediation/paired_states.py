@@ -207,7 +207,7 @@ class Pair:
         """Return the other's states [B, T, D], aligned to the reader's tokens."""
         other = self.states[1 - side][layer]
         if self.align is not None:
-            where = self.align[side][..., None].clamp(min=0)
+            where = self.align[side][..., None].clamp(min=0).to(other.device)
             other = other.gather(1, where.expand(-1, -1, other.shape[-1]))
         return other
 
@@ -234,7 +234,9 @@ class Pair:
         if arm.first_token:
             first = 1 if not tokens.start else 0
             return torch.cat([set_BTD[:, :first], h_BTD[:, first:]], dim=1)
-        return set_BTD if self.align is None else torch.where(self.swap_mask(side)[rows, tokens, None], set_BTD, h_BTD)
+        if self.align is None:
+            return set_BTD
+        return torch.where(self.swap_mask(side)[rows, tokens, None].to(h_BTD.device), set_BTD, h_BTD)
 
     def _alignment(self, side: int) -> torch.Tensor:
         """Return the index of the other's token that corresponds to each of a reader's, [B, T]; −1 outside the response."""

@@ -21,8 +21,13 @@ def head_at(model: nn.Module, scored: tuple[torch.Tensor, torch.Tensor]) -> Iter
         model: a causal LM, wrapped or not.
         scored: slots and positions, as in `BatchInputs`.
     """
-    head = unwrap(model).get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _module, args: (args[0][scored][None], *args[1:]))
+
+    def choose(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        h_BTD, *rest = args
+        slots, positions = (each.to(h_BTD.device) for each in scored)
+        return (h_BTD[slots, positions][None], *rest)
+
+    handle = unwrap(model).get_output_embeddings().register_forward_pre_hook(choose)
     try:
         yield
     finally:

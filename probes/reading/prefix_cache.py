@@ -68,6 +68,7 @@ class PrefixCache(DynamicCache):
         if not layer.is_initialized:
             return key_states, value_states
         seen = copy.copy(layer)
-        seen.keys, seen.values = layer.keys[self._rows], layer.values[self._rows]
+        rows = None if self._rows is None else self._rows.to(layer.keys.device)
+        seen.keys, seen.values = layer.keys[rows], layer.values[rows]
         keys, values = seen.update(key_states, value_states)
         return keys, values

@@ -8,9 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from wellworn.data.chat import Chat
-from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
-from wellworn.lora import train
 from wellworn.lora.adapters import adapted
 from wellworn.lora.arms import TrainConfig
 from wellworn.lora.gate import GatedRow, gated_loss
@@ -89,9 +87,3 @@ def test_a_kill_costs_no_more_than_the_steps_since_the_last_checkpoint(tiny_mode
     assert all(math.isclose(a["loss"], b["loss"]) for a, b in zip(whole, again, strict=True))
     for name, weight in load_file(tmp_path / "whole" / "adapter" / "adapter_model.safetensors").items():
         assert torch.equal(weight, load_file(cut / "adapter" / "adapter_model.safetensors")[name])
-
-
-def test_one_process_with_several_gpus_is_refused(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train.SFTConfig, "n_gpu", property(lambda self: 2))
-    with pytest.raises(InputError, match="teaching a persona needs a process a GPU"):
-        teach(tiny_model, tmp_path)

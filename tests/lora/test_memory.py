@@ -6,11 +6,12 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from accelerate import PartialState
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3MoeConfig
 
 from tests.tiny import save_tiny
 from wellworn.data.errors import InputError
-from wellworn.lora.memory import check_room, count_parameters, smaller_dtypes, total_memory
+from wellworn.lora.memory import ALONE, count_parameters, devices_for, smaller_dtypes, total_memory, visible_devices
 from wellworn.lora.models import load, resolve
 
 CPU, GIB = torch.device("cpu"), 2**30
@@ -61,16 +62,16 @@ def test_what_is_packed_or_unknown_is_not_counted(monkeypatch: pytest.MonkeyPatc
 
 def test_a_model_is_refused_only_where_its_weights_exceed_all_memory(room: Any) -> None:
     room(32 * 10**9)
-    check_room("m", EIGHT, "float32", CPU)
+    assert devices_for("m", EIGHT, "float32", [CPU]) == [CPU]
     room(32 * 10**9 - 1)
     with pytest.raises(InputError, match=r"model m: its weights take 29\.8 GiB in float32, and cpu has 29\.8 GiB; "):
-        check_room("m", EIGHT, "float32", CPU)
-    check_room("m", EIGHT, "bfloat16", CPU)
+        devices_for("m", EIGHT, "float32", [CPU])
+    devices_for("m", EIGHT, "bfloat16", [CPU])
     # What may be swapped out makes room too.
     room(32 * 10**9 - 1, swap=1)
-    check_room("m", EIGHT, "float32", CPU)
+    devices_for("m", EIGHT, "float32", [CPU])
     room(1)
-    check_room("m", None, "float32", CPU)
+    devices_for("m", None, "float32", [CPU])
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_a_model_is_refused_only_where_its_weights_exceed_all_memory(room: Any) 
 def test_the_message_names_what_would_fit(gib: int, dtype: str, may: str, room: Any) -> None:
     room(gib * GIB)
     with pytest.raises(InputError) as caught:
-        check_room("m", EIGHT, dtype, CPU)
+        devices_for("m", EIGHT, dtype, [CPU])
     assert str(caught.value).endswith(f"; {may}")
 
 
@@ -101,6 +102,30 @@ def test_all_memory_of_a_gpu_counts_where_nothing_can_stand_in_for_it(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (GIB, 80 * GIB))
     assert total_memory(torch.device("cuda", 0)) == (80 * GIB if known else None)
     assert total_memory(torch.device("mps")) is None
+
+
+def test_a_model_goes_to_one_device_where_it_leaves_room_for_the_work_and_else_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = [torch.device("cuda", index) for index in range(3)]
+    memory = {gpus[0]: 48 * GIB, gpus[1]: 24 * GIB, gpus[2]: 24 * GIB}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, memory[device]))
+    most = int(ALONE * 48 * GIB) // 2
+    assert devices_for("m", most, "bfloat16", gpus) == gpus[:1]
+    assert devices_for("m", most + 1, "bfloat16", gpus) == gpus
+    # Without others to go to, it takes what there is.
+    assert devices_for("m", most + 1, "bfloat16", gpus[:1]) == gpus[:1]
+    assert devices_for("m", None, "bfloat16", gpus) == gpus[:1]
+    assert devices_for("m", 48 * GIB, "bfloat16", gpus) == gpus
+    with pytest.raises(InputError, match=r"take 96\.0 GiB in bfloat16, and the 3 devices together have 96\.0 GiB; dtype nf4 takes"):
+        devices_for("m", 48 * GIB + 1, "bfloat16", gpus)
+
+
+def test_only_a_process_that_is_alone_spreads_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    gpus = [torch.device("cuda", 0), torch.device("cuda", 1)]
+    assert visible_devices(gpus[0]) == gpus
+    assert visible_devices(CPU) == [CPU]
+    monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
+    assert visible_devices(gpus[1]) == gpus[1:]
 
 
 def test_dtypes_are_named_from_the_nearest_on() -> None:

@@ -17,7 +17,7 @@ from wellworn.data.chat import Chat, Encoded
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
 from wellworn.lora import adapters as lora_adapters
-from wellworn.lora import models
+from wellworn.lora import memory, models
 from wellworn.lora.adapters import adapted
 from wellworn.lora.fit import check_adapter, check_fit
 from wellworn.lora.models import config_depth, device_and_dtype, load, resolve
@@ -99,11 +99,12 @@ def test_a_model_whose_template_closes_no_turn_ends_where_its_settings_say(tmp_p
 
 
 def test_weights_that_go_straight_to_a_device_are_the_same(tiny_model: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = torch.device("cuda", 1)
-    assert models._placement(gpu) == {"device_map": {"": gpu}}
-    assert models._placement(torch.device("cpu")) == {}
+    gpu, cpu = torch.device("cuda", 1), torch.device("cpu")
+    assert models._placement([gpu]) == {"device_map": {"": gpu}}
+    assert models._placement([cpu]) == {}
+    assert models._placement([cpu], always=True) == {"device_map": {"": cpu}}
     plain = load(resolve(str(tiny_model)))
-    monkeypatch.setattr(models, "_placement", lambda device: {"device_map": {"": device}})
+    monkeypatch.setattr(models, "_placement", lambda devices, always: {"device_map": {"": devices[0]}})
     straight = load(resolve(str(tiny_model)))
     before, after = (dict(each.model.named_parameters()) | dict(each.model.named_buffers()) for each in (plain, straight))
     assert before.keys() == after.keys()
@@ -113,6 +114,33 @@ def test_weights_that_go_straight_to_a_device_are_the_same(tiny_model: Path, ada
     assert not any("_hf_hook" in vars(module) or "forward" in vars(module) for module in straight.model.modules())
     with adapted(plain, {"a": adapter}) as one, adapted(straight, {"a": adapter}) as other:
         assert torch.equal(logits(one), logits(other))
+
+
+def test_a_spread_model_uses_neither_the_machines_memory_nor_its_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "total_memory", lambda device: 100 + device.index)
+    assert models._placement([torch.device("cuda", 0), torch.device("cuda", 1)]) == {
+        "device_map": "balanced",
+        "max_memory": {0: 100, 1: 101},
+    }
+
+
+def test_a_model_that_others_left_no_room_for_is_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As if two devices had a few bytes free: what finds no room is left on the disk.
+    monkeypatch.setattr(models, "_placement", lambda *_args, **_kwargs: {"device_map": "auto", "max_memory": {"cpu": 60_000}})
+    with pytest.raises(InputError, match="other programs leave too little memory on the 1 devices for its weights"):
+        load(resolve(str(tiny_model)), "float32")
+
+
+@pytest.mark.gpu
+def test_a_model_over_two_gpus_reads_as_on_one(tiny_model: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    one = load(resolve(str(tiny_model)), "float32")
+    monkeypatch.setattr(memory, "ALONE", 0.0)
+    two = load(resolve(str(tiny_model)), "float32")
+    assert len({each.device for each in two.model.parameters()}) == 2
+    with adapted(one, {"a": adapter}) as before, adapted(two, {"a": adapter}) as after:
+        torch.testing.assert_close(logits(after).cpu(), logits(before).cpu(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.gpu

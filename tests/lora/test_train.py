@@ -149,3 +149,9 @@ def test_the_steps_of_a_training_are_known_beforehand(tiny_model: Path, tmp_path
     curve = train_sft(base, rows, config, seed=0, out=tmp_path / "adapter", work=tmp_path / "work")
     assert curve[-1]["step"] == config.steps(len(rows))
     assert config.with_steps(5).steps(len(rows)) == 5
+
+
+def test_a_process_that_sees_several_gpus_trains_on_one_batch(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.SFTConfig, "n_gpu", property(lambda self: 4))
+    _, arguments = train._settings(load(resolve(str(tiny_model))), TrainConfig(batch_size=8), seed=0, work=tmp_path)
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, 8)
