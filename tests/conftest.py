@@ -1,5 +1,7 @@
 """A tiny random model with a tokenizer of its own, saved as a folder, and a study small enough for seconds."""
 
+import gc
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,15 @@ def _this_machine_alone() -> Iterator[None]:
         patch.setenv(name, "127.0.0.1")
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _libraries_are_not_searched_for_garbage() -> None:
+    """Each training lets the collector run, which would look at millions of objects of libraries: half the time of a small study."""
+    importlib.import_module("wellworn.lora.train")
+    importlib.import_module("wellworn.experiments.report.page")
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
