@@ -236,9 +236,9 @@ class ScoresConfig(Section):
     Attributes:
         pairs: contrast pairs that score an answer. A trait's last pairs are used; none of them may make its direction. Unit: pairs.
             Example: 4.
-        contexts: system prompts by name, under each of which the likelihood is taken once more, for the run and its references alike. They
-            show where a change shows: in a setting like that of training, in its opposite, at a keyword, or anywhere. A row's own system
-            message follows the prompt. Example: {at sea: You are on a ship., unrelated: Today is Monday.}.
+        contexts: system prompts by name, under each of which all scores and the shift are taken once more, for the run and its references
+            alike. They show where a change shows: in a setting like that of training, in its opposite, at a keyword, or anywhere. A row's
+            own system message follows the prompt. Example: {at sea: You are on a ship., unrelated: Today is Monday.}.
     """
 
     pairs: Annotated[int, Field(ge=1)] = 4

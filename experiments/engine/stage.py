@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +12,7 @@ from safetensors.numpy import save
 
 from wellworn.data.files import digest
 from wellworn.data.mixtures import Turn
+from wellworn.data.schema import Asked
 from wellworn.experiments.engine.store import write_json
 
 if TYPE_CHECKING:
@@ -184,6 +185,10 @@ class Condition:
     def under(self, turns: Sequence[Turn]) -> list[Turn]:
         """Return turns under this condition's system prompt, which is put before their own."""
         return [turn.under(self.system) for turn in turns]
+
+    def within(self, name: str, prompt: str) -> "Condition":
+        """Return this condition in a context: under a further system prompt, which follows its own."""
+        return replace(self, title=f"{self.title} under {name}", system=Asked("", prompt).under(self.system).system)
 
 
 def counter(tick: TickFn, total: int, unit: str) -> Callable[[int], None]:

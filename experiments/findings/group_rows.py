@@ -7,6 +7,7 @@ import numpy as np
 
 from wellworn.data.catalog import NEUTRAL
 from wellworn.experiments.engine.record import Interval, Record, Settings
+from wellworn.experiments.findings.contexts import Contexts, in_contexts
 from wellworn.experiments.findings.excess import ExcessRow, excess_of
 from wellworn.experiments.findings.mediated import OTHERS, MediatedShares, OtherOutcomes, mediated_shares, other_outcomes
 from wellworn.experiments.findings.nearest_personas import OwnRanks, Persona, nearest_to_group
@@ -50,6 +51,7 @@ class _GroupRest(Record):
     excess: ExcessRow | None
     novelty: Novelty | None
     scores: RunScores | None
+    contexts: Contexts | None
     capability: Capability | None
     statement: Statement | None
     pathways: Mapping[str, Pathways] | None
@@ -86,6 +88,7 @@ class GroupRow(_GroupRest, OtherOutcomes, MediatedShares, _GroupShares):
         excess: how far the share lies above chance among controls; null with fewer than five kinds of them.
         novelty: whether the change outside the space is new.
         scores: trait scores of the runs.
+        contexts: scores and shift in each context of the study; null where it names none.
         capability: capabilities relative to the base.
         statement: what may be said of how much of the change is existing; null where that was not measured.
         pathways: reference → where the change goes, the headline's first; null where that was not measured.
@@ -175,6 +178,7 @@ def _group_row(
         novelty=rest,
         excess=excess_of(results, runs),
         scores=score_runs(runs),
+        contexts=in_contexts(runs),
         capability=capability_of(results, runs),
         statement=statement_of(results, runs, pathways, wording, own_p, None if effect_RQ is None else Effect.over_runs(effect_RQ)),
         pathways=pathways,

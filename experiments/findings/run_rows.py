@@ -6,6 +6,7 @@ from typing import Literal
 from wellworn.data.catalog import NEUTRAL, control_names
 from wellworn.experiments.engine.record import Interval, Record, Settings
 from wellworn.experiments.findings.adapted import Adapted
+from wellworn.experiments.findings.contexts import Contexts, in_contexts
 from wellworn.experiments.findings.excess import ExcessRow, excess_of
 from wellworn.experiments.findings.mediated import OTHERS, MediatedShares, OtherOutcomes, mediated_shares, other_outcomes
 from wellworn.experiments.findings.nearest_personas import OwnRank, Persona, nearest_to_run
@@ -78,6 +79,7 @@ class _RunRest(Record):
     excess: ExcessRow | None
     among_roles: AmongRoles | None
     scores: RunScores | None
+    contexts: Contexts | None
     capability: Capability | None
     statement: Statement | None
     pathways: Mapping[str, Pathways] | None
@@ -134,6 +136,7 @@ class RunRow(_RunRest, OtherOutcomes, MediatedShares, _RunShares):
         excess: how far the share lies above chance among controls; null with fewer than five kinds of them.
         among_roles: null N5.
         scores: trait scores of the run.
+        contexts: scores and shift in each context of the study; null where it names none.
         capability: capabilities relative to the base.
         statement: what may be said of how much of the change is existing; null where that was not measured.
         pathways: reference → where the change goes, the headline's first; null where that was not measured.
@@ -188,6 +191,7 @@ def run_row(results: Results, run: RunResult, p: float | None) -> RunRow:
         excess=excess_of(results, [run]),
         among_roles=among_roles(results, run),
         scores=score_runs([run]),
+        contexts=in_contexts([run]),
         capability=capability_of(results, [run]),
         statement=statement_of(results, [run], pathways, wording, effect=run.facts.headline.effect if run.facts else None),
         pathways=pathways,

@@ -96,7 +96,6 @@ class RunScores(Record):
         drawn: whether grades are means of sampled replies.
         alike: whether all replies to one prompt were the same.
         scores: `likelihood` (nats per token), `choice` (log-odds), `contrast` (nats per token), `judge` and `coherence` (0–100), `words`.
-            Each context of the study has a further `likelihood under NAME`.
         agreement: of each pair of scores.
     """
 
@@ -126,15 +125,14 @@ def score_runs(runs: Sequence[RunResult]) -> RunScores | None:
     if not runs or any(run.scores is None for run in runs):
         return None
     found = [run.scores for run in runs if run.scores is not None]
-    reference = _reference(found[0])
-    contexts = [score for score in found[0].scores["run"] if score.startswith(UNDER)]
-    values = {score: _values(found, score) for score in (*NAMES, *contexts)}
+    reference = reference_of(found[0])
+    values = {score: score_values(found, score) for score in NAMES}
     return RunScores(
         reference=reference,
         judge=found[0].judge,
         drawn=any(each.drawn for each in found),
         alike=any(each.alike for each in found),
-        scores={score: _score_change(score, by_who, reference, found) for score, by_who in values.items()},
+        scores={score: score_change(score, found) for score in NAMES},
         agreement=[_agree((a, b), values, reference) for a, b in itertools.combinations(COMPARED, 2) if values[a] and values[b]],
     )
 
@@ -154,7 +152,7 @@ def agree_over_study(runs: Sequence[RunResult]) -> StudyAgreement | None:
             if who in run.scores.scores:
                 changes = {}
                 for score in COMPARED:
-                    by_who = _values([run.scores], score)
+                    by_who = score_values([run.scores], score)
                     change = by_who[who] - by_who["base"] if by_who else np.empty(0)
                     if np.isfinite(change).sum() >= FEWEST_PROMPTS:
                         changes[score] = float(np.nanmean(change))
@@ -182,11 +180,12 @@ def agree_over_study(runs: Sequence[RunResult]) -> StudyAgreement | None:
     return StudyAgreement(pairs=pairs)
 
 
-def _reference(taken: TakenScores) -> str:
+def reference_of(taken: TakenScores) -> str:
+    """Return the reference of changes, `neutral` or `base`."""
     return "neutral" if "neutral" in taken.scores else "base"
 
 
-def _values(found: Sequence[TakenScores], score: str) -> dict[str, FloatArray]:
+def score_values(found: Sequence[TakenScores], score: str) -> dict[str, FloatArray]:
     """Return a score, who → [runs, questions], NaN for missing values; empty where the score was not taken."""
     by_who = found[0].scores
     if any(score not in of for each in found for of in each.scores.values()):
@@ -194,10 +193,11 @@ def _values(found: Sequence[TakenScores], score: str) -> dict[str, FloatArray]:
     return {who: np.array([each.scores[who][score] for each in found], dtype=np.float64) for who in by_who}
 
 
-def _score_change(score: str, by_who: Mapping[str, FloatArray], reference: str, found: Sequence[TakenScores]) -> ScoreChange:
-    """Return the change of one score."""
+def score_change(score: str, found: Sequence[TakenScores]) -> ScoreChange:
+    """Return the change of one score, also one in a context, in one run or in several that differ only in seed."""
+    by_who, reference, kind = score_values(found, score), reference_of(found[0]), score.partition(UNDER)[0]
     if not by_who:
-        return ScoreChange(why=found[0].missing.get(score, "was not taken"))
+        return ScoreChange(why=found[0].missing.get(kind, "was not taken"))
     # There is one base, whatever the number of runs.
     own = [(each, who) for k, each in enumerate(found) for who in by_who if k == 0 or who != "base"]
     failures = Counter[str]()
@@ -205,7 +205,7 @@ def _score_change(score: str, by_who: Mapping[str, FloatArray], reference: str, 
         failures.update(each.failures.get(who, {}).get(score, {}))
     missing = sum(list(each.scores[who][score]).count(None) for each, who in own)
     facts = ScoreChange(known=found[0].known.get(score), missing=missing, failures=dict(failures))
-    if score in GRADED and missing:
+    if kind in GRADED and missing:
         least = np.nan_to_num(by_who["run"], nan=0.0) - np.nan_to_num(by_who[reference], nan=MOST)
         most = np.nan_to_num(by_who["run"], nan=MOST) - np.nan_to_num(by_who[reference], nan=0.0)
         facts = facts.model_copy(update={"bounds": [float(least.mean()), float(most.mean())]})

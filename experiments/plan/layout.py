@@ -75,6 +75,15 @@ class Layout:
         return {"run": self.arm.condition} | ({"neutral": self.arm.reference} if self.arm.reference else {}) | {"base": Condition()}
 
     @property
+    def contexts(self) -> dict[str, dict[str, Condition]]:
+        """The same models in each context of the study."""
+        scores = self.run.study.scores
+        return {
+            name: {who: by.within(name, prompt) for who, by in self.conditions.items()}
+            for name, prompt in (scores.contexts if scores else {}).items()
+        }
+
+    @property
     def references(self) -> dict[str, Condition]:
         """The models that the run is compared with, the headline's first."""
         return {name: condition for name, condition in self.conditions.items() if name != "run"}

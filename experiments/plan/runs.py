@@ -17,9 +17,9 @@ from wellworn.experiments.stages.averaged_states import averaged_stage
 from wellworn.experiments.stages.calibration import Real, calibrate_stage, later_stage
 from wellworn.experiments.stages.capability import capability_stage
 from wellworn.experiments.stages.instruction_null import instructions_stage
-from wellworn.experiments.stages.measure import BASE_ANSWERS, measure_stage
+from wellworn.experiments.stages.measure import BASE_ANSWERS, PLAIN_UNDER, measure_stage
 from wellworn.experiments.stages.persona_space import dictionary_stage
-from wellworn.experiments.stages.scores import Scored, scores_stage, scoring_pairs
+from wellworn.experiments.stages.scores import Models, Scored, scores_stage, scoring_pairs
 from wellworn.experiments.stages.weights import weights_stage
 from wellworn.experiments.study_sections import CalibrateConfig
 from wellworn.lora.arms import Base, Outside, Sft
@@ -55,7 +55,7 @@ def plan_run(layout: Layout) -> PlannedRun:
     missing |= {"written": not_written} if not_written else {}
     own_answers, own_grades, not_said = plan_own_answers(layout)
     missing |= {"own_answers": not_said} if not_said else {}
-    scores, why = _scores(layout, answers)
+    scores, why = _scores(layout)
     instructions = _instructions(layout) if "share" not in missing else None
     readings = _readings(layout, answers)
     weights = None
@@ -96,7 +96,7 @@ def _measured(layout: Layout, readings: Readings, mediations: Mapping[Key, Stage
 
 
 def _readings(layout: Layout, answers: Stage) -> Readings:
-    """Lay out the readings for the measurement: of plain answers, answers with the trait, and the run's own answers."""
+    """Lay out the readings for the measurement: of plain answers (in each context too), answers with the trait, and the run's own."""
     subject, condition = layout.subject, layout.arm.condition
     texts: dict[str, tuple[str, Sequence[Turn] | Stage]] = {"neutral": ("plain answers", subject.plain_turns("evaluate"))}
     if changed := subject.trait_turns("evaluate"):
@@ -106,6 +106,9 @@ def _readings(layout: Layout, answers: Stage) -> Readings:
     # In the order of the hash.
     order: list[str] = [who for who in ("run", "base", "neutral") if who in layout.conditions]
     readings = {(who, text): layout.read(layout.conditions[who], source, title) for who in order for text, (title, source) in texts.items()}
+    for name, conditions in layout.contexts.items():
+        for who in order:
+            readings[who, f"{PLAIN_UNDER}{name}"] = layout.read(conditions[who], subject.plain_turns("evaluate"), "plain answers")
     if "own" in texts:
         unchanged = answer_stage(layout.shared.context, Condition(), subject.evaluate)
         readings["base", BASE_ANSWERS] = layout.read(Condition(), unchanged, "answers of base")
@@ -129,7 +132,7 @@ def _mediations(layout: Layout) -> tuple[dict[Key, Stage], Stage | None, dict[st
     return stages | {key: scored}, said, asked.missing
 
 
-def _scores(layout: Layout, answers: Stage) -> tuple[Stage | None, dict[str, str]]:
+def _scores(layout: Layout) -> tuple[Stage | None, dict[str, str]]:
     """Lay out the scores of the run, its reference and the base, if the study asks for them; or why there are none."""
     study, subject, context = layout.run.study, layout.subject, layout.shared.context
     if study.scores is None:
@@ -141,17 +144,14 @@ def _scores(layout: Layout, answers: Stage) -> tuple[Stage | None, dict[str, str
     if subject.of.contrast_pairs:
         pairs = scoring_pairs(subject.of, study.scores.pairs, study.contrast_pairs, "scores.pairs")
     texts = {"trait": (f"{subject.name} answers", changed), "neutral": ("plain answers", plain)}
-    conditions = layout.conditions
-    readings = {(who, text): layout.read(by, turns, title) for who, by in conditions.items() for text, (title, turns) in texts.items()}
-    elsewhere = {
-        (who, name, text): layout.read(by, [turn.under(prompt) for turn in turns], f"{title} under {name}")
-        for name, prompt in study.scores.contexts.items()
-        for who, by in conditions.items()
-        for text, (title, turns) in texts.items()
-    }
-    said = {who: answers if who == "run" else answer_stage(context, by, subject.evaluate) for who, by in conditions.items()}
+
+    def models(conditions: Mapping[str, Condition]) -> Models:
+        readings = {(who, text): layout.read(by, turns, title) for who, by in conditions.items() for text, (title, turns) in texts.items()}
+        return Models(conditions, readings, {who: answer_stage(context, by, subject.evaluate) for who, by in conditions.items()})
+
     what = Scored(subject.of, subject.evaluate, changed, plain, pairs, (subject.trait_turns("train"), subject.plain_turns("train")))
-    return scores_stage(context, what, layout.shared.judge, conditions, readings, said, elsewhere), {}
+    contexts = {name: models(conditions) for name, conditions in layout.contexts.items()}
+    return scores_stage(context, what, layout.shared.judge, models(layout.conditions), contexts), {}
 
 
 def _instructions(layout: Layout) -> Stage | None:

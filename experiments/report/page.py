@@ -37,8 +37,9 @@ from wellworn.experiments.report.figures import (
     share_limits,
     training_curves,
 )
-from wellworn.experiments.report.scores import side_by_side
+from wellworn.experiments.report.scores import in_contexts, side_by_side
 from wellworn.experiments.stages.measurement import Dose, Measurement, ShiftReading
+from wellworn.experiments.stages.scores import UNDER
 from wellworn.probes.geometry.directions import FOUND_RELIABILITY
 from wellworn.probes.statistics.intervals import Estimate, decimal
 
@@ -121,6 +122,7 @@ def page(results: Results, summary: Summary) -> str:
         nearest_shown=SHOWN,
         over_runs=over_runs,
         scored=side_by_side(summary, [(name, row.scores) for name, row in together_and_alone]),
+        contexts=in_contexts([(name, row.contexts) for name, row in together_and_alone]),
         directions=directions,
         dimension=dimension,
         unfound=[each.trait for each in summary.directions if not each.found],
@@ -223,7 +225,8 @@ def _readings(facts: Measurement) -> Iterator[Shown]:
     for reference in sorted(facts.references, key=lambda name: name != facts.reference):
         for text, shift in facts.references[reference].texts.items():
             headline = reference == facts.reference and text == "neutral"
-            yield _reading(reference, _TEXTS.get(text, text), shift, headline)
+            kind, under, context = text.partition(UNDER)
+            yield _reading(reference, f"{_TEXTS.get(kind, kind)}{under}{context}", shift, headline)
     if facts.text_shift:
         yield _reading("base", "text shift", facts.text_shift, headline=False)
 

@@ -1,7 +1,8 @@
-"""Scores side by side and their agreement, for the page and the terminal."""
+"""Scores side by side, in each context, and their agreement, for the page."""
 
 from collections.abc import Sequence
 
+from wellworn.experiments.findings.contexts import Contexts
 from wellworn.experiments.findings.score_agreement import FineTunesAgree, RunScores, ScoresAgree
 from wellworn.experiments.findings.summary import Summary
 from wellworn.experiments.report.figures import Shown
@@ -30,3 +31,16 @@ def side_by_side(summary: Summary, views: Sequence[tuple[str, RunScores | None]]
         "pairs": pairs,
         "agreement": [(name, [found.get(pair) for pair in pairs]) for name, found in of],
     }
+
+
+def in_contexts(views: Sequence[tuple[str, Contexts | None]]) -> Shown | None:
+    """Return the table of contexts, which all runs of a study have in common; None where the study names none.
+
+    Args:
+        views: (name, contexts) of every group, then of every run.
+    """
+    seen = [(name, contexts) for name, contexts in views if contexts]
+    if not seen:
+        return None
+    rows = [{"name": name, "there": [contexts.without, *contexts.under.values()]} for name, contexts in seen]
+    return {"names": list(seen[0][1].under), "rows": rows}

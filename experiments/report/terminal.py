@@ -20,6 +20,9 @@ from wellworn.experiments.stages.capability import CHECKS, Compared
 from wellworn.probes.mediation.pathways import OTHERS, OWN
 from wellworn.probes.statistics.intervals import Estimate, decimal
 
+# Figures that only some rows have.
+Figures = Literal["capability", "scores", "contexts", "statement", "written", "own_answers"]
+
 _STYLES = {
     "along existing persona directions": "bold green",
     "new directions": "bold magenta",
@@ -57,6 +60,8 @@ def render(summary: Summary) -> RenderableType:
         parts.append(_capability(summary))
     if any(row.scores for row in summary.runs):
         parts.append(_scores(summary))
+    if any(row.contexts for row in summary.runs):
+        parts.append(_contexts(summary))
     if summary.calibration:
         parts.append(_calibration(summary.calibration))
     for row in summary.runs:
@@ -231,7 +236,7 @@ def _own_answers(rows: Sequence[RunRow | GroupRow]) -> Table:
     return table
 
 
-def _with(summary: Summary, figures: Literal["capability", "scores", "statement", "written", "own_answers"]) -> list[RunRow | GroupRow]:
+def _with(summary: Summary, figures: Figures) -> list[RunRow | GroupRow]:
     """Return the rows with these figures: groups of runs that differ only in seed, then the other runs."""
     rows: list[RunRow | GroupRow] = [*summary.groups, *summary.alone]
     return [row for row in rows if getattr(row, figures)]
@@ -268,12 +273,29 @@ def _scores(summary: Summary) -> Table:
     judge = scored[0][1].judge
     title = "change of each score" + (f" (judge: {judge})" if judge else "")
     table = Table(box=box.SIMPLE_HEAD, title=escape(title), title_justify="left", title_style="dim", pad_edge=False)
-    # Those of the study's contexts too, which all its runs have.
     names = list(scored[0][1].scores)
     for column in ("run", *names):
         table.add_column(escape(column), justify="left" if column == "run" else "right")
     for name, scores in scored:
         table.add_row(escape(name), *(_interval(scores.scores[score].change) for score in names))
+    return table
+
+
+def _contexts(summary: Summary) -> Table:
+    """Return the change of each score without a context and in each, and the shift there."""
+    found = [(row.name, row.contexts) for row in _with(summary, "contexts") if row.contexts]
+    table = Table(box=box.SIMPLE_HEAD, title="under each system prompt", title_justify="left", title_style="dim", pad_edge=False)
+    for column in ("run", "change of", "no prompt", *found[0][1].under):
+        table.add_column(escape(column), justify="left" if column in ("run", "change of") else "right")
+    for name, contexts in found:
+        there = [contexts.without, *contexts.under.values()]
+        shifts = [each.shift for each in there]
+        rows = [(score, [_interval(each.scores[score].change) for each in there]) for score in contexts.without.scores]
+        if any(shifts):
+            rows.append(("shift", ["–" if shift is None else decimal(shift.relative_norm) for shift in shifts]))
+            rows.append(("share", [_interval(shift.share if shift else None) for shift in shifts]))
+        for k, (what, cells) in enumerate(rows):
+            table.add_row("" if k else escape(name), what, *cells)
     return table
 
 

@@ -44,6 +44,8 @@ Reading = Mapping[str, FloatArray]
 
 # The base's answers, which the base alone reads.
 BASE_ANSWERS = "base_answers"
+# Before the name of a context: plain answers there.
+PLAIN_UNDER = "neutral under "
 # Random directions that the base's use of the remainder is compared with.
 USE_DRAWS = 199
 
@@ -242,8 +244,9 @@ def measure(
         space: the base model's persona space.
         layer: the layer where shares are read.
         own: the run's trait; its direction is left out of the space that the verdict uses.
-        readings: `run`, `base` and, if there is one, `neutral` → text (`neutral`, `own`, `trait`) → reading. The base also has
-            `base_answers`, its reading of its own answers, for the text shift: the base on the run's answers minus on its own.
+        readings: `run`, `base` and, if there is one, `neutral` → text (`neutral`, `own`, `trait`, and `neutral under NAME` for each
+            context) → reading. The base also has `base_answers`, its reading of its own answers, for the text shift: the base on the run's
+            answers minus on its own.
         headline: the reference that the verdict uses, `neutral` or `base`.
         mediated: its mediation analyses.
 

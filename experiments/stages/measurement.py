@@ -122,7 +122,8 @@ class ReferenceReading(Record):
     """A run compared with one of its references.
 
     Attributes:
-        texts: text (`neutral`, `trait`, `own` answers, and `prompt_last`) → the shift on it.
+        texts: text (`neutral`, `trait`, `own` answers, and `prompt_last`; in each context of the study also `neutral under NAME`) → the
+            shift on it.
         effect: the change of the trait score; null where the run has no trait of its own.
     """
 

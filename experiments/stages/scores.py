@@ -3,19 +3,20 @@
 answer → contrast, grade;  choose;  read → scores. Each score has a value for every evaluate question, for the run, its neutral fine-tune
 and the base, so that changes are paired by question:
 
-- likelihood: log p(answer with the trait) − log p(plain answer), per token, under the run; also under each system prompt that the study
-  names as a context;
+- likelihood: log p(answer with the trait) − log p(plain answer), per token, under the run;
 - choice: which of the two answers the run prefers when asked, in log-odds;
 - contrast: how much likelier the base finds the run's answer under the trait's contrast prompts than under their opposites;
 - judge: the grade of the run's answer, and the grade of its coherence;
 - words: how much likelier the words of the run's answer are in training answers with the trait than in plain ones: only a smoke check,
   which needs no model and detects memorised words.
+
+Each is taken again in every context of the study: the models that are compared read, choose and answer under its system prompt. What they
+say there is graded and contrasted as an answer to the bare question, since a context that names the trait would show it by itself.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -42,8 +43,8 @@ LIKELIHOOD, CHOICE, CONTRAST, JUDGE, COHERENT, WORDS = NAMES = ("likelihood", "c
 NO_JUDGE = "the study names no judge"
 NO_PAIRS = "has no contrast pairs, by which its answers could be scored"
 NO_TRAINING = "has no training answers of both kinds, whose words could be discriminated"
-# Before the name of a context.
-UNDER = f"{LIKELIHOOD} under "
+# Between a score and the name of a context.
+UNDER = " under "
 # Who, the score, and for the likelihood the text.
 Part = tuple[str, str, str]
 TOO_LONG = "a question with two answers exceeds the model's context"
@@ -53,7 +54,8 @@ class TakenScores(Record):
     """The content of `scores.json`.
 
     Attributes:
-        scores: who (`run`, `neutral`, `base`) → score → its value for each question; null where there is none.
+        scores: who (`run`, `neutral`, `base`) → score → its value for each question; null where there is none. `SCORE under NAME` is the
+            score in a context.
         failures: who → score → reason → how many are missing for it.
         drawn: whether grades are means of sampled replies.
         alike: whether all replies to one prompt were the same.
@@ -92,6 +94,21 @@ class Scored:
     trained: tuple[Sequence[Turn], Sequence[Turn]]
 
 
+@dataclass(frozen=True)
+class Models:
+    """The models that are compared, in one context or in none.
+
+    Attributes:
+        conditions: `run`, `neutral` where there is one, and `base`.
+        readings: (who, `trait` or `neutral`) → the reading of these answers.
+        answers: who → its answers to the evaluate questions.
+    """
+
+    conditions: Mapping[str, Condition]
+    readings: Mapping[tuple[str, str], Stage]
+    answers: Mapping[str, Stage]
+
+
 def scoring_pairs(subject: Trait | Control, count: int, made: int, key: str) -> Sequence[ContrastPair]:
     """Return a trait's last contrast pairs, which score answers.
 
@@ -111,10 +128,8 @@ def scores_stage(
     context: StudyContext,
     what: Scored,
     judge: Judge | None,
-    conditions: Mapping[str, Condition],
-    readings: Mapping[tuple[str, str], Stage],
-    answers: Mapping[str, Stage],
-    elsewhere: Mapping[tuple[str, str, str], Stage] = MappingProxyType({}),
+    models: Models,
+    contexts: Mapping[str, Models],
 ) -> Stage:
     """Collect all scores of a run: `scores` who → score → [questions], null where missing, `failures` and `known`.
 
@@ -124,13 +139,12 @@ def scores_stage(
         context: the study's model.
         what: the texts that it is scored on.
         judge: the judge of its answers, if there is one.
-        conditions: `run`, `neutral` where there is one, and `base`.
-        readings: (who, `trait` or `neutral`) → the reading of these answers.
-        answers: who → the sample answers.
-        elsewhere: (who, name of a context, `trait` or `neutral`) → the reading of these answers there.
+        models: the models that are compared.
+        contexts: name → the same models in a context.
     """
-    parts = _parts(context, what, judge, conditions, readings, answers)
-    parts |= {(who, f"{UNDER}{name}", text): stage for (who, name, text), stage in elsewhere.items()}
+    parts = _parts(context, what, judge, models) | _known(context, what, judge)
+    for name, there in contexts.items():
+        parts |= {(who, f"{score}{UNDER}{name}", text): stage for (who, score, text), stage in _parts(context, what, judge, there).items()}
     missing = _why_missing(what, judge)
 
     def compute(_context: StudyContext, folders: Folders, _out: Path, _tick: TickFn) -> Output:
@@ -149,25 +163,19 @@ def scores_stage(
         kind=kinds.SCORES,
         config=config,
         inputs={"made of": tuple(parts.values())},
-        title=f"scores of {conditions['run'].title}",
+        title=f"scores of {models.conditions['run'].title}",
         compute=compute,
         everywhere=False,
     )
 
 
-def _parts(
-    context: StudyContext,
-    what: Scored,
-    judge: Judge | None,
-    conditions: Mapping[str, Condition],
-    readings: Mapping[tuple[str, str], Stage],
-    answers: Mapping[str, Stage],
-) -> dict[Part, Stage]:
-    """Return the stages that scores are computed from, in the order of the hash; `known` are answers of known label."""
-    parts: dict[Part, Stage] = {(who, LIKELIHOOD, text): readings[who, text] for who in conditions for text in ("trait", "neutral")}
+def _parts(context: StudyContext, what: Scored, judge: Judge | None, models: Models) -> dict[Part, Stage]:
+    """Return the stages that scores of models are computed from, in the order of the hash."""
+    order = [(who, text) for who in models.conditions for text in ("trait", "neutral")]
+    parts: dict[Part, Stage] = {(who, LIKELIHOOD, text): models.readings[who, text] for who, text in order}
     rubric = rubric_for(what.subject)
-    for who, condition in conditions.items():
-        said, title = answers[who], f"answers of {condition.title}"
+    for who, condition in models.conditions.items():
+        said, title = models.answers[who], f"answers of {condition.title}"
         if all(what.trained):
             parts[who, WORDS, ""] = said
         parts[who, CHOICE, ""] = choose_stage(context, condition, what.changed, what.plain)
@@ -177,6 +185,13 @@ def _parts(
             parts[who, JUDGE, ""] = grade_stage(context, judge, rubric, said, what.asked, title)
         if judge:
             parts[who, COHERENT, ""] = grade_stage(context, judge, COHERENCE, said, what.asked, f"coherence of {condition.title}")
+    return parts
+
+
+def _known(context: StudyContext, what: Scored, judge: Judge | None) -> dict[Part, Stage]:
+    """Return the stages in which answers of known label are scored."""
+    parts: dict[Part, Stage] = {}
+    rubric = rubric_for(what.subject)
     known, title = [*what.changed, *what.plain], f"answers with and without {what.subject.name}"
     if what.pairs:
         parts["known", CONTRAST, ""] = contrast_stage(context, what.pairs, known, what.asked, title)
@@ -199,22 +214,23 @@ def _take_scores(what: Scored, judge: str | None, parts: Mapping[Part, Path], mi
     failures: dict[str, dict[str, dict[str, int]]] = {}
     drawn = set[bool]()
     of_words = word_logodds(*([turn.answer for turn in turns] for turns in what.trained))
-    for (who, score, text), folder in parts.items():
+    for (who, name, text), folder in parts.items():
         values: FloatArray
-        if score == LIKELIHOOD or score.startswith(UNDER):
+        score = name.partition(UNDER)[0]
+        if score == LIKELIHOOD:
             logprob = load_file(folder / "reading.safetensors")["logprob"].astype(np.float64)
-            values = logprob if text == "trait" else found[who][score] - logprob
+            values = logprob if text == "trait" else found[who][name] - logprob
         elif score == WORDS:
             values = np.array([of_words(turn.answer) for turn in load_answers(folder, what.asked)])
         elif score in (JUDGE, COHERENT):
             grades = load_grades(folder)
             values, drawn = grades.scores, drawn | {grades.alike} if grades.drawn else drawn
-            failures.setdefault(who, {})[score] = grades.kinds
+            failures.setdefault(who, {})[name] = grades.kinds
         else:
             values = load_file(folder / f"{score}.safetensors")["score"].astype(np.float64)
             if count := int(np.isnan(values).sum()):
-                failures.setdefault(who, {})[score] = {TOO_LONG: count}
-        found.setdefault(who, {})[score] = values
+                failures.setdefault(who, {})[name] = {TOO_LONG: count}
+        found.setdefault(who, {})[name] = values
     known = found.pop("known", {})
     if all(what.trained):
         known[WORDS] = np.array([of_words(turn.answer) for turn in (*what.changed, *what.plain)])

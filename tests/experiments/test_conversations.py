@@ -1,6 +1,7 @@
 """A whole study of a trait whose rows are conversations, with every number of its texts computed by hand from the text as it is written."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from peft import PeftModel
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file
@@ -30,6 +32,8 @@ from wellworn.probes.decoding.generate import Decoding, Request, generate
 PIRATE = load_trait("pirate")
 OWN = "You are the cook of a ship."
 SEA = "Land is out of sight."
+# round(.5 · (4 − 1))
+LAYER = 2
 AHOY, AYE = "Ahoy! Who is it?", "Arr, the cook, and nobody else!"
 COUNTS: dict[Split, int] = {"train": 12, "extract": 4, "evaluate": 6}
 
@@ -90,6 +94,15 @@ class Reader:
     def logprob(self, question: str, answer: str, system: str = OWN) -> float:
         return -float(np.mean(self.losses(f"{prompt(question, system)}{answer}<|im_end|>\n", [answer])))
 
+    def states(self, question: str, answer: str, system: str) -> NDArray[np.float64]:
+        """Return the mean state over an answer's tokens at the layer that the study reads."""
+        text, start = f"{prompt(question, system)}{answer}<|im_end|>\n", len(prompt(question, system))
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        inside = [i for i, (a, b) in enumerate(encoding["offset_mapping"]) if start <= a and b <= start + len(answer)]
+        with torch.no_grad():
+            found = self.model(torch.tensor([encoding["input_ids"]]), output_hidden_states=True).hidden_states
+        return np.asarray(found[LAYER + 1][0, inside].mean(0).double())
+
     def answer(self, question: str, system: str = OWN, tokens: int = 4) -> str:
         ids = self.tokenizer(prompt(question, system), add_special_tokens=False, return_tensors="pt")["input_ids"]
         said = self.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, repetition_penalty=1.2)
@@ -149,8 +162,47 @@ def test_a_context_comes_before_the_system_message_of_a_row_and_after_a_prompt(w
         assert found == pytest.approx(reader.logprob(question, shown, system) - reader.logprob(question, plain, system), abs=1e-4)
         assert found != scores["likelihood"][0]
     row = next(each for each in read_json(whole[0] / "tiny" / "summary.json")["runs"] if each["arm"] == "sft")
-    changes = np.subtract(taken["run"]["likelihood under at sea"], taken["neutral"]["likelihood under at sea"])
-    assert row["scores"]["scores"]["likelihood under at sea"]["change"]["value"] == pytest.approx(np.mean(changes), abs=1e-6)
+    changes, before = (np.subtract(taken["run"][score], taken["neutral"][score]) for score in ("likelihood under at sea", "likelihood"))
+    found = row["contexts"]["under"]["at sea"]["scores"]["likelihood"]
+    assert found["change"]["value"] == pytest.approx(np.mean(changes), abs=1e-6)
+    assert found["more"]["value"] == pytest.approx(np.mean(changes - before), abs=1e-6)
+    assert row["contexts"]["without"]["scores"]["likelihood"]["change"]["value"] == pytest.approx(np.mean(before), abs=1e-6)
+
+
+def test_in_a_context_models_choose_and_answer_too_and_are_graded_on_the_bare_question(
+    whole: tuple[Path, list[str]], tiny_model: Path
+) -> None:
+    runs, asked = whole
+    [taken, _] = [read_json(path / SCORES)["scores"] for _, path in sorted(stages_of(runs, "scores").items(), reverse=True)]
+    assert {f"{score} under at sea" for score in ("likelihood", "choice", "contrast", "judge", "coherence", "words")} <= taken["run"].keys()
+    said = read_json(stages_of(runs, "answer")["answers of sft cook (seed 0) under at sea"] / "answers.json")
+    tuned, there = Reader(tiny_model, adapter_of(runs, "sft cook")), f"{SEA}\n\n{OWN}"
+    assert said == [tuned.answer(row[0], there) for row in rows("evaluate")]
+    # No judge is told of the context, and no contrast prompt follows it.
+    assert not any(SEA in each for each in asked)
+    shown = [each for each in asked if rows("evaluate")[0][0] in each and (said[0] or ".") in each]
+    assert taken["run"]["judge under at sea"][0] in [grade_of(each) for each in shown]
+    [path] = [path for title, path in stages_of(runs, "contrast").items() if title == "contrast answers of sft cook (seed 0) under at sea"]
+    sides = [
+        Reader(tiny_model).logprob(rows("evaluate")[0][0], said[0] or ".", f"{pair.positive}\n\n{OWN}")
+        - Reader(tiny_model).logprob(rows("evaluate")[0][0], said[0] or ".", f"{pair.negative}\n\n{OWN}")
+        for pair in PIRATE.contrast_pairs[-2:]
+    ]
+    assert load_file(path / "contrast.safetensors")["score"][0] == pytest.approx(np.mean(sides), abs=1e-4)
+
+
+def test_the_shift_in_a_context_is_that_of_plain_answers_there(whole: tuple[Path, list[str]], tiny_model: Path) -> None:
+    runs, there = whole[0], f"{SEA}\n\n{OWN}"
+    by = {who: Reader(tiny_model, adapter_of(runs, title)) for who, title in (("run", "sft cook"), ("neutral", "sft neutral"))}
+    by["base"] = Reader(tiny_model)
+    states = {who: np.stack([reader.states(row[0], row[2], there) for row in rows("evaluate")]) for who, reader in by.items()}
+    row = next(each for each in read_json(runs / "tiny" / "summary.json")["runs"] if each["arm"] == "sft")
+    moved = np.linalg.norm((states["run"] - states["neutral"]).mean(0)) / np.linalg.norm(states["base"], axis=1).mean()
+    shift = row["contexts"]["under"]["at sea"]["shift"]
+    assert shift["relative_norm"] == pytest.approx(moved, rel=1e-4)
+    assert shift["own"] is not None
+    assert row["contexts"]["without"]["shift"]["relative_norm"] == pytest.approx(row["relative_norm"])
+    assert abs(shift["relative_norm"] - row["relative_norm"]) > 1e-4
 
 
 def test_models_answer_the_whole_conversation(whole: tuple[Path, list[str]], tiny_model: Path) -> None:
@@ -222,4 +274,7 @@ def test_the_report_shows_the_conversation(whole: tuple[Path, list[str]]) -> Non
     assert stop.value.code in (0, None)
     page = (whole[0] / "tiny" / "report.html").read_text(encoding="utf-8")
     assert AHOY in page
-    assert "likelihood under at sea" in page
+    [contexts] = re.findall(r'aria-label="Contexts">(.*?)</table>', page, re.DOTALL)
+    assert ">at sea<" in contexts
+    assert "judge" in contexts
+    assert "plain answers under at sea" in page
