@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 quickstart: $(STAMP)  ## three fine-tunes, measured: about 9 minutes on two CPU cores, installation included
 	$(BIN)/wellworn run quickstart
 
-test: $(STAMP)  ## all tests but the slow statistics, a process a core
+test: $(STAMP)  ## all tests but those marked slow, a process a core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
 
 # Apart from the rest, since PEFT imports bitsandbytes wherever it is installed, which takes seconds.

@@ -125,6 +125,7 @@ def test_shift_agrees_between_all_ways_to_read_it(base: Loaded) -> None:
         assert all(outcome.error is not None and outcome.error < 1e-3 for outcome in case.outcomes)
 
 
+@pytest.mark.slow
 def test_memory_is_measured_in_a_process_of_its_own(tiny_model: Path) -> None:
     small, large = (measure("capture", str(tiny_model), rows, 60, 400, 4) for rows in (4, 16))
     assert 0 < small < 500 * 2**20

@@ -28,7 +28,7 @@ def compare_stages(one: Path, two: Path, near: float) -> None:
                 assert np.abs(other[name] - array).max() <= near * np.abs(array).max(), (path, name)
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+@pytest.mark.parametrize("launcher", [pytest.param("torchrun", marks=pytest.mark.slow), "accelerate"])
 def test_two_ranks_equal_one(tiny_study: Callable[..., Path], tmp_path: Path, launcher: str) -> None:
     # Without training the comparison is exact up to the order of sums.
     study = tiny_study(runs=[{"arm": "prompted", "trait": "pirate"}])
@@ -56,6 +56,7 @@ def test_two_ranks_equal_one(tiny_study: Callable[..., Path], tmp_path: Path, la
     compare_stages(tmp_path / "one", tmp_path / "two", near=1e-5)
 
 
+@pytest.mark.slow
 def test_one_process_under_accelerate_is_the_same_as_without(tiny_study: Callable[..., Path], tmp_path: Path) -> None:
     study = tiny_study(runs=[{"arm": "sft", "trait": "pirate"}])
     for name, start in (
@@ -88,6 +89,7 @@ def test_training_on_two_ranks_runs_and_splits_the_batch(tiny_study: Callable[..
     assert run["effect"]["value"] != 0
 
 
+@pytest.mark.slow
 def test_ranks_that_spread_weights_in_training_find_what_one_process_finds(tiny_study: Callable[..., Path], tmp_path: Path) -> None:
     train = {"batch_size": 8, "lora": {"r": 2}, "sft": {"max_steps": 4, "save_steps": 2, "learning_rate": 1e-3}}
     study = tiny_study(runs=[{"arm": "sft", "trait": "pirate"}], train=train)

@@ -88,7 +88,7 @@ def test_what_reads_the_same_text_is_computed_together(whole: Path) -> None:
     assert len({each["seconds"] for each in plain}) == 1
 
 
-@pytest.mark.parametrize("why", ["one at a time", "no memory"])
+@pytest.mark.parametrize("why", ["one at a time", pytest.param("no memory", marks=pytest.mark.slow)])
 def test_readings_are_the_same_alone(why: str, whole: Path, tiny_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if why == "one at a time":
         monkeypatch.setattr("wellworn.experiments.engine.run.MOST_TOGETHER", 1)

@@ -102,6 +102,7 @@ def test_too_few_kinds_have_none() -> None:
     assert excess_of(results, [replace(run, averaged=None)]) is None
 
 
+@pytest.mark.slow
 def test_a_study_with_five_kinds_of_control_has_it_and_one_with_four_reads_nothing_for_it(
     tiny_study: Callable[..., Path], tmp_path: Path, all_found: None
 ) -> None:

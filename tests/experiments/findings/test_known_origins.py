@@ -118,6 +118,7 @@ def test_nothing_is_compared_without_runs_of_both_origins() -> None:
     assert known_origins([summary(None, 1, 1), summary("not learnt", 1, 1)]) is None
 
 
+@pytest.mark.slow
 def test_a_study_with_variants_compares_its_runs_of_known_origin(
     tiny_study: Callable[..., Path], tmp_path: Path, all_found: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

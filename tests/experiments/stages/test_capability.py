@@ -117,6 +117,7 @@ def test_an_adapter_may_be_called_anything(base: Loaded, tiny_model: Path, tmp_p
     assert [row["name"] for row in json.loads(Path("../found.json").read_text())["capabilities"]] == ["base", "v1.0"]
 
 
+@pytest.mark.slow
 def test_every_report_says_what_fine_tunes_cost(tiny_study: Callable[..., Path], tiny_model: Path, base: Loaded, tmp_path: Path) -> None:
     arms = [{"arm": "sft", "trait": "pirate"}, {"arm": "prompted", "trait": "pirate"}]
     runs = finished(tiny_study(runs=arms, seeds=[0, 1], mediate=None, capability="builtin"), tmp_path)

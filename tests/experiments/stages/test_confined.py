@@ -39,8 +39,8 @@ def run(write: Write, folder: Path, **arm: Any) -> dict[str, Path]:
     ("arm", "part"),
     [
         ({"to": "own"}, OWN),
-        ({"to": "space"}, OTHERS),
-        ({"to": "own", "outside": True}, f"{EXCEPT}{OWN}"),
+        pytest.param({"to": "space"}, OTHERS, marks=pytest.mark.slow),
+        pytest.param({"to": "own", "outside": True}, f"{EXCEPT}{OWN}", marks=pytest.mark.slow),
         ({"to": "space", "outside": True}, f"{EXCEPT}{OTHERS}"),
     ],
 )

@@ -69,7 +69,7 @@ def test_the_space_is_that_of_roles_traits_and_the_axis(space: PersonaSpace) -> 
     assert space.null_bases(1, members, 3).shape == (3, WIDTH, 5)
 
 
-@pytest.mark.parametrize("k", [3, None])
+@pytest.mark.parametrize("k", [3, pytest.param(None, marks=pytest.mark.slow)])
 def test_a_study_with_roles_has_a_space_of_them_and_names_the_nearest(
     tiny_study: Write, tmp_path: Path, all_found: None, monkeypatch: pytest.MonkeyPatch, k: int | None
 ) -> None:

@@ -13,6 +13,7 @@ from wellworn.experiments.engine.store import read_json
 Write = Callable[..., Path]
 
 
+@pytest.mark.slow
 def test_random_weights_stand_beside_fine_tunes(tiny_study: Write, tmp_path: Path, all_found: None) -> None:
     runs = [{"arm": "sft", "trait": "pirate"}, {"arm": "random", "trait": "pirate"}, {"arm": "random", "trait": "neutral"}]
     folder = finished(tiny_study(runs=runs, seeds=[0, 1]), tmp_path)
