@@ -146,6 +146,36 @@ def apart() -> Iterator[Executor]:
         yield executor
 
 
+def refusals() -> list[str]:
+    """Return which of some operations on tensors of two devices, and of a device and the CPU, are refused."""
+    with pretended() as (one, two):
+        a, b, c, at = torch.ones(2, 3, device=one), torch.ones(2, 3).to(two), torch.ones(2, 3), torch.tensor([1], device=two)
+        tried: dict[str, Callable[[], object]] = {
+            "add": lambda: a + b,
+            "add of the CPU": lambda: a + c,
+            "in place": lambda: a.add_(b),
+            "product": lambda: a @ b.T,
+            "cat": lambda: torch.cat([a, b]),
+            "index": lambda: a[at],
+            "data": lambda: setattr(a, "data", b),
+            "a number": lambda: a + torch.tensor(1.0),
+            "index of the CPU": lambda: a[torch.tensor([1])],
+            "copy": lambda: a.copy_(b),
+            "moved": lambda: a + b.to(one),
+        }
+        refused = []
+        for name, operation in tried.items():
+            try:
+                operation()
+            except RuntimeError:
+                refused.append(name)
+        return refused
+
+
+def test_pretended_devices_refuse_what_real_ones_do(apart: Executor) -> None:
+    assert apart.submit(refusals).result() == ["add", "add of the CPU", "in place", "product", "cat", "index", "data"]
+
+
 # Two of them differ most: windows, and several rotary embeddings.
 FAST = ("llama", "gemma3")
 
