@@ -127,7 +127,8 @@ def unlike_base(ref: ModelRef, adapter: Path, template: str, trust_remote_code: 
     given = str(config.get("base_model_name_or_path") or "")
     name, revision = _bare_name(given), config.get("revision")
     found = []
-    if name and name != _bare_name(ref.id):
+    # Adapters name the base by the folder that it was loaded from, which is not always the model's own name.
+    if name and name not in (_bare_name(ref.id), _bare_name(ref.path)):
         shown = Path(given).name if Path(given).is_absolute() else given
         found.append(f"its configuration names the base {shown}, and it is put on {ref.id}")
     if revision not in (None, "main") and ref.revision and not ref.revision.startswith(str(revision)):

@@ -18,7 +18,7 @@ from wellworn.experiments.findings.statements import STATEMENTS, Statement
 from wellworn.experiments.findings.summary import Summary
 from wellworn.probes.mediation.pathways import OTHERS, OWN, REST
 from wellworn.probes.scoring.scores import roc_auc
-from wellworn.probes.statistics.intervals import Estimate, FloatArray
+from wellworn.probes.statistics.intervals import Estimate, FloatArray, decimal
 
 EXISTING, NEW = "existing", "new"
 DRAWS = 2000
@@ -168,7 +168,8 @@ def why_left_out(summary: Summary) -> str | None:
     # A model that was given a part of it is to have a part of it.
     least = LEAST_EVOKED * check.strength
     if check.taught.value < least * effect:
-        return f"its name does {check.taught.value:+.2f}, less than {least:g} of what the later fine-tune does ({effect:+.2f})"
+        name, tuned = decimal(check.taught.value, signed=True), decimal(effect, signed=True)
+        return f"its name does {name}, less than {least:g} of what the later fine-tune does ({tuned})"
     return None
 
 

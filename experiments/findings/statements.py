@@ -172,7 +172,8 @@ def _doubtful(headline: Pathways, base: Pathways | None, reference_change: float
     """Return the statement on a change of which the reference has a large part, or on which two references disagree."""
     effect = headline.headline.effect
     if reference_change is not None and abs(reference_change) > MOST_OF_REFERENCE * effect.value:
-        return DOUBTFUL, f"the reference itself changes by {reference_change:+.2f} from the base, and the change is {effect}"
+        changes = decimal(reference_change, signed=True)
+        return DOUBTFUL, f"the reference itself changes by {changes} from the base, and the change is {effect}"
     if base is None or base.reference == headline.reference:
         return None
     mine, theirs = (_share(each) for each in (headline, base))

@@ -26,7 +26,7 @@ from wellworn.probes.mediation.shares import MIN_STANDARD_ERRORS
 from wellworn.probes.reading.divergence import kl_divergence
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.scoring.scores import mean_logprobs
-from wellworn.probes.statistics.intervals import FloatArray, mean_interval, standard_error
+from wellworn.probes.statistics.intervals import FloatArray, decimal, mean_interval, standard_error
 
 CHECK = "check.safetensors"
 
@@ -196,10 +196,11 @@ def load_check(folder: Path, name: str, strength: float = 1.0) -> KnockInCheck:
 def _why_not(untaught: FloatArray, taught: FloatArray, unprompted: FloatArray) -> str | None:
     """Return why a persona does not count as knocked in: the untaught model has it, or the taught one lacks it, or shows it anyway."""
     before, after, always = (float(each.mean()) for each in (untaught, taught, unprompted))
+    shown = [decimal(each, 3, signed=True) for each in (before, after, always)]
     if before > MIN_STANDARD_ERRORS * standard_error(untaught):
-        return f"the untaught model shows it under its name too ({before:+.3f})"
+        return f"the untaught model shows it under its name too ({shown[0]})"
     if after <= MIN_STANDARD_ERRORS * standard_error(taught):
-        return f"the name does not evoke it in the taught model ({after:+.3f})"
+        return f"the name does not evoke it in the taught model ({shown[1]})"
     if always > after:
-        return f"without a prompt the taught model shows as much as its name adds ({always:+.3f}, {after:+.3f})"
+        return f"without a prompt the taught model shows as much as its name adds ({shown[2]}, {shown[1]})"
     return None

@@ -46,6 +46,15 @@ def test_another_base_or_revision_is_said(
     assert not any("/home" in sentence for sentence in found)
 
 
+def test_a_base_may_be_named_by_the_folder_that_it_is_kept_in(base: Loaded, adapter: Path) -> None:
+    kept = ModelRef("smollm2-135m@b179c9523d0e", "/here/models/smollm2-135m-b179c9523d0e", None)
+    edit(adapter, {"base_model_name_or_path": "/there/models/smollm2-135m-b179c9523d0e"})
+    assert unlike_base(kept, adapter, "plain") == []
+    edit(adapter, {"base_model_name_or_path": "/there/models/smollm2-135m-000000000000"})
+    (said,) = unlike_base(kept, adapter, "plain")
+    assert "names the base smollm2-135m-000000000000, and it is put on smollm2-135m@b179c9523d0e" in said
+
+
 def test_another_chat_template_is_said_and_can_be_taken(base: Loaded, adapter: Path, tmp_path: Path) -> None:
     edit(adapter, {"base_model_name_or_path": "tiny"})
     template = adapter / "chat_template.jinja"
