@@ -54,8 +54,9 @@ def stacked_bars(id: str, named: Sequence[tuple[str, Pathways]]) -> Figure | Non
                 "hovertemplate": "%{x:.2f}",
             }
         )
-    layout = base_layout(height=120 + 44 * len(shown), x="share of the change", left=10)
-    layout["margin"] |= {"t": 64}
+    layout = base_layout(height=60 + 20 * max(len(ways), 3) + 44 * len(shown), x="share of the change", left=10)
+    # Room for a line of the legend for each way, as on a narrow page.
+    layout["margin"] |= {"t": 20 * max(len(ways), 3) + 4}
     layout |= {
         "barmode": "relative",
         "uniformtext": {"mode": "hide", "minsize": TEXT_SIZE},
