@@ -53,6 +53,7 @@ def positives(name: str, *splits: str) -> dict[str, str]:
     return {row.id: row.positive for row in load_trait(name).examples if row.positive and row.split in (splits or SPLITS)}
 
 
+@cache
 def bank() -> dict[str, Example]:
     return {row.id: row for row in load_bank("everyday")}
 
