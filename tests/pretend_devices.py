@@ -65,10 +65,8 @@ def _bare(value: Any) -> Any:
 def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     tensors = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, torch.Tensor)]
     # As on real devices, numbers and indices may be on the CPU.
-    counted = tensors[:1] if func in _INDEX else tensors
-    places = {each.device for each in counted if each.dim() or each.device != _CPU}
-    if func in _INDEX:
-        places |= {each.device for each in tensors if each.device != _CPU}
+    indices = {id(each) for each in args[1]} if func in _INDEX else set()
+    places = {each.device for each in tensors if each.device != _CPU or (each.dim() and id(each) not in indices)}
     place = torch.device(kwargs["device"]) if kwargs.get("device") is not None else next(iter(places), _CPU)
     if func is _COPY_INTO:
         place = args[0].device

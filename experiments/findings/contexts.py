@@ -11,7 +11,7 @@ from wellworn.experiments.stages.measure import PLAIN_UNDER
 from wellworn.experiments.stages.measurement import ShiftReading
 from wellworn.experiments.stages.scores import NAMES, UNDER, TakenScores
 from wellworn.probes.limits import FEWEST_PROMPTS
-from wellworn.probes.statistics.intervals import crossed_interval, mean_interval
+from wellworn.probes.statistics.intervals import question_interval
 
 
 class ScoreInContext(ScoreChange):
@@ -63,6 +63,11 @@ class Contexts(Record):
     without: InContext
     under: Mapping[str, InContext]
 
+    @property
+    def columns(self) -> Sequence[InContext]:
+        """What is seen without a context, and then in each."""
+        return [self.without, *self.under.values()]
+
 
 def in_contexts(runs: Sequence[RunResult]) -> Contexts | None:
     """Return what one run, or several that differ only in seed, show in each context; None where the study names none."""
@@ -93,7 +98,7 @@ def _change(score: str, context: str, found: Sequence[TakenScores]) -> ScoreInCo
     more_RQ = more_RQ[:, np.isfinite(more_RQ).all(0)]
     more = None
     if more_RQ.shape[1] >= FEWEST_PROMPTS:
-        more = crossed_interval(more_RQ) if len(more_RQ) > 1 else mean_interval(more_RQ[0])
+        more = question_interval(more_RQ)
     return ScoreInContext(**vars(change), more=more)
 
 

@@ -13,7 +13,7 @@ from wellworn.experiments.stages.pathways import CHANCE_OWN
 from wellworn.probes.limits import FEWEST_PROMPTS
 from wellworn.probes.mediation.pathways import OWN
 from wellworn.probes.mediation.shares import Outcomes, is_within_noise
-from wellworn.probes.statistics.intervals import FloatArray, crossed_interval, mean_interval, ratio_interval
+from wellworn.probes.statistics.intervals import FloatArray, question_interval, ratio_interval
 
 WORDS, JUDGE = "words", "judge"
 UNFOUND = "the run has no own direction that was found"
@@ -102,9 +102,9 @@ def _shares(by: str, arms: Sequence[str], scores: Sequence[FloatArray], known: K
     clear = not is_within_noise(change.effect) and change.effect.mean() > 0
     return SaidShares(
         **plain,
-        effect=_mean(change.effect),
-        into=_mean(swapped.into - change.before),
-        out=_mean(change.after - swapped.out),
+        effect=question_interval(change.effect),
+        into=question_interval(swapped.into - change.before),
+        out=question_interval(change.after - swapped.out),
         share=ratio_interval(change.mediated_effect(swapped), change.effect) if clear else None,
         chance=_chance_share(change) if clear else None,
         why=None if clear else "the answers do not clearly show more of the trait",
@@ -115,7 +115,3 @@ def _chance_share(change: Outcomes) -> float | None:
     """Return the share of chance directions, the mean over them; None without any."""
     drawn = [change.mediated_effect(each).mean() for part, each in change.parts.items() if part != OWN]
     return float(np.mean(drawn) / change.effect.mean()) if drawn else None
-
-
-def _mean(values: FloatArray) -> Interval:
-    return mean_interval(values) if values.ndim == 1 else crossed_interval(values)

@@ -9,7 +9,7 @@ from wellworn.experiments.findings.results import RunResult
 from wellworn.experiments.stages.mediation_arms import parts_named
 from wellworn.experiments.stages.pathways import ALONE, AT, CHANCE_OTHERS, CHANCE_OWN, FIRST, UNTIL, PathwayFacts, PathwayOutcomes
 from wellworn.probes.mediation.pathways import OTHERS, OWN, REST, Floor, stack
-from wellworn.probes.statistics.intervals import PooledRuns, crossed_interval, mean_interval, pool_runs, ratio_interval
+from wellworn.probes.statistics.intervals import PooledRuns, pool_runs, question_interval, ratio_interval
 
 T = TypeVar("T")
 
@@ -203,7 +203,7 @@ def _pathways(reference: str, measured: Sequence[PathwayOutcomes], between_runs:
 
 
 def _outcome(change: OutcomeChange, between_runs: BetweenRuns = ALONE_EACH) -> OutcomePathways:
-    effect = mean_interval(change.effect) if change.effect.ndim == 1 else crossed_interval(change.effect)
+    effect = question_interval(change.effect)
     if change.why:
         nothing = dict.fromkeys(("inside", "others_first", "first_token", "chance_own", "chance_others", "ceiling", "kappa", "room"))
         return OutcomePathways(effect=effect, why=change.why, shares={}, best={}, kappa_why=change.why, **nothing)

@@ -14,7 +14,7 @@ from wellworn.experiments.stages.scores import CHOICE, COHERENT, CONTRAST, JUDGE
 from wellworn.probes.limits import FEWEST_PROMPTS
 from wellworn.probes.scoring.judge import MOST
 from wellworn.probes.statistics.correlations import rank_correlation, rank_correlation_within
-from wellworn.probes.statistics.intervals import FloatArray, crossed_interval, mean_interval
+from wellworn.probes.statistics.intervals import FloatArray, question_interval
 
 # Coherence is not a score of the trait, and words are a smoke check.
 COMPARED = (LIKELIHOOD, CHOICE, CONTRAST, JUDGE)
@@ -214,7 +214,7 @@ def score_change(score: str, found: Sequence[TakenScores]) -> ScoreChange:
         return facts.model_copy(update={"why": f"only {len(whole)} of {by_who['run'].shape[1]} questions have this score"})
     change = (by_who["run"] - by_who[reference])[:, whole]
     means = {who: float(values[:, whole].mean()) for who, values in by_who.items()}
-    return facts.model_copy(update=means | {"change": crossed_interval(change) if len(change) > 1 else mean_interval(change[0])})
+    return facts.model_copy(update=means | {"change": question_interval(change)})
 
 
 def _agree(of: tuple[str, str], values: Mapping[str, Mapping[str, FloatArray]], reference: str) -> ScoresAgree:

@@ -18,7 +18,7 @@ from wellworn.experiments.stages.wording import PROMPTS, WITHOUT_HEAD, WITHOUT_P
 from wellworn.probes.limits import FEWEST_PROMPTS
 from wellworn.probes.mediation.pathways import OWN
 from wellworn.probes.mediation.shares import is_within_noise
-from wellworn.probes.statistics.intervals import Estimate, FloatArray, crossed_interval, decimal, mean_interval, ratio_interval
+from wellworn.probes.statistics.intervals import Estimate, FloatArray, decimal, question_interval, ratio_interval
 
 WORDS, OTHER, PLAIN = range(3)
 # Of an answer's tokens: where fewer are of no trait word, their mean is of too few.
@@ -125,7 +125,7 @@ def _other_tokens(facts: WordingFacts, logprob: FloatArray, sampled: FloatArray,
 
 
 def _shares(change: OutcomeChange) -> WordingShares:
-    effect = mean_interval(change.effect) if change.effect.ndim == 1 else crossed_interval(change.effect)
+    effect = question_interval(change.effect)
     if change.why:
         nothing = dict.fromkeys(("own", "without_head", "without_prompts", "prompts", "chance"))
         return WordingShares(effect=effect, why=change.why, **nothing)

@@ -10,7 +10,7 @@ from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
 from wellworn.experiments.stages.written import EXCEPT, WrittenFacts, WrittenOutcomes
 from wellworn.probes.mediation.pathways import OWN, floor
 from wellworn.probes.mediation.shares import is_within_noise
-from wellworn.probes.statistics.intervals import FloatArray, crossed_interval, mean_interval, ratio_interval
+from wellworn.probes.statistics.intervals import FloatArray, question_interval, ratio_interval
 
 
 class WrittenShares(Record):
@@ -68,7 +68,7 @@ def _shares(facts: WrittenFacts, logprob: FloatArray, sampled: FloatArray) -> Wr
     outcomes = dict(zip(facts.parts, logprob, strict=True))
     before = outcomes.pop(BEFORE)
     effect = outcomes.pop(AFTER) - before
-    size = mean_interval(effect) if effect.ndim == 1 else crossed_interval(effect)
+    size = question_interval(effect)
     why = None
     if not facts.layers:
         why = "no adapter writes at or below the layer"

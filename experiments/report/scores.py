@@ -42,5 +42,5 @@ def in_contexts(views: Sequence[tuple[str, Contexts | None]]) -> Shown | None:
     seen = [(name, contexts) for name, contexts in views if contexts]
     if not seen:
         return None
-    rows = [{"name": name, "there": [contexts.without, *contexts.under.values()]} for name, contexts in seen]
+    rows = [{"name": name, "there": contexts.columns} for name, contexts in seen]
     return {"names": list(seen[0][1].under), "rows": rows}

@@ -288,9 +288,8 @@ def _contexts(summary: Summary) -> Table:
     for column in ("run", "change of", "no prompt", *found[0][1].under):
         table.add_column(escape(column), justify="left" if column in ("run", "change of") else "right")
     for name, contexts in found:
-        there = [contexts.without, *contexts.under.values()]
-        shifts = [each.shift for each in there]
-        rows = [(score, [_interval(each.scores[score].change) for each in there]) for score in contexts.without.scores]
+        shifts = [each.shift for each in contexts.columns]
+        rows = [(score, [_interval(each.scores[score].change) for each in contexts.columns]) for score in contexts.without.scores]
         if any(shifts):
             rows.append(("shift", ["–" if shift is None else decimal(shift.relative_norm) for shift in shifts]))
             rows.append(("share", [_interval(shift.share if shift else None) for shift in shifts]))

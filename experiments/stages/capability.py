@@ -29,7 +29,7 @@ from wellworn.probes.decoding.generate import Decoding
 from wellworn.probes.reading.divergence import kl_divergence
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.scoring.scores import mean_logprobs
-from wellworn.probes.statistics.intervals import Estimate, FloatArray, crossed_interval, mean_interval
+from wellworn.probes.statistics.intervals import Estimate, FloatArray, question_interval
 
 BUILTIN = "builtin"
 CAPABILITY = "capability.json"
@@ -131,7 +131,7 @@ def capability(runs: Sequence[Items], base: Items | None) -> Capability:
     ratio = kl = None
     if base:
         dearer, divergence = base.logprob - logprob, np.stack([run.kl for run in runs])
-        change, kl = (crossed_interval(each) if len(runs) > 1 else mean_interval(each[0]) for each in (dearer, divergence))
+        change, kl = (question_interval(each) for each in (dearer, divergence))
         ratio = Estimate(*(float(np.exp(x)) for x in (change.value, change.low, change.high)))
     return Capability(perplexity=float(np.exp(-logprob.mean())), ratio=ratio, kl=kl, **dict(zip(CHECKS, of_items, strict=True)))
 

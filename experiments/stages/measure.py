@@ -32,6 +32,7 @@ from wellworn.experiments.stages.mediation import Mediated, load_mediated
 from wellworn.experiments.stages.mediation_shares import shares_of_effect
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.readings import PROMPT_LAST, RESPONSE
+from wellworn.experiments.stages.scores import UNDER
 from wellworn.probes.geometry.nearest import nearest, rank_of
 from wellworn.probes.geometry.novelty import cross_fitted
 from wellworn.probes.geometry.nulls import Null, NullShare, compare, joint_shares, leaves_nothing, null_shares
@@ -45,7 +46,7 @@ Reading = Mapping[str, FloatArray]
 # The base's answers, which the base alone reads.
 BASE_ANSWERS = "base_answers"
 # Before the name of a context: plain answers there.
-PLAIN_UNDER = "neutral under "
+PLAIN_UNDER = f"neutral{UNDER}"
 # Random directions that the base's use of the remainder is compared with.
 USE_DRAWS = 199
 

@@ -76,8 +76,7 @@ def state_changes(model: nn.Module, texts: Texts, between: tuple[Variant, Varian
         mask = pair.response_mask(0)
         count += mask.sum().cpu()
         for at, layer in enumerate(layers):
-            before = pair.states[0][layer].float()
-            change = (pair.other(0, layer).float() - before)[mask.to(before.device)]
+            change = pair.change(layer, mask)
             sums[at, 0] += change.sum(0).double().cpu()
             sums[at, 1:] += (change.T @ change).double().cpu()
     if dist.is_initialized() and dist.get_world_size() > 1:

@@ -211,6 +211,11 @@ class Pair:
             other = other.gather(1, where.expand(-1, -1, other.shape[-1]))
         return other
 
+    def change(self, layer: int, mask_BT: torch.Tensor) -> torch.Tensor:
+        """Return the other's states less M0's own at some of its tokens: float32 [tokens, D]."""
+        own = self.states[0][layer].float()
+        return (self.other(0, layer).float() - own)[mask_BT.to(own.device)]
+
     def swap_mask(self, side: int) -> torch.Tensor:
         """Return which tokens of a reader's rows are swapped: bool [B, T], padding never."""
         if self.align is not None:

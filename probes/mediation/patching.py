@@ -103,8 +103,7 @@ def moved_norms(
     sums = torch.zeros(len(swaps), dtype=torch.float64)
     for members, pair in pair_batches(model, texts, between, [layer], batching):
         if members is not None:
-            before = pair.states[0][layer].float()
-            change = (pair.other(0, layer).float() - before)[pair.swap_mask(0).to(before.device)]
+            change = pair.change(layer, pair.swap_mask(0))
             sums += torch.stack([(swap.part(change).double() ** 2).sum() for swap in swaps]).cpu()
     return _sum_over_ranks(sums, model)
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from wellworn.probes.limits import FEWEST_DRAWS_FOR_P, FEWEST_NULL_DRAWS
-from wellworn.probes.statistics.intervals import Estimate, FloatArray, crossed_interval, mean_interval, ratio_interval, standard_error
+from wellworn.probes.statistics.intervals import Estimate, FloatArray, question_interval, ratio_interval, standard_error
 
 INSIDE, OUTSIDE, WHOLE = "inside", "outside", "whole"
 MIN_STANDARD_ERRORS = 3.0
@@ -176,7 +176,7 @@ def mediate(outcomes: Outcomes) -> Mediation:
     if not all(np.isfinite(y).all() for y in (outcomes.before, outcomes.after, *swapped, *(outcomes.doses or {}).values())):
         raise ValueError("outcomes need finite scores; an arm has one that is not a number")
     effect = outcomes.effect
-    estimate, error = (mean_interval(effect) if effect.ndim == 1 else crossed_interval(effect)), standard_error(effect)
+    estimate, error = question_interval(effect), standard_error(effect)
     if is_within_noise(effect):
         why = f"no trait change: {estimate.value:.3f}, not above 3 standard errors of {error:.3f}, so that shares of it mean nothing"
         return Mediation(estimate, error, why, {}, None, None, why, {}, {})

@@ -125,6 +125,16 @@ def crossed_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
     return Estimate(grand, grand - half, grand + half)
 
 
+def question_interval(values: ArrayLike) -> Estimate:
+    """Return the 95 % interval of a mean over questions [questions], or of several runs over runs × questions [runs, questions].
+
+    Raises:
+        ValueError: fewer than two questions, or a value that is not finite.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    return crossed_interval(x) if x.ndim == 2 and len(x) > 1 else mean_interval(x.ravel())
+
+
 def standard_error(values: ArrayLike) -> float:
     """Return the standard error of a mean over questions, [questions], or over runs × questions as in `crossed_interval`.
 

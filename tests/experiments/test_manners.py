@@ -64,7 +64,7 @@ def test_every_command_explains_itself(path: tuple[str, ...], command: Any, well
     assert not STALE.search(usage)
     for parameter in command.params:
         assert parameter.name in ("help", "install_completion", "show_completion") or parameter.help, parameter.name
-        # Help is markup: brackets that are no escape would vanish, or break the page.
+        # Help is markup: brackets have to be escaped, or they vanish or raise an error.
         assert Text.from_markup(parameter.help or "").plain == (parameter.help or "").replace("\\[", "["), parameter.name
 
 

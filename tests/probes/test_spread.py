@@ -157,6 +157,7 @@ def refusals() -> list[str]:
             "product": lambda: a @ b.T,
             "cat": lambda: torch.cat([a, b]),
             "index": lambda: a[at],
+            "set from the CPU": lambda: a.index_put_((torch.tensor([0]),), c[:1]),
             "data": lambda: setattr(a, "data", b),
             "a number": lambda: a + torch.tensor(1.0),
             "index of the CPU": lambda: a[torch.tensor([1])],
@@ -173,7 +174,7 @@ def refusals() -> list[str]:
 
 
 def test_pretended_devices_refuse_what_real_ones_do(apart: Executor) -> None:
-    assert apart.submit(refusals).result() == ["add", "add of the CPU", "in place", "product", "cat", "index", "data"]
+    assert apart.submit(refusals).result() == ["add", "add of the CPU", "in place", "product", "cat", "index", "set from the CPU", "data"]
 
 
 # Two of them differ most: windows, and several rotary embeddings.

@@ -41,7 +41,7 @@ def test_a_change_that_shows_more_in_a_context(seeds: int) -> None:
     assert without.more is None
     assert there.change.value == pytest.approx(3 + mean)
     assert there.more.value == pytest.approx(2)
-    # Paired by question, so that what questions have in common is no noise.
+    # Paired by question: what differs between questions in both cancels.
     assert there.more.high - there.more.low < 1e-6
     assert found.under["at sea"].shift is None
 

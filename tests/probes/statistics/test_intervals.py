@@ -16,6 +16,7 @@ from wellworn.probes.statistics.intervals import (
     mean_interval,
     pool_runs,
     proportion_bound,
+    question_interval,
     ratio_interval,
 )
 
@@ -324,3 +325,9 @@ def test_one_run_has_no_variance_between_runs() -> None:
     rng = np.random.default_rng(2)
     n, d = rng.normal(0.4, 0.1, 24), rng.normal(1, 0.1, 24)
     assert ratio_interval(n, d, between_runs=PooledRuns(1.0, 12.0, 6, 0.5)) == ratio_interval(n, d)
+
+
+def test_over_questions_of_one_run_and_of_several() -> None:
+    values_RQ = np.random.default_rng(3).normal(size=(3, 8))
+    assert question_interval(values_RQ) == crossed_interval(values_RQ)
+    assert question_interval(values_RQ[0]) == question_interval(values_RQ[:1]) == mean_interval(values_RQ[0])
