@@ -115,7 +115,7 @@ def test_a_change_is_measured_by_what_the_system_prompt_does_and_doubted_where_t
     [row] = summarise(study(replace(tuned, facts=scored({"neutral": 1.0, "base": 0.1})))).runs
     assert row.statement is not None
     assert row.statement.name == "reference in doubt"
-    assert "the reference itself changes by -0.90 from the base" in row.statement.why
+    assert "the reference itself changes by −0.90 from the base" in row.statement.why
     # The change is of one nat; a tenth of what a prompt does is more than that, or no yardstick at all.
     for prompt, name in ((11.0, "too small to say"), (0.05, "between"), (-11.0, "between")):
         prompted = replace(run(facts(), trait="pirate", arm="prompted"), facts=scored({"base": prompt}))
