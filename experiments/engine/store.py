@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from wellworn.data.errors import InputError
-from wellworn.data.files import read_text, sha256
+from wellworn.data.files import read_json, sha256
 
 MANIFEST = "manifest.json"
 WORK = "work"
@@ -121,18 +121,6 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON.
-
-    Raises:
-        InputError: the file is missing or corrupt.
-    """
-    try:
-        return json.loads(read_text(path))
-    except ValueError as error:
-        raise InputError(f"{path}: corrupt ({error})") from None
 
 
 @cache

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file
 
 from wellworn.data.errors import InputError
+from wellworn.data.files import read_json
 from wellworn.experiments.engine.record import Settings
-from wellworn.experiments.engine.store import MANIFEST, Store, read_json, write_json
+from wellworn.experiments.engine.store import MANIFEST, Store, write_json
 from wellworn.experiments.findings.adapted import Adapted, read_adapted
 from wellworn.experiments.findings.index import INDEX, CalibrationEntry, GeneratedEntry, Index, KnockInEntry, RunEntry
 from wellworn.experiments.plan.planned import Plan, PlannedRun

@@ -21,12 +21,12 @@ from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from wellworn.data.errors import InputError
-from wellworn.data.files import sha256
+from wellworn.data.files import read_json, sha256
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.run import run as run_stages
 from wellworn.experiments.engine.stage import Kind, Stage
-from wellworn.experiments.engine.store import MANIFEST, WORK, Store, read_json, write_json
+from wellworn.experiments.engine.store import MANIFEST, WORK, Store, write_json
 from wellworn.probes.reading.forward_passes import BatchReading
 
 Write = Callable[..., Path]

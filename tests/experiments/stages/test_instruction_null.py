@@ -15,11 +15,12 @@ from tests.experiments.synthetic import NO_OTHER_SEED, TOO_NOISY, facts, run, st
 from wellworn.data import catalog
 from wellworn.data.catalog import instruction_names, load_bank, load_instruction
 from wellworn.data.errors import InputError
+from wellworn.data.files import read_json
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.run import in_order
-from wellworn.experiments.engine.store import read_json, write_json
+from wellworn.experiments.engine.store import write_json
 from wellworn.experiments.findings.index import INDEX
 from wellworn.experiments.findings.results import load_results
 from wellworn.experiments.findings.summary import summarise

@@ -17,9 +17,9 @@ from tests.probes.scoring.servers import chat_server
 from tests.tiny import write_tiny_study
 from wellworn.data.catalog import load_trait
 from wellworn.data.chat import Chat
+from wellworn.data.files import read_json
 from wellworn.data.mixtures import Turn
 from wellworn.experiments.cli import main
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.findings.index import INDEX
 from wellworn.experiments.findings.results import load_results
 from wellworn.experiments.report.mediation import SAYING
