@@ -93,7 +93,7 @@ def read_json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: corrupt, or not JSON ({error})") from None
+        raise InputError(f"{path}: not valid JSON: {error}") from None
 
 
 def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:

@@ -21,6 +21,7 @@ from wellworn.experiments.study_sections import (
     PathwaysConfig,
     ScoresConfig,
     Section,
+    StudyName,
     WrittenConfig,
 )
 from wellworn.lora.addresses import labels
@@ -91,7 +92,7 @@ class Study(Section):
             that out. Example: {questions: 8}.
     """
 
-    name: str
+    name: StudyName
     question: str
     expects: str
     refuted_by: str

@@ -1,20 +1,45 @@
 """The sections of a study file: how conversations are written, and what is measured. `study.py` puts them together."""
 
 import datetime
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from wellworn.data.chat import Chat
 from wellworn.data.files import digest
 from wellworn.data.schema import Text
+from wellworn.data.wording import shortly
 from wellworn.lora.arms import TrainConfig
 from wellworn.probes.limits import FEWEST_NULL_DRAWS, FEWEST_PROMPTS, FEWEST_TAIL_DRAWS, NULL_DRAWS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_LONGEST_NAME = 150
+
+
+def is_study_name(name: str) -> str:
+    """Return a name that a folder of results may have.
+
+    Raises:
+        ValueError: it is not one; says what it must be.
+    """
+    if len(name) > _LONGEST_NAME or not re.fullmatch(r"[^\W_][\w. -]*(?<![. ])", name):
+        raise ValueError(
+            f"{shortly(name)} is the name of the study's file, and of the folder of its results: it must be letters, digits, -, _, dots "
+            f"and spaces, begin with a letter or a digit, not end in a dot or a space, and have at most {_LONGEST_NAME} characters; "
+            "rename the file"
+        )
+    if name.casefold() == "stages" or name.casefold().startswith("replies.sqlite") or name.casefold().endswith((".lock", ".part")):
+        raise ValueError(f"{shortly(name)} is taken: a runs folder holds stages, replies.sqlite, and files ending in .lock or .part")
+    return name
+
+
+StudyName = Annotated[str, AfterValidator(is_study_name)]
 
 
 class Section(BaseModel):

@@ -400,5 +400,5 @@ def test_a_compressed_file_that_expands_without_end(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"a": ' * 100_000])
 def test_json_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     (tmp_path / "facts.json").write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=r"facts.json: corrupt, or not JSON"):
+    with pytest.raises(InputError, match=r"facts.json: not valid JSON"):
         read_json(tmp_path / "facts.json")

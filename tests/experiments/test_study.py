@@ -1,14 +1,19 @@
 """Study files: what they may hold, how they expand, and what is said of a wrong one."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.tiny import tiny_study_value
 from wellworn.data.errors import InputError
 from wellworn.experiments.study import expand_runs
-from wellworn.experiments.study_file import load_study, study_names
+from wellworn.experiments.study_file import assemble_study, load_study, study_names
+from wellworn.experiments.study_sections import is_study_name
 
 Write = Callable[..., Path]
 
@@ -135,3 +140,47 @@ def test_names_that_peft_and_trl_lack_are_refused_with_line_before_anything_runs
 def test_a_server_cannot_be_used_with_a_distilled_arm() -> None:
     with pytest.raises(InputError, match=r"server: cannot be used with a distilled arm, whose steered teacher runs locally.*Remove"):
         load_study("quickstart", ["server={url: 'http://127.0.0.1:1/v1', model: m}", "runs=[{arm: distilled, trait: pirate}]"])
+
+
+NO_NAMES = [
+    "..",
+    ".hidden",
+    "stages",
+    "Stages",
+    "replies.sqlite",
+    "replies.sqlite-wal",
+    "a.lock",
+    "a.part",
+    "a\x1b[31m",
+    "a\nb",
+    " a",
+    "-a",
+    "x" * 151,
+]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_no_study_writes_beside_or_above_its_runs_folder(name: str, tmp_path: Path) -> None:
+    """Its name is that of a folder among others."""
+    with pytest.raises(InputError, match=r"^there: name: .*(rename the file|is taken)") as raised:
+        assemble_study(name, tiny_study_value(tmp_path), (), "there")
+    assert "\x1b" not in str(raised.value)
+    with pytest.raises(InputError, match="cannot be overridden|name: "):
+        assemble_study("tiny", tiny_study_value(tmp_path), [f"name={name}"], "there")
+
+
+@given(st.text(max_size=12))
+def test_whatever_a_study_is_called_its_folder_is_in_the_runs_folder(name: str) -> None:
+    root = Path("/somewhere/runs")
+    try:
+        is_study_name(name)
+    except ValueError:
+        return
+    assert (root / name).parent == root
+    assert os.path.normpath(root / name) == str(root / name)
+    assert name.isprintable()
+
+
+@pytest.mark.parametrize("name", ["quickstart", "my study", "étude_2", "7b.layer-0.5", "stages_of_grief"])
+def test_usual_names_are_let_through(name: str) -> None:
+    assert is_study_name(name) == name
