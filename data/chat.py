@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
+from wellworn.data.bounded import LimitError, bounded
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
 from wellworn.data.schema import Asked
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SPANS = ("prompt", "prompt_last", "response")
+# Of a conversation as a template writes it. More would take minutes to tokenise, and fits no model's context.
+MOST_CHARACTERS = 20_000_000
 _MARKER = "wellworn-answer-{}-goes-here"
 # They differ in day, weekday, month and year.
 _TWO_DAYS = (datetime.date(2001, 2, 3), datetime.date(2012, 11, 25))
@@ -82,7 +85,7 @@ class Chat:
 
     Raises:
         InputError: the tokenizer is slow, or has no chat template and `plain` was not asked for, or its template writes the date and none
-            was given.
+            was given, or runs without end.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -288,6 +291,8 @@ class Chat:
         several = [Asked("?", system) for system in (None, "Be brief.")]
         try:
             one, other = ([replace(self, date=day)._render(asked, _MARKER) for asked in several] for day in _TWO_DAYS)
+        except LimitError:
+            raise
         except InputError:
             # It is said of the conversation that is refused.
             return False
@@ -299,21 +304,29 @@ class Chat:
             text = (self.tokenizer.bos_token or "") + "".join(f"{names[m['role']]}{m['content']}\n" for m in messages)
             return text.removesuffix("\n") + (self.tokenizer.eos_token or "") if not generation_prompt else text + "Assistant:"
         try:
-            with _on(self.date):
-                text = self.tokenizer.apply_chat_template(
-                    list(messages), tokenize=False, add_generation_prompt=generation_prompt, **self.template_kwargs
+            with _on(self.date), bounded("the model's chat template"):
+                text = str(
+                    self.tokenizer.apply_chat_template(
+                        list(messages), tokenize=False, add_generation_prompt=generation_prompt, **self.template_kwargs
+                    )
                 )
+            if len(text) > MOST_CHARACTERS:
+                raise LimitError(f"the model's chat template: writes {len(text):,} characters")
+        except LimitError as error:
+            raise LimitError(f"{error}; set chat.template=plain to do without it") from None
         except Exception as error:  # a template is a program, which may fail in any way
             raise InputError(
                 f"the model's chat template refuses the conversation: {str(error) or type(error).__name__}; "
                 "set chat.template_kwargs to what it asks for, or chat.template=plain"
             ) from None
-        return str(text)
+        return text
 
     def _takes_system(self) -> bool:
         probe = "wellworn-system-probe"
         try:
             return probe in self._render(Asked("?", probe), _MARKER)
+        except LimitError:
+            raise
         except InputError:
             return False
 

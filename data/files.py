@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import stat
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,18 +20,57 @@ from wellworn.data.wording import Location, complaints
 Model = TypeVar("Model", bound=BaseModel)
 # A few lines of aliases can expand without end.
 MOST_VALUES = 1_000_000
+# So can a few compressed bytes.
+MOST_CHARACTERS = 2**30
+_KINDS = {
+    stat.S_IFBLK: "a device",
+    stat.S_IFCHR: "a device",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def check_file(path: Path) -> None:
+    """Make sure that a path, if it exists, is a file: reading a named pipe or a device may never end.
+
+    Raises:
+        InputError: it is something else; says what.
+    """
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except (OSError, ValueError):
+        # What is wrong is said when it is read.
+        return
+    if kind != stat.S_IFREG:
+        raise InputError(f"{path}: is {_KINDS.get(kind, 'something else')}, and not a file")
+
+
+def check_files(folder: Path) -> None:
+    """Make sure that a folder holds nothing but files and folders, before a library opens what is in it.
+
+    Raises:
+        InputError: it holds something else; names it.
+    """
+    for path in sorted(folder.rglob("*")):
+        if not path.is_dir():
+            check_file(path)
 
 
 def read_text(path: Path) -> str:
     """Return the UTF-8 text of a file, without the byte order mark that some editors put first; `.gz` is decompressed.
 
     Raises:
-        InputError: the file is missing, unreadable or not UTF-8.
+        InputError: the file is missing, unreadable, not a file or not UTF-8, or a compressed one expands without end.
     """
+    check_file(path)
     try:
         if path.suffix == ".gz":
             with gzip.open(path, "rt", encoding="utf-8-sig") as file:
-                return file.read()
+                text = file.read(MOST_CHARACTERS)
+                if file.read(1):
+                    raise InputError(f"{path}: expands to more than {MOST_CHARACTERS:,} characters; give it as parts")
+                return text
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
@@ -40,6 +80,20 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: not a gzip file that can be read: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_json(path: Path) -> Any:
+    """Return the value of a JSON file.
+
+    Raises:
+        InputError: the file is missing or corrupt.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: corrupt, or not JSON ({error})") from None
 
 
 def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:
@@ -228,6 +282,7 @@ def sha256(path: Path) -> str:
     Raises:
         InputError: the file cannot be read.
     """
+    check_file(path)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

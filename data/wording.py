@@ -175,3 +175,14 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [found for part in get_args(annotation) for found in _models_in(part)]
+
+
+def some(names: Iterable[object], most: int = 5) -> str:
+    """Return the first of many names, in order, and the number of the others.
+
+    Example:
+        >>> some(["b", "a", "d", "c"], most=2)
+        'a, b and 2 more'
+    """
+    found = sorted(map(str, names))
+    return ", ".join(found[:most]) + (f" and {len(found) - most:,} more" if len(found) > most else "")

@@ -10,12 +10,15 @@ import psutil
 import torch
 
 from wellworn.data.errors import InputError
+from wellworn.data.files import read_json, read_text
 from wellworn.lora.addresses import CONFIG, WEIGHTS
 from wellworn.lora.checkpoints import CHANGES, held_checkpoints, is_checkpoint
 from wellworn.lora.fit import check_adapter, put_on, read_config, restored
 from wellworn.lora.models import OTHER_TEMPLATE, Loaded, ModelRef, load_tokenizer
 
 TEMPLATE = "chat_template.jinja"
+# Lists of an adapter's configuration that have no order.
+SETS = ("target_modules", "exclude_modules", "target_parameters")
 
 
 @contextmanager
@@ -111,6 +114,8 @@ def copy_adapter_config(source: Path, target: Path, base: str | None = None) -> 
     config = read_config(source)
     name = base or str(config.get("base_model_name_or_path"))
     config["base_model_name_or_path"] = Path(name).name if Path(name).is_absolute() else name
+    # PEFT holds these as sets, which it writes in another order in each process.
+    config |= {key: sorted(value) for key in SETS if isinstance(value := config.get(key), list)}
     (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -153,8 +158,9 @@ def _own_template(adapter: Path) -> str | None:
     """Return the chat template beside an adapter; None where there is none, or several."""
     try:
         if (adapter / TEMPLATE).is_file():
-            return (adapter / TEMPLATE).read_text(encoding="utf-8")
-        own = json.loads((adapter / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
-    except (OSError, ValueError, AttributeError):
+            return read_text(adapter / TEMPLATE)
+        facts = read_json(adapter / "tokenizer_config.json")
+    except InputError:
         return None
+    own = facts.get("chat_template") if isinstance(facts, dict) else None
     return own if isinstance(own, str) else None

@@ -9,14 +9,13 @@ from pathlib import Path
 
 from wellworn.data.errors import InputError
 from wellworn.data.files import short_names
+from wellworn.data.wording import some
 
 # A repository of the hub, a folder in it, and a revision.
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<folder>[\w./-]+?))?/?(?:@(?P<revision>[\w./-]+))?")
 # What is read of an adapter's folder: its files, and what it says of its base's conversations.
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _FILES = (CONFIG, WEIGHTS, "chat_template.jinja", "tokenizer_config.json")
-# Of many folders with adapters, so many are named.
-_NAMED = 5
 
 
 def terms(address: str) -> list[tuple[float, str]]:
@@ -82,7 +81,7 @@ def find_adapter(address: str | Path) -> Path:
     folder = Path(address)
     if is_folder(address):
         if not (folder / CONFIG).is_file() and (inside := sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))):
-            raise InputError(f"{folder}: is not a PEFT adapter (no {CONFIG}), and holds several folders that may be: {_some(inside)}")
+            raise InputError(f"{folder}: is not a PEFT adapter (no {CONFIG}), and holds several folders that may be: {some(inside)}")
         return folder
     hub = None if str(address).startswith(".") else _HUB.fullmatch(str(address))
     if hub is None:
@@ -134,8 +133,4 @@ def _elsewhere(repo: str, kind: str, revision: str | None) -> str:
     with suppress(Exception):
         files = list_repo_files(repo, repo_type=kind, revision=revision)
     names = [name.removesuffix(CONFIG).strip("/") for name in files if name.endswith(CONFIG)]
-    return f"; it holds adapters at {_some([f'{repo}/{name}' for name in sorted(names)])}" if names else ""
-
-
-def _some(found: Sequence[str | Path]) -> str:
-    return ", ".join(map(str, found[:_NAMED])) + (f" and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
+    return f"; it holds adapters at {some([f'{repo}/{name}' for name in sorted(names)])}" if names else ""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wellworn.data.files import sha256
+from wellworn.data.saving import write_json
 
 # A file that was written so shortly before it was read may be written again without a later time.
 RACY_NS = 2_000_000_000
@@ -63,8 +64,6 @@ def _load(place: Path) -> dict[str, tuple[Mark, str]]:
 
 
 def _save(place: Path, kept: dict[str, tuple[Mark, str]]) -> None:
-    part = place.with_suffix(f".{os.getpid()}.part")
     with contextlib.suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(kept), encoding="utf-8")
-        part.replace(place)
+        write_json(place, kept)

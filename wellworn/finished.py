@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from wellworn.data.errors import InputError
-from wellworn.experiments.engine.store import read_json
+from wellworn.data.files import read_json
 from wellworn.experiments.findings.results import SUMMARY
 from wellworn.experiments.findings.summary import Summary
 

@@ -15,6 +15,7 @@ from wellworn.data.mixtures import Turn
 from wellworn.lora import adapters as lora_adapters
 from wellworn.lora import models
 from wellworn.lora.addresses import find_adapter
+from wellworn.lora.embedded import EMBEDDED
 from wellworn.probes.reading.layers import depth, resolve_layer, text_config
 
 # A question with its answer; a `Turn` may also have a system prompt, and earlier turns of the conversation.
@@ -83,7 +84,7 @@ class Model:
 
 
 def load(
-    name: str | Path = models.EMBEDDED,
+    name: str | Path = EMBEDDED,
     dtype: str = "auto",
     *,
     template: Literal["model", "plain"] = "model",

@@ -17,7 +17,8 @@ from rich.console import Console
 from wellworn.data.errors import InputError
 from wellworn.data.files import digest
 from wellworn.experiments.bench.timing import Timed
-from wellworn.lora.models import Loaded, cache_dir
+from wellworn.lora.embedded import cache_dir
+from wellworn.lora.models import Loaded
 from wellworn.probes.statistics.intervals import FloatArray
 
 # They cannot share the suite's environment: one requires numpy < 2, the other transformers < 5.

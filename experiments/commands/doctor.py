@@ -13,7 +13,8 @@ from wellworn.data.mixtures import trait_turns
 from wellworn.experiments.engine.store import commit, versions
 from wellworn.experiments.study_sections import ChatConfig
 from wellworn.lora import models
-from wellworn.lora.models import cache_dir, device_and_dtype
+from wellworn.lora.embedded import cache_dir
+from wellworn.lora.models import device_and_dtype
 
 GIB = 1024**3
 

@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from wellworn.data.files import short_names
+from wellworn.data.saving import write_json
 from wellworn.experiments.engine.ranks import Ranks
-from wellworn.experiments.engine.store import write_json
 from wellworn.experiments.stages.capability import BUILTIN, CHECKS, Capability, capability, measure_items
 from wellworn.experiments.study_sections import ChatConfig
 from wellworn.lora import models

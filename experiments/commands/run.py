@@ -64,7 +64,7 @@ def run_study(study: "Study", runs_dir: Path, json_file: str | None, plan_only: 
 
 def _write_origins(study: "Study", found: "Sequence[Summary]", folder: Path, show: Console) -> dict[str, Any] | None:
     """Write and show how well findings discriminate runs of known origin, if there are such runs; return it as JSON."""
-    from wellworn.experiments.engine.store import write_json, write_text
+    from wellworn.data.saving import write_json, write_text
     from wellworn.experiments.findings.known_origins import known_origins
     from wellworn.experiments.findings.results import REPORT
     from wellworn.experiments.report.origins import origins_page
@@ -135,7 +135,7 @@ def write_report(folder: Path, show: Console) -> "Summary":
         folder: the results of the study.
         show: where the table is shown.
     """
-    from wellworn.experiments.engine.store import write_json, write_text
+    from wellworn.data.saving import write_json, write_text
     from wellworn.experiments.findings.results import REPORT, SUMMARY, load_results
     from wellworn.experiments.findings.summary import summarise
     from wellworn.experiments.report.page import page
@@ -152,7 +152,7 @@ def write_report(folder: Path, show: Console) -> "Summary":
 
 def write_summary(found: Mapping[str, Any], json_file: str | None) -> None:
     """Write a summary where the user asked for it as well; `-` is standard output."""
-    from wellworn.experiments.engine.store import write_json
+    from wellworn.data.saving import write_json
 
     if json_file == "-":
         sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")

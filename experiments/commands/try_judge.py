@@ -13,9 +13,9 @@ from wellworn.data.catalog import load_bank, load_subject
 from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn, half_turns, plain_turns, trait_turns
+from wellworn.data.saving import write_json
 from wellworn.data.schema import Control, Trait, seed_for
 from wellworn.experiments.engine.record import Interval, Record, Sparse
-from wellworn.experiments.engine.store import write_json
 from wellworn.experiments.stages.grades import needed_rubric
 from wellworn.experiments.study_sections import ChatConfig
 from wellworn.lora import models

@@ -1,7 +1,7 @@
 """Show progress: a live bar in a terminal, one line per stage elsewhere."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -54,10 +54,15 @@ class Display:
             if not self.quiet:
                 self.console.print(f"[{self._finished:>3}/{self.total}] {each}: {seconds:.1f} s", markup=False, highlight=False)
 
-    def announce_wait(self, titles: list[str]) -> None:
-        """Say that other processes hold every stage that could be done next."""
+    def announce_wait(self, holders: Mapping[str, str]) -> None:
+        """Say that other processes hold every stage that could be done next: title → who holds it."""
+        for title, holder in holders.items():
+            self.say(f"waiting for another process: {title}, held by {holder}")
+
+    def say(self, line: str) -> None:
+        """Show a line of text."""
         if not self.quiet:
-            self.console.print(f"waiting for another process: {', '.join(titles)}", markup=False, highlight=False)
+            self.console.print(line, markup=False, highlight=False)
 
     def _advance(self) -> None:
         self._finished += 1

@@ -62,6 +62,9 @@ def run(
     with Display(console, len(stages), quiet=quiet or not ranks.main) as display:
         for _ in range(len(stages) - len(todo)):
             display.skip()
+        for stage in todo:
+            if cut := ranks.from_main(lambda s=stage: store.cut(s.id)):  # type: ignore[misc]
+                display.say(f"{stage.title}: is computed again, as {cut} (was there a power failure?)")
         announced = False
         while todo:
             taken = ranks.from_main(lambda: _next(todo, store))
@@ -69,8 +72,7 @@ def run(
                 return False
             if not taken:
                 if not announced:
-                    waiting = {s.id for s in todo}
-                    display.announce_wait([s.title for s in todo if not any(n.id in waiting for n in s.needs)])
+                    display.announce_wait({s.title: store.locks.holder(s.id) for s in _ready(todo)})
                     announced = True
                 time.sleep(POLL_SECONDS)
                 continue
@@ -85,24 +87,29 @@ def run(
             finally:
                 if ranks.main:
                     for stage in stages:
-                        store.release(stage.id)
+                        store.locks.release(stage.id)
     return True
 
 
 def _next(todo: Sequence[Stage], store: Store) -> list[str]:
     """Return the ids of stages with finished inputs, after taking their locks: one, or several to compute together."""
-    waiting = {stage.id for stage in todo}
-    ready = [stage for stage in todo if not any(needed.id in waiting for needed in stage.needs)]
+    ready = _ready(todo)
     # Stages that can be computed together come last, as more of them are ready by then.
     for stage in sorted(ready, key=lambda each: each.together is not None):
-        if not store.acquire(stage.id):
+        if not store.locks.acquire(stage.id):
             continue
         taken = [stage.id]
         for other in ready:
-            if len(taken) < MOST_TOGETHER and stage.can_share(other) and store.acquire(other.id):
+            if len(taken) < MOST_TOGETHER and stage.can_share(other) and store.locks.acquire(other.id):
                 taken.append(other.id)
         return taken
     return []
+
+
+def _ready(todo: Sequence[Stage]) -> list[Stage]:
+    """Return the stages that wait for no other."""
+    waiting = {stage.id for stage in todo}
+    return [stage for stage in todo if not any(needed.id in waiting for needed in stage.needs)]
 
 
 def _compute_all(stages: Sequence[Stage], store: Store, context: StudyContext, ranks: Ranks, display: Display) -> None:

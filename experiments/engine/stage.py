@@ -12,8 +12,8 @@ from safetensors.numpy import save
 
 from wellworn.data.files import digest
 from wellworn.data.mixtures import Turn
+from wellworn.data.saving import write_json
 from wellworn.data.schema import Asked
-from wellworn.experiments.engine.store import write_json
 
 if TYPE_CHECKING:
     from wellworn.experiments.engine.context import StudyContext

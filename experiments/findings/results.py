@@ -9,8 +9,11 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file
 
 from wellworn.data.errors import InputError
+from wellworn.data.files import digest, read_json
+from wellworn.data.saving import write_json
+from wellworn.experiments.engine.manifest import Manifest
 from wellworn.experiments.engine.record import Settings
-from wellworn.experiments.engine.store import MANIFEST, Store, read_json, write_json
+from wellworn.experiments.engine.store import Store
 from wellworn.experiments.findings.adapted import Adapted, read_adapted
 from wellworn.experiments.findings.index import INDEX, CalibrationEntry, GeneratedEntry, Index, KnockInEntry, RunEntry
 from wellworn.experiments.plan.planned import Plan, PlannedRun
@@ -38,6 +41,8 @@ from wellworn.lora.arms import Confined, Sft
 from wellworn.probes.statistics.intervals import FloatArray
 
 SUMMARY, REPORT = "summary.json", "report.html"
+# The key of an index under which the digest of all its others stands.
+SEAL = "digest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +122,7 @@ class Results:
     dimension: SpaceDimension
     base_answers: Sequence[str]
     runs: Sequence[RunResult]
-    manifests: Mapping[str, Mapping[str, Any]]
+    manifests: Mapping[str, Manifest]
     calibration: PlantedShares | None = None
     later: LaterShares | None = None
     generated: Mapping[str, FloatArray] | None = None
@@ -156,7 +161,8 @@ def save_index(plan: Plan, store: Store) -> Path:
         else None,
         knock_in=KnockInEntry(trait=knock_in.trait, taught=knock_in.taught.id, check=knock_in.check.id) if knock_in else None,
     )
-    write_json(folder / INDEX, index.to_json())
+    value = index.to_json()
+    write_json(folder / INDEX, {**value, SEAL: digest(value)})
     return folder
 
 
@@ -216,18 +222,19 @@ def load_results(folder: Path) -> Results:
     """
     if not (folder / INDEX).is_file():
         raise InputError(f"{folder}: holds no {INDEX}; give the folder of a study that was run, such as runs/quickstart")
-    try:
-        index = Index.from_json(read_json(folder / INDEX))
-    except ValidationError:
-        raise InputError(f"{folder / INDEX}: is not the index of a study; run the study again") from None
+    index = _load_index(folder / INDEX)
     store = Store(folder.resolve().parent)
     for stage_id in sorted(index.stages):
         if not store.done(stage_id):
             raise InputError(f"{store.path(stage_id)}: not finished; run the study again")
-    manifests = {stage_id: read_json(store.path(stage_id) / MANIFEST) for stage_id in sorted(index.stages)}
+    manifests = {stage_id: Manifest.read(store.path(stage_id)) for stage_id in sorted(index.stages)}
     stages = [*((run.measure, MEASURE) for run in index.runs), *((run.capability, CAPABILITY_KIND) for run in index.runs)]
-    if any(stage and manifests[stage]["version"] != kind.version for stage, kind in (*stages, (index.base_capability, CAPABILITY_KIND))):
-        raise InputError(f"{folder}: measured by an older version of the suite; run the study again, which repeats only what has changed")
+    for stage, kind in (*stages, (index.base_capability, CAPABILITY_KIND)):
+        if stage and (version := manifests[stage].version) != kind.version:
+            if version > kind.version:
+                raise InputError(f"{folder}: measured by a newer version of the suite, which is needed to read it")
+            again = "run the study again, which repeats only what has changed"
+            raise InputError(f"{folder}: measured by an older version of the suite; {again}")
     generated, planted, knock_in = index.generated, index.calibration, index.knock_in
     return Results(
         folder=folder,
@@ -246,6 +253,17 @@ def load_results(folder: Path) -> Results:
         capability=_load_items(store, index.base_capability),
         knock_in=load_check(store.path(knock_in.check), knock_in.trait, index.study["knock_in"]["strength"]) if knock_in else None,
     )
+
+
+def _load_index(path: Path) -> Index:
+    value = read_json(path)
+    # Much of it has no type: what the study says, and what arms set.
+    if not isinstance(value, dict) or value.pop(SEAL, None) != digest(value):
+        raise InputError(f"{path}: is not the index of a study as it was written; run the study again")
+    try:
+        return Index.from_json(value)
+    except ValidationError:
+        raise InputError(f"{path}: is of another version of the suite; run the study again") from None
 
 
 def _load_run(store: Store, entry: RunEntry) -> RunResult:

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 from safetensors.numpy import load_file
 
+from wellworn.data.files import read_json
 from wellworn.experiments.engine.ranks import Ranks
-from wellworn.experiments.engine.store import Store, read_json
+from wellworn.experiments.engine.store import Store
 from wellworn.experiments.findings.statements import too_small
 from wellworn.experiments.plan.planned import Plan, PlannedRun
 from wellworn.experiments.plan.runs import plan_run

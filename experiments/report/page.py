@@ -270,15 +270,15 @@ def _provenance(results: Results) -> Shown:
     stages = []
     versions: dict[str, dict[str, None]] = {}
     for stage_id, manifest in results.manifests.items():
-        title = manifest.get("title", "")
+        title = manifest.title
         for trait in local:
             title = title.replace(trait, _symbol(trait))
-        stages.append({"id": stage_id, "title": title, "seconds": manifest.get("seconds")})
-        for name, version in {**manifest.get("versions", {}), "commit": manifest.get("commit")}.items():
+        stages.append({"id": stage_id, "title": title, "seconds": manifest.seconds})
+        for name, version in {**manifest.versions, "commit": manifest.commit}.items():
             versions.setdefault(name, {})[version or "not recorded"] = None
     return {
         "stages": stages,
-        "seconds": sum(stage["seconds"] or 0 for stage in stages),
+        "seconds": sum(stage["seconds"] for stage in stages),
         "versions": {name: ", ".join(values) for name, values in versions.items()},
     }
 

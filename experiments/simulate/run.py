@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from wellworn.data.errors import InputError
+from wellworn.data.saving import write_json
 from wellworn.data.wording import did_you_mean
-from wellworn.experiments.engine.store import commit, versions, write_json
+from wellworn.experiments.engine.store import commit, versions
 from wellworn.experiments.simulate import crossed, kappa, nulls, shares, spectra, true_shares
 from wellworn.experiments.simulate.rows import Row
 

@@ -9,11 +9,11 @@ from torch import nn
 
 from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError
+from wellworn.data.files import read_json
 from wellworn.data.mixtures import Turn
 from wellworn.data.schema import Asked, Example, seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, by_stage, counter
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
 from wellworn.lora import adapters as lora_adapters
 from wellworn.probes.decoding.generate import Decoding, Request, generate

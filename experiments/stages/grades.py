@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from wellworn.data.errors import InputError
+from wellworn.data.files import read_json
 from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.data.schema import Control, Example, Trait
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, counter
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.answers import load_texts, texts_input
 from wellworn.lora import models

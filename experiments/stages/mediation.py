@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
+from wellworn.data.files import read_json
 from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, by_stage, counter, in_group
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.loaded_space import PersonaSpace
 from wellworn.experiments.stages.measurement import Graded, Known

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from wellworn.data.files import read_json
 from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.data.schema import Asked
 from wellworn.data.words import word_logodds, words
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
 from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, counter
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.answers import REPETITION_PENALTY, nonempty
 from wellworn.experiments.stages.grades import Judge

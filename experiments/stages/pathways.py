@@ -13,11 +13,11 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from wellworn.data.chat import Encoded
+from wellworn.data.files import read_json
 from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
 from wellworn.experiments.engine.stage import Condition, Config, Folders, Output, Stage, TickFn, counter
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.mediation import patched_pair, patching_inputs
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, both_ways

@@ -7,12 +7,11 @@ from pathlib import Path
 from safetensors.numpy import load_file
 
 from wellworn.data.errors import InputError
-from wellworn.data.files import digest
+from wellworn.data.files import digest, read_json
 from wellworn.data.mixtures import Turn, fingerprint, plain_turns
 from wellworn.data.schema import FEWEST_PAIRS, Control, Example, Instruction, Role, Trait
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.loaded_space import Roles
 from wellworn.experiments.stages.readings import read

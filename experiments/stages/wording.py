@@ -13,13 +13,13 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from wellworn.data.chat import Chat, Encoded
+from wellworn.data.files import read_json
 from wellworn.data.mixtures import Turn
 from wellworn.data.schema import Example, Trait
 from wellworn.data.words import typical_words, word_prompts, word_ranges, words
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.record import Record
 from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, counter
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.mediation import patched_pair, patching_inputs
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE, both_ways

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from wellworn.data.errors import InputError
@@ -39,7 +40,12 @@ class Shards:
         if not label.is_file():
             self._write(label, lambda path: path.write_text(identity))
         for path in sorted(folder.glob("[!.]*.safetensors")):
-            found = load_file(path)
+            try:
+                found = load_file(path)
+            except SafetensorError:
+                # A power failure cut it short: its rows are read again.
+                path.unlink(missing_ok=True)
+                continue
             for k, (variant, row) in enumerate(found["which"].tolist()):
                 self._kept[variant, row] = found["states"][k], found["logprob"][k] if "logprob" in found else None
 

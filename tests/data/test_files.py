@@ -1,7 +1,9 @@
 """Reading YAML and JSON Lines: values come back whole, and every complaint says where and what."""
 
+import gzip
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
 from wellworn.data.errors import InputError
-from wellworn.data.files import digest, parse_yaml_value, read_jsonl, read_text, read_yaml, sha256, validate
+from wellworn.data.files import check_files, digest, parse_yaml_value, read_json, read_jsonl, read_text, read_yaml, sha256, validate
 from wellworn.data.wording import did_you_mean
 
 
@@ -76,7 +78,7 @@ def test_missing_file_is_named(tmp_path: Path, read: Any) -> None:
 
 @pytest.mark.parametrize("read", [read_text, read_yaml, read_jsonl, sha256])
 def test_folder_in_place_of_a_file_is_named(tmp_path: Path, read: Any) -> None:
-    with pytest.raises(InputError, match="cannot be read") as raised:
+    with pytest.raises(InputError, match="is a folder, and not a file") as raised:
         read(tmp_path)
     assert str(tmp_path) in str(raised.value)
 
@@ -369,3 +371,34 @@ def test_digest_refuses_what_json_cannot_say() -> None:
 
 def test_sha256_of_known_bytes(tmp_path: Path) -> None:
     assert sha256(write_file(tmp_path, "abc")) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_what_is_not_a_file_is_named_and_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    for read in (read_text, read_json, read_jsonl, read_yaml, sha256):
+        with pytest.raises(InputError, match="pipe: is a named pipe, and not a file"):
+            read(tmp_path / "pipe")
+        with pytest.raises(InputError, match=r"zero.json: is a device, and not a file"):
+            read(tmp_path / "zero.json")
+        with pytest.raises(InputError, match="is a folder, and not a file"):
+            read(tmp_path)
+    with pytest.raises(InputError, match="pipe: is a named pipe"):
+        check_files(tmp_path)
+
+
+def test_a_compressed_file_that_expands_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wellworn.data.files.MOST_CHARACTERS", 1000)
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(b"1" * 1000))
+    assert len(read_text(path)) == 1000
+    path.write_bytes(gzip.compress(b"1" * 1001))
+    with pytest.raises(InputError, match="expands to more than 1,000 characters"):
+        read_text(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"a": ' * 100_000])
+def test_json_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "facts.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"facts.json: corrupt, or not JSON"):
+        read_json(tmp_path / "facts.json")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wellworn.data.files import read_json
 from wellworn.experiments.cli import main
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages import persona_space
 
 

@@ -21,9 +21,9 @@ from tests.probes.scoring.servers import behaving, chat_server, says
 from tests.tiny import write_tiny_study
 from wellworn.data.catalog import load_trait
 from wellworn.data.chat import Chat
+from wellworn.data.files import read_json
 from wellworn.data.schema import Split, seed_for
 from wellworn.experiments.cli import main
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages.own_answers import load_own_answers
 from wellworn.experiments.stages.scores import SCORES
 from wellworn.lora.models import load, resolve

@@ -136,7 +136,7 @@ def test_fewer_tokens_and_corrupt_files_are_refused(base: Loaded, tune: Callable
     smaller = tune("smaller", lambda model: model.resize_token_embeddings(400))
     with pytest.raises(InputError, match=r"has embeddings of 400 tokens, and the base local:tiny@\w+ of \d+"):
         compare_models(base.ref, resolve(str(smaller)))
-    with pytest.raises(InputError, match=r"model.embed_tokens.weight is \[400, 32\], and the base .* has \["):
+    with pytest.raises(InputError, match=r"its tokenizer has 500 tokens, and its embeddings are of 400"):
         kept(base, smaller, tmp_path / "kept")
     folder = kept(base, tune("tuned", shift("norm")), tmp_path / "whole")
     (folder / CHANGES).write_bytes(b"no tensors")

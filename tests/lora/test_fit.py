@@ -278,7 +278,7 @@ def mutate(rng: np.random.Generator, folder: Path) -> None:
     values: list[Any] = [None, True, False, 0, 1, 2, 3, -1, 0.5, "q_proj", "gaussian", [], ["q_proj"], [0], {}, {"q_proj": 3}, "nonsense"]
     for _ in range(rng.integers(1, 4)):
         key = keys[rng.integers(len(keys))]
-        match rng.integers(9):
+        match rng.integers(10):
             case 0 | 1 | 2:
                 config[sorted(config)[rng.integers(len(config))]] = values[rng.integers(len(values))]
             case 3:
@@ -294,6 +294,9 @@ def mutate(rng: np.random.Generator, folder: Path) -> None:
                 parts = (("lora_A", "lora_B"), (".weight", ""), ("base_model.model.", ""), ("q_proj", "v_proj"), ("layers.0", "layers.1"))
                 old, new = parts[rng.integers(len(parts))]
                 weights = {name.replace(old, new): each.clone() for name, each in weights.items()}
+            case 8:
+                # What an adapter may say.
+                config |= {"lora_alpha": int(rng.integers(1, 9)), "use_rslora": bool(rng.integers(2)), "lora_dropout": 0.5}
             case _:
                 config["target_modules"] = sorted({MODULES[rng.integers(2)], ("v_proj", "down_proj", "lm_head")[rng.integers(3)]})
     (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")

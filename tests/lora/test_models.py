@@ -15,9 +15,10 @@ from tests.lora.test_fit import save_adapter as save_plain_adapter
 from tests.tiny import CHATML, save_tiny
 from wellworn.data.chat import Chat, Encoded
 from wellworn.data.errors import InputError
+from wellworn.data.files import sha256
 from wellworn.data.mixtures import Turn
 from wellworn.lora import adapters as lora_adapters
-from wellworn.lora import memory, models
+from wellworn.lora import embedded, memory, models
 from wellworn.lora.adapters import adapted
 from wellworn.lora.fit import check_adapter, check_fit
 from wellworn.lora.models import config_depth, device_and_dtype, load, resolve
@@ -243,7 +244,7 @@ def test_broken_weights_are_one_message(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "broken")
     (folder / "config.json").write_text('{"model_type": "unheard-of"}')
     ref = resolve(str(folder))
-    with pytest.raises(InputError, match=r"model local:broken@\w+: cannot be loaded"):
+    with pytest.raises(InputError, match=r"model local:broken@\w+: its configuration cannot be read: .*`unheard-of`"):
         load(ref)
 
 
@@ -257,9 +258,9 @@ def test_the_embedded_model_is_converted_once_and_checked(tmp_path: Path, monkey
         conversions.append(folder)
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"weights")
-        (folder / "digests.json").write_text(json.dumps({"model.safetensors": models.sha256(folder / "model.safetensors")}))
+        (folder / "digests.json").write_text(json.dumps({"model.safetensors": sha256(folder / "model.safetensors")}))
 
-    monkeypatch.setattr(models, "_convert", convert)
+    monkeypatch.setattr(embedded, "_convert", convert)
     found: list[models.ModelRef] = []
     threads = [threading.Thread(target=lambda: found.append(resolve("smollm2-135m"))) for _ in range(2)]
     for thread in threads:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,12 +12,10 @@ from safetensors.torch import load_file
 from tests.fsdp_on_cpu import cpu_environment, launch
 from tests.lora.sharded_training import STEPS, WAYS
 from tests.tiny import ROOT, free_port
-from wellworn.data.errors import InputError
 from wellworn.lora.adapters import adapted
 from wellworn.lora.fit import check_adapter, check_fit
 from wellworn.lora.models import load, resolve
-from wellworn.lora.sharded import check_launcher
-from wellworn.lora.train import _newest_checkpoint
+from wellworn.lora.resume import MarkWhole, newest_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -72,28 +71,9 @@ def test_what_needs_whole_blocks_is_refused(two_ranks: tuple[Path, dict[str, Any
 @pytest.mark.parametrize(("sharded", "taken"), [(True, "checkpoint-4"), (False, "checkpoint-2")])
 def test_only_checkpoints_of_the_same_kind_of_launch_are_gone_on_from(sharded: bool, taken: str, tmp_path: Path) -> None:
     for step, weights in ((2, "adapter_model.safetensors"), (4, "pytorch_model_fsdp_0"), (6, "pytorch_model_fsdp_0")):
-        (tmp_path / f"checkpoint-{step}" / weights).mkdir(parents=True)
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / weights).write_bytes(b"weights")
     for step in (2, 4):
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    assert _newest_checkpoint(tmp_path, sharded) == str(tmp_path / taken)
+        MarkWhole().on_save(SimpleNamespace(output_dir=tmp_path), SimpleNamespace(global_step=step), None)
+    assert newest_checkpoint(tmp_path, sharded) == str(tmp_path / taken)
     assert [path.name for path in tmp_path.iterdir()] == [taken]
-
-
-@pytest.mark.parametrize(
-    ("setting", "value", "message"),
-    [
-        ("FSDP_VERSION", "1", "fsdp_config.fsdp_version: must be 2, got 1"),
-        ("FSDP_CPU_RAM_EFFICIENT_LOADING", "true", "fsdp_config.fsdp_cpu_ram_efficient_loading: must be false"),
-    ],
-)
-def test_a_launcher_that_would_give_wrong_numbers_is_refused(
-    setting: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setenv("FSDP_VERSION", "2")
-    check_launcher()
-    monkeypatch.setenv(setting, value)
-    with pytest.raises(InputError, match=message):
-        check_launcher()
-    monkeypatch.delenv("ACCELERATE_USE_FSDP")
-    check_launcher()

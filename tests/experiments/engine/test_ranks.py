@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from tests.fsdp_on_cpu import cpu_environment, launch
 from tests.tiny import ROOT, free_port
-from wellworn.experiments.engine.store import read_json
+from wellworn.data.files import read_json
 
 
 def compare_stages(one: Path, two: Path, near: float) -> None:
@@ -126,6 +126,8 @@ from types import SimpleNamespace
 import torch.distributed as dist
 from rich.console import Console
 
+from wellworn.data.files import read_json
+from wellworn.data.files import read_json
 from wellworn.data.errors import InputError
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.run import run

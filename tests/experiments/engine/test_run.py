@@ -21,12 +21,14 @@ from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from wellworn.data.errors import InputError
-from wellworn.data.files import sha256
+from wellworn.data.files import read_json, sha256
+from wellworn.data.saving import write_json
 from wellworn.experiments.cli import main
+from wellworn.experiments.engine.manifest import MANIFEST
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.run import run as run_stages
 from wellworn.experiments.engine.stage import Kind, Stage
-from wellworn.experiments.engine.store import MANIFEST, WORK, Store, read_json, write_json
+from wellworn.experiments.engine.store import WORK, Store
 from wellworn.probes.reading.forward_passes import BatchReading
 
 Write = Callable[..., Path]
@@ -258,10 +260,10 @@ def test_without_waiting_what_another_process_holds_is_left(tmp_path: Path) -> N
     def finish() -> bool:
         return run_stages([above, free], store, context, Ranks(), Console(quiet=True), quiet=True, wait=False)
 
-    assert other.acquire(held.id)
+    assert other.locks.acquire(held.id)
     assert not finish()
     assert [store.done(stage.id) for stage in (held, free, above)] == [False, True, False]
-    other.release(held.id)
+    other.locks.release(held.id)
     assert finish()
     assert all(store.done(stage.id) for stage in (held, free, above))
 

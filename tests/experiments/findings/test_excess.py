@@ -12,7 +12,7 @@ from tests.experiments.synthetic import facts
 from tests.experiments.synthetic import run as synthetic_run
 from tests.experiments.synthetic import study as report_study
 from wellworn.data.catalog import control_names
-from wellworn.experiments.engine.store import read_json
+from wellworn.data.files import read_json
 from wellworn.experiments.findings.excess import ExcessRow, excess_of
 from wellworn.experiments.findings.results import Results, RunResult
 from wellworn.experiments.findings.summary import summarise

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from wellworn.data.files import read_json
 from wellworn.experiments.cli import main
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.findings.known_origins import FINDINGS, KnownRun, discriminate, known_origins, why_left_out
 from wellworn.experiments.findings.statements import BETWEEN, Statement
 from wellworn.probes.statistics.intervals import Estimate

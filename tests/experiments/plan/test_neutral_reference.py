@@ -10,11 +10,11 @@ import pytest
 from tests.experiments.conftest import finished, stages_of
 from wellworn.data.catalog import load_bank
 from wellworn.data.errors import InputError
+from wellworn.data.files import read_json
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.run import in_order
 from wellworn.experiments.engine.stage import Stage
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.plan.plan import plan
 from wellworn.experiments.plan.subjects import Subject
 from wellworn.experiments.study_file import load_study

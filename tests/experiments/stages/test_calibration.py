@@ -11,12 +11,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from wellworn.data.errors import InputError
+from wellworn.data.files import read_json
 from wellworn.data.mixtures import Turn
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.stage import Kind, Stage
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.plan.plan import plan
 from wellworn.experiments.stages.calibration import (
     LATER,

@@ -14,10 +14,9 @@ from tests.experiments.test_cli import Write
 from tests.probes.scoring.servers import chat_server
 from wellworn.data.catalog import load_trait
 from wellworn.data.chat import Chat
-from wellworn.data.files import digest
+from wellworn.data.files import digest, read_json
 from wellworn.data.mixtures import Turn, plain_turns
 from wellworn.data.schema import seed_for
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages.answers import nonempty
 from wellworn.experiments.stages.generated_directions import AGREEMENT
 from wellworn.experiments.stages.loaded_space import centre_within_questions

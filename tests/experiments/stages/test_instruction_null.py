@@ -15,13 +15,14 @@ from tests.experiments.synthetic import NO_OTHER_SEED, TOO_NOISY, facts, run, st
 from wellworn.data import catalog
 from wellworn.data.catalog import instruction_names, load_bank, load_instruction
 from wellworn.data.errors import InputError
+from wellworn.data.files import read_json
+from wellworn.data.saving import write_json
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.run import in_order
-from wellworn.experiments.engine.store import read_json, write_json
 from wellworn.experiments.findings.index import INDEX
-from wellworn.experiments.findings.results import load_results
+from wellworn.experiments.findings.results import SEAL, load_results
 from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.plan.plan import plan
 from wellworn.experiments.report.page import page
@@ -224,6 +225,7 @@ def test_an_index_from_before_there_were_instructions_is_read(tiny_study: Write,
     index = read_json(runs / "tiny" / INDEX)
     for entry in index["runs"]:
         del entry["instructions"]
+    del index[SEAL]
     write_json(runs / "tiny" / INDEX, index)
     assert summarise(load_results(runs / "tiny")).to_json()["runs"] == rows
 

@@ -13,11 +13,12 @@ from tests.experiments.conftest import finished, stages_of
 from tests.tiny import write_tiny_study
 from wellworn.data.catalog import load_bank, load_trait
 from wellworn.data.errors import InputError
+from wellworn.data.files import read_json
 from wellworn.data.mixtures import plain_turns, trait_turns
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
-from wellworn.experiments.engine.store import Store, read_json
+from wellworn.experiments.engine.store import Store
 from wellworn.experiments.plan.plan import plan
 from wellworn.experiments.stages.knock_in import CHECK, knock_in_turns, lay_out_knock_in, load_check
 from wellworn.experiments.study_file import load_study

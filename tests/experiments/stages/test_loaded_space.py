@@ -10,10 +10,10 @@ from safetensors.numpy import load_file
 from tests.experiments.conftest import stages_of
 from wellworn.data.catalog import load_bank, load_control, load_trait
 from wellworn.data.errors import InputError
+from wellworn.data.files import read_json
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages.loaded_space import centre, centre_within_questions
 from wellworn.experiments.stages.persona_space import lay_out_space
 from wellworn.experiments.study_file import load_study

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 
 from tests.experiments.conftest import find_all, finished, stages_of
 from tests.tiny import write_tiny_study
+from wellworn.data.files import read_json
 from wellworn.experiments.cli import main
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.plan.mediations import ONE_SEED
 from wellworn.experiments.stages.mediation import load_mediated
 from wellworn.experiments.stages.mediation_arms import parse_outcomes

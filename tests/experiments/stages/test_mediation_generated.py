@@ -17,11 +17,11 @@ from tests.probes.scoring.servers import chat_server
 from tests.tiny import write_tiny_study
 from wellworn.data.catalog import load_trait
 from wellworn.data.chat import Chat
+from wellworn.data.files import read_json
 from wellworn.data.mixtures import Turn
 from wellworn.experiments.cli import main
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.findings.index import INDEX
-from wellworn.experiments.findings.results import load_results
+from wellworn.experiments.findings.results import SEAL, load_results
 from wellworn.experiments.report.mediation import SAYING
 from wellworn.experiments.stages.answers import REPETITION_PENALTY, nonempty
 from wellworn.experiments.stages.measurement import Graded
@@ -190,6 +190,7 @@ def test_results_from_before_there_was_any_still_load(tiny_study: Write, tmp_pat
     index = json.loads(path.read_text())
     for run in index["runs"]:
         run.pop("said")
+    del index[SEAL]
     path.write_text(json.dumps(index))
     assert [run.said for run in load_results(runs / "tiny").runs] == [None]
 

@@ -12,8 +12,8 @@ from tests.experiments.conftest import stages_of
 from tests.experiments.stages.test_scores import graded
 from tests.experiments.synthetic import facts, run
 from tests.probes.scoring.servers import Server, chat_server
+from wellworn.data.files import read_json
 from wellworn.experiments.cli import main
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.findings.own_answers import JUDGE, SHOWN, UNFOUND, WORDS, OwnSaid, own_said
 from wellworn.experiments.findings.results import RunResult
 from wellworn.experiments.stages.measurement import Graded, Known

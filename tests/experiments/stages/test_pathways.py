@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 
 from tests.experiments.conftest import find_all, stages_of
 from tests.tiny import write_tiny_study
+from wellworn.data.files import read_json
 from wellworn.experiments.cli import main
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages.pathways import AFTER, BEFORE, load_pathways, profile_layers, sampled_questions
 from wellworn.probes.mediation.pathways import ABOVE, OTHERS, OWN, REST
 

@@ -10,10 +10,10 @@ from safetensors.numpy import load_file
 
 from tests.experiments.conftest import finished, stages_of
 from wellworn.data.catalog import load_role, load_roles, role_names
+from wellworn.data.files import read_json
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.findings.results import load_results
 from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.plan.plan import plan

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.experiments.conftest import finished, stages_of
-from wellworn.experiments.engine.store import read_json
+from wellworn.data.files import read_json
 
 Write = Callable[..., Path]
 

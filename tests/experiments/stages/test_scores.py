@@ -19,12 +19,13 @@ from tests.probes.scoring.servers import Request, Server, behaving, chat_server,
 from tests.tiny import write_tiny_study
 from wellworn.data.catalog import load_trait
 from wellworn.data.chat import Chat
+from wellworn.data.files import read_json
 from wellworn.data.mixtures import Turn, plain_turns, trait_turns
 from wellworn.data.words import word_logodds
 from wellworn.experiments.cli import main
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.ranks import Ranks
-from wellworn.experiments.engine.store import REPLIES, read_json
+from wellworn.experiments.engine.store import REPLIES
 from wellworn.experiments.findings.results import INDEX
 from wellworn.experiments.findings.score_agreement import FEW_FAMILIES
 from wellworn.experiments.stages.grades import Judge, load_grades

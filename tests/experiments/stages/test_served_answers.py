@@ -12,8 +12,8 @@ from tests.experiments.conftest import finished, stages_of
 from tests.probes.scoring.servers import Request as HttpRequest
 from tests.probes.scoring.servers import Server, behaving, completion, says, sends
 from wellworn.data.chat import Chat
+from wellworn.data.files import read_json
 from wellworn.experiments.cli import main
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages.answers import REPETITION_PENALTY
 from wellworn.lora.adapters import adapted
 from wellworn.lora.models import load, resolve

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.experiments.conftest import stages_of
+from wellworn.data.files import read_json
 from wellworn.experiments.cli import main
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.findings.outcome_changes import CONTRAST
 from wellworn.experiments.findings.stand_ins import direction_matrices, stand_in_shares
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE

@@ -12,7 +12,7 @@ from tests.experiments.conftest import finished, stages_of
 from wellworn.data.catalog import load_bank
 from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError
-from wellworn.experiments.engine.store import read_json
+from wellworn.data.files import read_json
 from wellworn.experiments.stages.answers import REPETITION_PENALTY
 from wellworn.experiments.stages.loaded_space import PersonaSpace
 from wellworn.experiments.stages.steered_teacher import steering_vector

@@ -10,8 +10,8 @@ from safetensors.numpy import load_file
 from tests.experiments.conftest import finished, stages_of
 from wellworn.data.catalog import load_bank
 from wellworn.data.chat import Chat
+from wellworn.data.files import read_json
 from wellworn.data.mixtures import plain_turns
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.stages.loaded_space import NO_SPACE
 from wellworn.lora import adapters as lora_adapters
 from wellworn.lora import models

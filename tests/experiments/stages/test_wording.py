@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.experiments.conftest import stages_of
+from wellworn.data.files import read_json
 from wellworn.experiments.cli import main
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.findings.wording import wording_of
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
 from wellworn.experiments.stages.pathways import CHANCE_OWN, load_pathways

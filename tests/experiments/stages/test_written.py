@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.experiments.conftest import stages_of
+from wellworn.data.files import read_json
 from wellworn.experiments.cli import main
-from wellworn.experiments.engine.store import read_json
 from wellworn.experiments.findings.written import written_shares
 from wellworn.experiments.stages.mediation_arms import AFTER, BEFORE
 from wellworn.experiments.stages.written import EXCEPT, WrittenFacts, WrittenOutcomes, load_written

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -208,3 +209,15 @@ def test_rows_before_one_that_is_not_finite_are_kept(rows: list[Encoded], tmp_pa
     with tokens_through(model.model.layers[0]) as rest:
         assert equal(read(model, rows, SPEC, work=tmp_path), truth)
     assert rest == whole[passes:]
+
+
+def test_a_part_that_a_power_failure_cut_is_read_again(tmp_path: Path) -> None:
+    shards = Shards(tmp_path, "one")
+    for row in range(2):
+        shards.keep(BatchReading(0, [row], torch.full((1, 1, 1, 2), float(row)), None))
+        shards.save(now=True)
+    cut, whole = sorted(tmp_path.glob("*.safetensors"))
+    os.truncate(cut, cut.stat().st_size - 3)
+    again = Shards(tmp_path, "one")
+    assert [again.parts([row], 1) is None for row in range(2)] == [True, False]
+    assert list(tmp_path.glob("*.safetensors")) == [whole]
