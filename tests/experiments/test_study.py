@@ -142,21 +142,8 @@ def test_a_server_cannot_be_used_with_a_distilled_arm() -> None:
         load_study("quickstart", ["server={url: 'http://127.0.0.1:1/v1', model: m}", "runs=[{arm: distilled, trait: pirate}]"])
 
 
-NO_NAMES = [
-    "..",
-    ".hidden",
-    "stages",
-    "Stages",
-    "replies.sqlite",
-    "replies.sqlite-wal",
-    "a.lock",
-    "a.part",
-    "a\x1b[31m",
-    "a\nb",
-    " a",
-    "-a",
-    "x" * 151,
-]
+TAKEN = ["stages", "Stages", "replies.sqlite", "replies.sqlite-wal", "a.lock", "a.part"]
+NO_NAMES = [*TAKEN, "..", ".hidden", "a\x1b[31m", "a\nb", " a", "-a", "a.", "x" * 151]
 
 
 @pytest.mark.parametrize("name", NO_NAMES)
@@ -165,7 +152,7 @@ def test_no_study_writes_beside_or_above_its_runs_folder(name: str, tmp_path: Pa
     with pytest.raises(InputError, match=r"^there: name: .*(rename the file|is taken)") as raised:
         assemble_study(name, tiny_study_value(tmp_path), (), "there")
     assert "\x1b" not in str(raised.value)
-    with pytest.raises(InputError, match="cannot be overridden|name: "):
+    with pytest.raises(InputError):
         assemble_study("tiny", tiny_study_value(tmp_path), [f"name={name}"], "there")
 
 
