@@ -5,11 +5,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from wellworn.data.chat import Chat
 from wellworn.data.files import digest
 from wellworn.data.schema import Text
+from wellworn.data.secrets import refuse_secrets
 from wellworn.lora.arms import TrainConfig
 from wellworn.probes.limits import FEWEST_NULL_DRAWS, FEWEST_PROMPTS, FEWEST_TAIL_DRAWS, NULL_DRAWS
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 class Section(BaseModel):
     """A frozen part of a study file; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # What is refused may be a secret.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class ChatConfig(Section):
@@ -35,7 +37,7 @@ class ChatConfig(Section):
     """
 
     template: str = "model"
-    template_kwargs: dict[str, Any] = {}
+    template_kwargs: Annotated[dict[str, Any], AfterValidator(refuse_secrets)] = {}
     date: datetime.date | None = None
 
     @field_validator("template")

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFl
 
 from wellworn.data.errors import InputError
 from wellworn.data.schema import Text
+from wellworn.data.secrets import SecretError, looks_secret, note_variable, refuse_secrets
 from wellworn.probes.scoring.responses import Ask, Failure, Kind, Reply, Responses, kept
 from wellworn.probes.scoring.retries import Line
 
@@ -30,6 +31,8 @@ OWNED = {"model", "messages", "max_tokens", "max_completion_tokens", "temperatur
 
 
 def _address(url: str) -> str:
+    if "@" in url or "?" in url or "#" in url:
+        raise SecretError("must hold no password, query or fragment; a key comes from the environment")
     try:
         parts = urlsplit(url)
         named = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
@@ -37,14 +40,13 @@ def _address(url: str) -> str:
         named = False
     if not named:
         raise ValueError("must be the address of a server, such as http://127.0.0.1:8000/v1")
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError("must hold no password, query or fragment; a key comes from the environment")
     return url
 
 
 def _variable(name: str) -> str:
-    if not (name.isascii() and name.isidentifier()):
-        raise ValueError("must be the name of an environment variable: letters, digits and _, beginning with a letter or _")
+    # The key itself may be given in place of a name.
+    if not (name.isascii() and name.isidentifier()) or looks_secret(name):
+        raise SecretError("must be the name of an environment variable, and not the key: letters, digits and _, no digit first")
     return name
 
 
@@ -66,7 +68,7 @@ class EndpointConfig(BaseModel):
         more: further keys of each request, if the server knows them. Example: {chat_template_kwargs: {enable_thinking: false}}.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
     url: Annotated[str, AfterValidator(_address)]
     model: Text
@@ -77,7 +79,7 @@ class EndpointConfig(BaseModel):
     requests_per_minute: PositiveFloat | None = None
     price: tuple[NonNegativeFloat, NonNegativeFloat] | None = None
     most_cost: PositiveFloat | None = None
-    more: dict[str, Any] = {}
+    more: Annotated[dict[str, Any], AfterValidator(refuse_secrets)] = {}
 
     @field_validator("more")
     @classmethod
@@ -313,6 +315,7 @@ def _import_connection(config: EndpointConfig) -> "Callable[..., AbstractAsyncCo
 
 
 def _key(config: EndpointConfig) -> str:
+    note_variable(config.key_env)
     key = os.environ.get(config.key_env, "").strip()
     # Anything else is not allowed in a header, and the error about it would quote the key.
     if not (key.isascii() and key.isprintable()) or " " in key:

@@ -580,8 +580,8 @@ def test_the_key_is_sent_and_never_seen_again(
         answers = ask(settings, asks(2 * len(LEAKS), top_logprobs=1), tmp_path / "cache")
     assert set(server.keys) == {f"Bearer {KEY}"}
     assert len(answers.replies) == 2 * len(LEAKS)
-    assert answers.replies[0] == Reply("Your key is [key].", True, (("[key]", -0.1),), 0, 4)
-    assert "[key]" in repr(answers.replies[1:])
+    assert answers.replies[0] == Reply("Your key is [secret].", True, (("[secret]", -0.1),), 0, 4)
+    assert "[secret]" in repr(answers.replies[1:])
     told = repr(answers) + repr(settings) + settings.model_dump_json() + caplog.text + "".join(capfd.readouterr())
     stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     for part in [KEY[8:], *(KEY[:size] for size in range(8, len(KEY)))]:
@@ -589,7 +589,7 @@ def test_the_key_is_sent_and_never_seen_again(
         assert part.encode() not in stored
     with (
         behaving(echoes("who is KEY?", 401)) as server,
-        pytest.raises(InputError, match=r"401: who is \[key\]\?; set \$JUDGE_KEY") as error,
+        pytest.raises(InputError, match=r"401: who is \[secret\]\?; set \$JUDGE_KEY") as error,
     ):
         ask(config(server, key_env="JUDGE_KEY"), asks(9))
     assert KEY not in "".join(map(repr, (error.value, error.value.__cause__, error.value.__context__)))
