@@ -32,8 +32,8 @@ _OTHER_TOKENS = frozenset(
 _OTHER_KEYS = frozenset({"cache", "column", "dict", "foreign", "group", "index", "lookup", "partition", "primary", "public", "row", "sort"})
 _PLURALS = {"keys": "key", "tokens": "token"}
 _BEFORE_PLURALS = frozenset({"access", "api", "auth", "hub", "private"})
-# Names under these are not keys: of variants, and of properties in a JSON schema.
-_NAMED = frozenset({"variants", "properties"})
+# Under these a user's own names are, and not keys: of system prompts, of variants, and of properties in a JSON schema.
+_NAMED = frozenset({"contexts", "properties", "variants"})
 
 _SHAPES = re.compile(
     r"(?<![A-Za-z0-9])(?:"
@@ -95,7 +95,7 @@ def find_secrets(value: Any, at: Location = ()) -> Iterator[Location]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             place = (*at, key)
-            named = at[-1:] and at[-1] in _NAMED
+            named = bool(at) and str(at[-1]).rpartition(".")[2] in _NAMED
             if not named and is_secret_name(str(key)) and _holds_text(inner):
                 yield place
             elif looks_secret(str(key)):

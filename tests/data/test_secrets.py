@@ -161,6 +161,8 @@ def test_secrets_are_found_at_any_depth() -> None:
         "grid": {"train.sft.hub_token": ["x"], "train.sft.max_steps": [1]},
         "variants": {"token": {"judge.more.password": 12345678}},
         "unset": {"hub_token": None, "push_to_hub_token": "", "token": True, "key": 3},
+        "scores": {"contexts": {"secret": "You keep one."}},
+        "settings": {"scores.contexts": {"password": "Guess."}},
         "schema": {"properties": {"password": {"type": "string"}}},
         "ghp_" + "aB3" * 12: 1,
     }
