@@ -7,6 +7,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from wellworn.data.secrets import SecretError, blanked, find_secrets, is_secret_name
+
 Location = tuple[str | int, ...]
 
 LIST, MAPPING, NUMBER, WHOLE, TEXT = "a list", "a mapping of keys to values", "a number", "a whole number", "text"
@@ -89,7 +91,7 @@ def _complaint(model: type[BaseModel], place: Location, errors: Sequence[ErrorDe
         case "union_tag_invalid":
             key = error["ctx"]["discriminator"].strip("'")
             allowed = [tag.strip(" '") for tag in error["ctx"]["expected_tags"].split(",")]
-            return (*place, key), f"got {error['ctx']['tag']!r}{did_you_mean(error['ctx']['tag'], allowed)}"
+            return (*place, key), f"got {shortly(error['ctx']['tag'])}{did_you_mean(error['ctx']['tag'], allowed)}"
         case "union_tag_not_found":
             key = error["ctx"]["discriminator"].strip("'")
             tags = {str(tag) for found in _models_at(model, error["loc"]) for tag in get_args(found.model_fields[key].annotation)}
@@ -105,19 +107,24 @@ def _complaint(model: type[BaseModel], place: Location, errors: Sequence[ErrorDe
 
 
 def _got(error: ErrorDetails) -> str:
+    names = [str(part) for part in error["loc"] if part != "[key]"]
+    if isinstance(error.get("ctx", {}).get("error"), SecretError) or any(map(is_secret_name, names)):
+        return ""
     # What a whole mapping holds is in the file, and would bury the message; a wrong key is named already.
     known = isinstance(error["input"], Mapping | BaseModel) or error["loc"][-1:] == ("[key]",)
     return "" if error["type"] == "value_error" and known else f", got {shortly(error['input'])}"
 
 
 def shortly(value: Any) -> str:
-    """Return a value as YAML would have it, cut after 80 characters."""
+    """Return a value as YAML would have it, without secrets and cut after 80 characters."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json", exclude_none=True)
     for plain, text in ((None, "null"), (True, "true"), (False, "false")):
         if value is plain:
             return text
-    text = repr(value)
+    if not isinstance(value, str) and next(find_secrets(value), None) is not None:
+        return "a value with a secret in it"
+    text = blanked(repr(value))
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from wellworn.data.catalog import NEUTRAL, control_names
 from wellworn.data.errors import InputError
 from wellworn.data.files import assign, place_of, read_yaml, validate
+from wellworn.data.secrets import SECRET_HERE, find_secrets, without_secrets
 from wellworn.data.wording import Location, did_you_mean, shortly
 
 if TYPE_CHECKING:
@@ -70,13 +71,16 @@ def assemble_study(
         lines: key → its line there, if they are from a file.
 
     Raises:
-        InputError: an unknown key, or a value out of range. Names file and line, or the override, and the key.
+        InputError: an unknown key, a secret, or a value out of range. Names file and line, or the override, and the key.
     """
     value, places = copy.deepcopy(dict(keys)) | {"name": name}, dict[Location, int | str](lines or {})
     for override in overrides:
         _override(value, places, override)
     if value["name"] != name:
         raise InputError(f"{places.get(('name',), where)}: name: is the name of the study's file, or of --name; it cannot be overridden")
+    # Of all keys at once, as some of them are free: `more`, `template_kwargs`, `sft`, and what variants and the grid set.
+    if secrets := list(find_secrets(value)):
+        raise InputError("\n".join(f"{place_of(at, where, places)}: {'.'.join(map(str, at))} {SECRET_HERE}" for at in secrets))
     # Imported late: a missing study is found faster without it.
     from wellworn.experiments.study import Study
 
@@ -89,13 +93,18 @@ def assemble_study(
 
 def _override(value: dict[str, Any], places: dict[Location, int | str], override: str) -> None:
     """Apply `key.sub=value` to a file's content, and note that this value comes from the command line."""
-    wrong = f"{override!r}: an override is written key.sub=value, such as train.sft.learning_rate=1e-4"
-    key = assign(value, override, override, wrong)
+    shown = without_secrets(override)
+    wrong = f"{shown!r}: an override is written key.sub=value, such as train.sft.learning_rate=1e-4"
+    try:
+        key = assign(value, override, shown, wrong)
+    except InputError as error:
+        # It quotes the value.
+        raise (InputError(f"{shown}: {SECRET_HERE}") if shown != override else error) from None
     at = tuple(key.split("."))
     for place in [place for place in places if place[: len(at)] == at]:
         del places[place]
     for end in range(1, len(at) + 1):
-        places.setdefault(at[:end], f"override {override}")
+        places.setdefault(at[:end], f"override {shown}")
 
 
 def _wrong(study: "Study") -> Iterator[tuple[Location, str]]:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from wellworn.data.chat import Chat
 from wellworn.data.files import digest
 from wellworn.data.schema import Text
+from wellworn.data.secrets import refuse_secrets
 from wellworn.data.wording import shortly
 from wellworn.lora.arms import TrainConfig
 from wellworn.probes.limits import FEWEST_NULL_DRAWS, FEWEST_PROMPTS, FEWEST_TAIL_DRAWS, NULL_DRAWS
@@ -45,7 +46,8 @@ StudyName = Annotated[str, AfterValidator(is_study_name)]
 class Section(BaseModel):
     """A frozen part of a study file; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # What is refused may be a secret.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class ChatConfig(Section):
@@ -60,7 +62,7 @@ class ChatConfig(Section):
     """
 
     template: str = "model"
-    template_kwargs: dict[str, Any] = {}
+    template_kwargs: Annotated[dict[str, Any], AfterValidator(refuse_secrets)] = {}
     date: datetime.date | None = None
 
     @field_validator("template")

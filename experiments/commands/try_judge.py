@@ -16,6 +16,7 @@ from wellworn.data.mixtures import Turn, half_turns, plain_turns, trait_turns
 from wellworn.data.saving import write_json
 from wellworn.data.schema import Control, Trait, seed_for
 from wellworn.experiments.engine.record import Interval, Record, Sparse
+from wellworn.experiments.engine.waiting import now_and_then
 from wellworn.experiments.stages.grades import needed_rubric
 from wellworn.experiments.study_sections import ChatConfig
 from wellworn.lora import models
@@ -118,8 +119,13 @@ def try_judge(
             # An answer that shows a trait by half is harder to grade than one that shows it fully or not at all. A control has no halves.
             halves = half_turns(changed, plain) if isinstance(subject, Trait) else []
             turns = [*changed, *plain, *halves]
-            status.update(f"{name}: {len(turns)} answers")
-            grades = grade_by_server(server, rubric, turns, cache) if server else grade(base.model, chat, rubric, turns)
+            heading = escape(f"{name}: {len(turns)} answers")
+            status.update(heading)
+            if server:
+                notice = now_and_then(lambda line, heading=heading: status.update(f"{heading} · {line}"))  # type: ignore[misc]
+                grades = grade_by_server(server, rubric, turns, cache, notice=notice)
+            else:
+                grades = grade(base.model, chat, rubric, turns)
             asked = len(changed)
             contrast = {}
             if subject.contrast_pairs:

@@ -14,6 +14,7 @@ from wellworn.data.mixtures import Turn
 from wellworn.data.schema import Asked, Example, seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Condition, Folders, Output, Stage, TickFn, by_stage, counter
+from wellworn.experiments.engine.waiting import counter_and_notice
 from wellworn.experiments.stages import kinds
 from wellworn.lora import adapters as lora_adapters
 from wellworn.probes.decoding.generate import Decoding, Request, generate
@@ -154,10 +155,10 @@ def _ask_server(
     hint = f"; it serves adapters under the names of their stages, such as: vllm serve {server.model} --enable-lora{hint}" if hint else ""
     try:
         # One limit for all requests of a command.
-        found = ask(context.budget.left(server), asks, context.replies, counter(tick, len(asks), "answers"))
+        found = ask(context.budget.left(server), asks, context.replies, *counter_and_notice(tick, len(asks), "answers"))
         context.budget.add(found.cost, found.asked, found.cached)
     except InputError as error:
-        raise InputError(f"{error}{hint}") from None
+        raise InputError(f"{error}; replies are kept{hint}") from None
     # An empty reply is an answer too.
     texts = [each.text.strip() if isinstance(each, Reply) else "" if each.kind == "empty" else None for each in found.replies]
     if lacking := texts.count(None):

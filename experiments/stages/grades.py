@@ -11,12 +11,14 @@ from wellworn.data.files import read_json
 from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.data.schema import Control, Example, Trait
 from wellworn.experiments.engine.context import StudyContext
-from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn, counter
+from wellworn.experiments.engine.stage import Config, Folders, Output, Stage, TickFn
+from wellworn.experiments.engine.waiting import counter_and_notice
 from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.answers import load_texts, texts_input
 from wellworn.lora import models
-from wellworn.probes.scoring.endpoint import PASSING, Budget, EndpointConfig, check
+from wellworn.probes.scoring.endpoint import Budget, EndpointConfig, check
 from wellworn.probes.scoring.judge import Grades, grade, grade_by_server, judge_prompt
+from wellworn.probes.scoring.retries import PASSING
 from wellworn.probes.statistics.intervals import finite
 
 GRADES = "grades.json"
@@ -107,9 +109,9 @@ class Judge:
                 spent. Replies are kept: the next call asks for the rest.
         """
         different = {turn: i for i, turn in enumerate(dict.fromkeys(turns))}
-        progress = counter(tick, len(different), "answers")
+        progress, notice = counter_and_notice(tick, len(different), "answers")
         if self.by:
-            found = self._ask(self.by, context.replies, rubric, list(different), progress)
+            found = self._ask(self.by, context.replies, rubric, list(different), progress, notice)
         else:
             found = self._read(context, rubric, list(different), progress)
         places = [different[turn] for turn in turns]
@@ -117,11 +119,20 @@ class Judge:
         return replace(found, scores=found.scores[places], failures=failures)
 
     def _ask(
-        self, server: EndpointConfig, cache: Path | None, rubric: str, turns: Sequence[Turn], progress: Callable[[int], None]
+        self,
+        server: EndpointConfig,
+        cache: Path | None,
+        rubric: str,
+        turns: Sequence[Turn],
+        progress: Callable[[int], None],
+        notice: Callable[[str], None],
     ) -> Grades:
         kept = "replies are kept, so that the same command asks for the rest alone"
-        # One limit for all requests of a command.
-        found = grade_by_server(self.budget.left(server), rubric, turns, cache, progress=progress)
+        try:
+            # One limit for all requests of a command.
+            found = grade_by_server(self.budget.left(server), rubric, turns, cache, progress=progress, notice=notice)
+        except InputError as error:
+            raise InputError(f"judge: {error}; {kept}") from None
         self.budget.add(found.cost, found.asked, found.cached)
         if lacking := found.kinds.get("most_cost"):
             raise InputError(

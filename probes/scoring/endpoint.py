@@ -17,27 +17,22 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFl
 
 from wellworn.data.errors import InputError
 from wellworn.data.schema import Text
+from wellworn.data.secrets import SecretError, looks_secret, note_variable, refuse_secrets
 from wellworn.probes.scoring.responses import Ask, Failure, Kind, Reply, Responses, kept
+from wellworn.probes.scoring.retries import Line
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from wellworn.probes.scoring.wire import Wire
 
-# Seconds before the first retry, doubled for each that follows, and the most that is ever waited, also where a server asks for more.
-FIRST_WAIT = 0.5
-LONGEST_WAIT = 60.0
-# After so many such failures in a row, nothing can succeed.
-IN_A_ROW = 5
-HOPELESS: frozenset[Kind] = frozenset({"connection", "unauthorized", "not_found", "other_model"})
-PASSING: frozenset[Kind] = frozenset({"rate_limit", "server", "timeout", "connection", "broken_off"})
-
-
 # The keys that a request sets itself.
 OWNED = {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "seed", "logprobs", "top_logprobs", "n", "stream"}
 
 
 def _address(url: str) -> str:
+    if "@" in url or "?" in url or "#" in url:
+        raise SecretError("must hold no password, query or fragment; a key comes from the environment")
     try:
         parts = urlsplit(url)
         named = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
@@ -45,14 +40,13 @@ def _address(url: str) -> str:
         named = False
     if not named:
         raise ValueError("must be the address of a server, such as http://127.0.0.1:8000/v1")
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError("must hold no password, query or fragment; a key comes from the environment")
     return url
 
 
 def _variable(name: str) -> str:
-    if not (name.isascii() and name.isidentifier()):
-        raise ValueError("must be the name of an environment variable: letters, digits and _, beginning with a letter or _")
+    # The key itself may be given in place of a name.
+    if not (name.isascii() and name.isidentifier()) or looks_secret(name):
+        raise SecretError("must be the name of an environment variable, and not the key: letters, digits and _, no digit first")
     return name
 
 
@@ -64,7 +58,8 @@ class EndpointConfig(BaseModel):
         model: the model's name on the server. Example: Qwen/Qwen2.5-7B-Instruct.
         key_env: environment variable that holds the server's key; a server that needs no key is asked without. Example: MY_API_KEY.
         concurrency: requests sent at the same time. Unit: requests. Example: 8.
-        retries: further tries of a request that failed for a passing reason. Unit: tries. Example: 5.
+        retries: further tries of a request that failed for a passing reason, about 24 seconds each at most. At a rate limit, the minutes
+            without any answer after which it gives up. Unit: tries. Example: 5.
         timeout: time limit of one request. Unit: seconds. Example: 120.
         requests_per_minute: rate limit, retries included; null sets none. Unit: requests per minute. Example: 500.
         price: price of tokens read, and of tokens written; null if not known. Unit: dollars per million tokens. Example: [0.15, 0.6].
@@ -73,7 +68,7 @@ class EndpointConfig(BaseModel):
         more: further keys of each request, if the server knows them. Example: {chat_template_kwargs: {enable_thinking: false}}.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
     url: Annotated[str, AfterValidator(_address)]
     model: Text
@@ -84,7 +79,7 @@ class EndpointConfig(BaseModel):
     requests_per_minute: PositiveFloat | None = None
     price: tuple[NonNegativeFloat, NonNegativeFloat] | None = None
     most_cost: PositiveFloat | None = None
-    more: dict[str, Any] = {}
+    more: Annotated[dict[str, Any], AfterValidator(refuse_secrets)] = {}
 
     @field_validator("more")
     @classmethod
@@ -159,7 +154,13 @@ class Answers:
         return dict(Counter(each.kind for each in self.replies if isinstance(each, Failure)).most_common())
 
 
-def ask(config: EndpointConfig, asks: Sequence[Ask], cache: Path | None = None, progress: Callable[[int], None] | None = None) -> Answers:
+def ask(
+    config: EndpointConfig,
+    asks: Sequence[Ask],
+    cache: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Answers:
     """Send asks to a chat server, several at a time; return the reply or failure of each, in their order.
 
     An ask with a reply in the cache is not sent, and equal asks are sent once. Failures are not kept.
@@ -169,10 +170,12 @@ def ask(config: EndpointConfig, asks: Sequence[Ask], cache: Path | None = None, 
         asks: what to ask.
         cache: the file that keeps replies, made if it is not there; processes may share it.
         progress: called with the number of asks just settled.
+        notice: called with a line before each wait for a server that fails: which request, its tries, and the seconds until the next.
 
     Raises:
         InputError: the extra `judge` is not installed, the key is malformed, the cache cannot be used, or no reply can be had: five asks in
-            a row (all, of fewer) found no server, no access, no such model, or another one.
+            a row failed for a reason that lies with the server. Fewer do if they are all, and found no server, no access, no such model, or
+            another one.
 
     Example:
         >>> config = EndpointConfig(url="http://127.0.0.1:8000/v1", model="judge")
@@ -184,6 +187,7 @@ def ask(config: EndpointConfig, asks: Sequence[Ask], cache: Path | None = None, 
     with kept(cache) as responses:
         settled: dict[str, Reply | Failure] = dict(responses.look_up(wanted))
         cached = len(settled)
+        answered = {wanted[key].model or config.model: wanted[key] for key in settled}
         if progress and cached:
             progress(sum(times[key] for key in settled))
 
@@ -195,7 +199,7 @@ def ask(config: EndpointConfig, asks: Sequence[Ask], cache: Path | None = None, 
         spent = _Spent(config)
         if todo := {key: each for key, each in wanted.items() if key not in settled}:
             try:
-                asyncio.run(_ask_all(config, todo, responses, spent, settle))
+                asyncio.run(_ask_all(config, todo, answered, responses, spent, settle, notice))
             except ExceptionGroup as errors:  # the first of several workers that failed
                 raise errors.exceptions[0] from None
     return Answers([settled[key] for key in keys], spent.asked, cached, spent.tokens_in, spent.tokens_out, spent.cost)
@@ -227,7 +231,6 @@ class _Spent:
     tokens_out: int = 0
 
     def add(self, outcome: Reply | Failure) -> None:
-        self.asked += 1
         self.tokens_in += outcome.tokens_in
         self.tokens_out += outcome.tokens_out
 
@@ -243,33 +246,33 @@ class _Spent:
 async def _ask_all(
     config: EndpointConfig,
     todo: Mapping[str, Ask],
+    answered: dict[str, Ask],
     responses: Responses,
     spent: _Spent,
     settle: Callable[[str, Reply | Failure], None],
+    notice: Callable[[str], None] | None,
 ) -> None:
     connected = _import_connection(config)
-    left, keeper = iter(todo.items()), _Keeper(responses)
-    hopeless = 0
+    left, keeper = iter(enumerate(todo.items(), start=1)), _Keeper(responses)
 
-    async def work(line: _Line) -> None:
-        nonlocal hopeless
-        for key, each in left:  # shared: every ask goes to the one worker that takes it
+    async def work(line: Line) -> None:
+        for number, (key, each) in left:  # shared: every ask goes to the one worker that takes it
             if spent.used_up:
                 settle(key, Failure("most_cost", f"not asked: {spent.cost:.4f} of {config.most_cost:g} dollars are spent"))
                 continue
-            outcome = await line.ask(each, key)
+            outcome = await line.ask(each, key, number)
+            spent.asked += 1
             spent.add(outcome)
             if isinstance(outcome, Reply):
                 await keeper.keep(key, outcome)
             settle(key, outcome)
             if config.most_cost is not None and isinstance(outcome, Reply) and not outcome.tokens_in:
                 raise InputError(f"{config.url}: does not say how many tokens it reads, so most_cost cannot be kept; leave it out")
-            hopeless = hopeless + 1 if isinstance(outcome, Failure) and outcome.kind in HOPELESS else 0
-            if isinstance(outcome, Failure) and hopeless >= min(IN_A_ROW, len(todo)):
-                raise InputError(f"{config.url}, model {each.model or config.model}: {outcome.detail}; {_remedy(outcome.kind, config)}")
+            if isinstance(outcome, Failure) and (again := await line.stop_if_silent(each, outcome)):
+                spent.add(again)
 
     async with connected(config.url, _key(config), config.timeout, config.concurrency) as wire, asyncio.TaskGroup() as workers:
-        line = _Line(wire, config)
+        line = Line(wire, config, len(todo), answered, notice)
         for _ in range(min(config.concurrency, len(todo))):
             workers.create_task(work(line))
 
@@ -293,37 +296,6 @@ class _Keeper:
                 await asyncio.to_thread(self._responses.keep, batch)
 
 
-@dataclass
-class _Line:
-    """Sends asks to a server at its pace, and retries where another try may help."""
-
-    wire: "Wire"
-    config: EndpointConfig
-    reached: bool = False
-    next_turn: float = 0.0
-
-    async def ask(self, ask: Ask, key: str) -> Reply | Failure:
-        for retry in range(self.config.retries + 1):
-            await self._turn()
-            outcome, wished = await self.wire.send(ask, ask.model or self.config.model)
-            self.reached = self.reached or isinstance(outcome, Reply) or outcome.kind != "connection"
-            # A server that never answered is not there; one that did may be restarting.
-            if isinstance(outcome, Reply) or outcome.kind not in PASSING or not self.reached or retry == self.config.retries:
-                break
-            # Spread by the ask's own key, so that asks refused together are not retried together.
-            usual = FIRST_WAIT * 2**retry * (1 + int(key[:8], 16) / 2**32)
-            await asyncio.sleep(min(max(usual, wished), LONGEST_WAIT))
-        return outcome
-
-    async def _turn(self) -> None:
-        if self.config.requests_per_minute is None:
-            return
-        now = asyncio.get_running_loop().time()
-        turn = max(now, self.next_turn)
-        self.next_turn = turn + 60 / self.config.requests_per_minute
-        await asyncio.sleep(turn - now)
-
-
 def check(config: EndpointConfig) -> None:
     """Check, without sending a request, that a server can be asked.
 
@@ -343,17 +315,9 @@ def _import_connection(config: EndpointConfig) -> "Callable[..., AbstractAsyncCo
 
 
 def _key(config: EndpointConfig) -> str:
+    note_variable(config.key_env)
     key = os.environ.get(config.key_env, "").strip()
     # Anything else is not allowed in a header, and the error about it would quote the key.
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise InputError(f"${config.key_env}: holds something that is no API key")
     return key
-
-
-def _remedy(kind: Kind, config: EndpointConfig) -> str:
-    return {
-        "connection": "start the server, or correct url",
-        "unauthorized": f"set ${config.key_env} to a key that this server takes",
-        "not_found": "correct url (it mostly ends in /v1) or model, or let the server load it",
-        "other_model": "correct model",
-    }[kind]

@@ -207,6 +207,7 @@ def grade_by_server(
     cache: Path | None = None,
     samples: int = SAMPLES,
     progress: Callable[[int], None] | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> Grades:
     """Let a chat server grade answers, by log-probabilities where it gives them, and by drawn answers where not.
 
@@ -219,6 +220,7 @@ def grade_by_server(
         cache: the file that keeps replies.
         samples: how many answers are drawn for each, where answers are drawn.
         progress: called with the number of replies just received.
+        notice: called with a line before each wait for a server that fails.
 
     Raises:
         InputError: as `ask`, or a rubric without a place for the answer where it has one for the question.
@@ -227,17 +229,17 @@ def grade_by_server(
         return Grades(np.empty(0), {})
     prompts = [judge_prompt(rubric, turn) for turn in turns]
     exact = [Ask((("user", prompt),), ANSWER_TOKENS, top_logprobs=TOP_LOGPROBS) for prompt in prompts]
-    first = ask(config, exact[:1], cache)
+    first = ask(config, exact[:1], cache, notice=notice)
     asked, cost = first.asked, first.cost
-    drawn = first.replies[0].kind == "no_logprobs" if isinstance(first.replies[0], Failure) else _must_draw(first.replies)
+    drawn = _must_draw(first.replies)
     if not drawn:
-        found = ask(config.less(cost or 0.0), exact, cache, progress)
+        found = ask(config.less(cost or 0.0), exact, cache, progress, notice)
         asked, cost = asked + found.asked, _sum(cost, found.cost)
         drawn = _must_draw(found.replies)
     if not drawn:
         return replace(_exact_grades(found.replies), asked=asked, cached=found.cached, cost=cost)
     asks = [Ask((("user", prompt),), ANSWER_TOKENS, temperature=1.0, seed=k) for prompt in prompts for k in range(samples)]
-    found = ask(config.less(cost or 0.0), asks, cache, progress)
+    found = ask(config.less(cost or 0.0), asks, cache, progress, notice)
     grades = _drawn_grades([found.replies[i * samples : (i + 1) * samples] for i in range(len(turns))])
     return replace(grades, asked=asked + found.asked, cached=found.cached, cost=_sum(cost, found.cost))
 
@@ -275,9 +277,11 @@ def _sum(*costs: float | None) -> float | None:
 def _must_draw(replies: Sequence[Reply | Failure]) -> bool:
     """Whether a server gives no log-probabilities of whole numbers: none at all, or of digits."""
     given = [reply for reply in replies if isinstance(reply, Reply)]
+    if not given:
+        return any(isinstance(reply, Failure) and reply.kind == "no_logprobs" for reply in replies)
     # Where a number is a token, some of the likeliest have two digits, and the likeliest is the number in the text.
     whole = any((_number(token) or 0) >= 10 for reply in given for token, _ in reply.tops or ())
-    return bool(given) and not (whole and all(_agrees(reply) for reply in given))
+    return not (whole and all(_agrees(reply) for reply in given))
 
 
 def _agrees(reply: Reply) -> bool:

@@ -15,6 +15,7 @@ import openai
 from pydantic import BaseModel, BeforeValidator, FailFast, FiniteFloat, NonNegativeInt, ValidationError
 
 from wellworn.data.errors import InputError
+from wellworn.data.secrets import BLANK, SHORTEST, blanked
 from wellworn.probes.scoring.responses import Ask, Failure, Kind, Reply
 
 # The most bytes that are read of an answer, whatever a server sends.
@@ -23,8 +24,6 @@ MOST_BYTES = 2_000_000
 LONGEST_DETAIL = 200
 # Seconds; a running server accepts a connection at once, however long it then takes to answer.
 LONGEST_CONNECT = 10.0
-# Shorter ones ("none", "EMPTY") are not secrets, but words that an answer may hold.
-SHORTEST_KEY = 8
 
 
 def _first(value: Any) -> Any:
@@ -99,7 +98,7 @@ class Wire:
     def __init__(self, client: openai.AsyncOpenAI, key: str, timeout: float) -> None:
         self._client = client
         # As it is, and as JSON or an address would write it.
-        self._secrets = {key, key.replace("/", "\\/"), quote(key, safe="")} if len(key) >= SHORTEST_KEY else set()
+        self._secrets = {key, key.replace("/", "\\/"), quote(key, safe="")} if len(key) >= SHORTEST else set()
         self._timeout = timeout
 
     async def send(self, ask: Ask, model: str) -> tuple[Reply | Failure, float]:
@@ -142,8 +141,8 @@ class Wire:
 
     def _redact(self, text: str) -> str:
         for secret in self._secrets:
-            text = text.replace(secret, "[key]")
-        return text
+            text = text.replace(secret, BLANK)
+        return blanked(text)
 
 
 @asynccontextmanager

@@ -141,6 +141,10 @@ def messages(model: type[BaseModel], value: Any) -> list[str]:
         ({"tagged": {"name": "x"}}, "tagged.kind: this key is required and missing; it may be one of: left, right"),
         ({"tagged": {"kind": "right", "name": 3}}, "tagged.name: must be text, got 3"),
         ({"own": 6}, "own: must be small, got 6"),
+        ({"own": ["ghp_" + "aB3" * 12]}, "own: must be a whole number, got a value with a secret in it"),
+        ({"own": "ghp_" + "aB3" * 12}, "own: must be a whole number, got '[secret]'"),
+        ({"table": {"api_key": "hunter2"}}, "table.api_key: must be a whole number"),
+        ({"tagged": {"kind": "ghp_" + "aB3" * 12}}, "tagged.kind: got '[secret]'; it may be one of: left, right"),
         ({"txt": "x"}, "txt: unknown key; did you mean 'text'?"),
     ],
 )

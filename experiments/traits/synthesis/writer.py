@@ -129,7 +129,9 @@ class Writer:
         now, kept = self.cost, self._server.cost(self.kept.tokens_in, self.kept.tokens_out)
         return None if now is None or kept is None else now + max(self._spent, kept)
 
-    def write(self, pieces: Sequence[Piece], fits: Fits, progress: Callable[[int], None]) -> tuple[dict[str, Written], dict[str, str]]:
+    def write(
+        self, pieces: Sequence[Piece], fits: Fits, progress: Callable[[int], None], notice: Callable[[str], None] | None = None
+    ) -> tuple[dict[str, Written], dict[str, str]]:
         """Have pieces written.
 
         Each is requested up to `TRIES` times; a further request says what was wrong with the last try. Replies in the cache come first.
@@ -138,6 +140,7 @@ class Writer:
             pieces: the pieces to write.
             fits: raises for texts that cannot be used.
             progress: called with the number of pieces that are written, or have an unread reply.
+            notice: called with a line before each wait for a server that fails.
 
         Returns:
             The written pieces by id, and for the others the kind of the last failure.
@@ -153,7 +156,7 @@ class Writer:
             new = [each for each in asks if each not in known]
             start = len(got) + len(asks) - len(new)
             progress(start)
-            replies = dict(zip(new, self._send(new, start, progress), strict=True)) | known
+            replies = dict(zip(new, self._send(new, start, progress, notice), strict=True)) | known
             again = []
             for each, asked in zip(todo, asks, strict=True):
                 each.tries += asked not in known
@@ -185,7 +188,9 @@ class Writer:
                 self.kept.add(1, reply.tokens_in, reply.tokens_out)
         return asks, known
 
-    def _send(self, asks: Sequence[Ask], settled: int, progress: Callable[[int], None]) -> list[Reply | Failure]:
+    def _send(
+        self, asks: Sequence[Ask], settled: int, progress: Callable[[int], None], notice: Callable[[str], None] | None
+    ) -> list[Reply | Failure]:
         """Send requests within the remaining budget and the rate limit; `settled` pieces are done already."""
         if not asks:
             return []
@@ -201,7 +206,7 @@ class Writer:
             progress(settled)
 
         try:
-            answers = ask(server, asks, self._cache, settle)
+            answers = ask(server, asks, self._cache, settle, notice)
         except InputError as error:
             raise InputError(f"{error}; what was written is kept in {self._cache}; the same command goes on") from None
         self._last = time.monotonic()

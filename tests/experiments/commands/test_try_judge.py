@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from tests.probes.scoring.servers import chat_server
+from tests.experiments.conftest import refused
+from tests.probes.scoring.servers import behaving, chat_server, sends
 from wellworn.data.catalog import load_trait
 from wellworn.data.errors import InputError
 from wellworn.experiments.cli import main
 from wellworn.experiments.commands.try_judge import try_judge
 from wellworn.experiments.study_sections import ChatConfig
+from wellworn.probes.scoring import retries
 
 PIRATE = load_trait("pirate").split("evaluate")
 
@@ -55,6 +57,19 @@ def test_a_server_that_does_not_draw_is_named(tiny_model: Path, tmp_path: Path, 
     [row] = json.loads((tmp_path / "a.json").read_text())
     assert (row["drawn"], row["alike"], len(row["complaints"])) == (True, True, 1)
     assert "do_sample: true" in capsys.readouterr().out
+
+
+def test_a_server_that_fails_is_waited_for_aloud_and_given_up(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "FIRST_WAIT", 0.001)
+    with behaving(sends("out of [memory", 500)) as server:
+        given = ["pirate", "--url", server.url, "--model", "judge", "--base", tiny_model, "--runs-dir", tmp_path]
+        said = refused(capsys, "try-judge", *given)
+    assert f"{server.url}, model judge: 500: out of [memory; see the server's log, or go on later (server × " in said
+    # One line of a great many.
+    assert caplog.messages.count("request 1 of 1, try 1 of 6: 500: out of [memory; next in 0 s") == 1
+    assert len([line for line in caplog.messages if "next in" in line]) == 1
 
 
 def test_what_a_judge_cannot_do_is_said(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from wellworn.data.mixtures import fingerprint, trait_turns
 from wellworn.data.schema import SPLITS
 from wellworn.data.writers import export_files
 from wellworn.experiments.traits.synthesis import prompts
-from wellworn.probes.scoring import endpoint
+from wellworn.probes.scoring import retries
 
 KEY = "sk-test-4f9d1c7e8a2b"
 DESCRIPTION = 'Grumbles: "everything was better once" # and helps\nall the same; <b>no</b> menace.'
@@ -35,7 +35,7 @@ ALL = 12 + 1 + 1 + 72 + 48
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(retries, "FIRST_WAIT", 0.001)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
@@ -516,10 +516,9 @@ def test_a_name_that_is_taken_or_none(wellworn: Call, tmp_path: Path, name: str)
 def test_a_server_that_refuses_every_request_is_quoted(wellworn: Call, tmp_path: Path) -> None:
     with behaving(sends('{"error": "seed: unknown field"}', 400)) as server:
         done = wellworn(*given(server, tmp_path))
-        assert len(server.asks) == 12  # it would refuse them again
+        assert len(server.asks) <= 12  # it would refuse them again
     assert done.code == 2
-    assert 'of no use: 12 refused request, such as: 400: {"error": "seed: unknown field"}' in done.out
-    assert "0 of 12 contrast pairs, 6 at least; missing: refused request 12" in done.err
+    assert '400: {"error": "seed: unknown field"}; see what it refuses' in done.err
 
 
 def test_a_model_that_is_called_by_a_path_of_a_machine_is_called_by_its_name(wellworn: Call, tmp_path: Path) -> None:
@@ -542,7 +541,8 @@ def test_a_server_that_goes_away_ends_it_with_what_was_written_kept(wellworn: Ca
     with behaving(writing(behave)) as server:
         done = wellworn(*given(server, tmp_path, "--concurrency", 1))
     assert done.code == 2
-    assert "set $OPENAI_API_KEY to a key that this server takes; what was written is kept in" in done.err
+    assert "set $OPENAI_API_KEY to a key that this server takes (unauthorized × 5 in a row: " in done.err
+    assert "; what was written is kept in" in done.err
     assert KEY not in done.err + done.out
     with behaving(writing()) as server:
         assert "kept before 30;" in wellworn(*given(server, tmp_path)).out
