@@ -135,7 +135,8 @@ def test_one_bad_stage_among_several_is_named_and_loses_nothing_else(
     weights = broken / "adapter" / "adapter_model.safetensors"
     save_file({key: np.full_like(value, np.nan) for key, value in load_file(weights).items()}, weights)
     facts = read_json(broken / MANIFEST)
-    facts["files"]["adapter/adapter_model.safetensors"] = sha256(weights)
+    name = "adapter/adapter_model.safetensors"
+    facts["files"][name], facts["sizes"][name] = sha256(weights), weights.stat().st_size
     write_json(broken / MANIFEST, facts)
     with pytest.raises(SystemExit) as stop:
         main(["run", str(tiny_study()), "--runs-dir", str(runs)])
