@@ -155,7 +155,8 @@ def write_summary(found: Mapping[str, Any], json_file: str | None) -> None:
     from wellworn.data.saving import write_json
 
     if json_file == "-":
-        sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
+        # Without other letters, of which some would steer a terminal.
+        sys.stdout.write(json.dumps(found) + "\n")
     elif json_file:
         write_json(Path(json_file), found)
 
