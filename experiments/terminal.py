@@ -45,7 +45,8 @@ class Terminal(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a text to be shown, without secrets."""
-        return super().render_str(blanked(text), **options)
+        found = super().render_str(text, **options)
+        return found if blanked(found.plain) == found.plain else Text(blanked(found.plain))
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield what is written, piece by piece; only the console's own pieces may steer the terminal."""
