@@ -58,8 +58,7 @@ ANSWERS = [
     "ends in a smile 😀",
     "é begins, combining e\u0301 too",
 ]
-# Text without lone surrogates and without the characters that special tokens are made of.
-# What a text may hold.
+# What a text may hold, without the characters that special tokens are made of.
 UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
 LETTERS = st.characters(
     codec="utf-8", exclude_categories=UNSEEN, include_characters="\n\t", exclude_characters="<|>", max_codepoint=0xDFFFF
