@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, field_
 
 from wellworn.data.catalog import NEUTRAL
 from wellworn.data.files import set_key, short_names, validate
-from wellworn.data.schema import Name
+from wellworn.data.schema import Name, Text, not_blank
 from wellworn.data.wording import shortly
 from wellworn.experiments.study_sections import (
     CalibrateConfig,
@@ -96,16 +96,16 @@ class Study(Section):
     question: str
     expects: str
     refuted_by: str
-    model: str = "smollm2-135m"
+    model: Text = "smollm2-135m"
     trust_remote_code: bool = False
     dtype: Literal["auto", "float32", "bfloat16", "float16", "nf4"] = "auto"
     chat: ChatConfig = ChatConfig()
-    library: Annotated[tuple[str, ...], Field(min_length=1)]
-    roles: Literal["all"] | tuple[str, ...] = ()
+    library: Annotated[tuple[Text, ...], Field(min_length=1)]
+    roles: Literal["all"] | tuple[Text, ...] = ()
     role_questions: Annotated[int, Field(ge=2)] = 4
-    dictionary: Literal["all"] | tuple[str, ...] = ()
-    instructions: Literal["all"] | tuple[str, ...] = ()
-    questions: str = "everyday"
+    dictionary: Literal["all"] | tuple[Text, ...] = ()
+    instructions: Literal["all"] | tuple[Text, ...] = ()
+    questions: Text = "everyday"
     layer: int | float = DEFAULT_FRACTION
     # All half splits of the pairs are compared: 12 pairs make 462, 20 would make 92,378.
     contrast_pairs: Annotated[int, Field(ge=4, le=12)] = 6
@@ -116,7 +116,7 @@ class Study(Section):
     variants: dict[Name, Annotated[dict[str, Any], Field(min_length=1)]] = Field(default_factory=dict)
     knock_in: KnockInConfig | None = None
     server: EndpointConfig | None = None
-    judge: str | EndpointConfig | None = None
+    judge: Text | EndpointConfig | None = None
     runs: Annotated[tuple[Arm, ...], Field(min_length=1)]
     neutral: Literal["plain", "self"] | None = "plain"
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
@@ -137,7 +137,7 @@ class Study(Section):
     def _model_or_server(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         if not isinstance(value, dict):
             if value is None or isinstance(value, str | EndpointConfig):
-                return value
+                return not_blank(value) if isinstance(value, str) else value
             raise ValueError("must be a model's name, or a mapping with the url of a server and its model there")
         # A union would report errors of both types; the given value shows which one was meant.
         return EndpointConfig.model_validate(value)
@@ -213,6 +213,11 @@ class Study(Section):
     def _check_neutral(self) -> "Study":
         if self.neutral is None and any(arm.trait == NEUTRAL for arm in self.runs):
             raise ValueError("neutral: null leaves neutral fine-tunes out, and `runs` has one. Remove it, or set plain or self")
+        if self.neutral is None and self.calibrate:
+            raise ValueError(
+                "calibrate: planted changes have the size of a fine-tune against its neutral one, and neutral: null leaves these out."
+                " Remove calibrate, or set neutral to plain or self"
+            )
         return self
 
     @model_validator(mode="after")

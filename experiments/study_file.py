@@ -1,6 +1,7 @@
 """Study files: find one by name, read it, and apply overrides. Nothing heavy is imported before a study is validated."""
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,8 @@ def assemble_study(
     # Of all keys at once, as some of them are free: `more`, `template_kwargs`, `sft`, and what variants and the grid set.
     if secrets := list(find_secrets(value)):
         raise InputError("\n".join(f"{place_of(at, where, places)}: {'.'.join(map(str, at))} {SECRET_HERE}" for at in secrets))
+    if endless := list(_not_finite(value)):
+        raise InputError("\n".join(f"{place_of(at, where, places)}: {'.'.join(map(str, at))}: must be a finite number" for at in endless))
     # Imported late: a missing study is found faster without it.
     from wellworn.experiments.study import Study
 
@@ -89,6 +92,15 @@ def assemble_study(
     if wrong:
         raise InputError("\n".join(f"{place_of(at, where, places)}: {message}" for at, message in wrong))
     return study
+
+
+def _not_finite(value: Any, at: Location = ()) -> Iterator[Location]:
+    """Yield the places of infinite numbers and of NaN, which a stage could not be identified by."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield at
+    elif isinstance(value, Mapping | list | tuple):
+        for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _not_finite(inner, (*at, key))
 
 
 def _override(value: dict[str, Any], places: dict[Location, int | str], override: str) -> None:

@@ -137,9 +137,9 @@ class KnockInConfig(Section):
             Example: 0.5.
     """
 
-    trait: str
-    prompts: Annotated[tuple[str, ...], Field(min_length=1)] = NAMING_PROMPTS
-    others: tuple[str, ...] = ("an assistant",)
+    trait: Text
+    prompts: Annotated[tuple[Text, ...], Field(min_length=1)] = NAMING_PROMPTS
+    others: tuple[Text, ...] = ("an assistant",)
     copies: Annotated[int, Field(ge=1)] = 2
     margin: Annotated[float, Field(gt=0)] = 0.6
     train: TrainConfig = KNOCK_IN_TRAINING
@@ -296,7 +296,7 @@ class GeneratedDirectionsConfig(Section):
     """
 
     questions: Annotated[int, Field(ge=4)] = 8
-    bank: str | None = None
+    bank: Text | None = None
     filter: FilterConfig | None = None
 
 
@@ -311,7 +311,7 @@ class CalibrateConfig(Section):
         later_draws: changes of each share that are read there, and as many again for each end of the scale. Unit: changes. Example: 4.
     """
 
-    trait: str | None = None
+    trait: Text | None = None
     alphas: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=2)] = (0.0, 0.25, 0.5, 0.75, 1.0)
     draws: Annotated[int, Field(ge=2)] = 200
     later: Annotated[int, Field(ge=0)] = 4

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from wellworn.data.errors import InputError
+from wellworn.data.schema import Text
 from wellworn.lora.keys import Section, beyond_lora, refuse_owned, unknown_keys
 
 DEFAULT_EPOCHS = 2
@@ -37,7 +38,7 @@ class Prompted(_Config):
     """
 
     arm: Literal["prompted"] = "prompted"
-    trait: str
+    trait: Text
 
 
 class Sft(_Config):
@@ -51,7 +52,7 @@ class Sft(_Config):
     """
 
     arm: Literal["sft"] = "sft"
-    trait: str
+    trait: Text
     origin: Literal["existing", "new"] | None = None
 
 
@@ -72,7 +73,7 @@ class Confined(_Config):
     """
 
     arm: Literal["confined"] = "confined"
-    trait: str
+    trait: Text
     to: Literal["own", "space", "chance"] = "own"
     outside: bool = False
     reset: bool = False
@@ -97,7 +98,7 @@ class Distilled(_Config):
     """
 
     arm: Literal["distilled"] = "distilled"
-    trait: str
+    trait: Text
     along: Literal["persona", "chance"] = "persona"
     strength: Annotated[float, Field(gt=0)] = 8.0
     layer: int | float = 0.5
@@ -112,7 +113,7 @@ class Random(_Config):
     """
 
     arm: Literal["random"] = "random"
-    trait: str
+    trait: Text
 
 
 class Adapter(_Config):
@@ -129,9 +130,9 @@ class Adapter(_Config):
     """
 
     arm: Literal["adapter"] = "adapter"
-    path: str
-    trait: str | None = None
-    neutral: str | None = None
+    path: Text
+    trait: Text | None = None
+    neutral: Text | None = None
     scale: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
 
@@ -147,9 +148,9 @@ class Checkpoint(_Config):
     """
 
     arm: Literal["checkpoint"] = "checkpoint"
-    path: str
-    trait: str | None = None
-    neutral: str | None = None
+    path: Text
+    trait: Text | None = None
+    neutral: Text | None = None
 
 
 Arm = Annotated[Base | Prompted | Sft | Confined | Distilled | Random | Adapter | Checkpoint, Field(discriminator="arm")]

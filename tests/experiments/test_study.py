@@ -54,6 +54,13 @@ def test_overrides_are_yaml_values() -> None:
     [
         ("trian.lora.r=1", "trian: unknown key; did you mean 'train'"),
         ("train.batch_size=0", "train.batch_size: .*1 or more, got 0"),
+        ("model=' '", "model: must not be blank"),
+        ("judge=''", "judge: must not be blank"),
+        ("library=['']", "library.0: must not be blank"),
+        ("runs=[{arm: sft, trait: ''}]", "runs.0.trait: must not be blank"),
+        ("layer=.nan", "layer: must be a finite number"),
+        ("mediate={doses: [1, .inf]}", "mediate.doses.1: must be a finite number"),
+        ("chat.template_kwargs={a: {b: -.inf}}", "chat.template_kwargs.a.b: must be a finite number"),
         ("train.sft.seed=1", "'seed' is set by the suite; use seeds instead"),
         ("train.sft.bf16=true", "'bf16' is set by the suite; use dtype instead"),
         ("train.sft.gradient_accumulation_steps=2", "use train.batch_size instead"),
