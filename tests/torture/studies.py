@@ -17,7 +17,7 @@ from wellworn.experiments.stages import kinds
 
 # Characters that make a dictionary.
 CHARACTERS = 12
-TRAINING = {"batch_size": 8, "lora": {"r": 2}, "sft": {"max_steps": 4, "save_steps": 1, "learning_rate": 1e-2}}
+TRAINING: dict[str, Any] = {"batch_size": 8, "lora": {"r": 2}, "sft": {"max_steps": 4, "save_steps": 1, "learning_rate": 1e-2}}
 PATHWAYS = {"draws": 19, "questions": 3, "surface": 3, "profile": 0, "references": "headline", "answers": 3, "stand_ins": ["singles"]}
 MEDIATION = {"draws": 5, "surface": 0, "doses": [], "references": "headline", "everywhere": False, "matched": False, "remainder_draws": 0}
 
@@ -49,8 +49,9 @@ def write_studies(folder: Path) -> list[Path]:
     studies: dict[str, dict[str, Any]] = {
         "trained": {"runs": [sft], "neutral": "self", "mediate": MEDIATION, "capability": "builtin"},
         "taught": {"runs": [sft], "knock_in": {"trait": str(soft), "copies": 1, "train": TRAINING, "strength": 0.5}},
-        "confined": {
-            "runs": [{"arm": "confined", "trait": str(loud)}],
+        "patched": {
+            "runs": [{"arm": "sft", "trait": "pirate"}],
+            "library": [str(loud), "pirate"],
             "pathways": PATHWAYS,
             "written": {"questions": 3},
             "judge": str(model),
@@ -64,6 +65,7 @@ def write_studies(folder: Path) -> list[Path]:
         },
         "outside": {
             "runs": [
+                {"arm": "confined", "trait": str(loud)},
                 {"arm": "adapter", "path": str(one), "trait": str(loud)},
                 {"arm": "adapter", "path": f"{one}+0.5*{two}", "trait": str(loud)},
                 {"arm": "checkpoint", "path": str(other), "trait": str(loud)},
@@ -74,6 +76,8 @@ def write_studies(folder: Path) -> list[Path]:
         },
         "controls": {
             "runs": [sft, {"arm": "random", "trait": str(loud)}, *({"arm": "sft", "trait": name} for name in control_names()[:5])],
+            "neutral": "plain",
+            "train": TRAINING | {"sft": TRAINING["sft"] | {"max_steps": 1}},
             "calibrate": {"draws": 2, "later": 1, "later_draws": 1},
         },
     }

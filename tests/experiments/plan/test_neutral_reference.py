@@ -110,3 +110,8 @@ def test_confined_runs_follow_the_same_rule(tiny_study: Write, neutral: str | No
 def test_a_neutral_run_where_there_are_to_be_none_is_refused(tiny_study: Write) -> None:
     with pytest.raises(InputError, match="neutral: null leaves neutral fine-tunes out"):
         load_study(str(tiny_study(**RUNS | {"neutral": None})))
+
+
+def test_planted_changes_need_a_neutral_fine_tune(tiny_study: Write) -> None:
+    with pytest.raises(InputError, match="calibrate: plants changes next to a neutral fine-tune, and neutral is null"):
+        load_study(str(tiny_study(runs=[{"arm": "sft", "trait": "pirate"}], neutral=None, calibrate={})))
