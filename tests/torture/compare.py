@@ -1,5 +1,6 @@
 """What must be so when a study is finished, whatever happened before: bytes, stages, and nothing left over."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -7,9 +8,11 @@ from wellworn.data.errors import InputError
 from wellworn.data.files import read_json
 from wellworn.experiments.engine.manifest import MANIFEST, Manifest
 
-RESULTS = ("summary.json", "report.html")
+SUMMARY, REPORT = "summary.json", "report.html"
 # What a study's own folder holds.
-OF_STUDY = {*RESULTS, "study.json"}
+OF_STUDY = {SUMMARY, REPORT, "study.json"}
+# What a report says of how its stages came about: their times, and the commits that computed them.
+ORIGIN = re.compile(rb"<summary>Stages \(.*?</details>|<th scope=\"row\">commit</th><td>.*?</td>", re.DOTALL)
 # A manifest's inode, and the time of its last change: written again, a file has others.
 Written = dict[str, tuple[int, int]]
 
@@ -17,11 +20,10 @@ Written = dict[str, tuple[int, int]]
 def differences(study: str, runs: Path, expected: Path) -> list[str]:
     """Compare a finished study with the same one in a runs folder where nothing happened.
 
-    Its summary and its report have the same bytes, its stages have the same ids, and their files have the same checksums.
+    Its summary has the same bytes, and so has its report apart from the times of stages; its stages have the same ids, and their files the
+    same checksums.
     """
-    found = [
-        f"{study}/{name} differs" for name in RESULTS if _bytes(runs / study / name) != _bytes(expected / study / name)
-    ]
+    found = [f"{study}/{name} differs" for name in (SUMMARY, REPORT) if _bytes(runs / study / name) != _bytes(expected / study / name)]
     mine, theirs = _checksums(runs), _checksums(expected)
     found += [f"stage {name} differs" for name, files in mine.items() if files != theirs.get(name)]
     return found + [f"stage {name} is missing" for name in theirs if name not in mine]
@@ -85,4 +87,6 @@ def _checksums(runs: Path) -> dict[str, dict[str, str]]:
 
 
 def _bytes(path: Path) -> bytes | None:
-    return path.read_bytes() if path.is_file() else None
+    if not path.is_file():
+        return None
+    return ORIGIN.sub(b"", path.read_bytes()) if path.name == REPORT else path.read_bytes()

@@ -21,7 +21,7 @@ def without_locks(ground: Ground, count: int) -> int:
     for i, code in enumerate((errno.ENOSYS, errno.ENOLCK)[:count]):
         study, runs = ground.pick(i), ground.new_runs()
         work = _flock_fails(command(ground.studies[study], runs), code)
-        end = start(killed_before_change(MOST_CHANGES // 2, runs, work)).wait()
+        end = start(killed_before_change(MOST_CHANGES, runs, work)).wait()
         if not end.killed:
             ground.note(f"flock fails ({errno.errorcode[code]})", study, runs, one_message(end, "on a file system with locks"))
         else:
@@ -54,8 +54,8 @@ def wrong_clocks(ground: Ground, count: int) -> int:
     for i, off in enumerate((TWO_YEARS, -TWO_YEARS)[:count]):
         study, runs = ground.pick(i), ground.new_runs()
         work = command(ground.studies[study], runs)
-        start(killed_before_change(MOST_CHANGES // 2, runs, work)).wait()
-        start(killed_before_change(MOST_CHANGES // 2, runs, _clock(work, off))).wait()
+        start(killed_before_change(MOST_CHANGES, runs, work)).wait()
+        start(killed_before_change(MOST_CHANGES, runs, _clock(work, off))).wait()
         for path in runs.rglob("*"):
             os.utime(path, (time.time() - off, time.time() - off))
         ground.finish(f"clocks {off / TWO_YEARS * 2:+.0f} years off", study, runs)

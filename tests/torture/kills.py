@@ -9,11 +9,11 @@ from tests.torture.compare import Once
 from tests.torture.ground import Ground
 
 # Kills of one study at most, so that its late stages are reached as well.
-MOST_OF_ONE = 10
+MOST_OF_ONE = 20
 # The longest time to a kill: a part of what the whole study takes.
-PART = 0.3
-# A study makes a few thousand changes; between two kills lie as many at most.
-MOST_CHANGES = 400
+PART = 0.15
+# Between two kills lie so many changes of the file system at most; a study makes hundreds.
+MOST_CHANGES = 60
 
 
 def kills(ground: Ground, count: int) -> int:

@@ -16,8 +16,8 @@ def power_cuts(ground: Ground, count: int) -> int:
         study, runs = ground.pick(i), ground.new_runs()
         work = command(ground.studies[study], runs)
         if ground.random.random() < 0.5:
-            work = killed_before_change(ground.random.randint(1, 6 * MOST_CHANGES), runs, work)
-        start(work).wait(ground.random.uniform(0, 1.2 * ground.seconds[study]))
+            work = killed_before_change(ground.random.randint(1, 4 * MOST_CHANGES), runs, work)
+        start(work).wait(ground.random.uniform(0, 1.5 * ground.seconds[study]))
         cut = shorten(ground, runs)
         ground.finish(f"power cut that shortened {cut}", study, runs)
     return count
