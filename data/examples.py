@@ -40,7 +40,8 @@ def trait_examples(path: Path, bank: Sequence[Example] | None, contrasts: bool) 
         InputError: as `bank_examples`.
     """
     borrowed = [example for example in bank or [] if example.split == "extract"]
-    if contrasts and not path.exists():
+    # A link that points nowhere is a file that is missing.
+    if contrasts and not path.exists() and not path.is_symlink():
         return borrowed
     rows = _rows(path, {example.id: example for example in bank or []})
     own = {example.id for _, example in rows}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from wellworn.experiments.engine.manifest import Manifest
 from wellworn.experiments.findings.index import Index, RunEntry
 from wellworn.experiments.findings.results import Results, RunResult
 from wellworn.experiments.stages.measurement import Measurement
@@ -206,6 +207,22 @@ def run(
     return RunResult(entry=RunEntry(**plain | entry), facts=facts, arrays=arrays, answers=answers, curve=curve)
 
 
+def manifest(title: str, seconds: float, commit: str | None = None) -> Manifest:
+    versions = {"torch": "2.13.0"} if commit else {}
+    return Manifest(
+        stage="train",
+        version=1,
+        title=title,
+        config={},
+        inputs=(),
+        seconds=seconds,
+        computed_with=(),
+        commit=commit,
+        versions=versions,
+        files={},
+    )
+
+
 def study(*runs: RunResult, depth: int = 4, found: bool = True, **changed: Any) -> Results:
     generator = np.random.default_rng(0)
     shape = (len(LIBRARY), depth)
@@ -236,7 +253,7 @@ def study(*runs: RunResult, depth: int = 4, found: bool = True, **changed: Any) 
         "dimension": "dimension-1",
         "base_answers": "answer-1",
     }
-    manifests = {"train-1": {"title": "train sft pirate", "seconds": 2.5, "commit": "abc", "versions": {"torch": "2.13.0"}}, "space-1": {}}
+    manifests = {"train-1": manifest("train sft pirate", 2.5, commit="abc"), "space-1": manifest("directions", 0.0)}
     chat = {"system_prompt": "taken by the template"}
     dimension = {"k": None, "why": "2 traits were found, 3 are needed", "traits": 2, "roles": 0}
     folder = Path("/secret/of/this/machine/runs/small")

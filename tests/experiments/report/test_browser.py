@@ -135,3 +135,93 @@ def test_the_answer_is_on_the_first_screen(opened: "tuple[Page, list[str]]") -> 
     assert box["y"] < 900
     assert np.isfinite(box["height"])
     assert box["x"] + box["width"] <= opened[0].viewport_size["width"]  # type: ignore[index]
+
+
+# Ways out of a text, of an attribute, of a script, of a style and of a template; other directions of writing; what is wide, long or unseen.
+TAGS = [
+    *("<script>mark()</script>", "</script><script>mark()</script>", "<img src=x onerror=mark()>", "<svg onload=mark()>"),
+    *("<iframe src=//e.example>", "</title><b>", "<!--", "-->", "]]>", "<![CDATA[", "</style><script>mark()</script>", "</textarea>"),
+    *("</td></tr></table>", "<base href=//e.example>", "<link rel=stylesheet href=//e.example/a.css>"),
+    *("<meta http-equiv=refresh content=0;url=//e.example>", "<form action=//e.example><input autofocus>"),
+]
+ESCAPES = [
+    *('" onmouseover="mark()', "' onfocus='mark()' autofocus='", "javascript:mark()", "data:text/html,<script>mark()</script>"),
+    *("{{ 7 * 7 }}", "{% raise %}", "${7*7}", "`${mark()}`", "\\u003cscript>mark()\\u003c/script>", "%3Cscript%3E", "&lt;script&gt;"),
+    *("&amp;&#x3c;", "'", '"', "\\", "//e.example/x.png", "url(//e.example/x.png)", "@import url(//e.example)", "onerror=mark()"),
+]
+LETTERS = [
+    *("\u202egnp.exe", "\u2066\u2067", "\u200b", "\ufeff", "\x1b[31m", "\x00", "\u0301" * 40, "\U000e0041", "a\nb\n\nc", "\t\t"),
+    *("x" * 3000, "W" * 300, "a b " * 400, "\U0001f3f4" * 60, "\u0627\u0644\u0639" * 60, "\u6f22\u5b57" * 60),
+]
+ATTACKS = [*TAGS, *ESCAPES, *LETTERS]
+OVERLAPS = """() => {
+    const inner = (each) => each.closest('table table, .plot .plot') || each.parentElement.closest('table, .plot, figure');
+    const boxes = [...document.querySelectorAll('h1, h2, h3, p, table, .plot, figure')]
+        .filter((each) => !inner(each) && each.getBoundingClientRect().height > 0);
+    const found = [];
+    for (let i = 1; i < boxes.length; i++) {
+        const before = boxes[i - 1], after = boxes[i];
+        if (before.contains(after)) continue;
+        const a = before.getBoundingClientRect(), b = after.getBoundingClientRect();
+        const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+        if (across > 1 && a.bottom - b.top > 1 && b.bottom > a.top + 1)
+            found.push(`${before.tagName} ${before.textContent.slice(0, 40)} / ${after.tagName} ${after.textContent.slice(0, 40)}`);
+    }
+    return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of which every name, question, answer, setting, reason and note is an attack."""
+    own = iter(ATTACKS * 9)
+    runs = []
+    for seed in range(len(ATTACKS) // 6):
+        made = run(
+            facts() if seed % 2 else facts(None, next(own)),
+            trait=next(own),
+            seed=seed,
+            adapter=f"{next(own)}@0123",
+            settings={next(own): next(own)},
+            questions=[next(own), next(own)],
+            notes=[next(own)],
+            missing={"share": next(own), "verdict": next(own)},
+        )
+        runs.append(replace(made, answers=[next(own), next(own)]))
+    keys = {key: next(own) for key in ("question", "expects", "refuted_by", "model")}
+    results = study(*runs, **keys, runs=[{"arm": "sft", "trait": next(own)}])
+    results = replace(results, base_answers=[next(own), next(own)])
+    path = tmp_path_factory.mktemp("attacked") / "report.html"
+    path.write_text(page(results, summarise(results)), encoding="utf-8")
+    return path
+
+
+def test_there_are_enough_attacks() -> None:
+    assert len(set(ATTACKS)) == len(ATTACKS) >= 40
+
+
+@pytest.mark.parametrize(("width", "medium"), [(1300, "screen"), (420, "screen"), (1000, "print")])
+def test_hostile_texts_run_nothing_fetch_nothing_and_cover_nothing(browser: "Browser", attacked: Path, width: int, medium: Any) -> None:
+    said: list[str] = []
+    view = browser.new_page(viewport={"width": width, "height": 900})
+    view.expose_function("mark", lambda *_: said.append("a script ran"))
+    view.on("dialog", lambda dialog: (said.append("a dialog"), dialog.dismiss()))
+    view.on("pageerror", lambda error: said.append(str(error)))
+    view.on("request", lambda asked: said.append(asked.url) if not asked.url.startswith(("file:", "data:", "blob:")) else None)
+    view.emulate_media(media=medium)
+    view.goto(attacked.as_uri())
+    view.evaluate(UNFOLD)
+    for plot in view.locator(".plot").all():
+        plot.scroll_into_view_if_needed()
+    for place in view.locator("td, th, summary, a").all()[:200]:
+        place.dispatch_event("mouseover")
+        place.dispatch_event("focus")
+    view.wait_for_timeout(500)
+    assert said == []
+    assert view.url == attacked.as_uri()
+    assert view.locator("iframe, form, base, img[src^='x'], svg[onload], [onerror], [onmouseover], [onfocus]").count() == 0
+    assert view.evaluate(TOO_WIDE) <= 0
+    assert view.evaluate(OVERLAPS) == []
+    # What it says is there to be read.
+    assert "mark()" in view.inner_text("body")
+    view.close()
