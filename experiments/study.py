@@ -214,7 +214,9 @@ class Study(Section):
         if self.neutral is None and any(arm.trait == NEUTRAL for arm in self.runs):
             raise ValueError("neutral: null leaves neutral fine-tunes out, and `runs` has one. Remove it, or set plain or self")
         if self.neutral is None and self.calibrate:
-            raise ValueError("calibrate: plants changes next to a neutral fine-tune, and neutral is null. Set plain or self, or remove calibrate")
+            raise ValueError(
+                "calibrate: plants changes next to a neutral fine-tune, and neutral is null. Set plain or self, or remove calibrate"
+            )
         return self
 
     @model_validator(mode="after")

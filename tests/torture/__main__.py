@@ -65,7 +65,7 @@ def main() -> int:
         parser.error(f"unknown part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     child.load_all()
     # Attacks are on writing, so the bytes may as well be in memory: syncing a disk would take most of the time.
-    shared = Path("/dev/shm")  # noqa: S108
+    shared = Path("/dev/shm")
     folder = given.folder or Path(tempfile.mkdtemp(prefix="torture-", dir=shared if shared.is_dir() else None))
     folder.mkdir(parents=True, exist_ok=True)
     rows = [_attack(name, given.count or PARTS[name].count, folder.resolve(), given.seed) for name in given.parts or PARTS]
@@ -84,9 +84,7 @@ def _attack(name: str, count: int, folder: Path, seed: int) -> dict[str, object]
         effective = PARTS[name].attack(ground, count)
     except RuntimeError as error:
         effective, ground.faults = 0, [*ground.faults, f"{name}: {error}"]
-    for fault in ground.faults:
-        sys.stderr.write(f"FAULT {fault}\n")
-    sys.stderr.flush()
+        sys.stderr.write(f"FAULT {name}: {error}\n")
     seconds = round(time.monotonic() - start)
     return {"part": name, "attacks": count, "effective": effective, "seconds": seconds, "seed": seed, "faults": ground.faults}
 

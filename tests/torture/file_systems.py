@@ -5,7 +5,6 @@ import fcntl
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from tests.torture.child import command, killed_before_change, start

@@ -60,7 +60,9 @@ def test_a_stage_with_another_file_is_found(finished: Callable[[str], Path], tmp
     assert differences("tiny", mine, finished("theirs")) == [f"stage {STAGE} differs"]
 
 
-@pytest.mark.parametrize("planted", ["stages/read-0/work", "tiny/summary.json.host.1.part", "stages/read-0/spare.json", "stages/read-1", "x"])
+@pytest.mark.parametrize(
+    "planted", ["stages/read-0/work", "tiny/summary.json.host.1.part", "stages/read-0/spare.json", "stages/read-1", "x"]
+)
 def test_what_is_left_is_found(finished: Callable[[str], Path], planted: str) -> None:
     runs = finished("mine")
     (runs / planted).mkdir() if "." not in planted else (runs / planted).write_text("")
@@ -77,7 +79,9 @@ def test_a_manifest_that_is_written_again_is_found(finished: Callable[[str], Pat
     assert once.twice == [f"stage {STAGE} was computed twice"]
 
 
-@pytest.mark.parametrize("end", [(1, "error: the disk is full"), (2, "Traceback error: the disk is full"), (2, "error: error: the disk is full")])
+@pytest.mark.parametrize(
+    "end", [(1, "error: the disk is full"), (2, "Traceback error: the disk is full"), (2, "error: error: the disk is full")]
+)
 def test_a_failure_without_its_one_message_is_found(end: tuple[int, str]) -> None:
     assert one_message(End(2, "error: the disk\nis full", 1.0), "the disk is full") == []
     assert one_message(End(*end, 1.0), "the disk is full")
