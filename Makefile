@@ -32,7 +32,7 @@ test-browser: $(DEV)  ## the report as a person sees it, wide and narrow; instal
 	$(PINNED) -e ".[browser]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/experiments/report/test_browser.py
 
-# Apart from the rest, since it takes most of an hour. TORTURE="kills --count 50 --seed 1" runs one part.
+# Apart from the rest, since it takes long. TORTURE="kills --count 50 --seed 1" runs one part.
 torture: $(DEV)  ## kills, power cuts, full disks, little memory, odd file systems: what interrupted studies find is compared
 	$(BIN)/python -m tests.torture $(TORTURE)
 
