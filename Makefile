@@ -9,7 +9,7 @@ PINNED = $(INSTALL) -c constraints.txt --no-build-isolation
 SUITE := .venv/.installed
 DEV := .venv/.dev
 
-.PHONY: quickstart test test-quantized test-eval test-browser check reference dev lock clean
+.PHONY: quickstart test test-quantized test-eval test-browser torture check reference dev lock clean
 
 quickstart: $(SUITE)  ## three fine-tunes, measured: about 9 minutes on two CPU cores, installation included
 	$(BIN)/wellworn run quickstart
@@ -31,6 +31,10 @@ test-eval: $(DEV)  ## tasks of lm-eval; installs the extra
 test-browser: $(DEV)  ## the report as a person sees it, wide and narrow; installs the extra
 	$(PINNED) -e ".[browser]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/experiments/report/test_browser.py
+
+# Apart from the rest, since it takes long. TORTURE="kills --count 50 --seed 1" runs one part.
+torture: $(DEV)  ## kills, power cuts, full disks, little memory, odd file systems: what interrupted studies find is compared
+	$(BIN)/python -m tests.torture $(TORTURE)
 
 check: $(DEV)  ## style, types, layering, unsafe calls
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

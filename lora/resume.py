@@ -17,13 +17,16 @@ SIZES = "sizes.json"
 
 
 class MarkWhole(TrainerCallback):
-    """Writes down what a checkpoint holds, when all processes have written their part of it."""
+    """Writes down what a checkpoint holds, when all processes have written their part of it.
+
+    The one of the last step is left out: a trainer that goes on from there takes another step, past the end.
+    """
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write it; all processes save at the same step."""
         PartialState().wait_for_everyone()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if PartialState().is_main_process and folder.is_dir():
+        if PartialState().is_main_process and folder.is_dir() and state.global_step < state.max_steps:
             sizes = _sizes(folder)
             for name in sizes:
                 sync(folder / name)

@@ -74,6 +74,6 @@ def test_only_checkpoints_of_the_same_kind_of_launch_are_gone_on_from(sharded: b
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / weights).write_bytes(b"weights")
     for step in (2, 4):
-        MarkWhole().on_save(SimpleNamespace(output_dir=tmp_path), SimpleNamespace(global_step=step), None)
+        MarkWhole().on_save(SimpleNamespace(output_dir=tmp_path), SimpleNamespace(global_step=step, max_steps=99), None)
     assert newest_checkpoint(tmp_path, sharded) == str(tmp_path / taken)
     assert [path.name for path in tmp_path.iterdir()] == [taken]

@@ -84,9 +84,7 @@ def _attack(name: str, count: int, folder: Path, seed: int) -> dict[str, object]
         effective = PARTS[name].attack(ground, count)
     except RuntimeError as error:
         effective, ground.faults = 0, [*ground.faults, f"{name}: {error}"]
-    for fault in ground.faults:
-        sys.stderr.write(f"FAULT {fault}\n")
-    sys.stderr.flush()
+        sys.stderr.write(f"FAULT {name}: {error}\n")
     seconds = round(time.monotonic() - start)
     return {"part": name, "attacks": count, "effective": effective, "seconds": seconds, "seed": seed, "faults": ground.faults}
 

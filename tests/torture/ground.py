@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,7 @@ class Ground:
         """Note what is wrong after an attack; return whether nothing is."""
         if found:
             self.faults.append(f"{what} on {study} ({runs}): " + "; ".join(found))
+        sys.stderr.write(f"{what} on {study}: {'fine' if not found else f'FAULT {found}'}\n")
         return not found
 
 
