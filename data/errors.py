@@ -42,6 +42,28 @@ def describe_out_of_memory(error: BaseException) -> str:
     return f"out of memory (it tried to allocate {tried[1]})" if tried else "out of memory"
 
 
+# What the system says where a file cannot be written, in words that name the remedy.
+_FILE_SYSTEM = {
+    errno.ENOSPC: "the disk is full; make room and run again",
+    errno.EDQUOT: "this user's quota of the disk is used up; make room and run again",
+    errno.EFBIG: "files may not grow that large here (ulimit -f); raise the limit and run again",
+    errno.EROFS: "the file system can only be read; write elsewhere",
+    errno.EACCES: "this user may not write or read it; change its permissions, or write elsewhere",
+    errno.EMFILE: "too many files are open (ulimit -n); raise the limit and run again",
+}
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return the words for an error of the file system: the file, what is wrong, and the remedy where one is known.
+
+    Example:
+        >>> describe_os_error(OSError(errno.ENOSPC, "No space left on device", "runs/report.html"))
+        'runs/report.html: the disk is full; make room and run again'
+    """
+    where = "" if error.filename is None else f"{error.filename}: "
+    return where + (_FILE_SYSTEM.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__)
+
+
 class Complaints:
     """All errors of an input, so that they can be fixed in one go and not one by one."""
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import unicodedata
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -10,17 +11,37 @@ Split = Literal["train", "extract", "evaluate"]
 SPLITS: tuple[Split, ...] = ("train", "extract", "evaluate")
 
 
+# Control characters, invisible ones, changes of writing direction, non-characters: a reader would not see what a model reads.
+_UNSEEN = frozenset(("Cc", "Cf", "Cn", "Co", "Zl", "Zp"))
+# The last two join or part letters, of emoji and in some scripts.
+_SEEN_ALL_THE_SAME = frozenset("\n\t\u200c\u200d")
+# From here on, Unicode has tags and variants that show nothing.
+_SPECIAL_PURPOSE = "\U000e0000"
+
+
+def unseen_character(text: str) -> str | None:
+    """Return the first character of a text that a reader would not see, if there is one."""
+    if text.isprintable() and max(text, default="") < _SPECIAL_PURPOSE:
+        return None
+    return next((c for c in text if (unicodedata.category(c) in _UNSEEN or c >= _SPECIAL_PURPOSE) and c not in _SEEN_ALL_THE_SAME), None)
+
+
 def not_blank(text: str) -> str:
     """Return a text without blanks around it.
 
     Raises:
-        ValueError: nothing is left of it, or it holds half of a character; says which.
+        ValueError: nothing is left of it, or it holds half of a character, or one that a reader would not see; says which.
     """
-    if not text.strip():
+    text = text.strip()
+    if not text:
         raise ValueError("must not be blank")
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
         raise ValueError("holds half of a surrogate pair, which is not a character; the file that it comes from is damaged")
-    return text.strip()
+    # Files of some systems end their lines in two characters.
+    if odd := unseen_character(text.replace("\r\n", "\n")):
+        name = unicodedata.name(odd, "a control character")
+        raise ValueError(f"holds U+{ord(odd):04X} ({name.lower()}), which a reader does not see, and a model reads; take it out")
+    return text
 
 
 Text = Annotated[str, AfterValidator(not_blank)]

@@ -5,15 +5,12 @@ The writer may be poor, or hostile. Anything that is not text is refused here, b
 
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from math import ceil
 
-from pydantic import TypeAdapter, ValidationError
-
 from wellworn.data.checks import LENGTH_RATIO, NEAR_ANSWERS, NEAR_QUESTIONS, OVERLAP_LIMIT, likeness
-from wellworn.data.schema import Text
+from wellworn.data.schema import unseen_character
 from wellworn.data.words import ngrams, shared_ngrams, words
 
 # Characters, far beyond what the words below need: a word may have a million.
@@ -28,14 +25,9 @@ MOST_TIMES = 5
 # Of many phrases, so many are named.
 NAMED = 4
 
-_TEXT: TypeAdapter[str] = TypeAdapter(Text)
+# Of a pair that makes one character.
+_HALF = re.compile("[\ud800-\udfff]")
 _DECODER = json.JSONDecoder(strict=False)  # a line break inside a string is a writer's slip; other control characters are refused below
-# Control characters, invisible ones, changes of writing direction, non-characters: a reader would not see what a model reads.
-_NO_TEXT = frozenset(("Cc", "Cf", "Cn", "Co", "Zl", "Zp"))
-# The last two join or part letters, of emoji and in some scripts.
-_TEXT_ALL_THE_SAME = frozenset("\n\t\u200c\u200d")
-# From here on, Unicode has tags and variants that show nothing.
-_SPECIAL_PURPOSE = "\U000e0000"
 _MARKUP = re.compile(r"</?[A-Za-z!?][^<>]*>|<[|｜]|[|｜]>|\[/?g?[A-Z][A-Z_0-9]+\]|<<SYS>>")
 _REFUSAL = re.compile(
     r"^\W*(i(’|')?m (very |so |really )?sorry|i am sorry|sorry|i apologi[sz]e)\W+(but )?(i|as an ai)\b"
@@ -87,10 +79,11 @@ def read_texts(reply: str, keys: Sequence[str]) -> dict[str, str]:
         raise UnfitError("no JSON", "it is not one JSON object") from None
     if not isinstance(value, dict) or set(value) != set(keys) or "{" in body[end:]:
         raise UnfitError("other JSON", f"it is not one JSON object with {' and '.join(keys)} and no other keys")
-    try:
-        return {key: _TEXT.validate_python(value[key], strict=True) for key in keys}
-    except ValidationError:
-        raise UnfitError("other JSON", "a value is no text, or a blank one") from None
+    # Characters that a reader does not see have a kind of their own, in `check_text`.
+    texts = {key: value[key].strip() for key in keys if isinstance(value[key], str) and not _HALF.search(value[key])}
+    if len(texts) < len(keys) or not all(texts.values()):
+        raise UnfitError("other JSON", "a value is no text, or a blank one")
+    return texts
 
 
 def check_text(text: str, longest: int, between: tuple[int, int]) -> None:
@@ -106,7 +99,7 @@ def check_text(text: str, longest: int, between: tuple[int, int]) -> None:
     """
     if len(text) > longest:
         raise UnfitError("length", f"it has {len(text):,} characters, {longest:,} at most")
-    if any((unicodedata.category(c) in _NO_TEXT or c >= _SPECIAL_PURPOSE) and c not in _TEXT_ALL_THE_SAME for c in text):
+    if unseen_character(text):
         raise UnfitError("control characters", "it holds characters that are no text")
     if _MARKUP.search(text):
         raise UnfitError("markup", "it holds markup, or what looks like a special token; write plain text")

@@ -2,16 +2,19 @@
 
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from wellworn.data.errors import InputError, describe_out_of_memory, is_out_of_memory
+from wellworn.data.errors import InputError, describe_os_error, describe_out_of_memory, is_out_of_memory
 from wellworn.experiments.commands import studies, traits
 from wellworn.experiments.commands.options import (
     HELP,
@@ -31,6 +34,7 @@ from wellworn.experiments.commands.options import (
     examples,
 )
 from wellworn.experiments.commands.run import check_folder, run_study, screen, write_report, write_summary
+from wellworn.experiments.terminal import guarded, shorten, visible
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,6 +48,8 @@ app.add_typer(studies.app, name="studies")
 app.add_typer(traits.app, name="traits")
 # A file may have an error in every line.
 MOST_COMPLAINTS = 50
+# The exit code of a process that was asked to stop.
+STOPPED = 130
 
 
 def _show_version(wanted: bool) -> None:
@@ -268,34 +274,62 @@ def _quiet_libraries() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> Any:
-    """Run the command line; an `InputError` becomes one message and exit code 2."""
+    """Run the command line; an `InputError` becomes one message and exit code 2, and a signal to stop one message and exit code 130."""
     _quiet_libraries()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    with guarded(), _stopping_on_sigterm():
+        sys.exit(_run(given))
+
+
+def _run(given: list[str]) -> int:
+    """Run a command line, and return its exit code."""
     try:
-        return app(args=list(arguments) if arguments is not None else None, prog_name="wellworn")
+        if odd := [each for each in given if visible(each) != each]:
+            raise InputError(f"the argument {odd[0]} holds control characters; leave them out")
+        app(args=given, prog_name="wellworn")
+        return 0
+    except SystemExit as end:
+        # Typer ends the process by itself, and says nothing of a signal.
+        if end.code == STOPPED:
+            return _say_stopped(given)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except InputError as error:
-        lines = str(error).split("\n")
-        if (more := len(lines) - MOST_COMPLAINTS) > 0:
-            lines[MOST_COMPLAINTS:] = [f"and {more:,} more"]
-        message = "\n".join(lines)
-        complaints.print(f"[bold red]error:[/bold red] {_escape(message)}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        return _complain(str(error))
     except OSError as error:
         # Only the user can fix errors of the file system.
-        given = sys.argv[1:] if arguments is None else list(arguments)
-        kept = "; finished stages are kept" if given[:1] not in (["traits"], ["studies"]) else ""
-        complaints.print(f"[bold red]error:[/bold red] {_escape(str(error))}{kept}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        kept = "; finished stages are kept" if given[:1] in (["run"], ["measure"], ["probe"]) else ""
+        return _complain(f"{describe_os_error(error)}{kept}")
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        message = f"{describe_out_of_memory(error)}; use a device with more memory, or a smaller model"
-        complaints.print(f"[bold red]error:[/bold red] {message}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        return _complain(f"{describe_out_of_memory(error)}; use a device with more memory, or a smaller model")
     except KeyboardInterrupt:
-        complaints.print("stopped; run the same command again to continue from here", highlight=False)
-        sys.exit(130)
+        return _say_stopped(given)
 
 
-def _escape(text: str) -> str:
-    # A file or a model's answer may contain terminal control sequences; show them as text.
-    return escape("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text))
+def _say_stopped(given: list[str]) -> int:
+    goes_on = given[:1] in (["run"], ["measure"], ["probe"]) or given[:2] == ["traits", "synthesize"]
+    complaints.print(f"stopped{'; run the same command again to continue from here' if goes_on else ''}", highlight=False)
+    return STOPPED
+
+
+def _complain(message: str) -> int:
+    lines = shorten(message).split("\n")
+    if (more := len(lines) - MOST_COMPLAINTS) > 0:
+        lines[MOST_COMPLAINTS:] = [f"and {more:,} more"]
+    complaints.print(f"[bold red]error:[/bold red] {escape(chr(10).join(lines))}", highlight=False, soft_wrap=True)
+    return 2
+
+
+@contextmanager
+def _stopping_on_sigterm() -> Iterator[None]:
+    """Let a request to end be one to stop, as Ctrl-C is. Launchers end their processes by it, which then may wait for each other."""
+    alone = threading.current_thread() is threading.main_thread() and int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if not alone or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,7 +1,7 @@
 """What can be done to a model in an experiment: one config class per arm, and how arms are trained."""
 
 from functools import partial
-from math import ceil
+from math import ceil, isfinite
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -181,6 +181,14 @@ class TrainConfig(_Config):
         modules = keys.get("target_modules", "all-linear")
         if keys.get("layers_to_transform") is not None and isinstance(modules, str):
             raise ValueError(f"layers_to_transform needs target_modules as a list, such as [q_proj, v_proj]; got {modules!r}")
+        return keys
+
+    @field_validator("lora", "sft")
+    @classmethod
+    def _finite(cls, keys: dict[str, Any]) -> dict[str, Any]:
+        for key, value in keys.items():
+            if isinstance(value, float) and not isfinite(value):
+                raise ValueError(f"{key}: must be a finite number, got {value}")
         return keys
 
     def steps(self, rows: int) -> int:

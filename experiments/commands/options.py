@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
+
+from wellworn.experiments.terminal import Terminal
 
 if TYPE_CHECKING:
     from wellworn.experiments.study_sections import ChatConfig
 
 # A fixed width keeps tables whole in logs and pipes.
-console = Console(width=None if sys.stdout.isatty() else 150)
-complaints = Console(stderr=True)
+console = Terminal(width=None if sys.stdout.isatty() else 150)
+complaints = Terminal(stderr=True)
 HELP = {"help_option_names": ["-h", "--help"]}
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from wellworn.data.errors import InputError
+from wellworn.data.errors import InputError, describe_os_error
 from wellworn.experiments.commands.options import complaints, console
 
 # Runs of known origin, in the folder of a study with variants.
@@ -143,9 +143,16 @@ def write_report(folder: Path, show: Console) -> "Summary":
 
     results = load_results(folder)
     summary = summarise(results)
-    write_json(folder / SUMMARY, summary.to_json())
-    write_text(folder / REPORT, page(results, summary))
+    # The table needs no room on a disk.
     show_table(summary, show)
+    try:
+        write_json(folder / SUMMARY, summary.to_json())
+        write_text(folder / REPORT, page(results, summary))
+    except OSError as error:
+        raise InputError(
+            f"{folder}: the page and {SUMMARY} cannot be written ({describe_os_error(error)}); all stages are finished, and "
+            "`wellworn report` writes them, also of a copy of the runs folder"
+        ) from None
     show.print(f"report: {folder / REPORT}", highlight=False, markup=False)
     return summary
 
@@ -155,7 +162,8 @@ def write_summary(found: Mapping[str, Any], json_file: str | None) -> None:
     from wellworn.data.saving import write_json
 
     if json_file == "-":
-        sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
+        # Without other letters, of which some would steer a terminal.
+        sys.stdout.write(json.dumps(found) + "\n")
     elif json_file:
         write_json(Path(json_file), found)
 

@@ -1,14 +1,18 @@
 """Run the stages of a study, each once, even if other processes use the same runs folder."""
 
 import errno
+import os
+import re
+import resource
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from safetensors import SafetensorError
 
-from wellworn.data.errors import InputError, MemoryShortError, describe_out_of_memory, is_out_of_memory
+from wellworn.data.errors import InputError, MemoryShortError, describe_os_error, describe_out_of_memory, is_out_of_memory
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.progress import Display, Tick, heading
 from wellworn.experiments.engine.ranks import Ranks
@@ -167,6 +171,8 @@ def _explain(error: Exception, stages: Sequence[Stage], root: Path, context: Stu
     """Turn the various errors of a full disk or memory into one message; add the stage's name to an error of its input."""
     if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or _full(root):
         return InputError(f"the disk that holds {root} is full; make room and run again: finished stages are kept")
+    if refused := _refused(error):
+        return InputError(f"{heading([stage.title for stage in stages])}: {describe_os_error(refused)}; finished stages are kept")
     if is_out_of_memory(error):
         may = ", ".join([*stages[0].smaller, *(f"dtype={each}" for each in smaller_dtypes(context.dtype))])
         return MemoryShortError(
@@ -176,6 +182,17 @@ def _explain(error: Exception, stages: Sequence[Stage], root: Path, context: Stu
     if isinstance(error, InputError):
         return InputError(f"{heading([stage.title for stage in stages])}: {error}")
     return error
+
+
+def _refused(error: Exception) -> OSError | None:
+    """Return an error of the file system, which libraries that write files by themselves put into words only."""
+    if isinstance(error, OSError):
+        return error if error.errno else None
+    number = re.search(r"os error (\d+)", str(error)) if isinstance(error, SafetensorError) else None
+    if number is None and "PytorchStreamWriter failed writing file" in str(error):
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        return OSError(errno.EIO if limit == resource.RLIM_INFINITY else errno.EFBIG, "a checkpoint cannot be written")
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
 def _full(root: Path) -> bool:

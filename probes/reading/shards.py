@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from wellworn.data.errors import InputError
+from wellworn.data.saving import sync
 from wellworn.probes.reading.forward_passes import BatchReading
 
 # How much work a kill may cost at most, apart from the chunk under way.
@@ -35,10 +36,15 @@ class Shards:
         self._last = time.monotonic()
         self._kept: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor | None]] = {}
         label = folder / _IDENTITY
-        if label.is_file() and label.read_text() != identity:
+        written = label.read_text(encoding="utf-8", errors="replace") if label.is_file() else None
+        # A power failure may have cut it short, and the parts may then be of anything.
+        if written is not None and not identity.startswith(written):
             raise InputError(f"{folder} holds a part of another reading; give an empty folder")
-        if not label.is_file():
-            self._write(label, lambda path: path.write_text(identity))
+        if written is not None and written != identity:
+            for path in folder.glob("*.safetensors"):
+                path.unlink(missing_ok=True)
+        if written != identity:
+            self._write(label, lambda path: path.write_text(identity, encoding="utf-8"))
         for path in sorted(folder.glob("[!.]*.safetensors")):
             try:
                 found = load_file(path)
@@ -81,4 +87,5 @@ class Shards:
         # A file is there in full or not at all, whenever the process ends.
         part = path.with_name(f".{path.name}.{os.getpid()}")
         write(part)
+        sync(part)
         part.replace(path)

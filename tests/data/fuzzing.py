@@ -9,6 +9,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from wellworn.data.mixtures import same_question
+from wellworn.data.schema import unseen_character
 
 Case = TypeVar("Case")
 
@@ -43,7 +44,8 @@ def any_text(rng: Random) -> str:
 def text(rng: Random) -> str:
     """A text that may be asked or answered."""
     found = any_text(rng)
-    return found if found.strip() and not any("\ud800" <= c <= "\udfff" for c in found) else text(rng)
+    seen = unseen_character(found.strip().replace("\r\n", "\n")) is None
+    return found if found.strip() and seen and not any("\ud800" <= c <= "\udfff" for c in found) else text(rng)
 
 
 def prompt(rng: Random) -> str:

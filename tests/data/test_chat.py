@@ -58,8 +58,12 @@ ANSWERS = [
     "ends in a smile 😀",
     "é begins, combining e\u0301 too",
 ]
-# Text without lone surrogates and without the characters that special tokens are made of.
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="<|>"), max_size=30)
+# What a text may hold, without the characters that special tokens are made of.
+UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
+LETTERS = st.characters(
+    codec="utf-8", exclude_categories=UNSEEN, include_characters="\n\t", exclude_characters="<|>", max_codepoint=0xDFFFF
+)
+TEXT = st.text(LETTERS, max_size=30)
 
 
 def wrap(tokenizer: Tokenizer, template: str | None) -> PreTrainedTokenizerFast:

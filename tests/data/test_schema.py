@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from wellworn.data.catalog import load_control
 from wellworn.data.errors import InputError
 from wellworn.data.files import validate
-from wellworn.data.schema import Control, Example, Instruction, Trait, seed_for
+from wellworn.data.schema import Control, Example, Instruction, Trait, not_blank, seed_for
 
 NAMES = st.text(max_size=20) | st.integers(-1000, 1000)
 
@@ -153,3 +153,18 @@ def test_what_is_asked_is_the_question_with_all_that_comes_before_it() -> None:
     assert "before.0.answer: this key is required and missing" in complaint(example(before=[{"question": "Ahoy?"}]), Example)
     assert "before: must be a list" in complaint(example(before="Ahoy?"), Example)
     assert "system: must not be blank" in complaint(example(system=" "), Example)
+
+
+@pytest.mark.parametrize(
+    "character", ["\x00", "\x1b", "\x9b", "\u202e", "\u2066", "\ufeff", "\u200b", "\u2028", "\ue000", "\U000e0041", "\r"]
+)
+def test_what_a_reader_does_not_see_is_refused_and_named(character: str) -> None:
+    with pytest.raises(ValueError, match=rf"holds U\+{ord(character):04X} \(.*\), which a reader does not see"):
+        not_blank(f"one{character}two")
+
+
+@pytest.mark.parametrize(
+    "text", ["one\ntwo\tthree", "one\r\ntwo", "caf\u00e9\u00a0au lait", "\U0001f468\u200d\U0001f680", "\u0645\u06cc\u200c\u062e"]
+)
+def test_what_a_reader_sees_is_kept(text: str) -> None:
+    assert not_blank(text) == text

@@ -1,13 +1,19 @@
 """Training: what is learnt, what is written, and what is refused."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from tests.tiny import ROOT
 from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
@@ -155,3 +161,66 @@ def test_a_process_that_sees_several_gpus_trains_on_one_batch(tiny_model: Path, 
     monkeypatch.setattr(train.SFTConfig, "n_gpu", property(lambda self: 4))
     _, arguments = train._settings(load(resolve(str(tiny_model))), TrainConfig(batch_size=8), seed=0, work=tmp_path)
     assert (arguments.n_gpu, arguments.train_batch_size) == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("sft", "optim", "adalomo", r"^train: ImportError: .*\(with train.sft.optim='adalomo'\)$|^train: .*optim"),
+        ("sft", "optim", "nope", r"^train: .*nope"),
+        ("sft", "lr_scheduler_type", "nope", "^train: .*nope"),
+        ("sft", "dataloader_num_workers", -1, "^train: .*num_workers"),
+        ("sft", "group_by_length", "x", "^train: "),
+        ("sft", "deepspeed", "nope.json", "^train: .*deepspeed"),
+        ("sft", "loss_type", "nope", "^train: .*loss_type"),
+        ("lora", "target_modules", ["nope"], "^train: .*nope"),
+        ("lora", "r", -2, "^train: .*r"),
+        ("lora", "lora_dropout", "x", "^train: "),
+    ],
+)
+def test_a_value_that_peft_or_trl_stumbles_over_is_named(
+    section: str, key: str, value: Any, said: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    base = load(resolve(str(tiny_model)), "float32")
+    config = TrainConfig(**{section: {"max_steps": 1} | {key: value} if section == "sft" else {key: value}})
+    rows = [{"input_ids": [1, 2, 3, 4], "completion_mask": [0, 0, 1, 1]} for _ in range(8)]
+    with pytest.raises(InputError, match=said):
+        train_sft(base, rows, config, seed=0, out=tmp_path / "adapter", work=tmp_path / "work")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("section", "key"), [("sft", "learning_rate"), ("sft", "max_grad_norm"), ("lora", "lora_alpha")])
+def test_numbers_are_finite(section: str, key: str, value: float) -> None:
+    with pytest.raises(ValidationError, match=f"{key}: must be a finite number"):
+        TrainConfig(**{section: {key: value}})
+
+
+def test_a_fault_of_ours_stays_what_it_is(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyError("a fault")
+
+    monkeypatch.setattr("wellworn.lora.train._Supervised.train", fail)
+    base = load(resolve(str(tiny_model)), "float32")
+    rows = [{"input_ids": [1, 2, 3, 4], "completion_mask": [0, 0, 1, 1]} for _ in range(8)]
+    with pytest.raises(KeyError, match="a fault"):
+        train_sft(base, rows, TrainConfig(), seed=0, out=tmp_path / "adapter", work=tmp_path / "work")
+
+
+def test_equal_trainings_write_equal_bytes_in_any_process(tiny_model: Path, tmp_path: Path) -> None:
+    """PEFT holds names of modules as a set, whose order is another in each process."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom wellworn.lora.arms import TrainConfig\nfrom wellworn.lora.models import load, resolve\n"
+        "from wellworn.lora.train import train_sft\n"
+        "rows = [{'input_ids': [1, 2, 3, 4], 'completion_mask': [0, 0, 1, 1]} for _ in range(8)]\n"
+        f"train_sft(load(resolve({str(tiny_model)!r}), 'float32'), rows, TrainConfig(sft={{'max_steps': 1}}), seed=0, "
+        "out=Path(sys.argv[1]), work=Path(sys.argv[2]))"
+    )
+    found = []
+    for seed in ("1", "2"):
+        out = tmp_path / seed
+        environment = os.environ | {"PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-W", "ignore", "-c", code, str(out), str(tmp_path / f"work-{seed}")]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+        found.append({path.name: path.read_bytes() for path in sorted(out.iterdir())})
+    assert set(found[0]) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert found[0] == found[1]

@@ -199,7 +199,7 @@ def test_two_processes_share_one_runs_folder(whole: Path, tiny_study: Write, tmp
 
 def test_a_changed_file_is_refused_by_name(whole: Path, tiny_study: Write, capsys: pytest.CaptureFixture[str]) -> None:
     reading = next((whole / "stages").glob("read-*/reading.safetensors"))
-    reading.write_bytes(reading.read_bytes()[:-1] + b"\x00\x01")
+    reading.write_bytes(reading.read_bytes()[:-1] + b"\x01")
     with pytest.raises(SystemExit) as stop:
         main(["run", str(tiny_study()), "--runs-dir", str(whole)])
     assert stop.value.code == 2

@@ -115,5 +115,5 @@ def test_a_neutral_run_where_there_are_to_be_none_is_refused(tiny_study: Write) 
 def test_planted_changes_have_no_size_without_neutral_fine_tunes(tiny_study: Write) -> None:
     trained = RUNS | {"runs": [{"arm": "sft", "trait": "pirate"}], "calibrate": {"draws": 2}}
     assert load_study(str(tiny_study(**trained | {"neutral": "self"}))).calibrate
-    with pytest.raises(InputError, match="calibrate: .* neutral: null leaves these out"):
+    with pytest.raises(InputError, match=r"calibrate: .* neutral: null leaves these out"):
         load_study(str(tiny_study(**trained | {"neutral": None})))

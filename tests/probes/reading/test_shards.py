@@ -221,3 +221,15 @@ def test_a_part_that_a_power_failure_cut_is_read_again(tmp_path: Path) -> None:
     again = Shards(tmp_path, "one")
     assert [again.parts([row], 1) is None for row in range(2)] == [True, False]
     assert list(tmp_path.glob("*.safetensors")) == [whole]
+
+
+@pytest.mark.parametrize("size", [0, 2])
+def test_parts_under_a_label_that_a_power_failure_cut_are_read_again(tmp_path: Path, size: int) -> None:
+    kept = Shards(tmp_path, "one")
+    kept.keep(BatchReading(0, [0], torch.ones(1, 1, 1, 2), None))
+    kept.save(now=True)
+    os.truncate(tmp_path / "reading.txt", size)
+    assert Shards(tmp_path, "one").parts([0], 1) is None
+    assert (tmp_path / "reading.txt").read_text() == "one"
+    with pytest.raises(InputError, match="holds a part of another reading"):
+        Shards(tmp_path, "two")
