@@ -175,6 +175,14 @@ class Study(Section):
             raise ValueError(f"seed s trains on data set s mod {parts}, which is the same for some of the seeds {named}; use others")
         return parts
 
+    @field_validator("variants")
+    @classmethod
+    def _one_deep(cls, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, settings in variants.items():
+            if taken := sorted({"name", "variants"} & {key.partition(".")[0] for key in settings}):
+                raise ValueError(f"{name}: {taken[0]} cannot be set by a variant, which is named after its key and has none of its own")
+        return variants
+
     @field_validator("grid")
     @classmethod
     def _of_training(cls, grid: dict[str, list[Any]]) -> dict[str, list[Any]]:

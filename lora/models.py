@@ -80,6 +80,16 @@ def device_and_dtype(dtype: str = "auto") -> tuple[torch.device, str]:
     return device, dtype
 
 
+def check_installed(dtype: str) -> None:
+    """Check that what a number format needs is installed.
+
+    Raises:
+        InputError: it is not.
+    """
+    if dtype == NF4 and importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError("dtype nf4 needs bitsandbytes; install the extra: pip install -e '.[quantized]'")
+
+
 def resolve(name: str) -> ModelRef:
     """Find a model by name and say exactly which weights that is.
 
@@ -286,8 +296,7 @@ def end_turns(model: "PreTrainedModel", chat: Chat) -> None:
 def _four_bits() -> dict[str, Any]:
     from transformers import BitsAndBytesConfig
 
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError("dtype nf4 needs bitsandbytes; install the extra: pip install -e '.[quantized]'")
+    check_installed(NF4)
     compute = DTYPES[device_and_dtype("auto")[1]]
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
     return {"quantization_config": config, "dtype": compute}

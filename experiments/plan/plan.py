@@ -22,6 +22,7 @@ from wellworn.experiments.stages.persona_directions import role_stages
 from wellworn.experiments.stages.persona_space import dimension_stage, lay_out_space
 from wellworn.experiments.stages.training import chat_stage
 from wellworn.experiments.study import Study, expand_runs
+from wellworn.lora.models import check_installed
 from wellworn.probes.reading.layers import resolve_layer
 
 
@@ -29,9 +30,10 @@ def plan(study: Study, context: StudyContext) -> Plan:
     """Expand a study into stages; every error that can be found without computing is raised here.
 
     Raises:
-        InputError: an unknown trait or instruction, a layer out of range, a folder that is not an adapter, or no run to model planted
-            changes on.
+        InputError: a number format that needs a missing package, an unknown trait or instruction, a layer out of range, a folder that is
+            not an adapter, or no run to model planted changes on.
     """
+    check_installed(context.dtype)
     knock_in = None
     if study.knock_in:
         knock_in, context = plan_knock_in(context, study.knock_in, study.questions)

@@ -58,6 +58,8 @@ def test_overrides_are_yaml_values() -> None:
         ("judge=''", "judge: must not be blank"),
         ("library=['']", "library.0: must not be blank"),
         ("runs=[{arm: sft, trait: ''}]", "runs.0.trait: must not be blank"),
+        ("variants={a: {name: b}}", "variants: a: name cannot be set by a variant"),
+        ("variants={a: {variants.b: {layer: 1}}}", "variants: a: variants cannot be set by a variant"),
         ("layer=.nan", "layer: must be a finite number"),
         ("mediate={doses: [1, .inf]}", "mediate.doses.1: must be a finite number"),
         ("chat.template_kwargs={a: {b: -.inf}}", "chat.template_kwargs.a.b: must be a finite number"),
