@@ -258,7 +258,8 @@ def load_results(folder: Path) -> Results:
 def _load_index(path: Path) -> Index:
     value = read_json(path)
     # Much of it has no type: what the study says, and what arms set.
-    if not isinstance(value, dict) or value.pop(SEAL, None) != digest(value):
+    # Earlier versions sealed none.
+    if not isinstance(value, dict) or (SEAL in value and value.pop(SEAL) != digest(value)):
         raise InputError(f"{path}: is not the index of a study as it was written; run the study again")
     try:
         return Index.from_json(value)

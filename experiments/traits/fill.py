@@ -12,7 +12,7 @@ from wellworn.data.examples import Placed, check_rows
 from wellworn.data.files import read_text
 from wellworn.data.importers import hold_out
 from wellworn.data.new_trait import HEADING, figures
-from wellworn.data.schema import Asked, Trait
+from wellworn.data.schema import Asked, Trait, unseen_character
 from wellworn.data.writers import trait_files, write_folder
 from wellworn.experiments.stages.answers import REPETITION_PENALTY
 from wellworn.experiments.study_sections import ChatConfig
@@ -20,7 +20,7 @@ from wellworn.experiments.traits.exchange import address
 from wellworn.lora import models
 from wellworn.probes.decoding.generate import Decoding, Request, generate
 
-EMPTY, CUT_OFF = "empty", "cut off"
+EMPTY, CUT_OFF, ODD = "empty", "cut off", "not plain text"
 
 
 def fill(name: str, model: str, into: Path, tokens: int, held_out: int | None, config: ChatConfig, console: Console) -> None:
@@ -74,10 +74,10 @@ def _plain_answers(
     answers, unusable = {}, Counter[str]()
     for each, answer in zip(asked, found, strict=True):
         text = chat.decode(answer.ids).strip()
-        if text and answer.ended:
+        if text and answer.ended and not unseen_character(text):
             answers[each] = text
         else:
-            unusable[CUT_OFF if text else EMPTY] += 1
+            unusable[EMPTY if not text else ODD if answer.ended else CUT_OFF] += 1
     return answers, unusable
 
 
@@ -91,7 +91,9 @@ def _filled(trait: Trait, answers: dict[Asked, str], held_out: int | None, where
             rows.append((where, row.model_copy(update={"negative": answers[row.asked]})))
     left = len(trait.examples) - len(rows)
     if not rows:
-        raise InputError(f"{where}: no answer of the model can be used: all are {EMPTY} or {CUT_OFF}; give more --tokens, or another model")
+        raise InputError(
+            f"{where}: no answer of the model can be used: all are {EMPTY}, {CUT_OFF} or {ODD}; give more --tokens, or another model"
+        )
     if trait.split("evaluate"):
         if held_out is not None:
             raise InputError("--held-out: the trait has evaluate rows already")

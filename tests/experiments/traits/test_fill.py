@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.experiments.conftest import command, refused
 from tests.tiny import save_tiny
 from wellworn.data.catalog import load_trait
+from wellworn.data.schema import unseen_character
 from wellworn.experiments.stages.answers import REPETITION_PENALTY
 
 TOKENS = 24
@@ -58,7 +59,8 @@ def test_a_model_answers_plainly_and_what_it_does_not_finish_is_left_out(
     trait = load_trait(str(tmp_path / "filled"))
     kept = {row.question: row for row in trait.examples}
     known = greedy(ending_model, [row["question"] for row in ROWS])
-    usable = {question: text for question, (text, ended) in known.items() if text and ended}
+    odd = {question for question, (text, ended) in known.items() if ended and unseen_character(text)}
+    usable = {question: text for question, (text, ended) in known.items() if text and ended and question not in odd}
     assert {question: row.negative for question, row in kept.items()} == usable
     assert {question: row.positive for question, row in kept.items()} == {
         row["question"]: row["positive"] for row in ROWS if row["question"] in usable
@@ -68,9 +70,10 @@ def test_a_model_answers_plainly_and_what_it_does_not_finish_is_left_out(
     assert trait.lacks.keys() == {"contrast_pairs", "system_prompt", "rubric"}
     card = (tmp_path / "filled" / "CARD.md").read_text()
     empty = sum(not text for text, _ in known.values())
-    cut_off = len(ROWS) - len(usable) - empty
+    cut_off = len(ROWS) - len(usable) - empty - len(odd)
     assert cut_off > 0
-    said = " and ".join(f"{count} were {why}" for count, why in ((cut_off, "cut off"), (empty, "empty")) if count)
+    counts = ((cut_off, "cut off"), (empty, "empty"), (len(odd), "not plain text"))
+    said = " and ".join(f"{count} were {why}" for count, why in counts if count)
     assert card.startswith("# Trait card: bold\n\nImported from rows.jsonl")
     assert f"## Plain answers\n\nPlain answers to {len(usable)} questions are by local:ending@" in card
     assert f"Of other answers {said}, and {len(ROWS) - len(usable)} rows with these questions are left out." in card
@@ -94,7 +97,7 @@ def test_nothing_is_written_where_nothing_can_be(tmp_path: Path, ending_model: P
     new = tmp_path / "new"
     asked = ("traits", "fill", bold, "--model", ending_model, "--to")
     assert "bold: exists already; nothing was written" in refused(capsys, *asked, bold)
-    assert "no answer of the model can be used: all are empty or cut off" in refused(capsys, *asked, new, "--tokens", 1)
+    assert "no answer of the model can be used: all are empty, cut off or not plain text" in refused(capsys, *asked, new, "--tokens", 1)
     assert "cannot be held out" in refused(capsys, *asked, new, "--tokens", TOKENS, "--held-out", 40)
     assert "pirate: has no answer without a plain one next to it" in refused(
         capsys, "traits", "fill", "pirate", "--model", ending_model, "--to", new
