@@ -220,7 +220,8 @@ def test_hostile_texts_run_nothing_fetch_nothing_and_cover_nothing(browser: "Bro
     assert said == []
     assert view.url == attacked.as_uri()
     assert view.locator("iframe, form, base, img[src^='x'], svg[onload], [onerror], [onmouseover], [onfocus]").count() == 0
-    assert view.evaluate(TOO_WIDE) <= 0
+    # Widths of borders are rounded.
+    assert view.evaluate(TOO_WIDE) <= MOST_CUT
     assert view.evaluate(OVERLAPS) == []
     # What it says is there to be read.
     assert "mark()" in view.inner_text("body")

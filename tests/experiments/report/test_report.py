@@ -13,6 +13,7 @@ from tests.experiments.synthetic import (
     TOO_NOISY,
     doses,
     facts,
+    manifest,
     mediated,
     near,
     pathways,
@@ -117,7 +118,8 @@ def test_table_headers_have_a_scope(html: str) -> None:
 def test_no_path_of_the_machine_is_shown() -> None:
     trait = "/secret/of/this/machine/traits/mine"
     results = study(run(facts(), trait=trait), runs=[{"arm": "sft", "trait": trait}, {"arm": "adapter", "path": "C:\\secret\\adapter"}])
-    results.manifests["train-1"]["title"] = f"train sft {trait} (seed 0)"  # type: ignore[index]
+    train = manifest(f"train sft {trait} (seed 0)", 2.5)
+    results = replace(results, manifests=dict(results.manifests) | {"train-1": train})
     text = rendered(results)
     assert "secret" not in text
     assert "…/mine" in text
