@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from wellworn.data.errors import InputError
 from wellworn.lora.sharded import check_launcher
+from wellworn.probes.reading.across_ranks import place
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -74,11 +75,12 @@ class Ranks:
             items: the same on all ranks.
             work: some of the items → one result for each of them.
         """
-        mine = range(len(items))[self.rank :: self.world]
+        rank, world = place()
+        mine = range(len(items))[rank::world]
         found = list(zip(mine, work([items[i] for i in mine]), strict=True))
         parts: list[Any] = [found]
-        if self.world > 1:
-            parts = [None] * self.world
+        if world > 1:
+            parts = [None] * world
             dist.all_gather_object(parts, found)
         results = dict(result for part in parts for result in part)
         return [results[i] for i in range(len(items))]

@@ -7,6 +7,7 @@ import resource
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from wellworn.experiments.engine.ranks import Ranks
 from wellworn.experiments.engine.stage import Folders, Output, Stage, write_output
 from wellworn.experiments.engine.store import Store
 from wellworn.lora.memory import smaller_dtypes
+from wellworn.probes.reading.across_ranks import alone
 
 POLL_SECONDS = 0.5
 FULL_DISK_BYTES = 1_000_000
@@ -138,7 +140,9 @@ def _compute(stages: Sequence[Stage], store: Store, context: StudyContext, ranks
         try:
             folders = ranks.from_main(lambda: [store.begin(stage.id) for stage in stages])
             if stages[0].everywhere or ranks.main:
-                outputs = _outputs(stages, [stage.folders(store.path) for stage in stages], folders, context, tick)
+                # A sum over ranks that take no part would be waited for without end.
+                with nullcontext() if stages[0].everywhere else alone():
+                    outputs = _outputs(stages, [stage.folders(store.path) for stage in stages], folders, context, tick)
                 if ranks.main:
                     seconds = (time.perf_counter() - start) / len(stages)
                     for stage, folder, output in zip(stages, folders, outputs, strict=True):

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from wellworn.probes.mediation.paired_states import Batching, Texts, pair_batches
+from wellworn.probes.reading.across_ranks import place, sum_over_ranks
 from wellworn.probes.reading.layers import text_config
 from wellworn.probes.reading.variants import Variant
 
@@ -79,10 +79,9 @@ def state_changes(model: nn.Module, texts: Texts, between: tuple[Variant, Varian
             change = pair.change(layer, mask)
             sums[at, 0] += change.sum(0).double().cpu()
             sums[at, 1:] += (change.T @ change).double().cpu()
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        both = torch.cat([sums.flatten(), count]).to(device)
-        dist.all_reduce(both)
-        sums, count = both[:-1].view_as(sums).cpu(), both[-1:].cpu()
+    if place()[1] > 1:
+        both = sum_over_ranks(torch.cat([sums.flatten(), count]), device)
+        sums, count = both[:-1].view_as(sums), both[-1:]
     tokens = int(count.item())
     # In place, since the moments of a wide and deep model take gigabytes.
     sums /= tokens

@@ -10,12 +10,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from wellworn.data.chat import Encoded
 from wellworn.data.errors import InputError
 from wellworn.probes.mediation.interventions import Intervention, patch_state
+from wellworn.probes.reading.across_ranks import place
 from wellworn.probes.reading.batch_inputs import BatchInputs, batch_inputs
 from wellworn.probes.reading.batching import Chunk, plan
 from wellworn.probes.reading.capture import DEFAULT_TOKEN_BUDGET, Progress, check_rows, is_sharded, without_ddp
@@ -77,7 +77,7 @@ def pair_batches(
     for rows in texts.rows:
         check_rows(model, rows, ("response",))
     _refuse_unlike(texts)
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, world = place()
     longer = [max(pair, key=len).input_ids for pair in zip(*texts.rows, strict=True)]
     dealt = [[batch for chunk in chunks for batch in chunk.batches] for chunks in plan(longer, None, batching.token_budget, world)]
     for batch in dealt[rank]:

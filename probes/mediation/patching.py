@@ -17,12 +17,12 @@ their places and pass through: a model may decide by a block's position what it 
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from wellworn.data.errors import InputError
 from wellworn.probes.mediation.interventions import Intervention, Push, Swap, swapped_layers
 from wellworn.probes.mediation.paired_states import SIDES, Batching, Texts, pair_batches
+from wellworn.probes.reading.across_ranks import sum_over_ranks
 from wellworn.probes.reading.capture import is_sharded
 from wellworn.probes.reading.layers import depth
 from wellworn.probes.reading.variants import Variant, applied
@@ -79,7 +79,7 @@ def patched_part_logprobs(
                         batching.progress(len(group) * pair.tokens(side))
         if members is not None:
             scores[:, torch.tensor(members)] = found.cpu()
-    scores = _sum_over_ranks(scores, model)
+    scores = sum_over_ranks(scores, next(model.parameters()).device)
     if not torch.isfinite(scores).all():
         arm, row, _ = (int(i) for i in (~torch.isfinite(scores)).nonzero()[0])
         raise InputError(f"row {row}: the log-probability in arm {arm} is not finite; try a wider dtype (float32)")
@@ -105,7 +105,7 @@ def moved_norms(
         if members is not None:
             change = pair.change(layer, pair.swap_mask(0))
             sums += torch.stack([(swap.part(change).double() ** 2).sum() for swap in swaps]).cpu()
-    return _sum_over_ranks(sums, model)
+    return sum_over_ranks(sums, next(model.parameters()).device)
 
 
 def _group_by_entry(mine: Sequence[int], arms: Sequence[Intervention], deepest: int, room: int) -> Iterator[list[int]]:
@@ -116,12 +116,3 @@ def _group_by_entry(mine: Sequence[int], arms: Sequence[Intervention], deepest: 
     size = max(1, room)
     for group in entries.values():
         yield from (group[start : start + size] for start in range(0, len(group), size))
-
-
-def _sum_over_ranks(mine: torch.Tensor, model: nn.Module) -> torch.Tensor:
-    """Add up over ranks, each of which holds its own texts and zeros elsewhere."""
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        there = mine.to(next(model.parameters()).device)
-        dist.all_reduce(there)
-        return there.cpu()
-    return mine

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wellworn.data.chat import SPANS, Encoded
 from wellworn.data.errors import InputError
 from wellworn.data.files import digest
+from wellworn.probes.reading.across_ranks import place, sum_over_ranks
 from wellworn.probes.reading.batching import Chunk, plan
 from wellworn.probes.reading.forward_passes import BatchReading, HowToRead, Passes
 from wellworn.probes.reading.layers import depth, text_config
@@ -113,11 +113,10 @@ def _collect(model: nn.Module, rows: Sequence[Encoded], variants: Sequence[Varia
         if part.logprob is not None:
             scores[part.variant, part.rows] = part.logprob
         del part
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        # Ranks hold disjoint rows and zeros elsewhere, so one sum puts all rows on all ranks.
-        both = torch.cat([states.flatten(), scores.flatten()]).to(_device(model))
-        dist.all_reduce(both)
-        states, scores = both[: states.numel()].cpu().view_as(states), both[states.numel() :].cpu().view_as(scores)
+    if place()[1] > 1:
+        # Ranks hold disjoint rows, so one sum puts all rows on all ranks.
+        both = sum_over_ranks(torch.cat([states.flatten(), scores.flatten()]), _device(model))
+        states, scores = both[: states.numel()].view_as(states), both[states.numel() :].view_as(scores)
     return [Reading(states[v], scores[v] if spec.logprob else None) for v in range(count)]
 
 
@@ -150,7 +149,7 @@ def stream(
     check_rows(model, rows, (*spec.spans, "response"))
     if variants is not None and not variants:
         raise InputError("variants: there is none to read with")
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, world = place()
     sharded = is_sharded(model)
     chunks = chunks_by_rank(model, rows, spec, world)
     how = HowToRead(

@@ -16,6 +16,7 @@ from wellworn.data.chat import Encoded
 from wellworn.probes.mediation.interventions import Intervention, Swap
 from wellworn.probes.mediation.paired_states import Batching, Texts
 from wellworn.probes.mediation.patching import patched_logprobs
+from wellworn.probes.reading import across_ranks
 from wellworn.probes.reading.capture import Spec, read
 from wellworn.probes.reading.variants import Variant
 
@@ -66,6 +67,12 @@ def main() -> None:
                     )
         for some in (rows, rows[:1]):
             errors[f"{kind} patched {len(some)}"] = float((patch_outcomes(model, some) - swapped[:, : len(some)]).abs().max())
+    # One reads by itself, while the other does something else.
+    if dist.get_rank() == 0:
+        with across_ranks.alone():
+            by_itself = read(make_model("llama"), rows, SPECS["scored"])
+            errors["plain alone"] = float((by_itself.states - alone["scored"].states).abs().max())
+            errors["plain alone patched"] = float((patch_outcomes(make_model("llama"), rows) - swapped).abs().max())
     everyone: list[object] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, errors)
     dist.destroy_process_group()
