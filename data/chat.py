@@ -65,6 +65,10 @@ class Encoded:
         return len(self.input_ids)
 
 
+class RefusedError(InputError):
+    """A chat template does not write a conversation of some kind. It may write others."""
+
+
 class TooLongError(InputError):
     """A conversation does not fit the model's context."""
 
@@ -291,9 +295,7 @@ class Chat:
         several = [Asked("?", system) for system in (None, "Be brief.")]
         try:
             one, other = ([replace(self, date=day)._render(asked, _MARKER) for asked in several] for day in _TWO_DAYS)
-        except LimitError:
-            raise
-        except InputError:
+        except RefusedError:
             # It is said of the conversation that is refused.
             return False
         return one != other
@@ -315,7 +317,7 @@ class Chat:
         except LimitError as error:
             raise LimitError(f"{error}; set chat.template=plain to do without it") from None
         except Exception as error:  # a template is a program, which may fail in any way
-            raise InputError(
+            raise RefusedError(
                 f"the model's chat template refuses the conversation: {str(error) or type(error).__name__}; "
                 "set chat.template_kwargs to what it asks for, or chat.template=plain"
             ) from None
@@ -325,9 +327,7 @@ class Chat:
         probe = "wellworn-system-probe"
         try:
             return probe in self._render(Asked("?", probe), _MARKER)
-        except LimitError:
-            raise
-        except InputError:
+        except RefusedError:
             return False
 
     def _refuse_special(self, asked: Asked, answer: str = "") -> None:

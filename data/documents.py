@@ -6,13 +6,12 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from wellworn.data.errors import Complaints, InputError
+from wellworn.data.errors import Complaints, InputError, Location
 from wellworn.data.examples import Placed
 from wellworn.data.files import read_yaml, validate
 from wellworn.data.import_options import Format, LeftOut, note_extra
 from wellworn.data.mixtures import same_question
 from wellworn.data.schema import Example, Role, Split, Text
-from wellworn.data.wording import Location
 
 # Closes the prompt of a judge where the rubric of a trait has no places for question and answer.
 JUDGED = "\n\nQuestion:\n{question}\n\nAnswer:\n{answer}"

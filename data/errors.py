@@ -5,6 +5,9 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# A place in nested values: keys and indices from the outside in.
+Location = tuple[str | int, ...]
+
 
 class InputError(ValueError):
     """Something that the user gave cannot be used.

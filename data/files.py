@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import math
 import stat
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +15,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from wellworn.data.errors import Complaints, InputError
-from wellworn.data.wording import Location, complaints
+from wellworn.data.errors import Complaints, InputError, Location
+from wellworn.data.secrets import SECRET_HERE, without_secrets
+from wellworn.data.wording import complaints
 
 Model = TypeVar("Model", bound=BaseModel)
 # A few lines of aliases can expand without end.
@@ -46,15 +48,16 @@ def check_file(path: Path) -> None:
         raise InputError(f"{path}: is {_KINDS.get(kind, 'something else')}, and not a file")
 
 
-def check_files(folder: Path) -> None:
-    """Make sure that a folder holds nothing but files and folders, before a library opens what is in it.
+def list_files(folder: Path) -> list[Path]:
+    """Return all files of a folder, in order, having made sure that it holds nothing else: a library may open any of them.
 
     Raises:
         InputError: it holds something else; names it.
     """
-    for path in sorted(folder.rglob("*")):
-        if not path.is_dir():
-            check_file(path)
+    found = [path for path in sorted(folder.rglob("*")) if not path.is_dir()]
+    for path in found:
+        check_file(path)
+    return found
 
 
 def read_text(path: Path) -> str:
@@ -134,12 +137,18 @@ def assign(tree: dict[str, Any], text: str, where: str, wrong: str) -> str:
     """Set what `key.sub=value` says inside nested mappings; return the key.
 
     Raises:
-        InputError: the text is not written so (`wrong`), its value is not valid YAML, or `set_key` refuses the key, at `where`.
+        InputError: the text is not written so (`wrong`), its value is not valid YAML, or `set_key` refuses the key, at `where`. It quotes
+            no secret.
     """
     key, found, value = text.partition("=")
-    if not found or not key:
-        raise InputError(wrong)
-    set_key(tree, key, parse_yaml_value(value), where)
+    try:
+        if not found or not key:
+            raise InputError(wrong)
+        set_key(tree, key, parse_yaml_value(value), where)
+    except InputError as error:
+        # It may quote what was given.
+        shown = without_secrets(text)
+        raise (InputError(f"{shown}: {SECRET_HERE}") if shown != text else error) from None
     return key
 
 
@@ -161,6 +170,15 @@ def set_key(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
         if not isinstance(tree, dict):
             raise InputError(f"{where}: {part!r} in {key!r} is a value, and holds no keys")
     tree[last] = value
+
+
+def find_infinite(value: Any, at: Location = ()) -> Iterator[Location]:
+    """Yield the places of infinite numbers and of NaN in plain values; no JSON holds them, so that nothing can be identified by them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield at
+    elif isinstance(value, Mapping | list | tuple):
+        for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from find_infinite(inner, (*at, key))
 
 
 def _size(node: Node | None, known: dict[int, int]) -> int:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from wellworn.data.errors import Complaints, InputError
+from wellworn.data.wording import visible
 
 # The fields of a row here that a column of a table may hold.
 FIELDS = ("question", "positive", "negative", "system", "split", "id")
@@ -87,7 +88,7 @@ def _kind(complaint: str) -> str:
 
 def _one_line(text: str) -> str:
     """Return a name that may hold anything as a short line of text that can be written and printed."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    shown = visible(text, harmless=())
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-Location = tuple[str | int, ...]
+from wellworn.data.errors import Location
 
 BLANK = "[secret]"
 # Shorter values ("none", "EMPTY") are not secrets, but words that a text may hold.

@@ -1,16 +1,17 @@
 """Say in plain words what pydantic finds wrong with a value: where, what it must be, and what it got."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from wellworn.data.errors import Location
 from wellworn.data.secrets import SecretError, blanked, find_secrets, is_secret_name
 
-Location = tuple[str | int, ...]
-
+# Not printable, and no danger: breaks of lines, a space that does not break, and the joints of letters and of emoji.
+HARMLESS = frozenset("\n\t\u00a0\u200c\u200d")
 LIST, MAPPING, NUMBER, WHOLE, TEXT = "a list", "a mapping of keys to values", "a number", "a whole number", "text"
 # Error type of pydantic → what the value must be. Braces take the error's own figures.
 MUST_BE = {
@@ -182,6 +183,27 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [found for part in get_args(annotation) for found in _models_in(part)]
+
+
+def visible(text: str, harmless: Collection[str] = HARMLESS) -> str:
+    r"""Return a text with every character written out that a terminal would act on, or that nobody would see.
+
+    Args:
+        text: anything.
+        harmless: characters that stay as they are, of those that are not printable.
+
+    Example:
+        >>> visible("\x1b[31mred")
+        '\\x1b[31mred'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in harmless else repr(c)[1:-1] for c in text)
+
+
+def first_place(error: ValidationError) -> str:
+    """Return the dotted place of the first thing that is wrong in a value."""
+    return ".".join(map(str, error.errors()[0]["loc"]))
 
 
 def some(names: Iterable[object], most: int = 5) -> str:

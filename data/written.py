@@ -82,7 +82,7 @@ def read_texts(reply: str, keys: Sequence[str]) -> dict[str, str]:
     # Characters that a reader does not see have a kind of their own, in `check_text`.
     texts = {key: value[key].strip() for key in keys if isinstance(value[key], str) and not _HALF.search(value[key])}
     if len(texts) < len(keys) or not all(texts.values()):
-        raise UnfitError("other JSON", "a value is no text, or a blank one")
+        raise UnfitError("other JSON", "a value is not text, or is blank")
     return texts
 
 

@@ -15,6 +15,7 @@ import typer
 from rich.markup import escape
 
 from wellworn.data.errors import InputError, describe_os_error, describe_out_of_memory, is_out_of_memory
+from wellworn.data.wording import visible
 from wellworn.experiments.commands import studies, traits
 from wellworn.experiments.commands.options import (
     HELP,
@@ -34,7 +35,7 @@ from wellworn.experiments.commands.options import (
     examples,
 )
 from wellworn.experiments.commands.run import check_folder, run_study, screen, write_report, write_summary
-from wellworn.experiments.terminal import guarded, shorten, visible
+from wellworn.experiments.terminal import guarded, shorten
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -297,8 +298,7 @@ def _run(given: list[str]) -> int:
         return _complain(str(error))
     except OSError as error:
         # Only the user can fix errors of the file system.
-        kept = "; finished stages are kept" if given[:1] in (["run"], ["measure"], ["probe"]) else ""
-        return _complain(f"{describe_os_error(error)}{kept}")
+        return _complain(f"{describe_os_error(error)}{'; finished stages are kept' if _has_stages(given) else ''}")
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -308,9 +308,13 @@ def _run(given: list[str]) -> int:
 
 
 def _say_stopped(given: list[str]) -> int:
-    goes_on = given[:1] in (["run"], ["measure"], ["probe"]) or given[:2] == ["traits", "synthesize"]
+    goes_on = _has_stages(given) or given[:2] == ["traits", "synthesize"]
     complaints.print(f"stopped{'; run the same command again to continue from here' if goes_on else ''}", highlight=False)
     return STOPPED
+
+
+def _has_stages(given: list[str]) -> bool:
+    return given[:1] in (["run"], ["measure"], ["probe"])
 
 
 def _complain(message: str) -> int:

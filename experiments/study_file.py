@@ -1,16 +1,15 @@
 """Study files: find one by name, read it, and apply overrides. Nothing heavy is imported before a study is validated."""
 
 import copy
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wellworn.data.catalog import NEUTRAL, control_names
-from wellworn.data.errors import InputError
-from wellworn.data.files import assign, place_of, read_yaml, validate
+from wellworn.data.errors import InputError, Location
+from wellworn.data.files import assign, find_infinite, place_of, read_yaml, validate
 from wellworn.data.secrets import SECRET_HERE, find_secrets, without_secrets
-from wellworn.data.wording import Location, did_you_mean, shortly
+from wellworn.data.wording import did_you_mean, shortly
 
 if TYPE_CHECKING:
     from wellworn.experiments.study import Study
@@ -82,7 +81,7 @@ def assemble_study(
     # Of all keys at once, as some of them are free: `more`, `template_kwargs`, `sft`, and what variants and the grid set.
     if secrets := list(find_secrets(value)):
         raise InputError("\n".join(f"{place_of(at, where, places)}: {'.'.join(map(str, at))} {SECRET_HERE}" for at in secrets))
-    if endless := list(_not_finite(value)):
+    if endless := list(find_infinite(value)):
         raise InputError("\n".join(f"{place_of(at, where, places)}: {'.'.join(map(str, at))}: must be a finite number" for at in endless))
     # Imported late: a missing study is found faster without it.
     from wellworn.experiments.study import Study
@@ -94,24 +93,11 @@ def assemble_study(
     return study
 
 
-def _not_finite(value: Any, at: Location = ()) -> Iterator[Location]:
-    """Yield the places of infinite numbers and of NaN, which a stage could not be identified by."""
-    if isinstance(value, float) and not math.isfinite(value):
-        yield at
-    elif isinstance(value, Mapping | list | tuple):
-        for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from _not_finite(inner, (*at, key))
-
-
 def _override(value: dict[str, Any], places: dict[Location, int | str], override: str) -> None:
     """Apply `key.sub=value` to a file's content, and note that this value comes from the command line."""
     shown = without_secrets(override)
     wrong = f"{shown!r}: an override is written key.sub=value, such as train.sft.learning_rate=1e-4"
-    try:
-        key = assign(value, override, shown, wrong)
-    except InputError as error:
-        # It quotes the value.
-        raise (InputError(f"{shown}: {SECRET_HERE}") if shown != override else error) from None
+    key = assign(value, override, shown, wrong)
     at = tuple(key.split("."))
     for place in [place for place in places if place[: len(at)] == at]:
         del places[place]

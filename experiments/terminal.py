@@ -15,23 +15,10 @@ from rich.segment import Segment
 from rich.text import Text
 
 from wellworn.data.secrets import blanked
+from wellworn.data.wording import visible
 
-# Characters that are no letters and do no harm: breaks of lines, a space that does not break, and the joints of letters and of emoji.
-_HARMLESS = frozenset("\n\t\u00a0\u200c\u200d")
 # Of a line of a message. What is longer is a file in one line, and not a message.
 LONGEST_LINE = 4000
-
-
-def visible(text: str) -> str:
-    r"""Return a text with every character that a terminal would act on written out.
-
-    Example:
-        >>> visible("\x1b[31mred")
-        '\\x1b[31mred'
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in _HARMLESS else repr(c)[1:-1] for c in text)
 
 
 def shorten(text: str, most: int = LONGEST_LINE) -> str:
@@ -46,7 +33,8 @@ class Terminal(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a text to be shown, without secrets."""
         found = super().render_str(text, **options)
-        return found if blanked(found.plain) == found.plain else Text(blanked(found.plain))
+        shown = blanked(found.plain)
+        return found if shown == found.plain else Text(shown)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield what is written, piece by piece; only the console's own pieces may steer the terminal."""

@@ -1,12 +1,13 @@
 """What can be done to a model in an experiment: one config class per arm, and how arms are trained."""
 
 from functools import partial
-from math import ceil, isfinite
+from math import ceil
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from wellworn.data.errors import InputError
+from wellworn.data.files import find_infinite
 from wellworn.data.schema import Text
 from wellworn.lora.keys import Section, beyond_lora, refuse_owned, unknown_keys
 
@@ -186,9 +187,8 @@ class TrainConfig(_Config):
     @field_validator("lora", "sft")
     @classmethod
     def _finite(cls, keys: dict[str, Any]) -> dict[str, Any]:
-        for key, value in keys.items():
-            if isinstance(value, float) and not isfinite(value):
-                raise ValueError(f"{key}: must be a finite number, got {value}")
+        for place in find_infinite(keys):
+            raise ValueError(f"{'.'.join(map(str, place))}: must be a finite number")
         return keys
 
     def steps(self, rows: int) -> int:

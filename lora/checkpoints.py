@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from wellworn.data.errors import InputError
+from wellworn.data.wording import some
 from wellworn.lora.models import OTHER_TEMPLATE, Loaded, ModelRef, load, load_config, load_tokenizer
 from wellworn.probes.reading.checkpoints import holding
 
@@ -51,8 +52,6 @@ _NO_MATTER = {
 }
 # Position embeddings of these kinds do not depend on how long a context may be.
 _ANY_LENGTH = {"default", "linear", "llama3"}
-# Of many keys or tokens, so many are named.
-_NAMED = 5
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -77,8 +76,8 @@ def compare_models(base: ModelRef, tuned: ModelRef, trust_remote_code: bool = Fa
         if getattr(config, "quantization_config", None) is not None:
             raise InputError(f"{ref.id}: holds quantised weights, which cannot take the place of others; give models in 16 or 32 bits")
     one, other = (_facts(config) for config in configs)
-    if unlike := sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key)):
-        shown = ", ".join(f"{key} {other.get(key)!r} for {one.get(key)!r}" for key in unlike[:_NAMED])
+    if unlike := {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}:
+        shown = some(f"{key} {other.get(key)!r} for {one.get(key)!r}" for key in unlike)
         raise InputError(
             f"{tuned.id}: is of another architecture than the base {base.id}, so that their states cannot be compared ({shown})"
         )
@@ -133,8 +132,9 @@ def _flat(values: Mapping[str, Any], known: Collection[str] | None = None, prefi
 def _compare_tokens(base: ModelRef, tuned: ModelRef, mine: "PreTrainedTokenizerBase", theirs: "PreTrainedTokenizerBase") -> list[str]:
     one, other = mine.get_vocab(), theirs.get_vocab()
     if moved := [token for token, place in one.items() if other.get(token) != place]:
-        shown = ", ".join(map(repr, sorted(moved)[:_NAMED]))
-        raise InputError(f"{tuned.id}: {len(moved):,} of the tokens of {base.id} are others there, or at other places ({shown})")
+        raise InputError(
+            f"{tuned.id}: {len(moved):,} of the tokens of {base.id} are others there, or at other places ({some(map(repr, moved))})"
+        )
     further = other.keys() - one.keys()
     return [f"it has {len(further):,} tokens more than the base, which are not used"] if further else []
 
@@ -160,8 +160,8 @@ def save_changes(base: Loaded, tuned: ModelRef, dtype: str, out: Path, trust_rem
     if type(other.model) is not type(base.model):
         raise InputError(f"{tuned.id}: is a {type(other.model).__name__}, and the base {base.ref.id} a {type(base.model).__name__}")
     mine, theirs = _tensors(base.model), _tensors(other.model)
-    if lacking := sorted(mine.keys() ^ theirs.keys()):
-        raise InputError(f"{tuned.id}: does not hold the same tensors as the base {base.ref.id} ({', '.join(lacking[:_NAMED])})")
+    if lacking := mine.keys() ^ theirs.keys():
+        raise InputError(f"{tuned.id}: does not hold the same tensors as the base {base.ref.id} ({some(lacking)})")
     changed = {}
     for key, own in mine.items():
         each = _fit_rows(base, tuned, key, own, theirs[key])

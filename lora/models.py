@@ -14,7 +14,7 @@ import torch
 
 from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError, is_out_of_memory
-from wellworn.data.files import check_files
+from wellworn.data.files import list_files
 from wellworn.data.wording import shortly
 from wellworn.lora.complete import check_complete, check_stored
 from wellworn.lora.digests import kept_digests
@@ -324,8 +324,7 @@ def _resolve_hub(name: str) -> ModelRef:
 def _folder_digest(folder: Path) -> str:
     """Digest the weights, configuration and tokenizer of a saved model."""
     kinds = (".safetensors", ".bin", ".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
-    check_files(folder)
-    paths = [path for path in sorted(folder.rglob("*")) if path.suffix in kinds]
+    paths = [path for path in list_files(folder) if path.suffix in kinds]
     total = hashlib.sha256()
     for path, digest in zip(paths, kept_digests(folder, paths, cache_dir() / "digests"), strict=True):
         total.update(f"{path.relative_to(folder)}:{digest};".encode())

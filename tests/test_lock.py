@@ -182,7 +182,10 @@ def test_a_current_lock_has_no_complaints() -> None:
         (_made_up(more=f"epsilon>=1 {A_HASH}\n"), "is not a pin: epsilon>=1"),
         (_made_up(more=f"epsilon==1.* {A_HASH}\n"), "is not a pin: epsilon==1.*"),
         (_made_up(more=f"epsilon @ file:///epsilon.whl {A_HASH}\n"), "is not a pin: epsilon @ file:///epsilon.whl"),
-        (_made_up(more="--index-url file:///simple\n"), "is not a requirement with sha256 hashes: --index-url file:///simple"),
+        (
+            _made_up(more="--index-url https://example.invalid/simple\n"),
+            "is not a requirement with sha256 hashes: --index-url https://example.invalid/simple",
+        ),
         (_made_up(more="epsilon==1 --hash=md5:0\n"), "is not a requirement with sha256 hashes: epsilon==1 --hash=md5:0"),
     ],
 )

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from wellworn.data.errors import InputError
 from wellworn.data.files import read_json
+from wellworn.data.wording import first_place
 from wellworn.experiments.findings.results import SUMMARY
 from wellworn.experiments.findings.summary import Summary
 
@@ -33,6 +34,5 @@ def results(study: str | Path) -> Summary:
     try:
         return Summary.from_json(read_json(path))
     except ValidationError as error:
-        [first, *_] = error.errors()
-        where = ".".join(map(str, first["loc"]))
+        where = first_place(error)
         raise InputError(f"{path}: is not a summary of this version ({where}); `wellworn report {path.parent}` writes it anew") from None

@@ -59,12 +59,14 @@ def chat_config(pairs: Sequence[str] | None) -> "ChatConfig":
         InputError: a key that the section `chat` does not have, or a wrong value.
     """
     from wellworn.data.files import assign, validate
+    from wellworn.data.secrets import without_secrets
     from wellworn.experiments.study_sections import ChatConfig
 
     value: dict[str, Any] = {}
     for pair in pairs or ():
-        wrong = f"--chat {pair!r}: is written KEY=VALUE, such as date=2026-01-01 or template_kwargs.enable_thinking=false"
-        assign(value, pair, f"--chat {pair}", wrong)
+        shown = without_secrets(pair)
+        wrong = f"--chat {shown!r}: is written KEY=VALUE, such as date=2026-01-01 or template_kwargs.enable_thinking=false"
+        assign(value, pair, f"--chat {shown}", wrong)
     return validate(ChatConfig, value, "--chat")
 
 

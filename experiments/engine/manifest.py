@@ -8,8 +8,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from wellworn.data.errors import InputError
 from wellworn.data.files import read_json
+from wellworn.data.wording import first_place
 
 MANIFEST = "manifest.json"
+
+
+class NotAManifestError(InputError):
+    """A file in the place of a manifest is whole, and not a manifest: no power failure made it so."""
 
 
 def _inside(name: str) -> str:
@@ -55,12 +60,12 @@ class Manifest(BaseModel):
         """Read a stage's manifest.
 
         Raises:
-            InputError: it is missing, corrupt, or not a manifest.
+            NotAManifestError: it is not a manifest.
+            InputError: it is missing, or cut short.
         """
         path = folder / MANIFEST
+        value = read_json(path)
         try:
-            return cls.model_validate(read_json(path))
+            return cls.model_validate(value)
         except ValidationError as error:
-            [first, *_] = error.errors()
-            where = ".".join(map(str, first["loc"]))
-            raise InputError(f"{path}: is not a manifest ({where}); delete the folder {folder} and run again") from None
+            raise NotAManifestError(f"{path}: is not a manifest ({first_place(error)}); delete the folder {folder} and run again") from None

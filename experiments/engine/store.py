@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from wellworn.data.errors import InputError
-from wellworn.data.files import read_json, sha256
+from wellworn.data.files import sha256
 from wellworn.data.saving import is_left, sync, write_json
 from wellworn.experiments.engine.locks import Locks
-from wellworn.experiments.engine.manifest import MANIFEST, Manifest
+from wellworn.experiments.engine.manifest import MANIFEST, Manifest, NotAManifestError
 
 WORK = "work"
 REPLIES = "replies.sqlite"
@@ -74,10 +74,17 @@ class Store:
         if not (folder / MANIFEST).is_file():
             return False
         if stage_id not in self._checked:
-            if cut := _find_cut(folder):
+            try:
+                manifest = Manifest.read(folder)
+            except NotAManifestError:
+                raise
+            except InputError:
+                self._cut[stage_id] = f"{MANIFEST} cannot be read"
+                return False
+            if cut := _find_cut(folder, manifest):
                 self._cut[stage_id] = cut
                 return False
-            for name, checksum in Manifest.read(folder).files.items():
+            for name, checksum in manifest.files.items():
                 if sha256(folder / name) != checksum:
                     raise InputError(f"{folder / name}: changed since it was written; delete the folder {folder} and run again")
             # Of a process that was stopped after it wrote the manifest.
@@ -133,13 +140,8 @@ class Store:
         return folder
 
 
-def _find_cut(folder: Path) -> str | None:
+def _find_cut(folder: Path, manifest: Manifest) -> str | None:
     """Return what keeps a stage with a manifest from being finished: a file that is missing, or of another size than it was."""
-    try:
-        read_json(folder / MANIFEST)
-    except InputError:
-        return f"{MANIFEST} cannot be read"
-    manifest = Manifest.read(folder)
     for name in manifest.files:
         if not (folder / name).is_file():
             return f"{name} is missing"

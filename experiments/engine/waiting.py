@@ -29,16 +29,22 @@ def now_and_then(show: Callable[[str], None]) -> Callable[[str], None]:
     return notice
 
 
-def counter_and_notice(tick: TickFn, total: int, unit: str) -> tuple[Callable[[int], None], Callable[[str], None]]:
-    """Return a `counter`, and a function that shows a line in place of its rate until more units are finished."""
+def tick_and_notice(tick: TickFn, total: int) -> tuple[TickFn, Callable[[str], None]]:
+    """Return a tick, and a function that shows a line in place of its note until the next tick."""
     finished = 0
 
-    def show(done: int, total: int, note: str) -> None:
+    def show(done: int, total: int, note: str = "") -> None:
         nonlocal finished
         finished = done
         tick(done, total, note)
 
-    return counter(show, total, unit), now_and_then(lambda line: tick(finished, total, line))
+    return show, now_and_then(lambda line: tick(finished, total, line))
+
+
+def counter_and_notice(tick: TickFn, total: int, unit: str) -> tuple[Callable[[int], None], Callable[[str], None]]:
+    """Return a `counter`, and a function that shows a line in place of its rate until more units are finished."""
+    show, notice = tick_and_notice(tick, total)
+    return counter(show, total, unit), notice
 
 
 def _in_terminal() -> bool:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
 from wellworn.data.errors import InputError
-from wellworn.data.files import check_files, digest, parse_yaml_value, read_json, read_jsonl, read_text, read_yaml, sha256, validate
+from wellworn.data.files import digest, list_files, parse_yaml_value, read_json, read_jsonl, read_text, read_yaml, sha256, validate
 from wellworn.data.wording import did_you_mean
 
 
@@ -384,7 +384,7 @@ def test_what_is_not_a_file_is_named_and_not_read(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="is a folder, and not a file"):
             read(tmp_path)
     with pytest.raises(InputError, match="pipe: is a named pipe"):
-        check_files(tmp_path)
+        list_files(tmp_path)
 
 
 def test_a_compressed_file_that_expands_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

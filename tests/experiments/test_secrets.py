@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from tests.experiments.conftest import Call
 from tests.probes.scoring.servers import Request, behaving, completion
 from wellworn.data.errors import InputError
+from wellworn.experiments.commands.options import chat_config
 from wellworn.experiments.findings.results import INDEX
 from wellworn.experiments.study_file import load_study
 from wellworn.experiments.study_sections import ChatConfig
@@ -71,6 +72,13 @@ def test_a_secret_in_a_study_is_refused_unseen(settings: dict[str, Any], tiny_st
 def test_nor_is_one_of_the_command_line_quoted(override: str) -> None:
     with pytest.raises(InputError, match="secret") as error:
         load_study("quickstart", [override.format(PLANTED)])
+    assert PLANTED not in str(error.value)
+
+
+@pytest.mark.parametrize("pair", ["api_key {}", "template_kwargs={{token: {}", "template_kwargs.token={}"])
+def test_nor_is_one_of_an_option_quoted(pair: str) -> None:
+    with pytest.raises(InputError, match="secret") as error:
+        chat_config([pair.format(PLANTED)])
     assert PLANTED not in str(error.value)
 
 

@@ -18,8 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tests.tiny import ROOT
+from wellworn.data.wording import visible
 from wellworn.experiments import cli
-from wellworn.experiments.terminal import LONGEST_LINE, Terminal, guarded, shorten, visible
+from wellworn.experiments.terminal import LONGEST_LINE, Terminal, guarded, shorten
 
 HOSTILE = [
     "\x1b[2J\x1b[H",

@@ -25,7 +25,7 @@ from wellworn.data.written import (
     check_text,
 )
 from wellworn.experiments.engine.progress import Display
-from wellworn.experiments.engine.waiting import now_and_then
+from wellworn.experiments.engine.waiting import tick_and_notice
 from wellworn.experiments.traits.synthesis import prompts
 from wellworn.experiments.traits.synthesis.writer import Fits, Piece, Writer, Written
 from wellworn.probes.limits import FEWEST_PROMPTS
@@ -161,15 +161,8 @@ class Draft:
         """
         [part] = [part for part in self.parts if part.name == name]
         with self._display.stages([name]) as tick:
-            done = 0
-
-            def progress(now: int, note: str = "") -> None:
-                nonlocal done
-                done = now
-                tick(done, len(pieces), note)
-
-            notice = now_and_then(lambda line: progress(done, line))
-            got, why = self._writer.write(pieces, fits, progress, notice)
+            show, notice = tick_and_notice(tick, len(pieces))
+            got, why = self._writer.write(pieces, fits, lambda done: show(done, len(pieces)), notice)
         part.got, part.why = len(got), Counter(why.values())
         if part.wanted > len(pieces):
             part.why["has no question or no plain answer"] += part.wanted - len(pieces)
