@@ -22,7 +22,9 @@ class MemoryShortError(InputError):
 
 
 # How libraries say it that have no class of errors for it.
-_OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|an't allocate memory|annot allocate memory|STATUS_ALLOC_FAILED")
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|not enough memory|an't allocate memory|annot allocate memory|STATUS_ALLOC_FAILED|can't start new thread"
+)
 _TRIED = re.compile(r"[Tt]ried to allocate ([\d.]+ ?\w+)")
 
 

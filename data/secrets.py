@@ -35,25 +35,26 @@ _BEFORE_PLURALS = frozenset({"access", "api", "auth", "hub", "private"})
 # Under these a user's own names are, and not keys: of system prompts, of variants, and of properties in a JSON schema.
 _NAMED = frozenset({"contexts", "properties", "variants"})
 
+# Each pattern has a bound wherever a match may fail only at the end of a long run: else a text of such runs would take hours.
 _SHAPES = re.compile(
     r"(?<![A-Za-z0-9])(?:"
-    r"hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,}|sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}|gsk_[A-Za-z0-9]{20,}"
+    r"hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,}|sk-(?=[A-Za-z_-]{0,200}[0-9])[A-Za-z0-9_-]{16,}|gsk_[A-Za-z0-9]{20,}"
     r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|(?:AKIA|ASIA)[0-9A-Z]{16}"
     r"|AIza[A-Za-z0-9_-]{30,}|xox[abprs]-[A-Za-z0-9-]{10,}|nvapi-[A-Za-z0-9_-]{20,}|r8_[A-Za-z0-9]{20,}"
-    r"|eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+    r"|eyJ[A-Za-z0-9_-]{8,1000}\.eyJ[A-Za-z0-9_-]{8,8000}\.[A-Za-z0-9_-]*"
+    r"|-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)"
     r")"
 )
 # What follows the name of a scheme: a long word with a digit, or any after the header's name.
 _SCHEME = re.compile(
     r"(?i:(\bauthorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic|token)\s+))[^\s\"'<>,;]{4,}"
-    r"|(\bBearer\s+)(?=[A-Za-z._~+/=-]*[0-9])[A-Za-z0-9._~+/=-]{16,}"
+    r"|(\bBearer\s+)(?=[A-Za-z._~+/=-]{0,200}[0-9])[A-Za-z0-9._~+/=-]{16,}"
 )
 _USER = re.compile(r"(?<=://)[^\s/\"'<>?#\\]+@")
 # An address with a user, a query or a fragment, where a password may have any character in it.
-_ADDRESS = re.compile(r"(?<=://)[^\s\"',}]*[@?#][^\s\"',}]*")
+_ADDRESS = re.compile(r"(?<=://)[^\s\"',}]{0,1000}[@?#][^\s\"',}]*")
 _PARAMETER = re.compile(r"(?<=[?&;#])([\w.-]{2,60})=([^\s&#;\"'<>\\]+)")
-_PAIR = re.compile(r"([\w.-]+)[\"']?\s*[:=]\s*|([\w.-]+)[\"']?\s+")
+_PAIR = re.compile(r"(?<![\w.-])(?:([\w.-]+)[\"']?\s*[:=]\s*|([\w.-]+)[\"']?\s+)")
 # Variables that hold a server's key, whatever they are called.
 _VARIABLES: set[str] = set()
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file
 
 from wellworn.data.errors import InputError
-from wellworn.data.files import digest, read_json
+from wellworn.data.files import digest, find_infinite, read_json
 from wellworn.data.saving import write_json
 from wellworn.experiments.engine.manifest import Manifest
 from wellworn.experiments.engine.record import Settings
@@ -258,8 +258,8 @@ def load_results(folder: Path) -> Results:
 def _load_index(path: Path) -> Index:
     value = read_json(path)
     # Much of it has no type: what the study says, and what arms set.
-    # Earlier versions sealed none.
-    if not isinstance(value, dict) or (SEAL in value and value.pop(SEAL) != digest(value)):
+    # Earlier versions sealed none. Numbers that are not finite are never written, and have no digest.
+    if not isinstance(value, dict) or any(find_infinite(value)) or (SEAL in value and value.pop(SEAL) != digest(value)):
         raise InputError(f"{path}: is not the index of a study as it was written; run the study again")
     try:
         return Index.from_json(value)

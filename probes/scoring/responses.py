@@ -160,7 +160,7 @@ class Responses:
             yield
         except sqlite3.OperationalError as error:  # locked, full, not to be written
             raise InputError(f"{self.path}: cannot keep replies ({error})") from None
-        except (sqlite3.DatabaseError, ValidationError) as error:
+        except (sqlite3.DatabaseError, ValidationError, UnicodeDecodeError) as error:  # the last: its complaint quotes the file
             reason = str(error).splitlines()[0]
             raise InputError(f"{self.path}: no cache of replies, or a corrupt one ({reason}); delete it, and all is asked again") from None
 

@@ -3,7 +3,7 @@
 import gzip
 import json
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeVar
@@ -218,27 +218,34 @@ def constitution(rng: Random) -> list[dict[str, Any]]:
 # Files
 
 
-def damage(rng: Random, value: Any) -> Any:
-    """Return something sound, or the same with one or two of its parts replaced, taken out or put in, at any depth."""
-    for _ in range(rng.choice([0, 0, 1, 2])):
-        value = _damage_part(rng, value)
+def damage(rng: Random, value: Any, times: Sequence[int] = (0, 0, 1, 2), put: Callable[[Random], Any] = junk) -> Any:
+    """Return something sound, or the same with one or two of its parts replaced, taken out or put in, at any depth.
+
+    Args:
+        rng: where draws come from.
+        value: something sound.
+        times: numbers of parts, of which one is drawn.
+        put: draws what is put in.
+    """
+    for _ in range(rng.choice(times)):
+        value = _damage_part(rng, value, put)
     return value
 
 
-def _damage_part(rng: Random, value: Any) -> Any:
+def _damage_part(rng: Random, value: Any, put: Callable[[Random], Any]) -> Any:
     keys: list[Any] = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
     if not keys or rng.random() < 0.1:
-        return junk(rng)
+        return put(rng)
     key, changed = rng.choice(keys), value.copy()
     what = rng.choice(["deeper", "deeper", "deeper", "out", "twice", "more"])
     if what == "deeper":
-        changed[key] = _damage_part(rng, value[key])
+        changed[key] = _damage_part(rng, value[key], put)
     elif what == "out":
         del changed[key]
     elif isinstance(changed, dict):
-        changed[any_text(rng)] = junk(rng)
+        changed[any_text(rng)] = put(rng)
     else:
-        changed.insert(key, value[key] if what == "twice" else junk(rng))
+        changed.insert(key, value[key] if what == "twice" else put(rng))
     return changed
 
 

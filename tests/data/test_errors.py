@@ -27,6 +27,8 @@ CPU = "[enforce fail at alloc_cpu.cpp:126] . DefaultCPUAllocator: can't allocate
             "out of memory (it tried to allocate 8 bytes)",
         ),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out of memory"),
+        # A thread needs room for its stack.
+        (RuntimeError("can't start new thread"), "out of memory"),
         (MemoryError(), "out of memory"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory"),
     ],

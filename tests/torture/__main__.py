@@ -20,6 +20,8 @@ from rich.table import Table
 
 from tests.torture import child, commands, disk, file_systems, kills, memory, power
 from tests.torture.ground import Ground
+from tests.torture.hostile import doors
+from tests.torture.hostile.campaign import campaign
 from wellworn.data.saving import write_json
 
 
@@ -49,6 +51,13 @@ PARTS = {
     "locks": Part(file_systems.without_locks, 2, "file systems without locks"),
     "read-only": Part(file_systems.read_only, 3, "read-only file systems"),
     "clocks": Part(file_systems.wrong_clocks, 2, "clocks two years off"),
+    "importers": Part(campaign(doors.importers), 3000, "hostile rows, documents and tables"),
+    "traits": Part(campaign(doors.traits), 1000, "damaged traits"),
+    "studies": Part(campaign(doors.studies), 2500, "hostile studies and overrides"),
+    "adapters": Part(campaign(doors.adapters), 1000, "damaged adapters"),
+    "models": Part(campaign(doors.whole_models), 1000, "damaged models"),
+    "stores": Part(campaign(doors.stores), 1000, "damaged stores"),
+    "replies": Part(campaign(doors.replies), 1000, "hostile replies of a judge"),
 }
 
 

@@ -22,6 +22,8 @@ import torch
 import wellworn
 
 POLL_SECONDS = 0.005
+# A library may need a thread for a moment, while it is imported.
+THREAD_SECONDS = 5.0
 # Calls that change the file system, of those that Python announces to audit hooks; opening for writing is another.
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 
@@ -75,11 +77,6 @@ def load_all() -> None:
     Raises:
         RuntimeError: a library started a thread, which a fork would lose.
     """
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    # The allocator of Arrow, which datasets use, would start a thread of its own.
-    os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
     torch.set_num_threads(1)
     for module in pkgutil.walk_packages(wellworn.__path__, "wellworn."):
         if "lm_eval" not in module.name and "__main__" not in module.name:
@@ -93,7 +90,10 @@ def check_single_thread() -> None:
     Raises:
         RuntimeError: it has further threads.
     """
-    if (threads := len(os.listdir("/proc/self/task"))) != 1:
+    end = time.monotonic() + THREAD_SECONDS
+    while (threads := len(os.listdir("/proc/self/task"))) != 1 and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
+    if threads != 1:
         raise RuntimeError(f"{threads} threads run in this process, which then cannot be forked")
 
 

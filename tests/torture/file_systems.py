@@ -40,7 +40,9 @@ def read_only(ground: Ground, count: int) -> int:
             work = command(ground.studies[study], runs)
             start(killed_before_change(changes, runs, work) if changes else work).wait()
             mount(runs, "remount,ro")
-            ground.note("a read-only file system", study, runs, one_message(ground.run(study, runs), "Read-only file system"))
+            ground.note(
+                "a read-only file system", study, runs, one_message(ground.run(study, runs), "Read-only file system|can only be read")
+            )
             mount(runs, "remount,rw")
             ground.finish("a file system that may be written again", study, runs)
         finally:

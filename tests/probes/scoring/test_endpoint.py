@@ -505,7 +505,12 @@ def spoil_row(cache: Path) -> None:
         connection.execute("UPDATE replies SET reply = '{\"text\": 5}'")
 
 
-@pytest.mark.parametrize("spoil", [spoil_file, spoil_pages, spoil_row])
+def spoil_schema(cache: Path) -> None:
+    """The complaint about it quotes bytes that are not UTF-8."""
+    cache.write_bytes(cache.read_bytes().replace(b"CREATE TABLE replies", b"CREATE TABLE \xda\xff\xda lies"))
+
+
+@pytest.mark.parametrize("spoil", [spoil_file, spoil_pages, spoil_row, spoil_schema])
 def test_a_corrupt_cache_is_refused_by_name(tmp_path: Path, spoil: Any) -> None:
     cache = tmp_path / "cache"
     with behaving(says()) as server:
