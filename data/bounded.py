@@ -5,12 +5,13 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
+from typing import TypeVar
 
 from wellworn.data.errors import InputError
 
+Result = TypeVar("Result")
 # Far more than honest ones take: a template takes a millisecond, and a few kilobytes.
 SECONDS = 2.0
 BYTES = 2**30
@@ -20,20 +21,21 @@ class LimitError(InputError):
     """A program of others ran for too long, or took too much memory. It would do so again."""
 
 
-@contextmanager
-def bounded(what: str, seconds: float = SECONDS, size: int = BYTES) -> Iterator[None]:
-    """Stop a block that runs without end, or that fills the memory.
+def run_bounded(what: str, work: Callable[[], Result], seconds: float = SECONDS, size: int = BYTES) -> Result:
+    """Return what some work returns, and stop it if it runs without end, or fills the memory.
 
-    Time is limited in the main thread, and memory on Linux: elsewhere Python has no means to stop a running block.
+    Time is limited in the main thread, and memory on Linux: elsewhere Python has no means to stop what runs.
 
     Args:
         what: what runs, for the complaint.
+        work: does it.
         seconds: time limit.
         size: bytes that the process may take in addition to what it holds.
 
     Raises:
         LimitError: a limit was reached.
     """
+    # A context manager would not do: an alarm may come while it is entered or left, where nothing of it would catch the error.
     running = True
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -43,14 +45,15 @@ def bounded(what: str, seconds: float = SECONDS, size: int = BYTES) -> Iterator[
             raise _TooLongError
 
     timed = threading.current_thread() is threading.main_thread() and os.name == "posix"
-    if timed:
-        handler, timer = signal.signal(signal.SIGALRM, stop), signal.setitimer(signal.ITIMER_REAL, seconds)
+    handler, timer = (signal.signal(signal.SIGALRM, stop), signal.getitimer(signal.ITIMER_REAL)) if timed else (None, (0.0, 0.0))
     memory = _limit_memory(size) if sys.platform == "linux" else None
     try:
         try:
-            yield
+            if timed:
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+            found = work()
             running = False
-        # An alarm during this is one during the block.
+        # An alarm during this is one during the work.
         except BaseException:
             running = False
             raise
@@ -64,10 +67,11 @@ def bounded(what: str, seconds: float = SECONDS, size: int = BYTES) -> Iterator[
         if timed:
             signal.setitimer(signal.ITIMER_REAL, *timer)
             signal.signal(signal.SIGALRM, handler)
+    return found
 
 
 class _TooLongError(BaseException):
-    """Passes by whoever catches errors of all kinds inside of the block."""
+    """Passes by whoever catches errors of all kinds inside of the work."""
 
 
 def _limit_memory(size: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
-from wellworn.data.bounded import LimitError, bounded
+from wellworn.data.bounded import LimitError, run_bounded
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
 from wellworn.data.schema import Asked
@@ -306,12 +306,8 @@ class Chat:
             text = (self.tokenizer.bos_token or "") + "".join(f"{names[m['role']]}{m['content']}\n" for m in messages)
             return text.removesuffix("\n") + (self.tokenizer.eos_token or "") if not generation_prompt else text + "Assistant:"
         try:
-            with _on(self.date), bounded("the model's chat template"):
-                text = str(
-                    self.tokenizer.apply_chat_template(
-                        list(messages), tokenize=False, add_generation_prompt=generation_prompt, **self.template_kwargs
-                    )
-                )
+            with _on(self.date):
+                text = run_bounded("the model's chat template", lambda: self._write(messages, generation_prompt))
             if len(text) > MOST_CHARACTERS:
                 raise LimitError(f"the model's chat template: writes {len(text):,} characters")
         except LimitError as error:
@@ -322,6 +318,11 @@ class Chat:
                 "set chat.template_kwargs to what it asks for, or chat.template=plain"
             ) from None
         return text
+
+    def _write(self, messages: Sequence[dict[str, str]], generation_prompt: bool) -> str:
+        """Fill the model's own template."""
+        settings = {"tokenize": False, "add_generation_prompt": generation_prompt, **self.template_kwargs}
+        return str(self.tokenizer.apply_chat_template(list(messages), **settings))
 
     def _takes_system(self) -> bool:
         probe = "wellworn-system-probe"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from wellworn.data.bounded import bounded
+from wellworn.data.bounded import run_bounded
 from wellworn.data.errors import InputError
 from wellworn.data.files import validate
 
@@ -93,12 +93,15 @@ def check_patterns(config: Mapping[str, Any], modules: Iterable[str], where: str
     # With neither, PEFT takes what it has for the architecture.
     targets = settings.target_modules is not None or settings.target_parameters is not None
     patterns = [list(config.get(key) or {}) for key in ("rank_pattern", "alpha_pattern")]
+
+    def match() -> None:
+        for name in modules:
+            if targets:
+                check_target_module_exists(settings, name)
+            for pattern in patterns:
+                get_pattern_key(pattern, name)
+
     try:
-        with bounded(f"{where}: matching its patterns with the base's modules", PATTERN_SECONDS):
-            for name in modules:
-                if targets:
-                    check_target_module_exists(settings, name)
-                for pattern in patterns:
-                    get_pattern_key(pattern, name)
+        run_bounded(f"{where}: matching its patterns with the base's modules", match, PATTERN_SECONDS)
     except re.error as error:
         raise InputError(f"{where}: holds {error.pattern!r}, which is not a regular expression: {error}") from None

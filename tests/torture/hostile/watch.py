@@ -32,7 +32,7 @@ CHANGED = {
 }
 
 
-class Fault(Exception):
+class WrongEndError(Exception):
     """What no input may bring about."""
 
 
@@ -81,7 +81,7 @@ def command(*arguments: object) -> bool:
     """Run a command line; return whether it was carried out, or refused with one message.
 
     Raises:
-        Fault: it ended in another way, or showed what steers a terminal.
+        WrongEndError: it ended in another way, or showed what steers a terminal.
     """
     sys.stderr.write(f"{[str(argument) for argument in arguments]}\n")
     with _shown() as shown:
@@ -92,9 +92,9 @@ def command(*arguments: object) -> bool:
     said = shown.read_text(encoding="utf-8", errors="replace")
     shown.unlink()
     if code not in (0, None, 2) or "Traceback" in said or (code == 2 and not said.strip()):
-        raise Fault(f"{arguments}: exit code {code}: {said[-SHOWN:]}")
+        raise WrongEndError(f"{arguments}: exit code {code}: {said[-SHOWN:]}")
     if odd := {each for each in said if unicodedata.category(each) in ("Cc", "Cf", "Cs") and each not in PLAIN}:
-        raise Fault(f"{arguments}: showed {sorted(odd)}: {said[-SHOWN:]}")
+        raise WrongEndError(f"{arguments}: showed {sorted(odd)}: {said[-SHOWN:]}")
     return code != 2
 
 
