@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.torture import child, commands, disk, file_systems, kills, memory, power
+from tests.torture import child, commands, disk, file_systems, kills, memory, planted, power
 from tests.torture.ground import Ground
 from tests.torture.hostile import doors
 from tests.torture.hostile.campaign import campaign
@@ -51,6 +51,7 @@ PARTS = {
     "locks": Part(file_systems.without_locks, 2, "file systems without locks"),
     "read-only": Part(file_systems.read_only, 3, "read-only file systems"),
     "clocks": Part(file_systems.wrong_clocks, 2, "clocks two years off"),
+    "secrets": Part(planted.planted_secrets, 6, "secrets planted, files looked at"),
     "importers": Part(campaign(doors.importers), 3000, "hostile rows, documents and tables"),
     "traits": Part(campaign(doors.traits), 1000, "damaged traits"),
     "studies": Part(campaign(doors.studies), 2500, "hostile studies and overrides"),

@@ -195,7 +195,7 @@ def stores(ground: Ground, rng: Random, folder: Path) -> bool:
 
 
 def replies(ground: Ground, rng: Random, folder: Path) -> bool:
-    """Grade answers by a server that replies with damaged completions, other bytes, wrong lengths and odd statuses; or by a damaged cache."""
+    """Grade answers by a server with damaged replies, wrong lengths and odd statuses; or by what is kept of them, damaged."""
     for waits in ("FIRST_WAIT", "PATIENCE", "PATIENCE_AT_LIMIT"):
         setattr(retries, waits, 0.0)
     trait, cache = load_trait(str(ground.folder / "loud")), folder / "replies.sqlite"
