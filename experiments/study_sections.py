@@ -13,6 +13,7 @@ from wellworn.data.files import digest
 from wellworn.data.schema import Text
 from wellworn.data.secrets import refuse_secrets
 from wellworn.data.wording import shortly
+from wellworn.lora.addresses import LARGEST_FACTOR
 from wellworn.lora.arms import TrainConfig
 from wellworn.probes.limits import FEWEST_NULL_DRAWS, FEWEST_PROMPTS, FEWEST_TAIL_DRAWS, NULL_DRAWS
 
@@ -191,7 +192,7 @@ class MediateConfig(Section):
 
     draws: Annotated[int, Field(ge=FEWEST_NULL_DRAWS, le=NULL_DRAWS)] = 20
     matched: bool = True
-    doses: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 1.5, 2.0)
+    doses: tuple[Annotated[float, Field(gt=0, le=LARGEST_FACTOR)], ...] = (0.5, 1.5, 2.0)
     surface: Annotated[int, Field(ge=0)] = 24
     layers: tuple[int | float, ...] = ()
     references: Literal["headline", "both"] = "both"

@@ -15,6 +15,8 @@ from wellworn.data.wording import some
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<folder>[\w./-]+?))?/?(?:@(?P<revision>[\w./-]+))?")
 # What is read of an adapter's folder: its files, and what it says of its base's conversations.
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Of an update, a direction or a dose: beyond it, activations are no longer finite numbers.
+LARGEST_FACTOR = 1000
 _FILES = (CONFIG, WEIGHTS, "chat_template.jinja", "tokenizer_config.json")
 
 
@@ -25,7 +27,7 @@ def terms(address: str) -> list[tuple[float, str]]:
         address: such as `pirate`, `pirate+0.5*poetic`, or `0.5*org/name@main`. A folder whose own name reads like a sum is that folder.
 
     Raises:
-        InputError: a term that is not an adapter with an optional weight.
+        InputError: a term that is not an adapter with an optional weight, or a weight that is too large.
 
     Example:
         >>> terms("pirate+0.5*poetic")
@@ -43,6 +45,8 @@ def terms(address: str) -> list[tuple[float, str]]:
             value = math.nan
         if not name or "\0" in name or not math.isfinite(value):
             raise InputError(f"adapter {address!r}: a sum of adapters is written one+0.5*other, and {term!r} is not a part of one")
+        if abs(value) > LARGEST_FACTOR:
+            raise InputError(f"adapter {address!r}: the factor {value:g} must lie between {-LARGEST_FACTOR} and {LARGEST_FACTOR}")
         found.append((value, name))
     return found
 

@@ -9,13 +9,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from wellworn.data.errors import InputError
 from wellworn.data.files import find_infinite
 from wellworn.data.schema import Text
+from wellworn.data.secrets import refuse_secrets
+from wellworn.lora.addresses import LARGEST_FACTOR
 from wellworn.lora.keys import Section, beyond_lora, refuse_owned, unknown_keys
 
 DEFAULT_EPOCHS = 2
+MOST_EPOCHS, MOST_STEPS = 100_000, 10**9
 
 
 class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class Base(_Config):
@@ -101,7 +104,7 @@ class Distilled(_Config):
     arm: Literal["distilled"] = "distilled"
     trait: Text
     along: Literal["persona", "chance"] = "persona"
-    strength: Annotated[float, Field(gt=0)] = 8.0
+    strength: Annotated[float, Field(gt=0, le=LARGEST_FACTOR)] = 8.0
     layer: int | float = 0.5
 
 
@@ -134,7 +137,7 @@ class Adapter(_Config):
     path: Text
     trait: Text | None = None
     neutral: Text | None = None
-    scale: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    scale: Annotated[float, Field(ge=-LARGEST_FACTOR, le=LARGEST_FACTOR)] = 1.0
 
 
 class Checkpoint(_Config):
@@ -171,8 +174,8 @@ class TrainConfig(_Config):
     """
 
     batch_size: Annotated[int, Field(ge=1)] = 8
-    lora: dict[Annotated[str, AfterValidator(partial(refuse_owned, "lora"))], Any] = {}
-    sft: dict[Annotated[str, AfterValidator(partial(refuse_owned, "sft"))], Any] = {}
+    lora: Annotated[dict[Annotated[str, AfterValidator(partial(refuse_owned, "lora"))], Any], AfterValidator(refuse_secrets)] = {}
+    sft: Annotated[dict[Annotated[str, AfterValidator(partial(refuse_owned, "sft"))], Any], AfterValidator(refuse_secrets)] = {}
 
     @field_validator("lora")
     @classmethod
@@ -191,6 +194,17 @@ class TrainConfig(_Config):
             raise ValueError(f"{'.'.join(map(str, place))}: must be a finite number")
         return keys
 
+    @field_validator("sft")
+    @classmethod
+    def _countable(cls, keys: dict[str, Any]) -> dict[str, Any]:
+        # By these the suite computes how long a training is. TRL takes 0 steps for as many as the epochs have.
+        steps, epochs = keys.get("max_steps", -1), keys.get("num_train_epochs", DEFAULT_EPOCHS)
+        if type(steps) is not int or not (steps == -1 or 1 <= steps <= MOST_STEPS):
+            raise ValueError(f"max_steps: must be a whole number from 1 to {MOST_STEPS:,}, or -1 to go by num_train_epochs; got {steps!r}")
+        if type(epochs) not in (int, float) or not 0 < epochs <= MOST_EPOCHS:
+            raise ValueError(f"num_train_epochs: must be a number above 0, at most {MOST_EPOCHS:,}; got {epochs!r}")
+        return keys
+
     def steps(self, rows: int) -> int:
         """Return the number of optimiser steps that training on so many rows takes.
 
@@ -202,8 +216,7 @@ class TrainConfig(_Config):
         for key in ("packing", "dataloader_drop_last"):
             if self.sft.get(key):
                 raise InputError(f"train.sft.{key}: the number of steps is not known beforehand; set train.sft.max_steps too")
-        if (epochs := float(self.sft.get("num_train_epochs", DEFAULT_EPOCHS))) <= 0:
-            raise InputError(f"train.sft.num_train_epochs: must be above 0, got {epochs:g}")
+        epochs: float = self.sft.get("num_train_epochs", DEFAULT_EPOCHS)
         return ceil(epochs * ceil(rows / self.batch_size))
 
     def with_steps(self, steps: int) -> "TrainConfig":

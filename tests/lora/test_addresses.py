@@ -140,6 +140,8 @@ def test_a_sum_is_read_as_its_terms(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for wrong in ("", "a+", "two*a", "nan*a", "inf*a", "+a", "a\0b"):
         with pytest.raises(InputError, match="a sum of adapters is written one"):
             terms(wrong)
+    with pytest.raises(InputError, match=r"the factor -1e\+30 must lie between -1000 and 1000"):
+        terms("a+-1e30*b")
 
 
 def test_labels_discriminate_adapters_and_sums() -> None:

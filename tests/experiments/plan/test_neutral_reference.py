@@ -84,11 +84,6 @@ def test_keys_by_which_steps_are_not_known_need_a_fixed_number_of_steps(tiny_stu
     assert stages(tiny_study(**RUNS | {"train": {"sft": {key: True, "max_steps": 2}}}))
 
 
-def test_no_epochs_are_no_training(tiny_study: Write) -> None:
-    with pytest.raises(InputError, match=r"train\.sft\.num_train_epochs: must be above 0, got 0"):
-        stages(tiny_study(**RUNS | {"train": {"sft": {"num_train_epochs": 0}}}))
-
-
 def test_without_one_all_is_compared_with_the_base(tiny_study: Write, tmp_path: Path) -> None:
     changes = {"runs": [{"arm": "sft", "trait": "pirate"}], "neutral": None, "pathways": {"draws": 19, "profile": 0}}
     runs = finished(tiny_study(**RUNS | changes), tmp_path)
