@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wellworn.data.wording import visible
 from wellworn.experiments.stages.measurement import LayerCurve
 from wellworn.experiments.stages.persona_space import SpaceDimension
 from wellworn.probes.geometry.directions import FOUND_RELIABILITY
@@ -183,7 +184,8 @@ def dimension_curve(dimension: SpaceDimension) -> Figure | None:
 
 
 def label(text: str) -> str:
-    """Shorten a name for a figure, and remove its markup."""
+    """Shorten a name for a figure, and remove its markup; characters that nobody would see are written out."""
+    text = visible(text)
     # Names of runs often differ in their ends.
     short = text if len(text) <= LABEL else f"{text[: LABEL // 2]}…{text[LABEL // 2 + 1 - LABEL :]}"
     return html.escape(short, quote=False)

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
+from wellworn.data.wording import visible
 from wellworn.experiments.findings.false_verdicts import COUNTED
 from wellworn.experiments.findings.group_rows import GroupRow
 from wellworn.experiments.findings.nearest_personas import SHOWN, Persona
@@ -156,6 +157,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_visible,
     )
     environment.filters |= {"number": _number, "interval": _interval, "csp": _csp, "breakable": _breakable}
     return environment
@@ -323,7 +325,12 @@ def _csp(script: str) -> str:
 
 def _breakable(name: str) -> Markup:
     """Return a name that may break across lines after an underscore."""
-    return escape(name).replace("_", Markup("_<wbr>"))
+    return escape(visible(name)).replace("_", Markup("_<wbr>"))
+
+
+def _visible(value: Any) -> Any:
+    """Return a text with unseen characters written out: some would turn all that follows it around."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _number(value: float | None, digits: int = 2, signed: bool = False) -> str:

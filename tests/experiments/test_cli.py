@@ -240,7 +240,7 @@ def test_training_of_upper_layers_alone_leaves_gaps_below(wellworn: Call, tiny_s
     assert f"sft pirate · seed 0: no verdict: {run['why']}" in " ".join(outcome.out.split())
 
 
-@pytest.mark.parametrize("index", ["{", "{}", "[]"])
+@pytest.mark.parametrize("index", ["{", "{}", "[]", '{"digest": "x", "study": {"layer": NaN}}', '{"study": {"layer": 1e999}}'])
 def test_a_report_of_a_corrupt_study(index: str, wellworn: Call, tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text(index)
     outcome = wellworn("report", tmp_path)

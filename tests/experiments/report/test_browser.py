@@ -12,6 +12,7 @@ import pytest
 
 from tests.experiments.stages.test_own_answers import speaking
 from tests.experiments.synthetic import HOSTILE, NO_OTHER_SEED, TOO_NOISY, facts, mediated, pathways, run, study
+from wellworn.data.wording import HARMLESS
 from wellworn.experiments.findings.summary import summarise
 from wellworn.experiments.report.page import page
 
@@ -224,5 +225,8 @@ def test_hostile_texts_run_nothing_fetch_nothing_and_cover_nothing(browser: "Bro
     assert view.evaluate(TOO_WIDE) <= MOST_CUT
     assert view.evaluate(OVERLAPS) == []
     # What it says is there to be read.
-    assert "mark()" in view.inner_text("body")
+    text = view.title() + view.inner_text("body")
+    assert "mark()" in text
+    # Nothing in it is unseen, or turns what follows around.
+    assert {each for each in text if not each.isprintable()} <= HARMLESS
     view.close()
