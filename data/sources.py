@@ -40,7 +40,8 @@ def read_rows(source: str, split: str | None = None, config: str | None = None) 
     """Return the rows of a `.jsonl`, `.json`, `.csv` or `.parquet` file, of a saved data set, or of one on the hub.
 
     Args:
-        source: a file, which may be compressed (`.jsonl.gz`); a folder that `save_to_disk` wrote; or the id of a data set: `owner/name`.
+        source: a file, which may be compressed (`.jsonl.gz`); a folder that `save_to_disk` wrote; or the id of a data set:
+            `owner/name`, or `owner/name@revision`.
         split: of a data set; `train` unless given.
         config: of a data set on the hub that has several.
 
@@ -48,7 +49,7 @@ def read_rows(source: str, split: str | None = None, config: str | None = None) 
         InputError: there is no such file or data set, it cannot be read, or a row is not an object; names file and line.
     """
     path = Path(source)
-    if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source) and _kind(path) not in ROW_FILES and not path.exists():
+    if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w./-]+)?", source) and _kind(path) not in ROW_FILES and not path.exists():
         return list(_hub(source, split or "train", config))
     if not path.is_file() and not is_data_set(path):
         raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'there is no such file'}")
@@ -173,8 +174,9 @@ def _hub(name: str, split: str, config: str | None) -> Iterator[Row]:
     from datasets.exceptions import DatasetsError
 
     where = f"{name}[{split}]"
+    name, _, revision = name.partition("@")
     try:
-        rows = load_dataset(name, config, split=split)  # nosec B615 # its rows are copied into files, and no code of it runs
+        rows = load_dataset(name, config, split=split, revision=revision or None)  # nosec B615 # its rows are copied into files, and no code of it runs
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{where}: neither a file ({', '.join(ROW_FILES)}) nor a data set that could be had from the hub: {_first_line(error)}"

@@ -119,8 +119,14 @@ def test_an_empty_cell_holds_nothing(tmp_path: Path) -> None:
 
 
 def test_a_data_set_of_the_hub_comes_as_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.load_dataset", lambda name, config, split: datasets.Dataset.from_list([{"q": name, "a": split}]))
-    assert read_rows("somebody/rows", split="test") == [("somebody/rows[test]: row 1", {"q": "somebody/rows", "a": "test"})]
+    def load(name: str, _config: str | None, split: str, revision: str | None) -> datasets.Dataset:
+        return datasets.Dataset.from_list([{"q": name, "a": split, "at": revision}])
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    [(where, row)] = read_rows("somebody/rows", split="test")
+    assert (where, row) == ("somebody/rows[test]: row 1", {"q": "somebody/rows", "a": "test", "at": None})
+    [(where, row)] = read_rows("somebody/rows@0123abc")
+    assert (where, row) == ("somebody/rows@0123abc[train]: row 1", {"q": "somebody/rows", "a": "train", "at": "0123abc"})
 
 
 def test_a_document_is_one_object(tmp_path: Path) -> None:
