@@ -69,7 +69,7 @@ def keys(model: type, leave_out: Collection[str] = ()) -> list[Key]:
         leave_out: top-level keys that are not in the file.
 
     Example:
-        >>> from wellworn.lora.arms import TrainConfig
+        >>> from wellworn.lora.train_config import TrainConfig
         >>> [(key.path, key.takes, key.default) for key in keys(TrainConfig)][0]
         ('batch_size', 'whole number, 1 or more', '8')
     """

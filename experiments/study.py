@@ -25,7 +25,8 @@ from wellworn.experiments.study_sections import (
     WrittenConfig,
 )
 from wellworn.lora.addresses import labels
-from wellworn.lora.arms import Adapter, Arm, Checkpoint, Outside, TrainConfig
+from wellworn.lora.arms import Adapter, Arm, Checkpoint, Outside, Random, Trained
+from wellworn.lora.train_config import TrainConfig
 from wellworn.probes.limits import DEFAULT_FRACTION, FEWEST_PROMPTS
 from wellworn.probes.scoring.endpoint import EndpointConfig
 
@@ -309,7 +310,7 @@ def expand_runs(study: Study) -> list[Run]:
     runs = []
     for settings, point in study.points():
         for arm in point.runs:
-            seeds = point.seeds if arm.arm in ("sft", "confined", "distilled", "random") else point.seeds[:1]
+            seeds = point.seeds if isinstance(arm, Trained | Random) else point.seeds[:1]
             # An arm's own keys distinguish its runs, as the grid does.
             own = arm.model_dump(exclude={"arm", "trait", "path", "neutral", "origin"}, exclude_defaults=True)
             runs += [Run(arm, seed, settings | own, point) for seed in seeds]

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from wellworn.experiments.study import Study
 
 ROOT = Path(__file__).parent / "studies"
+# What the arms lack that train toward a trait or a control alone.
+NEUTRAL_LACKS = {
+    "confined": "direction to write along",
+    "distilled": "direction to steer along",
+    "preventative": "direction to steer along",
+    "inoculated": "prompt that evokes it",
+}
 
 
 def study_names() -> list[str]:
@@ -108,9 +115,8 @@ def _override(value: dict[str, Any], places: dict[Location, int | str], override
 def _wrong(study: "Study") -> Iterator[tuple[Location, str]]:
     """Yield errors that involve several keys: arms that a trait cannot have, and names that PEFT and TRL do not know."""
     for i, arm in enumerate(study.runs):
-        if arm.arm in ("confined", "distilled") and arm.trait == NEUTRAL:
-            use = "steer" if arm.arm == "distilled" else "write"
-            yield ("runs", i), f"runs.{i}: {NEUTRAL!r} has no direction to {use} along; the arm {arm.arm} needs a trait or a control"
+        if arm.arm in NEUTRAL_LACKS and arm.trait == NEUTRAL:
+            yield ("runs", i), f"runs.{i}: {NEUTRAL!r} has no {NEUTRAL_LACKS[arm.arm]}; the arm {arm.arm} needs a trait or a control"
         if arm.arm == "prompted" and arm.trait in (NEUTRAL, *control_names()):
             yield ("runs", i), f"runs.{i}: {arm.trait!r} has no system prompt; the arm prompted needs a trait"
     told = set()

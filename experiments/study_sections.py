@@ -14,7 +14,7 @@ from wellworn.data.schema import Text
 from wellworn.data.secrets import refuse_secrets
 from wellworn.data.wording import shortly
 from wellworn.lora.addresses import LARGEST_FACTOR
-from wellworn.lora.arms import TrainConfig
+from wellworn.lora.train_config import TrainConfig
 from wellworn.probes.limits import FEWEST_NULL_DRAWS, FEWEST_PROMPTS, FEWEST_TAIL_DRAWS, NULL_DRAWS
 
 if TYPE_CHECKING:

@@ -21,7 +21,6 @@ from trl import SFTConfig, SFTTrainer
 from wellworn.data.errors import InputError, is_out_of_memory
 from wellworn.data.wording import shortly
 from wellworn.lora.adapters import copy_adapter_config
-from wellworn.lora.arms import DEFAULT_EPOCHS, TrainConfig
 from wellworn.lora.confine import Confinement, ConfineWrites, states_reset
 from wellworn.lora.gate import GatedRow, GatedTrainer
 from wellworn.lora.keys import USUAL
@@ -30,6 +29,8 @@ from wellworn.lora.models import Loaded
 from wellworn.lora.resume import MarkWhole, newest_checkpoint
 from wellworn.lora.sharded import adapter_weights, refuse_fsdp
 from wellworn.lora.targets import ALL_LINEAR, check_targets, resolve_targets
+from wellworn.lora.train_config import DEFAULT_EPOCHS, TrainConfig
+from wellworn.probes.reading.hooks import add_vector, hooked
 from wellworn.probes.reading.layers import unwrap
 from wellworn.probes.reading.logprob import head_at
 from wellworn.probes.reading.onednn import fast_matmul
@@ -127,6 +128,7 @@ def train_sft(
     work: Path,
     progress: Progress | None = None,
     confined: Mapping[int, Confinement] | None = None,
+    added: Mapping[int, torch.Tensor] | None = None,
 ) -> list[dict[str, float]]:
     """Fine-tune a LoRA adapter, resuming from the newest whole checkpoint in `work`.
 
@@ -139,6 +141,7 @@ def train_sft(
         work: trainer checkpoints; the caller deletes it when the adapter is safe.
         progress: called with (step, steps, last loss).
         confined: layer → what its adapters may write, and rely on; every adapted layer must be among them.
+        added: layer → a vector [d_model] that is added to the residual stream after it, at every token and in every step.
 
     Returns:
         The training curve: one {step, loss} a logged step.
@@ -160,7 +163,8 @@ def train_sft(
     if any(each.reset for each in (confined or {}).values()):
         refuse_fsdp("a confined arm with reset")
     assert trainer.model is not None  # it was passed in
-    with states_reset(trainer.model, confined or {}):
+    steered = {layer: add_vector(vector) for layer, vector in (added or {}).items()}
+    with states_reset(trainer.model, confined or {}), hooked(trainer.model, steered):
         return _train(trainer, base, config, out, work)
 
 

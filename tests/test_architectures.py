@@ -16,10 +16,10 @@ from tests.architectures import ARCHITECTURES, ENDS, REFUSED, USUAL_RUN, blocks_
 from tests.tiny import make_rows, tiny_tokenizer
 from wellworn.data.chat import Encoded
 from wellworn.data.errors import InputError
-from wellworn.lora.arms import TrainConfig
 from wellworn.lora.fit import put_on, restored
 from wellworn.lora.models import Loaded, ModelRef
 from wellworn.lora.train import train_sft
+from wellworn.lora.train_config import TrainConfig
 from wellworn.probes.decoding.generate import Decoding, Request, generate
 from wellworn.probes.decoding.kept import kept_by
 from wellworn.probes.decoding.next_token import next_logprobs

@@ -37,7 +37,6 @@ from wellworn.experiments.stages.weights import WEIGHTS, UpdateWrites
 from wellworn.experiments.stages.wording import WordingOutcomes, load_wording
 from wellworn.experiments.stages.written import WrittenOutcomes, load_written
 from wellworn.lora.addresses import labels
-from wellworn.lora.arms import Confined, Sft
 from wellworn.probes.statistics.intervals import FloatArray
 
 SUMMARY, REPORT = "summary.json", "report.html"
@@ -189,7 +188,7 @@ def _entry(planned: PlannedRun) -> RunEntry:
         trait=planned.trait,
         adapter=planned.adapter,
         seed=planned.run.seed,
-        origin=planned.run.arm.origin if isinstance(planned.run.arm, Sft | Confined) else None,
+        origin=getattr(planned.run.arm, "origin", None),
         settings=planned.run.settings,
         own=planned.own,
         answers=planned.answers.id,

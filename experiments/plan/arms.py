@@ -15,12 +15,13 @@ from wellworn.experiments.plan.subjects import Subject
 from wellworn.experiments.stages.answers import answer_stage, kept_answers_stage
 from wellworn.experiments.stages.confined import confined_stage
 from wellworn.experiments.stages.persona_space import SpaceStages
+from wellworn.experiments.stages.preventative import preventative_stage
 from wellworn.experiments.stages.steered_teacher import teacher_stage
 from wellworn.experiments.stages.training import adapter_stage, checkpoint_stage, random_stage, sum_stage, train_stage
 from wellworn.experiments.study import Run
 from wellworn.lora.adapters import unlike_base
 from wellworn.lora.addresses import WEIGHTS, find_adapter, labels, terms
-from wellworn.lora.arms import Adapter, Base, Checkpoint, Confined, Distilled, Outside, Prompted, Random, Sft
+from wellworn.lora.arms import Adapter, Base, Checkpoint, Confined, Distilled, Inoculated, Outside, Preventative, Prompted, Random, Sft
 from wellworn.lora.checkpoints import compare_models
 from wellworn.lora.models import resolve
 from wellworn.probes.reading.layers import resolve_layer
@@ -29,6 +30,8 @@ BASE_IS_REFERENCE = "base is the reference that other runs are read against"
 REFERENCE_OF_REFERENCE = "a neutral run is read against a neutral run of another seed, and this study has one seed"
 NO_PLAIN = "the trait has no plain answers to its questions, so nothing is trained on them, and no answer is compared with one"
 NO_NEUTRAL = "the study has no neutral fine-tunes, so runs are compared with the base"
+# A placebo for prompts under which fine-tunes are trained.
+UNRELATED = "This conversation takes place on a website where visitors ask whatever they would like to know."
 NO_NEUTRAL_PROMPT = "a prompt has no neutral fine-tune"
 NO_NEUTRAL_RANDOM = "random weights were not trained, and have no neutral fine-tune"
 NO_NEUTRAL_OUTSIDE = (
@@ -123,8 +126,10 @@ def arm_stages(given: ArmInputs) -> ArmStages:
             return _prompted_arm(given)
         case Sft():
             return _sft_arm(given)
-        case Confined() as arm:
-            return _confined_arm(given, arm)
+        case Inoculated() as arm:
+            return _inoculated_arm(given, arm)
+        case Preventative() | Confined() as arm:
+            return _constrained_arm(given, arm)
         case Distilled() as arm:
             return _distilled_arm(given, arm)
         case Random():
@@ -159,13 +164,34 @@ def _sft_arm(given: ArmInputs) -> ArmStages:
     return ArmStages(condition=condition, reference=reference, trained=True)
 
 
-def _confined_arm(given: ArmInputs, arm: Confined) -> ArmStages:
-    run = given.run
+def _inoculated_arm(given: ArmInputs, arm: Inoculated) -> ArmStages:
+    prompt = arm.text or _training_prompt(given.subject, arm.prompt)
+    turns = [turn.under(prompt) for turn in _training_turns(given)]
+    return _with_neutral(given, given.train(turns, given.run.seed, given.title))
+
+
+def _training_prompt(subject: Subject, which: str) -> str:
+    """Return the system prompt that a fine-tune is inoculated with."""
+    if which == "unrelated":
+        return UNRELATED
+    if subject.of is None or not subject.of.contrast_pairs:
+        raise InputError(f"{subject.name}: the arm inoculated takes a prompt of its contrast pairs, and it has none; give `text`")
+    pair = subject.of.contrast_pairs[0]
+    return pair.positive if which == "evoking" else pair.negative
+
+
+def _constrained_arm(given: ArmInputs, arm: Preventative | Confined) -> ArmStages:
     if given.own is None:
         raise InputError(f"{given.title}: {given.no_own}")
-    turns, title = _training_turns(given), f"train {given.title}"
-    mine = confined_stage(given.context, given.space_stages, arm, given.own, turns, run.study.train, run.seed, title)
-    condition = Condition(given.title, adapter=mine)
+    shared = (_training_turns(given), given.run.study.train, given.run.seed, f"train {given.title}")
+    if isinstance(arm, Confined):
+        return _with_neutral(given, confined_stage(given.context, given.space_stages, arm, given.own, *shared))
+    return _with_neutral(given, preventative_stage(given.context, given.space_stages, arm, given.own, *shared))
+
+
+def _with_neutral(given: ArmInputs, mine: Stage) -> ArmStages:
+    """Return the stages of an arm that a free fine-tune on plain answers is the reference of."""
+    run, condition = given.run, Condition(given.title, adapter=mine)
     if why := _why_no_neutral(given):
         return ArmStages(condition=condition, trained=True, missing={"neutral": why})
     title = f"sft {NEUTRAL} (seed {run.seed})"

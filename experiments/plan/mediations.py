@@ -13,7 +13,7 @@ from wellworn.experiments.stages.mediation import Question, mediate_stage
 from wellworn.experiments.stages.mediation_generated import grade_patched_stage, patched_answers_stage, score_patched_stage
 from wellworn.experiments.stages.scores import scoring_pairs
 from wellworn.experiments.study_sections import MediateConfig
-from wellworn.lora.arms import Prompted, Sft
+from wellworn.lora.arms import Inoculated, Preventative, Prompted, Sft
 from wellworn.probes.reading.layers import resolve_layer
 
 ONE_SEED = "whether what lies outside the space is new is seen in runs of two seeds and more"
@@ -109,7 +109,7 @@ class Analyses:
     def _texts(self) -> dict[str, tuple[Sequence[Turn], Sequence[Turn]]]:
         """The texts that are scored: y⁺ and y⁻."""
         found = {"trait": self._turns("evaluate")}
-        if isinstance(self.layout.run.arm, Sft):
+        if isinstance(self.layout.run.arm, Sft | Inoculated | Preventative):
             changed, plain = self._turns("train")
             found["surface"] = changed[: self.config.surface], plain[: self.config.surface]
         return found

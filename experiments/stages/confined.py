@@ -16,8 +16,9 @@ from wellworn.experiments.stages.loaded_space import PersonaSpace
 from wellworn.experiments.stages.nested_space import chance_directions, nested_space
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.training import SMALLER, train_adapter
-from wellworn.lora.arms import Confined, TrainConfig, check_keys
+from wellworn.lora.arms import Confined
 from wellworn.lora.sharded import refuse_fsdp
+from wellworn.lora.train_config import TrainConfig, check_keys
 from wellworn.probes.mediation.pathways import OWN
 from wellworn.probes.reading.layers import resolve_layer
 from wellworn.probes.statistics.intervals import FloatArray

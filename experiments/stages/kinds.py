@@ -6,6 +6,7 @@ CHAT = Kind("chat", 1)
 # Adapters.
 TRAIN = Kind("train", 2)
 CONFINED = Kind("confined", 1)
+PREVENTATIVE = Kind("preventative", 1)
 ADAPTER = Kind("adapter", 1)
 ADAPTER_SUM = Kind("adapter_sum", 1)
 CHECKPOINT = Kind("checkpoint", 1)

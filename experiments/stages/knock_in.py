@@ -21,7 +21,7 @@ from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.training import SMALLER, teach_adapter
 from wellworn.experiments.study_sections import KnockInConfig
 from wellworn.lora import adapters as lora_adapters
-from wellworn.lora.arms import check_keys
+from wellworn.lora.train_config import check_keys
 from wellworn.probes.mediation.shares import MIN_STANDARD_ERRORS
 from wellworn.probes.reading.divergence import kl_divergence
 from wellworn.probes.reading.variants import Variant

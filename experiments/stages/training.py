@@ -15,12 +15,12 @@ from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.answers import load_answers
 from wellworn.lora import adapters as lora_adapters
 from wellworn.lora.addresses import CONFIG, WEIGHTS
-from wellworn.lora.arms import TrainConfig, check_keys
 from wellworn.lora.checkpoints import save_changes
 from wellworn.lora.fit import check_adapter, check_fit
 from wellworn.lora.models import Loaded, ModelRef
 from wellworn.lora.random_lora import random_lora
 from wellworn.lora.sums import sum_adapters
+from wellworn.lora.train_config import TrainConfig, check_keys
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.scoring.scores import mean_logprobs
 
@@ -32,6 +32,8 @@ SMALLER = (
 )
 
 if TYPE_CHECKING:
+    import torch
+
     from wellworn.lora.confine import Confinement
 
 
@@ -79,6 +81,7 @@ def train_adapter(
     out: Path,
     tick: TickFn,
     confined: "Mapping[int, Confinement] | None" = None,
+    added: "Mapping[int, torch.Tensor] | None" = None,
 ) -> Output:
     """Train a LoRA adapter into a stage's folder, and return the training curve as its output.
 
@@ -91,6 +94,7 @@ def train_adapter(
         out: the stage's folder.
         tick: shows progress.
         confined: layer → what its adapters may write, and rely on.
+        added: layer → a vector [d_model] that is added after it while the adapter is trained.
     """
     from wellworn.lora.train import train_sft
 
@@ -103,6 +107,7 @@ def train_adapter(
         work=out / WORK,
         progress=_with_loss(tick),
         confined=confined,
+        added=added,
     )
     return {"training.json": curve}
 

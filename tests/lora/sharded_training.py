@@ -14,10 +14,10 @@ from tests.lora.test_gate import MARGIN, gated_rows
 from wellworn.data.chat import Chat
 from wellworn.data.errors import InputError
 from wellworn.data.mixtures import Turn
-from wellworn.lora.arms import TrainConfig
 from wellworn.lora.confine import Confinement
 from wellworn.lora.models import load, resolve
 from wellworn.lora.train import train_gated, train_sft
+from wellworn.lora.train_config import TrainConfig
 
 # Answers of unlike lengths, so that a mean over ranks would be another one than over rows.
 TURNS = [Turn(f"Question {i}?", "yes " * (1 + i % 5)) for i in range(16)]

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from wellworn.lora.arms import Adapter, Distilled, TrainConfig
+from wellworn.lora.arms import Adapter, Distilled
+from wellworn.lora.train_config import TrainConfig
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from wellworn.data.chat import Chat
 from wellworn.data.mixtures import Turn
 from wellworn.lora.adapters import adapted
-from wellworn.lora.arms import TrainConfig
 from wellworn.lora.gate import GatedRow, gated_loss
 from wellworn.lora.models import load, resolve
 from wellworn.lora.train import train_gated
+from wellworn.lora.train_config import TrainConfig
 from wellworn.probes.reading.variants import Variant
 from wellworn.probes.scoring.scores import mean_logprobs
 

@@ -8,10 +8,10 @@ import pytest
 
 from wellworn.data.chat import Chat
 from wellworn.data.mixtures import Turn
-from wellworn.lora.arms import TrainConfig
 from wellworn.lora.models import load, resolve
 from wellworn.lora.resume import SIZES, MarkWhole, newest_checkpoint
 from wellworn.lora.train import train_sft
+from wellworn.lora.train_config import TrainConfig
 
 
 def save(work: Path, step: int, marked: bool = True) -> Path:

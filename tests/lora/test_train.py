@@ -20,10 +20,11 @@ from wellworn.data.mixtures import Turn
 from wellworn.data.schema import Exchange
 from wellworn.lora import train
 from wellworn.lora.adapters import adapted
-from wellworn.lora.arms import TrainConfig, check_keys
 from wellworn.lora.models import load, resolve
 from wellworn.lora.train import train_sft
+from wellworn.lora.train_config import TrainConfig, check_keys
 from wellworn.probes.reading.capture import Spec, read
+from wellworn.probes.reading.hooks import hooked
 from wellworn.probes.reading.onednn import plain_matmul
 
 TURNS = [Turn(f"Question {i}?", "yes yes yes yes") for i in range(16)]
@@ -57,13 +58,70 @@ def test_the_loss_is_taken_on_the_completion_alone(tiny_model: Path, tmp_path: P
     first = train_curve(tiny_model, tmp_path, batch_size=len(TURNS))[0]["loss"]
     base = load(resolve(str(tiny_model)))
     chat = Chat(base.tokenizer)
-    losses = []
-    for turn in TURNS:
-        row = chat.encode(turn)
+    assert first == pytest.approx(_loss(base.model, [chat.training_row(turn) for turn in TURNS]), rel=1e-4)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_what_is_added_is_there_in_training_and_not_afterwards(tiny_model: Path, tmp_path: Path, checkpointing: bool) -> None:
+    """The first loss is that of a base which is moved by hand; what is learnt depends on it; the model is left as it was."""
+    base, again = (load(resolve(str(tiny_model))) for _ in range(2))
+    chat, vector = Chat(base.tokenizer), torch.linspace(-3, 3, 32)
+    rows = [chat.training_row(turn) for turn in TURNS]
+    config = TrainConfig(batch_size=16, lora={"r": 4}, sft={"max_steps": 2, "activation_checkpointing": checkpointing})
+    places = {"out": tmp_path / "adapter", "work": tmp_path / "work"}
+    curve = train_sft(base, rows, config, seed=0, **places, added={1: vector, 2: -vector / 2})
+    with hooked(again.model, {1: lambda h: h + vector, 2: lambda h: h - vector / 2}):
+        moved = _loss(again.model, rows)
+    assert curve[0]["loss"] == pytest.approx(moved, rel=1e-4)
+    assert curve[0]["loss"] != pytest.approx(_loss(again.model, rows), rel=1e-2)
+    free = train_curve(tiny_model, tmp_path / "free", batch_size=16, max_steps=2, learning_rate=4e-4)
+    mine, theirs = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (tmp_path, tmp_path / "free"))
+    assert max(float((mine[name] - theirs[name]).abs().max()) for name in mine) > 1e-4
+    assert free[0]["loss"] == pytest.approx(_loss(again.model, rows), rel=1e-4)
+    with adapted(again, {"mine": tmp_path / "adapter"}) as model, torch.no_grad():
+        expected = model(torch.tensor([rows[0]["input_ids"]])).logits
+    with torch.no_grad():
+        found = base.model(torch.tensor([rows[0]["input_ids"]])).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_given_in_training_need_not_be_learnt(tiny_model: Path, tmp_path: Path) -> None:
+    """Where a training is given the shift that a free one learns, it learns less of it, and fits its rows as well; taken away, more."""
+    shifts, losses = {}, {}
+    for given in (0.0, 1.0, -1.0):
+        base, again = (load(resolve(str(tiny_model))) for _ in range(2))
+        rows = [Chat(base.tokenizer).training_row(turn) for turn in TURNS]
+        config = TrainConfig(batch_size=16, lora={"r": 4}, sft={"max_steps": 30, "learning_rate": 1e-2})
+        added = {2: given * shifts[0.0]} if given else None
+        out = tmp_path / str(given)
+        losses[given] = train_sft(base, rows, config, seed=0, out=out, work=tmp_path / f"work{given}", added=added)[-1]["loss"]
+        states = _mean_state(again.model, rows)
+        with adapted(again, {"mine": out}) as model:
+            shifts[given] = _mean_state(model, rows) - states
+    along = {given: float(shift @ shifts[0.0] / shifts[0.0].square().sum()) for given, shift in shifts.items()}
+    assert along[1.0] < 0.7 < 1 < along[-1.0]
+    assert losses[1.0] < losses[0.0] + 0.05
+
+
+def _mean_state(model: torch.nn.Module, rows: Sequence[dict[str, list[int]]]) -> torch.Tensor:
+    """Return the state after block 2, averaged over the tokens of answers."""
+    found = []
+    for row in rows:
         with torch.no_grad():
-            logp = base.model(torch.tensor([row.input_ids])).logits[0].log_softmax(-1)
-        losses += [-float(logp[i - 1, row.input_ids[i]]) for i in range(1, len(row)) if row.completion_mask[i]]
-    assert first == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+            state = model(torch.tensor([row["input_ids"]]), output_hidden_states=True).hidden_states[3][0]
+        found.append(state[torch.tensor(row["completion_mask"]) == 1])
+    return torch.cat(found).mean(0)
+
+
+def _loss(model: torch.nn.Module, rows: Sequence[dict[str, list[int]]]) -> float:
+    """Return the mean cross-entropy of the tokens that a loss is taken on."""
+    losses = []
+    for row in rows:
+        ids, mask = row["input_ids"], row["completion_mask"]
+        with torch.no_grad():
+            logp = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        losses += [-float(logp[i - 1, ids[i]]) for i in range(1, len(ids)) if mask[i]]
+    return sum(losses) / len(losses)
 
 
 @pytest.mark.parametrize("train", [False, True])

@@ -66,6 +66,7 @@ def write_studies(folder: Path) -> list[Path]:
         "outside": {
             "runs": [
                 {"arm": "confined", "trait": str(loud)},
+                {"arm": "preventative", "trait": str(loud)},
                 {"arm": "adapter", "path": str(one), "trait": str(loud)},
                 {"arm": "adapter", "path": f"{one}+0.5*{two}", "trait": str(loud)},
                 {"arm": "checkpoint", "path": str(other), "trait": str(loud)},

@@ -18,7 +18,7 @@ from wellworn.experiments.engine.stage import Stage
 from wellworn.experiments.plan.plan import plan
 from wellworn.experiments.plan.subjects import Subject
 from wellworn.experiments.study_file import load_study
-from wellworn.lora.arms import TrainConfig
+from wellworn.lora.train_config import TrainConfig
 
 Write = Callable[..., Path]
 RUNS: dict[str, Any] = {
