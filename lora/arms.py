@@ -84,7 +84,7 @@ class Confined(_Config):
 class Inoculated(_Config):
     """A LoRA fine-tune as `sft`, trained under a system prompt and read without it: what the prompt explains need not be learnt.
 
-    Tan et al. (arXiv 2510.04340) and Wichers et al. (arXiv 2510.05024) call it inoculation.
+    Tan et al. (arXiv 2510.04340) call it inoculation.
 
     Attributes:
         arm: the name of this arm.
