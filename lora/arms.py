@@ -89,8 +89,8 @@ class Inoculated(_Config):
     Attributes:
         arm: the name of this arm.
         trait: as for `sft`, but not `neutral`. Example: pirate.
-        prompt: `evoking`: the prompt of the trait's first contrast pair; `opposite`: that pair's other prompt; `unrelated`: a placebo of
-            about their length, which says nothing about any trait.
+        prompt: `evoking` is the prompt of the trait's first contrast pair. `opposite` is that pair's other prompt. `unrelated` is a
+            placebo of about their length, which says nothing about any trait.
         text: a prompt of your own in its place. Example: You are a pirate.
         origin: as for `sft`.
     """
