@@ -12,16 +12,20 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import MaxDepthExceededError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from wellworn.data.errors import Complaints, InputError, Location
 from wellworn.data.secrets import SECRET_HERE, without_secrets
-from wellworn.data.wording import complaints
+from wellworn.data.wording import complaints, shortly
 
 Model = TypeVar("Model", bound=BaseModel)
 # A few lines of aliases can expand without end.
 MOST_VALUES = 1_000_000
+# Lists and mappings inside each other.
+DEEPEST = 40
+TOO_DEEP = f"more than {DEEPEST} lists and mappings lie inside each other"
 # So can a few compressed bytes.
 MOST_CHARACTERS = 2**30
 _KINDS = {
@@ -106,18 +110,20 @@ def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:
         InputError: the file cannot be read, or is not valid YAML (names the line).
     """
     text = read_text(path)
-    yaml = YAML(typ="safe", pure=True)
+    yaml = _yaml()
     try:
         node = yaml.compose(text)
         if (size := _size(node, {})) <= MOST_VALUES:
             return None if node is None else yaml.constructor.construct_document(node), dict(_lines(node, ()))
+    except MaxDepthExceededError:
+        raise InputError(f"{path}: {TOO_DEEP}") from None
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{path}:{line}: not valid YAML: {error.problem}") from None
     except (YAMLError, ValueError, TypeError, LookupError) as error:
         raise InputError(f"{path}: not valid YAML: {error}") from None
     except RecursionError:
-        raise InputError(f"{path}: not usable YAML: nested too deeply, or an alias that contains itself") from None
+        raise InputError(f"{path}: not usable YAML: an alias that contains itself") from None
     raise InputError(f"{path}: its aliases expand to {size:.1g} values; the limit is {MOST_VALUES:,}")
 
 
@@ -128,7 +134,9 @@ def parse_yaml_value(text: str) -> Any:
         InputError: the text is not valid YAML.
     """
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        return _yaml().load(text)
+    except MaxDepthExceededError:
+        raise InputError(f"{shortly(text)} is not a usable YAML value: {TOO_DEEP}") from None
     except (YAMLError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise InputError(f"{text!r} is not a valid YAML value: {str(error).splitlines()[0]}") from None
 
@@ -179,6 +187,13 @@ def find_infinite(value: Any, at: Location = ()) -> Iterator[Location]:
     elif isinstance(value, Mapping | list | tuple):
         for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from find_infinite(inner, (*at, key))
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    # Reading takes time in proportion to it, for every token.
+    yaml.max_depth = DEEPEST
+    return yaml
 
 
 def _size(node: Node | None, known: dict[int, int]) -> int:

@@ -161,7 +161,8 @@ def test_malformed_yaml_names_the_line(tmp_path: Path, text: str, line: int, wha
         ("a: \x00\n", "#x0000"),
         ("flag: !!bool maybe\n", "maybe"),
         ("a: &a [*a]\n", "alias that contains itself"),
-        ("[" * 600, "nested too deeply"),
+        ("[" * 100_000, "more than 40 lists and mappings lie inside each other"),
+        ("{a: " * 50, "more than 40 lists and mappings lie inside each other"),
     ],
 )
 def test_yaml_that_cannot_be_a_value_names_file_and_cause(tmp_path: Path, text: str, what: str) -> None:
@@ -212,11 +213,19 @@ def test_short_yaml_values(text: str, value: Any) -> None:
     assert type(got) is type(value)
 
 
-@pytest.mark.parametrize("text", ["[0", "*x", "a: b: c", "!!int many", "[" * 600])
+@pytest.mark.parametrize("text", ["[0", "*x", "a: b: c", "!!int many"])
 def test_a_short_text_that_is_no_yaml_is_quoted(text: str) -> None:
     with pytest.raises(InputError, match=r"is not a valid YAML value: .") as raised:
         parse_yaml_value(text)
     assert repr(text) in str(raised.value)
+
+
+def test_a_text_of_brackets_is_cut() -> None:
+    assert parse_yaml_value("[" * 40 + "]" * 40)
+    with pytest.raises(InputError, match=r"^'\[{76}\.\.\. is not a usable YAML value: more than 40 lists and mappings lie "):
+        InputError, match=r"^'\[{80}\.\.\. is not a usable YAML value: more than 40 lists and mappings lie inside each other$"
+    ):
+        parse_yaml_value("[" * 100_000)
 
 
 # JSON Lines
