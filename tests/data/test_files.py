@@ -223,8 +223,6 @@ def test_a_short_text_that_is_no_yaml_is_quoted(text: str) -> None:
 def test_a_text_of_brackets_is_cut() -> None:
     assert parse_yaml_value("[" * 40 + "]" * 40)
     with pytest.raises(InputError, match=r"^'\[{76}\.\.\. is not a usable YAML value: more than 40 lists and mappings lie "):
-        InputError, match=r"^'\[{80}\.\.\. is not a usable YAML value: more than 40 lists and mappings lie inside each other$"
-    ):
         parse_yaml_value("[" * 100_000)
 
 
