@@ -204,7 +204,8 @@ def test_one_mistake_in_an_arm_is_one_complaint() -> None:
     ]
     assert messages(Study, STUDY | {"runs": arms}) == [
         "runs.0.trait: this key is required and missing",
-        "runs.1.arm: got 'dance'; it may be one of: adapter, base, checkpoint, confined, distilled, prompted, random, sft",
+        "runs.1.arm: got 'dance'; it may be one of: "
+        "adapter, base, checkpoint, confined, distilled, inoculated, preventative, prompted, random, sft",
         "runs.2.strength: must be a number, got 'x'",
         "runs.3.b: unknown key; it may be one of: arm, origin, trait",
     ]

@@ -47,7 +47,7 @@ PARTS = {
     "ranks": Part(commands.two_ranks, 6, "kills of two ranks"),
     "power": Part(power.power_cuts, 50, "power cuts"),
     "disk": Part(disk.full_disks, 20, "full disks"),
-    "memory": Part(memory.little_memory, 6, "little memory"),
+    "memory": Part(memory.little_memory, 12, "little memory"),
     "locks": Part(file_systems.without_locks, 2, "file systems without locks"),
     "read-only": Part(file_systems.read_only, 3, "read-only file systems"),
     "clocks": Part(file_systems.wrong_clocks, 2, "clocks two years off"),

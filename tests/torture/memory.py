@@ -16,7 +16,7 @@ from tests.torture.ground import Ground
 STUDIES = ("taught", "outside", "trained")
 # Libraries abort where they cannot report an error, which nothing in Python can turn into a message.
 ABORTS = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
-PART_OF_PEAK = 0.9
+PART_OF_PEAK = 0.6
 
 
 def little_memory(ground: Ground, count: int) -> int:
