@@ -17,7 +17,7 @@ from wellworn.experiments.stages.confined import confined_stage
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.preventative import preventative_stage
 from wellworn.experiments.stages.steered_teacher import teacher_stage
-from wellworn.experiments.stages.training import adapter_stage, checkpoint_stage, random_stage, sum_stage, train_stage
+from wellworn.experiments.stages.training import Training, adapter_stage, checkpoint_stage, random_stage, sum_stage, train_stage
 from wellworn.experiments.study import Run
 from wellworn.lora.adapters import unlike_base
 from wellworn.lora.addresses import WEIGHTS, find_adapter, labels, terms
@@ -105,11 +105,11 @@ class ArmInputs:
         steps = config.steps(len(subject.training_turns()))
         turns = plain * ceil(steps * config.batch_size / len(plain))
         kept = kept_answers_stage(self.context, [turn.asked for turn in turns], "answers of the base to train on")
-        return train_stage(self.context, turns, config.with_steps(steps), seed, f"train {title}", kept)
+        return train_stage(self.context, Training(turns, config.with_steps(steps), seed, f"train {title}"), kept)
 
     def train(self, turns: Sequence[Turn], seed: int, title: str, answers_of: Stage | None = None) -> Stage:
         """Return the stage that trains an adapter with the study's settings."""
-        return train_stage(self.context, turns, self.run.study.train, seed, f"train {title}", answers_of)
+        return train_stage(self.context, Training(turns, self.run.study.train, seed, f"train {title}"), answers_of)
 
 
 def arm_stages(given: ArmInputs) -> ArmStages:
@@ -183,10 +183,10 @@ def _training_prompt(subject: Subject, which: str) -> str:
 def _constrained_arm(given: ArmInputs, arm: Preventative | Confined) -> ArmStages:
     if given.own is None:
         raise InputError(f"{given.title}: {given.no_own}")
-    shared = (_training_turns(given), given.run.study.train, given.run.seed, f"train {given.title}")
+    training = Training(_training_turns(given), given.run.study.train, given.run.seed, f"train {given.title}")
     if isinstance(arm, Confined):
-        return _with_neutral(given, confined_stage(given.context, given.space_stages, arm, given.own, *shared))
-    return _with_neutral(given, preventative_stage(given.context, given.space_stages, arm, given.own, *shared))
+        return _with_neutral(given, confined_stage(given.context, given.space_stages, arm, given.own, training))
+    return _with_neutral(given, preventative_stage(given.context, given.space_stages, arm, given.own, training))
 
 
 def _with_neutral(given: ArmInputs, mine: Stage) -> ArmStages:

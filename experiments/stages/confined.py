@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from wellworn.data.errors import InputError
-from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.data.schema import seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn
@@ -15,10 +14,10 @@ from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.loaded_space import PersonaSpace
 from wellworn.experiments.stages.nested_space import chance_directions, nested_space
 from wellworn.experiments.stages.persona_space import SpaceStages
-from wellworn.experiments.stages.training import SMALLER, train_adapter
+from wellworn.experiments.stages.training import SMALLER, Training, train_adapter
 from wellworn.lora.arms import Confined
 from wellworn.lora.sharded import refuse_fsdp
-from wellworn.lora.train_config import TrainConfig, check_keys
+from wellworn.lora.train_config import check_keys
 from wellworn.probes.mediation.pathways import OWN
 from wellworn.probes.reading.layers import resolve_layer
 from wellworn.probes.statistics.intervals import FloatArray
@@ -27,16 +26,7 @@ from wellworn.probes.statistics.intervals import FloatArray
 LAST_WRITERS = ("down_proj", "dense_4h_to_h", "fc2")
 
 
-def confined_stage(
-    context: StudyContext,
-    space_stages: SpaceStages,
-    arm: Confined,
-    own: str,
-    turns: Sequence[Turn],
-    config: TrainConfig,
-    seed: int,
-    title: str,
-) -> Stage:
+def confined_stage(context: StudyContext, space_stages: SpaceStages, arm: Confined, own: str, training: Training) -> Stage:
     """Fine-tune a LoRA adapter that writes along some directions alone, or everywhere but along them, at every adapted layer.
 
     Args:
@@ -44,11 +34,9 @@ def confined_stage(
         space_stages: the persona space, with the run's own direction.
         arm: which directions.
         own: the name of the run's own direction.
-        turns: the training data.
-        config: the settings of training; its modules are those through which blocks write last.
-        seed: random seed of the run.
-        title: the stage's name on screen.
+        training: what it is trained on; the modules are those through which blocks write last, whatever it says.
     """
+    config = training.config
     at = resolve_layer(context.study.layer, context.depth)
 
     def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
@@ -62,21 +50,20 @@ def confined_stage(
         context.drop()
         base = context.load()
         modules = config.model_copy(update={"lora": config.lora | {"target_modules": last_writers(base.model)}})
-        return train_adapter(context, base, turns, modules, seed_for(seed, "train"), out, tick, confined)
+        return train_adapter(context, base, training.turns, modules, seed_for(training.seed, "train"), out, tick, confined)
 
     def check() -> None:
         check_keys(config)
         if arm.reset:
             refuse_fsdp("a confined arm with reset")
 
-    plain = {**context.identity(), "turns": fingerprint(turns), "train": config.model_dump(mode="json"), "seed": seed}
-    plain |= {"to": arm.to, "outside": arm.outside, "own": own, "layer": at}
+    plain = {**context.identity(), **training.facts, "to": arm.to, "outside": arm.outside, "own": own, "layer": at}
     plain |= {"reset": True} if arm.reset else {}
     return Stage(
         kind=kinds.CONFINED,
         config=plain,
         inputs=space_stages.inputs,
-        title=title,
+        title=training.title,
         compute=compute,
         check=check,
         smaller=SMALLER,

@@ -2,12 +2,12 @@
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from wellworn.data.errors import InputError
-from wellworn.data.mixtures import Turn, fingerprint
 from wellworn.data.schema import seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn
@@ -15,23 +15,14 @@ from wellworn.experiments.stages import kinds
 from wellworn.experiments.stages.loaded_space import PersonaSpace
 from wellworn.experiments.stages.persona_space import SpaceStages
 from wellworn.experiments.stages.steered_teacher import steering_vector
-from wellworn.experiments.stages.training import SMALLER, train_adapter
+from wellworn.experiments.stages.training import SMALLER, Training, train_adapter
 from wellworn.lora.arms import Preventative
-from wellworn.lora.train_config import TrainConfig, check_keys
+from wellworn.lora.train_config import check_keys
 from wellworn.probes.reading.layers import resolve_layer
 from wellworn.probes.statistics.intervals import FloatArray
 
 
-def preventative_stage(
-    context: StudyContext,
-    space_stages: SpaceStages,
-    arm: Preventative,
-    own: str,
-    turns: Sequence[Turn],
-    config: TrainConfig,
-    seed: int,
-    title: str,
-) -> Stage:
+def preventative_stage(context: StudyContext, space_stages: SpaceStages, arm: Preventative, own: str, training: Training) -> Stage:
     """Fine-tune a LoRA adapter while a direction is added to the residual stream at every token.
 
     Args:
@@ -39,28 +30,25 @@ def preventative_stage(
         space_stages: the persona space, with the run's own direction.
         arm: which direction, how strong, and where.
         own: the name of the run's own direction.
-        turns: the training data.
-        config: the settings of training.
-        seed: random seed of the run, and of a random direction.
-        title: the stage's name on screen.
+        training: what it is trained on; its seed is also that of a random direction.
     """
     layers = list(range(context.depth)) if arm.layer == "all" else [resolve_layer(arm.layer, context.depth)]
 
     def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
-        added = vectors_to_add(space_stages.load(folders), layers, own, arm, seed)
+        added = vectors_to_add(space_stages.load(folders), layers, own, arm, training.seed)
         context.drop()
         vectors = {layer: torch.from_numpy(vector).float() for layer, vector in added.items()}
-        return train_adapter(context, context.load(), turns, config, seed_for(seed, "train"), out, tick, added=vectors)
+        seed = seed_for(training.seed, "train")
+        return train_adapter(context, context.load(), training.turns, training.config, seed, out, tick, added=vectors)
 
-    plain = {**context.identity(), "turns": fingerprint(turns), "train": config.model_dump(mode="json"), "seed": seed}
-    plain |= {"own": own, "along": arm.along, "strength": arm.strength, "layers": layers}
+    plain = {**context.identity(), **training.facts, "own": own, "along": arm.along, "strength": arm.strength, "layers": layers}
     return Stage(
         kind=kinds.PREVENTATIVE,
         config=plain,
         inputs=space_stages.inputs,
-        title=title,
+        title=training.title,
         compute=compute,
-        check=lambda: check_keys(config),
+        check=partial(check_keys, training.config),
         smaller=SMALLER,
     )
 

@@ -1,9 +1,10 @@
 """Adapters: trained, third-party, or random; and how conversations are written."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wellworn.data.files import sha256
 from wellworn.data.mixtures import Turn, fingerprint
@@ -47,29 +48,51 @@ def chat_stage(context: StudyContext) -> Stage:
     return Stage(kind=kinds.CHAT, config=context.identity(), title="chat template", compute=compute)
 
 
-def train_stage(
-    context: StudyContext, turns: Sequence[Turn], config: TrainConfig, seed: int, title: str, answers_of: Stage | None = None
-) -> Stage:
-    """Fine-tune a LoRA adapter; equal data and settings make an equal stage, whatever the trait is called.
+@dataclass(frozen=True)
+class Training:
+    """What a fine-tune is trained on, and how.
 
-    Args:
-        context: the study's model.
+    Attributes:
         turns: the training data.
         config: the settings of training.
         seed: random seed of the run.
         title: the stage's name on screen.
+    """
+
+    turns: Sequence[Turn]
+    config: TrainConfig
+    seed: int
+    title: str
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a stage's config says of it: equal data and settings make equal stages, whatever the trait is called."""
+        return {"turns": fingerprint(self.turns), "train": self.config.model_dump(mode="json"), "seed": self.seed}
+
+
+def train_stage(context: StudyContext, training: Training, answers_of: Stage | None = None) -> Stage:
+    """Fine-tune a LoRA adapter.
+
+    Args:
+        context: the study's model.
+        training: what it is trained on.
         answers_of: an answer stage; its answers replace the turns' own, in their order.
     """
 
     def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
-        taught = load_answers(folders["answers"], turns) if answers_of else turns
+        taught = load_answers(folders["answers"], training.turns) if answers_of else training.turns
         context.drop()
-        return train_adapter(context, context.load(), taught, config, seed_for(seed, "train"), out, tick)
+        return train_adapter(context, context.load(), taught, training.config, seed_for(training.seed, "train"), out, tick)
 
-    plain = {**context.identity(), "turns": fingerprint(turns), "train": config.model_dump(mode="json"), "seed": seed}
-    inputs = {"answers": answers_of} if answers_of else {}
-    check = partial(check_keys, config)
-    return Stage(kind=kinds.TRAIN, config=plain, inputs=inputs, title=title, compute=compute, check=check, smaller=SMALLER)
+    return Stage(
+        kind=kinds.TRAIN,
+        config={**context.identity(), **training.facts},
+        inputs={"answers": answers_of} if answers_of else {},
+        title=training.title,
+        compute=compute,
+        check=partial(check_keys, training.config),
+        smaller=SMALLER,
+    )
 
 
 def train_adapter(
