@@ -176,7 +176,7 @@ def _hub(name: str, split: str, config: str | None) -> Iterator[Row]:
     where = f"{name}[{split}]"
     name, _, revision = name.partition("@")
     try:
-        rows = load_dataset(name, config, split=split, revision=revision or None)  # nosec B615 # its rows are copied into files, and no code of it runs
+        rows = load_dataset(name, config, split=split, revision=revision or None)  # its rows are copied; no code of it runs
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{where}: neither a file ({', '.join(ROW_FILES)}) nor a data set that could be had from the hub: {_first_line(error)}"
