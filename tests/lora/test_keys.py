@@ -45,7 +45,7 @@ def test_right_names_are_not_complained_of_and_odd_ones_say_where_the_list_is() 
 
 def test_usual_names_and_common_mistakes_load_neither_library() -> None:
     code = (
-        "import sys; from wellworn.lora.arms import TrainConfig;"
+        "import sys; from wellworn.lora.train_config import TrainConfig;"
         "wrong = TrainConfig(lora={'r': 4, 'alpha': 8}, sft={'lr': 1, 'max_steps': 3}).find_unknown_keys();"
         "print(sorted(wrong), [m for m in ('torch', 'peft', 'trl', 'transformers') if m in sys.modules])"
     )

@@ -267,8 +267,8 @@ def test_a_fault_of_ours_stays_what_it_is(tiny_model: Path, tmp_path: Path, monk
 def test_equal_trainings_write_equal_bytes_in_any_process(tiny_model: Path, tmp_path: Path) -> None:
     """PEFT holds names of modules as a set, whose order is another in each process."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom wellworn.lora.arms import TrainConfig\nfrom wellworn.lora.models import load, resolve\n"
-        "from wellworn.lora.train import train_sft\n"
+        "import sys\nfrom pathlib import Path\nfrom wellworn.lora.train_config import TrainConfig\n"
+        "from wellworn.lora.models import load, resolve\nfrom wellworn.lora.train import train_sft\n"
         "rows = [{'input_ids': [1, 2, 3, 4], 'completion_mask': [0, 0, 1, 1]} for _ in range(8)]\n"
         f"train_sft(load(resolve({str(tiny_model)!r}), 'float32'), rows, TrainConfig(sft={{'max_steps': 1}}), seed=0, "
         "out=Path(sys.argv[1]), work=Path(sys.argv[2]))"
