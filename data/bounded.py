@@ -14,7 +14,7 @@ from wellworn.data.errors import InputError
 Result = TypeVar("Result")
 # Far more than honest ones take: a template takes a millisecond, and a few kilobytes.
 SECONDS = 2.0
-BYTES = 2**30
+BYTES = 2**28
 
 
 class LimitError(InputError):
