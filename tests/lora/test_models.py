@@ -256,9 +256,12 @@ def test_the_embedded_model_is_converted_once_and_checked(tmp_path: Path, monkey
 
     def convert(source: Path, folder: Path) -> None:
         conversions.append(folder)
-        folder.mkdir()
-        (folder / "model.safetensors").write_bytes(b"weights")
-        (folder / "digests.json").write_text(json.dumps({"model.safetensors": sha256(folder / "model.safetensors")}))
+        # It appears whole: the other reads it as soon as it is there.
+        work = folder.with_suffix(".part")
+        work.mkdir()
+        (work / "model.safetensors").write_bytes(b"weights")
+        (work / "digests.json").write_text(json.dumps({"model.safetensors": sha256(work / "model.safetensors")}))
+        work.rename(folder)
 
     monkeypatch.setattr(embedded, "_convert", convert)
     found: list[models.ModelRef] = []
