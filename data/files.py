@@ -23,11 +23,11 @@ from wellworn.data.wording import complaints, shortly
 Model = TypeVar("Model", bound=BaseModel)
 # A few lines of aliases can expand without end.
 MOST_VALUES = 1_000_000
-# Lists and mappings inside each other.
-DEEPEST = 40
-TOO_DEEP = f"more than {DEEPEST} lists and mappings lie inside each other"
 # So can a few compressed bytes.
 MOST_CHARACTERS = 2**30
+# Reading YAML takes time in proportion to its depth, for every token.
+DEEPEST = 40
+TOO_DEEP = f"more than {DEEPEST} lists and mappings lie inside each other"
 _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFCHR: "a device",
@@ -191,7 +191,6 @@ def find_infinite(value: Any, at: Location = ()) -> Iterator[Location]:
 
 def _yaml() -> YAML:
     yaml = YAML(typ="safe", pure=True)
-    # Reading takes time in proportion to it, for every token.
     yaml.max_depth = DEEPEST
     return yaml
 

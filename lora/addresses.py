@@ -15,7 +15,7 @@ from wellworn.data.wording import some
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<folder>[\w./-]+?))?/?(?:@(?P<revision>[\w./-]+))?")
 # What is read of an adapter's folder: its files, and what it says of its base's conversations.
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Of an update, a direction or a dose: beyond it, activations are no longer finite numbers.
+# Of an update, a direction or a dose: activations stay finite numbers up to it.
 LARGEST_FACTOR = 1000
 _FILES = (CONFIG, WEIGHTS, "chat_template.jinja", "tokenizer_config.json")
 

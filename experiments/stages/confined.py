@@ -1,13 +1,13 @@
 """The stage `confined`: a fine-tune that can write along some directions alone, or everywhere but along them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from wellworn.data.errors import InputError
-from wellworn.data.schema import seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn
 from wellworn.experiments.stages import kinds
@@ -50,7 +50,7 @@ def confined_stage(context: StudyContext, space_stages: SpaceStages, arm: Confin
         context.drop()
         base = context.load()
         modules = config.model_copy(update={"lora": config.lora | {"target_modules": last_writers(base.model)}})
-        return train_adapter(context, base, training.turns, modules, seed_for(training.seed, "train"), out, tick, confined)
+        return train_adapter(context, base, replace(training, config=modules), out, tick, confined)
 
     def check() -> None:
         check_keys(config)

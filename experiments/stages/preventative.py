@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from wellworn.data.errors import InputError
-from wellworn.data.schema import seed_for
 from wellworn.experiments.engine.context import StudyContext
 from wellworn.experiments.engine.stage import Folders, Output, Stage, TickFn
 from wellworn.experiments.stages import kinds
@@ -38,8 +37,7 @@ def preventative_stage(context: StudyContext, space_stages: SpaceStages, arm: Pr
         added = vectors_to_add(space_stages.load(folders), layers, own, arm, training.seed)
         context.drop()
         vectors = {layer: torch.from_numpy(vector).float() for layer, vector in added.items()}
-        seed = seed_for(training.seed, "train")
-        return train_adapter(context, context.load(), training.turns, training.config, seed, out, tick, added=vectors)
+        return train_adapter(context, context.load(), training, out, tick, added=vectors)
 
     plain = {**context.identity(), **training.facts, "own": own, "along": arm.along, "strength": arm.strength, "layers": layers}
     return Stage(

@@ -1,7 +1,7 @@
 """Adapters: trained, third-party, or random; and how conversations are written."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,9 +80,9 @@ def train_stage(context: StudyContext, training: Training, answers_of: Stage | N
     """
 
     def compute(context: StudyContext, folders: Folders, out: Path, tick: TickFn) -> Output:
-        taught = load_answers(folders["answers"], training.turns) if answers_of else training.turns
+        taught = replace(training, turns=load_answers(folders["answers"], training.turns)) if answers_of else training
         context.drop()
-        return train_adapter(context, context.load(), taught, training.config, seed_for(training.seed, "train"), out, tick)
+        return train_adapter(context, context.load(), taught, out, tick)
 
     return Stage(
         kind=kinds.TRAIN,
@@ -98,9 +98,7 @@ def train_stage(context: StudyContext, training: Training, answers_of: Stage | N
 def train_adapter(
     context: StudyContext,
     base: Loaded,
-    turns: Sequence[Turn],
-    config: TrainConfig,
-    seed: int,
+    training: Training,
     out: Path,
     tick: TickFn,
     confined: "Mapping[int, Confinement] | None" = None,
@@ -111,9 +109,7 @@ def train_adapter(
     Args:
         context: the study's model; its chat format writes the rows.
         base: a fresh copy of the model, used for nothing else afterwards.
-        turns: the training data.
-        config: the settings of training.
-        seed: random seed of adapter initialisation and data order.
+        training: what it is trained on.
         out: the stage's folder.
         tick: shows progress.
         confined: layer → what its adapters may write, and rely on.
@@ -123,9 +119,10 @@ def train_adapter(
 
     curve = train_sft(
         base,
-        [context.chat(base).training_row(turn) for turn in turns],
-        config,
-        seed=seed,
+        [context.chat(base).training_row(turn) for turn in training.turns],
+        training.config,
+        # Of the adapter's first weights and of the data's order.
+        seed=seed_for(training.seed, "train"),
         out=out / "adapter",
         work=out / WORK,
         progress=_with_loss(tick),

@@ -169,7 +169,7 @@ def adapters(ground: Ground, rng: Random, folder: Path) -> bool:
 
 
 def whole_models(ground: Ground, rng: Random, folder: Path) -> bool:
-    """Load a model whose files are damaged, write a conversation with its template, and run it; then as somebody's fine-tune."""
+    """Load a model whose files are damaged, write a conversation with its template, and run it; then as a third-party fine-tune."""
     model = folder / "model"
     damage_folder(rng, copy(ground.folder / "tiny", model))
     loaded = command("doctor", "--model", model)
